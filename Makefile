@@ -1,0 +1,79 @@
+# Two commands on a fresh machine: `make quickstart` and `make test`. Everything lands in .venv and runs/.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUN := runs/quickstart
+
+.PHONY: help install quickstart test test-all test-oldest check format benchmark clean
+help:
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /: /'
+
+$(VENV)/installed: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "OmniVision needs Python 3.11 or newer, this is " + sys.version'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,lint,benchmark]'
+	@touch $@
+
+install: $(VENV)/installed ## virtual environment with the package in it
+
+quickstart: $(RUN)/done ## train on real scanned digits, evaluate, open the result again in a new process, predict
+
+$(RUN)/done: $(VENV)/installed
+	@rm -rf $(RUN)
+	$(BIN)/python scripts/train.py --dataset digits --output_dir $(RUN) $(QUICKSTART)
+	$(BIN)/python scripts/evaluate.py --checkpoint $(RUN) --dataset digits
+	$(BIN)/python scripts/export_pictures.py --dataset digits --output $(RUN)/pictures
+	$(BIN)/python scripts/predict.py --checkpoint $(RUN) --pictures $(RUN)/pictures
+	@touch $@
+	@echo "pictures drawn by the evaluation: $(RUN)/plots"
+
+test: $(VENV)/installed-dev ## the test suite
+	$(BIN)/python tests/fetch_transformers_suite.py
+	$(BIN)/python -m pytest -n 2 -q
+
+test-all: $(VENV)/installed-dev ## the test suite with the slow tests
+	$(BIN)/python tests/fetch_transformers_suite.py
+	$(BIN)/python -m pytest -n 2 -q -m "slow or not slow"
+
+$(VENV)-oldest/installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)-oldest
+	$(VENV)-oldest/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]' transformers==5.5.0 'huggingface-hub<2'
+	@touch $@
+
+test-oldest: $(VENV)-oldest/installed ## the test suite against the oldest supported transformers
+	$(VENV)-oldest/bin/python tests/fetch_transformers_suite.py
+	$(VENV)-oldest/bin/python -m pytest -n 2 -q
+
+# mlinter holds the rules of transformers' own model files. TRF057 is off: @auto_docstring leaves holes outside their tree.
+.cache/mlinter.toml: $(VENV)/installed-dev
+	@mkdir -p .cache
+	@sed '/^\[rules.TRF057\]/,/^default_enabled/ s/= true/= false/' "$$($(BIN)/python -c 'import mlinter; print(mlinter.__path__[0])')/rules.toml" > $@
+
+# deptry cannot read setup.cfg; the installed metadata says the same.
+.cache/requirements.txt: $(VENV)/installed-dev
+	@mkdir -p .cache
+	@$(BIN)/python -c 'from importlib.metadata import requires; print(*(r.split(";")[0] for r in requires("omni-vision") if "extra" not in r or "benchmark" in r), sep="\n")' > $@
+
+check: $(VENV)/installed-dev .cache/mlinter.toml .cache/requirements.txt ## linters, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/mlinter --no-progress --rules-toml .cache/mlinter.toml modeling_omni_vision
+	$(BIN)/interrogate --quiet modeling_omni_vision scripts
+	$(BIN)/deptry . --requirements-files .cache/requirements.txt
+	$(BIN)/typos
+
+format: $(VENV)/installed-dev ## format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+benchmark: $(VENV)/installed-dev ## speed and memory beside transformers, timm and torch
+	$(BIN)/python scripts/benchmark.py
+
+clean: ## remove everything that is not in git, virtual environments included
+	git clean -dfX
