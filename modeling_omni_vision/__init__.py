@@ -1,0 +1,45 @@
+"""OmniVision: a small vision encoder for the Hugging Face world.
+
+Importing the package registers its classes with the Auto classes of transformers. This file never
+travels to the Hub; the Python files beside it do, the folders do not.
+"""
+
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
+
+from .configuration_omni_vision import OmniVisionConfig
+from .image_processing_omni_vision import OmniVisionImageProcessor, OmniVisionImageProcessorPil, PictureError
+from .modeling_omni_vision import (
+    OmniVisionForImageClassification,
+    OmniVisionModel,
+    OmniVisionModelOutput,
+    OmniVisionPreTrainedModel,
+)
+
+
+__version__ = "0.1.0"
+
+# `register` makes the installed classes win over remote code; `register_for_auto_class` makes saving copy the code.
+AutoConfig.register("omni_vision", OmniVisionConfig, exist_ok=True)
+AutoModel.register(OmniVisionConfig, OmniVisionModel, exist_ok=True)
+AutoModelForImageClassification.register(OmniVisionConfig, OmniVisionForImageClassification, exist_ok=True)
+AutoImageProcessor.register(
+    OmniVisionConfig,
+    image_processor_classes={"pil": OmniVisionImageProcessorPil, "torchvision": OmniVisionImageProcessor},
+    exist_ok=True,
+)
+OmniVisionConfig.register_for_auto_class()
+OmniVisionModel.register_for_auto_class("AutoModel")
+OmniVisionForImageClassification.register_for_auto_class("AutoModelForImageClassification")
+OmniVisionImageProcessor.register_for_auto_class()
+OmniVisionImageProcessorPil.register_for_auto_class()
+
+__all__ = [
+    "OmniVisionConfig",
+    "OmniVisionForImageClassification",
+    "OmniVisionImageProcessor",
+    "OmniVisionImageProcessorPil",
+    "OmniVisionModel",
+    "OmniVisionModelOutput",
+    "OmniVisionPreTrainedModel",
+    "PictureError",
+]

@@ -1,0 +1,511 @@
+import ast
+import copy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.export import Dim
+
+import modeling_omni_vision
+from modeling_omni_vision import OmniVisionConfig, OmniVisionForImageClassification, OmniVisionModel
+
+
+class ReferenceViTTiny(nn.Module):
+    """The specification's code (spec/vision_encoder.md, "Complete Layer-by-Layer Breakdown"), once more."""
+
+    def __init__(self, config):
+        super().__init__()
+        width = config.hidden_size
+        self.proj = nn.Conv2d(config.num_channels, width, config.patch_size, config.patch_size)
+        self.cls = nn.Parameter(torch.zeros(1, 1, width))
+        self.pos = nn.Parameter(torch.zeros(1, 1 + config.num_patches, width))
+        self.blocks = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                width,
+                config.num_attention_heads,
+                config.intermediate_size,
+                dropout=0.0,
+                batch_first=True,
+                norm_first=True,
+                activation="gelu",
+            )
+            for _ in range(config.num_hidden_layers)
+        )
+        self.norm_weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, image):
+        x = self.proj(image).flatten(2).transpose(1, 2)
+        x = torch.cat([self.cls.expand(len(x), -1, -1), x], dim=1) + self.pos
+        states = [x]
+        for block in self.blocks:
+            x = block(x)
+            states.append(x)
+        x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5) * self.norm_weight
+        return x[:, :1], x[:, 1:], states
+
+
+def reference_of(model):
+    """A reference with the same weights as `model`, and the pairs of parameters that hold the same thing."""
+    reference = ReferenceViTTiny(model.config)
+    ours = dict(model.named_parameters())
+    pairs = {
+        "proj.weight": "embeddings.patch_embeddings.projection.weight",
+        "proj.bias": "embeddings.patch_embeddings.projection.bias",
+        "cls": "embeddings.cls_token",
+        "pos": "embeddings.position_embeddings",
+        "norm_weight": "norm.weight",
+    }
+    for n in range(model.config.num_hidden_layers):
+        for theirs, mine in {
+            "self_attn.out_proj": "attention.o_proj",
+            "linear1": "mlp.fc1",
+            "linear2": "mlp.fc2",
+            "norm1": "norm_before",
+            "norm2": "norm_after",
+        }.items():
+            for kind in ("weight", "bias"):
+                pairs[f"blocks.{n}.{theirs}.{kind}"] = f"layers.{n}.{mine}.{kind}"
+    with torch.no_grad():
+        for name, parameter in reference.named_parameters():
+            if name in pairs:
+                parameter.copy_(ours[pairs[name]])
+        for n, block in enumerate(reference.blocks):
+            for kind, fused in (("weight", block.self_attn.in_proj_weight), ("bias", block.self_attn.in_proj_bias)):
+                thirds = [ours[f"layers.{n}.attention.{part}_proj.{kind}"] for part in "qkv"]
+                fused.copy_(torch.cat(thirds))
+    return reference, pairs
+
+
+@pytest.fixture
+def spec_model():
+    """ViTTiny at full size, with norms and biases away from their initial ones and zeros."""
+    model = OmniVisionModel(OmniVisionConfig(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    return model
+
+
+# 1e-5 is the issue's bound; measured: 1.4e-6 for the outputs, 2e-6 for the hidden states (float32, one thread).
+def test_the_encoder_equals_torchs_own_layers_in_outputs_and_every_hidden_state(spec_model):
+    reference, _ = reference_of(spec_model)
+    pixels = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        cls, grid, states = reference.train()(pixels)  # train mode: torch's own fast path off, dropout is 0
+        output = spec_model(pixels, output_hidden_states=True)
+    torch.testing.assert_close(output.cls, cls, atol=1e-5, rtol=0)
+    torch.testing.assert_close(output.grid, grid, atol=1e-5, rtol=0)
+    assert len(output.hidden_states) == len(states) == 5
+    for ours, theirs in zip(output.hidden_states, states, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+def test_the_gradients_equal_those_of_torchs_own_layers(spec_model):
+    reference, pairs = reference_of(spec_model)
+    pixels = torch.randn(2, 3, 224, 224)
+    cls, grid, _ = reference(pixels)
+    (cls.square().mean() + grid.mean()).backward()
+    output = spec_model(pixels)
+    (output.cls.square().mean() + output.grid.mean()).backward()
+    ours, theirs = dict(spec_model.named_parameters()), dict(reference.named_parameters())
+    for name, mine in pairs.items():
+        torch.testing.assert_close(ours[mine].grad, theirs[name].grad, atol=1e-5, rtol=1e-4)
+    for n, block in enumerate(reference.blocks):
+        fused = torch.cat([ours[f"layers.{n}.attention.{part}_proj.weight"].grad for part in "qkv"])
+        torch.testing.assert_close(fused, block.self_attn.in_proj_weight.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_patch_embedding_is_unfold_and_linear(tiny_model):
+    """The numeric walk of spec/tokens_in_vit.md."""
+    pixels, patch = torch.randn(2, 3, 32, 32), 8
+    patches = pixels.unfold(2, patch, patch).unfold(3, patch, patch)
+    patches = patches.permute(0, 2, 3, 1, 4, 5).reshape(2, 16, -1)
+    convolution = tiny_model.embeddings.patch_embeddings.projection
+    expected = nn.functional.linear(patches, convolution.weight.flatten(1), convolution.bias)
+    ours = tiny_model.embeddings.patch_embeddings(pixels).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(ours, expected, atol=1e-6, rtol=0)  # measured 1e-7: another order of summation
+
+
+def test_the_output_has_the_documented_shapes_and_parts(tiny_config):
+    tiny_config.num_register_tokens = 3
+    model = OmniVisionModel(tiny_config).eval()
+    output = model(torch.randn(2, 3, 32, 32))
+    assert output.last_hidden_state.shape == (2, 1 + 3 + 16, 32)
+    assert torch.equal(output.cls, output.last_hidden_state[:, :1])
+    assert torch.equal(output.grid, output.last_hidden_state[:, 4:])
+    assert torch.equal(output.pooler_output, output.cls[:, 0])
+
+
+def test_the_picture_may_have_any_size_that_is_a_multiple_of_the_patch(tiny_model):
+    assert tiny_model(torch.randn(1, 3, 16, 56)).grid.shape == (1, 2 * 7, 32)
+
+
+def test_the_config_may_be_oblong_and_of_any_number_of_channels():
+    config = OmniVisionConfig(
+        image_size=(24, 48), patch_size=(8, 12), num_channels=5, hidden_size=32, num_hidden_layers=1
+    )
+    model = OmniVisionModel(config).eval()
+    assert model(torch.randn(2, 5, 24, 48)).grid.shape == (2, 3 * 4, 32)
+    assert model.attention_maps(torch.randn(2, 5, 24, 48)).shape == (2, 1, 2, 3, 4)
+    # An input of as many patches in another shape must not get the native positions.
+    native, turned = model.embeddings.patch_positions(3, 4), model.embeddings.patch_positions(4, 3)
+    assert not torch.allclose(native, turned)
+
+
+def test_positions_are_the_learned_ones_at_the_native_size_and_follow_the_plane_elsewhere(tiny_model):
+    embeddings = tiny_model.embeddings
+    assert torch.equal(embeddings.patch_positions(4, 4), embeddings.position_embeddings[:, 1:])
+    with torch.no_grad():  # channel 0 counts rows, channel 1 counts columns
+        rows, columns = torch.meshgrid(torch.arange(4.0), torch.arange(4.0), indexing="ij")
+        embeddings.position_embeddings[0, 1:, 0] = rows.flatten()
+        embeddings.position_embeddings[0, 1:, 1] = columns.flatten()
+    doubled = embeddings.patch_positions(8, 4).unflatten(1, (8, 4))[0]
+    assert (doubled[1:, :, 0] > doubled[:-1, :, 0]).all()
+    torch.testing.assert_close(doubled[:, :, 1], columns[:1].expand(8, -1), atol=1e-5, rtol=0)
+
+
+def test_positions_are_interpolated_in_float32_for_a_bfloat16_model(tiny_model):
+    exact = tiny_model.embeddings.patch_positions(6, 6)
+    half = copy.deepcopy(tiny_model).bfloat16().embeddings
+    rounded_once = nn.functional.interpolate(
+        half.position_embeddings[:, 1:].unflatten(1, (4, 4)).permute(0, 3, 1, 2).float(), (6, 6), mode="bicubic"
+    )
+    assert half.patch_positions(6, 6).dtype == torch.bfloat16
+    expected = rounded_once.flatten(2).transpose(1, 2).bfloat16()
+    assert torch.equal(half.patch_positions(6, 6), expected)
+    torch.testing.assert_close(half.patch_positions(6, 6).float(), exact, atol=1e-3, rtol=0.02)  # bf16 has 8 bits
+
+
+@pytest.mark.parametrize(
+    ("pixels", "words"),
+    [
+        (torch.zeros(1, 3, 33, 32), ["multiples of the patch size", "(33, 32)", "(32, 32)"]),
+        (torch.zeros(1, 3, 0, 32), ["multiples of the patch size", "(0, 32)"]),
+        (torch.zeros(1, 1, 32, 32), ["(batch, 3, height, width)", "(1, 1, 32, 32)"]),
+        (torch.zeros(3, 32, 32), ["(batch, 3, height, width)", "(3, 32, 32)"]),
+        (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), ["floating point", "torch.uint8", "image processor"]),
+    ],
+)
+def test_pixels_that_do_not_fit_are_refused(tiny_model, pixels, words):
+    with pytest.raises(ValueError, match="pixel_values") as refusal:
+        tiny_model(pixels)
+    assert all(word in str(refusal.value) for word in words), str(refusal.value)
+
+
+def test_masked_patches_change_nothing(tiny_model):
+    pixels = torch.randn(1, 3, 32, 32)
+    mask = torch.ones(1, 17)
+    mask[:, 9:] = 0  # the lower two rows of patches
+    other = pixels.clone()
+    other[:, :, 16:] = 7.0
+    first, second = (tiny_model(picture, attention_mask=mask).pooler_output for picture in (pixels, other))
+    torch.testing.assert_close(first, second, atol=1e-6, rtol=0)
+    assert not torch.allclose(first, tiny_model(pixels).pooler_output, atol=1e-3)
+
+
+def test_a_mask_that_leaves_out_cls_is_refused(tiny_model):
+    with pytest.raises(ValueError, match=r"\(1, 17\), got \(1, 16\)"):
+        tiny_model(torch.randn(1, 3, 32, 32), attention_mask=torch.ones(1, 16))
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa", "flex_attention"])
+@pytest.mark.parametrize("registers", [0, 2])
+def test_attention_maps_are_what_cls_looks_at_on_every_backend(tiny_config, implementation, registers):
+    tiny_config.num_register_tokens = registers
+    model = OmniVisionModel(tiny_config).eval()
+    pixels = torch.randn(2, 3, 16, 32)
+    model.set_attn_implementation("eager")
+    weights = torch.stack(model(pixels, output_attentions=True).attentions, dim=1)
+    expected = weights[:, :, :, 0, 1 + registers :].unflatten(-1, (2, 4))
+    model.set_attn_implementation(implementation)
+    torch.testing.assert_close(model.attention_maps(pixels, layers=[0, 1]), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(model.attention_maps(pixels), expected[:, -1:], atol=1e-6, rtol=0)
+    torch.testing.assert_close(model.attention_maps(pixels, [-1, 0]), expected[:, [1, 0]], atol=1e-6, rtol=0)
+
+
+def test_attention_maps_run_no_layer_past_the_last_one_asked_for(tiny_model):
+    tiny_model.layers[1].forward = None  # calling it would fail
+    assert tiny_model.attention_maps(torch.randn(1, 3, 32, 32), layers=[0]).shape == (1, 1, 2, 4, 4)
+    assert tiny_model.attention_maps(torch.randn(1, 3, 32, 32), layers=[1]).shape == (1, 1, 2, 4, 4)
+
+
+@pytest.mark.parametrize("layers", [[2], [-3], []])
+def test_attention_maps_of_no_such_layer_are_refused(tiny_model, layers):
+    with pytest.raises(ValueError, match="from -2 to 1"):
+        tiny_model.attention_maps(torch.randn(1, 3, 32, 32), layers=layers)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()  # flex attention has no backward pass on CPU
+def test_flex_attention_gives_what_sdpa_gives(tiny_model, dtype):
+    model, pixels = tiny_model.to(dtype), torch.randn(2, 3, 32, 32)
+    expected = model(pixels).last_hidden_state
+    model.set_attn_implementation("flex_attention")
+    # Measured 4e-7 in float32; in bfloat16 one rounding step of values up to 4 is 0.016.
+    torch.testing.assert_close(
+        model(pixels).last_hidden_state, expected, atol=1e-5 if dtype == torch.float32 else 0.05, rtol=0
+    )
+
+
+def test_a_new_model_has_a_zero_mean_residual_stream(tiny_config):
+    tiny_config.num_register_tokens = 2
+    model = OmniVisionForImageClassification(tiny_config)
+    assert model.residual_mean() < 1e-8  # rounding of float32 weights of size 0.02
+    states = model.omni_vision(torch.randn(1, 3, 32, 32), output_hidden_states=True).hidden_states
+    assert max(state.mean(-1).abs().max() for state in states) < 1e-6
+
+
+def test_centering_covers_everything_that_writes_into_the_residual_stream(tiny_config):
+    tiny_config.num_register_tokens = 2
+    model = OmniVisionModel(tiny_config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1)
+    pixels = torch.randn(1, 3, 32, 32)
+    assert model.residual_mean() == pytest.approx(0.1, abs=1e-6)
+    assert max(s.mean(-1).abs().max() for s in model(pixels, output_hidden_states=True).hidden_states) > 0.1
+    assert model.center_residual_() is model
+    assert model.residual_mean() < 1e-7
+    assert max(s.mean(-1).abs().max() for s in model(pixels, output_hidden_states=True).hidden_states) < 1e-6
+
+
+def test_layer_norm_and_rms_norm_blocks_are_the_same_function_on_centred_weights(tiny_config):
+    layer_norm = OmniVisionModel(tiny_config).eval()
+    rms_config = copy.deepcopy(tiny_config)
+    rms_config.block_norm = "rms_norm"
+    rms_norm = OmniVisionModel(rms_config).eval()
+    rms_norm.load_state_dict(
+        {name: value for name, value in layer_norm.state_dict().items() if name in rms_norm.state_dict()}
+    )
+    pixels = torch.randn(2, 3, 32, 32)
+    # Norm biases are zero at the start. Measured 5e-7.
+    torch.testing.assert_close(
+        rms_norm(pixels).last_hidden_state, layer_norm(pixels).last_hidden_state, atol=1e-5, rtol=0
+    )
+
+
+def test_loading_leaves_weights_that_are_not_centred_as_they_are(tiny_classifier, tmp_path):
+    with torch.no_grad():
+        tiny_classifier.omni_vision.layers[0].mlp.fc2.bias.add_(1.0)
+    tiny_classifier.save_pretrained(tmp_path)
+    loaded = OmniVisionForImageClassification.from_pretrained(tmp_path)
+    for (name, ours), theirs in zip(tiny_classifier.named_parameters(), loaded.parameters(), strict=True):
+        assert torch.equal(ours, theirs), name
+    assert loaded.residual_mean() > 0.9
+
+
+def test_a_head_of_another_size_is_an_error_unless_the_caller_allows_it(tiny_classifier, tmp_path):
+    tiny_classifier.save_pretrained(tmp_path)
+    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
+        OmniVisionForImageClassification.from_pretrained(tmp_path, num_labels=5)
+    wider = OmniVisionForImageClassification.from_pretrained(tmp_path, num_labels=5, ignore_mismatched_sizes=True)
+    assert wider.classifier.weight.shape == (5, 32)
+    assert wider.classifier.weight.std() > 0.01
+    kept = wider.omni_vision.state_dict()
+    assert all(torch.equal(value, kept[name]) for name, value in tiny_classifier.omni_vision.state_dict().items())
+
+
+def test_label_names_are_kept(tiny_config, tmp_path):
+    tiny_config.id2label, tiny_config.label2id = {0: "a", 1: "b", 2: "c"}, {"a": 0, "b": 1, "c": 2}
+    OmniVisionForImageClassification(tiny_config).save_pretrained(tmp_path)
+    assert OmniVisionForImageClassification.from_pretrained(tmp_path).config.id2label == {0: "a", 1: "b", 2: "c"}
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "cls_mean"])
+def test_the_head_reads_the_pooled_token_it_is_told_to(tiny_config, pooling):
+    tiny_config.pooling, tiny_config.num_register_tokens = pooling, 2
+    model, pixels = OmniVisionForImageClassification(tiny_config).eval(), torch.randn(2, 3, 32, 32)
+    tokens = model.omni_vision(pixels).last_hidden_state
+    pooled = {
+        "cls": [tokens[:, 0]],
+        "mean": [tokens[:, 3:].mean(1)],
+        "cls_mean": [tokens[:, 0], tokens[:, 3:].mean(1)],
+    }
+    expected = model.classifier(torch.cat(pooled[pooling], dim=-1))
+    torch.testing.assert_close(model(pixels).logits, expected, atol=1e-6, rtol=0)
+
+
+def test_class_numbers_and_one_hot_soft_labels_have_the_same_loss(tiny_classifier):
+    pixels, classes = torch.randn(4, 3, 32, 32), torch.tensor([0, 2, 1, 1])
+    hard = tiny_classifier(pixels, labels=classes).loss
+    tiny_classifier.config.problem_type = "single_label_classification"
+    soft = tiny_classifier(pixels, labels=nn.functional.one_hot(classes, 3).float()).loss
+    torch.testing.assert_close(soft, hard)
+    expected = nn.functional.cross_entropy(tiny_classifier(pixels).logits, classes)
+    torch.testing.assert_close(hard, expected)
+
+
+def test_mixed_labels_are_the_mixture_of_the_losses(tiny_classifier):
+    tiny_classifier.config.problem_type = "single_label_classification"
+    pixels, classes = torch.randn(2, 3, 32, 32), torch.tensor([0, 2])
+    one_hot = nn.functional.one_hot(classes, 3).float()
+    mixed = tiny_classifier(pixels, labels=0.7 * one_hot + 0.3 * one_hot.flip(0)).loss
+    parts = [tiny_classifier(pixels, labels=labels).loss for labels in (classes, classes.flip(0))]
+    torch.testing.assert_close(mixed, 0.7 * parts[0] + 0.3 * parts[1])
+
+
+def test_multi_label_and_regression_losses(tiny_classifier):
+    pixels = torch.randn(2, 3, 32, 32)
+    logits = tiny_classifier(pixels).logits
+    flags = torch.tensor([[1.0, 0, 1], [0, 0, 1]])
+    expected = nn.functional.binary_cross_entropy_with_logits(logits, flags)
+    torch.testing.assert_close(tiny_classifier(pixels, labels=flags).loss, expected)
+    assert tiny_classifier.config.problem_type is None  # a forward pass must not rewrite the configuration
+    tiny_classifier.config.problem_type = "regression"
+    torch.testing.assert_close(tiny_classifier(pixels, labels=flags).loss, nn.functional.mse_loss(logits, flags))
+
+
+def test_one_label_is_a_regression(tiny_config):
+    tiny_config.num_labels = 1
+    model, pixels = OmniVisionForImageClassification(tiny_config).eval(), torch.randn(3, 3, 32, 32)
+    values = torch.tensor([0.5, -1.0, 2.0])
+    expected = nn.functional.mse_loss(model(pixels).logits[:, 0], values)
+    torch.testing.assert_close(model(pixels, labels=values).loss, expected)
+
+
+@pytest.mark.parametrize("labels", [torch.zeros(2, dtype=torch.long), torch.zeros(3, 2), torch.zeros(3, 3).long()])
+def test_labels_of_the_wrong_shape_are_refused(tiny_classifier, labels):
+    with pytest.raises(ValueError, match="Labels for"):
+        tiny_classifier(torch.randn(3, 3, 32, 32), labels=labels)
+
+
+def test_drop_path_skips_whole_layers_in_training_only(tiny_config):
+    tiny_config.drop_path_rate = 0.5
+    model = OmniVisionModel(tiny_config)
+    assert [layer.drop_path_rate for layer in model.layers] == [0.0, 0.5]
+    tokens = torch.randn(400, 17, 32)
+    layer = model.layers[1].train()
+    changed = (layer(tokens) != tokens).flatten(1).any(1).float().mean().item()
+    assert changed == pytest.approx(0.75, abs=0.1)  # both branches dropped for a quarter; 4.6 deviations of 400 draws
+    expected = layer.eval()(tokens)
+    one_branch = tokens + layer.attention(layer.norm_before(tokens))[0]
+    assert not torch.equal(expected, one_branch)
+    assert torch.equal(layer(tokens), expected)
+
+
+def test_dropout_stands_where_torchs_layer_has_it(tiny_config):
+    tiny_config.hidden_dropout_prob, tiny_config.attention_probs_dropout_prob = 0.25, 0.125
+    layer = OmniVisionModel(tiny_config).layers[0]
+    assert layer.dropout.p == layer.mlp.dropout.p == 0.25
+    layer.train()
+    tokens = torch.randn(1, 17, 32)
+    assert not torch.equal(layer(tokens), layer(tokens))
+    assert torch.equal(layer.eval()(tokens), layer(tokens))
+
+
+def test_bfloat16_stays_close_to_float32(tiny_model):
+    pixels = torch.randn(2, 3, 32, 32)
+    exact, half = tiny_model(pixels).last_hidden_state, copy.deepcopy(tiny_model).bfloat16()(pixels).last_hidden_state
+    assert half.dtype == torch.bfloat16
+    similarity = nn.functional.cosine_similarity(exact.flatten(), half.float().flatten(), dim=0)
+    assert similarity > 0.999  # measured 0.99998
+
+
+def test_a_big_activation_in_float16_stays_finite(tiny_model):
+    with torch.no_grad():
+        tiny_model.embeddings.cls_token.mul_(0).add_(torch.linspace(-300, 300, 32))  # 300 squared overflows float16
+    assert torch.isfinite(tiny_model.half()(torch.zeros(1, 3, 32, 32)).last_hidden_state).all()
+
+
+def test_the_model_compiles_to_one_graph(tiny_model):
+    compiled = torch.compile(tiny_model, fullgraph=True, backend="aot_eager")
+    pixels = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(
+        compiled(pixels).last_hidden_state, tiny_model(pixels).last_hidden_state, atol=1e-5, rtol=0
+    )
+
+
+@pytest.mark.slow
+def test_the_classifier_compiles_and_trains_with_inductor(tiny_classifier):
+    compiled = torch.compile(tiny_classifier.train(), fullgraph=True)
+    pixels, labels = torch.randn(2, 3, 32, 32), torch.tensor([0, 1])
+    compiled(pixels, labels=labels).loss.backward()
+    compiled_gradient = tiny_classifier.classifier.weight.grad.clone()
+    tiny_classifier.zero_grad()
+    tiny_classifier(pixels, labels=labels).loss.backward()
+    torch.testing.assert_close(compiled_gradient, tiny_classifier.classifier.weight.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_the_model_exports_with_a_dynamic_batch(tiny_model):
+    pixels = torch.randn(2, 3, 32, 32)
+    exported = torch.export.export(
+        tiny_model, (), {"pixel_values": pixels}, dynamic_shapes={"pixel_values": {0: Dim("batch")}}
+    ).module()
+    other = torch.randn(5, 3, 32, 32)
+    torch.testing.assert_close(exported(pixel_values=other).grid, tiny_model(other).grid, atol=1e-6, rtol=0)
+
+
+def test_gradient_checkpointing_changes_no_gradient(tiny_classifier):
+    pixels, labels = torch.randn(2, 3, 32, 32), torch.tensor([0, 1])
+    gradients = []
+    for checkpointing in (False, True):
+        model = copy.deepcopy(tiny_classifier).train()
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+            assert model.is_gradient_checkpointing
+        model(pixels, labels=labels).loss.backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    for plain, checkpointed in zip(*gradients, strict=True):
+        assert torch.equal(plain, checkpointed)
+
+
+def test_every_parameter_receives_a_gradient(tiny_config):
+    tiny_config.num_register_tokens = 2
+    model = OmniVisionForImageClassification(tiny_config).train()
+    model(torch.randn(2, 3, 32, 32), labels=torch.tensor([0, 1])).loss.backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    # A key bias shifts all scores of a query alike, and softmax does not see it.
+    assert [name for name in without if not name.endswith("k_proj.bias")] == []
+
+
+def test_a_checkpoint_without_the_head_opens_as_the_bare_model_and_back(tiny_classifier, tmp_path):
+    tiny_classifier.save_pretrained(tmp_path / "classifier")
+    encoder = OmniVisionModel.from_pretrained(tmp_path / "classifier")
+    pixels = torch.randn(1, 3, 32, 32)
+    assert torch.equal(encoder(pixels).cls, tiny_classifier.omni_vision(pixels).cls)
+    encoder.save_pretrained(tmp_path / "encoder")
+    again, report = OmniVisionForImageClassification.from_pretrained(
+        tmp_path / "encoder", num_labels=3, output_loading_info=True
+    )
+    assert set(report["missing_keys"]) == {"classifier.weight", "classifier.bias"}
+    assert torch.equal(again.omni_vision(pixels).cls, encoder(pixels).cls)
+
+
+def test_weights_are_stored_as_safetensors_only_and_nothing_is_left_out(tiny_classifier, tmp_path):
+    tiny_classifier.save_pretrained(tmp_path)
+    assert not list(tmp_path.glob("*.bin"))
+    names = dict(tiny_classifier.named_parameters())
+    assert not any("gamma" in name or "beta" in name for name in names)
+    assert not list(tiny_classifier.buffers())
+
+
+def test_the_same_seed_gives_the_same_weights():
+    weights = []
+    for _ in range(2):
+        torch.manual_seed(7)
+        weights.append(OmniVisionModel(OmniVisionConfig(num_hidden_layers=1)).state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_published_files_import_only_what_every_user_has():
+    package = Path(modeling_omni_vision.__file__).parent
+    everybody_has = {
+        "torch",
+        "transformers",
+        "huggingface_hub",
+        "numpy",
+        "PIL",
+        "torchvision",
+    } | sys.stdlib_module_names
+    for file in package.glob("*_omni_vision*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                assert {name.name.split(".")[0] for name in node.names} <= everybody_has, file.name
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                assert node.module.split(".")[0] in everybody_has - {"__future__"}, file.name
+            if isinstance(node, ast.ImportFrom) and node.level:
+                # The only relative form that transformers copies to the Hub and finds again.
+                assert node.level == 1, file.name
+                assert (package / f"{node.module}.py").exists(), f"{file.name}: {node.module}"
