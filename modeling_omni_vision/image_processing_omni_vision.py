@@ -1,5 +1,16 @@
-# Copyright 2026 The OmniVision authors. Licensed under the Apache License, Version 2.0.
-# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 The OmniVision authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """One policy for every picture, and the two image processors that apply it.
 
 `load_picture` reads a picture from whatever holds it (PIL, NumPy, torch, path, bytes, file, row of `datasets`, URL) as
@@ -436,7 +447,6 @@ class OmniVisionImageProcessorPil(_PicturePolicy, PilBackend):
     def resize(self, image: Any, size: Any, resample: Any = None, **kwargs: Any) -> Any:  # type: ignore[override]
         """Resize; floats and channel counts that Pillow has no mode for go plane by plane."""
         resize = super().resize
-        resample = PILImageResampling.BILINEAR if resample is None else resample
         if image.dtype == np.uint8 and image.shape[0] in (1, 3):
             return resize(image, size, resample, **kwargs)
         if image.dtype == np.uint8:

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import threading
+import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -167,6 +168,15 @@ def test_arrays_and_tensors_give_what_the_pil_image_gives(backend):
         assert torch.equal(got, expected), (name, (got - expected).abs().max())
 
 
+def test_read_only_arrays_are_taken_without_a_warning():
+    pixels = noise().transpose(2, 0, 1).copy()
+    pixels.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for backend in BACKENDS:
+            backend()(pixels, return_tensors="pt")
+
+
 def test_the_callers_pixels_are_never_changed():
     image, array, tensor = Image.fromarray(noise()), noise(dtype=np.float32), torch.rand(3, 20, 30)
     before = np.array(image), array.copy(), tensor.clone()
@@ -238,6 +248,8 @@ def test_fetching_first_changes_nothing(backend, tmp_path):
         encode(noise(3, 5), exif=exif),
         encode(noise(4, 4, 4), exif=exif),
         encode(Image.fromarray(np.full((4, 4), 1, np.uint16))),
+        noise(),
+        torch.rand(3, 20, 30),
     ]
     processor = backend()
     once = processor(sources, return_tensors="pt")["pixel_values"]
@@ -466,6 +478,12 @@ def test_the_processor_takes_the_layout_from_the_caller(backend):
     for source in (array, torch.from_numpy(array), [array, Image.fromarray(array)]):
         out = backend(**LEVELS)(source, input_data_format="channels_last", return_tensors="pt")["pixel_values"]
         np.testing.assert_array_equal(out[-1], array.transpose(2, 0, 1))
+
+
+def test_a_2d_array_is_grey_whatever_its_height_and_the_named_layout():
+    for layout in (None, "channels_first", "channels_last"):
+        for height in (1, 3, 4, 20):
+            assert load_picture(np.zeros((height, 30), np.uint8), input_data_format=layout).shape == (height, 30, 3)
 
 
 def test_a_named_layout_must_fit_the_channels():
@@ -705,6 +723,12 @@ def test_the_message_names_index_path_problem_and_remedy(tmp_path):
             OmniVisionImageProcessor()([noise(), noise(), source])
     with pytest.raises(PictureError, match=r"picture 0: ndarray of shape \(20, 30, 5\) and dtype uint8: expected"):
         OmniVisionImageProcessor()(np.zeros((20, 30, 5), np.uint8))
+
+
+def test_an_eps_file_is_refused_before_ghostscript_could_run_it():
+    for source in (not_a_picture("EPS"), io.BytesIO(not_a_picture("EPS"))):
+        with pytest.raises(PictureError, match="EPS is a program"):
+            load_picture(source)
 
 
 def test_the_error_survives_pickling():

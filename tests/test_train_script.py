@@ -1,0 +1,149 @@
+import json
+import os
+import re
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+
+ROOT = Path(__file__).parent.parent
+SCRIPT = ROOT / "scripts" / "train.py"
+CONFIG = {
+    "image_size": 8,
+    "patch_size": 4,
+    "num_channels": 1,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "intermediate_size": 32,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder of 48 pictures in two classes."""
+    rng = np.random.default_rng(0)
+    for number, name in enumerate(("dark", "light")):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for index in range(24):
+            levels = rng.integers(100 * number, 100 * number + 120, (8, 8)).astype(np.uint8)
+            Image.fromarray(levels).save(tmp_path / "pictures" / name / f"{index}.png")
+    return tmp_path / "pictures"
+
+
+def words(pictures, output_dir, **options):
+    defaults = {
+        "config": json.dumps(CONFIG),
+        "num_train_epochs": 2,
+        "per_device_train_batch_size": 12,
+        "validation_share": 12,
+        "disable_tqdm": True,
+        "logging_steps": 1,
+        "use_cpu": True,
+    }
+    given = {"dataset": pictures, "output_dir": output_dir, **defaults, **options}
+    return [word for name, value in given.items() for word in (f"--{name}", str(value))]
+
+
+def environment():
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def two_processes(arguments):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    done = subprocess.run(
+        [*command, str(SCRIPT), *arguments], env=environment(), capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def losses_of(folder):
+    return [entry["loss"] for entry in json.loads((folder / "metrics.json").read_text())["training"]["history"]]
+
+
+def weights_of(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def test_the_script_trains_and_prints_one_line_of_result(pictures, tmp_path, capsys):
+    main = runpy.run_path(str(SCRIPT))["main"]
+    main(words(pictures, tmp_path / "run"))
+    last = capsys.readouterr().out.strip().splitlines()[-1]
+    assert re.fullmatch(rf"{tmp_path}/run: validation accuracy \d\.\d{{4}}", last)
+    assert (tmp_path / "run" / "model.safetensors").is_file()
+
+
+def test_the_script_is_short_and_its_example_names_flags_that_exist():
+    text = SCRIPT.read_text()
+    assert len(text.splitlines()) <= 80
+    known = runpy.run_path(str(SCRIPT))
+    fields = {**known["RecipeArguments"].__dataclass_fields__, **known["OmniVisionTrainingArguments"].__dataclass_fields__}
+    docstring = text.split('"""')[1]
+    flags = set(re.findall(r"--([a-z_]+)", docstring)) - {"help", "nproc_per_node"}
+    assert flags
+    assert flags <= set(fields)
+
+
+@pytest.mark.slow
+def test_two_processes_train_together_and_equal_one_process_with_the_whole_batch(pictures, tmp_path):
+    # Augmentation belongs to the row, so both see the same pictures.
+    options = {"rand_augment": 9, "flip": True, "shift": 1, "ema_decay": 0.9}
+    done = two_processes(words(pictures, tmp_path / "two", per_device_train_batch_size=6, **options))
+    assert len(re.findall(r"validation accuracy", done.stdout)) == 1
+    record = json.loads((tmp_path / "two" / "metrics.json").read_text())
+    assert record["training"]["processes"] == 2
+    assert record["training"]["steps"] == 6
+    runpy.run_path(str(SCRIPT))["main"](words(pictures, tmp_path / "one", **options))
+    # The Trainer logs the mean over processes; sums are done in another order: 1e-7, which Adam's first steps enlarge.
+    assert losses_of(tmp_path / "two") == pytest.approx(losses_of(tmp_path / "one"), abs=2e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_keep_the_residual_stream_centred_and_resume_bit_for_bit(pictures, tmp_path):
+    from modeling_omni_vision import OmniVisionForImageClassification
+
+    options = {"ema_decay": 0.9, "mixup": 0.2, "flip": True, "save_strategy": "steps", "save_steps": 2}
+    options |= {"per_device_train_batch_size": 6, "load_best_model_at_end": False}
+    two_processes(words(pictures, tmp_path / "whole", **options))
+    checkpoint = tmp_path / "whole" / "checkpoint-4"
+    two_processes(words(pictures, tmp_path / "again", resume_from_checkpoint=checkpoint, **options))
+    whole, again = weights_of(tmp_path / "whole"), weights_of(tmp_path / "again")
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    # Rounding of means of 16 float32 weights below 1.
+    assert OmniVisionForImageClassification.from_pretrained(tmp_path / "whole").residual_mean() < 1e-7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_sigterm_saves_a_checkpoint_says_so_and_exits_with_143(pictures, tmp_path, processes):
+    launcher = [sys.executable]
+    if processes == 2:
+        launcher += ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    arguments = words(pictures, tmp_path / "run", num_train_epochs=100000, eval_strategy="no", save_strategy="no")
+    with open(tmp_path / "log", "w") as log:
+        running = subprocess.Popen([*launcher, str(SCRIPT), *arguments], env=environment(), stdout=log, stderr=log)
+        try:
+            deadline = time.monotonic() + 120
+            while "'loss'" not in (tmp_path / "log").read_text() and time.monotonic() < deadline:
+                time.sleep(0.2)
+            running.send_signal(signal.SIGTERM)
+            code = running.wait(timeout=60)
+        finally:
+            running.kill()
+    text = (tmp_path / "log").read_text()
+    assert "Continue with --resume_from_checkpoint true" in text, text[-3000:]
+    (checkpoint,) = (tmp_path / "run").glob("checkpoint-*")
+    assert (checkpoint / "trainer_state.json").is_file()
+    # torchrun answers with a code of its own.
+    assert code == 143 if processes == 1 else code != 0
