@@ -1,0 +1,235 @@
+"""`proof.json`: SHA-256 of every file of a folder, and what its model computed.
+
+The proof holds a digest of itself and is only valid in its one canonical spelling. It shows that a folder is
+whole and computes what it did when it was published. It does not show who wrote it: whoever can rewrite every
+file can rewrite the proof. For that, compare the digest that `publish` printed, or pin a revision.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import __version__
+from .opening import RECIPE
+
+
+PROOF_NAME = "proof.json"
+# Put beside a checkpoint by git and by the Hub, never read by `from_pretrained`.
+NOT_OURS = (".git", ".cache", ".gitattributes")
+RECORDED_PACKAGES = ("torch", "torchvision", "transformers", "huggingface_hub", "pillow")
+# Relative to the largest output where that exceeds 1. Between one process and the next on one machine 0 was
+# measured, between eager and sdpa attention 1e-6; other processors and releases add other roundings.
+OUTPUT_TOLERANCE = 1e-4
+OPENING_SECONDS = 600
+
+
+class OpeningError(ValueError):
+    """A folder that cannot be opened without our package."""
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal, or why it cannot be read, which equals no hash."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        return f"unreadable ({error.strerror})"
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """
+    Hash every file below a folder but the proof itself and what git and the Hub put there.
+
+    Links to files are followed, as a Hub cache consists of them; links to folders are listed as unreadable.
+
+    Raises:
+        `OSError`: if a folder cannot be listed.
+    """
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    found: dict[str, str] = {}
+    for root, folders, files in os.walk(folder, onerror=stop):
+        if Path(root) == folder:
+            folders[:] = [name for name in folders if name not in NOT_OURS]
+            files = [name for name in files if name not in (PROOF_NAME, *NOT_OURS)]
+        links = [name for name in folders if Path(root, name).is_symlink()]
+        for name in (*files, *links):
+            path = Path(root, name)
+            found[path.relative_to(folder).as_posix()] = sha256(path)
+    return dict(sorted(found.items()))
+
+
+def release_name(hashes: dict[str, str]) -> str:
+    """Name what a folder computes: changes with code, weights, configuration and numbers, not with prose."""
+    prose = ("README.md", "REMOTE_CODE.md")
+    content = "".join(f"{digest}  {name}\n" for name, digest in sorted(hashes.items()) if name not in prose)
+    return f"r-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+
+
+def open_in_clean_process(folder: Path, trust_remote_code: bool) -> dict[str, torch.Tensor]:
+    """
+    Open a folder in a new process without our package, a network, a cache or a current directory.
+
+    Args:
+        folder: Checkpoint folder.
+        trust_remote_code: Whether its Python files may run in that process.
+
+    Returns:
+        What `outputs_of_folder` computes there.
+
+    Raises:
+        OpeningError: if it does not open; the message ends with the last line of that process.
+    """
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("HF_", "TRANSFORMERS_", "HUGGINGFACE_", "PYTHON"))
+    }
+    with tempfile.TemporaryDirectory(prefix="omni-vision-opening-") as scratch:
+        empty, answer = Path(scratch, "empty"), Path(scratch, "outputs.pt")
+        empty.mkdir()
+        child = Path(__file__).with_name("opening.py")
+        try:
+            done = subprocess.run(
+                [sys.executable, "-I", child, folder.absolute(), answer, "trust" if trust_remote_code else "distrust"],
+                cwd=empty,
+                env={**kept, "HF_HOME": str(Path(scratch, "home")), "HF_HUB_OFFLINE": "1"},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=OPENING_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise OpeningError(
+                f"{str(folder)!r} was not open after {OPENING_SECONDS} s in a clean process."
+            ) from error
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise OpeningError(
+                f"{str(folder)!r} must open in a clean process without our package, got exit status "
+                f"{done.returncode}: {last}"
+            )
+        return torch.load(answer, weights_only=True)
+
+
+def difference(found: torch.Tensor | None, expected: torch.Tensor | None) -> float:
+    """Return the largest absolute difference, infinite for missing tensors, other shapes and non-finite numbers."""
+    if found is None or expected is None or found.shape != expected.shape:
+        return float("inf")
+    if not (torch.isfinite(found).all() and torch.isfinite(expected).all()):
+        return float("inf")
+    return float((found.double() - expected.double()).abs().max())
+
+
+def summarise(outputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Keep what a proof holds of the outputs: logits, CLS and mean token, and a grid of about 8 x 8 pixels."""
+    kept: dict[str, torch.Tensor] = {}
+    for name, output in outputs.items():
+        if name == "last_hidden_state":
+            kept["cls"], kept["mean_token"] = output[:, 0], output.mean(dim=1)
+        elif name.startswith("pixel_values"):
+            steps = (max(side // 8, 1) for side in output.shape[2:])
+            rows, columns = (slice(step // 2, None, step) for step in steps)
+            kept[name] = output[:, :, rows, columns]
+        else:
+            kept[name] = output
+    return kept
+
+
+def tolerance_of(name: str, expected: torch.Tensor, folder: Path) -> float:
+    """Return how far an output may be from its reference: rounding, or one grey level for pixels."""
+    if not name.startswith("pixel_values"):
+        return OUTPUT_TOLERANCE * max(1.0, float(expected.abs().max()))
+    settings = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
+    normalised = settings.get("do_normalize", True)
+    return 1.01 / 255 / (min(settings.get("image_std") or [1.0]) if normalised else 1.0)
+
+
+def canonical(proof: dict[str, Any]) -> str:
+    """Spell a proof in its one valid way."""
+    return json.dumps(proof, indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+
+def digest_of(proof: dict[str, Any]) -> str:
+    """Return the digest of a proof, taken over everything in it but the digest."""
+    content = canonical({name: value for name, value in proof.items() if name != "digest"})
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def write_proof(folder: Path, outputs: dict[str, torch.Tensor], command: str) -> str:
+    """
+    Write `proof.json` for a folder as it is now and return its digest.
+
+    Args:
+        folder: Checkpoint folder, complete but for the proof.
+        outputs: What the folder computed in a clean process.
+        command: Command that made the folder.
+    """
+    proof: dict[str, Any] = {
+        "command": command,
+        "files": file_hashes(folder),
+        "inputs": RECIPE,
+        "outputs": {name: output.tolist() for name, output in summarise(outputs).items()},
+        "versions": {
+            "python": platform.python_version(),
+            "omni-vision": __version__,
+            **{name: version(name) for name in RECORDED_PACKAGES},
+        },
+    }
+    proof["digest"] = digest_of(proof)
+    (folder / PROOF_NAME).write_text(canonical(proof), encoding="utf-8", newline="\n")
+    return proof["digest"]
+
+
+def read_proof(folder: Path) -> dict[str, Any]:
+    """
+    Read the proof of a folder.
+
+    Raises:
+        `ValueError`: if there is none, or one byte of it is not what was written.
+    """
+    path = folder / PROOF_NAME
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ValueError(
+            f"{PROOF_NAME} must be readable, got {error.strerror!r} in {str(folder)!r}. Folders have one that "
+            "scripts/publish.py wrote."
+        ) from error
+    try:
+        proof = json.loads(raw)
+        whole = canonical(proof).encode() == raw and proof["digest"] == digest_of(proof)
+        whole = whole and isinstance(proof["files"], dict) and isinstance(proof["outputs"], dict)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        whole = False
+    if not whole:
+        raise ValueError(f"{PROOF_NAME} was changed after it was written: its digest does not fit its content.")
+    return proof
+
+
+__all__ = [
+    "OUTPUT_TOLERANCE",
+    "PROOF_NAME",
+    "OpeningError",
+    "difference",
+    "file_hashes",
+    "open_in_clean_process",
+    "read_proof",
+    "release_name",
+    "sha256",
+    "summarise",
+    "tolerance_of",
+    "write_proof",
+]

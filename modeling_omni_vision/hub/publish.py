@@ -1,0 +1,252 @@
+"""Publish a checkpoint: write a folder that anyone can open, prove that it opens, only then let it appear or go up.
+
+Both kinds of checkpoint are published alike: ours, with its code, and the native twin, a stock ViT without any.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import HfApi
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    PreTrainedModel,
+    ViTForImageClassification,
+    ViTModel,
+)
+
+from .. import OmniVisionForImageClassification, OmniVisionModel
+from ..interop.folder import whole_folder
+from .card import CARD_NAME, render_card
+from .facts import METRICS_NAME, WEIGHTS_NAME, leaf, read_metrics
+from .opening import outputs_of_folder
+from .proof import (
+    OUTPUT_TOLERANCE,
+    PROOF_NAME,
+    OpeningError,
+    difference,
+    file_hashes,
+    open_in_clean_process,
+    read_proof,
+    release_name,
+    write_proof,
+)
+from .remote_code import write_note
+from .verify import check_content, check_files
+
+
+logger = logging.getLogger(__name__)
+
+# By the name of the architecture in config.json; the code of the stock classes does not travel.
+OURS = {cls.__name__: cls for cls in (OmniVisionModel, OmniVisionForImageClassification)}
+STOCK = {cls.__name__: cls for cls in (ViTModel, ViTForImageClassification)}
+
+
+@dataclass(frozen=True)
+class Published:
+    """A folder that was published.
+
+    Attributes:
+        folder: Where it is.
+        release: Revision that names its content, `r-` and twelve hexadecimal digits.
+        digest: Digest of its proof, to tell to whoever wants to know that the folder is the one you made.
+        difference: Largest difference between our outputs and those of the clean process.
+        url: Commit on the Hub, None if it was not pushed.
+    """
+
+    folder: Path
+    release: str
+    digest: str
+    difference: float
+    url: str | None = None
+
+
+def publish(
+    checkpoint: str | Path,
+    output: str | Path,
+    repo_id: str | None = None,
+    push: bool = False,
+    template: str | Path | None = None,
+) -> Published:
+    """
+    Write a checkpoint as a folder for the Hub, open it in a clean process, compare, and push it if asked.
+
+    The folder appears whole or not at all. One that this function wrote and nobody changed is replaced, no other.
+
+    Args:
+        checkpoint: Folder of a model of ours or of its native twin, with preprocessor_config.json and, for a
+            classifier, metrics.json. Its weights are published in the precision they have.
+        output: Folder to write.
+        repo_id: Repository that the card names and that `push` goes to, `owner/name`.
+        push: Upload to the Hub in one commit, and tag it with the release. Files that the repository has
+            beside ours are left, with a warning.
+        template: Template of the model card, by default that of the checkout.
+
+    Returns:
+        What was published.
+
+    Raises:
+        `ValueError`: for a checkpoint or an output that cannot be published; says why.
+        OpeningError: if the folder does not open without our package, or computes something else there.
+    """
+    source, target = Path(checkpoint), Path(os.path.abspath(output))
+    if push and not repo_id:
+        raise ValueError("Pushing needs the repository as `repo_id`, expected 'owner/name', got None. Name it.")
+    with replacing(target) as folder:
+        write_checkpoint(source, folder)
+        trust = any(folder.glob("*.py"))
+        ours, theirs = outputs_of_folder(source, trust_remote_code=False), open_in_clean_process(folder, trust)
+        largest = compare_or_refuse(ours, theirs)
+        card = render_card(folder, repo_id or target.name, template)
+        (folder / CARD_NAME).write_text(card, encoding="utf-8", newline="\n")
+        command = f"python scripts/publish.py --checkpoint {source.name} --output {target.name}"
+        digest = write_proof(folder, theirs, command + (f" --repo_id {repo_id}" if repo_id else ""))
+        failures = check_files(folder) + check_content(folder)
+        if failures:
+            raise ValueError(
+                f"The folder must pass its own verification, got {failures!r}. Correct the card template."
+            )
+    release = release_name(file_hashes(target))
+    url = push_folder(target, repo_id, release) if push and repo_id else None
+    return Published(target, release, digest, largest, url)
+
+
+@contextlib.contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Give a staging folder that takes the place of `target` if the block ends well and `target` may be replaced."""
+    if not (target.is_dir() and (target / PROOF_NAME).exists()):
+        with whole_folder(target) as folder:
+            yield folder
+        return
+    changed = check_files(target)
+    if changed:
+        raise ValueError(
+            f"The output may be a folder that publish wrote and nobody changed, got {str(target)!r} with {changed!r}. "
+            "Name another folder, or delete this one."
+        )
+    new, old = (target.with_name(f".{target.name}.{os.getpid()}.{kind}") for kind in ("new", "old"))
+    with whole_folder(new) as folder:
+        yield folder
+    target.rename(old)
+    try:
+        new.rename(target)
+    except OSError:
+        old.rename(target)
+        raise
+    shutil.rmtree(old)
+
+
+def write_checkpoint(source: Path, folder: Path) -> None:
+    """Write code, configuration, weights, image processor, numbers and REMOTE_CODE.md; refuse what is not whole."""
+    model = load_model(source)
+    metrics = read_metrics(source)
+    if metrics:
+        text = json.dumps(without_paths(metrics), indent=2) + "\n"
+        if re.search(r"\bhf_[A-Za-z0-9]{20,}", text):
+            raise ValueError(
+                f"{METRICS_NAME} must hold no access token, got one in {str(source)!r}. Revoke it, remove it."
+            )
+        (folder / METRICS_NAME).write_text(text, encoding="utf-8", newline="\n")
+    elif "ForImageClassification" in type(model).__name__:
+        raise ValueError(
+            f"A classifier is published with its numbers, expected {METRICS_NAME} in {str(source)!r}, got none. "
+            f"Run scripts/evaluate.py on {str(source)!r} first."
+        )
+    try:
+        processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"The checkpoint must hold its image processor, got {error} Save the processor into {str(source)!r} too."
+        ) from error
+    # Never in shards: a folder is one file of weights, so that its header tells its size.
+    model.save_pretrained(folder, max_shard_size="1TB")
+    processor.save_pretrained(folder)
+    if not (folder / WEIGHTS_NAME).is_file():
+        raise ValueError(f"The weights must be written as {WEIGHTS_NAME}, got {sorted(os.listdir(folder))!r}.")
+    if type(model).__name__ in OURS:
+        write_note(folder)
+
+
+def without_paths(value: Any) -> Any:
+    """Copy JSON with every path of this machine shortened to its last part."""
+    if isinstance(value, dict):
+        return {name: without_paths(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [without_paths(item) for item in value]
+    return leaf(value) if isinstance(value, str) else value
+
+
+def load_model(source: Path) -> PreTrainedModel:
+    """Load the model of a checkpoint with our classes or stock ones; refuse a foreign, incomplete or infinite one."""
+    try:
+        if not (source / "config.json").is_file():
+            raise ValueError("it has no config.json.")
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"The checkpoint must be a folder that `save_pretrained` wrote, got {str(source)!r}: {error}"
+        ) from error
+    architecture = (config.architectures or ["none"])[0]
+    model_class: Any = {**OURS, **STOCK}.get(architecture)
+    if model_class is None:
+        raise ValueError(
+            f"The checkpoint must hold one of {', '.join((*OURS, *STOCK))}, got {architecture!r} in {str(source)!r}. "
+            "Name one of our checkpoints or a native twin."
+        )
+    model, report = model_class.from_pretrained(source, dtype="auto", output_loading_info=True)
+    wrong = {kind: sorted(map(str, keys)) for kind, keys in report.items() if keys}
+    if wrong:
+        raise ValueError(
+            f"The weights in {str(source)!r} must be exactly those of {architecture}, got {wrong!r}. Save it again."
+        )
+    broken = [name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise ValueError(
+            f"Weights must be finite to be published, got NaN or infinity in {broken[:5]!r} of {str(source)!r}. "
+            "Publish an earlier checkpoint."
+        )
+    return model.eval()
+
+
+def compare_or_refuse(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
+    """Return the largest difference between two sets of outputs, or raise `OpeningError` where one is too far off."""
+    differences = {name: difference(theirs.get(name), ours.get(name)) for name in {**ours, **theirs}}
+    # The same computation on the same machine: rounding, not one grey level, is what pixels may differ by.
+    wrong = {
+        name: found
+        for name, found in differences.items()
+        if not found <= OUTPUT_TOLERANCE * max(1.0, float(ours.get(name, torch.zeros(1)).abs().max()))
+    }
+    if wrong:
+        raise OpeningError(
+            f"A clean process must compute what we do, got differences of {wrong!r}. The published code or "
+            "configuration does not say all that the checkpoint needs; nothing was published."
+        )
+    return max(differences.values())
+
+
+def push_folder(folder: Path, repo_id: str, release: str) -> str:
+    """Upload a published folder in one commit, tag it with its release, and return the address of the commit."""
+    read_proof(folder)
+    api = HfApi()
+    api.create_repo(repo_id, exist_ok=True)
+    commit = api.upload_folder(folder_path=folder, repo_id=repo_id, commit_message=f"Publish {release}")
+    api.create_tag(repo_id, tag=release, revision=commit.oid, exist_ok=True)
+    stray = sorted({*api.list_repo_files(repo_id, revision=commit.oid)} - {*os.listdir(folder), ".gitattributes"})
+    if stray:
+        logger.warning(
+            "%s also holds %s, which no proof covers: verify reports them until you delete them.", repo_id, stray
+        )
+    return str(commit.commit_url)
+
+
+__all__ = ["Published", "publish"]
