@@ -1,0 +1,211 @@
+"""Speed and memory of our encoder beside its peers, all of one size, in one run.
+
+Peers take turns in a new order each round, so a machine that slows down slows all of them, and each takes one
+untimed step before its timed ones, so that no one pays for what another left behind; every figure is a median,
+every ratio the median of the ratios of one round. CPU time decides (other programs do not count in it),
+wall time is in the JSON file. Memory is what one case adds to a fresh process.
+"""
+
+import itertools
+import json
+import math
+import os
+import platform
+import random
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..configuration_omni_vision import OmniVisionConfig
+from .contestants import OURS, PEERS, Case, contestants, make_step
+from .memory import peak_memory
+
+
+TRAINING_BATCH = 32
+SECONDS_PER_SAMPLE = 0.05
+
+
+Samples = dict[str, dict[str, list[float]]]
+
+
+def time_case(config: OmniVisionConfig, case: Case, rounds: int) -> Samples:
+    """Return milliseconds of CPU and wall time per step and round, for each contestant, taking turns."""
+    names = contestants(case)
+    steps = {name: make_step(name, config, case) for name in names}
+    for step in steps.values():
+        step()
+    started = time.perf_counter()
+    for step in steps.values():
+        step()
+    # Short steps are repeated, equally often for all, until a clock tick is nothing beside them.
+    repeats = max(1, math.ceil(SECONDS_PER_SAMPLE * len(steps) / (time.perf_counter() - started)))
+    samples: Samples = {name: {"cpu_ms": [], "wall_ms": []} for name in names}
+    shuffle = random.Random(0).shuffle
+    for _ in range(rounds):
+        # A fixed order would always give one contestant the caches and the heap that the same other one left.
+        shuffle(names)
+        for name in names:
+            steps[name]()
+            cpu, wall = time.process_time(), time.perf_counter()
+            for _ in range(repeats):
+                steps[name]()
+            samples[name]["cpu_ms"].append(1e3 * (time.process_time() - cpu) / repeats)
+            samples[name]["wall_ms"].append(1e3 * (time.perf_counter() - wall) / repeats)
+    return samples
+
+
+def summarise(case: Case, samples: Samples, peaks: dict[str, float | None]) -> dict[str, Any]:
+    """One row: medians for each contestant, and our speed relative to each peer (above 1 we are faster)."""
+    ratios = {
+        name: statistics.median(
+            theirs / ours for theirs, ours in zip(timed["cpu_ms"], samples[OURS]["cpu_ms"], strict=True)
+        )
+        for name, timed in samples.items()
+        if name != OURS
+    }
+    return {
+        **asdict(case),
+        "contestants": {
+            name: {
+                "cpu_ms": statistics.median(timed["cpu_ms"]),
+                "wall_ms": statistics.median(timed["wall_ms"]),
+                "peak_mb": peaks.get(name),
+            }
+            for name, timed in samples.items()
+        },
+        "speed_relative_to": ratios,
+        "speed_relative_to_best_peer": min(ratios.values()),
+    }
+
+
+def all_cases(batch_sizes: Sequence[int]) -> list[Case]:
+    """Every row: forward at each batch size, training at 32, one more with the specification's dropout."""
+    variants = list(itertools.product(("float32", "bfloat16"), ("sdpa", "eager")))
+    forward = [Case("forward", size, *variant) for size in batch_sizes for variant in variants]
+    training = [Case("training step", TRAINING_BATCH, *variant) for variant in variants]
+    return [*forward, *training, Case("training step", TRAINING_BATCH, "float32", "sdpa", dropout=0.1)]
+
+
+def run_benchmark(
+    cases: Sequence[Case],
+    config: OmniVisionConfig | None = None,
+    rounds: int = 9,
+    threads: int = 1,
+    with_memory: bool = True,
+    report: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """
+    Measure every case and return everything that the JSON file holds.
+
+    Args:
+        cases: What to run, from `all_cases`.
+        config: Size of all contestants; the specification's ViTTiny where None.
+        rounds: Samples per contestant and case.
+        threads: Threads of torch; 1 where other programs run.
+        with_memory: Also measure peak memory, in child processes.
+        report: Called with one line of the table as soon as it is measured.
+
+    Raises:
+        `ValueError`: if `rounds` or `threads` is below 1, or a batch size is.
+    """
+    if min(rounds, threads, *(case.batch_size for case in cases)) < 1:
+        raise ValueError(
+            f"`rounds`, `threads` and batch sizes must be at least 1, got {rounds!r}, {threads!r} and "
+            f"{sorted({case.batch_size for case in cases})!r}. Correct them."
+        )
+    config = config or OmniVisionConfig()
+    rows = []
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for case in cases:
+            peaks = peak_memory(config, case, threads) if with_memory else {}
+            rows.append(summarise(case, time_case(config, case, rounds), peaks))
+            report(table_line(rows[-1]))
+    finally:
+        torch.set_num_threads(before)
+    return {
+        "machine": machine(),
+        "threads": threads,
+        "rounds": rounds,
+        "config": {name: getattr(config, name) for name in ("image_size", "patch_size", "hidden_size")},
+        "rows": rows,
+        "best_attention": best_attention(rows),
+    }
+
+
+def best_attention(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Our best against the best of any peer in the same precision, whichever attention each is best with."""
+    groups: dict[tuple[Any, ...], dict[str, float]] = {}
+    for row in rows:
+        best = groups.setdefault((row["work"], row["batch_size"], row["dtype"], row["dropout"]), {})
+        for name, figures in row["contestants"].items():
+            best[name] = min(figures["cpu_ms"], best.get(name, math.inf))
+    return [
+        {
+            **dict(zip(("work", "batch_size", "dtype", "dropout"), group, strict=True)),
+            "cpu_ms": best,
+            "speed_relative_to_best_peer": min(best[name] for name in best if name != OURS) / best[OURS],
+        }
+        for group, best in groups.items()
+    ]
+
+
+def machine() -> dict[str, Any]:
+    """Say what ran: processor, cores, versions."""
+    return {
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        **{name: metadata.version(name) for name in ("transformers", "timm") if util.find_spec(name)},
+    }
+
+
+def cpu_model() -> str:
+    """Name of the processor, from Linux where it is said there."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+TABLE_HEAD = (
+    "| work | batch | precision | attention | ours ms | "
+    + " | ".join(f"{name} ms" for name in PEERS)
+    + " | ours / best peer | peak MiB: ours, "
+    + ", ".join(PEERS)
+    + " |\n|---|--:|---|---|--:|"
+    + "--:|" * len(PEERS)
+    + "--:|---|"
+)
+
+
+def table_line(row: dict[str, Any]) -> str:
+    """One line of the markdown table: CPU milliseconds a step, how many times our speed is the best peer's, memory."""
+    figures = [row["contestants"].get(name, {}) for name in (OURS, *PEERS)]
+    times = " | ".join(f"{one['cpu_ms']:.1f}" if one else "-" for one in figures)
+    peaks = ", ".join("-" if one.get("peak_mb") is None else f"{one['peak_mb']:.0f}" for one in figures)
+    work = row["work"] + (f", dropout {row['dropout']}" if row["dropout"] else "")
+    ratio = row["speed_relative_to_best_peer"]
+    return f"| {work} | {row['batch_size']} | {row['dtype']} | {row['attention']} | {times} | {ratio:.2f} | {peaks} |"
+
+
+def write_result(result: dict[str, Any], output: str | Path) -> None:
+    """Write the JSON file, whole or not at all."""
+    target = Path(output)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.partial")
+    partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    partial.replace(target)
+
+
+__all__ = ["TABLE_HEAD", "Case", "all_cases", "run_benchmark", "table_line", "write_result"]

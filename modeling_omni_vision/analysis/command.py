@@ -1,0 +1,24 @@
+"""Commands as they are recorded beside numbers: repeatable, and silent about where somebody keeps files."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def recorded_command(script: str, argv: Sequence[str]) -> str:
+    """Write a command down with local paths shortened to their last part, also in `--name=path`."""
+    words = []
+    for word in argv:
+        name, equals, value = word.partition("=")
+        words.append(f"{name}={without_folder(value)}" if equals and name.startswith("--") else without_folder(word))
+    return shlex.join(["python", script, *words])
+
+
+def without_folder(text: str) -> str:
+    """Shorten a local path to its last part; names of datasets and anything else stay as they are."""
+    path = Path(text).expanduser()
+    local = path.exists() or path.is_absolute() or text.startswith(("./", "../"))
+    return path.resolve().name if local else text
+
+
+__all__ = ["recorded_command", "without_folder"]

@@ -1,0 +1,252 @@
+"""Pictures of results: confusion, training curves, calibration, worst mistakes, attention. PNG, no display needed.
+
+Every function takes plain arrays and writes one file; equal input gives equal bytes.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from .metrics import calibration_bins
+
+
+DPI = 130
+OURS, TRUTH, GREY = "#1f5fa8", "#c0392b", "#888888"
+# Up to here every cell of a confusion matrix gets its number, and every class its name.
+MAX_NUMBERED, MAX_NAMED = 20, 40
+MAX_NAME = 18
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure without the date and version that would make equal pictures differ."""
+    FigureCanvasAgg(figure)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=DPI, metadata={"Software": None})
+    return path
+
+
+def shortened(name: str, length: int = MAX_NAME) -> str:
+    """Cut a long class name, and keep a dollar sign from being read as a formula."""
+    short = name if len(name) <= length else name[: length - 3] + "..."
+    return short.replace("$", r"\$")
+
+
+def plot_confusion(matrix: Sequence[Sequence[int]], names: Sequence[str], path: Path) -> Path:
+    """
+    Draw a confusion matrix, rows truth and columns prediction, shaded by share of the row.
+
+    Args:
+        matrix: Counts, shape (classes, classes).
+        names: Class names; above 40 classes every few are named.
+        path: PNG to write.
+    """
+    counts = np.asarray(matrix)
+    total = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(counts, total, out=np.zeros(counts.shape), where=total > 0)
+    classes = len(names)
+    side = float(np.clip(0.42 * classes + 2.6, 4.2, 13))
+    figure = Figure(figsize=(side + 0.8, side), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, ax=axes, label="share of the true class", fraction=0.046, pad=0.03)
+    shown = range(0, classes, -(-classes // MAX_NAMED))
+    size = float(np.clip(130 / max(len(shown), 1), 6, 10))
+    labels = [shortened(names[index]) for index in shown]
+    upright = max(map(len, labels)) * len(labels) > 24
+    axes.set_xticks(shown, labels, rotation=90 if upright else 0, fontsize=size)
+    axes.set_yticks(shown, labels, fontsize=size)
+    if classes <= MAX_NUMBERED:
+        for row, column in np.argwhere(counts > 0):
+            colour = "white" if shares[row, column] > 0.55 else "black"
+            axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", color=colour, fontsize=size - 1)
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    axes.set_title(f"{counts.trace():,} of {counts.sum():,} right ({counts.trace() / max(counts.sum(), 1):.1%})")
+    return save(figure, path)
+
+
+def plot_calibration(probabilities: np.ndarray, labels: np.ndarray, path: Path) -> Path:
+    """Draw accuracy against confidence in 15 bins, and below it how many pictures each bin holds."""
+    confidence, accuracy, counts = calibration_bins(probabilities, labels)
+    edges = np.linspace(0, 1, len(counts) + 1)
+    figure = Figure(figsize=(5, 5.6), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    used = counts > 0
+    above.plot((0, 1), (0, 1), color=GREY, linestyle="--", linewidth=1, label="perfectly calibrated")
+    above.bar(
+        edges[:-1][used], accuracy[used], np.diff(edges)[used], align="edge", color=OURS, alpha=0.35, edgecolor="w"
+    )
+    above.plot(confidence[used], accuracy[used], "o", color=OURS, markersize=4, label="bins with pictures")
+    gap = float((np.abs(confidence - accuracy)[used] * counts[used]).sum() / counts.sum())
+    above.set(ylabel="accuracy", ylim=(0, 1.03), title=f"Expected calibration error {gap:.3f}")
+    above.legend(loc="upper left", frameon=False)
+    below.bar(edges[:-1], counts, np.diff(edges), align="edge", color=OURS, edgecolor="w")
+    below.set(xlabel="confidence of the predicted class", ylabel="pictures", xlim=(0, 1))
+    if counts.max() > 50 * max(counts[used].min(), 1):
+        below.set(yscale="log", ylim=(0.7, counts.max() * 2))
+    return save(figure, path)
+
+
+def plot_training(training: Mapping[str, Any], path: Path) -> Path | None:
+    """
+    Draw loss, and accuracy on validation, over epochs.
+
+    Args:
+        training: The `training` section of metrics.json: `history` (epoch, loss) and `evaluations` (epoch,
+            accuracy, loss); or a `trainer_state.json`, whose `log_history` is read instead.
+        path: PNG to write.
+
+    Returns:
+        The path, or None where there is not a single loss to draw.
+    """
+    history, evaluations = curves(training)
+    if not history:
+        return None
+    figure = Figure(figsize=(9 if evaluations else 5, 3.6), layout="constrained")
+    panels = figure.subplots(1, 2 if evaluations else 1, squeeze=False)[0]
+    marker = "." if len(history) < 40 else ""
+    draw(panels[0], history, "loss", "training", OURS, marker)
+    if evaluations:
+        draw(panels[0], evaluations, "loss", "validation", TRUTH, ".")
+        draw(panels[1], evaluations, "accuracy", "validation", TRUTH, ".")
+        best = max(evaluations, key=lambda entry: entry["accuracy"])
+        panels[1].set_title(f"best {best['accuracy']:.2%} in epoch {best['epoch']:g}", fontsize=11)
+    for axes in panels:
+        axes.set_xlabel("epoch")
+        axes.grid(alpha=0.25)
+    panels[0].set_title("loss", fontsize=11)
+    panels[0].set_ylim(bottom=0)
+    panels[0].legend(frameon=False)
+    return save(figure, path)
+
+
+def curves(training: Mapping[str, Any]) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
+    """Read training and validation entries out of a metrics or a trainer-state dict, leaving unfinished ones out."""
+    if "log_history" in training:
+        log = training["log_history"]
+        history = [{"epoch": entry["epoch"], "loss": entry["loss"]} for entry in log if "loss" in entry]
+        evaluations = [
+            {"epoch": entry["epoch"], "loss": entry["eval_loss"], "accuracy": entry["eval_accuracy"]}
+            for entry in log
+            if "eval_loss" in entry and "eval_accuracy" in entry
+        ]
+    else:
+        history, evaluations = training.get("history") or [], training.get("evaluations") or []
+    whole = [entry for entry in history if None not in (entry.get("epoch"), entry.get("loss"))]
+    names = ("epoch", "loss", "accuracy")
+    return whole, [entry for entry in evaluations if all(entry.get(name) is not None for name in names)]
+
+
+def draw(axes: Axes, entries: Sequence[Mapping[str, float]], key: str, label: str, colour: str, marker: str) -> None:
+    """Add one curve over epochs."""
+    x, y = zip(*((entry["epoch"], entry[key]) for entry in entries), strict=True)
+    axes.plot(x, y, color=colour, marker=marker, linewidth=1.4, label=label)
+    axes.set_ylabel(key)
+
+
+def plot_mistakes(
+    pictures: Sequence[np.ndarray],
+    truth: Sequence[str],
+    predicted: Sequence[str],
+    confidence: Sequence[float],
+    path: Path,
+    columns: int = 6,
+) -> Path:
+    """
+    Draw a sheet of wrongly classified pictures, each with what it is and what it was taken for.
+
+    Args:
+        pictures: Arrays (height, width, 1 or 3) of levels 0..255, the surest mistakes first; may be empty.
+        truth: Name of the true class of each.
+        predicted: Name of the predicted class of each.
+        confidence: Probability of the predicted class of each.
+        path: PNG to write.
+        columns: Pictures in a row.
+    """
+    if not pictures:
+        figure = Figure(figsize=(4, 1.2))
+        figure.text(0.5, 0.5, "No mistakes.", ha="center", va="center", fontsize=14)
+        return save(figure, path)
+    rows = -(-len(pictures) // columns)
+    figure = Figure(figsize=(1.7 * min(columns, len(pictures)), 2.25 * rows + 0.4), layout="constrained")
+    figure.suptitle("Surest mistakes", fontsize=12)
+    panels = figure.subplots(rows, min(columns, len(pictures)), squeeze=False).flat
+    sheet = zip(pictures, truth, predicted, confidence, strict=True)
+    for picture, true_name, predicted_name, sure in sheet:
+        axes = next(panels)
+        show(axes, picture)
+        axes.set_title(f"is {shortened(true_name, 14)}", fontsize=8.5, color=OURS, pad=3)
+        axes.set_xlabel(f"said {shortened(predicted_name, 14)}, {sure:.0%}", fontsize=8.5, color=TRUTH, labelpad=3)
+    for axes in panels:
+        axes.axis("off")
+    return save(figure, path)
+
+
+def show(axes: Axes, picture: np.ndarray) -> None:
+    """Show a picture of levels 0..255 without ticks, small ones in sharp pixels."""
+    levels = np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+    grey = levels.shape[-1] == 1
+    small = max(levels.shape[:2]) < 100
+    axes.imshow(
+        levels[..., 0] if grey else levels[..., :3],
+        cmap="gray" if grey else None,
+        vmin=0,
+        vmax=255,
+        interpolation="nearest" if small else "antialiased",
+    )
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def plot_attention(
+    pictures: Sequence[np.ndarray], maps: np.ndarray, captions: Sequence[str], path: Path, max_heads: int = 4
+) -> Path:
+    """
+    Draw what CLS looks at: each picture, the mean over heads on top of it, and single heads.
+
+    Args:
+        pictures: Arrays (height, width, 1 or 3) of levels 0..255, of the model's size.
+        maps: Attention of one layer, shape (pictures, heads, rows, columns); each map is shaded from 0 to
+            its own highest value.
+        captions: One or two lines for each picture.
+        path: PNG to write.
+        max_heads: Single heads shown, from the first.
+    """
+    heads = min(maps.shape[1], max_heads)
+    figure = Figure(figsize=(1.75 * (2 + heads), 1.8 * len(pictures) + 0.7), layout="constrained")
+    figure.suptitle("What CLS looks at in the last layer (grey: nothing, yellow: most)", fontsize=11)
+    panels = figure.subplots(len(pictures), 2 + heads, squeeze=False)
+    titles = ["picture", "mean of heads", *(f"head {index}" for index in range(heads))]
+    for row, picture, attention, caption in zip(panels, pictures, maps, captions, strict=True):
+        show(row[0], picture)
+        row[0].set_ylabel("\n".join(map(shortened, caption.splitlines())), fontsize=8.5)
+        overlay(row[1], picture, attention.mean(axis=0))
+        for axes, one in zip(row[2:], attention, strict=False):
+            overlay(axes, picture, one)
+    for axes, title in zip(panels[0], titles, strict=True):
+        axes.set_title(title, fontsize=9.5)
+    return save(figure, path)
+
+
+def overlay(axes: Axes, picture: np.ndarray, attention: np.ndarray) -> None:
+    """Lay a map (rows, columns) over a grey picture of any size; what is not looked at stays as it is."""
+    height, width = picture.shape[:2]
+    show(axes, 50 + 0.6 * picture.mean(axis=-1, keepdims=True))
+    strength = attention / max(float(attention.max()), 1e-12)
+    axes.imshow(
+        strength,
+        cmap="inferno",
+        alpha=0.8 * np.sqrt(strength),
+        vmin=0,
+        vmax=1,
+        extent=(-0.5, width - 0.5, height - 0.5, -0.5),
+        interpolation="nearest",
+    )
+
+
+__all__ = ["plot_attention", "plot_calibration", "plot_confusion", "plot_mistakes", "plot_training"]

@@ -1,0 +1,43 @@
+"""A folder that appears whole or not at all."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def whole_folder(output_dir: str | Path) -> Iterator[Path]:
+    """
+    Give a staging folder to write into; it becomes `output_dir` only if the block ends without an error.
+
+    Args:
+        output_dir: Folder to make. It may exist, but must be empty; missing parents are made.
+
+    Yields:
+        The staging folder, beside `output_dir` so that the last step is one rename.
+
+    Raises:
+        `ValueError`: if `output_dir` is a file, or a folder that holds anything.
+    """
+    # Absolute, not resolved: a link stays what the user called it; and "." has no name to stage beside.
+    output = Path(os.path.abspath(output_dir))
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ValueError(
+            f"The output must be a new or an empty folder, got {str(output_dir)!r}, which already holds something. "
+            "Name another folder, or empty this one."
+        )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    staging = output.with_name(f".{output.name}.{os.getpid()}.partial")
+    staging.mkdir()
+    try:
+        yield staging
+        if output.exists():
+            output.rmdir()
+        staging.rename(output)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+__all__ = ["whole_folder"]

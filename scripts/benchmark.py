@@ -1,0 +1,57 @@
+"""Time our encoder beside transformers, timm and nn.TransformerEncoderLayer, all of one size, in one run.
+
+    python scripts/benchmark.py --output benchmark.json
+    python scripts/benchmark.py --quick
+
+Prints a markdown table (CPU milliseconds a step; "ours / best peer" above 1 means that ours is faster) and
+writes JSON. About ten minutes on one core, `--quick` about two. timm takes part where it is installed:
+`pip install -e ".[benchmark]"`.
+"""
+
+import sys
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+
+from transformers import HfArgumentParser
+
+from modeling_omni_vision.analysis.benchmark import TABLE_HEAD, all_cases, run_benchmark, write_result
+from modeling_omni_vision.analysis.command import recorded_command
+
+
+@dataclass
+class BenchmarkArguments:
+    """What to measure."""
+
+    rounds: int = field(default=9, metadata={"help": "Samples of each contestant; medians are printed."})
+    threads: int = field(default=1, metadata={"help": "Threads of torch. Use 1 where other programs run."})
+    batch_sizes: list[int] = field(
+        default_factory=lambda: [1, 8, 32, 128],
+        metadata={"help": "Batch sizes of the forward rows; training takes 32."},
+    )
+    output: str = field(default="benchmark.json", metadata={"help": "JSON file to write."})
+    quick: bool = field(default=False, metadata={"help": "Three rounds, batches of 1 and 8, no memory."})
+
+
+def main(argv: list[str] | None = None) -> None:
+    (arguments,) = HfArgumentParser(BenchmarkArguments).parse_args_into_dataclasses(argv)  # type: ignore[arg-type]
+    if find_spec("timm") is None:
+        print('timm is not installed, so it does not take part: pip install -e ".[benchmark]"')
+    print(TABLE_HEAD)
+    result = run_benchmark(
+        all_cases([1, 8] if arguments.quick else arguments.batch_sizes),
+        rounds=3 if arguments.quick else arguments.rounds,
+        threads=arguments.threads,
+        with_memory=not arguments.quick,
+        report=lambda line: print(line, flush=True),
+    )
+    result["command"] = recorded_command("scripts/benchmark.py", sys.argv[1:] if argv is None else argv)
+    write_result(result, arguments.output)
+    worst = min(result["best_attention"], key=lambda row: row["speed_relative_to_best_peer"])
+    print(
+        f"Slowest against the best peer in its precision: {worst['speed_relative_to_best_peer']:.2f} of its speed "
+        f"({worst['work']}, batch {worst['batch_size']}, {worst['dtype']}). Written: {arguments.output}"
+    )
+
+
+if __name__ == "__main__":
+    main()
