@@ -65,19 +65,34 @@ class OmniVisionModelOutput(BaseModelOutputWithPooling):
     grid: torch.FloatTensor | None = None
 
 
+class OmniVisionPatchProjection(nn.Conv2d):
+    """Convolution whose stride is its kernel; in bfloat16 on CPU as unfold + linear, which is faster there."""
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Turn pictures (batch, channels, height, width) into (batch, hidden, rows, columns)."""
+        if self.weight.dtype != torch.bfloat16 or pixel_values.device.type != "cpu":
+            return super().forward(pixel_values)
+        height, width = self.kernel_size
+        patches = pixel_values.unflatten(3, (-1, width)).unflatten(2, (-1, height)).permute(0, 2, 4, 1, 3, 5)
+        return nn.functional.linear(patches.flatten(3), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+
+
 class OmniVisionPatchEmbeddings(nn.Module):
     """Cuts pictures into patches and projects each to a token: unfold + linear, as one convolution."""
 
     def __init__(self, config: OmniVisionConfig):
         super().__init__()
         self.config = config
-        patch = config.patch_size_hw
-        self.projection = nn.Conv2d(config.num_channels, config.hidden_size, kernel_size=patch, stride=patch)
+        # Read here, not in forward: each look into a configuration takes microseconds, many at batch 1.
+        self.num_channels, self.patch_size = config.num_channels, config.patch_size_hw
+        self.projection = OmniVisionPatchProjection(
+            config.num_channels, config.hidden_size, kernel_size=self.patch_size, stride=self.patch_size
+        )
         self.projection.writes_residual = True  # type: ignore[assignment]
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Turn pictures (batch, channels, height, width) into patch tokens (batch, hidden, rows, columns)."""
-        channels, (patch_height, patch_width) = self.config.num_channels, self.config.patch_size_hw
+        channels, (patch_height, patch_width) = self.num_channels, self.patch_size
         if pixel_values.ndim != 4 or pixel_values.shape[1] != channels or not pixel_values.is_floating_point():
             raise ValueError(
                 f"`pixel_values` must be floating point of shape (batch, {channels}, height, width), got "
@@ -97,7 +112,7 @@ class OmniVisionEmbeddings(nn.Module):
 
     def __init__(self, config: OmniVisionConfig):
         super().__init__()
-        self.config = config
+        self.grid_size, self.num_register_tokens = config.grid_size, config.num_register_tokens
         self.patch_embeddings = OmniVisionPatchEmbeddings(config)
         self.cls_token = nn.Parameter(torch.empty(1, 1, config.hidden_size))
         self.position_embeddings = nn.Parameter(torch.empty(1, 1 + config.num_patches, config.hidden_size))
@@ -109,9 +124,9 @@ class OmniVisionEmbeddings(nn.Module):
         """Positions (1, rows * columns, hidden) of a grid: the learned ones, or interpolated in 2-D in float32."""
         positions = self.position_embeddings[:, 1:]
         # CODEPATH: every checkpoint takes this one at its native size, and the one below at any other.
-        if (rows, columns) == self.config.grid_size:
+        if (rows, columns) == self.grid_size:
             return positions
-        native = positions.unflatten(1, self.config.grid_size).permute(0, 3, 1, 2)
+        native = positions.unflatten(1, self.grid_size).permute(0, 3, 1, 2)
         resized = nn.functional.interpolate(native.float(), size=(rows, columns), mode="bicubic", align_corners=False)
         return resized.to(positions.dtype).flatten(2).transpose(1, 2)
 
@@ -119,12 +134,18 @@ class OmniVisionEmbeddings(nn.Module):
         """Turn pictures (batch, channels, height, width) into tokens (batch, 1 + registers + patches, hidden)."""
         patches = self.patch_embeddings(pixel_values)
         batch, _, rows, columns = patches.shape
-        patches = patches.flatten(2).transpose(1, 2) + self.patch_positions(rows, columns)
-        leading = self.cls_token + self.position_embeddings[:, :1]
+        # Joined first: positions are then added to one contiguous tensor.
+        leading = self.cls_token.expand(batch, -1, -1).to(patches.dtype)
+        positions: torch.Tensor = self.position_embeddings
+        # CODEPATH: as in `patch_positions`; the learned ones are taken whole, without a copy.
+        if (rows, columns) != self.grid_size:
+            positions = torch.cat((positions[:, :1], self.patch_positions(rows, columns)), dim=1)
+        tokens = torch.cat((leading, patches.flatten(2).transpose(1, 2)), dim=1) + positions
         # CODEPATH: checkpoints with registers only, as in `__init__`.
-        if self.config.num_register_tokens:
-            leading = torch.cat((leading, self.register_tokens), dim=1)
-        return torch.cat((leading.expand(batch, -1, -1).to(patches.dtype), patches), dim=1)
+        if self.num_register_tokens:
+            registers = self.register_tokens.expand(batch, -1, -1).to(tokens.dtype)
+            tokens = torch.cat((tokens[:, :1], registers, tokens[:, 1:]), dim=1)
+        return tokens
 
 
 def eager_attention_forward(
@@ -137,11 +158,13 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention written out, softmax in float32; returns (batch, tokens, heads, head_dim) and the weights."""
-    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
+    """Attention written out; returns (batch, tokens, heads, head_dim) and the weights."""
+    # Scaling the query, not the scores, passes over head_dim numbers of each token instead of all its scores.
+    scores = torch.matmul(query * scaling, key.transpose(2, 3))
     if attention_mask is not None:
         scores = scores + attention_mask
-    weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    # The kernel sums in float32 by itself, whatever it is given; asking for float32 would only add copies.
+    weights = nn.functional.softmax(scores, dim=-1)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
@@ -330,6 +353,7 @@ class OmniVisionModel(OmniVisionPreTrainedModel):
         self.embeddings = OmniVisionEmbeddings(config)
         self.layers = nn.ModuleList([OmniVisionLayer(config, index) for index in range(config.num_hidden_layers)])
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.num_leading_tokens = 1 + config.num_register_tokens
         self.post_init()
 
     @merge_with_config_defaults
@@ -368,7 +392,7 @@ class OmniVisionModel(OmniVisionPreTrainedModel):
             last_hidden_state=hidden_states,
             pooler_output=hidden_states[:, 0],
             cls=hidden_states[:, :1],
-            grid=hidden_states[:, 1 + self.config.num_register_tokens :],
+            grid=hidden_states[:, self.num_leading_tokens :],
         )
 
     @torch.no_grad()

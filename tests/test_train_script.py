@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "scripts" / "train.py"
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 CONFIG = {
     "image_size": 8,
     "patch_size": 4,
@@ -60,12 +61,10 @@ def environment():
 
 
 def two_processes(arguments):
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
-    done = subprocess.run(
-        [*command, str(SCRIPT), *arguments], env=environment(), capture_output=True, text=True, timeout=240
-    )
+    command = [*TORCHRUN, str(SCRIPT), *arguments]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]
-    return done
+    return done.stdout
 
 
 def losses_of(folder):
@@ -88,7 +87,10 @@ def test_the_script_is_short_and_its_example_names_flags_that_exist():
     text = SCRIPT.read_text()
     assert len(text.splitlines()) <= 80
     known = runpy.run_path(str(SCRIPT))
-    fields = {**known["RecipeArguments"].__dataclass_fields__, **known["OmniVisionTrainingArguments"].__dataclass_fields__}
+    fields = {
+        **known["RecipeArguments"].__dataclass_fields__,
+        **known["OmniVisionTrainingArguments"].__dataclass_fields__,
+    }
     docstring = text.split('"""')[1]
     flags = set(re.findall(r"--([a-z_]+)", docstring)) - {"help", "nproc_per_node"}
     assert flags
@@ -99,8 +101,8 @@ def test_the_script_is_short_and_its_example_names_flags_that_exist():
 def test_two_processes_train_together_and_equal_one_process_with_the_whole_batch(pictures, tmp_path):
     # Augmentation belongs to the row, so both see the same pictures.
     options = {"rand_augment": 9, "flip": True, "shift": 1, "ema_decay": 0.9}
-    done = two_processes(words(pictures, tmp_path / "two", per_device_train_batch_size=6, **options))
-    assert len(re.findall(r"validation accuracy", done.stdout)) == 1
+    output = two_processes(words(pictures, tmp_path / "two", per_device_train_batch_size=6, **options))
+    assert len(re.findall(r"validation accuracy", output)) == 1
     record = json.loads((tmp_path / "two" / "metrics.json").read_text())
     assert record["training"]["processes"] == 2
     assert record["training"]["steps"] == 6
@@ -126,10 +128,8 @@ def test_two_processes_keep_the_residual_stream_centred_and_resume_bit_for_bit(p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
-def test_sigterm_saves_a_checkpoint_says_so_and_exits_with_143(pictures, tmp_path, processes):
-    launcher = [sys.executable]
-    if processes == 2:
-        launcher += ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+def test_sigterm_saves_a_checkpoint_says_so_and_fails(pictures, tmp_path, processes):
+    launcher = [sys.executable] if processes == 1 else TORCHRUN
     arguments = words(pictures, tmp_path / "run", num_train_epochs=100000, eval_strategy="no", save_strategy="no")
     with open(tmp_path / "log", "w") as log:
         running = subprocess.Popen([*launcher, str(SCRIPT), *arguments], env=environment(), stdout=log, stderr=log)
