@@ -1,0 +1,1 @@
+"""Where pictures come from: sources, drawn shapes, augmentation, batches."""

@@ -1,0 +1,147 @@
+"""Random changes to training pictures, from torchvision v2, fast and reproducible.
+
+Randomness never comes from the global generator: what happens to a picture depends on (seed, epoch,
+row) alone, so that neither workers nor processes nor batch size nor a resumed run change it. For
+speed, each stage has `DRAWS` random draws per epoch, each row gets one of them, and the rows of a
+batch with the same draw go through torchvision together. Mixup and CutMix mix a whole batch and
+depend on (seed, epoch, rows of the batch).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torchvision.transforms import InterpolationMode, v2
+
+
+Transform = Callable[[torch.Tensor], torch.Tensor]
+
+DRAWS = 16
+RAND_AUGMENT_OPERATIONS = 2
+
+
+@contextmanager
+def seeded(*key: int) -> Iterator[None]:
+    """Seed the CPU generator within the block from integers, and put it back afterwards; leave GPUs alone."""
+    with torch.random.fork_rng(devices=[]):
+        (seed,) = np.random.SeedSequence(key).generate_state(1)
+        # torch.manual_seed would also reseed the GPU, which nothing puts back.
+        torch.default_generator.manual_seed(int(seed))
+        yield
+
+
+class Augmentation:
+    """The random part of a training recipe.
+
+    Args:
+        num_pictures: Rows of the dataset.
+        size: (height, width) in pixels that come out.
+        crop_scale: Smallest share of the picture's area that a random-resized crop may keep, in (0, 1]; 0 means
+            no such crop, the whole picture is resized.
+        shift: Pixels by which the picture may move in each direction; what is uncovered is black.
+        flip: Mirror every second picture.
+        rand_augment: Magnitude of RandAugment, 1 to 30, two operations per picture; 0 means none.
+        random_erasing: Chance that a rectangle is set to the mean colour, in [0, 1].
+        mixup: Alpha of mixup's Beta distribution; 0 means none.
+        cutmix: Alpha of CutMix's Beta distribution; 0 means none. With both, each batch gets one of them.
+        num_classes: Number of classes, for the soft labels of mixup and CutMix.
+        seed: Seed of everything.
+
+    Raises:
+        ValueError: for a value out of its range.
+    """
+
+    def __init__(
+        self,
+        num_pictures: int,
+        size: tuple[int, int],
+        crop_scale: float = 0.0,
+        shift: int = 0,
+        flip: bool = False,
+        rand_augment: int = 0,
+        random_erasing: float = 0.0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        num_classes: int = 2,
+        seed: int = 0,
+    ) -> None:
+        _check_range("crop_scale", crop_scale, 0, 1)
+        _check_range("shift", shift, 0, min(size))
+        _check_range("rand_augment", rand_augment, 0, 30)
+        _check_range("random_erasing", random_erasing, 0, 1)
+        _check_range("mixup", mixup, 0, 100)
+        _check_range("cutmix", cutmix, 0, 100)
+        self.num_pictures = num_pictures
+        self.seed = seed
+        self._tables: dict[int, tuple[int, np.ndarray]] = {}
+        self.crop = v2.RandomResizedCrop(size, scale=(crop_scale, 1.0)) if crop_scale else None
+        geometry: list[Transform] = [v2.RandomCrop(size, padding=shift)] if shift else []
+        geometry += [v2.RandomHorizontalFlip()] if flip else []
+        augment = v2.RandAugment(
+            num_ops=1, magnitude=rand_augment, num_magnitude_bins=31, interpolation=InterpolationMode.BILINEAR
+        )
+        self.stages: list[Transform] = [v2.Compose(geometry)] if geometry else []
+        self.stages += [augment] * (RAND_AUGMENT_OPERATIONS if rand_augment else 0)
+        self.erasing = v2.RandomErasing(p=random_erasing) if random_erasing else None
+        mixers = [v2.MixUp(alpha=mixup, num_classes=num_classes)] if mixup else []
+        mixers += [v2.CutMix(alpha=cutmix, num_classes=num_classes)] if cutmix else []
+        self.mixer = v2.RandomChoice(mixers) if mixers else None
+
+    def crop_picture(self, picture: torch.Tensor, row: int, epoch: int) -> torch.Tensor:
+        """Cut a random part out of one decoded picture (C, H, W) and resize it to the size of the model."""
+        if self.crop is None:
+            return picture
+        with seeded(self.seed, epoch, 0, row):
+            return self.crop(picture)
+
+    def crop_pictures(self, pictures: torch.Tensor, rows: Sequence[int], epoch: int) -> torch.Tensor:
+        """Do the same with pictures (B, C, H, W) that all have one size."""
+        return pictures if self.crop is None else self._apply(self.crop, pictures, rows, epoch, 0)
+
+    def pictures(self, pictures: torch.Tensor, rows: Sequence[int], epoch: int) -> torch.Tensor:
+        """Shift, flip and RandAugment pictures (B, C, H, W) of the size of the model, uint8 in, uint8 out."""
+        for stage, transform in enumerate(self.stages, start=1):
+            pictures = self._apply(transform, pictures, rows, epoch, stage)
+        return pictures
+
+    def pixels(self, pixel_values: torch.Tensor, rows: Sequence[int], epoch: int) -> torch.Tensor:
+        """Erase rectangles of normalised pictures (B, C, H, W)."""
+        if self.erasing is None:
+            return pixel_values
+        return self._apply(self.erasing, pixel_values, rows, epoch, len(self.stages) + 1)
+
+    def mix(
+        self, pixel_values: torch.Tensor, labels: torch.Tensor, rows: Sequence[int], epoch: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mix normalised pictures (B, C, H, W) pairwise; labels (B,) become shares of classes (B, classes)."""
+        if self.mixer is None:
+            return pixel_values, labels
+        with seeded(self.seed, epoch, len(self.stages) + 2, *(int(row) for row in rows)):
+            return self.mixer(pixel_values, labels)
+
+    def _apply(
+        self, transform: Transform, pictures: torch.Tensor, rows: Sequence[int], epoch: int, stage: int
+    ) -> torch.Tensor:
+        draws = self._draws(epoch, stage)[np.asarray(rows)]
+        changed = torch.empty_like(pictures)
+        for draw in np.unique(draws):
+            chosen = torch.from_numpy(np.flatnonzero(draws == draw))
+            with seeded(self.seed, epoch, stage, int(draw)):
+                changed[chosen] = transform(pictures[chosen])
+        return changed
+
+    def _draws(self, epoch: int, stage: int) -> np.ndarray:
+        """Give each row of the dataset one of the draws of a stage: (num_pictures,) in [0, DRAWS)."""
+        if self._tables.get(stage, (None,))[0] != epoch:
+            generator = np.random.default_rng([self.seed, epoch, stage])
+            self._tables[stage] = epoch, generator.integers(DRAWS, size=self.num_pictures)
+        return self._tables[stage][1]
+
+
+def _check_range(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ValueError(f"`{name}` must be from {low} to {high}, got {value!r}. Correct it.")
+
+
+__all__ = ["Augmentation", "seeded"]

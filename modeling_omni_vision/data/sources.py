@@ -1,0 +1,270 @@
+"""Labelled pictures from anywhere, as one `DatasetDict`: train, validation and perhaps test.
+
+`load_pictures` finds out what it was given (a built-in name, a folder, a file, a Hub dataset) and
+always returns the columns `image` and `label`. Validation is held out of train, stratified and the
+same for every run; the test split is only passed through.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import (
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    Features,
+    Image,
+    Value,
+    load_dataset,
+    load_from_disk,
+)
+from sklearn.model_selection import train_test_split
+
+from .idx import has_idx_files, load_idx
+from .shapes import draw_shapes
+
+
+logger = logging.getLogger(__name__)
+
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing"),
+}
+IMAGE_COLUMNS = ("image", "img", "picture", "pixel_values")
+LABEL_COLUMNS = ("label", "labels", "class", "target", "fine_label")
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+DIGITS_TEST_SHARE = 0.2
+
+
+def load_pictures(
+    dataset: str,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    validation_share: float = 0.1,
+    seed: int = 0,
+) -> DatasetDict:
+    """Load labelled pictures and hold out a validation split.
+
+    Args:
+        dataset: What to load, the first that fits:
+            `digits` (scikit-learn's 1,797 scanned digits); `shapes`, `shapes:colour`, `shapes:shape` or
+            `shapes:red,blue` (drawn, see `shapes.draw_shapes`); a folder with IDX files (the MNIST family); a
+            folder written by `save_to_disk`; a Parquet file, or a folder of them; a folder of pictures, one
+            sub-folder per class, perhaps within `train`, `validation` and `test`; otherwise a dataset of the
+            Hub, `owner/name` or `owner/name:configuration`.
+        image_column: Column of the pictures; needed only where it cannot be told.
+        label_column: Column of the classes; needed only where it cannot be told.
+        validation_share: What to hold out of train where there is no validation split: a share below 1, or a
+            number of pictures. Every class gives its part.
+        seed: Seed of that choice. It does not depend on the seed of training, so that runs can be compared.
+
+    Returns:
+        Splits `train`, `validation` and, where the source has one, `test`; columns `image` and `label`, the
+        latter a `ClassLabel` of the same names everywhere. A test split without labels is left out.
+
+    Raises:
+        ValueError: for a source that does not exist or cannot be read, columns or labels that are missing or
+            cannot be told, fewer than two classes, an empty split, or too few pictures to hold any out.
+    """
+    splits = _name_splits(_load(dataset), dataset)
+    image, label = _find_columns(splits["train"], image_column, label_column)
+    for name, split in splits.items():
+        missing = {image, label} - set(split.column_names)
+        if missing:
+            raise ValueError(
+                f"Expected the columns {image!r} and {label!r} in the {name} split of {dataset!r}, "
+                f"got {split.column_names}. Name others, or leave that split out."
+            )
+    splits = {name: _two_columns(split, image, label) for name, split in splits.items()}
+    splits = _class_labels(splits, dataset)
+    if "validation" not in splits:
+        splits["train"], splits["validation"] = _hold_out(splits["train"], validation_share, seed)
+    _check(splits, dataset)
+    return DatasetDict({name: splits[name] for name in SPLIT_NAMES if name in splits})
+
+
+def _load(dataset: str) -> DatasetDict:
+    if dataset == "digits":
+        return _load_digits()
+    if dataset == "shapes" or dataset.startswith("shapes:"):
+        return draw_shapes(dataset)
+    path = Path(dataset).expanduser()
+    if path.exists():
+        return _load_path(path)
+    if dataset.startswith((".", "/", "~")) or path.suffix == ".parquet" or dataset.count("/") > 1:
+        raise ValueError(f"Expected a folder or file, got {dataset!r}, which does not exist. Correct the path.")
+    name, _, configuration = dataset.partition(":")
+    try:
+        return load_dataset(name, configuration or None)
+    except Exception as error:  # the Hub client has many ways to fail, and all mean the same to the user
+        raise ValueError(
+            f"Expected 'digits', 'shapes', an existing path, or a dataset of the Hub that can be reached, got "
+            f"{dataset!r} ({type(error).__name__}: {error}). Correct the name, or download the dataset first."
+        ) from error
+
+
+def _load_path(path: Path) -> DatasetDict:
+    if path.is_file() and path.suffix != ".parquet":
+        raise ValueError(f"Expected a folder or a .parquet file, got {path}. Convert it, or give its folder.")
+    if path.is_dir() and has_idx_files(path):
+        return load_idx(path)
+    is_saved = (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
+    if path.is_dir() and not is_saved and not _holds(path, (".parquet", *PICTURE_SUFFIXES)):
+        raise ValueError(f"Expected pictures, Parquet or IDX files in {path}, got none. Correct the path.")
+    try:
+        if is_saved:
+            saved = load_from_disk(str(path))
+            return DatasetDict({"train": saved}) if isinstance(saved, Dataset) else saved
+        if path.is_file():
+            return load_dataset("parquet", data_files=str(path))
+        return load_dataset("parquet" if _holds(path, (".parquet",)) else "imagefolder", data_dir=str(path))
+    except Exception as error:  # pyarrow, json and the builders each have their own
+        raise ValueError(f"{path} cannot be read as a dataset ({error!r}). Repair or refill it.") from error
+
+
+def _holds(folder: Path, suffixes: tuple[str, ...]) -> bool:
+    return any(file.suffix.lower() in suffixes for file in folder.rglob("*"))
+
+
+def _load_digits() -> DatasetDict:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    pictures = np.rint(digits.images * (255 / digits.images.max())).astype(np.uint8)
+    features = Features({"image": Image(), "label": ClassLabel(names=[str(name) for name in digits.target_names])})
+    rows = {"image": list(pictures), "label": digits.target.tolist()}
+    whole = Dataset.from_dict(rows, features=features)
+    parts = whole.train_test_split(DIGITS_TEST_SHARE, stratify_by_column="label", seed=0)
+    return DatasetDict({"train": parts["train"], "test": parts["test"]})
+
+
+def _name_splits(loaded: DatasetDict, dataset: str) -> dict[str, Dataset]:
+    """Call the splits train, validation and test, whatever they were called."""
+    if len(loaded) == 1:
+        return {"train": next(iter(loaded.values()))}
+    splits = {
+        name: loaded[alias] for name, aliases in SPLIT_NAMES.items() for alias in reversed(aliases) if alias in loaded
+    }
+    if "train" not in splits:
+        raise ValueError(f"Expected a split called 'train' in {dataset!r}, got {list(loaded)}. Rename one of them.")
+    unused = set(loaded) - {alias for aliases in SPLIT_NAMES.values() for alias in aliases}
+    if unused:
+        logger.warning("Splits of %s that are not used: %s", dataset, ", ".join(sorted(unused)))
+    return splits
+
+
+def _find_columns(split: Dataset, image: str | None, label: str | None) -> tuple[str, str]:
+    features = split.features
+    pictures = [name for name, feature in features.items() if isinstance(feature, Image) or _holds_bytes(feature)]
+    classes = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
+    image = _choose_column("image", image, pictures, IMAGE_COLUMNS, split)
+    return image, _choose_column("label", label, classes, LABEL_COLUMNS, split)
+
+
+def _choose_column(
+    kind: str, wanted: str | None, candidates: list[str], usual: tuple[str, ...], split: Dataset
+) -> str:
+    if wanted is not None:
+        if wanted not in split.column_names:
+            raise ValueError(
+                f"Expected `{kind}_column` to be one of {split.column_names}, got {wanted!r}. Choose one of these."
+            )
+        return wanted
+    if len(candidates) == 1:
+        return candidates[0]
+    named = [name for name in usual if name in (candidates or split.column_names)]
+    if not named or (len(candidates) > 1 and named[0] != usual[0]):
+        raise ValueError(
+            f"Expected one column that is clearly the {kind}, got {split.column_names}. Say which with "
+            f"--{kind}_column; for a folder of pictures, put each class into a sub-folder."
+        )
+    return named[0]
+
+
+def _holds_bytes(feature: Any) -> bool:
+    """Tell whether a Parquet column holds encoded pictures without saying so."""
+    if isinstance(feature, dict):
+        return set(feature) == {"bytes", "path"}
+    return isinstance(feature, Value) and feature.dtype in ("binary", "large_binary")
+
+
+def _two_columns(split: Dataset, image: str, label: str) -> Dataset:
+    split = split.select_columns(list(dict.fromkeys([image, label])))
+    split = split.rename_columns({old: new for old, new in ((image, "image"), (label, "label")) if old != new})
+    try:
+        return split.cast_column("image", Image(decode=False))
+    except Exception as error:  # a column that holds no pictures fails in pyarrow, in one of many ways
+        raise ValueError(
+            f"Expected pictures in the column {image!r}, got {split.features['image']}. Choose another column."
+        ) from error
+
+
+def _class_labels(splits: dict[str, Dataset], dataset: str) -> dict[str, Dataset]:
+    """Give all splits one `ClassLabel`; leave out a test split without labels."""
+    splits = dict(splits)
+    if "test" in splits and all(value is None or value == -1 for value in splits["test"]["label"][:]):
+        logger.warning("The test split of %s has no labels and is left out.", dataset)
+        del splits["test"]
+    feature = splits["train"].features["label"]
+    columns = {name: split["label"][:] for name, split in splits.items()}
+    for name, values in columns.items():
+        missing = sum(value is None or value == -1 for value in values)
+        if missing:
+            raise ValueError(f"{missing} of {len(values)} pictures of the {name} split of {dataset!r} have no label.")
+    if isinstance(feature, ClassLabel):
+        names = feature.names
+        different = [name for name, split in splits.items() if _names(split) != names]
+        if different:
+            raise ValueError(f"The splits {different} of {dataset!r} have other classes than train. Make them equal.")
+        return splits
+    every = {value for values in columns.values() for value in values}
+    if not all(isinstance(value, (str, bool, int)) for value in every):
+        raise ValueError(f"Expected labels that are names or integers, got {feature} in {dataset!r}. Convert them.")
+    ordered = sorted(every)
+    classes = ClassLabel(names=[str(value) for value in ordered])
+    numbers = {value: number for number, value in enumerate(ordered)}
+    return {
+        name: split.remove_columns("label").add_column(
+            "label", [numbers[value] for value in columns[name]], feature=classes
+        )
+        for name, split in splits.items()
+    }
+
+
+def _names(split: Dataset) -> list[str] | None:
+    return getattr(split.features["label"], "names", None)
+
+
+def _hold_out(train: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
+    if not 0 < share < max(len(train), 1):
+        raise ValueError(
+            f"`validation_share` must be a share between 0 and 1 or a number of pictures below {len(train)}, "
+            f"got {share!r}. Choose another."
+        )
+    size = share if share < 1 else int(share)
+    try:
+        # `Dataset.train_test_split` does the same, but reads labels one by one: seconds for 60,000 pictures.
+        rows, held_out = train_test_split(
+            np.arange(len(train)), test_size=size, stratify=train["label"][:], random_state=seed
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"No validation split of {share:g} can be held out of {len(train)} pictures with every class in both "
+            f"({error}) Add pictures, change `validation_share`, or provide a validation split."
+        ) from error
+    return train.select(np.sort(rows)), train.select(np.sort(held_out))
+
+
+def _check(splits: dict[str, Dataset], dataset: str) -> None:
+    for name, split in splits.items():
+        if not len(split):
+            raise ValueError(f"Expected pictures in the {name} split of {dataset!r}, got none. Add some.")
+    present = set(splits["train"]["label"][:])
+    if len(present) < 2:
+        raise ValueError(f"Expected pictures of at least two classes in {dataset!r}, got {len(present)}. Add a class.")
+
+
+__all__ = ["load_pictures"]

@@ -1,0 +1,1 @@
+"""Training on the transformers Trainer: arguments, callbacks, optimizer groups, metrics, the run."""

@@ -1,0 +1,143 @@
+"""What `scripts/train.py` can be told: our recipe, beside transformers' own `TrainingArguments`."""
+
+import json
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from ..configuration_omni_vision import OmniVisionConfig
+
+
+# Keywords of a configuration that are not fields of ours and still mean something.
+OTHER_CONFIG_KEYS = ("attn_implementation", "id2label", "label2id")
+SECRETS = ("hub_token",)
+
+
+@dataclass
+class RecipeArguments:
+    """The data, the model, and the levers that `TrainingArguments` does not have."""
+
+    dataset: str = field(
+        metadata={
+            "help": "digits, shapes (also shapes:colour, shapes:shape, shapes:red,blue), a folder of pictures, IDX or "
+            "Parquet files, a saved dataset, or a dataset of the Hub."
+        }
+    )
+    image_column: str | None = field(default=None, metadata={"help": "Column of the pictures, if it cannot be told."})
+    label_column: str | None = field(default=None, metadata={"help": "Column of the classes, if it cannot be told."})
+    validation_share: float = field(
+        default=0.1, metadata={"help": "Held out of train if there is no validation split: a share, or a number."}
+    )
+    model: str | None = field(default=None, metadata={"help": "Checkpoint to start from; by default a new model."})
+    config: str | None = field(
+        default=None,
+        metadata={"help": "Fields of OmniVisionConfig (and attn_implementation), as JSON or a JSON file."},
+    )
+    crop_scale: float = field(
+        default=0.0, metadata={"help": "Random-resized crop: smallest share of the area, 0 means none."}
+    )
+    shift: int = field(default=0, metadata={"help": "Random shift in pixels of the model's input, 0 means none."})
+    flip: bool = field(default=False, metadata={"help": "Mirror every second picture."})
+    rand_augment: int = field(
+        default=0, metadata={"help": "RandAugment magnitude, 1 to 30 (3 is light); 0 means none."}
+    )
+    random_erasing: float = field(default=0.0, metadata={"help": "Chance that a rectangle is erased."})
+    mixup: float = field(default=0.0, metadata={"help": "Mixup alpha, 0 means none."})
+    cutmix: float = field(default=0.0, metadata={"help": "CutMix alpha, 0 means none; with mixup, one per batch."})
+    ema_decay: float = field(default=0.0, metadata={"help": "Decay of the average of weights, 0 means none."})
+    layer_decay: float = field(
+        default=1.0, metadata={"help": "Learning rate of each layer relative to the one above it; 1 means equal."}
+    )
+    center_residual: bool = field(
+        default=True, metadata={"help": "Keep the residual stream zero-mean, so that the native twin is exact."}
+    )
+
+    def __post_init__(self) -> None:
+        self.given = _given(self)
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"`ema_decay` must be at least 0 and below 1, got {self.ema_decay!r}. 0.999 is usual.")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"`layer_decay` must be above 0 and at most 1, got {self.layer_decay!r}. 0.75 is usual.")
+        self.config_fields()
+
+    def config_fields(self) -> dict[str, Any]:
+        """Read `config`.
+
+        Raises:
+            ValueError: if it is not JSON of an object, or has a key that `OmniVisionConfig` does not know.
+        """
+        if self.config is None:
+            return {}
+        is_file = not self.config.lstrip().startswith("{")
+        if is_file and not Path(self.config).is_file():
+            raise ValueError(f"`config` must be JSON that starts with {{ or a file of it, got {self.config!r}.")
+        try:
+            given = json.loads(Path(self.config).read_text(encoding="utf-8") if is_file else self.config)
+        except ValueError as error:
+            raise ValueError(f"`config` must be JSON, got {self.config!r} ({error}). Correct it.") from error
+        known = {item.name for item in fields(OmniVisionConfig)} | set(OTHER_CONFIG_KEYS)
+        if not isinstance(given, dict) or not set(given) <= known:
+            unknown = sorted(set(given) - known) if isinstance(given, dict) else given
+            raise ValueError(
+                f"`config` must hold fields of OmniVisionConfig, got {unknown!r}. Correct or remove them."
+            )
+        return given
+
+
+@dataclass
+class OmniVisionTrainingArguments(TrainingArguments):
+    """`TrainingArguments` with defaults that suit a small encoder; every one can be changed."""
+
+    per_device_train_batch_size: int = field(default=64, metadata={"help": "Pictures per step and device."})
+    per_device_eval_batch_size: int = field(
+        default=256, metadata={"help": "Pictures per evaluation batch and device."}
+    )
+    num_train_epochs: float = field(default=30.0, metadata={"help": "Passes over the training pictures."})
+    learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate, for the topmost layers."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Shape of the learning rate over time."})
+    warmup_steps: float = field(default=0.05, metadata={"help": "Steps to warm up, or their share if below 1."})
+    weight_decay: float = field(default=0.05, metadata={"help": "Weight decay, not for norms, biases and tokens."})
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: epoch, steps or no."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save: epoch, steps, best or no."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep; the best is among them."})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best weights, not the last."})
+    metric_for_best_model: str | None = field(default="accuracy", metadata={"help": "Validation metric of the best."})
+    greater_is_better: bool | None = field(default=True, metadata={"help": "Whether that metric should be large."})
+    logging_steps: float = field(default=0.02, metadata={"help": "Steps between logs, or their share if below 1."})
+    report_to: str | None = field(default="none", metadata={"help": "Trackers to report to."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay false: pictures are a column."})
+
+    def __post_init__(self) -> None:
+        self.given = _given(self)
+        if self.remove_unused_columns:
+            raise ValueError("`remove_unused_columns` must be false, got true: it removes the pictures. Leave it out.")
+        if not torch.accelerator.is_available():
+            # Otherwise torchrun starts separate runs without a GPU, bf16 is refused, and memory is pinned in vain.
+            self.use_cpu = True
+        if self.use_cpu:
+            self.dataloader_pin_memory = False
+        if self.data_seed is None:
+            self.data_seed = self.seed
+        if self.eval_strategy == "no":
+            self.load_best_model_at_end, self.metric_for_best_model, self.greater_is_better = False, None, None
+        # The Trainer would replace a non-finite loss by an average; ours stops at it.
+        self.logging_nan_inf_filter = False
+        super().__post_init__()
+
+
+def _given(arguments: Any) -> dict[str, Any]:
+    """List what differs from the defaults, before `__post_init__` fills in the rest; secrets are left out."""
+    given = {}
+    for field_ in fields(arguments):
+        value, default = getattr(arguments, field_.name), field_.default
+        # The parser writes some kinds of nothing in another way than the default does.
+        both_nothing = not value and (not default or default in (MISSING, "no"))
+        if field_.name not in SECRETS and value != default and not both_nothing:
+            given[field_.name] = value
+    return given
+
+
+__all__ = ["OmniVisionTrainingArguments", "RecipeArguments"]

@@ -1,0 +1,57 @@
+"""Optimizer groups: a learning rate per layer, no weight decay where it does harm."""
+
+import re
+from typing import Any
+
+from torch import nn
+
+
+TOKENS = ("cls_token", "register_tokens", "position_embeddings")
+
+
+def decays(name: str, parameter: nn.Parameter) -> bool:
+    """Tell whether weight decay acts on a parameter: on matrices, not on norms, biases, tokens and positions."""
+    return parameter.ndim > 1 and not name.endswith(TOKENS)
+
+
+def layer_of(name: str, num_layers: int) -> int:
+    """Number the layer of a parameter: 0 for the embeddings, then the layers, last the final norm and the head."""
+    if ".embeddings." in f".{name}":
+        return 0
+    match = re.search(r"(?:^|\.)layers\.(\d+)\.", name)
+    return int(match[1]) + 1 if match else num_layers + 1
+
+
+def parameter_groups(
+    model: nn.Module, num_layers: int, learning_rate: float, weight_decay: float, layer_decay: float
+) -> list[dict[str, Any]]:
+    """Group trainable parameters by layer and by weight decay.
+
+    Args:
+        model: A model whose parameters are named like ours.
+        num_layers: Number of its encoder layers.
+        learning_rate: Learning rate of the final norm and the head.
+        weight_decay: Weight decay of matrices.
+        layer_decay: Learning rate of each layer relative to the one above it.
+
+    Returns:
+        Groups for a torch optimizer, lowest layer first.
+    """
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        layer, decay = layer_of(name, num_layers), decays(name, parameter)
+        group = groups.setdefault(
+            (layer, decay),
+            {
+                "params": [],
+                "lr": learning_rate * layer_decay ** (num_layers + 1 - layer),
+                "weight_decay": weight_decay if decay else 0.0,
+            },
+        )
+        group["params"].append(parameter)
+    return [groups[key] for key in sorted(groups)]
+
+
+__all__ = ["decays", "layer_of", "parameter_groups"]

@@ -1,0 +1,125 @@
+"""What a run leaves in `metrics.json`: how it was made and what came out, the only source of numbers in cards."""
+
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import shlex
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import DatasetDict
+
+from .arguments import OmniVisionTrainingArguments, RecipeArguments
+from .trainer import OmniVisionTrainer
+
+
+METRICS_FILE = "metrics.json"
+RECORDED_PACKAGES = ("torch", "torchvision", "transformers", "accelerate", "datasets")
+PATH_ARGUMENTS = ("dataset", "model", "output_dir", "resume_from_checkpoint")
+
+
+def describe_run(
+    recipe: RecipeArguments,
+    args: OmniVisionTrainingArguments,
+    trainer: OmniVisionTrainer,
+    data: DatasetDict,
+    seconds: float,
+    checkpoint: Path | None,
+) -> dict[str, Any]:
+    """Collect the `training` section: command, machine, time, history and validation result."""
+    evaluations = _history(trainer, {"eval_accuracy": "accuracy", "eval_loss": "loss"})
+    best = max(evaluations, key=lambda entry: entry["accuracy"], default={})
+    changed = _without_folders({**recipe.given, **args.given})
+    config = recipe.config_fields()
+    return {
+        "command": _command({**changed, **({"config": json.dumps(config)} if config else {})}),
+        "arguments": {**changed, **({"config": config} if config else {})},
+        "seed": args.seed,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in RECORDED_PACKAGES},
+        },
+        "machine": describe_machine(),
+        "processes": args.world_size,
+        "minutes": round(seconds / 60, 2),
+        "resumed_from": None if checkpoint is None else checkpoint.name,
+        "steps": trainer.state.global_step,
+        "epochs": trainer.state.epoch,
+        "best_epoch": best.get("epoch"),
+        "validation_accuracy": best.get("accuracy"),
+        "parameters": sum(parameter.numel() for parameter in trainer.classifier.parameters()),
+        "dataset": {
+            "name": _last_part(recipe.dataset),
+            "classes": list((trainer.classifier.config.id2label or {}).values()),
+            **{name: len(split) for name, split in data.items()},
+        },
+        "history": _history(trainer, {"loss": "loss", "learning_rate": "learning_rate"}),
+        "evaluations": evaluations,
+    }
+
+
+def describe_machine() -> dict[str, Any]:
+    """Name the processor, and the GPU if there is one."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "cpu": models[0] if models else platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def write_metrics(folder: Path, sections: dict[str, Any]) -> Path:
+    """Write sections into `metrics.json`, keeping those that others wrote; what is not finite becomes null."""
+    path = folder / METRICS_FILE
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(_clean({**before, **sections}), indent=2, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+    return path
+
+
+def _history(trainer: OmniVisionTrainer, names: dict[str, str]) -> list[dict[str, Any]]:
+    return [
+        {"step": entry["step"], "epoch": entry["epoch"], **{new: entry[old] for old, new in names.items()}}
+        for entry in trainer.state.log_history
+        if set(names) <= set(entry)
+    ]
+
+
+def _without_folders(given: dict[str, Any]) -> dict[str, Any]:
+    told = {}
+    for name, value in given.items():
+        value = getattr(value, "value", value)  # enumerations
+        is_path = name in PATH_ARGUMENTS or str(value).startswith(("/", "~"))
+        told[name] = _last_part(value) if is_path else value
+    return told
+
+
+def _last_part(value: Any) -> Any:
+    """Keep the name of a local path; dataset names and Hub ids stay whole."""
+    text = str(value)
+    return Path(text).expanduser().resolve().name if Path(text).expanduser().exists() else text
+
+
+def _command(changed: dict[str, Any]) -> str:
+    words = ["accelerate", "launch", "scripts/train.py"]
+    for name, value in changed.items():
+        words += [f"--{name}", str(value).lower() if isinstance(value, bool) else str(value)]
+    return shlex.join(words)
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _clean(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_clean(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+__all__ = ["METRICS_FILE", "describe_machine", "describe_run", "write_metrics"]

@@ -1,0 +1,216 @@
+"""One training run from arguments to a folder that can go to the Hub, with its numbers in `metrics.json`."""
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset, DatasetDict
+from transformers import set_seed
+
+from ..configuration_omni_vision import OmniVisionConfig
+from ..data.augmentation import Augmentation
+from ..data.pictures import PictureCollator, Pictures
+from ..data.sources import load_pictures
+from ..image_processing_omni_vision import OmniVisionImageProcessor
+from ..modeling_omni_vision import OmniVisionForImageClassification, OmniVisionModel
+from .arguments import OmniVisionTrainingArguments, RecipeArguments
+from .callbacks import StopOnSigterm, TrainingInterruptedError
+from .record import METRICS_FILE, describe_run, write_metrics
+from .trainer import OmniVisionTrainer
+
+
+logger = logging.getLogger(__name__)
+
+UNCENTRED = 1e-4  # a residual mean above this was not left by rounding
+EAGER_IS_FASTER_BELOW = 200  # tokens, for bf16 on CPUs
+
+
+def train(recipe: RecipeArguments, args: OmniVisionTrainingArguments) -> Path:
+    """Train a classifier, evaluate it once on the test split, and save it.
+
+    Args:
+        recipe: Data, model and augmentation.
+        args: Everything that transformers' Trainer knows.
+
+    Returns:
+        `args.output_dir`: model, image processor and code as the Hub wants them, and `metrics.json`.
+
+    Raises:
+        TrainingInterruptedError: after SIGTERM, once a checkpoint is saved.
+        NonFiniteLossError: if the loss or a gradient becomes NaN or infinite.
+        ValueError: for arguments, data or checkpoints that cannot be used.
+    """
+    output_dir = Path(str(args.output_dir))
+    checkpoint = find_checkpoint(output_dir, args.resume_from_checkpoint)
+    set_seed(args.seed)
+    with args.main_process_first(desc="loading pictures"):
+        data = load_pictures(recipe.dataset, recipe.image_column, recipe.label_column, recipe.validation_share)
+    model, processor = build_model(recipe, data["train"].features["label"].names)
+    trainer = OmniVisionTrainer(
+        ema_decay=recipe.ema_decay,
+        layer_decay=recipe.layer_decay,
+        center_residual=recipe.center_residual,
+        model=model,
+        args=args,
+        data_collator=PictureCollator(processor),
+        train_dataset=training_pictures(recipe, args, data["train"], processor),
+        eval_dataset=Pictures(data["validation"], processor),
+        processing_class=processor,
+    )
+    _hint(model, args)
+    start = time.monotonic()
+    with StopOnSigterm() as stop:
+        trainer.add_callback(stop)
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if stop.stopped:
+        raise TrainingInterruptedError(
+            f"SIGTERM: stopped at step {trainer.state.global_step} of {trainer.state.max_steps}, saved "
+            f"checkpoint-{trainer.state.global_step}. Continue with --resume_from_checkpoint true."
+        )
+    record = {"training": describe_run(recipe, args, trainer, data, time.monotonic() - start, checkpoint)}
+    record |= _test(trainer, data, processor)
+    if trainer.is_world_process_zero():
+        write_metrics(output_dir, record)
+    trainer.save_model()
+    return output_dir
+
+
+def find_checkpoint(output_dir: Path, resume: str | bool | None) -> Path | None:
+    """Decide where a run starts: None at the beginning, otherwise a checkpoint.
+
+    Args:
+        output_dir: Folder of the run.
+        resume: None or `false` to start a new run, `true` for the newest complete checkpoint (the beginning, with a
+            warning, where there is none yet), or the path of a checkpoint.
+
+    Raises:
+        ValueError: if a new run would write over something, a run is finished, or a checkpoint is not complete.
+    """
+    wanted = str(resume or "false").strip()
+    if (output_dir / METRICS_FILE).is_file():
+        raise ValueError(
+            f"{output_dir} holds a finished run, and the test split is opened once. Choose another --output_dir; to "
+            f"train further, start from this one with --model {output_dir}."
+        )
+    if wanted.lower() in ("false", "no", "0"):
+        if output_dir.is_dir() and any(output_dir.iterdir()):
+            raise ValueError(
+                f"Expected an empty --output_dir, got {output_dir} with files in it. Choose another, or continue its "
+                "run with --resume_from_checkpoint true."
+            )
+        return None
+    if wanted.lower() in ("true", "yes", "1"):
+        complete = [path.parent for path in output_dir.glob("checkpoint-*/trainer_state.json")]
+        if not complete:
+            logger.warning("No complete checkpoint in %s yet: training starts at the beginning.", output_dir)
+            return None
+        return max(complete, key=lambda path: int(path.name.rpartition("-")[2]))
+    if not (Path(wanted) / "trainer_state.json").is_file():
+        raise ValueError(f"Expected 'true' or the folder of a complete checkpoint to resume, got {wanted!r}.")
+    return Path(wanted)
+
+
+def build_model(
+    recipe: RecipeArguments, class_names: list[str]
+) -> tuple[OmniVisionForImageClassification, OmniVisionImageProcessor]:
+    """Make or load the model and its image processor.
+
+    A new model's processor resizes to the model's `image_size`, with ImageNet's statistics for colour, the
+    processor's own for grey, and 0.5 for any other number of channels. A loaded model keeps its head only if the
+    classes are the same.
+    """
+    fields = recipe.config_fields()
+    names = fields.pop("id2label", None) or dict(enumerate(class_names))
+    id2label = {int(number): name for number, name in names.items()}
+    if sorted(id2label) != list(range(len(class_names))):
+        raise ValueError(
+            f"`id2label` must name the classes 0 to {len(class_names) - 1}, got {id2label!r}. Correct it."
+        )
+    fields |= {
+        "id2label": id2label,
+        "label2id": {name: number for number, name in id2label.items()},
+        "problem_type": "single_label_classification",
+    }
+    if recipe.model is None:
+        config = OmniVisionConfig(**fields)
+        return OmniVisionForImageClassification(config), _new_processor(config)
+    before = OmniVisionConfig.from_pretrained(recipe.model)
+    config = OmniVisionConfig.from_pretrained(recipe.model, **fields)
+    if before.id2label == id2label and before.architectures == [OmniVisionForImageClassification.__name__]:
+        model = OmniVisionForImageClassification.from_pretrained(recipe.model, config=config)
+    else:
+        logger.warning("The head of %s is for other classes: it is replaced by a new one.", recipe.model)
+        model = OmniVisionForImageClassification(config)
+        model.omni_vision = OmniVisionModel.from_pretrained(recipe.model, config=config)
+    if recipe.center_residual and model.residual_mean() > UNCENTRED:
+        logger.warning(
+            "%s was not trained with a centred residual stream; centring changes what it computes. Pass "
+            "--center_residual false to keep it as it is.",
+            recipe.model,
+        )
+    size = dict(zip(("height", "width"), config.image_size_hw, strict=True))
+    return model.float(), OmniVisionImageProcessor.from_pretrained(recipe.model, size=size)
+
+
+def training_pictures(
+    recipe: RecipeArguments,
+    args: OmniVisionTrainingArguments,
+    train: Dataset,
+    processor: OmniVisionImageProcessor,
+) -> Pictures:
+    """Make the training pictures with the augmentation of the recipe."""
+    augmentation = Augmentation(
+        num_pictures=len(train),
+        size=(processor.size["height"], processor.size["width"]),
+        crop_scale=recipe.crop_scale,
+        shift=recipe.shift,
+        flip=recipe.flip,
+        rand_augment=recipe.rand_augment,
+        random_erasing=recipe.random_erasing,
+        mixup=recipe.mixup,
+        cutmix=recipe.cutmix,
+        num_classes=train.features["label"].num_classes,
+        seed=args.data_seed if args.data_seed is not None else args.seed,
+    )
+    return Pictures(train, processor, augmentation)
+
+
+def _new_processor(config: OmniVisionConfig) -> OmniVisionImageProcessor:
+    height, width = config.image_size_hw
+    options: dict[str, Any] = {"size": {"height": height, "width": width}, "num_channels": config.num_channels}
+    if config.num_channels not in (1, 3):
+        options |= dict.fromkeys(("image_mean", "image_std"), [0.5] * config.num_channels)
+    return OmniVisionImageProcessor(**options)
+
+
+def _test(
+    trainer: OmniVisionTrainer, data: DatasetDict, processor: OmniVisionImageProcessor
+) -> dict[str, dict[str, float]]:
+    """Open the test split, for the one time that a run does."""
+    if "test" not in data:
+        logger.warning("There is no labelled test split: only validation numbers are reported.")
+        return {}
+    metrics = trainer.evaluate(Pictures(data["test"], processor), metric_key_prefix="test")
+    return {
+        "test": {
+            "accuracy": metrics["test_accuracy"],
+            "loss": metrics["test_loss"],
+            "pictures": len(data["test"]),
+        }
+    }
+
+
+def _hint(model: OmniVisionForImageClassification, args: OmniVisionTrainingArguments) -> None:
+    tokens = 1 + model.config.num_register_tokens + model.config.num_patches
+    on_cpu = torch.device(args.device).type == "cpu"
+    if on_cpu and args.bf16 and tokens < EAGER_IS_FASTER_BELOW and model.config._attn_implementation == "sdpa":
+        logger.warning(
+            "In bf16 on a CPU, %d tokens are usually faster with "
+            '--config \'{"attn_implementation": "eager", ...}\' than with sdpa.',
+            tokens,
+        )
+
+
+__all__ = ["build_model", "find_checkpoint", "train", "training_pictures"]

@@ -1,0 +1,274 @@
+import numpy as np
+import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+from PIL import Image as PilImage
+
+from modeling_omni_vision.data.pictures import Pictures
+from modeling_omni_vision.data.sources import load_pictures
+from modeling_omni_vision.image_processing_omni_vision import OmniVisionImageProcessor
+
+
+def picture(value, size=4):
+    return PilImage.fromarray(np.full((size, size, 3), value, np.uint8))
+
+
+def rows(count=24, classes=3, first=0):
+    return {
+        "image": [picture((first + index) % 256) for index in range(count)],
+        "label": [index % classes for index in range(count)],
+    }
+
+
+NAMES = ["ant", "bee", "cat"]
+FEATURES = Features({"image": Image(), "label": ClassLabel(names=NAMES)})
+
+
+def value_of(example):
+    """The grey value that names one of the test pictures."""
+    import io
+
+    source = example["image"]
+    opened = PilImage.open(source["path"] if source["bytes"] is None else io.BytesIO(source["bytes"]))
+    return int(np.asarray(opened)[0, 0, 0])
+
+
+def values(split):
+    return sorted(value_of(example) for example in split)
+
+
+def save_folder(folder, per_class=8, classes=("ant", "bee"), first=0):
+    for number, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        for index in range(per_class):
+            picture(first + number * per_class + index).save(folder / name / f"{index}.png")
+
+
+def test_digits_are_there_without_a_network_with_every_class_everywhere():
+    data = load_pictures("digits")
+    assert {name: len(split) for name, split in data.items()} == {"train": 1293, "validation": 144, "test": 360}
+    for split in data.values():
+        assert set(split["label"]) == set(range(10))
+        assert split.column_names == ["image", "label"]
+
+
+def test_shapes_can_be_asked_for_by_keyword(monkeypatch):
+    monkeypatch.setattr("modeling_omni_vision.data.shapes.SPLIT_SIZES", {"train": 60, "test": 20})
+    data = load_pictures("shapes:circle")
+    assert data["train"].features["label"].names == ["circle", "not circle"]
+    assert set(data) == {"train", "validation", "test"}
+
+
+def test_no_picture_is_in_two_splits_and_none_is_lost(tmp_path):
+    Dataset.from_dict(rows(60), features=FEATURES).save_to_disk(tmp_path / "saved")
+    data = load_pictures(str(tmp_path / "saved"), validation_share=0.2)
+    assert set(data) == {"train", "validation"}
+    assert sorted(values(data["train"]) + values(data["validation"])) == list(range(60))
+    assert len(data["validation"]) == 12
+
+
+def test_validation_is_stratified_and_decided_by_its_own_seed(tmp_path):
+    Dataset.from_dict(rows(60), features=FEATURES).save_to_disk(tmp_path / "saved")
+    first, again, other = (load_pictures(str(tmp_path / "saved"), seed=seed) for seed in (0, 0, 1))
+    assert np.bincount(first["validation"]["label"]).tolist() == [2, 2, 2]
+    assert values(first["validation"]) == values(again["validation"]) != values(other["validation"])
+
+
+def test_a_share_of_one_or_more_is_a_number_of_pictures(tmp_path):
+    Dataset.from_dict(rows(60), features=FEATURES).save_to_disk(tmp_path / "saved")
+    assert len(load_pictures(str(tmp_path / "saved"), validation_share=9)["validation"]) == 9
+
+
+def test_an_existing_validation_split_is_respected(tmp_path):
+    parts = {"train": rows(24), "val": rows(6, first=100), "test": rows(6, first=200)}
+    DatasetDict({name: Dataset.from_dict(part, features=FEATURES) for name, part in parts.items()}).save_to_disk(
+        tmp_path / "saved"
+    )
+    data = load_pictures(str(tmp_path / "saved"))
+    assert values(data["train"]) == list(range(24))
+    assert values(data["validation"]) == list(range(100, 106))
+    assert values(data["test"]) == list(range(200, 206))
+
+
+def test_a_folder_of_classes_is_read(tmp_path):
+    save_folder(tmp_path / "pictures")
+    data = load_pictures(str(tmp_path / "pictures"), validation_share=0.25)
+    assert data["train"].features["label"].names == ["ant", "bee"]
+    assert len(data["train"]) == 12
+    for split in data.values():
+        for example in split:
+            assert example["label"] == value_of(example) // 8
+
+
+def test_a_folder_of_splits_is_read(tmp_path):
+    save_folder(tmp_path / "pictures" / "train")
+    save_folder(tmp_path / "pictures" / "validation", per_class=2, first=50)
+    save_folder(tmp_path / "pictures" / "test", per_class=2, first=100)
+    data = load_pictures(str(tmp_path / "pictures"))
+    assert {name: len(split) for name, split in data.items()} == {"train": 16, "validation": 4, "test": 4}
+
+
+def test_parquet_is_read_from_a_file_and_from_a_folder(tmp_path):
+    dataset = Dataset.from_dict(rows(30), features=FEATURES)
+    (tmp_path / "folder").mkdir()
+    dataset.to_parquet(tmp_path / "folder" / "train-0.parquet")
+    for source in (tmp_path / "folder", tmp_path / "folder" / "train-0.parquet"):
+        data = load_pictures(str(source))
+        assert data["train"].features["label"].names == NAMES
+        assert sorted(values(data["train"]) + values(data["validation"])) == list(range(30))
+
+
+def test_parquet_by_other_tools_holds_bytes_and_words(tmp_path):
+    import io
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    contents = []
+    for index in range(20):
+        stream = io.BytesIO()
+        picture(index).save(stream, format="PNG")
+        contents.append(stream.getvalue())
+    table = pa.table({"photo": pa.array(contents, pa.binary()), "species": ["bee", "ant"] * 10})
+    pq.write_table(table, tmp_path / "other.parquet")
+    data = load_pictures(str(tmp_path / "other.parquet"), label_column="species")
+    assert data["train"].features["label"].names == ["ant", "bee"]
+    for example in data["train"]:
+        assert example["label"] == 1 - value_of(example) % 2
+
+
+def test_idx_folders_are_found_by_their_file_names(tmp_path, write_idx):
+    write_idx(tmp_path / "fashion")
+    data = load_pictures(str(tmp_path / "fashion"), validation_share=4)
+    assert {name: len(split) for name, split in data.items()} == {"train": 16, "validation": 4, "test": 20}
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "numbers"),
+    [
+        (["b", "a", "b", "a"], ["a", "b"], [1, 0, 1, 0]),
+        ([7, 3, 7, 3], ["3", "7"], [1, 0, 1, 0]),
+        ([True, False, True, False], ["False", "True"], [1, 0, 1, 0]),
+    ],
+)
+def test_names_numbers_and_flags_become_classes(tmp_path, labels, names, numbers):
+    Dataset.from_dict(
+        {"image": [picture(index) for index in range(20)], "label": labels * 5}, features=None
+    ).cast_column("image", Image()).save_to_disk(tmp_path / "saved")
+    data = load_pictures(str(tmp_path / "saved"))
+    assert data["train"].features["label"].names == names
+    for example in data["train"]:
+        assert example["label"] == numbers[value_of(example) % 4]
+
+
+def save(tmp_path, columns, features=None):
+    dataset = Dataset.from_dict(columns, features=features)
+    dataset.save_to_disk(tmp_path / "saved")
+    return str(tmp_path / "saved")
+
+
+def test_columns_of_other_names_are_found_or_named(tmp_path):
+    columns = {"photo": rows()["image"], "kind": rows()["label"], "id": list(range(24))}
+    features = Features({"photo": Image(), "kind": ClassLabel(names=NAMES), "id": Value("int64")})
+    source = save(tmp_path, columns, features)
+    assert load_pictures(source)["train"].column_names == ["image", "label"]
+    assert load_pictures(source, image_column="photo", label_column="kind")["train"].features["label"].names == NAMES
+    with pytest.raises(ValueError, match=r"`label_column`.*'kind'.*got 'klass'"):
+        load_pictures(source, label_column="klass")
+    with pytest.raises(ValueError, match="Expected pictures in the column 'id'"):
+        load_pictures(source, image_column="id")
+
+
+def test_two_possible_columns_are_not_guessed_between(tmp_path):
+    columns = {"left": rows()["image"], "right": rows()["image"], "label": rows()["label"]}
+    features = Features({"left": Image(), "right": Image(), "label": ClassLabel(names=NAMES)})
+    with pytest.raises(ValueError, match="--image_column"):
+        load_pictures(save(tmp_path, columns, features))
+
+
+def test_pictures_without_labels_are_refused_with_a_way_out(tmp_path):
+    for index in range(4):
+        picture(index).save(tmp_path / f"{index}.png")
+    with pytest.raises(ValueError, match="each class into a sub-folder"):
+        load_pictures(str(tmp_path))
+
+
+def test_missing_labels_are_counted(tmp_path):
+    columns = rows() | {"label": [0, 1, None] * 8}
+    with pytest.raises(ValueError, match="8 of 24 pictures of the train split"):
+        load_pictures(save(tmp_path, columns, FEATURES))
+
+
+def test_a_test_split_without_labels_is_left_out(tmp_path, caplog):
+    parts = {"train": rows(), "test": rows(6) | {"label": [-1] * 6}}
+    DatasetDict({name: Dataset.from_dict(part, features=FEATURES) for name, part in parts.items()}).save_to_disk(
+        tmp_path / "saved"
+    )
+    assert set(load_pictures(str(tmp_path / "saved"))) == {"train", "validation"}
+    assert "has no labels" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (rows(24, classes=1), "at least two classes"),
+        (rows() | {"label": [0.5] * 24}, "names or integers"),
+        ({"image": rows(5)["image"], "label": [0, 0, 0, 0, 1]}, "held out"),
+    ],
+)
+def test_sets_that_teach_nothing_are_refused(tmp_path, columns, message):
+    features = None if columns["label"][:1] == [0.5] else FEATURES
+    with pytest.raises(ValueError, match=message):
+        load_pictures(save(tmp_path, columns, features))
+
+
+def test_an_empty_set_is_refused(tmp_path):
+    Dataset.from_dict(rows(0), features=FEATURES).to_parquet(tmp_path / "empty.parquet")
+    with pytest.raises(ValueError, match=r"empty\.parquet cannot be read"):
+        load_pictures(str(tmp_path / "empty.parquet"))
+
+
+@pytest.mark.parametrize("share", [0, -0.1, 24, 1000, float("nan")])
+def test_a_validation_share_that_leaves_nothing_is_refused(tmp_path, share):
+    with pytest.raises(ValueError, match="validation_share"):
+        load_pictures(save(tmp_path, rows(), FEATURES), validation_share=share)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("./nowhere", "does not exist"), ("/no/such/folder", "does not exist"), ("x.parquet", "does not exist")],
+)
+def test_a_path_that_is_not_there_is_never_looked_up_on_the_hub(name, message):
+    with pytest.raises(ValueError, match=message):
+        load_pictures(name)
+
+
+def test_a_hub_dataset_that_cannot_be_reached_is_a_clear_error():
+    with pytest.raises(ValueError, match=r"dataset of the Hub that can be reached, got 'nobody/nothing'"):
+        load_pictures("nobody/nothing")
+
+
+def test_a_folder_without_pictures_and_a_file_of_another_kind_are_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(ValueError, match="Expected pictures, Parquet or IDX files"):
+        load_pictures(str(tmp_path))
+    with pytest.raises(ValueError, match=r"\.parquet"):
+        load_pictures(str(tmp_path / "notes.txt"))
+
+
+def test_splits_with_other_classes_than_train_are_refused(tmp_path):
+    other = Features({"image": Image(), "label": ClassLabel(names=NAMES[::-1])})
+    DatasetDict(
+        {"train": Dataset.from_dict(rows(), features=FEATURES), "test": Dataset.from_dict(rows(), features=other)}
+    ).save_to_disk(tmp_path / "saved")
+    with pytest.raises(ValueError, match=r"\['test'\].*other classes"):
+        load_pictures(str(tmp_path / "saved"))
+
+
+def test_a_broken_picture_in_a_folder_is_named(tmp_path):
+    save_folder(tmp_path / "pictures")
+    broken = tmp_path / "pictures" / "bee" / "3.png"
+    broken.write_bytes(broken.read_bytes()[:40])
+    data = load_pictures(str(tmp_path / "pictures"), validation_share=0.25)
+    processor = OmniVisionImageProcessor(size={"height": 8, "width": 8})
+    with pytest.raises(ValueError, match=r"(?s)row \d+ .*bee/3\.png"):
+        [Pictures(split, processor) for split in data.values()]

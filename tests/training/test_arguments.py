@@ -1,0 +1,84 @@
+import json
+
+import pytest
+from transformers import HfArgumentParser
+
+from modeling_omni_vision.training.arguments import OmniVisionTrainingArguments, RecipeArguments
+
+
+OUR_FLAGS = [
+    *("dataset", "image_column", "label_column", "validation_share", "model", "config", "crop_scale", "shift", "flip"),
+    *("rand_augment", "random_erasing", "mixup", "cutmix", "ema_decay", "layer_decay", "center_residual"),
+]
+
+
+def parse(*words):
+    parser = HfArgumentParser((RecipeArguments, OmniVisionTrainingArguments))
+    return parser.parse_args_into_dataclasses(["--dataset", "digits", "--output_dir", "x", *words])
+
+
+def test_our_flags_are_these_sixteen_and_a_new_one_is_a_decision():
+    assert list(RecipeArguments.__dataclass_fields__) == OUR_FLAGS
+
+
+def test_no_flag_of_ours_hides_one_of_the_trainer():
+    assert not set(OUR_FLAGS) & set(OmniVisionTrainingArguments.__dataclass_fields__)
+
+
+def test_the_command_line_reaches_both_kinds_of_arguments():
+    recipe, args = parse("--mixup", "0.2", "--flip", "true", "--learning_rate", "3e-4", "--center_residual", "false")
+    assert (recipe.mixup, recipe.flip, recipe.center_residual, args.learning_rate) == (0.2, True, False, 3e-4)
+
+
+def test_bf16_works_on_a_cpu_without_saying_use_cpu():
+    _, args = parse("--bf16", "true")
+    assert args.use_cpu
+    assert args.bf16
+    assert not args.dataloader_pin_memory
+
+
+def test_what_was_given_is_remembered_without_what_was_filled_in():
+    recipe, args = parse("--mixup", "0.2", "--seed", "7")
+    assert recipe.given == {"dataset": "digits", "mixup": 0.2}
+    assert args.given == {"output_dir": "x", "seed": 7}
+
+
+def test_a_secret_is_not_remembered():
+    _, args = parse("--hub_token", "hf_secret")
+    assert "hf_secret" not in str(args.given)
+
+
+def test_shuffling_follows_the_seed():
+    assert parse("--seed", "7")[1].data_seed == 7
+    assert parse("--seed", "7", "--data_seed", "8")[1].data_seed == 8
+
+
+def test_evaluation_can_be_switched_off_alone():
+    _, args = parse("--eval_strategy", "no")
+    assert not args.load_best_model_at_end
+
+
+def test_dropping_the_image_column_is_refused():
+    with pytest.raises(ValueError, match="removes the pictures"):
+        parse("--remove_unused_columns", "true")
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("--ema_decay", "1.0", "below 1, got 1.0"),
+        ("--layer_decay", "0", "above 0 and at most 1, got 0"),
+        ("--config", "{not json", "must be JSON"),
+        ("--config", "no/such/file.json", "a file of it"),
+        ("--config", '{"image_sise": 8}', r"fields of OmniVisionConfig, got \['image_sise'\]"),
+    ],
+)
+def test_impossible_values_are_refused_when_they_are_read(flag, value, message):
+    with pytest.raises(ValueError, match=message):
+        parse(flag, value)
+
+
+def test_the_config_can_be_a_file(tmp_path):
+    (tmp_path / "c.json").write_text(json.dumps({"image_size": 8, "attn_implementation": "eager"}))
+    recipe, _ = parse("--config", str(tmp_path / "c.json"))
+    assert recipe.config_fields() == {"image_size": 8, "attn_implementation": "eager"}
