@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from PIL import Image
 from transformers import HfArgumentParser
 
-from modeling_omni_vision.data import load_pictures
+from modeling_omni_vision.data.sources import load_pictures
+from modeling_omni_vision.image_processing_omni_vision import load_picture
 
 
 @dataclass
@@ -32,12 +34,12 @@ def export(arguments: ExportArguments) -> list[Path]:
         folder = Path(arguments.output) / rows.features["label"].int2str(row["label"])
         folder.mkdir(parents=True, exist_ok=True)
         written.append(folder / f"{arguments.split}_{index:05d}.png")
-        row["image"].save(written[-1])
+        Image.fromarray(load_picture(row["image"], num_channels=None).squeeze()).save(written[-1])
     return written
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    (arguments,) = HfArgumentParser((ExportArguments,)).parse_args_into_dataclasses(argv)
+    (arguments,) = HfArgumentParser(ExportArguments).parse_args_into_dataclasses(argv)  # type: ignore[arg-type]
     print(f"{len(export(arguments))} pictures in {arguments.output}")
 
 

@@ -41,7 +41,8 @@ trained on {data["train"]:,} pictures of Fashion-MNIST, chosen on {data["validat
 | expected calibration error | {evaluation["expected_calibration_error"]:.4f} |
 | validation accuracy, best of {training["epochs"]:g} epochs | {training["validation_accuracy"]:.2%} |
 
-One seed ({training["seed"]}), {training["minutes"]:.0f} minutes on {machine["threads"]} thread(s) of a shared {machine["cpu"]}:
+One seed ({training["seed"]}), {training["minutes"]:.0f} minutes on {machine["threads"]} thread(s),
+{machine["cpu"]}:
 
 ```text
 {training["command"]}
