@@ -52,6 +52,14 @@ class OmniVisionTrainer(Trainer):
         if self.average is not None:
             self.add_callback(AveragingCallback(self.average))
 
+    def create_accelerator_and_postprocess(self) -> None:
+        """Make the accelerator, which must not divide losses by the accumulation steps.
+
+        The Trainer does so itself; in transformers 5.5 accelerate would do it once more.
+        """
+        super().create_accelerator_and_postprocess()
+        self.accelerator.gradient_accumulation_steps = 1
+
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train as `Trainer` does; the model ends with the best weights, or with the averaged ones."""
         output = super().train(*args, **kwargs)

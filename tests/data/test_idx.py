@@ -62,7 +62,9 @@ def test_a_damaged_file_is_refused_by_name(tmp_path, content, message):
 
 
 @pytest.mark.parametrize(
-    "content", [gzip.compress(WHOLE)[:-9], b"not gzip at all", gzip.compress(WHOLE)[:20] + b"????"]
+    "content",
+    [gzip.compress(WHOLE)[:-9], b"not gzip at all", gzip.compress(WHOLE)[:20] + b"????"],
+    ids=["cut off", "not gzip", "damaged"],
 )
 def test_a_damaged_gzip_file_is_refused_by_name(tmp_path, content):
     (tmp_path / "c.gz").write_bytes(content)
