@@ -1,0 +1,37 @@
+"""The weights in the box: whole, proven, and equal to their native twin."""
+
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+from modeling_omni_vision.data.sources import load_pictures
+from modeling_omni_vision.hub import verify
+
+
+CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
+OURS, TWIN = CHECKPOINTS / "omni-vision-fashion-mnist", CHECKPOINTS / "omni-vision-fashion-mnist-vit"
+
+
+@pytest.mark.parametrize("folder", sorted(CHECKPOINTS.iterdir()), ids=lambda folder: folder.name)
+def test_a_checkpoint_in_the_box_verifies_and_is_small(folder):
+    assert verify(folder).failures == []
+    assert (folder / "model.safetensors").stat().st_size < 4_000_000
+
+
+@torch.inference_mode()
+def test_the_native_twin_equals_ours_on_every_picture_of_a_test_set_through_its_own_processor():
+    rows = load_pictures("digits")["test"]["image"]
+    pictures = [Image.open(BytesIO(row["bytes"])) for row in rows]
+    logits = []
+    for folder in (OURS, TWIN):
+        processor = AutoImageProcessor.from_pretrained(folder)
+        model = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=False).eval()
+        logits.append(model(processor(pictures, return_tensors="pt")["pixel_values"]).logits)
+    ours, theirs = logits
+    assert len(ours) == 360
+    torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=0)
+    assert torch.equal(theirs.argmax(-1), ours.argmax(-1))
