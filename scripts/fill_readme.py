@@ -1,15 +1,16 @@
-"""Write the numbers of README.md from the files that hold them; none is typed.
+"""Write the numbers of README.md and of the recipes from the files that hold them; none is typed.
 
     python scripts/fill_readme.py           # after a new checkpoint or benchmark
-    python scripts/fill_readme.py --check   # exit 1 if README.md says anything else
+    python scripts/fill_readme.py --check   # exit 1 if they say anything else
 
-Between `<!-- begin NAME -->` and `<!-- end NAME -->` stands what the function NAME below makes of its file.
+Between the lines `begin NAME` and `end NAME` stands what the function NAME below makes of its file.
 """
 
 import argparse
 import json
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,26 +64,48 @@ in the column "ours / best peer" more than 1 means that ours is faster. `{record
 {rows}"""
 
 
-def filled(text: str) -> str:
+def recipe() -> str:
+    """Say what the recipe promises: where it ran, how long, what came out."""
+    record = read("checkpoints/omni-vision-fashion-mnist/metrics.json")
+    training, evaluation = record["training"], record["evaluation"]
+    machine, low_high = training["machine"], "{:.2%} to {:.2%}".format(*evaluation["accuracy_interval"])
+    return f"""# {machine["cpu"]}, {machine["threads"]} thread(s), shared; {training["minutes"]:.0f} minutes.
+# {evaluation["date"]}: test accuracy {evaluation["accuracy"]:.2%}, 95 % bootstrap interval {low_high}."""
+
+
+def filled(text: str, blocks: Sequence[Callable[[], str]]) -> str:
     """Put each block in its place."""
-    for block in (fashion_mnist, benchmark):
-        begin, end = f"<!-- begin {block.__name__} -->", f"<!-- end {block.__name__} -->"
-        before, after = text.partition(begin)[0], text.partition(end)[2]
-        text = f"{before}{begin}\n{block()}\n{end}{after}"
+    for block in blocks:
+        begin, end = (
+            re.search(rf"^.*\b{word} {block.__name__}\b.*$", text, re.MULTILINE) for word in ("begin", "end")
+        )
+        if begin is None or end is None:
+            raise ValueError(f"Expected lines with 'begin {block.__name__}' and 'end {block.__name__}', found none.")
+        text = f"{text[: begin.end()]}\n{block()}\n{text[end.start() :]}"
     return text
+
+
+FILES: dict[str, Sequence[Callable[[], str]]] = {
+    "README.md": (fashion_mnist, benchmark),
+    "scripts/recipes/fashion_mnist.sh": (recipe,),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing, exit 1 if something would change")
     check = parser.parse_args(argv).check
-    readme = ROOT / "README.md"
-    before = readme.read_text(encoding="utf-8")
-    after = filled(before)
-    if check:
-        sys.exit(0 if after == before else "README.md is not what its files say: run python scripts/fill_readme.py")
-    readme.write_text(after, encoding="utf-8")
-    print(f"{readme.name}: {'unchanged' if after == before else 'rewritten'}")
+    wrong = []
+    for name, blocks in FILES.items():
+        before = (ROOT / name).read_text(encoding="utf-8")
+        after = filled(before, blocks)
+        if after != before:
+            wrong.append(name)
+            if not check:
+                (ROOT / name).write_text(after, encoding="utf-8")
+    if check and wrong:
+        sys.exit(f"{', '.join(wrong)} say other numbers than their files: run python scripts/fill_readme.py")
+    print(f"rewritten: {', '.join(wrong) or 'nothing'}")
 
 
 if __name__ == "__main__":

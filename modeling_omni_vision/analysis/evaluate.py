@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,8 @@ def evaluate(
     check_classes(names, rows.features["label"].names, dataset)
     predictions = predict(model, processor, rows, batch_size)
     metrics = classification_metrics(predictions.probabilities, predictions.labels, names)
-    metrics |= {"split": split, "dataset": without_folder(dataset), "command": command}
+    today = datetime.now(UTC).date().isoformat()
+    metrics |= {"split": split, "dataset": without_folder(dataset), "command": command, "date": today}
     metrics_file = merge_metrics(folder, {"evaluation": metrics})
     plots = Path(output_dir) if output_dir is not None else folder / PLOTS_FOLDER
     drawn = draw_all(folder, plots, model, processor, rows, predictions, metrics)

@@ -6,6 +6,7 @@ import math
 import os
 import platform
 import shlex
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def describe_run(
         "command": _command({**changed, **({"config": json.dumps(config)} if config else {})}),
         "arguments": {**changed, **({"config": config} if config else {})},
         "seed": args.seed,
+        "date": datetime.now(UTC).date().isoformat(),
         "versions": {
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in RECORDED_PACKAGES},

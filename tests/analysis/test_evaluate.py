@@ -95,6 +95,7 @@ def test_metrics_json_gets_the_evaluation_and_keeps_what_others_wrote(checkpoint
         "per_class",
         "confusion_matrix",
         "command",
+        "date",
     }
     assert written["evaluation"]["num_examples"] == 9
     assert written["evaluation"]["dataset"] == "saved"
