@@ -6,6 +6,8 @@
 # Arguments given to this script come last and win, for instance --resume_from_checkpoint true.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+# Names of the classes, one in a line; without them they are called 0 to 9.
+printf '%s\n' "T-shirt/top" Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag "Ankle boot" > data/fashion_mnist/classes.txt
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 python scripts/train.py --dataset data/fashion_mnist --validation_share 5000 --output_dir runs/fashion_mnist \
     --config '{"image_size": 28, "patch_size": 4, "num_channels": 1, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "drop_path_rate": 0.05, "pooling": "cls", "attn_implementation": "eager"}' \

@@ -350,3 +350,13 @@ def test_without_a_test_split_only_validation_is_reported(arguments, monkeypatch
     monkeypatch.setattr(run_module, "load_pictures", without_test)
     assert set(record_of(train(*arguments(num_train_epochs=1)))) == {"training"}
     assert "no labelled test split" in caplog.text
+
+
+@pytest.mark.slow
+def test_a_compiled_run_is_centred_averaged_and_saved_under_plain_names(arguments):
+    # CONFIG has drop-path, whose random numbers a compiled graph draws differently: only what must hold is checked.
+    folder = train(*arguments("compiled", torch_compile=True, ema_decay=0.5))
+    model, report = AutoModelForImageClassification.from_pretrained(folder, output_loading_info=True)
+    assert not any(keys for kind, keys in report.items() if kind.endswith("_keys"))
+    assert model.residual_mean() < 1e-7
+    assert len(record_of(folder)["training"]["history"]) == 6
