@@ -6,7 +6,7 @@ RUN := runs/quickstart
 # So small a model is slower on two threads than on one where anything else runs.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: help install quickstart test test-all test-oldest check format benchmark clean
+.PHONY: help install quickstart test test-all test-oldest check format benchmark checkpoints clean
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /: /'
 
@@ -78,6 +78,10 @@ format: $(VENV)/installed-dev ## format the code
 
 benchmark: $(VENV)/installed-dev ## speed and memory beside transformers, timm and torch
 	$(BIN)/python scripts/benchmark.py
+
+checkpoints: $(VENV)/installed ## give the weights in the box the code as it is now, and prove them again
+	for folder in checkpoints/*/; do $(BIN)/python scripts/publish.py --checkpoint $$folder --output $$folder || exit 1; done
+	$(BIN)/python scripts/fill_readme.py
 
 clean: ## remove everything that is not in git, virtual environments included
 	git clean -dfX

@@ -160,11 +160,11 @@ def eager_attention_forward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention written out; returns (batch, tokens, heads, head_dim) and the weights."""
     # Scaling the query, not the scores, passes over head_dim numbers of each token instead of all its scores.
-    scores = torch.matmul(query * scaling, key.transpose(2, 3))
+    weights = torch.matmul(query * scaling, key.transpose(2, 3))
     if attention_mask is not None:
-        scores = scores + attention_mask
+        weights = weights + attention_mask
     # The kernel sums in float32 by itself, whatever it is given; asking for float32 would only add copies.
-    weights = nn.functional.softmax(scores, dim=-1)
+    weights = nn.functional.softmax(weights, dim=-1)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
