@@ -29,6 +29,9 @@ class BenchmarkArguments:
         metadata={"help": "Batch sizes of the forward rows; training takes 32."},
     )
     output: str = field(default="benchmark.json", metadata={"help": "JSON file to write."})
+    keep_heap: bool = field(
+        default=True, metadata={"help": "Keep freed memory between steps (glibc); false adds page faults and noise."}
+    )
     quick: bool = field(default=False, metadata={"help": "Three rounds, batches of 1 and 8, no memory."})
 
 
@@ -42,6 +45,7 @@ def main(argv: list[str] | None = None) -> None:
         rounds=3 if arguments.quick else arguments.rounds,
         threads=arguments.threads,
         with_memory=not arguments.quick,
+        keep_heap=arguments.keep_heap,
         report=lambda line: print(line, flush=True),
     )
     result["command"] = recorded_command("scripts/benchmark.py", sys.argv[1:] if argv is None else argv)

@@ -56,9 +56,15 @@ def benchmark() -> str:
     machine = record["machine"]
     versions = ", ".join(f"{name} {machine[name]}" for name in ("torch", "transformers", "timm"))
     rows = "\n".join(table_line(row) for row in record["rows"])
+    best = sorted(record["best_attention"], key=lambda row: row["speed_relative_to_best_peer"])
+    low, high = (
+        "{speed_relative_to_best_peer:.2f} ({work}, batch {batch_size}, {dtype})".format(**best[i]) for i in (0, -1)
+    )
     return f"""Speed of ViTTiny at 224 px beside peers of equal size, in CPU milliseconds, medians of
 {record["rounds"]} interleaved rounds on {record["threads"]} thread(s) of a shared {machine["cpu"]}, {versions};
-in the column "ours / best peer" more than 1 means that ours is faster. `{record["command"]}`:
+freed memory {"kept" if record["freed_memory_kept"] else "given back"};
+in the column "ours / best peer" more than 1 means that ours is faster. With each side's best
+attention, our speed is from {low} to {high} of the best peer's. `{record["command"]}`:
 
 {TABLE_HEAD}
 {rows}"""

@@ -3,9 +3,13 @@
 Peers take turns in a new order each round, so a machine that slows down slows all of them, and each takes one
 untimed step before its timed ones, so that no one pays for what another left behind; every figure is a median,
 every ratio the median of the ratios of one round. CPU time decides (other programs do not count in it),
-wall time is in the JSON file. Memory is what one case adds to a fresh process.
+wall time is in the JSON file. Freed memory is kept, as in a program that serves one batch after another:
+otherwise page faults, which depend on the order of allocations more than on the work, are a tenth to a third
+of a forward pass, and the same step takes 20 % more or less from one run to the next. Memory is what one case
+adds to a fresh process.
 """
 
+import ctypes
 import itertools
 import json
 import math
@@ -29,9 +33,17 @@ from .memory import peak_memory
 
 TRAINING_BATCH = 32
 SECONDS_PER_SAMPLE = 0.05
+# Of mallopt(3): from which size on memory is given back, and how many blocks come straight from the system.
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 Samples = dict[str, dict[str, list[float]]]
+
+
+def keep_freed_memory() -> bool:
+    """Tell the C library to keep freed memory for the next step; False where it is not glibc."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and all([mallopt(M_MMAP_MAX, 0), mallopt(M_TRIM_THRESHOLD, 2**31 - 1)])
 
 
 def time_case(config: OmniVisionConfig, case: Case, rounds: int) -> Samples:
@@ -98,6 +110,7 @@ def run_benchmark(
     rounds: int = 9,
     threads: int = 1,
     with_memory: bool = True,
+    keep_heap: bool = True,
     report: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """
@@ -109,6 +122,7 @@ def run_benchmark(
         rounds: Samples per contestant and case.
         threads: Threads of torch; 1 where other programs run.
         with_memory: Also measure peak memory, in child processes.
+        keep_heap: Keep freed memory in this process; it stays so.
         report: Called with one line of the table as soon as it is measured.
 
     Raises:
@@ -120,7 +134,7 @@ def run_benchmark(
             f"{sorted({case.batch_size for case in cases})!r}. Correct them."
         )
     config = config or OmniVisionConfig()
-    rows = []
+    rows, kept = [], keep_heap and keep_freed_memory()
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -134,6 +148,7 @@ def run_benchmark(
         "machine": machine(),
         "threads": threads,
         "rounds": rounds,
+        "freed_memory_kept": kept,
         "config": {name: getattr(config, name) for name in ("image_size", "patch_size", "hidden_size")},
         "rows": rows,
         "best_attention": best_attention(rows),
