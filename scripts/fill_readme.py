@@ -67,7 +67,9 @@ in the column "ours / best peer" more than 1 means that ours is faster. With eac
 attention, our speed is from {low} to {high} of the best peer's. `{record["command"]}`:
 
 {TABLE_HEAD}
-{rows}"""
+{rows}
+
+In the row with dropout, transformers draws fewer masks than the specification has: none inside its MLP."""
 
 
 def recipe() -> str:
