@@ -29,6 +29,7 @@ import torch
 from ..configuration_omni_vision import OmniVisionConfig
 from .contestants import OURS, PEERS, Case, contestants, make_step
 from .memory import peak_memory
+from .record import cpu_model
 
 
 TRAINING_BATCH = 32
@@ -182,15 +183,6 @@ def machine() -> dict[str, Any]:
         "torch": torch.__version__,
         **{name: metadata.version(name) for name in ("transformers", "timm") if util.find_spec(name)},
     }
-
-
-def cpu_model() -> str:
-    """Name of the processor, from Linux where it is said there."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 TABLE_HEAD = (

@@ -6,8 +6,6 @@ attention are drawn where the model gives them.
 
 import json
 import logging
-import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -29,11 +27,11 @@ from ..image_processing_omni_vision import (
 from .command import without_folder
 from .metrics import classification_metrics
 from .plots import plot_attention, plot_calibration, plot_confusion, plot_mistakes, plot_training
+from .record import METRICS_FILE, merge_metrics
 
 
 logger = logging.getLogger(__name__)
 
-METRICS_FILE = "metrics.json"
 PLOTS_FOLDER = "plots"
 MISTAKES_SHOWN = 24
 MAPS_SHOWN = 5
@@ -192,36 +190,6 @@ def pixel_values(model: Any, processor: Any, images: Sequence[Any], first_row: i
     return batch["pixel_values"].to(model.dtype)
 
 
-def merge_metrics(folder: Path, sections: dict[str, Any]) -> Path:
-    """Write sections into `metrics.json` and keep the others; the file is replaced whole or not at all."""
-    path = folder / METRICS_FILE
-    try:
-        before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        merged = {**before, **sections}
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"{str(path)!r} must hold a JSON object, got {error}. Repair it or take it away: it is not written over."
-        ) from error
-    partial = path.with_name(f".{METRICS_FILE}.{os.getpid()}.partial")
-    try:
-        partial.write_text(
-            json.dumps(finite(merged), indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
-        )
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
-
-
-def finite(value: Any) -> Any:
-    """Replace numbers that JSON does not know by null."""
-    if isinstance(value, dict):
-        return {str(key): finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def draw_all(
     folder: Path,
     output: Path,
@@ -297,4 +265,4 @@ def resized(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     return planes[0].permute(1, 2, 0).numpy()
 
 
-__all__ = ["EvaluationReport", "Predictions", "evaluate", "merge_metrics", "predict"]
+__all__ = ["EvaluationReport", "Predictions", "evaluate", "predict"]

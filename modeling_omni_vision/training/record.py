@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import json
-import math
 import os
 import platform
 import shlex
@@ -13,11 +12,11 @@ from typing import Any
 import torch
 from datasets import DatasetDict
 
+from ..analysis.record import cpu_model
 from .arguments import OmniVisionTrainingArguments, RecipeArguments
 from .trainer import OmniVisionTrainer
 
 
-METRICS_FILE = "metrics.json"
 RECORDED_PACKAGES = ("torch", "torchvision", "transformers", "accelerate", "datasets")
 PATH_ARGUMENTS = ("dataset", "model", "output_dir", "resume_from_checkpoint")
 
@@ -65,25 +64,12 @@ def describe_run(
 
 def describe_machine() -> dict[str, Any]:
     """Name the processor, and the GPU if there is one."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
-        "cpu": models[0] if models else platform.processor() or platform.machine(),
+        "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
-
-
-def write_metrics(folder: Path, sections: dict[str, Any]) -> Path:
-    """Write sections into `metrics.json`, keeping those that others wrote; what is not finite becomes null."""
-    path = folder / METRICS_FILE
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(_clean({**before, **sections}), indent=2, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
-    return path
 
 
 def _history(trainer: OmniVisionTrainer, names: dict[str, str]) -> list[dict[str, Any]]:
@@ -116,12 +102,4 @@ def _command(changed: dict[str, Any]) -> str:
     return shlex.join(words)
 
 
-def _clean(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _clean(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_clean(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-__all__ = ["METRICS_FILE", "describe_machine", "describe_run", "write_metrics"]
+__all__ = ["describe_machine", "describe_run"]

@@ -9,6 +9,7 @@ import torch
 from datasets import Dataset, DatasetDict
 from transformers import set_seed
 
+from ..analysis.record import METRICS_FILE, merge_metrics
 from ..configuration_omni_vision import OmniVisionConfig
 from ..data.augmentation import Augmentation
 from ..data.pictures import PictureCollator, Pictures
@@ -17,7 +18,7 @@ from ..image_processing_omni_vision import OmniVisionImageProcessor
 from ..modeling_omni_vision import OmniVisionForImageClassification, OmniVisionModel
 from .arguments import OmniVisionTrainingArguments, RecipeArguments
 from .callbacks import StopOnSigterm, TrainingInterruptedError
-from .record import METRICS_FILE, describe_run, write_metrics
+from .record import describe_run
 from .trainer import OmniVisionTrainer
 
 
@@ -72,7 +73,7 @@ def train(recipe: RecipeArguments, args: OmniVisionTrainingArguments) -> Path:
     record = {"training": describe_run(recipe, args, trainer, data, time.monotonic() - start, checkpoint)}
     record |= _test(trainer, data, processor)
     if trainer.is_world_process_zero():
-        write_metrics(output_dir, record)
+        merge_metrics(output_dir, record)
     trainer.save_model()
     return output_dir
 

@@ -8,7 +8,8 @@ from datasets import Dataset, DatasetDict, Features, Image
 from PIL import Image as Picture
 
 from modeling_omni_vision import OmniVisionConfig, OmniVisionForImageClassification, OmniVisionImageProcessor
-from modeling_omni_vision.analysis.evaluate import evaluate, merge_metrics
+from modeling_omni_vision.analysis.evaluate import evaluate
+from modeling_omni_vision.analysis.record import merge_metrics
 from modeling_omni_vision.interop import convert_to_vit
 from scripts.evaluate import main
 

@@ -1,0 +1,116 @@
+"""The numbers of README.md and of the recipes, made from the files that hold them."""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from .benchmark import TABLE_HEAD, table_line
+
+
+def read(root: Path, name: str) -> dict[str, Any]:
+    """Read a JSON file of the repository."""
+    return json.loads((root / name).read_text(encoding="utf-8"))
+
+
+def fashion_mnist(root: Path) -> str:
+    """Describe the checkpoint in the box by its own metrics."""
+    record = read(root, "checkpoints/omni-vision-fashion-mnist/metrics.json")
+    training, evaluation = record["training"], record["evaluation"]
+    data, machine = training["dataset"], training["machine"]
+    low, high = evaluation["accuracy_interval"]
+    return f"""`checkpoints/omni-vision-fashion-mnist`: 28 px, patch 4, grey, {training["parameters"]:,} parameters;
+trained on {data["train"]:,} pictures of Fashion-MNIST, chosen on {data["validation"]:,} held out of them.
+
+| measure | value |
+|---|--:|
+| test accuracy, {evaluation["num_examples"]:,} pictures | {evaluation["accuracy"]:.2%} |
+| its 95 % bootstrap interval | {low:.2%} to {high:.2%} |
+| macro-F1 | {evaluation["macro_f1"]:.4f} |
+| expected calibration error | {evaluation["expected_calibration_error"]:.4f} |
+| validation accuracy, best of {training["epochs"]:g} epochs | {training["validation_accuracy"]:.2%} |
+
+One seed ({training["seed"]}), {training["minutes"]:.0f} minutes on {machine["threads"]} thread(s),
+{machine["cpu"]}:
+
+```text
+{training["command"]}
+```"""
+
+
+def benchmark(root: Path) -> str:
+    """Show the benchmark, every contestant of equal dimensions."""
+    record = read(root, "docs/benchmark.json")
+    machine = record["machine"]
+    versions = ", ".join(f"{name} {machine[name]}" for name in ("torch", "transformers", "timm"))
+    rows = "\n".join(table_line(row) for row in record["rows"])
+    best = sorted(record["best_attention"], key=lambda row: row["speed_relative_to_best_peer"])
+    low, high = (
+        "{speed_relative_to_best_peer:.2f} ({work}, batch {batch_size}, {dtype})".format(**best[i]) for i in (0, -1)
+    )
+    return f"""Speed of ViTTiny at 224 px beside peers of equal size, in CPU milliseconds, medians of
+{record["rounds"]} interleaved rounds on {record["threads"]} thread(s) of a shared {machine["cpu"]}, {versions};
+freed memory {"kept" if record["freed_memory_kept"] else "given back"};
+in the column "ours / best peer" more than 1 means that ours is faster. With each side's best
+attention, our speed is from {low} to {high} of the best peer's. `{record["command"]}`:
+
+{TABLE_HEAD}
+{rows}
+
+In the row with dropout, transformers draws fewer masks than the specification has: none inside its MLP."""
+
+
+def recipe(root: Path) -> str:
+    """Say what the recipe promises: where it ran, how long, what came out."""
+    record = read(root, "checkpoints/omni-vision-fashion-mnist/metrics.json")
+    training, evaluation = record["training"], record["evaluation"]
+    machine, low_high = training["machine"], "{:.2%} to {:.2%}".format(*evaluation["accuracy_interval"])
+    return f"""# {machine["cpu"]}, {machine["threads"]} thread(s), shared; {training["minutes"]:.0f} minutes.
+# {evaluation["date"]}: test accuracy {evaluation["accuracy"]:.2%}, 95 % bootstrap interval {low_high}."""
+
+
+def filled(text: str, blocks: Sequence[Callable[[Path], str]], root: Path) -> str:
+    """Put each block between its lines `begin NAME` and `end NAME`."""
+    for block in blocks:
+        begin, end = (
+            re.search(rf"^.*\b{word} {block.__name__}\b.*$", text, re.MULTILINE) for word in ("begin", "end")
+        )
+        if begin is None or end is None:
+            raise ValueError(f"Expected lines with 'begin {block.__name__}' and 'end {block.__name__}', found none.")
+        text = f"{text[: begin.end()]}\n{block(root)}\n{text[end.start() :]}"
+    return text
+
+
+FILES: dict[str, Sequence[Callable[[Path], str]]] = {
+    "README.md": (fashion_mnist, benchmark),
+    "scripts/recipes/fashion_mnist.sh": (recipe,),
+}
+
+
+def fill(root: Path, check: bool = False) -> list[str]:
+    """
+    Write the numbers into the files that show them.
+
+    Args:
+        root: Folder of the checkout.
+        check: Change nothing.
+
+    Returns:
+        The files that said, or with `check` still say, other numbers than they should.
+
+    Raises:
+        `ValueError`: if a file has no place for a block.
+    """
+    wrong = []
+    for name, blocks in FILES.items():
+        before = (root / name).read_text(encoding="utf-8")
+        after = filled(before, blocks, root)
+        if after != before:
+            wrong.append(name)
+            if not check:
+                (root / name).write_text(after, encoding="utf-8")
+    return wrong
+
+
+__all__ = ["fill"]

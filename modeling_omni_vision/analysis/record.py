@@ -1,0 +1,54 @@
+"""`metrics.json`, the only source of numbers in cards and README, and the machine that they were measured on."""
+
+import json
+import math
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+
+METRICS_FILE = "metrics.json"
+
+
+def merge_metrics(folder: Path, sections: dict[str, Any]) -> Path:
+    """Write sections into `metrics.json` and keep the others; the file is replaced whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / METRICS_FILE
+    try:
+        before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        merged = {**before, **sections}
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{str(path)!r} must hold a JSON object, got {error}. Repair it or take it away: it is not written over."
+        ) from error
+    partial = path.with_name(f".{METRICS_FILE}.{os.getpid()}.partial")
+    try:
+        partial.write_text(
+            json.dumps(finite(merged), indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+        )
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def finite(value: Any) -> Any:
+    """Replace numbers that JSON does not know by null."""
+    if isinstance(value, dict):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def cpu_model() -> str:
+    """Name of the processor, from Linux where it is said there."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+__all__ = ["METRICS_FILE", "cpu_model", "finite", "merge_metrics"]
