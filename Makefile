@@ -35,9 +35,15 @@ $(RUN)/done: $(VENV)/installed
 	@touch $@
 	@echo "pictures drawn by the evaluation: $(RUN)/plots"
 
-test: $(VENV)/installed-dev ## the test suite
+# Everything in the checkout that git does not ignore: the tests need not run again until one of these changes.
+SOURCES := $(shell git ls-files --cached --others --exclude-standard 2>/dev/null)
+
+test: .cache/tested ## the test suite; `rm .cache/tested` first to run it though nothing changed
+
+.cache/tested: $(VENV)/installed-dev $(SOURCES)
 	$(BIN)/python tests/fetch_transformers_suite.py
 	$(BIN)/python -m pytest -n 2 -q
+	@touch $@
 
 test-all: $(VENV)/installed-dev ## the test suite with the slow tests
 	$(BIN)/python tests/fetch_transformers_suite.py
