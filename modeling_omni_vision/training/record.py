@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from datasets import DatasetDict
 
+from ..analysis.command import without_folder
 from ..analysis.record import cpu_model
 from .arguments import OmniVisionTrainingArguments, RecipeArguments
 from .trainer import OmniVisionTrainer
@@ -53,7 +54,7 @@ def describe_run(
         "validation_accuracy": best.get("accuracy"),
         "parameters": sum(parameter.numel() for parameter in trainer.classifier.parameters()),
         "dataset": {
-            "name": _last_part(recipe.dataset),
+            "name": without_folder(recipe.dataset),
             "classes": list((trainer.classifier.config.id2label or {}).values()),
             **{name: len(split) for name, split in data.items()},
         },
@@ -85,14 +86,8 @@ def _without_folders(given: dict[str, Any]) -> dict[str, Any]:
     for name, value in given.items():
         value = getattr(value, "value", value)  # enumerations
         is_path = name in PATH_ARGUMENTS or str(value).startswith(("/", "~"))
-        told[name] = _last_part(value) if is_path else value
+        told[name] = without_folder(str(value)) if is_path else value
     return told
-
-
-def _last_part(value: Any) -> Any:
-    """Keep the name of a local path; dataset names and Hub ids stay whole."""
-    text = str(value)
-    return Path(text).expanduser().resolve().name if Path(text).expanduser().exists() else text
 
 
 def _command(changed: dict[str, Any]) -> str:
