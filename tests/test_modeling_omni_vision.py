@@ -385,6 +385,68 @@ def test_drop_path_skips_whole_layers_in_training_only(tiny_config):
     assert torch.equal(layer(tokens), expected)
 
 
+def test_dropped_patches_are_another_random_share_of_each_picture_and_never_cls_or_registers(tiny_config):
+    config = copy.copy(tiny_config)
+    config.patch_drop_rate, config.num_register_tokens = 0.5, 2
+    model = OmniVisionModel(config).train()
+    seen = []
+    model.layers[0].register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    pixels = torch.randn(1, 3, 32, 32).expand(6, -1, -1, -1)
+    model(pixels)
+    everything = model.embeddings(pixels[:1])[0]
+    (tokens,) = seen
+    assert tokens.shape[1] == 3 + config.num_patches // 2
+    assert torch.equal(tokens[:, :3], everything[:3].expand(6, -1, -1))
+    chosen = [{int((everything == token).all(-1).nonzero()) for token in picture[3:]} for picture in tokens]
+    assert all(len(patches) == config.num_patches // 2 for patches in chosen)
+    assert len(set(map(frozenset, chosen))) > 1
+
+
+def test_evaluation_and_masks_see_every_patch_whatever_the_drop_rate(tiny_config):
+    config = copy.copy(tiny_config)
+    config.patch_drop_rate = 0.9
+    model, pixels = OmniVisionModel(config), torch.randn(2, 3, 32, 32)
+    assert model.eval()(pixels).grid.shape[1] == config.num_patches
+    mask = torch.ones(2, 1 + config.num_patches)
+    assert model.train()(pixels, attention_mask=mask).grid.shape[1] == config.num_patches
+
+
+def test_computing_the_last_layer_for_cls_alone_changes_neither_cls_nor_a_gradient(tiny_config):
+    model, pixels = OmniVisionModel(tiny_config).train(), torch.randn(3, 3, 32, 32)
+
+    def cls_and_gradients(cls_only):
+        model.zero_grad()
+        output = model(pixels, cls_only=cls_only)
+        output.cls.square().sum().backward()
+        return output, [parameter.grad.clone() for parameter in model.parameters()]
+
+    (whole, expected), (short, gradients) = cls_and_gradients(False), cls_and_gradients(True)
+    assert (short.last_hidden_state.shape[1], short.grid.shape[1]) == (1, 0)
+    # Other shapes of the same products are summed in another order; measured 2e-7 and 1e-6 of the largest.
+    torch.testing.assert_close(short.cls, whole.cls, atol=2e-6, rtol=1e-5)
+    for gradient, other in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(gradient, other, atol=1e-5 * max(1.0, float(other.abs().max())), rtol=1e-4)
+
+
+def test_a_classifier_in_training_saves_the_tokens_nobody_reads_and_gives_those_asked_for(tiny_config):
+    model, pixels = OmniVisionForImageClassification(tiny_config).train(), torch.randn(2, 3, 32, 32)
+    lengths = []
+    model.omni_vision.layers[-1].register_forward_hook(lambda module, inputs, output: lengths.append(output.shape[1]))
+    model(pixels)
+    states = model(pixels, output_hidden_states=True).hidden_states
+    model.eval()(pixels)
+    model.train().config.pooling = "mean"
+    model(pixels)
+    tokens = 1 + tiny_config.num_patches
+    assert lengths == [1, tokens, tokens, tokens]
+    assert states[-1].shape[1] == tokens
+
+
+def test_cls_alone_cannot_be_asked_for_with_a_mask(tiny_model):
+    with pytest.raises(ValueError, match="cls_only"):
+        tiny_model(torch.randn(1, 3, 32, 32), attention_mask=torch.ones(1, 17), cls_only=True)
+
+
 def test_dropout_stands_where_torchs_layer_has_it(tiny_config):
     tiny_config.hidden_dropout_prob, tiny_config.attention_probs_dropout_prob = 0.25, 0.125
     layer = OmniVisionModel(tiny_config).layers[0]

@@ -7,6 +7,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
+import torch
+
 
 METRICS_FILE = "metrics.json"
 
@@ -51,4 +53,10 @@ def cpu_model() -> str:
         return platform.processor() or platform.machine()
 
 
-__all__ = ["METRICS_FILE", "cpu_model", "finite", "merge_metrics"]
+def has_bf16_instructions() -> bool:
+    """Whether the processor computes in bfloat16 by itself; True where torch cannot tell."""
+    known = getattr(torch.cpu, "get_capabilities", dict)()
+    return known.get("architecture") != "x86_64" or any(known.get(name) for name in ("avx512_bf16", "amx_bf16"))
+
+
+__all__ = ["METRICS_FILE", "cpu_model", "finite", "has_bf16_instructions", "merge_metrics"]

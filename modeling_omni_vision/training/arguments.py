@@ -51,6 +51,13 @@ class RecipeArguments:
     layer_decay: float = field(
         default=1.0, metadata={"help": "Learning rate of each layer relative to the one above it; 1 means equal."}
     )
+    muon_learning_rate: float = field(
+        default=0.0,
+        metadata={"help": "Muon for the matrices of the layers, at this learning rate (0.02 is usual); 0: none."},
+    )
+    mimetic_init: bool = field(
+        default=False, metadata={"help": "Start a new model with attention that looks at what is alike."}
+    )
     center_residual: bool = field(
         default=True, metadata={"help": "Keep the residual stream zero-mean, so that the native twin is exact."}
     )
@@ -61,6 +68,14 @@ class RecipeArguments:
             raise ValueError(f"`ema_decay` must be at least 0 and below 1, got {self.ema_decay!r}. 0.999 is usual.")
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"`layer_decay` must be above 0 and at most 1, got {self.layer_decay!r}. 0.75 is usual.")
+        if self.muon_learning_rate < 0:
+            raise ValueError(
+                f"`muon_learning_rate` must be at least 0, got {self.muon_learning_rate!r}. 0.02 is usual, 0 is AdamW."
+            )
+        if self.mimetic_init and self.model is not None:
+            raise ValueError(
+                "`mimetic_init` is for new models, got a checkpoint in `model` too. Leave out one of them."
+            )
         self.config_fields()
 
     def config_fields(self) -> dict[str, Any]:

@@ -23,9 +23,14 @@ def layer_of(name: str, num_layers: int) -> int:
 
 
 def parameter_groups(
-    model: nn.Module, num_layers: int, learning_rate: float, weight_decay: float, layer_decay: float
+    model: nn.Module,
+    num_layers: int,
+    learning_rate: float,
+    weight_decay: float,
+    layer_decay: float,
+    muon_learning_rate: float = 0.0,
 ) -> list[dict[str, Any]]:
-    """Group trainable parameters by layer and by weight decay.
+    """Group trainable parameters by layer, by weight decay, and by what steps them.
 
     Args:
         model: A model whose parameters are named like ours.
@@ -33,20 +38,23 @@ def parameter_groups(
         learning_rate: Learning rate of the final norm and the head.
         weight_decay: Weight decay of matrices.
         layer_decay: Learning rate of each layer relative to the one above it.
+        muon_learning_rate: Learning rate of the matrices in the layers, which Muon then steps; 0 leaves them to AdamW.
 
     Returns:
-        Groups for a torch optimizer, lowest layer first.
+        Groups for a torch optimizer, lowest layer first; those for Muon say `muon=True`.
     """
-    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    groups: dict[tuple[int, bool, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         layer, decay = layer_of(name, num_layers), decays(name, parameter)
+        muon = bool(muon_learning_rate) and parameter.ndim == 2 and 0 < layer <= num_layers
         group = groups.setdefault(
-            (layer, decay),
+            (layer, decay, muon),
             {
                 "params": [],
-                "lr": learning_rate * layer_decay ** (num_layers + 1 - layer),
+                **({"muon": True} if muon else {}),
+                "lr": (muon_learning_rate if muon else learning_rate) * layer_decay ** (num_layers + 1 - layer),
                 "weight_decay": weight_decay if decay else 0.0,
             },
         )

@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset, DatasetDict
 from transformers import set_seed
 
-from ..analysis.record import METRICS_FILE, merge_metrics
+from ..analysis.record import METRICS_FILE, has_bf16_instructions, merge_metrics
 from ..configuration_omni_vision import OmniVisionConfig
 from ..data.augmentation import Augmentation
 from ..data.pictures import PictureCollator, Pictures
@@ -18,6 +18,7 @@ from ..image_processing_omni_vision import OmniVisionImageProcessor
 from ..modeling_omni_vision import OmniVisionForImageClassification, OmniVisionModel
 from .arguments import OmniVisionTrainingArguments, RecipeArguments
 from .callbacks import StopOnSigterm, TrainingInterruptedError
+from .initialization import mimetic_
 from .record import describe_run
 from .trainer import OmniVisionTrainer
 
@@ -52,6 +53,7 @@ def train(recipe: RecipeArguments, args: OmniVisionTrainingArguments) -> Path:
     trainer = OmniVisionTrainer(
         ema_decay=recipe.ema_decay,
         layer_decay=recipe.layer_decay,
+        muon_learning_rate=recipe.muon_learning_rate,
         center_residual=recipe.center_residual,
         model=model,
         args=args,
@@ -136,7 +138,10 @@ def build_model(
     }
     if recipe.model is None:
         config = OmniVisionConfig(**fields)
-        return OmniVisionForImageClassification(config), _new_processor(config)
+        model = OmniVisionForImageClassification(config)
+        if recipe.mimetic_init:
+            mimetic_(model)
+        return model, _new_processor(config)
     before = OmniVisionConfig.from_pretrained(recipe.model)
     config = OmniVisionConfig.from_pretrained(recipe.model, **fields)
     if before.id2label == id2label and before.architectures == [OmniVisionForImageClassification.__name__]:
@@ -206,6 +211,12 @@ def _test(
 def _hint(model: OmniVisionForImageClassification, args: OmniVisionTrainingArguments) -> None:
     tokens = 1 + model.config.num_register_tokens + model.config.num_patches
     on_cpu = torch.device(args.device).type == "cpu"
+    if on_cpu and args.bf16 and not has_bf16_instructions():
+        logger.warning(
+            "This processor has no bfloat16 instructions: they are imitated, some 50 times slower than float32. "
+            "Leave out --bf16."
+        )
+        return
     if on_cpu and args.bf16 and tokens < EAGER_IS_FASTER_BELOW and model.config._attn_implementation == "sdpa":
         logger.warning(
             "In bf16 on a CPU, %d tokens are usually faster with "

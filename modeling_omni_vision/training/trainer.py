@@ -12,6 +12,7 @@ from ..modeling_omni_vision import OmniVisionForImageClassification
 from .averaging import TRAINED_WEIGHTS_FILE, WeightAverage
 from .callbacks import AveragingCallback, CenteringCallback, DataEpochCallback, NonFiniteLossError
 from .metrics import accuracy, predicted_classes
+from .muon import Muon
 from .optimizer import decays, parameter_groups
 
 
@@ -27,6 +28,7 @@ class OmniVisionTrainer(Trainer):
         model: The classifier to train.
         ema_decay: Decay of the average of weights, 0 for none.
         layer_decay: Learning rate of each layer relative to the one above it.
+        muon_learning_rate: Learning rate of Muon, for the matrices of the layers; 0 for AdamW everywhere.
         center_residual: Keep the residual stream at zero mean.
         **kwargs: As for `Trainer`.
     """
@@ -37,12 +39,13 @@ class OmniVisionTrainer(Trainer):
         *,
         ema_decay: float = 0.0,
         layer_decay: float = 1.0,
+        muon_learning_rate: float = 0.0,
         center_residual: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(model, compute_metrics=accuracy, preprocess_logits_for_metrics=predicted_classes, **kwargs)
         self.classifier = model  # `self.model`, with its type
-        self.layer_decay = layer_decay
+        self.layer_decay, self.muon_learning_rate = layer_decay, muon_learning_rate
         self.label_smoother = None  # knows no soft labels; compute_loss does it
         self.average = WeightAverage(model, ema_decay) if ema_decay else None
         self._rows: list[int] = []
@@ -112,12 +115,25 @@ class OmniVisionTrainer(Trainer):
         return [name for name, parameter in model.named_parameters() if decays(name, parameter)]
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """Make the optimizer, with a learning rate per layer if layers differ."""
-        if self.optimizer is None and self.layer_decay != 1:
-            model, arguments = self.classifier, self.args
-            optimizer_class, options = self.get_optimizer_cls_and_kwargs(arguments, model)
-            depth = model.config.num_hidden_layers
-            groups = parameter_groups(model, depth, arguments.learning_rate, arguments.weight_decay, self.layer_decay)
+        """Make the optimizer, with a learning rate per layer if layers differ, with Muon if it has one."""
+        if self.optimizer is None and (self.layer_decay != 1 or self.muon_learning_rate):
+            model, args = self.classifier, self.args
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(args, model)
+            if self.muon_learning_rate and optimizer_class is not torch.optim.AdamW:
+                raise ValueError(
+                    f"Muon leaves other weights to AdamW, expected `optim` adamw_torch or adamw_torch_fused, got "
+                    f"{args.optim}. Leave out `optim` or `muon_learning_rate`."
+                )
+            if self.muon_learning_rate:
+                optimizer_class = Muon
+            groups = parameter_groups(
+                model,
+                model.config.num_hidden_layers,
+                args.learning_rate,
+                args.weight_decay,
+                self.layer_decay,
+                self.muon_learning_rate,
+            )
             self.optimizer = optimizer_class(groups, **options)
         return super().create_optimizer(*args, **kwargs)
 
