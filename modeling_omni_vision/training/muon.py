@@ -23,7 +23,7 @@ def orthogonalised(matrices: torch.Tensor) -> torch.Tensor:
     Computes in bfloat16 on accelerators, in float32 on CPUs.
     """
     work = matrices.float() if matrices.device.type == "cpu" else matrices.bfloat16()
-    wide = work.shape[1] > work.shape[2]
+    wide = work.shape[2] > work.shape[1]
     work = work.mT if wide else work
     work = work / work.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)
     first, third, fifth = QUINTIC

@@ -117,20 +117,20 @@ class OmniVisionTrainer(Trainer):
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """Make the optimizer, with a learning rate per layer if layers differ, with Muon if it has one."""
         if self.optimizer is None and (self.layer_decay != 1 or self.muon_learning_rate):
-            model, args = self.classifier, self.args
-            optimizer_class, options = self.get_optimizer_cls_and_kwargs(args, model)
+            model, arguments = self.classifier, self.args
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(arguments, model)
             if self.muon_learning_rate and optimizer_class is not torch.optim.AdamW:
                 raise ValueError(
                     f"Muon leaves other weights to AdamW, expected `optim` adamw_torch or adamw_torch_fused, got "
-                    f"{args.optim}. Leave out `optim` or `muon_learning_rate`."
+                    f"{arguments.optim}. Leave out `optim` or `muon_learning_rate`."
                 )
             if self.muon_learning_rate:
                 optimizer_class = Muon
             groups = parameter_groups(
                 model,
                 model.config.num_hidden_layers,
-                args.learning_rate,
-                args.weight_decay,
+                arguments.learning_rate,
+                arguments.weight_decay,
                 self.layer_decay,
                 self.muon_learning_rate,
             )
