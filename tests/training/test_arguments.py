@@ -43,6 +43,11 @@ def test_what_was_given_is_remembered_without_what_was_filled_in():
     assert args.given == {"output_dir": "x", "seed": 7}
 
 
+def test_the_test_split_is_opened_unless_told_otherwise():
+    assert parse()[1].do_predict
+    assert not parse("--do_predict", "false")[1].do_predict
+
+
 def test_a_secret_is_not_remembered():
     _, args = parse("--hub_token", "hf_secret")
     assert "hf_secret" not in str(args.given)
