@@ -11,11 +11,13 @@ writes JSON. About ten minutes on one core, `--quick` about two. timm takes part
 import sys
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from pathlib import Path
 
 from transformers import HfArgumentParser
 
-from modeling_omni_vision.analysis.benchmark import TABLE_HEAD, all_cases, run_benchmark, write_result
+from modeling_omni_vision.analysis.benchmark import TABLE_HEAD, all_cases, run_benchmark
 from modeling_omni_vision.analysis.command import recorded_command
+from modeling_omni_vision.analysis.record import write_json
 
 
 @dataclass
@@ -49,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
         report=lambda line: print(line, flush=True),
     )
     result["command"] = recorded_command("scripts/benchmark.py", sys.argv[1:] if argv is None else argv)
-    write_result(result, arguments.output)
+    write_json(Path(arguments.output), result)
     worst = min(result["best_attention"], key=lambda row: row["speed_relative_to_best_peer"])
     print(
         f"Slowest against the best peer in its precision: {worst['speed_relative_to_best_peer']:.2f} of its speed "

@@ -2,6 +2,7 @@ import json
 import os
 import re
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -124,6 +125,26 @@ def test_two_processes_keep_the_residual_stream_centred_and_resume_bit_for_bit(p
     assert all(torch.equal(whole[name], again[name]) for name in whole)
     # Rounding of means of 16 float32 weights below 1.
     assert OmniVisionForImageClassification.from_pretrained(tmp_path / "whole").residual_mean() < 1e-7
+
+
+@pytest.mark.slow
+def test_of_two_processes_one_opens_the_test_split_and_a_refusal_fails_both(pictures, tmp_path):
+    (tmp_path / "splits").mkdir()
+    shutil.copytree(pictures, tmp_path / "splits" / "test")
+    pictures.rename(tmp_path / "splits" / "train")
+    options = {"per_device_train_batch_size": 6, "load_best_model_at_end": False}
+    arguments = words(tmp_path / "splits", tmp_path / "run", **options)
+    output = two_processes(arguments)
+    assert len(re.findall(r"test accuracy", output)) == 1
+    record = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert record["test_opened"]["accuracy"] == record["test"]["accuracy"]
+    (tmp_path / "run" / "metrics.json").unlink()
+    arguments += ["--resume_from_checkpoint", "true", "--num_train_epochs", "3"]
+    command = [*TORCHRUN, str(SCRIPT), *arguments]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    assert "by other weights" in done.stderr
+    assert set(json.loads((tmp_path / "run" / "metrics.json").read_text())) == {"training"}
 
 
 @pytest.mark.slow

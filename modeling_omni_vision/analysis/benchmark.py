@@ -11,7 +11,6 @@ adds to a fresh process.
 
 import ctypes
 import itertools
-import json
 import math
 import os
 import platform
@@ -21,7 +20,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib import metadata, util
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -206,13 +204,4 @@ def table_line(row: dict[str, Any]) -> str:
     return f"| {work} | {row['batch_size']} | {row['dtype']} | {row['attention']} | {times} | {ratio:.2f} | {peaks} |"
 
 
-def write_result(result: dict[str, Any], output: str | Path) -> None:
-    """Write the JSON file, whole or not at all."""
-    target = Path(output)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    partial.replace(target)
-
-
-__all__ = ["TABLE_HEAD", "Case", "all_cases", "run_benchmark", "table_line", "write_result"]
+__all__ = ["TABLE_HEAD", "Case", "all_cases", "run_benchmark", "table_line"]

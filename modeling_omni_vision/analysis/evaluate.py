@@ -28,6 +28,7 @@ from .command import without_folder
 from .metrics import classification_metrics
 from .plots import plot_attention, plot_calibration, plot_confusion, plot_mistakes, plot_training
 from .record import METRICS_FILE, merge_metrics
+from .test_lock import open_test_split
 
 
 logger = logging.getLogger(__name__)
@@ -90,18 +91,21 @@ def evaluate(
 
     Raises:
         `ValueError`: if the folder holds no classifier or no image processor, there is no such split, the
-            classes of model and data differ, a picture cannot be read, or the model gives NaN.
+            classes of model and data differ, a picture cannot be read, or the model gives NaN; if the test
+            split was opened by other weights, or the same weights now have another accuracy.
     """
     folder = Path(checkpoint)
     model, processor = load_classifier(folder)
     rows = pick_split(load_pictures(dataset, image_column, label_column, validation_share), split, dataset)
     names = class_names(model.config)
     check_classes(names, rows.features["label"].names, dataset)
+    opened = open_test_split(folder, model, rows, dataset, command) if split == "test" else None
     predictions = predict(model, processor, rows, batch_size)
     metrics = classification_metrics(predictions.probabilities, predictions.labels, names)
     today = datetime.now(UTC).date().isoformat()
     metrics |= {"split": split, "dataset": without_folder(dataset), "command": command, "date": today}
-    metrics_file = merge_metrics(folder, {"evaluation": metrics})
+    record = opened.section(metrics["accuracy"]) if opened else {}
+    metrics_file = merge_metrics(folder, {"evaluation": metrics, **record})
     plots = Path(output_dir) if output_dir is not None else folder / PLOTS_FOLDER
     drawn = draw_all(folder, plots, model, processor, rows, predictions, metrics)
     return EvaluationReport(metrics, metrics_file, drawn)

@@ -1,4 +1,4 @@
-"""Pictures of results: confusion, training curves, calibration, worst mistakes, attention. PNG, no display needed.
+"""Pictures of results: confusion, training curves, calibration, worst mistakes, pairs, attention. PNG, no display.
 
 Every function takes plain arrays and writes one file; equal input gives equal bytes.
 """
@@ -172,16 +172,70 @@ def plot_mistakes(
         figure = Figure(figsize=(4, 1.2))
         figure.text(0.5, 0.5, "No mistakes.", ha="center", va="center", fontsize=14)
         return save(figure, path)
+    return draw_sheet(
+        pictures,
+        [f"is {shortened(name, 14)}" for name in truth],
+        [f"said {shortened(name, 14)}, {sure:.0%}" for name, sure in zip(predicted, confidence, strict=True)],
+        [TRUTH] * len(pictures),
+        "Surest mistakes",
+        path,
+        columns,
+    )
+
+
+def plot_pairs(
+    pairs: Sequence[tuple[np.ndarray, np.ndarray]],
+    test_names: Sequence[str],
+    train_names: Sequence[str],
+    notes: Sequence[str],
+    path: Path,
+    columns: int = 6,
+) -> Path:
+    """
+    Draw a sheet of test pictures beside training pictures that are like them; labels that differ are red.
+
+    Args:
+        pairs: A test and a training picture each, arrays (height, width, 1 or 3) of one size, levels 0..255.
+        test_names: Class of each test picture.
+        train_names: Class of each training picture.
+        notes: What else to say about each pair, in few letters.
+        path: PNG to write.
+        columns: Pairs in a row.
+    """
+    both = [np.concatenate([one, np.full_like(one[:, :1], 255), other], axis=1) for one, other in pairs]
+    return draw_sheet(
+        both,
+        [f"test: {shortened(name, 14)}" for name in test_names],
+        [f"train: {shortened(name, 14)}\n{note}" for name, note in zip(train_names, notes, strict=True)],
+        [OURS if test == train else TRUTH for test, train in zip(test_names, train_names, strict=True)],
+        "Test pictures and the nearest training pictures",
+        path,
+        columns,
+        width=2.1,
+    )
+
+
+def draw_sheet(
+    pictures: Sequence[np.ndarray],
+    above: Sequence[str],
+    below: Sequence[str],
+    colours: Sequence[str],
+    title: str,
+    path: Path,
+    columns: int,
+    width: float = 1.7,
+) -> Path:
+    """Draw pictures in rows, each with a line above it and, in its own colour, one or two below it."""
     rows = -(-len(pictures) // columns)
-    figure = Figure(figsize=(1.7 * min(columns, len(pictures)), 2.25 * rows + 0.4), layout="constrained")
-    figure.suptitle("Surest mistakes", fontsize=12)
-    panels = figure.subplots(rows, min(columns, len(pictures)), squeeze=False).flat
-    sheet = zip(pictures, truth, predicted, confidence, strict=True)
-    for picture, true_name, predicted_name, sure in sheet:
+    columns = min(columns, len(pictures))
+    figure = Figure(figsize=(width * columns, 2.25 * rows + 0.4), layout="constrained")
+    figure.suptitle(title, fontsize=12)
+    panels = figure.subplots(rows, columns, squeeze=False).flat
+    for picture, over, under, colour in zip(pictures, above, below, colours, strict=True):
         axes = next(panels)
         show(axes, picture)
-        axes.set_title(f"is {shortened(true_name, 14)}", fontsize=8.5, color=OURS, pad=3)
-        axes.set_xlabel(f"said {shortened(predicted_name, 14)}, {sure:.0%}", fontsize=8.5, color=TRUTH, labelpad=3)
+        axes.set_title(over, fontsize=8.5, color=OURS, pad=3)
+        axes.set_xlabel(under, fontsize=8.5, color=colour, labelpad=3)
     for axes in panels:
         axes.axis("off")
     return save(figure, path)
@@ -249,4 +303,4 @@ def overlay(axes: Axes, picture: np.ndarray, attention: np.ndarray) -> None:
     )
 
 
-__all__ = ["plot_attention", "plot_calibration", "plot_confusion", "plot_mistakes", "plot_training"]
+__all__ = ["plot_attention", "plot_calibration", "plot_confusion", "plot_mistakes", "plot_pairs", "plot_training"]

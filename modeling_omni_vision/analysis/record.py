@@ -15,19 +15,27 @@ METRICS_FILE = "metrics.json"
 
 def merge_metrics(folder: Path, sections: dict[str, Any]) -> Path:
     """Write sections into `metrics.json` and keep the others; the file is replaced whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
+    return write_json(folder / METRICS_FILE, {**read_metrics(folder), **sections})
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """Read `metrics.json`, an empty dictionary where there is none; refuse what is not a JSON object."""
     path = folder / METRICS_FILE
     try:
-        before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        merged = {**before, **sections}
+        return {**json.loads(path.read_text(encoding="utf-8"))} if path.is_file() else {}
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"{str(path)!r} must hold a JSON object, got {error}. Repair it or take it away: it is not written over."
         ) from error
-    partial = path.with_name(f".{METRICS_FILE}.{os.getpid()}.partial")
+
+
+def write_json(path: Path, value: dict[str, Any]) -> Path:
+    """Write a JSON file, whole or not at all, with null for numbers that JSON does not know."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         partial.write_text(
-            json.dumps(finite(merged), indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+            json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
         )
         partial.replace(path)
     finally:
@@ -59,4 +67,12 @@ def has_bf16_instructions() -> bool:
     return known.get("architecture") != "x86_64" or any(known.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
-__all__ = ["METRICS_FILE", "cpu_model", "finite", "has_bf16_instructions", "merge_metrics"]
+__all__ = [
+    "METRICS_FILE",
+    "cpu_model",
+    "finite",
+    "has_bf16_instructions",
+    "merge_metrics",
+    "read_metrics",
+    "write_json",
+]

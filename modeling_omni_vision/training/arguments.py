@@ -123,6 +123,10 @@ class OmniVisionTrainingArguments(TrainingArguments):
     greater_is_better: bool | None = field(default=True, metadata={"help": "Whether that metric should be large."})
     logging_steps: float = field(default=0.02, metadata={"help": "Steps between logs, or their share if below 1."})
     report_to: str | None = field(default="none", metadata={"help": "Trackers to report to."})
+    do_predict: bool = field(
+        default=True,
+        metadata={"help": "Open the test split, once, at the end; false for trial runs, compared on validation."},
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay false: pictures are a column."})
 
     def __post_init__(self) -> None:

@@ -9,7 +9,10 @@ import torch
 from datasets import Dataset, DatasetDict
 from transformers import set_seed
 
+from ..analysis.evaluate import class_names, load_classifier, predict
+from ..analysis.metrics import classification_metrics
 from ..analysis.record import METRICS_FILE, has_bf16_instructions, merge_metrics
+from ..analysis.test_lock import open_test_split
 from ..configuration_omni_vision import OmniVisionConfig
 from ..data.augmentation import Augmentation
 from ..data.pictures import PictureCollator, Pictures
@@ -30,7 +33,7 @@ EAGER_IS_FASTER_BELOW = 200  # tokens, for bf16 on CPUs
 
 
 def train(recipe: RecipeArguments, args: OmniVisionTrainingArguments) -> Path:
-    """Train a classifier, evaluate it once on the test split, and save it.
+    """Train a classifier, save it, and (unless `args.do_predict` is false) evaluate it once on the test split.
 
     Args:
         recipe: Data, model and augmentation.
@@ -42,7 +45,8 @@ def train(recipe: RecipeArguments, args: OmniVisionTrainingArguments) -> Path:
     Raises:
         TrainingInterruptedError: after SIGTERM, once a checkpoint is saved.
         NonFiniteLossError: if the loss or a gradient becomes NaN or infinite.
-        ValueError: for arguments, data or checkpoints that cannot be used.
+        ValueError: for arguments, data or checkpoints that cannot be used; if the test split must stay closed
+            (`SplitRefusedError`), once everything else is saved.
     """
     output_dir = Path(str(args.output_dir))
     checkpoint = find_checkpoint(output_dir, args.resume_from_checkpoint)
@@ -72,11 +76,13 @@ def train(recipe: RecipeArguments, args: OmniVisionTrainingArguments) -> Path:
             f"SIGTERM: stopped at step {trainer.state.global_step} of {trainer.state.max_steps}, saved "
             f"checkpoint-{trainer.state.global_step}. Continue with --resume_from_checkpoint true."
         )
-    record = {"training": describe_run(recipe, args, trainer, data, time.monotonic() - start, checkpoint)}
-    record |= _test(trainer, data, processor)
-    if trainer.is_world_process_zero():
-        merge_metrics(output_dir, record)
+    training = describe_run(recipe, args, trainer, data, time.monotonic() - start, checkpoint)
     trainer.save_model()
+    if trainer.is_world_process_zero():
+        # On disk before the test split is opened: whatever is refused there, no training is lost.
+        merge_metrics(output_dir, {"training": training})
+        if args.do_predict:
+            merge_metrics(output_dir, _test(output_dir, data, recipe.dataset, training["command"]))
     return output_dir
 
 
@@ -95,7 +101,8 @@ def find_checkpoint(output_dir: Path, resume: str | bool | None) -> Path | None:
     if (output_dir / METRICS_FILE).is_file():
         raise ValueError(
             f"{output_dir} holds a finished run, and the test split is opened once. Choose another --output_dir; to "
-            f"train further, start from this one with --model {output_dir}."
+            f"train further, start from this one with --model {output_dir}. If its test split is still closed, "
+            "scripts/evaluate.py opens it."
         )
     if wanted.lower() in ("false", "no", "0"):
         if output_dir.is_dir() and any(output_dir.iterdir()):
@@ -191,20 +198,23 @@ def _new_processor(config: OmniVisionConfig) -> OmniVisionImageProcessor:
     return OmniVisionImageProcessor(**options)
 
 
-def _test(
-    trainer: OmniVisionTrainer, data: DatasetDict, processor: OmniVisionImageProcessor
-) -> dict[str, dict[str, float]]:
-    """Open the test split, for the one time that a run does."""
+def _test(folder: Path, data: DatasetDict, dataset: str, command: str) -> dict[str, Any]:
+    """Open the test split, for the one time that a run does, with the saved weights in float32, as others will."""
     if "test" not in data:
         logger.warning("There is no labelled test split: only validation numbers are reported.")
         return {}
-    metrics = trainer.evaluate(Pictures(data["test"], processor), metric_key_prefix="test")
+    model, processor = load_classifier(folder)
+    opened = open_test_split(folder, model, data["test"], dataset, command)
+    predictions = predict(model, processor, data["test"])
+    found = classification_metrics(predictions.probabilities, predictions.labels, class_names(model.config))
     return {
         "test": {
-            "accuracy": metrics["test_accuracy"],
-            "loss": metrics["test_loss"],
-            "pictures": len(data["test"]),
-        }
+            "accuracy": found["accuracy"],
+            "accuracy_interval": found["accuracy_interval"],
+            "loss": found["nll"],
+            "pictures": found["num_examples"],
+        },
+        **opened.section(found["accuracy"]),
     }
 
 

@@ -10,6 +10,7 @@ from modeling_omni_vision.analysis.plots import (
     plot_calibration,
     plot_confusion,
     plot_mistakes,
+    plot_pairs,
     plot_training,
 )
 
@@ -80,6 +81,14 @@ def test_mistakes_are_drawn_in_any_number_and_shape(tmp_path, count):
     pictures = [np.full(shapes[index % 3], 200.0) for index in range(count)]
     names = ["a class with a long name"] * count
     assert is_drawn(plot_mistakes(pictures, names, names, [0.5] * count, tmp_path / "m.png"))
+
+
+@pytest.mark.parametrize("count", [1, 7])
+def test_pairs_are_drawn_in_any_number_grey_and_coloured(tmp_path, count):
+    pairs = [(np.zeros((8, 8, 1 + 2 * (count > 1)), dtype=np.uint8),) * 2 for _ in range(count)]
+    names = ["a class with a long name"] * count
+    others = ["$another"] * count
+    assert is_drawn(plot_pairs(pairs, names, others, ["0.9990 mirrored shifted"] * count, tmp_path / "p.png"))
 
 
 def test_attention_is_drawn_for_pictures_that_are_not_square_and_maps_of_zero(tmp_path):

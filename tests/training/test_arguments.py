@@ -8,7 +8,8 @@ from modeling_omni_vision.training.arguments import OmniVisionTrainingArguments,
 
 OUR_FLAGS = [
     *("dataset", "image_column", "label_column", "validation_share", "model", "config", "crop_scale", "shift", "flip"),
-    *("rand_augment", "random_erasing", "mixup", "cutmix", "ema_decay", "layer_decay", "center_residual"),
+    *("rand_augment", "random_erasing", "mixup", "cutmix", "ema_decay", "layer_decay"),
+    *("muon_learning_rate", "mimetic_init", "center_residual"),
 ]
 
 
@@ -17,7 +18,7 @@ def parse(*words):
     return parser.parse_args_into_dataclasses(["--dataset", "digits", "--output_dir", "x", *words])
 
 
-def test_our_flags_are_these_sixteen_and_a_new_one_is_a_decision():
+def test_our_flags_are_these_eighteen_and_a_new_one_is_a_decision():
     assert list(RecipeArguments.__dataclass_fields__) == OUR_FLAGS
 
 
@@ -41,6 +42,11 @@ def test_what_was_given_is_remembered_without_what_was_filled_in():
     recipe, args = parse("--mixup", "0.2", "--seed", "7")
     assert recipe.given == {"dataset": "digits", "mixup": 0.2}
     assert args.given == {"output_dir": "x", "seed": 7}
+
+
+def test_the_test_split_is_opened_unless_told_otherwise():
+    assert parse()[1].do_predict
+    assert not parse("--do_predict", "false")[1].do_predict
 
 
 def test_a_secret_is_not_remembered():
@@ -68,6 +74,7 @@ def test_dropping_the_image_column_is_refused():
     [
         ("--ema_decay", "1.0", "below 1, got 1.0"),
         ("--layer_decay", "0", "above 0 and at most 1, got 0"),
+        ("--muon_learning_rate", "-0.1", "at least 0, got -0.1"),
         ("--config", "{not json", "must be JSON"),
         ("--config", "no/such/file.json", "a file of it"),
         ("--config", '{"image_sise": 8}', r"fields of OmniVisionConfig, got \['image_sise'\]"),

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset, Image, load_from_disk
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification, TrainerCallback
 
+from modeling_omni_vision.analysis.evaluate import evaluate
+from modeling_omni_vision.analysis.test_lock import LOCK_FILE, SplitRefusedError
 from modeling_omni_vision.training import run as run_module
 from modeling_omni_vision.training.averaging import TRAINED_WEIGHTS_FILE
 from modeling_omni_vision.training.callbacks import NonFiniteLossError, TrainingInterruptedError
@@ -81,7 +84,12 @@ def test_a_run_learns_and_leaves_a_folder_that_opens_anywhere(arguments):
     assert not list(folder.rglob("training_args.bin"))
     record = record_of(folder)
     assert record["training"]["validation_accuracy"] == 1.0
-    assert record["test"] == {"accuracy": 1.0, "loss": record["test"]["loss"], "pictures": 9}
+    assert record["test"] == {
+        "accuracy": 1.0,
+        "accuracy_interval": [1.0, 1.0],
+        "loss": record["test"]["loss"],
+        "pictures": 9,
+    }
 
 
 def test_the_record_tells_how_the_numbers_were_made_and_nothing_about_this_machine(arguments, tmp_path):
@@ -243,20 +251,101 @@ def test_validation_loss_is_not_smoothed(arguments):
 
 def test_the_test_split_is_opened_once_and_after_training(arguments, monkeypatch):
     opened = []
-    original = OmniVisionTrainer.evaluate
+    evaluate_on, predict = OmniVisionTrainer.evaluate, run_module.predict
 
-    def watch(self, dataset=None, *args, **kwargs):
-        opened.append((kwargs.get("metric_key_prefix", "eval"), self.is_in_train))
-        return original(self, dataset, *args, **kwargs)
+    def watch_validation(self, *args, **kwargs):
+        opened.append(kwargs.get("metric_key_prefix", "eval"))
+        return evaluate_on(self, *args, **kwargs)
 
-    monkeypatch.setattr(OmniVisionTrainer, "evaluate", watch)
+    def watch_test(*args):
+        folder = Path(arguments()[1].output_dir)
+        assert set(record_of(folder)) == {"training"}
+        assert same(dict(args[0].state_dict()), weights_of(folder))
+        opened.append("test")
+        return predict(*args)
+
+    monkeypatch.setattr(OmniVisionTrainer, "evaluate", watch_validation)
+    monkeypatch.setattr(run_module, "predict", watch_test)
     recipe, args = arguments()
-    train(recipe, args)
-    assert opened == [("eval", True), ("eval", True), ("test", False)]
+    folder = train(recipe, args)
+    assert opened == ["eval", "eval", "test"]
+    record, lock = record_of(folder), json.loads((folder / LOCK_FILE).read_text())
+    assert record["test_opened"] == {**lock, "accuracy": record["test"]["accuracy"]}
+    assert lock["command"] == record["training"]["command"]
     for resume in (None, "true"):
         args.resume_from_checkpoint = resume
         with pytest.raises(ValueError, match="finished run"):
             train(recipe, args)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_the_script_that_evaluates_finds_the_same_accuracy_again(arguments, tiny_source, bf16, caplog):
+    # Autocast changes logits in the third digit: at a learning rate of 0 that would flip answers.
+    folder = train(*arguments(bf16=bf16, learning_rate=0.0, num_train_epochs=1))
+    test = record_of(folder)["test"]
+    found = evaluate(folder, str(tiny_source)).metrics
+    assert "reproduction" in caplog.text
+    assert [found[name] for name in ("accuracy", "accuracy_interval", "nll", "num_examples")] == list(test.values())
+
+
+@pytest.fixture
+def closed_source(tiny_source, tmp_path):
+    """The tiny dataset with a test split whose pictures cannot be read, though its labels can."""
+    data = load_from_disk(str(tiny_source)).cast_column("image", Image(decode=False))
+    labels = data["test"]["label"][:]
+    broken = {"image": [{"bytes": b"closed", "path": None}] * len(labels), "label": labels}
+    data["test"] = Dataset.from_dict(broken, features=data["test"].features)
+    data.save_to_disk(tmp_path / "closed")
+    return str(tmp_path / "closed")
+
+
+def test_a_trial_run_reads_no_picture_of_the_test_split(arguments, closed_source):
+    folder = train(*arguments("trial", dataset=closed_source, do_predict=False))
+    assert set(record_of(folder)) == {"training"}
+    assert "--do_predict false" in record_of(folder)["training"]["command"]
+    assert not (folder / LOCK_FILE).exists()
+    with pytest.raises(ValueError, match="cannot be read"):
+        train(*arguments("final", dataset=closed_source))
+
+
+def test_a_trial_run_that_was_chosen_is_tested_by_the_script_that_evaluates(arguments, tiny_source):
+    folder = train(*arguments(do_predict=False))
+    found = evaluate(folder, str(tiny_source)).metrics
+    assert record_of(folder)["test_opened"]["accuracy"] == found["accuracy"]
+    assert (folder / LOCK_FILE).is_file()
+
+
+def test_nothing_of_a_run_is_lost_when_its_test_split_must_stay_closed(arguments, monkeypatch):
+    folder = train(*arguments(load_best_model_at_end=False))
+    lock = (folder / LOCK_FILE).read_bytes()
+    # Somebody who did not like the result takes the numbers away and trains on.
+    (folder / "metrics.json").unlink()
+    before = weights_of(folder)
+    monkeypatch.setattr(run_module, "predict", lambda *args: pytest.fail("the test split was read"))
+    with pytest.raises(SplitRefusedError, match="other weights"):
+        train(*arguments(resume_from_checkpoint="true", num_train_epochs=3, load_best_model_at_end=False))
+    assert not same(weights_of(folder), before)
+    assert AutoModelForImageClassification.from_pretrained(folder).config.num_labels == 3
+    assert set(record_of(folder)) == {"training"}
+    assert record_of(folder)["training"]["steps"] == 9
+    assert (folder / LOCK_FILE).read_bytes() == lock
+
+
+def test_a_run_that_died_while_it_was_tested_is_tested_by_the_script_that_evaluates(
+    arguments, tiny_source, monkeypatch
+):
+    def die(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "predict", die)
+        with pytest.raises(KeyboardInterrupt):
+            train(*arguments())
+    folder = Path(arguments()[1].output_dir)
+    assert set(record_of(folder)) == {"training"}
+    found = evaluate(folder, str(tiny_source)).metrics
+    assert record_of(folder)["test_opened"]["accuracy"] == found["accuracy"]
+    assert record_of(folder)["test_opened"]["command"] == record_of(folder)["training"]["command"]
 
 
 def test_a_folder_with_something_in_it_is_not_written_over(arguments):

@@ -1,0 +1,52 @@
+"""Count duplicates within and between the splits of a dataset, and labels that contradict; no model is needed.
+
+    python scripts/audit.py --dataset data/fashion_mnist --output docs/fashion_mnist_duplicates.json
+
+Writes exact duplicates, how near the nearest training picture of each test picture is (mirrored and shifted too), and
+the nearest pairs, these also as a PNG sheet beside the JSON file. Five minutes on one core for 60,000 pictures of 28
+pixels; `--shift 0` takes a ninth of that.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from transformers import HfArgumentParser
+
+from modeling_omni_vision.analysis.command import recorded_command
+from modeling_omni_vision.analysis.duplicates import audit
+
+
+@dataclass
+class AuditArguments:
+    """What to look at."""
+
+    dataset: str = field(metadata={"help": "As for train.py: digits, shapes, a folder, or a dataset of the Hub."})
+    output: str = field(default="audit.json", metadata={"help": "JSON file to write; the sheet is a PNG beside it."})
+    shift: int = field(default=1, metadata={"help": "Largest shift in pixels under which pictures are compared."})
+    image_column: str | None = field(default=None, metadata={"help": "Column of the pictures, if it cannot be told."})
+    label_column: str | None = field(default=None, metadata={"help": "Column of the classes, if it cannot be told."})
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    (arguments,) = HfArgumentParser(AuditArguments).parse_args_into_dataclasses(argv)  # type: ignore[arg-type]
+    report = audit(
+        arguments.dataset,
+        arguments.output,
+        arguments.image_column,
+        arguments.label_column,
+        arguments.shift,
+        recorded_command("scripts/audit.py", sys.argv[1:] if argv is None else argv),
+    )
+    exact, near = report["exact"]["train_and_test"], report["near"]["thresholds"][0]
+    print(
+        f"{report['dataset']}: {exact['test_pictures']} test pictures stand in train too, "
+        f"{exact['with_different_labels']} with another label; {near['test_pictures']} correlate with one at "
+        f"{near['at_least']} or more, {near['with_different_labels']} with another label. "
+        f"Numbers: {arguments.output}. Pairs: {Path(arguments.output).with_suffix('.png')}"
+    )
+
+
+if __name__ == "__main__":
+    main()
