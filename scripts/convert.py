@@ -1,8 +1,9 @@
 """Convert a checkpoint of ours into a stock one, or a foreign one into ours, exactly.
 
-Ours to a stock ViT that plain transformers opens with no remote code (the native twin; both are run and compared):
+Ours to a stock ViT or DINOv2 that plain transformers opens with no remote code (the native twin; both are run and
+compared). `--target vit` refuses what needs a DINOv2: pooled patches and register tokens.
 
-    python scripts/convert.py --target vit --checkpoint runs/digits --output runs/digits-vit
+    python scripts/convert.py --target native --checkpoint runs/digits --output runs/digits-native
 
 mu-Omni's vision encoder to ours:
 
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 
 from transformers import HfArgumentParser
 
-from modeling_omni_vision.interop import convert_from_muomni, convert_to_vit
+from modeling_omni_vision.interop import convert_from_muomni, convert_to_native, convert_to_vit
 
 
 @dataclass
@@ -25,7 +26,9 @@ class ConvertArguments:
     )
     output: str = field(metadata={"help": "New or empty folder to write."})
     source: str | None = field(default=None, metadata={"help": "Where the checkpoint comes from: muomni."})
-    target: str | None = field(default=None, metadata={"help": "What to make of our checkpoint: vit."})
+    target: str | None = field(
+        default=None, metadata={"help": "What to make of our checkpoint: native (the stock model that fits), or vit."}
+    )
     num_heads: int | None = field(
         default=None,
         metadata={"help": "muomni: attention heads, which no shape tells. Default 2 for a width of 128, 3 for 192."},
@@ -38,8 +41,9 @@ class ConvertArguments:
 def main(argv: list[str] | None = None) -> None:
     (arguments,) = HfArgumentParser(ConvertArguments).parse_args_into_dataclasses(argv)  # type: ignore[arg-type]
     match (arguments.source, arguments.target):
-        case (None, "vit"):
-            twin = convert_to_vit(arguments.checkpoint, arguments.output)
+        case (None, "native" | "vit"):
+            convert = convert_to_vit if arguments.target == "vit" else convert_to_native
+            twin = convert(arguments.checkpoint, arguments.output)
             print(
                 f"OK: {twin.folder} is a stock {twin.architecture}, largest difference {twin.difference:.1e}"
                 + ("" if twin.has_processor else "; the checkpoint had no image processor, so it has none")
@@ -54,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
             )
         case _:
             raise ValueError(
-                "Exactly one of `--source muomni` and `--target vit` is expected, got "
+                "Exactly one of `--source muomni` and `--target native` (or vit) is expected, got "
                 f"--source {arguments.source!r} and --target {arguments.target!r}. Give one of them."
             )
 

@@ -10,8 +10,10 @@ like a label is compared with that truth.
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from PIL import Image, ImageOps
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 
@@ -22,6 +24,13 @@ def pictures_in(places: Sequence[str]) -> list[Path]:
     if not files:
         raise ValueError(f"Expected picture files or folders that hold some, got {list(places)!r}.")
     return files
+
+
+def as_processor_wants(file: Path, model: Any, processor: Any) -> Any:
+    """Give a file by its path; grey to a stock processor of a grey model, which takes pictures as they are."""
+    if getattr(model.config, "num_channels", 3) != 1 or getattr(processor, "do_convert_rgb", False):
+        return str(file)
+    return ImageOps.exif_transpose(Image.open(file)).convert("L")
 
 
 @torch.inference_mode()
@@ -36,7 +45,8 @@ def predict(
     rows = []
     for start in range(0, len(files), batch_size):
         batch = files[start : start + batch_size]
-        pixels = processor([str(file) for file in batch], return_tensors="pt")["pixel_values"]
+        pictures = [as_processor_wants(file, model, processor) for file in batch]
+        pixels = processor(pictures, return_tensors="pt")["pixel_values"]
         best = model(pixels).logits.softmax(-1).max(-1)
         rows += [
             (file, model.config.id2label[label], probability)

@@ -116,7 +116,7 @@ def load_classifier(folder: Path) -> tuple[Any, Any]:
     if not (folder / "config.json").is_file():
         raise ValueError(
             f"The checkpoint must be a folder with a config.json, got {str(folder)!r}. "
-            "Name the output of training, or a folder that `convert.py --target vit` wrote."
+            "Name the output of training, or a folder that `convert.py --target native` wrote."
         )
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     if not any("ForImageClassification" in name for name in config.architectures or []):

@@ -36,7 +36,7 @@ def card_facts(folder: Path) -> dict[str, Any]:
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     metrics = read_metrics(folder)
     sizes = tensor_sizes(folder / WEIGHTS_NAME)
-    is_native = config.model_type == "vit"
+    is_native = config.model_type in {"vit", "dinov2", "dinov2_with_registers"}
     is_classifier = any("ForImageClassification" in name for name in config.architectures or ())
     first_layer = [size for name, size in sizes.items() if re.search(r"(^|\.)layers?\.0\.", name)]
     training = metrics.get("training") or {}

@@ -1,6 +1,6 @@
 """Publish a checkpoint: write a folder that anyone can open, prove that it opens, only then let it appear or go up.
 
-Both kinds of checkpoint are published alike: ours, with its code, and the native twin, a stock ViT without any.
+Both kinds of checkpoint are published alike: ours, with its code, and the native twin, a stock model without any.
 """
 
 import contextlib
@@ -16,16 +16,11 @@ from typing import Any
 
 import torch
 from huggingface_hub import HfApi
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    PreTrainedModel,
-    ViTForImageClassification,
-    ViTModel,
-)
+from transformers import AutoConfig, AutoImageProcessor, PreTrainedModel
 
 from .. import OmniVisionForImageClassification, OmniVisionModel
 from ..interop.folder import whole_folder
+from ..interop.native import NATIVE_CLASSES
 from .card import CARD_NAME, render_card
 from .facts import METRICS_NAME, WEIGHTS_NAME, leaf, read_metrics
 from .opening import outputs_of_folder
@@ -48,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 # By the name of the architecture in config.json; the code of the stock classes does not travel.
 OURS = {cls.__name__: cls for cls in (OmniVisionModel, OmniVisionForImageClassification)}
-STOCK = {cls.__name__: cls for cls in (ViTModel, ViTForImageClassification)}
+STOCK = {cls.__name__: cls for cls in NATIVE_CLASSES}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from PIL import Image as Picture
 from modeling_omni_vision import OmniVisionConfig, OmniVisionForImageClassification, OmniVisionImageProcessor
 from modeling_omni_vision.analysis.evaluate import evaluate
 from modeling_omni_vision.analysis.record import merge_metrics
-from modeling_omni_vision.interop import convert_to_vit
+from modeling_omni_vision.interop import convert_to_native
 from scripts.evaluate import main
 
 
@@ -37,26 +37,37 @@ def dataset(tmp_path_factory):
 
 
 @pytest.fixture
-def checkpoint(tmp_path):
-    torch.manual_seed(1)
-    config = OmniVisionConfig(
-        image_size=16,
-        patch_size=8,
-        hidden_size=16,
-        num_hidden_layers=1,
-        intermediate_size=16,
-        id2label=dict(enumerate(NAMES)),
-        label2id={name: index for index, name in enumerate(NAMES)},
-    )
-    model = OmniVisionForImageClassification(config)
-    # Far from the initialisation the answers depend on the picture, so that equal numbers mean something.
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.4)
-    model.center_residual_()
-    model.save_pretrained(tmp_path / "run")
-    OmniVisionImageProcessor(size={"height": 16, "width": 16}).save_pretrained(tmp_path / "run")
-    return tmp_path / "run"
+def new_checkpoint(tmp_path):
+    """A function that saves a tiny classifier with other options, and returns its folder."""
+
+    def save(**change):
+        torch.manual_seed(1)
+        config = OmniVisionConfig(
+            image_size=16,
+            patch_size=8,
+            hidden_size=16,
+            num_hidden_layers=1,
+            intermediate_size=16,
+            id2label=dict(enumerate(NAMES)),
+            label2id={name: index for index, name in enumerate(NAMES)},
+            **change,
+        )
+        model = OmniVisionForImageClassification(config)
+        # Far from the initialisation the answers depend on the picture, so that equal numbers mean something.
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.4)
+        model.center_residual_()
+        model.save_pretrained(tmp_path / "run")
+        OmniVisionImageProcessor(size={"height": 16, "width": 16}).save_pretrained(tmp_path / "run")
+        return tmp_path / "run"
+
+    return save
+
+
+@pytest.fixture
+def checkpoint(new_checkpoint):
+    return new_checkpoint()
 
 
 def by_hand(checkpoint):
@@ -119,8 +130,12 @@ def test_pictures_go_into_the_checkpoint_by_default_and_curves_are_drawn_where_t
     assert (checkpoint / "plots" / "training.png").is_file()
 
 
-def test_the_native_twin_is_evaluated_to_the_same_numbers_without_attention(checkpoint, dataset, tmp_path):
-    convert_to_vit(checkpoint, tmp_path / "twin")
+@pytest.mark.parametrize(
+    "change", [{}, {"pooling": "mean"}, {"pooling": "cls_mean", "num_register_tokens": 2}], ids=str
+)
+def test_the_native_twin_is_evaluated_to_the_same_numbers_without_attention(new_checkpoint, dataset, tmp_path, change):
+    checkpoint = new_checkpoint(**change)
+    convert_to_native(checkpoint, tmp_path / "twin")
     ours = evaluate(checkpoint, str(dataset)).metrics
     report = evaluate(tmp_path / "twin", str(dataset))
     assert report.metrics["confusion_matrix"] == ours["confusion_matrix"]

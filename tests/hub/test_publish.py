@@ -13,11 +13,11 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig
 
-from modeling_omni_vision import OmniVisionModel
+from modeling_omni_vision import OmniVisionConfig, OmniVisionForImageClassification, OmniVisionModel
 from modeling_omni_vision.hub import OpeningError, publish, verify
 from modeling_omni_vision.hub.opening import outputs_of_folder
 from modeling_omni_vision.hub.proof import open_in_clean_process
-from modeling_omni_vision.interop import convert_to_vit
+from modeling_omni_vision.interop import convert_to_native, convert_to_vit
 
 
 module = sys.modules[publish.__module__]  # `hub.publish` is the function
@@ -262,6 +262,48 @@ def test_the_native_twin_is_published_without_python_and_verifies(checkpoint, me
     found = verify(done.folder)
     assert found.failures == ()
     assert found.difference <= 1e-6
+
+
+def pooled_checkpoint(checkpoint, folder, registers):
+    """Save a classifier over the mean of the patches beside the processor of the checkpoint."""
+    shutil.copytree(checkpoint, folder)
+    config = OmniVisionConfig.from_pretrained(folder, pooling="mean", num_register_tokens=registers)
+    torch.manual_seed(0)
+    OmniVisionForImageClassification(config).save_pretrained(folder)
+    return folder
+
+
+def test_the_twin_of_a_checkpoint_with_registers_opens_without_our_package_and_verifies(checkpoint, metrics, tmp_path):
+    twin = tmp_path / "twin"
+    report = convert_to_native(pooled_checkpoint(checkpoint, tmp_path / "ours", 2), twin)
+    (twin / "metrics.json").write_text(json.dumps(metrics))
+    done = publish(twin, tmp_path / "published", repo_id="me/animals-native")
+    assert {path.name for path in done.folder.iterdir()} == MODEL | {"README.md", "metrics.json", "proof.json"}
+    card = (done.folder / "README.md").read_text()
+    assert report.architecture == "Dinov2WithRegistersForImageClassification"
+    assert report.architecture in card
+    assert "trust_remote_code=True" not in card
+    assert "width 32, 2 layers, 2 heads, MLP 64" in card
+    assert ModelCard(card).data.tags == ["vision", "dinov2_with_registers"]
+    found = verify(done.folder)
+    assert found.failures == ()
+    assert found.difference <= 1e-6
+    before, after = (load_file(path / "model.safetensors") for path in (twin, done.folder))
+    assert all(torch.equal(before[name], after[name]) for name in {**before, **after})
+
+
+def test_twins_that_are_a_dinov2_or_an_encoder_are_published_too(checkpoint, metrics, tmp_path, opened_here):
+    convert_to_native(pooled_checkpoint(checkpoint, tmp_path / "ours", 0), tmp_path / "classifier")
+    (tmp_path / "classifier" / "metrics.json").write_text(json.dumps(metrics))
+    OmniVisionForImageClassification.from_pretrained(
+        pooled_checkpoint(checkpoint, tmp_path / "encoder", 1)
+    ).omni_vision.save_pretrained(tmp_path / "encoder")
+    convert_to_native(tmp_path / "encoder", tmp_path / "encoder-twin")
+    tags = []
+    for name in ("classifier", "encoder-twin"):
+        card = (publish(tmp_path / name, tmp_path / "out" / name).folder / "README.md").read_text()
+        tags.append(ModelCard(card).data.tags[1])
+    assert tags == ["dinov2", "dinov2_with_registers"]
 
 
 @pytest.mark.slow

@@ -1,0 +1,95 @@
+"""Our weights as a stock DINOv2, for what a stock ViT lacks: pooled patches and register tokens.
+
+Its head reads CLS and the mean of the patches side by side; where ours reads one of them, the weights of
+the other are zero. Its layer scale is one, its mask token is zero and never used.
+
+Only inference is the same: in training it drops tokens after the embeddings only, and drops paths at the
+same rate in every layer. Pictures of another size than the native one give the same without registers; with
+them the stock code smooths the positions while it interpolates (`antialias`), and ours does not. Releases of
+transformers 4 before huggingface/transformers#37836 take the registers into the mean of the patches.
+"""
+
+import torch
+from transformers import (
+    Dinov2Config,
+    Dinov2ForImageClassification,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersForImageClassification,
+    Dinov2WithRegistersModel,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+from .stock import Ours, StockModel, is_classifier, shared_options, stock_weights
+
+
+# Names on disk, not those in memory: every release of transformers reads them.
+LAYER_NAMES = {
+    "norm_before": "norm1",
+    "attention.q_proj": "attention.attention.query",
+    "attention.k_proj": "attention.attention.key",
+    "attention.v_proj": "attention.attention.value",
+    "attention.o_proj": "attention.output.dense",
+    "norm_after": "norm2",
+    "mlp.fc1": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
+}
+
+
+def as_dinov2(model: Ours) -> StockModel:
+    """Translate a classifier, or an encoder with registers, or raise `ValueError` for what DINOv2 cannot hold."""
+    check_dinov2(model)
+    options = {
+        **shared_options(model.config),
+        "mlp_ratio": model.config.intermediate_size // model.config.hidden_size,
+    }
+    config: PreTrainedConfig = Dinov2Config(**options)
+    stock_class: type[PreTrainedModel] = Dinov2ForImageClassification
+    if model.config.num_register_tokens:
+        config = Dinov2WithRegistersConfig(**options, num_register_tokens=model.config.num_register_tokens)
+        stock_class = Dinov2WithRegistersForImageClassification if is_classifier(model) else Dinov2WithRegistersModel
+    weights = stock_weights(model, config.model_type, LAYER_NAMES, neutral_weights(model))
+    if is_classifier(model):
+        weights["classifier.weight"] = over_cls_and_mean(weights["classifier.weight"], model.config.pooling)
+    return StockModel(stock_class, config, weights)
+
+
+def check_dinov2(model: Ours) -> None:
+    """Raise `ValueError` for what no stock DINOv2 has a place for."""
+    config, instead = model.config, "Publish this checkpoint with its own code instead."
+    for name, (height, width) in (("image_size", config.image_size_hw), ("patch_size", config.patch_size_hw)):
+        # It would take the positions of another grid for those of a square one, in silence.
+        if height != width:
+            raise ValueError(
+                f"A stock DINOv2 has a place for squares only, got `{name}` {(height, width)!r}. {instead}"
+            )
+    if config.intermediate_size % config.hidden_size:
+        raise ValueError(
+            f"The MLP of a stock DINOv2 is a whole multiple of its width, expected an `intermediate_size` that "
+            f"`hidden_size` {config.hidden_size} divides, got {config.intermediate_size}. {instead}"
+        )
+    if is_classifier(model) and not config.num_labels:
+        raise ValueError(
+            f"A stock DINOv2 without a head returns other tokens than ours, expected classes, got `num_labels` "
+            f"{config.num_labels}. Save the encoder alone, as OmniVisionModel."
+        )
+
+
+def neutral_weights(model: Ours) -> dict[str, torch.Tensor]:
+    """Weights of the stock encoder that change nothing: layer scales of one, a mask token that is never used."""
+    width, depth = model.config.hidden_size, model.config.num_hidden_layers
+    scales = [f"encoder.layer.{index}.layer_scale{part}.lambda1" for index in range(depth) for part in (1, 2)]
+    return {
+        "embeddings.mask_token": torch.zeros(1, width, dtype=model.dtype),
+        **{name: torch.ones(width, dtype=model.dtype) for name in scales},
+    }
+
+
+def over_cls_and_mean(weight: torch.Tensor, pooling: str) -> torch.Tensor:
+    """Widen the weight of a head (labels, hidden) to read CLS and mean side by side, and ignore what ours does."""
+    zero = torch.zeros_like(weight)
+    halves = {"cls": (weight, zero), "mean": (zero, weight), "cls_mean": (weight,)}
+    return torch.cat(halves[pooling], dim=1)
+
+
+__all__ = ["as_dinov2"]

@@ -1,0 +1,94 @@
+"""What every stock architecture has in common with ours: the same options, the same weights under other names."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from ..modeling_omni_vision import OmniVisionForImageClassification, OmniVisionModel
+
+
+SHARED_FIELDS = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "hidden_act",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "initializer_range",
+    "layer_norm_eps",
+    "num_channels",
+    "id2label",
+    "label2id",
+    "problem_type",
+)
+
+Ours = OmniVisionModel | OmniVisionForImageClassification
+
+
+@dataclass(frozen=True)
+class StockModel:
+    """A stock model to be written: its class, its configuration, its weights under their names on disk."""
+
+    stock_class: type[PreTrainedModel]
+    config: PreTrainedConfig
+    weights: dict[str, torch.Tensor]
+
+
+def is_classifier(model: Ours) -> bool:
+    """Tell whether a model of ours has a head."""
+    return isinstance(model, OmniVisionForImageClassification)
+
+
+def shared_options(config: Any) -> dict[str, Any]:
+    """Translate the options of ours that every stock architecture has."""
+    return {
+        **{name: getattr(config, name) for name in SHARED_FIELDS},
+        "image_size": one_or_two(config.image_size_hw),
+        "patch_size": one_or_two(config.patch_size_hw),
+    }
+
+
+def one_or_two(sides: tuple[int, int]) -> int | list[int]:
+    """Write a square as one number, which every reader of a stock configuration understands."""
+    return sides[0] if sides[0] == sides[1] else list(sides)
+
+
+def stock_weights(
+    model: Ours, prefix: str, layer_names: dict[str, str], added: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """
+    Rename our weights to a stock model's names on disk and add what is neutral in ours.
+
+    Args:
+        model: Ours.
+        prefix: What the stock classifier calls its encoder.
+        layer_names: Parts of our layers and their names in the stock ones.
+        added: Weights of the stock encoder that ours has not, by their names without prefix. Biases of norms,
+            zero in ours, are added in any case.
+
+    Returns:
+        Every weight of the encoder, and those of the head as they are.
+    """
+    encoder = getattr(model, "omni_vision", model)
+    weights = {stock_name(name, layer_names): tensor for name, tensor in encoder.state_dict().items()}
+    for name in [name for name in weights if "norm" in name and name.endswith(".weight")]:
+        weights.setdefault(name.removesuffix("weight") + "bias", torch.zeros_like(weights[name]))
+    weights |= added
+    if encoder is not model:
+        weights = {f"{prefix}.{name}": tensor for name, tensor in weights.items()}
+        weights |= {name: tensor for name, tensor in model.state_dict().items() if name.startswith("classifier.")}
+    return {name: tensor.contiguous().clone() for name, tensor in weights.items()}
+
+
+def stock_name(name: str, layer_names: dict[str, str]) -> str:
+    """Name on disk of one weight of our encoder in a stock one."""
+    if name.startswith("layers."):
+        _, index, rest = name.split(".", 2)
+        part, kind = rest.rsplit(".", 1)
+        return f"encoder.layer.{index}.{layer_names[part]}.{kind}"
+    return name.replace("norm.", "layernorm.", 1) if name.startswith("norm.") else name
+
+
+__all__ = ["Ours", "StockModel", "is_classifier", "shared_options", "stock_weights"]
