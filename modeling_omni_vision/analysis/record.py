@@ -22,10 +22,15 @@ def merge_metrics(folder: Path, sections: dict[str, Any]) -> Path:
         raise ValueError(
             f"{str(path)!r} must hold a JSON object, got {error}. Repair it or take it away: it is not written over."
         ) from error
-    partial = path.with_name(f".{METRICS_FILE}.{os.getpid()}.partial")
+    return write_json(path, merged)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> Path:
+    """Write a JSON file whole or not at all, also when killed."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         partial.write_text(
-            json.dumps(finite(merged), indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+            json.dumps(finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
         )
         partial.replace(path)
     finally:
@@ -51,4 +56,4 @@ def cpu_model() -> str:
         return platform.processor() or platform.machine()
 
 
-__all__ = ["METRICS_FILE", "cpu_model", "finite", "merge_metrics"]
+__all__ = ["METRICS_FILE", "cpu_model", "finite", "merge_metrics", "write_json"]
