@@ -1,5 +1,6 @@
 """Commands as they are recorded beside numbers: repeatable, and silent about where somebody keeps files."""
 
+import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,8 @@ def recorded_command(script: str, argv: Sequence[str]) -> str:
 def without_folder(text: str) -> str:
     """Shorten a local path to its last part; names of datasets and anything else stay as they are."""
     path = Path(text).expanduser()
-    local = path.exists() or path.is_absolute() or text.startswith(("./", "../"))
+    # Unlike `Path.exists`, which raises for a word longer than a file name can be, such as JSON.
+    local = os.path.exists(path) or path.is_absolute() or text.startswith(("./", "../"))
     return path.resolve().name if local else text
 
 

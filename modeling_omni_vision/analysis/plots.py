@@ -22,11 +22,11 @@ MAX_NUMBERED, MAX_NAMED = 20, 40
 MAX_NAME = 18
 
 
-def save(figure: Figure, path: Path) -> Path:
-    """Write a figure without the date and version that would make equal pictures differ."""
+def save(figure: Figure, path: Path, **texts: str) -> Path:
+    """Write a figure, and texts about it, without the date and version that would make equal pictures differ."""
     FigureCanvasAgg(figure)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=DPI, metadata={"Software": None})
+    figure.savefig(path, dpi=DPI, metadata={"Software": None, **texts})
     return path
 
 
