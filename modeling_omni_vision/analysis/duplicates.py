@@ -91,7 +91,8 @@ def audit(
         command: What to record as the command that measured this.
 
     Returns:
-        What stands in the JSON file.
+        What stands in the JSON file. Where two pictures show one thing and carry different labels, at least one label
+        is wrong: the share of such pairs among near duplicates estimates label noise, as far as near means the same.
 
     Raises:
         `ValueError`: if there is no test split, a picture cannot be read, or `shift` is impossible.
@@ -100,7 +101,7 @@ def audit(
     if "test" not in splits:
         raise ValueError(f"Expected a test split in {dataset!r} to compare with train, got {sorted(splits)}. Add one.")
     size = compared_size(splits["train"])
-    parts = {name: read_split(rows, size) for name, rows in splits.items()}
+    parts = {name: read_split(name, rows, size) for name, rows in splits.items()}
     train, test = joined([parts["train"], parts["validation"]]), parts["test"]
     train, test = without_repeated_channels(train, test)
     found = nearest(test.pictures, train.pictures, shift)
@@ -131,7 +132,7 @@ def compared_size(train: Dataset) -> tuple[int, int]:
     return (height, width) if max(height, width) <= MAX_SIDE else (MAX_SIDE, MAX_SIDE)
 
 
-def read_split(rows: Dataset, size: tuple[int, int]) -> LabelledPictures:
+def read_split(name: str, rows: Dataset, size: tuple[int, int]) -> LabelledPictures:
     """Decode a split to RGB, so that a grey picture equals itself saved in colour, and to one size."""
     pictures = np.empty((len(rows), *size, 3), dtype=np.uint8)
     digests = []
@@ -139,7 +140,7 @@ def read_split(rows: Dataset, size: tuple[int, int]) -> LabelledPictures:
         try:
             levels = load_picture(image, 3)
         except PictureError as error:
-            raise ValueError(f"The picture in row {index} cannot be read. {error}") from error
+            raise ValueError(f"The picture in row {index} of the {name} split cannot be read. {error}") from error
         content = repr((levels.shape, levels.dtype.str)).encode() + levels.tobytes()
         digests.append(hashlib.blake2b(content, digest_size=16).digest())
         pictures[index] = np.rint(levels if levels.shape[:2] == size else resized(levels, *size)).clip(0, 255)

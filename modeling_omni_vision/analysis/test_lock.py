@@ -63,7 +63,7 @@ class OpenedSplit:
             raise SplitRefusedError(
                 f"The weights in {str(self.folder)!r} must give the accuracy again that was recorded on "
                 f"{self.record['date']}, expected {self.accuracy!r}, got {accuracy!r}. Something else has changed: "
-                "pictures, image processor, configuration or library. Put it back; nothing was written."
+                "pictures, image processor, configuration, library or machine. Put it back; nothing was written."
             )
         return {SECTION: {**self.record, "accuracy": accuracy}}
 

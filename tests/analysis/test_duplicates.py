@@ -184,7 +184,7 @@ def test_data_without_a_test_split_or_with_a_broken_picture_are_refused(tmp_path
     with pytest.raises(ValueError, match=r"Expected a test split.*\['train', 'validation'\]"):
         audit(dataset, tmp_path / "audit.json")
     broken = [{"bytes": b"no picture", "path": None}]
-    with pytest.raises(ValueError, match="row 0 cannot be read"):
+    with pytest.raises(ValueError, match="row 0 of the test split cannot be read"):
         audit(with_tests(tmp_path / "broken", broken, [0]), tmp_path / "audit.json")
     assert not list(tmp_path.glob("audit*"))
 

@@ -8,7 +8,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 
 from modeling_omni_vision import OmniVisionConfig, OmniVisionForImageClassification, OmniVisionImageProcessor
 from modeling_omni_vision.analysis import test_lock as lock_module
-from modeling_omni_vision.analysis.evaluate import evaluate
+from modeling_omni_vision.analysis.evaluate import evaluate, predict
 from modeling_omni_vision.analysis.test_lock import LOCK_FILE, SplitRefusedError, open_test_split, weights_digest
 
 
@@ -68,13 +68,12 @@ def contents(folder):
 def looks(monkeypatch):
     """Hashes of the weights that were shown pictures, in order."""
     seen = []
-    original = evaluate.__globals__["predict"]
 
     def watch(model, *args):
         seen.append(weights_digest(model))
-        return original(model, *args)
+        return predict(model, *args)
 
-    monkeypatch.setitem(evaluate.__globals__, "predict", watch)
+    monkeypatch.setattr("modeling_omni_vision.analysis.evaluate.predict", watch)
     return seen
 
 
@@ -101,7 +100,7 @@ def test_the_lock_is_made_before_the_first_picture_is_read(run, dataset, monkeyp
     def stop(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(evaluate.__globals__, "predict", stop)
+    monkeypatch.setattr("modeling_omni_vision.analysis.evaluate.predict", stop)
     with pytest.raises(KeyboardInterrupt):
         evaluate(run, dataset)
     assert (run / LOCK_FILE).is_file()
