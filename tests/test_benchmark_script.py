@@ -1,12 +1,13 @@
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from modeling_omni_vision import OmniVisionConfig
-from modeling_omni_vision.analysis import benchmark
+from modeling_omni_vision.analysis import benchmark, readme, timing, training_step
 from modeling_omni_vision.analysis import contestants as peers
 from modeling_omni_vision.analysis.benchmark import (
     TABLE_HEAD,
@@ -18,11 +19,33 @@ from modeling_omni_vision.analysis.benchmark import (
 )
 from modeling_omni_vision.analysis.contestants import BUILDERS, OURS, Case, contestants, make_step
 from modeling_omni_vision.analysis.memory import peak_memory
+from modeling_omni_vision.analysis.training_step import attention_rows, data_line, data_rows
+from modeling_omni_vision.data.pictures import Pictures
 from scripts import benchmark as script
 
 
 TINY = OmniVisionConfig(image_size=16, patch_size=8, hidden_size=32, num_hidden_layers=1, intermediate_size=64)
 FORWARD = Case("forward", 2, "float32", "sdpa")
+TINY_SHAPE = {"image_size": 8, "patch_size": 4, "num_channels": 1}
+
+
+@pytest.fixture
+def tiny_training(monkeypatch):
+    """Training steps of a shape that takes no time."""
+    monkeypatch.setattr(timing, "SECONDS_PER_SAMPLE", 0)
+    monkeypatch.setattr(training_step, "RECIPE_SHAPE", TINY_SHAPE)
+    monkeypatch.setattr(training_step, "RECIPE_BATCH", 4)
+    monkeypatch.setattr(training_step, "ATTENTION_SHAPES", (TINY_SHAPE, TINY_SHAPE | {"image_size": 12}))
+    monkeypatch.setattr(training_step, "TRAINING_BATCH", 2)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock, a list of one number of seconds, that only tests move."""
+    seconds = [0.0]
+    stopped = SimpleNamespace(process_time=lambda: seconds[0], perf_counter=lambda: seconds[0])
+    monkeypatch.setattr(timing, "time", stopped)
+    return seconds
 
 
 def test_all_contestants_have_the_same_size():
@@ -108,7 +131,7 @@ def test_without_timm_the_others_still_run(monkeypatch, capsys, tmp_path):
     assert contestants(FORWARD) == [OURS, "transformers", "TransformerEncoderLayer"]
     monkeypatch.setattr(script, "find_spec", lambda name: None)
     monkeypatch.setattr(script, "all_cases", lambda sizes: [FORWARD])
-    monkeypatch.setattr(benchmark, "SECONDS_PER_SAMPLE", 0)
+    monkeypatch.setattr(timing, "SECONDS_PER_SAMPLE", 0)
     monkeypatch.setattr(benchmark, "OmniVisionConfig", lambda **fields: TINY)
     script.main(["--quick", "--output", str(tmp_path / "out.json")])
     assert "[benchmark]" in capsys.readouterr().out
@@ -145,7 +168,7 @@ def test_a_run_writes_the_machine_the_command_and_every_row(tmp_path, monkeypatc
     monkeypatch.setattr(
         script, "all_cases", lambda sizes: [Case("forward", size, "float32", "sdpa") for size in sizes]
     )
-    monkeypatch.setattr(benchmark, "SECONDS_PER_SAMPLE", 0)
+    monkeypatch.setattr(timing, "SECONDS_PER_SAMPLE", 0)
     monkeypatch.setattr(benchmark, "OmniVisionConfig", lambda **fields: TINY)
     before = torch.get_num_threads()
     script.main(["--quick", "--output", str(tmp_path / "new" / "out.json")])
@@ -159,6 +182,95 @@ def test_a_run_writes_the_machine_the_command_and_every_row(tmp_path, monkeypatc
     printed = capsys.readouterr().out
     assert printed.count("| forward |") == 2
     assert "Slowest against the best peer" in printed
+
+
+def test_every_augmentation_has_its_share_of_the_step_and_every_shape_its_attention(tiny_training):
+    data, attention = list(data_rows(rounds=2)), list(attention_rows(rounds=2))
+    assert [row["augmentation"] for row in data] == [
+        "none",
+        "shift 2, flip true, random_erasing 0.25",
+        "shift 2, flip true, random_erasing 0.25, mixup 0.2, cutmix 1.0",
+        "shift 2, flip true, random_erasing 0.25, rand_augment 9",
+    ]
+    assert all(0 < row["share_waiting"][dtype] < 1 for row in data for dtype in ("bfloat16", "float32"))
+    assert [(row["tokens"], row["dtype"]) for row in attention] == [
+        (5, "bfloat16"),
+        (5, "float32"),
+        (10, "bfloat16"),
+        (10, "float32"),
+    ]
+    assert all(set(row["cpu_ms"]) == {"eager", "sdpa"} for row in attention)
+
+
+def test_the_shapes_that_matter_have_17_50_and_197_tokens():
+    configs = [OmniVisionConfig(**shape) for shape in training_step.ATTENTION_SHAPES]
+    assert [1 + config.num_patches for config in configs] == [17, 50, 197]
+
+
+def test_a_slow_data_path_is_noticed(tiny_training, clock, monkeypatch):
+    def slow(path, seconds):
+        def call(*args):
+            clock[0] += seconds
+            return path(*args)
+
+        return call
+
+    monkeypatch.setattr(peers, "training_step", slow(peers.training_step, 3))
+    monkeypatch.setattr(Pictures, "__getitems__", slow(Pictures.__getitems__, 1))
+    for row in data_rows(rounds=2):
+        assert row["share_waiting"] == {"bfloat16": 0.25, "float32": 0.25}
+        assert (row["data_ms"], row["step_ms"]["float32"]) == (1000, 3000)
+        assert data_line(row).count("25.0%") == 2
+
+
+def test_attention_above_one_means_that_eager_is_faster(tiny_training, clock, monkeypatch):
+    def step(name, config, case):
+        def call():
+            clock[0] += {"eager": 2, "sdpa": 3}[case.attention]
+
+        return call
+
+    monkeypatch.setattr(training_step, "make_step", step)
+    assert {row["eager_relative_to_sdpa"] for row in attention_rows(rounds=3)} == {1.5}
+
+
+def test_batches_of_the_measurement_are_augmented_as_in_training(tiny_training):
+    config = OmniVisionConfig(**TINY_SHAPE)
+    dataset = training_step.random_pictures(config, 8)
+    batches = []
+    for options in ({}, {"flip": True}, {"mixup": 0.2}):
+        torch.manual_seed(0)  # decides the order of rows
+        batches.append(training_step.batch_maker(config, dataset, options)())
+    plain, flipped, mixed = batches
+    assert plain["pixel_values"].shape == (4, 1, 8, 8)
+    assert plain["rows"].equal(flipped["rows"])
+    assert not plain["pixel_values"].equal(flipped["pixel_values"])
+    assert mixed["labels"].shape == (4, 10)
+
+
+def test_a_whole_run_prints_and_writes_what_training_waits_for_and_readme_shows_it(
+    tiny_training, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(script, "all_cases", lambda sizes: [FORWARD])
+    monkeypatch.setattr(benchmark, "OmniVisionConfig", lambda **fields: TINY)
+    monkeypatch.setattr(benchmark, "peak_memory", lambda *args: {})
+    (tmp_path / "docs").mkdir()
+    file = tmp_path / "docs" / "benchmark.json"
+    script.main(["--rounds", "1", "--output", str(file)])
+    written = json.loads(file.read_text())
+    assert (len(written["data"]), len(written["attention"])) == (4, 4)
+    printed = capsys.readouterr().out
+    written["machine"].setdefault("timm", "absent")
+    file.write_text(json.dumps(written))
+    shown = readme.benchmark(tmp_path)
+    for row in written["data"]:
+        assert data_line(row) in printed
+        assert data_line(row) in shown
+    # Neither a quick run nor a file from before these measurements has anything of them to show.
+    old = {key: value for key, value in written.items() if key not in ("data", "attention")}
+    for record in (old, written | {"data": [], "attention": []}):
+        file.write_text(json.dumps(record))
+        assert readme.benchmark(tmp_path) == shown[: shown.index("\n\nThe share of a training step")]
 
 
 @pytest.mark.parametrize("wrong", [{"rounds": 0}, {"threads": 0}])

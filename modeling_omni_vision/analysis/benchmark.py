@@ -14,10 +14,8 @@ import itertools
 import math
 import os
 import platform
-import random
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from importlib import metadata, util
 from typing import Any
@@ -25,18 +23,15 @@ from typing import Any
 import torch
 
 from ..configuration_omni_vision import OmniVisionConfig
-from .contestants import OURS, PEERS, Case, contestants, make_step
+from .contestants import OURS, PEERS, TRAINING_BATCH, Case, contestants, make_step
 from .memory import peak_memory
 from .record import cpu_model
+from .timing import Samples, time_in_turns
+from .training_step import ATTENTION_HEAD, DATA_HEAD, attention_line, attention_rows, data_line, data_rows
 
 
-TRAINING_BATCH = 32
-SECONDS_PER_SAMPLE = 0.05
 # Of mallopt(3): from which size on memory is given back, and how many blocks come straight from the system.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-
-
-Samples = dict[str, dict[str, list[float]]]
 
 
 def keep_freed_memory() -> bool:
@@ -46,29 +41,8 @@ def keep_freed_memory() -> bool:
 
 
 def time_case(config: OmniVisionConfig, case: Case, rounds: int) -> Samples:
-    """Return milliseconds of CPU and wall time per step and round, for each contestant, taking turns."""
-    names = contestants(case)
-    steps = {name: make_step(name, config, case) for name in names}
-    for step in steps.values():
-        step()
-    started = time.perf_counter()
-    for step in steps.values():
-        step()
-    # Short steps are repeated, equally often for all, until a clock tick is nothing beside them.
-    repeats = max(1, math.ceil(SECONDS_PER_SAMPLE * len(steps) / (time.perf_counter() - started)))
-    samples: Samples = {name: {"cpu_ms": [], "wall_ms": []} for name in names}
-    shuffle = random.Random(0).shuffle
-    for _ in range(rounds):
-        # A fixed order would always give one contestant the caches and the heap that the same other one left.
-        shuffle(names)
-        for name in names:
-            steps[name]()
-            cpu, wall = time.process_time(), time.perf_counter()
-            for _ in range(repeats):
-                steps[name]()
-            samples[name]["cpu_ms"].append(1e3 * (time.process_time() - cpu) / repeats)
-            samples[name]["wall_ms"].append(1e3 * (time.perf_counter() - wall) / repeats)
-    return samples
+    """Time every contestant of a case; they take turns."""
+    return time_in_turns({name: make_step(name, config, case) for name in contestants(case)}, rounds)
 
 
 def summarise(case: Case, samples: Samples, peaks: dict[str, float | None]) -> dict[str, Any]:
@@ -110,6 +84,7 @@ def run_benchmark(
     threads: int = 1,
     with_memory: bool = True,
     keep_heap: bool = True,
+    with_training: bool = True,
     report: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """
@@ -122,6 +97,7 @@ def run_benchmark(
         threads: Threads of torch; 1 where other programs run.
         with_memory: Also measure peak memory, in child processes.
         keep_heap: Keep freed memory in this process; it stays so.
+        with_training: Also measure what our own training steps wait for and which attention suits them.
         report: Called with one line of the table as soon as it is measured.
 
     Raises:
@@ -141,6 +117,10 @@ def run_benchmark(
             peaks = peak_memory(config, case, threads) if with_memory else {}
             rows.append(summarise(case, time_case(config, case, rounds), peaks))
             report(table_line(rows[-1]))
+        data = report_table(DATA_HEAD, data_line, data_rows(rounds), report) if with_training else []
+        attention = (
+            report_table(ATTENTION_HEAD, attention_line, attention_rows(rounds), report) if with_training else []
+        )
     finally:
         torch.set_num_threads(before)
     return {
@@ -151,7 +131,24 @@ def run_benchmark(
         "config": {name: getattr(config, name) for name in ("image_size", "patch_size", "hidden_size")},
         "rows": rows,
         "best_attention": best_attention(rows),
+        "data": data,
+        "attention": attention,
     }
+
+
+def report_table(
+    head: str,
+    line: Callable[[dict[str, Any]], str],
+    rows: Iterable[dict[str, Any]],
+    report: Callable[[str], None],
+) -> list[dict[str, Any]]:
+    """Report a table line by line as its rows are measured, and return the rows."""
+    report("\n" + head)
+    measured = []
+    for row in rows:
+        report(line(row))
+        measured.append(row)
+    return measured
 
 
 def best_attention(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

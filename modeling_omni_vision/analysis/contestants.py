@@ -16,6 +16,7 @@ from ..modeling_omni_vision import OmniVisionModel
 OURS = "omni_vision"
 PEERS = ("transformers", "timm", "TransformerEncoderLayer")
 NUM_CLASSES = 10
+TRAINING_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -199,4 +200,4 @@ def training_step(
     return loss
 
 
-__all__ = ["BUILDERS", "OURS", "PEERS", "Case", "contestants", "make_step"]
+__all__ = ["BUILDERS", "NUM_CLASSES", "OURS", "PEERS", "TRAINING_BATCH", "Case", "contestants", "make_step"]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .benchmark import TABLE_HEAD, table_line
+from .training_step import ATTENTION_HEAD, DATA_HEAD, attention_line, data_line
 
 
 def read(root: Path, name: str) -> dict[str, Any]:
@@ -58,7 +59,29 @@ attention, our speed is from {low} to {high} of the best peer's. `{record["comma
 {TABLE_HEAD}
 {rows}
 
-In the row with dropout, transformers draws fewer masks than the specification has: none inside its MLP."""
+In the row with dropout, transformers draws fewer masks than the specification has: none inside its MLP.{
+        training_step(record)
+    }"""
+
+
+def training_step(record: dict[str, Any]) -> str:
+    """Show what our training step waits for and which attention suits it, where the benchmark measured that."""
+    data, attention = record.get("data"), record.get("attention")
+    if not data or not attention:
+        return ""
+    shape = "{image_size} px, patch {patch_size}, {num_channels} channel(s), batch {batch_size}".format(**data[0])
+    return "\n".join(
+        [
+            "\n\nThe share of a training step that waits for its data, made in the same process without workers",
+            f"({shape}, eager attention):\n",
+            DATA_HEAD,
+            *map(data_line, data),
+            "\nEager attention against sdpa in a training step of ours; in the last column more than 1 means that",
+            "eager is faster:\n",
+            ATTENTION_HEAD,
+            *map(attention_line, attention),
+        ]
+    )
 
 
 def recipe(root: Path) -> str:

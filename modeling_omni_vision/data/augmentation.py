@@ -25,10 +25,13 @@ RAND_AUGMENT_OPERATIONS = 2
 def seeded(*key: int) -> Iterator[None]:
     """Seed the CPU generator within the block from integers, and put it back afterwards; leave GPUs alone."""
     with torch.random.fork_rng(devices=[]):
-        (seed,) = np.random.SeedSequence(key).generate_state(1)
-        # torch.manual_seed would also reseed the GPU, which nothing puts back.
-        torch.default_generator.manual_seed(int(seed))
+        torch.default_generator.manual_seed(_seed(*key))
         yield
+
+
+def _seed(*key: int) -> int:
+    """Make a seed from integers, for the CPU generator: torch.manual_seed would also reseed the GPU, for good."""
+    return int(np.random.SeedSequence(key).generate_state(1)[0])
 
 
 class Augmentation:
@@ -74,7 +77,7 @@ class Augmentation:
         _check_range("cutmix", cutmix, 0, 100)
         self.num_pictures = num_pictures
         self.seed = seed
-        self._tables: dict[int, tuple[int, np.ndarray]] = {}
+        self._tables: dict[int, tuple[int, torch.Tensor, list[int]]] = {}
         self.crop = v2.RandomResizedCrop(size, scale=(crop_scale, 1.0)) if crop_scale else None
         geometry: list[Transform] = [v2.RandomCrop(size, padding=shift)] if shift else []
         geometry += [v2.RandomHorizontalFlip()] if flip else []
@@ -123,20 +126,28 @@ class Augmentation:
     def _apply(
         self, transform: Transform, pictures: torch.Tensor, rows: Sequence[int], epoch: int, stage: int
     ) -> torch.Tensor:
-        draws = self._draws(epoch, stage)[np.asarray(rows)]
-        changed = torch.empty_like(pictures)
-        for draw in np.unique(draws):
-            chosen = torch.from_numpy(np.flatnonzero(draws == draw))
-            with seeded(self.seed, epoch, stage, int(draw)):
-                changed[chosen] = transform(pictures[chosen])
-        return changed
+        table, seeds = self._draws(epoch, stage)
+        draws = table[torch.as_tensor(rows)]
+        # Sorted by draw, the rows of a draw are a slice: no copy for each draw.
+        order = draws.argsort()
+        counts = draws.bincount(minlength=DRAWS).tolist()
+        parts = []
+        # One fork for all draws: saving and restoring the generator costs as much as a transform.
+        with torch.random.fork_rng(devices=[]):
+            for seed, part in zip(seeds, pictures[order].split(counts), strict=True):
+                if len(part):
+                    torch.default_generator.manual_seed(seed)
+                    parts.append(transform(part))
+        changed = torch.cat(parts)
+        return torch.empty_like(changed).index_copy_(0, order, changed)
 
-    def _draws(self, epoch: int, stage: int) -> np.ndarray:
-        """Give each row of the dataset one of the draws of a stage: (num_pictures,) in [0, DRAWS)."""
+    def _draws(self, epoch: int, stage: int) -> tuple[torch.Tensor, list[int]]:
+        """Give each row of the dataset one of the draws of a stage, (num_pictures,), and each draw its seed."""
         if self._tables.get(stage, (None,))[0] != epoch:
-            generator = np.random.default_rng([self.seed, epoch, stage])
-            self._tables[stage] = epoch, generator.integers(DRAWS, size=self.num_pictures)
-        return self._tables[stage][1]
+            draws = np.random.default_rng([self.seed, epoch, stage]).integers(DRAWS, size=self.num_pictures)
+            seeds = [_seed(self.seed, epoch, stage, draw) for draw in range(DRAWS)]
+            self._tables[stage] = epoch, torch.from_numpy(draws), seeds
+        return self._tables[stage][1:]
 
 
 def _check_range(name: str, value: float, low: float, high: float) -> None:

@@ -47,6 +47,13 @@ def test_each_option_changes_pictures_and_changes_them_anew_in_each_epoch_and_fo
     assert not torch.equal(first, augment(make(**{option: EVERYTHING[option]}, seed=6), pictures, rows))
 
 
+def test_each_epoch_has_changes_that_no_epoch_had_before(pictures):
+    same, rows, augmentation = pictures[:1].expand(COUNT, -1, -1, -1), list(range(COUNT)), make(random_erasing=1.0)
+    first, second = ({one.numpy().tobytes() for one in augment(augmentation, same, rows, epoch)} for epoch in (0, 1))
+    # Dealing the same 16 rectangles out anew would not do.
+    assert len(first - second) > len(first) / 2
+
+
 def test_the_global_generator_is_neither_read_nor_moved(pictures):
     rows, augmentation = list(range(COUNT)), make(**EVERYTHING, mixup=0.2, cutmix=1.0)
     torch.manual_seed(1)
