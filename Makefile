@@ -26,7 +26,7 @@ quickstart: $(RUN)/done ## train on real scanned digits, evaluate, open the resu
 
 $(RUN)/done: $(VENV)/installed
 	@rm -rf $(RUN)
-	$(ONE_THREAD) $(BIN)/python scripts/train.py --dataset digits --output_dir $(RUN) --shift 1 --bf16 true \
+	$(ONE_THREAD) $(BIN)/python scripts/train.py --dataset digits --output_dir $(RUN) --shift 1 \
 		--config '{"image_size": 16, "patch_size": 4, "num_channels": 1, "attn_implementation": "eager", "hidden_dropout_prob": 0, "attention_probs_dropout_prob": 0}' \
 		--learning_rate 5e-4 --per_device_train_batch_size 32 --num_train_epochs 30
 	$(BIN)/python scripts/evaluate.py --checkpoint $(RUN) --dataset digits
