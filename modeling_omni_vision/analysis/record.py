@@ -15,13 +15,7 @@ def merge_metrics(folder: Path, sections: dict[str, Any]) -> Path:
     """Write sections into `metrics.json` and keep the others; the file is replaced whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / METRICS_FILE
-    try:
-        before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        merged = {**before, **sections}
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"{str(path)!r} must hold a JSON object, got {error}. Repair it or take it away: it is not written over."
-        ) from error
+    merged = {**read_metrics(folder), **sections}
     partial = path.with_name(f".{METRICS_FILE}.{os.getpid()}.partial")
     try:
         partial.write_text(
@@ -31,6 +25,17 @@ def merge_metrics(folder: Path, sections: dict[str, Any]) -> Path:
     finally:
         partial.unlink(missing_ok=True)
     return path
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """Read `metrics.json`, an empty dictionary where there is none; refuse one that is not a JSON object."""
+    path = folder / METRICS_FILE
+    try:
+        return {**json.loads(path.read_text(encoding="utf-8"))} if path.is_file() else {}
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{str(path)!r} must hold a JSON object, got {error}. Repair it or take it away: it is not written over."
+        ) from error
 
 
 def finite(value: Any) -> Any:
@@ -51,4 +56,4 @@ def cpu_model() -> str:
         return platform.processor() or platform.machine()
 
 
-__all__ = ["METRICS_FILE", "cpu_model", "finite", "merge_metrics"]
+__all__ = ["METRICS_FILE", "cpu_model", "finite", "merge_metrics", "read_metrics"]

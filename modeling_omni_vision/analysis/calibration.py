@@ -1,0 +1,140 @@
+"""Temperature scaling (Guo et al. 2017, https://huggingface.co/papers/1706.04599), fitted on what training held out.
+
+The temperature divides all logits: it changes how sure a model says it is, and no answer. It is fitted on the
+validation split of the run, found again by what the run recorded, and never on the pictures it is measured on.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+
+from ..data.sources import VALIDATION_SHARE
+from .command import without_folder
+from .metrics import expected_calibration_error, negative_log_likelihood
+from .predictions import Predictions
+
+
+TEMPERATURES = (0.05, 20.0)
+HELD_OUT = "validation"
+
+
+def validation_share_of(training: Mapping[str, Any], dataset: str, given: float | None) -> float:
+    """
+    Decide what to hold out of train: what the run held out where it was trained on this data.
+
+    Args:
+        training: The `training` section of metrics.json; empty where nobody recorded one.
+        dataset: What is evaluated on.
+        given: What the caller says, None for nothing.
+
+    Raises:
+        `ValueError`: if the caller says something else than the run recorded: it would be another split.
+    """
+    if not trained_on(training, dataset):
+        return VALIDATION_SHARE if given is None else given
+    recorded = training["arguments"].get("validation_share", VALIDATION_SHARE)
+    if given not in (None, recorded):
+        raise ValueError(
+            f"`validation_share` must be that of the training run, {recorded!r}, got {given!r}: pictures that the "
+            "model was trained on would count as held out. Leave it out."
+        )
+    return recorded
+
+
+def trained_on(training: Mapping[str, Any], dataset: str) -> bool:
+    """Whether the record of a run says that it was trained on this data, and what it held out."""
+    return "arguments" in training and (training.get("dataset") or {}).get("name") == without_folder(dataset)
+
+
+def check_held_out(training: Mapping[str, Any], splits: Mapping[str, Any], dataset: str) -> None:
+    """Raise `ValueError` where data that a run was trained on has not the splits that it had then."""
+    if not trained_on(training, dataset):
+        return
+    then = {name: training["dataset"].get(name) for name in splits}
+    now = {name: len(rows) for name, rows in splits.items()}
+    if any(count not in (None, now[name]) for name, count in then.items()):
+        raise ValueError(
+            f"The splits of {dataset!r} must be those of the training run, {then!r} pictures, got {now!r}. Other "
+            "pictures would count as held out: evaluate on the data as it was."
+        )
+
+
+def why_not_fitted(training: Mapping[str, Any], dataset: str, split: str, given: float | None) -> str | None:
+    """Say why no temperature can be fitted, None where one can; `given` is the share that the caller vouches for."""
+    if split == HELD_OUT:
+        return "the evaluated split is the one that a temperature is fitted on"
+    if given is None and not trained_on(training, dataset):
+        return "no record says what training held out of this data, and no validation_share was given"
+    return None
+
+
+def temperature_scaling(held_out: Predictions, measured: Predictions) -> dict[str, Any]:
+    """
+    Fit a temperature on one split and measure on another what it does.
+
+    Args:
+        held_out: Predictions of the split to fit on, which the model was not trained on.
+        measured: Predictions of the evaluated split.
+
+    Returns:
+        `temperature`, `fitted_on` (split and number of pictures), and `before` and `after` for
+        `expected_calibration_error` and `nll` of the evaluated split; or only `left_out`, the reason.
+    """
+    temperature = fit_temperature(held_out.logits, held_out.labels)
+    if temperature is None:
+        return {"left_out": f"on the {HELD_OUT} split the likelihood has no best temperature from 0.05 to 20"}
+    after = softened(measured.logits, temperature)
+    found = {
+        name: {"before": measure(measured.probabilities, measured.labels), "after": measure(after, measured.labels)}
+        for name, measure in (
+            ("expected_calibration_error", expected_calibration_error),
+            ("nll", negative_log_likelihood),
+        )
+    }
+    return {
+        "temperature": temperature,
+        "fitted_on": {"split": HELD_OUT, "pictures": len(held_out.labels)},
+        **found,
+    }
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float | None:
+    """
+    Find the temperature of least negative log-likelihood.
+
+    Args:
+        logits: Shape (pictures, classes).
+        labels: Classes, shape (pictures,).
+
+    Returns:
+        The temperature. None where there is none within bounds: a model without a mistake should be ever surer,
+        one that is no better than chance ever less sure.
+    """
+    low, high = np.log(TEMPERATURES)
+    rows = np.arange(len(labels))
+
+    def loss(log_temperature: float) -> float:
+        return -float(log_softmax(logits / np.exp(log_temperature), axis=1)[rows, labels].mean())
+
+    # In the reciprocal of the temperature this is convex, so that there is no other minimum to fall into.
+    found = float(minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6}).x)
+    at_a_bound = min(found - low, high - found) < 1e-3
+    return None if at_a_bound else float(np.exp(found))
+
+
+def softened(logits: np.ndarray, temperature: float) -> np.ndarray:
+    """Probabilities (pictures, classes) of logits that are divided by a temperature."""
+    return np.exp(log_softmax(logits / temperature, axis=1))
+
+
+__all__ = [
+    "check_held_out",
+    "fit_temperature",
+    "softened",
+    "temperature_scaling",
+    "validation_share_of",
+    "why_not_fitted",
+]
