@@ -19,6 +19,7 @@ from .predictions import Predictions
 
 TEMPERATURES = (0.05, 20.0)
 HELD_OUT = "validation"
+WITHOUT_TEMPERATURE = "without a mistake a model should be ever surer, no better than chance ever less sure"
 
 
 def validation_share_of(training: Mapping[str, Any], dataset: str, given: float | None) -> float:
@@ -85,7 +86,7 @@ def temperature_scaling(held_out: Predictions, measured: Predictions) -> dict[st
     """
     temperature = fit_temperature(held_out.logits, held_out.labels)
     if temperature is None:
-        return {"left_out": f"on the {HELD_OUT} split the likelihood has no best temperature from 0.05 to 20"}
+        return {"left_out": f"no temperature suits the {HELD_OUT} split: {WITHOUT_TEMPERATURE}"}
     after = softened(measured.logits, temperature)
     found = {
         name: {"before": measure(measured.probabilities, measured.labels), "after": measure(after, measured.labels)}
@@ -113,6 +114,8 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float | None:
         The temperature. None where there is none within bounds: a model without a mistake should be ever surer,
         one that is no better than chance ever less sure.
     """
+    if (logits.argmax(axis=1) == labels).all():
+        return None  # the likelihood rises for ever, and soon by less than can be computed
     low, high = np.log(TEMPERATURES)
     rows = np.arange(len(labels))
 

@@ -22,17 +22,11 @@ from ..image_processing_omni_vision import load_picture
 from .calibration import check_held_out, softened, temperature_scaling, validation_share_of, why_not_fitted
 from .command import without_folder
 from .metrics import classification_metrics
-from .plots import (
-    plot_attention,
-    plot_calibration,
-    plot_confusion,
-    plot_mistakes,
-    plot_training,
-)
+from .plots import plot_attention, plot_confusion, plot_mistakes, plot_training
 from .predictions import Predictions, pixel_values, predict
 from .record import merge_metrics, read_metrics
+from .reliability_plots import plot_calibration, plot_robustness
 from .robustness import CORRUPTIONS, measure_robustness, mirror_average
-from .robustness_plot import plot_robustness
 
 
 logger = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""Pictures of results: confusion, training curves, calibration, worst mistakes, attention. PNG, no display needed.
+"""Pictures of results: confusion, training curves, worst mistakes, attention. PNG, no display needed.
 
 Every function takes plain arrays and writes one file; equal input gives equal bytes.
 """
@@ -11,8 +11,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-
-from .metrics import calibration_bins, expected_calibration_error
 
 
 DPI = 130
@@ -68,47 +66,6 @@ def plot_confusion(matrix: Sequence[Sequence[int]], names: Sequence[str], path: 
     axes.set_ylabel("true class")
     axes.set_title(f"{counts.trace():,} of {counts.sum():,} right ({counts.trace() / max(counts.sum(), 1):.1%})")
     return save(figure, path)
-
-
-def plot_calibration(
-    probabilities: np.ndarray, labels: np.ndarray, path: Path, scaled: np.ndarray | None = None
-) -> Path:
-    """
-    Draw accuracy against confidence in 15 bins, and below it how many pictures each bin holds.
-
-    Args:
-        probabilities: Shape (pictures, classes).
-        labels: Classes, shape (pictures,).
-        path: PNG to write.
-        scaled: Probabilities after temperature scaling, drawn to the right of those before it.
-    """
-    titles = {"": probabilities} if scaled is None else {"as trained\n": probabilities, "after scaling\n": scaled}
-    figure = Figure(figsize=(0.8 + 4.2 * len(titles), 5.6), layout="constrained")
-    panels = figure.subplots(2, len(titles), sharex=True, sharey="row", height_ratios=(3, 1), squeeze=False)
-    for (above, below), (title, shown) in zip(panels.T, titles.items(), strict=True):
-        draw_calibration(above, below, shown, labels, title)
-    panels[0, 0].set_ylabel("accuracy")
-    panels[1, 0].set_ylabel("pictures")
-    return save(figure, path)
-
-
-def draw_calibration(above: Axes, below: Axes, probabilities: np.ndarray, labels: np.ndarray, title: str) -> None:
-    """Draw one calibration, its accuracy above, its pictures below."""
-    confidence, accuracy, counts = calibration_bins(probabilities, labels)
-    edges = np.linspace(0, 1, len(counts) + 1)
-    used = counts > 0
-    above.plot((0, 1), (0, 1), color=GREY, linestyle="--", linewidth=1, label="perfectly calibrated")
-    above.bar(
-        edges[:-1][used], accuracy[used], np.diff(edges)[used], align="edge", color=OURS, alpha=0.35, edgecolor="w"
-    )
-    above.plot(confidence[used], accuracy[used], "o", color=OURS, markersize=4, label="bins with pictures")
-    gap = expected_calibration_error(probabilities, labels)
-    above.set(ylim=(0, 1.03), title=f"{title}expected calibration error {gap:.3f}".capitalize())
-    above.legend(loc="upper left", frameon=False)
-    below.bar(edges[:-1], counts, np.diff(edges), align="edge", color=OURS, edgecolor="w")
-    below.set(xlabel="confidence of the predicted class", xlim=(0, 1))
-    if counts.max() > 50 * max(counts[used].min(), 1):
-        below.set(yscale="log", ylim=(0.7, counts.max() * 2))
 
 
 def plot_training(training: Mapping[str, Any], path: Path) -> Path | None:
@@ -268,10 +225,4 @@ def overlay(axes: Axes, picture: np.ndarray, attention: np.ndarray) -> None:
     )
 
 
-__all__ = [
-    "plot_attention",
-    "plot_calibration",
-    "plot_confusion",
-    "plot_mistakes",
-    "plot_training",
-]
+__all__ = ["plot_attention", "plot_confusion", "plot_mistakes", "plot_training"]
