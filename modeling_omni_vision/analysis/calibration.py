@@ -1,75 +1,22 @@
 """Temperature scaling (Guo et al. 2017, https://huggingface.co/papers/1706.04599), fitted on what training held out.
 
-The temperature divides all logits: it changes how sure a model says it is, and no answer. It is fitted on the
-validation split of the run, found again by what the run recorded, and never on the pictures it is measured on.
+The temperature divides all logits: it changes how sure a model says it is, and no answer. It is never fitted on the
+pictures it is measured on.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-from ..data.sources import VALIDATION_SHARE
-from .command import without_folder
+from .held_out import HELD_OUT
 from .metrics import expected_calibration_error, negative_log_likelihood
 from .predictions import Predictions
 
 
 TEMPERATURES = (0.05, 20.0)
-HELD_OUT = "validation"
 WITHOUT_TEMPERATURE = "without a mistake a model should be ever surer, no better than chance ever less sure"
-
-
-def validation_share_of(training: Mapping[str, Any], dataset: str, given: float | None) -> float:
-    """
-    Decide what to hold out of train: what the run held out where it was trained on this data.
-
-    Args:
-        training: The `training` section of metrics.json; empty where nobody recorded one.
-        dataset: What is evaluated on.
-        given: What the caller says, None for nothing.
-
-    Raises:
-        `ValueError`: if the caller says something else than the run recorded: it would be another split.
-    """
-    if not trained_on(training, dataset):
-        return VALIDATION_SHARE if given is None else given
-    recorded = training["arguments"].get("validation_share", VALIDATION_SHARE)
-    if given not in (None, recorded):
-        raise ValueError(
-            f"`validation_share` must be that of the training run, {recorded!r}, got {given!r}: pictures that the "
-            "model was trained on would count as held out. Leave it out."
-        )
-    return recorded
-
-
-def trained_on(training: Mapping[str, Any], dataset: str) -> bool:
-    """Whether the record of a run says that it was trained on this data, and what it held out."""
-    return "arguments" in training and (training.get("dataset") or {}).get("name") == without_folder(dataset)
-
-
-def check_held_out(training: Mapping[str, Any], splits: Mapping[str, Any], dataset: str) -> None:
-    """Raise `ValueError` where data that a run was trained on has not the splits that it had then."""
-    if not trained_on(training, dataset):
-        return
-    then = {name: training["dataset"].get(name) for name in splits}
-    now = {name: len(rows) for name, rows in splits.items()}
-    if any(count not in (None, now[name]) for name, count in then.items()):
-        raise ValueError(
-            f"The splits of {dataset!r} must be those of the training run, {then!r} pictures, got {now!r}. Other "
-            "pictures would count as held out: evaluate on the data as it was."
-        )
-
-
-def why_not_fitted(training: Mapping[str, Any], dataset: str, split: str, given: float | None) -> str | None:
-    """Say why no temperature can be fitted, None where one can; `given` is the share that the caller vouches for."""
-    if split == HELD_OUT:
-        return "the evaluated split is the one that a temperature is fitted on"
-    if given is None and not trained_on(training, dataset):
-        return "no record says what training held out of this data, and no validation_share was given"
-    return None
 
 
 def temperature_scaling(held_out: Predictions, measured: Predictions) -> dict[str, Any]:
@@ -133,11 +80,4 @@ def softened(logits: np.ndarray, temperature: float) -> np.ndarray:
     return np.exp(log_softmax(logits / temperature, axis=1))
 
 
-__all__ = [
-    "check_held_out",
-    "fit_temperature",
-    "softened",
-    "temperature_scaling",
-    "validation_share_of",
-    "why_not_fitted",
-]
+__all__ = ["fit_temperature", "softened", "temperature_scaling"]

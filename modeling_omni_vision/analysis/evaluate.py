@@ -19,8 +19,9 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassi
 
 from ..data.sources import load_pictures
 from ..image_processing_omni_vision import load_picture
-from .calibration import check_held_out, softened, temperature_scaling, validation_share_of, why_not_fitted
+from .calibration import softened, temperature_scaling
 from .command import without_folder
+from .held_out import HELD_OUT, check_held_out, check_loss, validation_share_of, why_not_fitted
 from .metrics import classification_metrics
 from .plots import plot_attention, plot_confusion, plot_mistakes, plot_training
 from .predictions import Predictions, pixel_values, predict
@@ -91,10 +92,15 @@ def evaluate(
     rows = pick_split(splits, split, dataset)
     names = class_names(model.config)
     check_classes(names, rows.features["label"].names, dataset)
+    # Before the evaluated split is looked at: an error here must not have cost anybody the test split.
+    reason = why_not_fitted(training, dataset, split, validation_share)
+    held_out = None if reason else predict(model, processor, splits[HELD_OUT], batch_size)
+    if held_out is not None:
+        check_loss(training, held_out, dataset)
     predictions = predict(model, processor, rows, batch_size)
     metrics = classification_metrics(predictions.probabilities, predictions.labels, names)
-    reason = why_not_fitted(training, dataset, split, validation_share)
-    held_out = None if reason else predict(model, processor, splits["validation"], batch_size)
+    if split == HELD_OUT:
+        check_loss(training, predictions, dataset)
     metrics["calibration"] = temperature_scaling(held_out, predictions) if held_out else {"left_out": reason}
     today = datetime.now(UTC).date().isoformat()
     where = {"split": split, "dataset": without_folder(dataset), "command": command, "date": today}

@@ -2,19 +2,9 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from modeling_omni_vision.analysis.calibration import (
-    check_held_out,
-    fit_temperature,
-    softened,
-    temperature_scaling,
-    validation_share_of,
-    why_not_fitted,
-)
+from modeling_omni_vision.analysis.calibration import fit_temperature, softened, temperature_scaling
 from modeling_omni_vision.analysis.metrics import expected_calibration_error, negative_log_likelihood
 from modeling_omni_vision.analysis.predictions import Predictions
-
-
-RUN = {"arguments": {"validation_share": 9}, "dataset": {"name": "photos", "train": 15, "validation": 9}}
 
 
 def drawn(temperature, count, seed):
@@ -73,43 +63,3 @@ def test_it_is_fitted_on_one_split_and_measured_on_the_other():
         assert found[name]["before"] == measure(measured.probabilities, measured.labels)
         assert found[name]["after"] == pytest.approx(measure(after, measured.labels), rel=1e-9)
         assert found[name]["after"] < found[name]["before"]
-
-
-@pytest.mark.parametrize(
-    ("training", "given", "share"),
-    [
-        (RUN, None, 9),
-        (RUN, 9.0, 9),
-        ({**RUN, "arguments": {}}, None, 0.1),
-        ({**RUN, "dataset": {"name": "other"}}, None, 0.1),
-        ({**RUN, "dataset": {"name": "other"}}, 0.2, 0.2),
-        ({}, None, 0.1),
-        ({}, 0.2, 0.2),
-    ],
-)
-def test_what_is_held_out_is_what_the_run_held_out_of_this_data(training, given, share):
-    assert validation_share_of(training, "photos", given) == share
-
-
-def test_another_share_than_that_of_the_run_is_refused():
-    with pytest.raises(ValueError, match=r"training run, 9, got 0\.1"):
-        validation_share_of(RUN, "photos", 0.1)
-    with pytest.raises(ValueError, match=r"training run, 0\.1, got 9"):
-        validation_share_of({**RUN, "arguments": {}}, "photos", 9)
-
-
-def test_data_that_changed_since_the_run_is_refused():
-    check_held_out(RUN, {"train": range(15), "validation": range(9), "test": range(4)}, "photos")
-    check_held_out(RUN, {"train": range(1), "validation": range(1)}, "other")
-    with pytest.raises(ValueError, match="as it was"):
-        check_held_out(RUN, {"train": range(15), "validation": range(8)}, "photos")
-    with pytest.raises(ValueError, match="as it was"):
-        check_held_out(RUN, {"train": range(16), "validation": range(9)}, "photos")
-
-
-def test_nothing_is_fitted_on_what_is_measured_or_on_what_may_have_been_trained_on():
-    assert why_not_fitted(RUN, "photos", "test", None) is None
-    assert why_not_fitted({}, "photos", "test", 0.2) is None
-    assert "the evaluated split" in why_not_fitted(RUN, "photos", "validation", None)
-    assert "no record" in why_not_fitted(RUN, "other", "test", None)
-    assert "no record" in why_not_fitted({}, "photos", "test", None)

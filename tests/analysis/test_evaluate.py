@@ -44,7 +44,8 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    torch.manual_seed(1)
+    # Of the seeds this is the first whose model gives all three answers and is better than chance.
+    torch.manual_seed(34)
     config = OmniVisionConfig(
         image_size=16,
         patch_size=8,
@@ -144,9 +145,9 @@ def logits_by_hand(checkpoint, rows):
     return torch.cat(logits).double().numpy(), np.asarray(rows["label"])
 
 
-def record_run(checkpoint, **data):
+def record_run(checkpoint, evaluations=(), **data):
     record = {"arguments": {"validation_share": 9.0}, "dataset": {"name": "saved", **data}}
-    merge_metrics(checkpoint, {"training": record})
+    merge_metrics(checkpoint, {"training": record | {"evaluations": list(evaluations)}})
 
 
 def test_the_temperature_is_that_of_the_pictures_which_training_held_out(checkpoint, dataset):
@@ -177,6 +178,19 @@ def test_another_split_than_the_run_had_is_an_error_and_not_another_number(check
     record_run(checkpoint, validation=10)
     with pytest.raises(ValueError, match="as it was"):
         evaluate(checkpoint, str(dataset), "validation")
+    assert "evaluation" not in json.loads((checkpoint / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_pictures_on_which_the_run_had_another_loss_are_not_those_that_it_held_out(checkpoint, dataset, split):
+    loss = evaluate(checkpoint, str(dataset), "validation", validation_share=9).metrics["nll"]
+    (checkpoint / "metrics.json").unlink()
+    record_run(checkpoint, [{"epoch": 1.0, "accuracy": 0.5, "loss": loss * 1.001}])
+    evaluate(checkpoint, str(dataset), split)
+    (checkpoint / "metrics.json").unlink()
+    record_run(checkpoint, [{"epoch": 1.0, "accuracy": 0.5, "loss": loss * 1.1}])
+    with pytest.raises(ValueError, match="not the pictures that were held out"):
+        evaluate(checkpoint, str(dataset), split)
     assert "evaluation" not in json.loads((checkpoint / "metrics.json").read_text())
 
 

@@ -132,8 +132,8 @@ def test_a_better_number_in_the_card_fails_even_with_a_new_proof(copy):
     card = copy / "README.md"
     card.write_text(card.read_text().replace("83.75%", "98.75%"))
     forge(copy)
-    (failure,) = verify(copy).failures
-    assert "| accuracy | 83.75% |" in failure
+    failures = verify(copy).failures
+    assert any("| accuracy | 83.75% |" in failure for failure in failures)
 
 
 def test_a_better_number_in_the_metadata_or_metrics_fails_even_with_a_new_proof(copy, published):
