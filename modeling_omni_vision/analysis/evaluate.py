@@ -18,37 +18,25 @@ from datasets import Dataset
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
 from ..data.sources import load_pictures
-from ..image_processing_omni_vision import (
-    OmniVisionImageProcessor,
-    OmniVisionImageProcessorPil,
-    PictureError,
-    load_picture,
-)
+from ..image_processing_omni_vision import load_picture
+from .calibration import softened, temperature_scaling
 from .command import without_folder
+from .held_out import HELD_OUT, check_held_out, check_loss, validation_share_of, why_not_fitted
 from .metrics import classification_metrics
-from .plots import plot_attention, plot_calibration, plot_confusion, plot_mistakes, plot_training
-from .record import METRICS_FILE, merge_metrics
+from .plots import plot_attention, plot_confusion, plot_mistakes, plot_training
+from .predictions import Predictions, pixel_values, predict
+from .record import merge_metrics, read_metrics
+from .reliability_plots import plot_calibration, plot_robustness
+from .robustness import CORRUPTIONS, measure_robustness, mirror_average
 from .test_lock import open_test_split
 
 
 logger = logging.getLogger(__name__)
 
 PLOTS_FOLDER = "plots"
-MISTAKES_SHOWN = 24
+MISTAKES_SHOWN = 40
 MAPS_SHOWN = 5
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What a model said about a split: probabilities (pictures, classes) and the truth (pictures,)."""
-
-    probabilities: np.ndarray
-    labels: np.ndarray
-
-    @property
-    def predicted(self) -> np.ndarray:
-        """Class of highest probability for each picture."""
-        return self.probabilities.argmax(axis=1)
+ROBUSTNESS_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -67,9 +55,10 @@ def evaluate(
     output_dir: str | Path | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
-    validation_share: float = 0.1,
+    validation_share: float | None = None,
     batch_size: int = 64,
     command: str | None = None,
+    robustness: bool = False,
 ) -> EvaluationReport:
     """
     Evaluate a classifier folder on one split of a dataset.
@@ -81,33 +70,53 @@ def evaluate(
         output_dir: Where PNG files go; `plots` in the checkpoint where None.
         image_column: Column of the pictures, where it cannot be told.
         label_column: Column of the classes, where it cannot be told.
-        validation_share: Must be that of the training run for its validation split to be found again.
+        validation_share: What the training run held out, where its record does not say so.
         batch_size: Pictures in one forward.
         command: What to record as the command that measured this.
+        robustness: Measure the accuracy under corruptions, and with the mirror image, too: some 25 times the work.
 
     Returns:
-        The numbers, which also stand in `metrics.json` of the checkpoint under `"evaluation"` (everything
-        else in that file is kept), and the pictures drawn.
+        The numbers, which also stand in `metrics.json` of the checkpoint under `"evaluation"`, with those of the
+        corruptions under `"robustness"` (everything else in that file is kept), and the pictures drawn.
 
     Raises:
         `ValueError`: if the folder holds no classifier or no image processor, there is no such split, the
-            classes of model and data differ, a picture cannot be read, or the model gives NaN; if the test
-            split was opened by other weights, or the same weights now have another accuracy.
+            classes of model and data differ, the data or the share is not that of the run, a picture cannot be
+            read, or the model gives NaN; if the test split was opened by other weights, or the same weights now
+            have another accuracy.
     """
     folder = Path(checkpoint)
     model, processor = load_classifier(folder)
-    rows = pick_split(load_pictures(dataset, image_column, label_column, validation_share), split, dataset)
+    training = read_training(folder)
+    share = validation_share_of(training, dataset, validation_share)
+    splits = load_pictures(dataset, image_column, label_column, share)
+    check_held_out(training, splits, dataset)
+    rows = pick_split(splits, split, dataset)
     names = class_names(model.config)
     check_classes(names, rows.features["label"].names, dataset)
+    # Before the evaluated split is looked at: an error here must not have cost anybody the test split.
+    reason = why_not_fitted(training, dataset, split, validation_share)
+    held_out = None if reason else predict(model, processor, splits[HELD_OUT], batch_size)
+    if held_out is not None:
+        check_loss(training, held_out, dataset)
     opened = open_test_split(folder, model, rows, dataset, command) if split == "test" else None
     predictions = predict(model, processor, rows, batch_size)
     metrics = classification_metrics(predictions.probabilities, predictions.labels, names)
+    if split == HELD_OUT:
+        check_loss(training, predictions, dataset)
+    metrics["calibration"] = temperature_scaling(held_out, predictions) if held_out else {"left_out": reason}
     today = datetime.now(UTC).date().isoformat()
-    metrics |= {"split": split, "dataset": without_folder(dataset), "command": command, "date": today}
-    record = opened.section(metrics["accuracy"]) if opened else {}
-    metrics_file = merge_metrics(folder, {"evaluation": metrics, **record})
+    where = {"split": split, "dataset": without_folder(dataset), "command": command, "date": today}
+    sections: dict[str, Any] = {"evaluation": metrics}
+    if robustness:
+        mirrored = predict(model, processor, rows, batch_size, mirrored=True)
+        metrics["test_time_augmentation"] = mirror_average(predictions, mirrored)
+        sections["robustness"] = robustness_section(model, processor, rows, batch_size) | where
+    metrics |= where
+    sections |= opened.section(metrics["accuracy"]) if opened else {}
+    metrics_file = merge_metrics(folder, sections)
     plots = Path(output_dir) if output_dir is not None else folder / PLOTS_FOLDER
-    drawn = draw_all(folder, plots, model, processor, rows, predictions, metrics)
+    drawn = draw_all(training, plots, model, processor, rows, predictions, sections)
     return EvaluationReport(metrics, metrics_file, drawn)
 
 
@@ -166,51 +175,35 @@ def few(names: Sequence[str], shown: int = 6) -> str:
     return f"{list(names[:shown])!r}" + (f" and {len(names) - shown} more" if len(names) > shown else "")
 
 
-@torch.inference_mode()
-def predict(model: Any, processor: Any, rows: Dataset, batch_size: int = 64) -> Predictions:
-    """Run a classifier over rows with the columns `image` and `label`, in order."""
-    if batch_size < 1:
-        raise ValueError(f"`batch_size` must be at least 1, got {batch_size!r}. Choose a larger one.")
-    logits = [
-        model(pixel_values(model, processor, rows[start : start + batch_size]["image"], start)).logits
-        for start in range(0, len(rows), batch_size)
-    ]
-    probabilities = torch.cat(logits).double().softmax(dim=-1).numpy()
-    return Predictions(probabilities, np.asarray(rows["label"]))
-
-
-def pixel_values(model: Any, processor: Any, images: Sequence[Any], first_row: int) -> torch.Tensor:
-    """Prepare pictures for a model: one policy for reading them, whichever image processor follows."""
-    try:
-        if isinstance(processor, (OmniVisionImageProcessor, OmniVisionImageProcessorPil)):
-            batch = processor(list(images), return_tensors="pt")
-        else:
-            # Stock processors divide floats by 255 too, which is right for the levels that come out here.
-            pictures = [load_picture(image, model.config.num_channels) for image in images]
-            batch = processor(pictures, return_tensors="pt", input_data_format="channels_last")
-    except PictureError as error:
-        last = first_row + len(images) - 1
-        raise ValueError(f"A picture in rows {first_row} to {last} of the split cannot be read. {error}") from error
-    return batch["pixel_values"].to(model.dtype)
+def robustness_section(model: Any, processor: Any, rows: Dataset, batch_size: int) -> dict[str, Any]:
+    """Measure what metrics.json says under `"robustness"`: a list for each corruption, and how to read them."""
+    curves = measure_robustness(model, processor, rows, batch_size, ROBUSTNESS_SEED)
+    units = {name: corruption.unit for name, corruption in CORRUPTIONS.items()}
+    return {**curves, "units": units, "num_examples": len(rows), "seed": ROBUSTNESS_SEED}
 
 
 def draw_all(
-    folder: Path,
+    training: dict[str, Any],
     output: Path,
     model: Any,
     processor: Any,
     rows: Dataset,
     predictions: Predictions,
-    metrics: dict[str, Any],
+    sections: dict[str, dict[str, Any]],
 ) -> list[Path]:
     """Draw every picture that there is something to draw for, and return their paths."""
-    names = list(metrics["per_class"])
+    metrics, robustness = sections["evaluation"], sections.get("robustness")
+    names, temperature = list(metrics["per_class"]), metrics["calibration"].get("temperature")
+    scaled = softened(predictions.logits, temperature) if temperature else None
     drawn = [
         plot_confusion(metrics["confusion_matrix"], names, output / "confusion.png"),
-        plot_calibration(predictions.probabilities, predictions.labels, output / "calibration.png"),
+        plot_calibration(predictions.probabilities, predictions.labels, output / "calibration.png", scaled),
         draw_mistakes(model, rows, predictions, names, output / "mistakes.png"),
-        plot_training(read_training(folder), output / "training.png"),
+        plot_training(training, output / "training.png"),
     ]
+    if robustness:
+        curves = {name: robustness[name] for name in CORRUPTIONS}
+        drawn.append(plot_robustness(curves, robustness["units"], output / "robustness.png"))
     if hasattr(model, "attention_maps"):
         drawn.append(draw_attention(model, processor, rows, predictions, names, output / "attention.png"))
     return [path for path in drawn if path is not None]
@@ -218,7 +211,7 @@ def draw_all(
 
 def read_training(folder: Path) -> dict[str, Any]:
     """Read the course of training from `metrics.json`, or from what the Trainer left."""
-    metrics = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
+    metrics = read_metrics(folder)
     state = folder / "trainer_state.json"
     if metrics.get("training"):
         return metrics["training"]
@@ -269,4 +262,4 @@ def resized(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     return planes[0].permute(1, 2, 0).numpy()
 
 
-__all__ = ["EvaluationReport", "Predictions", "evaluate", "predict"]
+__all__ = ["EvaluationReport", "evaluate"]

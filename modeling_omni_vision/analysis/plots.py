@@ -1,4 +1,4 @@
-"""Pictures of results: confusion, training curves, calibration, worst mistakes, pairs, attention. PNG, no display.
+"""Pictures of results: confusion, training curves, worst mistakes, pairs, attention. PNG, no display needed.
 
 Every function takes plain arrays and writes one file; equal input gives equal bytes.
 """
@@ -11,8 +11,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-
-from .metrics import calibration_bins
 
 
 DPI = 130
@@ -67,28 +65,6 @@ def plot_confusion(matrix: Sequence[Sequence[int]], names: Sequence[str], path: 
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     axes.set_title(f"{counts.trace():,} of {counts.sum():,} right ({counts.trace() / max(counts.sum(), 1):.1%})")
-    return save(figure, path)
-
-
-def plot_calibration(probabilities: np.ndarray, labels: np.ndarray, path: Path) -> Path:
-    """Draw accuracy against confidence in 15 bins, and below it how many pictures each bin holds."""
-    confidence, accuracy, counts = calibration_bins(probabilities, labels)
-    edges = np.linspace(0, 1, len(counts) + 1)
-    figure = Figure(figsize=(5, 5.6), layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    used = counts > 0
-    above.plot((0, 1), (0, 1), color=GREY, linestyle="--", linewidth=1, label="perfectly calibrated")
-    above.bar(
-        edges[:-1][used], accuracy[used], np.diff(edges)[used], align="edge", color=OURS, alpha=0.35, edgecolor="w"
-    )
-    above.plot(confidence[used], accuracy[used], "o", color=OURS, markersize=4, label="bins with pictures")
-    gap = float((np.abs(confidence - accuracy)[used] * counts[used]).sum() / counts.sum())
-    above.set(ylabel="accuracy", ylim=(0, 1.03), title=f"Expected calibration error {gap:.3f}")
-    above.legend(loc="upper left", frameon=False)
-    below.bar(edges[:-1], counts, np.diff(edges), align="edge", color=OURS, edgecolor="w")
-    below.set(xlabel="confidence of the predicted class", ylabel="pictures", xlim=(0, 1))
-    if counts.max() > 50 * max(counts[used].min(), 1):
-        below.set(yscale="log", ylim=(0.7, counts.max() * 2))
     return save(figure, path)
 
 
@@ -155,7 +131,7 @@ def plot_mistakes(
     predicted: Sequence[str],
     confidence: Sequence[float],
     path: Path,
-    columns: int = 6,
+    columns: int = 8,
 ) -> Path:
     """
     Draw a sheet of wrongly classified pictures, each with what it is and what it was taken for.
@@ -303,4 +279,4 @@ def overlay(axes: Axes, picture: np.ndarray, attention: np.ndarray) -> None:
     )
 
 
-__all__ = ["plot_attention", "plot_calibration", "plot_confusion", "plot_mistakes", "plot_pairs", "plot_training"]
+__all__ = ["plot_attention", "plot_confusion", "plot_mistakes", "plot_pairs", "plot_training"]

@@ -163,7 +163,7 @@ class PictureCollator:
 
     def __call__(self, samples: list[Sample]) -> dict[str, torch.Tensor]:
         """Normalise the batch at once, then erase and mix as the samples' augmentation says."""
-        pixel_values = self._normalise(torch.stack(_one_type([sample["picture"] for sample in samples])))
+        pixel_values = normalised(self.processor, torch.stack(_one_type([sample["picture"] for sample in samples])))
         labels = torch.tensor([sample["label"] for sample in samples])
         augmentation: Augmentation | None = samples[0]["augmentation"]
         if augmentation is None:
@@ -173,16 +173,17 @@ class PictureCollator:
         pixel_values, labels = augmentation.mix(pixel_values, labels, rows, epoch)
         return {"pixel_values": pixel_values, "labels": labels, "rows": torch.tensor(rows)}
 
-    def _normalise(self, pictures: torch.Tensor) -> torch.Tensor:
-        processor = self.processor
-        return processor.rescale_and_normalize(
-            pictures,
-            processor.do_rescale,
-            processor.rescale_factor,
-            processor.do_normalize,
-            processor.image_mean,
-            processor.image_std,
-        ).float()
+
+def normalised(processor: Any, pictures: torch.Tensor) -> torch.Tensor:
+    """Turn levels (B, C, H, W) of the model's size into pixel values, as a torchvision image processor does."""
+    return processor.rescale_and_normalize(
+        pictures,
+        processor.do_rescale,
+        processor.rescale_factor,
+        processor.do_normalize,
+        processor.image_mean,
+        processor.image_std,
+    ).float()
 
 
 def _to_bytes(picture: torch.Tensor) -> torch.Tensor:
@@ -195,4 +196,4 @@ def _one_type(pictures: list[torch.Tensor]) -> list[torch.Tensor]:
     return pictures if len(types) == 1 else [picture.float() for picture in pictures]
 
 
-__all__ = ["PictureCollator", "Pictures"]
+__all__ = ["PictureCollator", "Pictures", "normalised"]

@@ -37,13 +37,15 @@ IMAGE_COLUMNS = ("image", "img", "picture", "pixel_values")
 LABEL_COLUMNS = ("label", "labels", "class", "target", "fine_label")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 DIGITS_TEST_SHARE = 0.2
+# What is held out of train where nobody says otherwise: training and whoever finds its split again must agree.
+VALIDATION_SHARE = 0.1
 
 
 def load_pictures(
     dataset: str,
     image_column: str | None = None,
     label_column: str | None = None,
-    validation_share: float = 0.1,
+    validation_share: float = VALIDATION_SHARE,
     seed: int = 0,
 ) -> DatasetDict:
     """Load labelled pictures and hold out a validation split.
@@ -267,4 +269,4 @@ def _check(splits: dict[str, Dataset], dataset: str) -> None:
         raise ValueError(f"Expected pictures of at least two classes in {dataset!r}, got {len(present)}. Add a class.")
 
 
-__all__ = ["load_pictures"]
+__all__ = ["VALIDATION_SHARE", "load_pictures"]

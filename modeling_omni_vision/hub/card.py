@@ -99,6 +99,8 @@ def check_card(folder: Path) -> list[str]:
     lines += [f"| {label} | {value} |" for label, value in facts["training"]]
     lines += [f"| {label} | {value} |" for section in facts["measured"] for label, value in section["rows"]]
     lines += [f"| {' | '.join(row)} |" for row in facts["per_class"]["rows"]]
+    lines += [f"| {label} | {value} |" for label, value in (facts["robustness"] or {"rows": []})["rows"]]
+    lines += [f"| {label} | {value} |" for label, value in facts["data_audit"]]
     failures = [
         f"{CARD_NAME}: expected {line!r} as recomputed, found nowhere" for line in lines if line not in card.text
     ]

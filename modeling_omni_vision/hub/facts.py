@@ -7,6 +7,7 @@ of another checkpoint.
 import json
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,28 @@ from transformers import AutoConfig, PretrainedConfig
 
 from .proof import file_hashes, release_name
 from .remote_code import python_files
+from .spelling import by, cell, leaf, number, one_line, spelled, table
 
 
-METRICS_NAME, WEIGHTS_NAME = "metrics.json", "model.safetensors"
+METRICS_NAME, WEIGHTS_NAME, PICTURES_NAME = "metrics.json", "model.safetensors", "plots"
+# Stock models that can hold our weights: a folder of one of them holds no code.
+NATIVE_TYPES = ("vit", "dinov2", "dinov2_with_registers")
 MEASURES = {
     "accuracy": ("accuracy", "{:.2%}"),
     "macro_f1": ("macro-F1", "{:.4f}"),
     "expected_calibration_error": ("expected calibration error", "{:.4f}"),
 }
+# Pictures of results that may stand beside a card, and what they show.
+PICTURES = {
+    "training": "Loss and accuracy over epochs",
+    "confusion": "Confusion matrix",
+    "calibration": "Accuracy against confidence",
+    "mistakes": "The surest mistakes",
+    "robustness": "Accuracy on corrupted pictures",
+    "attention": "What CLS looks at",
+}
 # What a section calls the number of pictures it was measured on.
 COUNTS = ("num_examples", "pictures", "n")
-# Absolute, below the home or the current folder; on Windows too.
-LOCAL_PATH = re.compile(r"[/~\\]|\.\.?[/\\]|[A-Za-z]:[/\\]")
 # Longer tables say little on a page; the numbers stay in metrics.json.
 MAX_CLASSES = 30
 
@@ -36,7 +47,7 @@ def card_facts(folder: Path) -> dict[str, Any]:
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     metrics = read_metrics(folder)
     sizes = tensor_sizes(folder / WEIGHTS_NAME)
-    is_native = config.model_type in {"vit", "dinov2", "dinov2_with_registers"}
+    is_native = config.model_type in NATIVE_TYPES
     is_classifier = any("ForImageClassification" in name for name in config.architectures or ())
     first_layer = [size for name, size in sizes.items() if re.search(r"(^|\.)layers?\.0\.", name)]
     training = metrics.get("training") or {}
@@ -55,11 +66,16 @@ def card_facts(folder: Path) -> dict[str, Any]:
         "patch_size": by(config.patch_size),
         "parameter_count": f"{sum(sizes.values()):,}",
         "layer_parameter_count": f"{sum(first_layer):,}",
+        "mlp_size": getattr(config, "intermediate_size", None) or config.hidden_size * config.mlp_ratio,
+        "num_register_tokens": getattr(config, "num_register_tokens", 0),
         "command": one_line(training.get("command")),
         # The command says the arguments already.
         "training": table({name: value for name, value in training.items() if name not in ("command", "arguments")}),
         "measured": [section for section in (measured(metrics, "evaluation"), measured(metrics, "test")) if section],
         "per_class": per_class(metrics, config),
+        "robustness": robustness(metrics),
+        "data_audit": table(metrics.get("data_audit") or {}),
+        "pictures": pictures(folder),
         "dataset": cell(dataset_name(metrics)) if dataset_name(metrics) else None,
         "code_files": [path.name for path in python_files(folder)],
         "release": release_name(file_hashes(folder)),
@@ -77,7 +93,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
         raise ValueError(
             f"{METRICS_NAME} must be JSON, got {error} in {str(path)!r}. Run the evaluation again."
         ) from error
-    sections = ("training", "test", "evaluation")
+    sections = ("training", "test", "evaluation", "robustness", "data_audit")
     if not isinstance(metrics, dict) or not all(isinstance(metrics.get(name, {}), dict) for name in sections):
         raise ValueError(
             f"{METRICS_NAME} must hold the objects {sections}, got {str(metrics)[:200]!r}. Run the evaluation again."
@@ -111,6 +127,11 @@ def measured(metrics: dict[str, Any], section: str) -> dict[str, Any] | None:
     count = next((results[name] for name in COUNTS if results.get(name) is not None), None)
     if count is not None:
         rows.append(("pictures", spelled(count)))
+    rows += calibration_rows(inside(results, "calibration"), section)
+    mirrored = inside(results, "test_time_augmentation")
+    if mirrored:
+        value = share(mirrored.get("accuracy"), section, "test_time_augmentation.accuracy")
+        rows.append((f"accuracy averaged over {cell(mirrored.get('views'))}, for comparison", f"{value:.2%}"))
     split = results.get("split") or ("test" if section == "test" else None)
     dataset = dataset_name({"evaluation": results}) or dataset_name(metrics)
     return {
@@ -122,10 +143,71 @@ def measured(metrics: dict[str, Any], section: str) -> dict[str, Any] | None:
     }
 
 
+def calibration_rows(calibration: dict[str, Any], section: str) -> list[tuple[str, str]]:
+    """Spell what temperature scaling does to the evaluated split, or why it was left out."""
+    if not calibration:
+        return []
+    if calibration.get("left_out"):
+        return [("temperature scaling", f"none: {cell(calibration['left_out'])}")]
+    fitted = inside(calibration, "fitted_on")
+    temperature = amount(calibration.get("temperature"), section, "calibration.temperature")
+
+    def both(name: str, check: Callable[[Any, str, str], float]) -> str:
+        values = inside(calibration, name)
+        return ", ".join(
+            f"{check(values.get(when), section, f'calibration.{name}'):.4f}" for when in ("before", "after")
+        )
+
+    pictures_of = f"{spelled(fitted.get('pictures'))} pictures of the {cell(fitted.get('split'))} split"
+    return [
+        (f"temperature, fitted on {pictures_of}", f"{temperature:.4f}"),
+        ("expected calibration error, before and after scaling", both("expected_calibration_error", share)),
+        ("negative log-likelihood, before and after scaling", both("nll", amount)),
+    ]
+
+
+def robustness(metrics: dict[str, Any]) -> dict[str, Any] | None:
+    """Spell the accuracy under each corruption, at each severity; None where nobody measured it."""
+    section = metrics.get("robustness") or {}
+    curves = {name: points for name, points in section.items() if isinstance(points, list) and points}
+    if not curves:
+        return None
+    rows = []
+    for name, points in curves.items():
+        if not all(isinstance(point, dict) and number(point.get("severity")) for point in points):
+            raise ValueError(f"{METRICS_NAME}: robustness.{name} must list severities, got {str(points)[:200]!r}.")
+        found = [f"{point['severity']:g}: {share(point.get('accuracy'), 'robustness', name):.2%}" for point in points]
+        unit = inside(section, "units").get(name)
+        rows.append((cell(name.replace("_", " ") + (f" ({unit})" if unit else "")), ", ".join(found)))
+    dataset = section.get("dataset")
+    return {
+        "split": cell(section["split"]) if section.get("split") else None,
+        "dataset": cell(leaf(dataset)) if isinstance(dataset, str) else None,
+        "rows": rows,
+    }
+
+
+def pictures(folder: Path) -> dict[str, str]:
+    """Link the pictures of results that lie beside the card, by name."""
+    return {
+        name: f"![{shows}]({PICTURES_NAME}/{name}.png)"
+        for name, shows in PICTURES.items()
+        if (folder / PICTURES_NAME / f"{name}.png").is_file()
+    }
+
+
 def _repeats(metrics: dict[str, Any]) -> bool:
     """Whether the test that closed the training is the evaluation over again: same split, same accuracy."""
     test, evaluation = metrics.get("test") or {}, metrics.get("evaluation") or {}
     return evaluation.get("split") == "test" and evaluation.get("accuracy") == test.get("accuracy")
+
+
+def inside(section: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return an object in a section, empty where there is none, or refuse what is no object."""
+    found = section.get(name) or {}
+    if not isinstance(found, dict):
+        raise ValueError(f"{METRICS_NAME}: {name} must be an object, got {found!r}. Run the evaluation again.")
+    return found
 
 
 def share(value: Any, section: str, name: str) -> float:
@@ -133,6 +215,15 @@ def share(value: Any, section: str, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
         raise ValueError(
             f"{METRICS_NAME}: {section}.{name} must be a number from 0 to 1, got {value!r}. Run the evaluation again."
+        )
+    return float(value)
+
+
+def amount(value: Any, section: str, name: str) -> float:
+    """Return a measured number that is not negative, or refuse what is none."""
+    if not number(value) or value < 0:
+        raise ValueError(
+            f"{METRICS_NAME}: {section}.{name} must be a number from 0, got {value!r}. Run the evaluation again."
         )
     return float(value)
 
@@ -163,48 +254,4 @@ def dataset_name(metrics: dict[str, Any]) -> str | None:
     return next((leaf(name) for name in named if isinstance(name, str) and name), None)
 
 
-def leaf(text: str) -> str:
-    """Shorten a path of a machine to its last part: what is published does not tell where somebody keeps files."""
-    return Path(text).name or "a local folder" if LOCAL_PATH.match(text) else text
-
-
-def table(section: dict[str, Any]) -> list[tuple[str, str]]:
-    """Spell the plain values of a section and of the objects in it, in their order, without lists and nothing."""
-    rows: list[tuple[str, str]] = []
-    for name, value in section.items():
-        if isinstance(value, dict):
-            rows += [(f"{cell(name)}: {label}", text) for label, text in table(value)]
-        elif isinstance(value, bool | int | float | str):
-            rows.append((cell(name), spelled(leaf(value) if isinstance(value, str) else value)))
-    return rows
-
-
-def number(value: Any) -> bool:
-    """Whether a value is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def spelled(value: Any) -> str:
-    """Spell a value for a table: at most six significant digits, whole numbers whole."""
-    if isinstance(value, bool) or not number(value):
-        return cell(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
-
-
-def cell(value: Any) -> str:
-    """Escape a value that would break a Markdown table."""
-    return " ".join(str(value).split()).replace("|", "\\|")
-
-
-def one_line(command: Any) -> str | None:
-    """Spell a command for a block of code, None where there is none."""
-    return " ".join(command.split()) if isinstance(command, str) and command else None
-
-
-def by(size: int | list[int] | tuple[int, int]) -> str:
-    """Spell a picture size, height first."""
-    height, width = (size, size) if isinstance(size, int) else size
-    return f"{height} x {width}"
-
-
-__all__ = ["METRICS_NAME", "WEIGHTS_NAME", "card_facts", "leaf", "read_metrics"]
+__all__ = ["METRICS_NAME", "PICTURES", "PICTURES_NAME", "WEIGHTS_NAME", "card_facts", "read_metrics"]

@@ -71,9 +71,9 @@ def file_hashes(folder: Path) -> dict[str, str]:
 
 
 def release_name(hashes: dict[str, str]) -> str:
-    """Name what a folder computes: changes with code, weights, configuration and numbers, not with prose."""
-    prose = ("README.md", "REMOTE_CODE.md")
-    content = "".join(f"{digest}  {name}\n" for name, digest in sorted(hashes.items()) if name not in prose)
+    """Name what a folder computes: changes with code, weights, configuration, numbers, not with prose and pictures."""
+    told = {name: digest for name, digest in hashes.items() if not name.endswith((".md", ".png"))}
+    content = "".join(f"{digest}  {name}\n" for name, digest in sorted(told.items()))
     return f"r-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
 

@@ -22,7 +22,7 @@ from .. import OmniVisionForImageClassification, OmniVisionModel
 from ..interop.folder import whole_folder
 from ..interop.native import NATIVE_CLASSES
 from .card import CARD_NAME, render_card
-from .facts import METRICS_NAME, WEIGHTS_NAME, leaf, read_metrics
+from .facts import METRICS_NAME, PICTURES, PICTURES_NAME, WEIGHTS_NAME, read_metrics
 from .opening import outputs_of_folder
 from .proof import (
     OUTPUT_TOLERANCE,
@@ -36,6 +36,7 @@ from .proof import (
     write_proof,
 )
 from .remote_code import write_note
+from .spelling import leaf
 from .verify import check_content, check_files
 
 
@@ -44,6 +45,8 @@ logger = logging.getLogger(__name__)
 # By the name of the architecture in config.json; the code of the stock classes does not travel.
 OURS = {cls.__name__: cls for cls in (OmniVisionModel, OmniVisionForImageClassification)}
 STOCK = {cls.__name__: cls for cls in NATIVE_CLASSES}
+# Whoever opens the card loads all of them.
+MAX_PICTURE_BYTES = 150_000
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,8 @@ def publish(
 
     Args:
         checkpoint: Folder of a model of ours or of its native twin, with preprocessor_config.json and, for a
-            classifier, metrics.json. Its weights are published in the precision they have.
+            classifier, metrics.json. Its weights are published in the precision they have, and with them the
+            pictures in its folder `plots` that the evaluation drew.
         output: Folder to write.
         repo_id: Repository that the card names and that `push` goes to, `owner/name`.
         push: Upload to the Hub in one commit, and tag it with the release. Files that the repository has
@@ -141,7 +145,7 @@ def replacing(target: Path) -> Iterator[Path]:
 
 
 def write_checkpoint(source: Path, folder: Path) -> None:
-    """Write code, configuration, weights, image processor, numbers and REMOTE_CODE.md; refuse what is not whole."""
+    """Write code, configuration, weights, processor, numbers, pictures, REMOTE_CODE.md; refuse what is not whole."""
     model = load_model(source)
     metrics = read_metrics(source)
     if metrics:
@@ -167,8 +171,23 @@ def write_checkpoint(source: Path, folder: Path) -> None:
     processor.save_pretrained(folder)
     if not (folder / WEIGHTS_NAME).is_file():
         raise ValueError(f"The weights must be written as {WEIGHTS_NAME}, got {sorted(os.listdir(folder))!r}.")
+    copy_pictures(source, folder)
     if type(model).__name__ in OURS:
         write_note(folder)
+
+
+def copy_pictures(source: Path, folder: Path) -> None:
+    """Copy the pictures of results; what else lies beside them, or is too large for a card, stays at home."""
+    for name in PICTURES:
+        picture = source / PICTURES_NAME / f"{name}.png"
+        if not picture.is_file():
+            continue
+        size = picture.stat().st_size
+        if size > MAX_PICTURE_BYTES:
+            logger.warning("%s is left out: %d bytes, at most %d are published.", picture, size, MAX_PICTURE_BYTES)
+            continue
+        (folder / PICTURES_NAME).mkdir(exist_ok=True)
+        shutil.copyfile(picture, folder / PICTURES_NAME / picture.name)
 
 
 def without_paths(value: Any) -> Any:
@@ -236,7 +255,8 @@ def push_folder(folder: Path, repo_id: str, release: str) -> str:
     api.create_repo(repo_id, exist_ok=True)
     commit = api.upload_folder(folder_path=folder, repo_id=repo_id, commit_message=f"Publish {release}")
     api.create_tag(repo_id, tag=release, revision=commit.oid, exist_ok=True)
-    stray = sorted({*api.list_repo_files(repo_id, revision=commit.oid)} - {*os.listdir(folder), ".gitattributes"})
+    ours = {*file_hashes(folder), PROOF_NAME, ".gitattributes"}
+    stray = sorted({*api.list_repo_files(repo_id, revision=commit.oid)} - ours)
     if stray:
         logger.warning(
             "%s also holds %s, which no proof covers: verify reports them until you delete them.", repo_id, stray

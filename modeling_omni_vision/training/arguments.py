@@ -9,6 +9,7 @@ import torch
 from transformers import TrainingArguments
 
 from ..configuration_omni_vision import OmniVisionConfig
+from ..data.sources import VALIDATION_SHARE
 
 
 # Keywords of a configuration that are not fields of ours and still mean something.
@@ -29,7 +30,8 @@ class RecipeArguments:
     image_column: str | None = field(default=None, metadata={"help": "Column of the pictures, if it cannot be told."})
     label_column: str | None = field(default=None, metadata={"help": "Column of the classes, if it cannot be told."})
     validation_share: float = field(
-        default=0.1, metadata={"help": "Held out of train if there is no validation split: a share, or a number."}
+        default=VALIDATION_SHARE,
+        metadata={"help": "Held out of train if there is no validation split: a share, or a number."},
     )
     model: str | None = field(default=None, metadata={"help": "Checkpoint to start from; by default a new model."})
     config: str | None = field(

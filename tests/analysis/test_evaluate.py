@@ -1,4 +1,5 @@
 import json
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -6,10 +7,15 @@ import torch
 from datasets import ClassLabel as Classes
 from datasets import Dataset, DatasetDict, Features, Image
 from PIL import Image as Picture
+from PIL import ImageOps
+from scipy.special import softmax
 
 from modeling_omni_vision import OmniVisionConfig, OmniVisionForImageClassification, OmniVisionImageProcessor
+from modeling_omni_vision.analysis.calibration import fit_temperature
 from modeling_omni_vision.analysis.evaluate import evaluate
 from modeling_omni_vision.analysis.record import merge_metrics
+from modeling_omni_vision.analysis.robustness import CORRUPTIONS
+from modeling_omni_vision.data.sources import load_pictures
 from modeling_omni_vision.interop import convert_to_native
 from scripts.evaluate import main
 
@@ -41,7 +47,8 @@ def new_checkpoint(tmp_path):
     """A function that saves a tiny classifier with other options, and returns its folder."""
 
     def save(**change):
-        torch.manual_seed(1)
+        # Of the seeds this is the first whose model gives all three answers and is better than chance.
+        torch.manual_seed(34)
         config = OmniVisionConfig(
             image_size=16,
             patch_size=8,
@@ -106,6 +113,7 @@ def test_metrics_json_gets_the_evaluation_and_keeps_what_others_wrote(checkpoint
         "dataset",
         "per_class",
         "confusion_matrix",
+        "calibration",
         "command",
         "date",
     }
@@ -142,6 +150,96 @@ def test_the_native_twin_is_evaluated_to_the_same_numbers_without_attention(new_
     # Weights equal to 1e-6, pixels equal: probabilities differ in the sixth digit at most.
     assert report.metrics["nll"] == pytest.approx(ours["nll"], abs=1e-5)
     assert "attention.png" not in {path.name for path in report.pictures}
+
+
+def logits_by_hand(checkpoint, rows):
+    model = OmniVisionForImageClassification.from_pretrained(checkpoint).eval()
+    processor = OmniVisionImageProcessor.from_pretrained(checkpoint)
+    with torch.inference_mode():
+        logits = [model(**processor(row["image"], return_tensors="pt")).logits for row in rows]
+    return torch.cat(logits).double().numpy(), np.asarray(rows["label"])
+
+
+def record_run(checkpoint, evaluations=(), **data):
+    record = {"arguments": {"validation_share": 9.0}, "dataset": {"name": "saved", **data}}
+    merge_metrics(checkpoint, {"training": record | {"evaluations": list(evaluations)}})
+
+
+def test_the_temperature_is_that_of_the_pictures_which_training_held_out(checkpoint, dataset):
+    record_run(checkpoint, train=15, validation=9, test=9)
+    found = evaluate(checkpoint, str(dataset), "test").metrics["calibration"]
+    held_out = load_pictures(str(dataset), validation_share=9)["validation"]
+    # Rounding of float32 logits, in other batches.
+    assert found["temperature"] == pytest.approx(fit_temperature(*logits_by_hand(checkpoint, held_out)), rel=1e-4)
+    assert found["fitted_on"] == {"split": "validation", "pictures": 9}
+    assert found["nll"]["before"] != found["nll"]["after"]
+    # Where no record is, whoever calls has to say the share; then the same is found.
+    (checkpoint / "metrics.json").unlink()
+    assert evaluate(checkpoint, str(dataset), "test", validation_share=9).metrics["calibration"] == found
+
+
+def test_no_temperature_is_fitted_on_what_is_measured_or_on_what_nobody_says_was_held_out(checkpoint, dataset):
+    assert "no record" in evaluate(checkpoint, str(dataset)).metrics["calibration"]["left_out"]
+    record_run(checkpoint)
+    found = evaluate(checkpoint, str(dataset), "validation").metrics
+    assert "fitted on" in found["calibration"]["left_out"]
+    assert found["num_examples"] == 9
+
+
+def test_another_split_than_the_run_had_is_an_error_and_not_another_number(checkpoint, dataset):
+    record_run(checkpoint, validation=9)
+    with pytest.raises(ValueError, match="training run"):
+        evaluate(checkpoint, str(dataset), "validation", validation_share=0.1)
+    record_run(checkpoint, validation=10)
+    with pytest.raises(ValueError, match="as it was"):
+        evaluate(checkpoint, str(dataset), "validation")
+    assert "evaluation" not in json.loads((checkpoint / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_pictures_on_which_the_run_had_another_loss_are_not_those_that_it_held_out(checkpoint, dataset, split):
+    loss = evaluate(checkpoint, str(dataset), "validation", validation_share=9).metrics["nll"]
+    (checkpoint / "metrics.json").unlink()
+    record_run(checkpoint, [{"epoch": 1.0, "accuracy": 0.5, "loss": loss * 1.001}])
+    evaluate(checkpoint, str(dataset), split)
+    (checkpoint / "metrics.json").unlink()
+    record_run(checkpoint, [{"epoch": 1.0, "accuracy": 0.5, "loss": loss * 1.1}])
+    with pytest.raises(ValueError, match="not the pictures that were held out"):
+        evaluate(checkpoint, str(dataset), split)
+    assert "evaluation" not in json.loads((checkpoint / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize("native", [False, True], ids=["ours", "native twin"])
+def test_curves_begin_at_the_accuracy_and_the_mirror_stands_beside_it(checkpoint, dataset, tmp_path, native, capsys):
+    folder = checkpoint
+    if native:
+        folder = tmp_path / "twin"
+        convert_to_native(checkpoint, folder)
+    main(["--checkpoint", str(folder), "--dataset", str(dataset), "--robustness", "true", "--batch_size", "4"])
+    written = json.loads((folder / "metrics.json").read_text())
+    robustness, accuracy = written["robustness"], written["evaluation"]["accuracy"]
+    assert set(robustness) == {*CORRUPTIONS, "units", "num_examples", "seed", "split", "dataset", "command", "date"}
+    assert set(robustness["units"]) == set(CORRUPTIONS)
+    for name in CORRUPTIONS:
+        assert robustness[name][0]["severity"] == 0
+        assert robustness[name][0]["accuracy"] == accuracy
+    assert len({point["accuracy"] for name in CORRUPTIONS for point in robustness[name]}) > 1
+    assert (folder / "plots" / "robustness.png").is_file()
+    assert "robustness.png" in capsys.readouterr().out
+    rows = load_pictures(str(dataset))["test"]
+    mirrored = rows.map(lambda row: {"image": ImageOps.mirror(Picture.open(BytesIO(row["image"]["bytes"])))})
+    views = [logits_by_hand(checkpoint, part)[0] for part in (rows, mirrored)]
+    both = sum(softmax(logits, axis=1) for logits in views).argmax(axis=1)
+    assert written["evaluation"]["test_time_augmentation"] == {
+        "views": "picture and its mirror",
+        "accuracy": pytest.approx((both == np.asarray(rows["label"])).mean()),
+    }
+
+
+def test_an_evaluation_without_robustness_keeps_the_one_that_is_there(checkpoint, dataset):
+    merge_metrics(checkpoint, {"robustness": {"split": "validation"}})
+    evaluate(checkpoint, str(dataset))
+    assert json.loads((checkpoint / "metrics.json").read_text())["robustness"] == {"split": "validation"}
 
 
 def rename_classes(checkpoint, names):

@@ -7,12 +7,12 @@ from PIL import Image
 from modeling_omni_vision.analysis.plots import (
     curves,
     plot_attention,
-    plot_calibration,
     plot_confusion,
     plot_mistakes,
     plot_pairs,
     plot_training,
 )
+from modeling_omni_vision.analysis.reliability_plots import plot_calibration, plot_robustness
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +46,25 @@ def test_calibration_is_drawn_with_empty_bins(tmp_path):
     assert is_drawn(plot_calibration(np.array([[0.9, 0.1]] * 3), np.array([0, 0, 1]), tmp_path / "c.png"))
 
 
+def test_calibration_after_scaling_is_drawn_beside_that_before(tmp_path):
+    before, after, labels = np.array([[0.9, 0.1]] * 3), np.array([[0.7, 0.3]] * 3), np.array([0, 0, 1])
+    alone, both = plot_calibration(before, labels, tmp_path / "1.png"), tmp_path / "2.png"
+    assert is_drawn(plot_calibration(before, labels, both, after))
+    with Image.open(alone) as one, Image.open(both) as two:
+        assert two.width > 1.5 * one.width
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_any_number_of_robustness_curves_is_drawn(tmp_path, count):
+    points = [
+        {"severity": severity, "accuracy": 0.9 - severity, "accuracy_interval": [0.85 - severity, 0.95 - severity]}
+        for severity in (0, 0.25, 0.5)
+    ]
+    names = ["gaussian_blur", "noise", "erasing"][:count]
+    path = plot_robustness(dict.fromkeys(names, points), dict.fromkeys(names, "pixels"), tmp_path / "r.png")
+    assert is_drawn(path)
+
+
 def test_curves_of_metrics_json_and_of_trainer_state_json_are_the_same():
     metrics = {
         "history": [{"step": 5, "epoch": 1.0, "loss": 2.0}, {"step": 9, "epoch": 2.0, "loss": None}],
@@ -75,7 +94,7 @@ def test_nothing_is_drawn_of_a_training_that_left_no_losses(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("count", [0, 1, 7])
+@pytest.mark.parametrize("count", [0, 1, 9])
 def test_mistakes_are_drawn_in_any_number_and_shape(tmp_path, count):
     shapes = [(8, 8, 1), (300, 200, 3), (10, 40, 3)]
     pictures = [np.full(shapes[index % 3], 200.0) for index in range(count)]

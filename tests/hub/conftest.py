@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from loopback_hub import LoopbackHub
+from PIL import Image
 
 from modeling_omni_vision import OmniVisionConfig, OmniVisionForImageClassification, OmniVisionImageProcessor
 from modeling_omni_vision.hub import publish
+from modeling_omni_vision.hub.facts import PICTURES
 
 
 HERE = Path(__file__).parent
@@ -40,7 +42,23 @@ def metrics():
             "dataset": "zoo/animals",
             "command": "python scripts/evaluate.py --checkpoint animals",
             "per_class": dict.fromkeys(LABELS, row),
+            "calibration": {
+                "temperature": 1.62531,
+                "fitted_on": {"split": "validation", "pictures": 1117},
+                "expected_calibration_error": {"before": 0.0313, "after": 0.01271},
+                "nll": {"before": 0.51734, "after": 0.44921},
+            },
+            "test_time_augmentation": {"views": "picture and its mirror", "accuracy": 0.8415},
         },
+        "robustness": {
+            "rotation": [{"severity": 0, "accuracy": 0.8375}, {"severity": 45, "accuracy": 0.4113}],
+            "gaussian_blur": [{"severity": 0, "accuracy": 0.8375}, {"severity": 0.5, "accuracy": 0.8211}],
+            "units": {"rotation": "degrees", "gaussian_blur": "sigma in pixels"},
+            "num_examples": 123,
+            "split": "test",
+            "dataset": "zoo/animals",
+        },
+        "data_audit": {"suspected_labels": 1713, "share": 0.0427, "by_class": {"owl": 19}},
     }
 
 
@@ -61,6 +79,10 @@ def checkpoint(tmp_path_factory, metrics):
     OmniVisionForImageClassification(config).save_pretrained(folder)
     OmniVisionImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
     (folder / "metrics.json").write_text(json.dumps(metrics))
+    (folder / "plots").mkdir()
+    # The last one is somebody's own.
+    for number, name in enumerate((*PICTURES, "holiday")):
+        Image.new("L", (8, 8), number).save(folder / "plots" / f"{name}.png")
     return folder
 
 

@@ -4,6 +4,11 @@ import shutil
 
 import pytest
 from huggingface_hub import ModelCard
+from transformers import (
+    Dinov2ForImageClassification,
+    Dinov2WithRegistersForImageClassification,
+    ViTImageProcessor,
+)
 
 from modeling_omni_vision import OmniVisionForImageClassification, OmniVisionModel
 from modeling_omni_vision.hub import render_card
@@ -45,6 +50,48 @@ def test_the_card_shows_the_numbers_of_metrics_and_weights(checkpoint):
     assert "On the test split of `zoo/animals`" in card
 
 
+def test_the_card_shows_calibration_mirror_corruptions_and_doubtful_labels(checkpoint):
+    card = render_card(checkpoint, "me/animals")
+    for row in (
+        "| temperature, fitted on 1,117 pictures of the validation split | 1.6253 |",
+        "| expected calibration error, before and after scaling | 0.0313, 0.0127 |",
+        "| negative log-likelihood, before and after scaling | 0.5173, 0.4492 |",
+        "| accuracy averaged over picture and its mirror, for comparison | 84.15% |",
+        "| rotation (degrees) | 0: 83.75%, 45: 41.13% |",
+        "| gaussian blur (sigma in pixels) | 0: 83.75%, 0.5: 82.11% |",
+        "| suspected_labels | 1,713 |",
+        "| share | 0.0427 |",
+        "| by_class: owl | 19 |",
+    ):
+        assert f"\n{row}\n" in card
+    assert "Accuracy by severity on the test split of `zoo/animals`" in card
+    # The accuracy of the model index stays that of the plain pictures.
+    assert [result.metric_value for result in ModelCard(card).data.eval_results] == [0.8375]
+
+
+def test_the_card_says_why_there_is_no_temperature(folder):
+    rewrite(folder, lambda metrics: metrics["evaluation"].update(calibration={"left_out": "nobody knows"}))
+    card = render_card(folder, "animals")
+    assert "| temperature scaling | none: nobody knows |" in card
+    assert "before and after" not in card
+
+
+def test_the_card_shows_the_pictures_that_lie_beside_it_where_they_belong(folder):
+    card = render_card(folder, "animals")
+    shown = re.findall(r"^!\[[^\]]+\]\((\S+)\)$", card, flags=re.MULTILINE)
+    assert shown == [
+        f"plots/{name}.png" for name in ("training", "confusion", "calibration", "mistakes", "attention", "robustness")
+    ]
+    assert card.index("## Training") < card.index("plots/training.png") < card.index("## Evaluation")
+    assert card.index("| accuracy |") < card.index("plots/confusion.png") < card.index("## Limits")
+    assert card.index("### Under corruption") < card.index("plots/robustness.png") < card.index("## Limits")
+    shutil.rmtree(folder / "plots")
+    rewrite(folder, lambda metrics: [metrics.pop(name) for name in ("robustness", "data_audit")])
+    card = render_card(folder, "animals")
+    for word in ("plots/", "corruption", "may be wrong"):
+        assert word not in card
+
+
 def test_the_metadata_is_what_the_hub_reads(checkpoint):
     data = ModelCard(render_card(checkpoint, "me/animals")).data
     assert (data.license, data.library_name, data.pipeline_tag) == (
@@ -78,6 +125,29 @@ def test_a_test_of_another_split_stands_beside_the_evaluation(folder):
     assert "On the validation split" in card
     assert "On the test split" in card
     assert [result.metric_value for result in ModelCard(card).data.eval_results] == [0.9, 0.8375]
+
+
+BREAKAGES = {
+    "calibration error above 1": lambda found: found["evaluation"]["calibration"].update(
+        expected_calibration_error={"before": 1.5, "after": 0.1}
+    ),
+    "no nll after": lambda found: found["evaluation"]["calibration"].update(nll={"before": 0.5}),
+    "temperature that is no number": lambda found: found["evaluation"]["calibration"].update(temperature="hot"),
+    "calibration that is no object": lambda found: found["evaluation"].update(calibration=[1]),
+    "mirror above 1": lambda found: found["evaluation"]["test_time_augmentation"].update(accuracy=84.15),
+    "mirror that is no object": lambda found: found["evaluation"].update(test_time_augmentation=0.8),
+    "accuracy under rotation above 1": lambda found: found["robustness"]["rotation"][1].update(accuracy=41),
+    "no severity": lambda found: found["robustness"]["rotation"][1].pop("severity"),
+    "robustness that is no object": lambda found: found.update(robustness=[1]),
+    "audit that is no object": lambda found: found.update(data_audit=3),
+}
+
+
+@pytest.mark.parametrize("name", BREAKAGES)
+def test_what_cannot_have_been_measured_is_refused(folder, name):
+    rewrite(folder, BREAKAGES[name])
+    with pytest.raises(ValueError, match=r"metrics\.json"):
+        render_card(folder, "animals")
 
 
 @pytest.mark.parametrize("accuracy", [1.5, -0.1, "high", True, float("nan"), [0.5]])
@@ -155,12 +225,49 @@ def test_every_code_block_of_the_card_runs(published, tmp_path, monkeypatch, cap
     assert card.count(f'"{published.release}"') == 2
 
 
+@pytest.mark.parametrize(
+    ("twin", "registers"), [(Dinov2ForImageClassification, 0), (Dinov2WithRegistersForImageClassification, 3)]
+)
+def test_every_code_block_of_the_card_of_another_stock_model_runs(
+    checkpoint, tmp_path, monkeypatch, capsys, twin, registers
+):
+    config = twin.config_class(
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        mlp_ratio=3,
+        image_size=32,
+        patch_size=8,
+        id2label=dict(enumerate(("cat", "dog", "owl"))),
+        **({"num_register_tokens": registers} if registers else {}),
+    )
+    folder = tmp_path / "me" / "twin"
+    twin(config).save_pretrained(folder)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    shutil.copyfile(checkpoint / "metrics.json", folder / "metrics.json")
+    card = render_card(folder, "me/twin")
+    assert "native twin" in card
+    assert "MLP 96." in card
+    assert "add_pooling_layer" not in card
+    assert "trust_remote_code=True" not in card
+    assert ModelCard(card).data.tags == ["vision", config.model_type]
+    monkeypatch.chdir(tmp_path)
+    for block in re.findall(r"```python\n(.*?)```", card, re.DOTALL):
+        exec(compile(block, "model card", "exec"), {})
+    printed = capsys.readouterr().out
+    assert "torch.Size([1, 1, 32]) torch.Size([1, 16, 32])" in printed
+    assert "owl" in printed
+
+
 def test_the_check_finds_a_number_that_was_changed_by_hand(published, copy):
     card = copy / "README.md"
     assert check_card(copy) == []
     for before, after in (
         ("83.75%", "93.75%"),
         ("value: 0.8375", "value: 0.9375"),
+        ("0.0313, 0.0127", "0.0313, 0.0027"),
+        ("45: 41.13%", "45: 81.13%"),
+        ("| 1,713 |", "| 13 |"),
         (published.release, "r-000000000000"),
     ):
         text = (published.folder / "README.md").read_text()

@@ -121,7 +121,9 @@ def test_publish_pushes_exactly_the_folder_it_checked_under_the_tag_of_its_card(
     folder = pushed / "published"
     (tag,) = hub.tags["me/published"]
     _, files = hub.files("me/published", tag)
-    assert files == {path.name: path.read_bytes() for path in folder.iterdir()} | {".gitattributes": b""}
+    local = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    assert "plots/training.png" in local
+    assert files == {name: path.read_bytes() for name, path in local.items()} | {".gitattributes": b""}
     card = files["README.md"].decode()
     assert f'"me/published", "{tag}"' in card
 

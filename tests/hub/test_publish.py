@@ -15,6 +15,7 @@ from transformers import BertConfig
 
 from modeling_omni_vision import OmniVisionConfig, OmniVisionForImageClassification, OmniVisionModel
 from modeling_omni_vision.hub import OpeningError, publish, verify
+from modeling_omni_vision.hub.facts import PICTURES
 from modeling_omni_vision.hub.opening import outputs_of_folder
 from modeling_omni_vision.hub.proof import open_in_clean_process
 from modeling_omni_vision.interop import convert_to_native, convert_to_vit
@@ -22,6 +23,7 @@ from modeling_omni_vision.interop import convert_to_native, convert_to_vit
 
 module = sys.modules[publish.__module__]  # `hub.publish` is the function
 CODE = {"configuration_omni_vision.py", "image_processing_omni_vision.py", "modeling_omni_vision.py"}
+SHOWN = {f"plots/{name}.png" for name in PICTURES}
 MODEL = {"config.json", "model.safetensors", "preprocessor_config.json"}
 
 
@@ -47,7 +49,7 @@ def api(monkeypatch):
             def call(*arguments, **options):
                 calls.append(name)
                 if name == "list_repo_files":
-                    return ["README.md", "training_args.bin", ".gitattributes"]
+                    return ["README.md", "plots/training.png", "plots/old.png", "training_args.bin", ".gitattributes"]
                 return type("Commit", (), {"oid": "0" * 40, "commit_url": "http://hub/commit"})
 
             return call
@@ -56,13 +58,17 @@ def api(monkeypatch):
     return calls
 
 
+def content(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def left_in(path):
     return sorted(entry.name for entry in path.iterdir()) if path.exists() else []
 
 
 def test_the_folder_holds_what_a_stranger_needs_and_nothing_else(published):
-    names = {path.name for path in published.folder.iterdir()}
-    assert names == CODE | MODEL | {"README.md", "REMOTE_CODE.md", "metrics.json", "proof.json"}
+    names = set(content(published.folder))
+    assert names == CODE | MODEL | SHOWN | {"README.md", "REMOTE_CODE.md", "metrics.json", "proof.json"}
     assert left_in(published.folder.parent) == ["a-b"]
 
 
@@ -126,8 +132,7 @@ def test_push_names_files_on_the_hub_that_no_proof_covers(checkpoint, tmp_path, 
         done = publish(checkpoint, tmp_path / "animals", repo_id="me/animals", push=True)
     assert done.url == "http://hub/commit"
     assert api == ["create_repo", "upload_folder", "create_tag", "list_repo_files"]
-    assert "training_args.bin" in caplog.text
-    assert "README.md" not in caplog.text
+    assert "['plots/old.png', 'training_args.bin']" in caplog.text
 
 
 def test_push_needs_a_repository(checkpoint, tmp_path):
@@ -138,11 +143,41 @@ def test_push_needs_a_repository(checkpoint, tmp_path):
 def test_publishing_twice_replaces_the_folder_with_the_same_bytes(checkpoint, tmp_path, opened_here):
     target = tmp_path / "animals"
     first = publish(checkpoint, target)
-    before = {path.name: path.read_bytes() for path in target.iterdir()}
+    before = content(target)
     second = publish(checkpoint, target)
     assert first == second
-    assert before == {path.name: path.read_bytes() for path in target.iterdir()}
+    assert before == content(target)
     assert left_in(tmp_path) == ["animals"]
+
+
+def test_a_published_folder_can_be_published_onto_itself_and_keeps_its_pictures(copy, opened_here):
+    before = content(copy)
+    publish(copy, copy, repo_id="me/animals")
+    # The proof names the folder it was made from.
+    assert {name for name, body in content(copy).items() if before.pop(name) != body} == {"proof.json"}
+    assert before == {}
+
+
+def test_the_pictures_are_proven_like_every_file(checkpoint, copy):
+    assert all((copy / name).read_bytes() == (checkpoint / name).read_bytes() for name in SHOWN)
+    (copy / "plots" / "training.png").write_bytes((copy / "plots" / "confusion.png").read_bytes())
+    assert any("plots/training.png" in failure for failure in verify(copy).failures)
+
+
+def test_a_release_is_the_same_with_other_pictures(folder, tmp_path, opened_here, published):
+    shutil.rmtree(folder / "plots")
+    done = publish(folder, tmp_path / "out" / "animals")
+    assert done.release == published.release
+    assert "plots/" not in (done.folder / "README.md").read_text()
+
+
+def test_a_picture_that_is_too_large_for_a_card_is_left_out_and_named(folder, tmp_path, opened_here, caplog):
+    (folder / "plots" / "mistakes.png").write_bytes(b"x" * 150_001)
+    with caplog.at_level(logging.WARNING):
+        done = publish(folder, tmp_path / "out" / "animals")
+    assert "mistakes.png" in caplog.text
+    assert SHOWN - set(content(done.folder)) == {"plots/mistakes.png"}
+    assert "mistakes.png" not in (done.folder / "README.md").read_text()
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "README.md"])
@@ -165,11 +200,11 @@ def test_a_folder_or_file_of_somebody_else_is_not_replaced(checkpoint, tmp_path)
 
 
 def test_a_failure_keeps_the_folder_that_was_there(copy, checkpoint, tmp_path, monkeypatch):
-    before = {path.name: path.read_bytes() for path in copy.iterdir()}
+    before = content(copy)
     monkeypatch.setattr(module, "open_in_clean_process", lambda folder, trust: {})
     with pytest.raises(OpeningError):
         publish(checkpoint, copy)
-    assert before == {path.name: path.read_bytes() for path in copy.iterdir()}
+    assert before == content(copy)
     assert left_in(tmp_path) == ["copy"]
 
 

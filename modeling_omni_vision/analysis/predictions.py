@@ -1,0 +1,88 @@
+"""What a classifier says about rows of pictures, ours or a stock one: logits, and the pixels it said it of."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+
+from ..image_processing_omni_vision import (
+    OmniVisionImageProcessor,
+    OmniVisionImageProcessorPil,
+    PictureError,
+    load_picture,
+)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model said about a split: logits (pictures, classes) in float64, and the truth (pictures,)."""
+
+    logits: np.ndarray
+    labels: np.ndarray
+
+    @cached_property
+    def probabilities(self) -> np.ndarray:
+        """Probabilities (pictures, classes), rows adding up to 1."""
+        return torch.from_numpy(self.logits).softmax(dim=-1).numpy()
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """Class of highest probability for each picture."""
+        return self.probabilities.argmax(axis=1)
+
+    @property
+    def correct(self) -> np.ndarray:
+        """Whether that is the true one."""
+        return self.predicted == self.labels
+
+
+@torch.inference_mode()
+def predict(model: Any, processor: Any, rows: Dataset, batch_size: int = 64, mirrored: bool = False) -> Predictions:
+    """Run a classifier over rows with the columns `image` and `label`, in order, or over their mirror images."""
+    logits = []
+    for images, first_row in batches(rows, batch_size):
+        pixels = pixel_values(model, processor, images, first_row)
+        logits.append(model(pixels.flip(-1) if mirrored else pixels).logits)
+    return Predictions(torch.cat(logits).double().numpy(), np.asarray(rows["label"]))
+
+
+def batches(rows: Dataset, batch_size: int) -> Iterator[tuple[list[Any], int]]:
+    """Give the pictures of rows in batches, each with the number of its first row."""
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1, got {batch_size!r}. Choose a larger one.")
+    for start in range(0, len(rows), batch_size):
+        yield rows[start : start + batch_size]["image"], start
+
+
+def pixel_values(model: Any, processor: Any, images: Sequence[Any], first_row: int, **options: Any) -> torch.Tensor:
+    """
+    Prepare pictures for a model: one policy for reading them, whichever image processor follows.
+
+    Args:
+        model: The classifier.
+        processor: Its image processor.
+        images: Anything that `load_picture` reads.
+        first_row: Row of the first of them, for the message about one that cannot be read.
+        **options: What the image processor shall do otherwise than it is configured to.
+
+    Raises:
+        `ValueError`: if a picture cannot be read.
+    """
+    try:
+        if isinstance(processor, (OmniVisionImageProcessor, OmniVisionImageProcessorPil)):
+            batch = processor(list(images), return_tensors="pt", **options)
+        else:
+            # Stock processors divide floats by 255 too, which is right for the levels that come out here.
+            pictures = [load_picture(image, model.config.num_channels) for image in images]
+            batch = processor(pictures, return_tensors="pt", input_data_format="channels_last", **options)
+    except PictureError as error:
+        last = first_row + len(images) - 1
+        raise ValueError(f"A picture in rows {first_row} to {last} of the split cannot be read. {error}") from error
+    return batch["pixel_values"].to(model.dtype)
+
+
+__all__ = ["Predictions", "batches", "pixel_values", "predict"]
