@@ -35,7 +35,7 @@ class BenchmarkArguments:
     keep_heap: bool = field(
         default=True, metadata={"help": "Keep freed memory between steps (glibc); false adds page faults and noise."}
     )
-    quick: bool = field(default=False, metadata={"help": "Three rounds, batches of 1 and 8, no memory, no more."})
+    quick: bool = field(default=False, metadata={"help": "Three rounds, batches of 1 and 8, no memory, no data."})
 
 
 def main(argv: list[str] | None = None) -> None:

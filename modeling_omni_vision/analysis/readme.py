@@ -72,8 +72,8 @@ def training_step(record: dict[str, Any]) -> str:
     shape = "{image_size} px, patch {patch_size}, {num_channels} channel(s), batch {batch_size}".format(**data[0])
     return "\n".join(
         [
-            "\n\nThe share of a training step that waits for its data, made in the same process without workers",
-            f"({shape}, eager attention):\n",
+            "\n\nThe share of a training step that waits for its data, in CPU time, made in the same process",
+            f"from pictures in memory ({shape}, eager attention):\n",
             DATA_HEAD,
             *map(data_line, data),
             "\nEager attention against sdpa in a training step of ours; in the last column more than 1 means that",

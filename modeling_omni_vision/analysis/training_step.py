@@ -44,12 +44,13 @@ def data_rows(rounds: int) -> Iterator[dict[str, Any]]:
     """
     Measure, for each kind of augmentation, how much of a training step is making its batch.
 
-    Batches are made in this process, without workers, from pictures in memory.
+    Batches are made in this process, without workers, from pictures in memory. CPU time decides, so that other
+    programs do not count; a disk that is waited for would not either.
 
     Args:
         rounds: Samples of each.
 
-    Returns:
+    Yields:
         Medians of CPU milliseconds, and for each precision the median over rounds of data / (data + step).
     """
     config = OmniVisionConfig(**RECIPE_SHAPE)
@@ -109,7 +110,7 @@ def attention_rows(rounds: int) -> Iterator[dict[str, Any]]:
     Args:
         rounds: Samples of each.
 
-    Returns:
+    Yields:
         Medians of CPU milliseconds, and the speed of eager relative to sdpa: above 1 eager is faster.
     """
     for shape, dtype in itertools.product(ATTENTION_SHAPES, DTYPES):
