@@ -508,12 +508,12 @@ def classification_loss(logits: torch.Tensor, labels: torch.Tensor, config: PreT
     return nn.functional.mse_loss(logits, labels.float())
 
 
-def pool(output: OmniVisionModelOutput, pooling: str) -> torch.Tensor:
-    """Make one vector of a picture, (batch, hidden), or (batch, 2 * hidden) for `"cls_mean"`."""
+def pool(cls: torch.Tensor, grid: torch.Tensor, pooling: str) -> torch.Tensor:
+    """Make one vector (batch, hidden) of CLS (batch, hidden) and grid, or (batch, 2 * hidden) for `"cls_mean"`."""
     if pooling == "cls":
-        return output.pooler_output
-    mean = output.grid.mean(dim=1)
-    return mean if pooling == "mean" else torch.cat((output.pooler_output, mean), dim=-1)
+        return cls
+    mean = grid.mean(dim=1)
+    return mean if pooling == "mean" else torch.cat((cls, mean), dim=-1)
 
 
 class OmniVisionForImageClassification(OmniVisionPreTrainedModel):
@@ -568,7 +568,7 @@ class OmniVisionForImageClassification(OmniVisionPreTrainedModel):
         asked = [kwargs.get(name, getattr(self.config, name, False)) for name in RECORDED_OUTPUTS]
         cls_only = self.training and self.config.pooling == "cls" and attention_mask is None and not any(asked)
         output = self.omni_vision(pixel_values, attention_mask=attention_mask, cls_only=cls_only, **kwargs)
-        logits = self.classifier(pool(output, self.config.pooling))
+        logits = self.classifier(pool(output.pooler_output, output.grid, self.config.pooling))
         loss = None if labels is None else classification_loss(logits, labels, self.config)
         return ImageClassifierOutput(
             loss=loss, logits=logits, hidden_states=output.hidden_states, attentions=output.attentions

@@ -63,7 +63,7 @@ def cpu_model() -> str:
 
 def has_bf16_instructions() -> bool:
     """Whether the processor computes in bfloat16 by itself; True where torch cannot tell."""
-    known = getattr(torch.cpu, "get_capabilities", dict)()
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return known.get("architecture") != "x86_64" or any(known.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 

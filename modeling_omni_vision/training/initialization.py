@@ -1,5 +1,7 @@
 """A start for training on little data: attention that looks at what is alike, positions that are waves."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -24,7 +26,8 @@ def mimetic_(model: OmniVisionForImageClassification) -> None:
     """
     encoder = model.omni_vision
     width = model.config.hidden_size
-    for layer in encoder.layers:
+    layers: Any = encoder.layers
+    for layer in layers:
         attention, mlp = layer.attention, layer.mlp
         for linear in (mlp.fc1, mlp.fc2):
             nn.init.trunc_normal_(linear.weight, std=linear.in_features**-0.5)

@@ -5,7 +5,7 @@ iterations (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon). `tor
 on one matrix at a time; here all matrices of one shape go together, and in float32 where bfloat16 has no hardware.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -62,7 +62,7 @@ class Muon(torch.optim.AdamW):
         super().__init__(groups, **kwargs)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Any = None) -> Any:
         """Take one step."""
         groups = self.param_groups
         # AdamW steps whatever groups it sees.
