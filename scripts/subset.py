@@ -30,9 +30,9 @@ def main(argv: list[str] | None = None) -> None:
     if Path(arguments.output).exists():
         raise ValueError(f"The output must be a new folder, got {arguments.output!r}. Name another one.")
     # What would be held out for validation is such a part.
-    part = load_pictures(
-        arguments.dataset, arguments.image_column, arguments.label_column, float(arguments.pictures)
-    )["validation"]
+    part = load_pictures(arguments.dataset, arguments.image_column, arguments.label_column, float(arguments.pictures))[
+        "validation"
+    ]
     DatasetDict({"train": part}).save_to_disk(arguments.output)
     print(f"{arguments.output}: {len(part):,} pictures of {len(part.unique('label'))} classes")
 

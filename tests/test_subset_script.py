@@ -8,7 +8,7 @@ from modeling_omni_vision.data.sources import load_pictures
 
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
-import subset  # noqa: E402
+import subset
 
 
 def test_a_part_has_every_class_in_equal_share_and_nothing_of_the_test_split(tmp_path, capsys):
