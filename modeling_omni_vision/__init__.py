@@ -4,7 +4,16 @@ Importing the package registers its classes with the Auto classes of transformer
 travels to the Hub; the Python files beside it do, the folders do not.
 """
 
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
+from packaging.version import Version
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForZeroShotImageClassification,
+    AutoProcessor,
+)
+from transformers import __version__ as transformers_version
 
 from .configuration_omni_vision import OmniVisionConfig
 from .image_processing_omni_vision import OmniVisionImageProcessor, OmniVisionImageProcessorPil, PictureError
@@ -43,3 +52,23 @@ __all__ = [
     "OmniVisionPreTrainedModel",
     "PictureError",
 ]
+
+# Models of several parts use what transformers has since 5.23; the encoder does not need it.
+if Version(transformers_version) >= Version("5.23"):
+    from .configuration_omni_vision_retrieval import OmniVisionRetrievalConfig
+    from .modeling_omni_vision_retrieval import OmniVisionForRetrieval, OmniVisionRetrievalOutput
+    from .processing_omni_vision_retrieval import OmniVisionRetrievalProcessor
+
+    AutoConfig.register("omni_vision_retrieval", OmniVisionRetrievalConfig, exist_ok=True)
+    AutoModel.register(OmniVisionRetrievalConfig, OmniVisionForRetrieval, exist_ok=True)
+    AutoModelForZeroShotImageClassification.register(OmniVisionRetrievalConfig, OmniVisionForRetrieval, exist_ok=True)
+    AutoProcessor.register(OmniVisionRetrievalConfig, OmniVisionRetrievalProcessor, exist_ok=True)
+    OmniVisionRetrievalConfig.register_for_auto_class()
+    OmniVisionForRetrieval.register_for_auto_class("AutoModel")
+    OmniVisionRetrievalProcessor.register_for_auto_class()
+    __all__ += [
+        "OmniVisionForRetrieval",
+        "OmniVisionRetrievalConfig",
+        "OmniVisionRetrievalOutput",
+        "OmniVisionRetrievalProcessor",
+    ]

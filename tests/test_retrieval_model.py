@@ -1,0 +1,269 @@
+import importlib.util
+import inspect
+import json
+import os
+import subprocess
+import sys
+from typing import get_type_hints
+
+import pytest
+import torch
+from packaging.version import Version
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, BertConfig, PreTrainedTokenizerFast
+from transformers import __version__ as transformers_version
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import ModelOutput
+
+from modeling_omni_vision import OmniVisionImageProcessor
+
+
+if Version(transformers_version) < Version("5.23"):
+    pytest.skip("models of several parts need transformers 5.23", allow_module_level=True)
+
+from modeling_omni_vision import OmniVisionForRetrieval, OmniVisionRetrievalConfig, OmniVisionRetrievalProcessor
+from modeling_omni_vision.modeling_omni_vision_retrieval import contrastive_loss
+
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+WORDS = [*SPECIAL, "a", "red", "blue", "green", "circle", "square", "ring", "and"]
+VISION = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64}
+
+
+def word_tokenizer():
+    tokenizers = pytest.importorskip("tokenizers")
+    model = tokenizers.models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="[UNK]")
+    words = tokenizers.Tokenizer(model)
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    words.post_processor = tokenizers.processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    inputs = ["input_ids", "token_type_ids", "attention_mask"]
+    return PreTrainedTokenizerFast(tokenizer_object=words, model_max_length=32, model_input_names=inputs, **names)
+
+
+def config(**changes):
+    text = BertConfig(
+        vocab_size=len(WORDS),
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=48,
+        max_position_embeddings=32,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    options = {
+        "vision_config": VISION,
+        "text_config": text.to_dict(),
+        "embedding_dim": 16,
+        "skipped_token_ids": [0, 2, 3],
+    }
+    return OmniVisionRetrievalConfig(**options | changes)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return OmniVisionForRetrieval(config()).eval()
+
+
+@pytest.fixture
+def processor():
+    pictures = OmniVisionImageProcessor(size={"height": 32, "width": 32})
+    return OmniVisionRetrievalProcessor(pictures, word_tokenizer(), image_seq_length=config().image_seq_length)
+
+
+@pytest.fixture
+def pictures():
+    return [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue", "green")]
+
+
+TEXTS = ["a red circle", "a blue square and a ring"]
+
+
+def test_a_picture_has_one_vector_for_each_patch_and_a_text_one_for_each_word(model, processor, pictures):
+    seen = processor(images=pictures, return_tensors="pt")
+    assert seen["attention_mask"].shape == (3, 16)
+    patches = model(**seen).embeddings
+    assert patches.shape == (3, 16, 16)
+    assert torch.allclose(patches.norm(dim=-1), torch.ones(3, 16))
+    read = processor(text=TEXTS, padding=True, return_tensors="pt")
+    lengths = (model(**read).embeddings.norm(dim=-1) > 0.5).sum(1)
+    assert lengths.tolist() == [3, 6]
+
+
+def test_late_interaction_leaves_out_cls_and_registers_unless_told_otherwise(pictures, processor):
+    pixels = processor(images=pictures, return_tensors="pt")["pixel_values"]
+    for select, expected in (("grid", 16), ("cls+grid", 17)):
+        options = config(select_tokens=select, vision_config={**VISION, "num_register_tokens": 3})
+        assert options.image_seq_length == expected
+        model = OmniVisionForRetrieval(options).eval()
+        embeddings = model(pixel_values=pixels).embeddings
+        assert embeddings.shape[1] == expected
+        whole = model.vision_model(pixels)
+        tokens = whole.grid if select == "grid" else torch.cat((whole.cls, whole.grid), 1)
+        wanted = torch.nn.functional.normalize(model.visual_projection(tokens), dim=-1)
+        assert torch.allclose(embeddings, wanted, atol=1e-6)
+
+
+def test_padding_changes_neither_a_text_nor_its_words(model, processor):
+    alone, padded = (processor(text=TEXTS[:n], padding=True, return_tensors="pt") for n in (1, 2))
+    one, both = model(**alone), model(**padded)
+    assert torch.allclose(one.text_embeds[0], both.text_embeds[0], atol=1e-6)
+    assert torch.allclose(one.embeddings[0], both.embeddings[0, :5], atol=1e-6)
+    assert both.embeddings[0, 5:].abs().max() == 0
+
+
+def test_the_loss_is_clips_both_ways_and_siglips_over_all_pairs():
+    logits = torch.tensor([[2.0, 0.5], [-1.0, 1.0]])
+    rows = -(logits.log_softmax(1).diagonal().mean())
+    columns = -(logits.log_softmax(0).diagonal().mean())
+    assert torch.isclose(contrastive_loss(logits), (rows + columns) / 2)
+    pairs = -(torch.sigmoid(torch.tensor([2.0, -0.5, 1.0, 1.0])).log().sum()) / 2
+    assert torch.isclose(contrastive_loss(logits, "sigmoid"), pairs)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 2)])
+def test_a_loss_without_other_pairs_is_refused(shape):
+    with pytest.raises(ValueError, match="at least two pairs"):
+        contrastive_loss(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_every_weight_that_the_loss_can_reach_gets_a_gradient(processor, pictures, kind):
+    model = OmniVisionForRetrieval(config(contrastive_loss=kind)).train()
+    model(
+        **processor(images=pictures[:2], text=TEXTS, padding=True, return_tensors="pt"), return_loss=True
+    ).loss.backward()
+    without = [name for name, weight in model.named_parameters() if weight.grad is None]
+    assert all(name.startswith("text_model.pooler") for name in without)
+
+
+def test_neither_pictures_nor_texts_and_a_loss_of_one_side_are_refused(model, processor, pictures):
+    with pytest.raises(ValueError, match="got neither"):
+        model()
+    with pytest.raises(ValueError, match="got only one"):
+        model(**processor(images=pictures, return_tensors="pt"), return_loss=True)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"select_tokens": "cls"}, {"contrastive_loss": "triplet"}, {"embedding_dim": 0}, {"embedding_dim": "x"}]
+)
+def test_a_configuration_that_cannot_work_is_a_value_error(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        config(**wrong)
+
+
+def test_what_sentence_transformers_reads_is_there(model, processor):
+    hints = {
+        name: get_type_hints(getattr(type(model), name))["return"]
+        for name in ("get_image_features", "get_text_features")
+    }
+    assert set(hints.values()) == {BaseModelOutputWithPooling}
+    output = get_type_hints(type(model).forward)["return"]
+    assert issubclass(output, ModelOutput)
+    assert "last_hidden_state" not in output.__dataclass_fields__
+    assert "embeddings" in output.__dataclass_fields__
+    assert {"pixel_values", "input_ids", "attention_mask", "token_type_ids"} <= set(
+        inspect.signature(model.forward).parameters
+    )
+    assert type(model).__name__.endswith("ForRetrieval")
+    assert model.config.projection_dim == model.config.embedding_dim
+    assert set(model.config.auto_map) == {"AutoConfig", "AutoModel", "AutoModelForZeroShotImageClassification"}
+    processor.image_seq_length = 17  # a property would raise
+    assert set(processor.get_attributes()) == {"image_processor", "tokenizer"}
+    assert processor.skipped_token_ids == [0, 2, 3]
+
+
+def test_weights_that_are_missing_are_an_error_and_not_a_random_tower(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    kept = {name: weight for name, weight in weights.items() if not name.startswith("vision_model.layers.1")}
+    save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"vision_model\.layers\.1"):
+        AutoModel.from_pretrained(tmp_path)
+
+
+def test_saving_and_loading_changes_no_bit_and_keeps_the_choices(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    again = OmniVisionForRetrieval.from_pretrained(tmp_path)
+    for name in ("embedding_dim", "select_tokens", "contrastive_loss", "skipped_token_ids", "auto_map"):
+        assert getattr(again.config, name) == getattr(model.config, name)
+    for (name, ours), (other, theirs) in zip(model.state_dict().items(), again.state_dict().items(), strict=True):
+        assert name == other
+        assert torch.equal(ours, theirs)
+
+
+CLIENT = """
+import json, sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "modeling_omni_vision":
+            raise ImportError(name)
+
+sys.meta_path.insert(0, Blocked())
+import torch
+from PIL import Image
+from sentence_transformers import MultiVectorEncoder, SentenceTransformer
+from transformers import AutoModel, AutoProcessor, pipeline
+
+folder, texts = sys.argv[1], json.loads(sys.argv[2])
+trust = {"trust_remote_code": True}
+pictures = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue", "green")]
+model, processor = AutoModel.from_pretrained(folder, **trust), AutoProcessor.from_pretrained(folder, **trust)
+batch = processor(images=pictures, text=texts, padding=True, return_tensors="pt")
+found = {"cosine": (model(**batch).logits_per_image / model.logit_scale.exp()).tolist()}
+
+zero_shot = pipeline("zero-shot-image-classification", model=folder, **trust)
+found["labels"] = len(zero_shot(pictures[0], candidate_labels=texts, hypothesis_template="{}"))
+
+pooled = SentenceTransformer(folder, **trust)
+found["pooled"] = pooled.similarity(pooled.encode(pictures), pooled.encode(texts)).tolist()
+
+late = MultiVectorEncoder(folder, **trust)
+queries, documents = late.encode_query(texts), late.encode_document(pictures)
+found["late"] = late.similarity(queries, documents).tolist()
+queries, documents = list(map(torch.as_tensor, queries)), list(map(torch.as_tensor, documents))
+found["by_hand"] = [[float((query @ seen.T).amax(1).sum()) for seen in documents] for query in queries]
+
+for number, opened in enumerate((pooled, late)):
+    opened.save(f"{folder}-again-{number}")
+again = SentenceTransformer(f"{folder}-again-0", **trust)
+found["drift"] = float(abs(again.encode(pictures) - pooled.encode(pictures)).max())
+again = MultiVectorEncoder(f"{folder}-again-1", **trust).encode_document(pictures)
+found["late_drift"] = max(float((torch.as_tensor(a) - b).abs().max()) for a, b in zip(again, documents))
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("sentence_transformers") is None, reason="needs sentence-transformers")
+def test_a_stranger_opens_one_folder_by_three_doors_and_saves_it_again_without_drift(
+    model, processor, pictures, tmp_path
+):
+    folder = tmp_path / "search.v1" / "pictures-and-words"
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    client = tmp_path / "client.py"
+    client.write_text(CLIENT)
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    variables |= {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-W", "ignore", str(client), str(folder), json.dumps(TEXTS)]
+    done = subprocess.run(command, capture_output=True, text=True, env=variables, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    batch = processor(images=pictures, text=TEXTS, padding=True, return_tensors="pt")
+    ours = model(**batch)
+    cosine = ours.image_embeds @ ours.text_embeds.T
+    # Another process, the same arithmetic: batches of another shape are summed in another order.
+    for name in ("cosine", "pooled"):
+        assert torch.allclose(torch.tensor(found[name]), cosine, atol=1e-5), name
+    words = model(**processor(text=TEXTS, padding=True, return_tensors="pt")).embeddings
+    patches = model(**processor(images=pictures, return_tensors="pt")).embeddings
+    late = torch.einsum("qwd,ptd->qpwt", words, patches).amax(-1).sum(-1)
+    for name in ("late", "by_hand"):
+        assert torch.allclose(torch.tensor(found[name]), late, atol=1e-5), name
+    assert (found["labels"], found["drift"], found["late_drift"]) == (2, 0.0, 0.0)
