@@ -105,7 +105,7 @@ class OmniVisionForRetrieval(PreTrainedModel):
     config_class = OmniVisionRetrievalConfig
     base_model_prefix = "omni_vision_retrieval"
     main_input_name = "pixel_values"
-    input_modalities = ("image", "text")
+    input_modalities = ["image", "text"]
     supports_gradient_checkpointing = True
     _no_split_modules = ["OmniVisionEmbeddings", "OmniVisionLayer"]
     _supports_sdpa = True
@@ -123,6 +123,7 @@ class OmniVisionForRetrieval(PreTrainedModel):
         self.visual_projection = nn.Linear(vision.hidden_size, config.embedding_dim, bias=False)
         self.text_projection = nn.Linear(text.hidden_size, config.embedding_dim, bias=False)
         self.logit_scale = nn.Parameter(torch.empty(()))
+        # CODEPATH: checkpoints trained with the loss of SigLIP have a bias, those of CLIP's have none.
         if config.contrastive_loss == "sigmoid":
             self.logit_bias = nn.Parameter(torch.empty(()))
         self.post_init()
@@ -132,6 +133,7 @@ class OmniVisionForRetrieval(PreTrainedModel):
         super()._init_weights(module)
         if module is self:
             init.constant_(self.logit_scale, self.config.logit_scale_init_value)
+            # CODEPATH: as in `__init__`; SigLIP starts from the prior that hardly any pair is a true one.
             if self.config.contrastive_loss == "sigmoid":
                 init.constant_(self.logit_bias, -10.0)
 
@@ -143,7 +145,8 @@ class OmniVisionForRetrieval(PreTrainedModel):
         Raises:
             `ValueError`: naming the missing weights, for instance those of a whole tower.
         """
-        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        model, info = loaded
         missing = sorted(info["missing_keys"])
         if missing:
             raise ValueError(
@@ -205,10 +208,10 @@ class OmniVisionForRetrieval(PreTrainedModel):
         """
         if pixel_values is None and input_ids is None:
             raise ValueError("Expected `pixel_values`, `input_ids` or both, got neither. Use the processor.")
-        images = None if pixel_values is None else self.get_image_features(pixel_values)
-        texts = None if input_ids is None else self.get_text_features(input_ids, attention_mask, token_type_ids)
-        output = OmniVisionRetrievalOutput()
-        if texts is not None:
+        images: Any = None if pixel_values is None else self.get_image_features(pixel_values)
+        texts: Any = None if input_ids is None else self.get_text_features(input_ids, attention_mask, token_type_ids)
+        output: Any = OmniVisionRetrievalOutput()
+        if texts is not None and input_ids is not None:
             output.text_embeds = normalize(texts.pooler_output, dim=-1)
             output.embeddings = self.word_embeds(texts.last_hidden_state, input_ids, attention_mask)
         if images is not None:
@@ -216,6 +219,7 @@ class OmniVisionForRetrieval(PreTrainedModel):
             output.embeddings = normalize(self.visual_projection(self.select(images.last_hidden_state)), dim=-1)
         if images is not None and texts is not None:
             logits = output.image_embeds @ output.text_embeds.T * self.logit_scale.exp()
+            # CODEPATH: as in `__init__`.
             if self.config.contrastive_loss == "sigmoid":
                 logits = logits + self.logit_bias
             output.logits_per_image, output.logits_per_text = logits, logits.T

@@ -263,7 +263,7 @@ def test_a_stranger_opens_one_folder_by_three_doors_and_saves_it_again_without_d
         assert torch.allclose(torch.tensor(found[name]), cosine, atol=1e-5), name
     words = model(**processor(text=TEXTS, padding=True, return_tensors="pt")).embeddings
     patches = model(**processor(images=pictures, return_tensors="pt")).embeddings
-    late = torch.einsum("qwd,ptd->qpwt", words, patches).amax(-1).sum(-1)
+    late = torch.einsum("qwd,psd->qpws", words, patches).amax(-1).sum(-1)
     for name in ("late", "by_hand"):
         assert torch.allclose(torch.tensor(found[name]), late, atol=1e-5), name
     assert (found["labels"], found["drift"], found["late_drift"]) == (2, 0.0, 0.0)
