@@ -127,17 +127,17 @@ def check_variants(variants: Sequence[Variant], base: dict[str, Any]) -> None:
     names = [variant.name for variant in variants]
     if len({name.lower() for name in names}) < len(names):
         raise ValueError(f"Names of variants must differ, and none may be {BASE!r}, got {names}. Rename one.")
-    if {*RESERVED} & {*base["arguments"]}:
-        raise ValueError(f"The arguments of the base must leave out {RESERVED}, which the runner gives. Remove them.")
     for variant in variants:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", variant.name):
             raise ValueError(f"The name of a variant must do as a file name, got {variant.name!r}. Rename it.")
-        if {*RESERVED} & {*variant.arguments}:
+        given = {word.partition("=")[0] for word in (*base["arguments"], *variant.arguments)}
+        if {*RESERVED} & given:
             raise ValueError(f"{variant.name!r} must leave out {RESERVED}, which the runner gives. Remove them.")
-        if not variant.seeds or not {*variant.seeds} <= {*variants[0].seeds}:
+        seeds = {*variant.seeds}
+        if not seeds or len(seeds) < len(variant.seeds) or not seeds <= {*variants[0].seeds}:
             raise ValueError(
-                f"The seeds of {variant.name!r} must be some of the base's {variants[0].seeds}, since runs are "
-                f"compared seed by seed, got {variant.seeds}. Correct them."
+                f"The seeds of {variant.name!r} must be some of the base's {variants[0].seeds}, each once, since runs "
+                f"are compared seed by seed, got {variant.seeds}. Correct them."
             )
         same = not variant.arguments and {**base["config"], **variant.config} == base["config"]
         if variant is not variants[0] and same:
@@ -249,6 +249,7 @@ def run_once(run: PlannedRun, plan: Plan, folder: Path, trainer: Sequence[str]) 
             "arguments": run.arguments,
             "date": datetime.now(UTC).date().isoformat(),
             "minutes": round((time.monotonic() - start) / 60, 2),
+            # Of a finished run with its own minutes, which leave out imports and loading.
             **outcome(ended, Path(scratch, run.name)),
         }
         write_json(folder / f"{run.name}.json", record)

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from modeling_omni_vision.analysis.map import Spread, compare, half_width, spread_of_runs, write_map
+from modeling_omni_vision.analysis.comparison import Spread, compare, half_width, spread_of_runs
+from modeling_omni_vision.analysis.map import write_map
 from modeling_omni_vision.analysis.study import read_plan, read_runs
 from scripts.study import main
 

@@ -28,8 +28,8 @@ if config["does"] == "fail":
 if config["does"] == "hang" and not (notes / "hung").exists():
     (notes / "hung").touch()
     try:
-        for _ in range(4000):
-            time.sleep(0.05)
+        for _ in range(600):
+            time.sleep(0.5)
             print("still here")
     finally:
         (notes / "gone").touch()
@@ -57,13 +57,13 @@ def study(tmp_path):
         does = {"name": variant, "group": "what it does", "config": {"does": variant}}
         return does if isinstance(variant, str) else variant
 
-    def write(variants=("other",), base_arguments=("--flip", "true"), **changed):
+    def write(variants=("other",), **changed):
         plan = {
             "date": "2026-01-31",
             "question": "Which?",
             "budget": "Two epochs.",
             "seeds": [1, 2],
-            "base": {"arguments": list(base_arguments), "config": {"does": "train"}},
+            "base": {"arguments": ["--flip", "true"], "config": {"does": "train"}},
             "variants": [entry(variant) for variant in variants],
             **changed,
         }
@@ -178,7 +178,8 @@ def test_a_study_that_was_killed_goes_on_where_it_was_and_leaves_no_run_behind(s
 
 def test_runs_under_another_base_are_never_mixed_in(study):
     run(study())
-    plan = study(base_arguments=["--flip", "false"])
+    # What is started for the variant is still the same: it has its own value of what changes in the base.
+    plan = study(base={"arguments": ["--flip", "true"], "config": {"does": "train more"}})
     with pytest.raises(ValueError, match="stale ones: base-s1, base-s2, other-s1, other-s2"):
         run(plan)
     assert len(begun(plan)) == 4
@@ -207,6 +208,8 @@ def test_a_plan_may_gain_variants_seeds_and_words(study):
         ({"name": "a/b", "config": {"does": "x"}}, "as a file name"),
         ({"name": "same", "config": {"does": "train"}}, "differ from the base"),
         ({"name": "seed", "arguments": ["--seed", "3"]}, "the runner gives"),
+        ({"name": "seed", "arguments": ["--seed=3"]}, "the runner gives"),
+        ({"name": "twice", "config": {"does": "x"}, "seeds": [1, 1]}, "each once"),
         ({"name": "alone", "config": {"does": "x"}, "seeds": [3]}, "seed by seed"),
         ({"name": "typing", "confg": {"does": "x"}}, "confg"),
     ],
