@@ -211,7 +211,7 @@ def test_a_plan_may_gain_variants_seeds_and_words(study):
         ({"name": "seed", "arguments": ["--seed=3"]}, "the runner gives"),
         ({"name": "twice", "config": {"does": "x"}, "seeds": [1, 1]}, "each once"),
         ({"name": "alone", "config": {"does": "x"}, "seeds": [3]}, "seed by seed"),
-        ({"name": "typing", "confg": {"does": "x"}}, "confg"),
+        ({"name": "typing", "settings": {"does": "x"}}, "settings"),
     ],
 )
 def test_a_plan_with_a_variant_that_cannot_be_compared_is_refused(study, wrong, says):
