@@ -15,6 +15,7 @@ CONFIG = {
     "num_hidden_layers": 2,
     "intermediate_size": 32,
     "drop_path_rate": 0.1,
+    "patch_drop_rate": 0.25,
 }
 FEATURES = Features({"image": Image(), "label": ClassLabel(names=["dark", "grey", "light"])})
 

@@ -28,6 +28,8 @@ RANDOM = {
     "random_erasing": 0.5,
     "mixup": 0.2,
     "cutmix": 1.0,
+    "muon_learning_rate": 0.02,
+    "mimetic_init": True,
     "ema_decay": 0.9,
     "label_smoothing_factor": 0.1,
 }
@@ -426,6 +428,23 @@ def test_the_attention_implementation_goes_through_the_config(arguments):
 def test_bf16_layer_decay_and_all_levers_together_run_on_a_cpu(arguments):
     folder = train(*arguments(bf16=True, layer_decay=0.7, crop_scale=0.5, num_train_epochs=1, **RANDOM))
     assert weights_of(folder)["classifier.weight"].dtype == torch.float32
+
+
+def test_muon_beside_another_optimizer_is_refused(arguments):
+    with pytest.raises(ValueError, match="adamw_torch"):
+        train(*arguments(optim="sgd", muon_learning_rate=0.02))
+
+
+def test_a_mimetic_start_is_for_new_models_only(arguments, tmp_path):
+    with pytest.raises(ValueError, match="new models"):
+        arguments(mimetic_init=True, model=str(tmp_path))
+
+
+@pytest.mark.parametrize("has_instructions", [True, False])
+def test_bf16_is_named_slow_where_the_processor_only_imitates_it(arguments, monkeypatch, caplog, has_instructions):
+    monkeypatch.setattr(run_module, "has_bf16_instructions", lambda: has_instructions)
+    train(*arguments(bf16=True, num_train_epochs=1))
+    assert ("imitated" in caplog.text) == (not has_instructions)
 
 
 def test_without_a_test_split_only_validation_is_reported(arguments, monkeypatch, caplog):
