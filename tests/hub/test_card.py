@@ -10,9 +10,15 @@ from transformers import (
     ViTImageProcessor,
 )
 
-from modeling_omni_vision import OmniVisionForImageClassification, OmniVisionModel
+from modeling_omni_vision import (
+    OmniVisionConfig,
+    OmniVisionForImageClassification,
+    OmniVisionImageProcessor,
+    OmniVisionModel,
+)
 from modeling_omni_vision.hub import render_card
 from modeling_omni_vision.hub.card import TEMPLATE, check_card
+from modeling_omni_vision.interop import convert_to_native
 
 
 @pytest.fixture
@@ -257,6 +263,21 @@ def test_every_code_block_of_the_card_of_another_stock_model_runs(
     printed = capsys.readouterr().out
     assert "torch.Size([1, 1, 32]) torch.Size([1, 16, 32])" in printed
     assert "owl" in printed
+
+
+def test_every_code_block_of_the_card_of_a_grey_twin_runs(tmp_path, monkeypatch, capsys):
+    names = dict(enumerate(("cat", "dog", "owl")))
+    config = OmniVisionConfig(image_size=32, patch_size=8, num_channels=1, num_hidden_layers=1, id2label=names)
+    OmniVisionForImageClassification(config).save_pretrained(tmp_path / "grey")
+    OmniVisionImageProcessor(size={"height": 32, "width": 32}, num_channels=1).save_pretrained(tmp_path / "grey")
+    convert_to_native(tmp_path / "grey", tmp_path / "me" / "twin")
+    card = render_card(tmp_path / "me" / "twin", "me/twin")
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    for block in blocks:
+        exec(compile(block, "model card", "exec"), {})
+    assert len(blocks) == 2
+    assert capsys.readouterr().out.splitlines()[-1].split()[0] in names.values()
 
 
 def test_the_check_finds_a_number_that_was_changed_by_hand(published, copy):
