@@ -317,7 +317,7 @@ def draw_pairs(pairs: Sequence[dict[str, Any]], pictures: Sequence[tuple[np.ndar
         pictures,
         [one["test"]["label"] for one in pairs],
         [one["train"]["label"] for one in pairs],
-        [f"{one['similarity']:.4f}{note}" for one, note in zip(pairs, notes, strict=True)],
+        [f"{one['similarity']:.5f}{note}" for one, note in zip(pairs, notes, strict=True)],
         path.with_suffix(".png"),
     )
 

@@ -187,7 +187,7 @@ def plot_pairs(
         "Test pictures and the nearest training pictures",
         path,
         columns,
-        width=2.1,
+        panel=(2.1, 1.7),
     )
 
 
@@ -199,12 +199,12 @@ def draw_sheet(
     title: str,
     path: Path,
     columns: int,
-    width: float = 1.7,
+    panel: tuple[float, float] = (1.7, 2.25),
 ) -> Path:
     """Draw pictures in rows, each with a line above it and, in its own colour, one or two below it."""
     rows = -(-len(pictures) // columns)
     columns = min(columns, len(pictures))
-    figure = Figure(figsize=(width * columns, 2.25 * rows + 0.4), layout="constrained")
+    figure = Figure(figsize=(panel[0] * columns, panel[1] * rows + 0.4), layout="constrained")
     figure.suptitle(title, fontsize=12)
     panels = figure.subplots(rows, columns, squeeze=False).flat
     for picture, over, under, colour in zip(pictures, above, below, colours, strict=True):
