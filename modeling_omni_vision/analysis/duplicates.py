@@ -322,4 +322,14 @@ def draw_pairs(pairs: Sequence[dict[str, Any]], pictures: Sequence[tuple[np.ndar
     )
 
 
-__all__ = ["audit", "nearest"]
+def card_section(report: dict[str, Any]) -> dict[str, Any]:
+    """Choose from a report of `audit` what a model card says of the data, as the section `data_audit`."""
+    exact = report["exact"]["train_and_test"]
+    rows = {"test pictures that stand in train": exact["test_pictures"]}
+    for found in report["near"]["thresholds"]:
+        rows[f"test pictures that correlate at {found['at_least']} or more"] = found["test_pictures"]
+        rows[f"of these, with another label ({found['at_least']})"] = found["with_different_labels"]
+    return rows
+
+
+__all__ = ["audit", "card_section", "nearest"]

@@ -199,3 +199,20 @@ def test_the_script_writes_numbers_and_sheet_and_says_so(tmp_path, capsys):
     assert str(tmp_path) not in json.dumps(written)
     with Picture.open(tmp_path / "new" / "audit.png") as sheet:
         assert sheet.format == "PNG"
+
+
+def test_the_counts_go_into_the_numbers_of_a_model_without_being_counted_anew(tmp_path):
+    report = {
+        "exact": {"train_and_test": {"test_pictures": 3, "with_different_labels": 1}},
+        "near": {"thresholds": [{"at_least": 0.99, "test_pictures": 5, "with_different_labels": 2}]},
+    }
+    (tmp_path / "audit.json").write_text(json.dumps({"dataset": "x", **report}))
+    (tmp_path / "metrics.json").write_text('{"test": {"accuracy": 0.5}}')
+    main(["--dataset", "digits", "--output", str(tmp_path / "audit.json"), "--checkpoint", str(tmp_path)])
+    written = json.loads((tmp_path / "metrics.json").read_text())
+    assert written["test"] == {"accuracy": 0.5}
+    assert written["data_audit"] == {
+        "test pictures that stand in train": 3,
+        "test pictures that correlate at 0.99 or more": 5,
+        "of these, with another label (0.99)": 2,
+    }
