@@ -163,6 +163,7 @@ def wait_for(path):
 def test_a_study_that_was_killed_goes_on_where_it_was_and_leaves_no_run_behind(study, monkeypatch, tmp_path):
     plan = study(["hang"])
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     killed = multiprocessing.get_context("fork").Process(target=run, args=(plan,))
     killed.start()
     try:
@@ -211,7 +212,7 @@ def test_a_plan_may_gain_variants_seeds_and_words(study):
         ({"name": "seed", "arguments": ["--seed=3"]}, "the runner gives"),
         ({"name": "twice", "config": {"does": "x"}, "seeds": [1, 1]}, "each once"),
         ({"name": "alone", "config": {"does": "x"}, "seeds": [3]}, "seed by seed"),
-        ({"name": "typing", "confg": {"does": "x"}}, "confg"),
+        ({"name": "typing", "settings": {"does": "x"}}, "settings"),
     ],
 )
 def test_a_plan_with_a_variant_that_cannot_be_compared_is_refused(study, wrong, says):
