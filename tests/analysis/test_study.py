@@ -163,6 +163,7 @@ def wait_for(path):
 def test_a_study_that_was_killed_goes_on_where_it_was_and_leaves_no_run_behind(study, monkeypatch, tmp_path):
     plan = study(["hang"])
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     killed = multiprocessing.get_context("fork").Process(target=run, args=(plan,))
     killed.start()
     try:
