@@ -11,6 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 
 DPI = 130
@@ -18,13 +20,23 @@ OURS, TRUTH, GREY = "#1f5fa8", "#c0392b", "#888888"
 # Up to here every cell of a confusion matrix gets its number, and every class its name.
 MAX_NUMBERED, MAX_NAMED = 20, 40
 MAX_NAME = 18
+MAX_COLOURS = 4096
 
 
 def save(figure: Figure, path: Path, **texts: str) -> Path:
     """Write a figure, and texts about it, without the date and version that would make equal pictures differ."""
-    FigureCanvasAgg(figure)
+    figure.set_dpi(DPI)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    drawn = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    # In a palette it takes half the bytes, for a card has several; only photographs would look worse.
+    if drawn.getcolors(MAX_COLOURS) is not None:
+        drawn = drawn.quantize()
+    about = PngInfo()
+    for name, text in texts.items():
+        about.add_text(name, text)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=DPI, metadata={"Software": None, **texts})
+    drawn.save(path, dpi=(DPI, DPI), pnginfo=about, optimize=True)
     return path
 
 

@@ -248,7 +248,7 @@ def _hold_out(train: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset
         )
     size = share if share < 1 else int(share)
     try:
-        # `Dataset.train_test_split` does the same, but reads labels one by one: seconds for 60,000 pictures.
+        # Not `Dataset.train_test_split`: it reads labels one by one, seconds for 60,000 pictures, and draws others.
         rows, held_out = train_test_split(
             np.arange(len(train)), test_size=size, stratify=train["label"][:], random_state=seed
         )

@@ -13,6 +13,7 @@ from modeling_omni_vision.analysis.plots import (
     plot_training,
 )
 from modeling_omni_vision.analysis.reliability_plots import plot_calibration, plot_robustness
+from modeling_omni_vision.hub.publish import MAX_PICTURE_BYTES
 
 
 @pytest.fixture(autouse=True)
@@ -108,6 +109,18 @@ def test_pairs_are_drawn_in_any_number_grey_and_coloured(tmp_path, count):
     names = ["a class with a long name"] * count
     others = ["$another"] * count
     assert is_drawn(plot_pairs(pairs, names, others, ["0.9990 mirrored shifted"] * count, tmp_path / "p.png"))
+
+
+def test_a_sheet_of_forty_small_pictures_is_small_enough_for_a_card(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 28, 28, 1))
+    path = plot_mistakes(list(noise), ["a class"] * 40, ["another class"] * 40, [0.5] * 40, tmp_path / "m.png")
+    assert path.stat().st_size < MAX_PICTURE_BYTES
+
+
+def test_a_picture_of_many_colours_keeps_them(tmp_path):
+    photo = np.random.default_rng(0).integers(0, 256, (99, 99, 3))
+    with Image.open(plot_mistakes([photo], ["a"], ["b"], [0.5], tmp_path / "m.png")) as image:
+        assert len(image.convert("RGB").getcolors(1 << 24)) > 4096
 
 
 def test_attention_is_drawn_for_pictures_that_are_not_square_and_maps_of_zero(tmp_path):

@@ -73,6 +73,12 @@ def test_validation_is_stratified_and_decided_by_its_own_seed(tmp_path):
     assert values(first["validation"]) == values(again["validation"]) != values(other["validation"])
 
 
+def test_the_pictures_held_out_are_the_same_in_every_release(tmp_path):
+    # Runs record the share, not the rows: with other rows, a run would find pictures again that it trained on.
+    Dataset.from_dict(rows(60), features=FEATURES).save_to_disk(tmp_path / "saved")
+    assert values(load_pictures(str(tmp_path / "saved"), validation_share=6)["validation"]) == [19, 22, 36, 44, 45, 59]
+
+
 def test_a_share_of_one_or_more_is_a_number_of_pictures(tmp_path):
     Dataset.from_dict(rows(60), features=FEATURES).save_to_disk(tmp_path / "saved")
     assert len(load_pictures(str(tmp_path / "saved"), validation_share=9)["validation"]) == 9
