@@ -36,6 +36,7 @@ AUTO_MAP = {
 }
 BLOCK_NORMS = ("layer_norm", "rms_norm")
 POOLINGS = ("cls", "mean", "cls_mean")
+PROBABILITIES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate", "patch_drop_rate")
 
 
 def value_errors(cls: type) -> type:
@@ -85,6 +86,9 @@ class OmniVisionConfig(PreTrainedConfig):
         drop_path_rate (`float`, *optional*, defaults to 0.0):
             Stochastic depth (https://huggingface.co/papers/1603.09382): the chance that the last layer
             is skipped for a picture; it rises linearly from 0 at the first layer. In [0, 1).
+        patch_drop_rate (`float`, *optional*, defaults to 0.0):
+            Share of the patches of each picture that training leaves out, another random one each time
+            (https://huggingface.co/papers/2208.07220): half of them make a step nearly twice as fast. In [0, 1).
         initializer_range (`float`, *optional*, defaults to 0.02):
             Standard deviation of the initial weights.
         layer_norm_eps (`float`, *optional*, defaults to 1e-5):
@@ -128,6 +132,7 @@ class OmniVisionConfig(PreTrainedConfig):
     hidden_dropout_prob: float | int = 0.1
     attention_probs_dropout_prob: float | int = 0.1
     drop_path_rate: float | int = 0.0
+    patch_drop_rate: float | int = 0.0
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-5
     block_norm: str = "layer_norm"
@@ -173,7 +178,7 @@ class OmniVisionConfig(PreTrainedConfig):
         for name, smallest in {**dict.fromkeys(at_least_one, 1), "num_register_tokens": 0}.items():
             if getattr(self, name) < smallest:
                 _refuse(name, f"an integer of at least {smallest}", getattr(self, name))
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"):
+        for name in PROBABILITIES:
             if not 0 <= getattr(self, name) < 1:
                 _refuse(name, "a probability of at least 0 and below 1", getattr(self, name))
         for name in ("initializer_range", "layer_norm_eps"):

@@ -40,6 +40,9 @@ from transformers.utils.output_capturing import capture_outputs
 from .configuration_omni_vision import OmniVisionConfig
 
 
+RECORDED_OUTPUTS = ("output_hidden_states", "output_attentions")
+
+
 @dataclass
 class OmniVisionModelOutput(BaseModelOutputWithPooling):
     """
@@ -185,15 +188,19 @@ class OmniVisionAttention(nn.Module):
         self.o_proj.writes_residual = True  # type: ignore[assignment]
 
     def forward(
-        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        num_queries: int | None = None,
+        **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Map tokens (batch, tokens, hidden) to tokens; also the weights where the backend has them."""
+        """Map tokens (batch, tokens, hidden) to the first `num_queries` of them; also the weights, if there are."""
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
         attended, weights = attend(
             self,
-            self._heads(self.q_proj(hidden_states)),
+            self._heads(self.q_proj(hidden_states[:, :num_queries])),
             self._heads(self.k_proj(hidden_states)),
             self._heads(self.v_proj(hidden_states)),
             attention_mask,
@@ -245,6 +252,17 @@ def drop_path(branch: torch.Tensor, rate: float, training: bool) -> torch.Tensor
     return branch * (keep / (1 - rate))
 
 
+def drop_patches(tokens: torch.Tensor, num_leading_tokens: int, rate: float, training: bool) -> torch.Tensor:
+    """Leave out a random share `rate` of the patches of each picture in training, and with them their cost."""
+    if rate == 0.0 or not training:
+        return tokens
+    leading, patches = tokens[:, :num_leading_tokens], tokens[:, num_leading_tokens:]
+    num_kept = max(1, round(patches.shape[1] * (1 - rate)))
+    # In any order: attention does not know one, positions are in the tokens already.
+    kept = torch.rand(patches.shape[:2], device=patches.device).topk(num_kept).indices
+    return torch.cat((leading, patches.gather(1, kept.unsqueeze(-1).expand(-1, -1, patches.shape[2]))), dim=1)
+
+
 class OmniVisionLayer(GradientCheckpointingLayer):
     """Pre-norm transformer layer: tokens + attention(norm(tokens)), then the same with the MLP."""
 
@@ -258,11 +276,18 @@ class OmniVisionLayer(GradientCheckpointingLayer):
         self.drop_path_rate = config.drop_path_rate * layer_index / max(config.num_hidden_layers - 1, 1)
 
     def forward(
-        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        num_queries: int | None = None,
+        **kwargs: Any,
     ) -> torch.Tensor:
-        """Map tokens (batch, tokens, hidden) to tokens of the same shape."""
-        attended, _ = self.attention(self.norm_before(hidden_states), attention_mask, **kwargs)
-        hidden_states = hidden_states + drop_path(self.dropout(attended), self.drop_path_rate, self.training)
+        """Map tokens (batch, tokens, hidden) to tokens, all or the first `num_queries`, which look at all of them."""
+        normed = self.norm_before(hidden_states)
+        attended, _ = self.attention(normed, attention_mask, num_queries=num_queries, **kwargs)
+        hidden_states = hidden_states[:, :num_queries] + drop_path(
+            self.dropout(attended), self.drop_path_rate, self.training
+        )
         refined = self.mlp(self.norm_after(hidden_states))
         return hidden_states + drop_path(self.dropout(refined), self.drop_path_rate, self.training)
 
@@ -359,7 +384,11 @@ class OmniVisionModel(OmniVisionPreTrainedModel):
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
     def forward(
-        self, pixel_values: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
+        self,
+        pixel_values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        cls_only: bool = False,
+        **kwargs: Any,
     ) -> OmniVisionModelOutput:
         """
         Encode pictures.
@@ -368,13 +397,15 @@ class OmniVisionModel(OmniVisionPreTrainedModel):
             pixel_values (`torch.FloatTensor` of shape `(batch, channels, height, width)`):
                 Pictures from the image processor; sides must be multiples of the patch size.
             attention_mask (`torch.Tensor` of shape `(batch, 1 + registers + patches)`, *optional*):
-                1 for tokens that may be looked at, 0 for those that may not.
+                1 for tokens that may be looked at, 0 for those that may not. With a mask no patches are dropped.
+            cls_only (`bool`, *optional*, defaults to `False`):
+                Compute the last layer for CLS alone, which costs a sixth of it. CLS is the same, `grid` is empty.
             kwargs:
                 `output_hidden_states`, `output_attentions`, `return_dict`, and options of the attention backend.
 
         Raises:
             `ValueError`: for a wrong number of channels, a side that is no multiple of the patch size,
-                integer pixels, or a mask that does not cover every token.
+                integer pixels, a mask that does not cover every token, or a mask together with `cls_only`.
         """
         hidden_states = self.embeddings(pixel_values)
         if attention_mask is not None and attention_mask.ndim == 2 and attention_mask.shape != hidden_states.shape[:2]:
@@ -382,11 +413,17 @@ class OmniVisionModel(OmniVisionPreTrainedModel):
                 f"`attention_mask` must cover CLS, registers and patches, expected shape "
                 f"{tuple(hidden_states.shape[:2])}, got {tuple(attention_mask.shape)}. Put ones before the patches."
             )
+        if attention_mask is not None and cls_only:
+            raise ValueError("`cls_only` must be false where there is an `attention_mask`, got true. Leave one out.")
+        if attention_mask is None:
+            rate = self.config.patch_drop_rate
+            hidden_states = drop_patches(hidden_states, self.num_leading_tokens, rate, self.training)
         mask = create_bidirectional_mask(
             config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask
         )
-        for layer in self.layers:
+        for layer in self.layers[:-1]:
             hidden_states = layer(hidden_states, mask, **kwargs)
+        hidden_states = self.layers[-1](hidden_states, mask, num_queries=1 if cls_only else None, **kwargs)
         hidden_states = self.norm(hidden_states)
         return OmniVisionModelOutput(
             last_hidden_state=hidden_states,
@@ -471,6 +508,14 @@ def classification_loss(logits: torch.Tensor, labels: torch.Tensor, config: PreT
     return nn.functional.mse_loss(logits, labels.float())
 
 
+def pool(cls: torch.Tensor, grid: torch.Tensor, pooling: str) -> torch.Tensor:
+    """Make one vector (batch, hidden) of CLS (batch, hidden) and grid, or (batch, 2 * hidden) for `"cls_mean"`."""
+    if pooling == "cls":
+        return cls
+    mean = grid.mean(dim=1)
+    return mean if pooling == "mean" else torch.cat((cls, mean), dim=-1)
+
+
 class OmniVisionForImageClassification(OmniVisionPreTrainedModel):
     """The encoder with a linear classification head on its pooled token (`config.pooling`).
 
@@ -519,10 +564,11 @@ class OmniVisionForImageClassification(OmniVisionPreTrainedModel):
         Returns:
             `ImageClassifierOutput` with `logits` (batch, num_labels) and, given labels, `loss`.
         """
-        output = self.omni_vision(pixel_values, attention_mask=attention_mask, **kwargs)
-        cls, mean = output.pooler_output, output.grid.mean(dim=1)
-        pooled = {"cls": (cls,), "mean": (mean,), "cls_mean": (cls, mean)}[self.config.pooling]
-        logits = self.classifier(torch.cat(pooled, dim=-1))
+        # Nobody sees the other tokens then; where somebody may (evaluation, with its hooks), they are computed.
+        asked = [kwargs.get(name, getattr(self.config, name, False)) for name in RECORDED_OUTPUTS]
+        cls_only = self.training and self.config.pooling == "cls" and attention_mask is None and not any(asked)
+        output = self.omni_vision(pixel_values, attention_mask=attention_mask, cls_only=cls_only, **kwargs)
+        logits = self.classifier(pool(output.pooler_output, output.grid, self.config.pooling))
         loss = None if labels is None else classification_loss(logits, labels, self.config)
         return ImageClassifierOutput(
             loss=loss, logits=logits, hidden_states=output.hidden_states, attentions=output.attentions
