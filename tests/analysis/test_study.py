@@ -244,10 +244,10 @@ def test_every_run_of_our_plan_is_one_that_the_training_script_understands(tmp_p
 @pytest.mark.slow
 def test_the_script_trains_real_runs_and_measures_them_once_at_the_end(tmp_path, capsys):
     plan = json.loads(PLAN.read_text())
-    plan["base"]["arguments"] = [
-        {"data/fashion_mnist": "digits", "50000": "400", "8": "1"}.get(word, word)
-        for word in plan["base"]["arguments"]
-    ]
+    words = plan["base"]["arguments"]
+    options = dict(zip(words[::2], words[1::2], strict=True))
+    options |= {"--dataset": "digits", "--validation_share": "400", "--num_train_epochs": "1"}
+    plan["base"]["arguments"] = [word for option in options.items() for word in option]
     plan["base"]["config"] |= {"image_size": 8, "num_hidden_layers": 1}
     plan |= {"seeds": [1], "variants": [{"name": "deeper", "group": "depth", "config": {"num_hidden_layers": 2}}]}
     (tmp_path / "plan.json").write_text(json.dumps(plan))
