@@ -16,6 +16,10 @@ from .study import BASE, Plan, Variant
 Run = Mapping[str, Any]
 
 
+# With a single degree of freedom t is 12.7: "no difference" would be said of anything.
+LEAST_FREEDOM = 2
+
+
 @dataclass(frozen=True)
 class Spread:
     """How far repeated runs lie apart: a standard deviation of accuracy, and its degrees of freedom."""
@@ -95,9 +99,9 @@ def half_width(accuracies: Sequence[float], pairs: int, pictures: int, spread: S
         spread: Of repeated runs.
 
     Returns:
-        None where no variant has a second run, and nothing is known about the spread.
+        None where too few runs were repeated to know their spread.
     """
-    if not spread.freedom:
+    if spread.freedom < LEAST_FREEDOM:
         return None
     sampling = sum(share * (1 - share) / pictures for share in accuracies)
     return quantile(spread) * math.sqrt(2 * spread.deviation**2 / pairs + sampling)

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from .comparison import Comparison, Run, budget, compare, finished, mean, quantile, spread_of_runs
+from .comparison import LEAST_FREEDOM, Comparison, Run, budget, compare, finished, mean, quantile, spread_of_runs
 from .metrics import CONFIDENCE
 from .plots import GREY, OURS, TRUTH, save
 from .readme import filled
@@ -98,7 +98,10 @@ def rule(rows: Sequence[Comparison], runs: Sequence[Run]) -> str:
 measured once, after its last step, on {pictures} others; {opened} of the runs opened the test split.
 Time is relative to the base, training and measuring, on a machine that may have had other work."""
     if not compared:
-        return f"{text}\n\nNo variant has a second run beside the base's yet, so there are no intervals."
+        return (
+            f"{text}\n\nToo few runs have been repeated yet to know how far repeated runs lie apart ({spread.freedom} "
+            f"degrees of freedom of at least {LEAST_FREEDOM}), so there are no intervals: every verdict is open."
+        )
     confidence = f"{100 * CONFIDENCE:g} %"
     return f"""{text}
 

@@ -124,6 +124,11 @@ def test_the_same_gain_on_few_pictures_is_no_difference(study):
     assert rows_of(*study(pictures=500))["planted"].verdict == "no difference"
 
 
+def test_one_degree_of_freedom_is_too_little_for_an_interval():
+    assert half_width((0.5, 0.8), 2, 1000, Spread(0.01, 1)) is None
+    assert half_width((0.5, 0.8), 2, 1000, Spread(0.01, 2)) is not None
+
+
 def test_without_a_second_seed_everything_is_open(study):
     paths = study({"base": (0.85, None), "planted": (0.87, None)})
     assert rows_of(*paths)["planted"].verdict == "open"
