@@ -223,7 +223,7 @@ def _hint(model: OmniVisionForImageClassification, args: OmniVisionTrainingArgum
     on_cpu = torch.device(args.device).type == "cpu"
     if on_cpu and args.bf16 and not has_bf16_instructions():
         logger.warning(
-            "This processor has no bfloat16 instructions: they are imitated, some 50 times slower than float32. "
+            "This processor has no bfloat16 instructions: they are imitated, many times slower than float32. "
             "Leave out --bf16."
         )
         return

@@ -44,6 +44,17 @@ def test_matrices_of_muon_groups_are_stepped_by_muon_and_all_others_as_by_adamw(
         assert torch.equal(ours, theirs)
 
 
+def test_a_small_gradient_against_the_past_does_not_turn_a_step_round():
+    matrix = nn.Parameter(torch.zeros(4, 4))
+    optimizer = Muon([{"params": [matrix], "muon": True, "lr": 0.1, "weight_decay": 0.0}])
+    for share in (1.0, -0.1):
+        before = matrix.detach().clone()
+        matrix.grad = share * torch.eye(4)
+        optimizer.step()
+        # By hand: what is orthogonalised is first 0.0975 times the first gradient, then still 0.035 times it.
+        assert ((matrix - before).diagonal() < -0.06).all()
+
+
 def test_weight_decay_acts_on_matrices_in_proportion_to_the_learning_rate():
     matrix = nn.Parameter(torch.ones(4, 4))
     matrix.grad = torch.zeros(4, 4)
