@@ -71,7 +71,7 @@ def load_pictures(
         ValueError: for a source that does not exist or cannot be read, columns or labels that are missing or
             cannot be told, fewer than two classes, an empty split, or too few pictures to hold any out.
     """
-    splits = _name_splits(_load(dataset), dataset)
+    splits = name_splits(load_any(dataset), dataset)
     image, label = _find_columns(splits["train"], image_column, label_column)
     for name, split in splits.items():
         missing = {image, label} - set(split.column_names)
@@ -88,7 +88,8 @@ def load_pictures(
     return DatasetDict({name: splits[name] for name in SPLIT_NAMES if name in splits})
 
 
-def _load(dataset: str) -> DatasetDict:
+def load_any(dataset: str) -> DatasetDict:
+    """Load what a name or path means, with the splits and columns that it has."""
     if dataset == "digits":
         return _load_digits()
     if dataset == "shapes" or dataset.startswith("shapes:"):
@@ -143,7 +144,7 @@ def _load_digits() -> DatasetDict:
     return DatasetDict({"train": parts["train"], "test": parts["test"]})
 
 
-def _name_splits(loaded: DatasetDict, dataset: str) -> dict[str, Dataset]:
+def name_splits(loaded: DatasetDict, dataset: str) -> dict[str, Dataset]:
     """Call the splits train, validation and test, whatever they were called."""
     if len(loaded) == 1:
         return {"train": next(iter(loaded.values()))}
@@ -160,15 +161,23 @@ def _name_splits(loaded: DatasetDict, dataset: str) -> dict[str, Dataset]:
 
 def _find_columns(split: Dataset, image: str | None, label: str | None) -> tuple[str, str]:
     features = split.features
-    pictures = [name for name, feature in features.items() if isinstance(feature, Image) or _holds_bytes(feature)]
+    pictures = picture_columns(split)
     classes = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
-    image = _choose_column("image", image, pictures, IMAGE_COLUMNS, split)
-    return image, _choose_column("label", label, classes, LABEL_COLUMNS, split)
+    image = choose_column("image", image, pictures, IMAGE_COLUMNS, split)
+    return image, choose_column("label", label, classes, LABEL_COLUMNS, split)
 
 
-def _choose_column(
-    kind: str, wanted: str | None, candidates: list[str], usual: tuple[str, ...], split: Dataset
-) -> str:
+def picture_columns(split: Dataset) -> list[str]:
+    """Name the columns that hold pictures."""
+    return [name for name, feature in split.features.items() if isinstance(feature, Image) or _holds_bytes(feature)]
+
+
+def choose_column(kind: str, wanted: str | None, candidates: list[str], usual: tuple[str, ...], split: Dataset) -> str:
+    """Decide on a column: the wanted one, else the only candidate, else the one with the most usual name.
+
+    Raises:
+        ValueError: if the wanted one is not there, or it cannot be told.
+    """
     if wanted is not None:
         if wanted not in split.column_names:
             raise ValueError(
@@ -269,4 +278,12 @@ def _check(splits: dict[str, Dataset], dataset: str) -> None:
         raise ValueError(f"Expected pictures of at least two classes in {dataset!r}, got {len(present)}. Add a class.")
 
 
-__all__ = ["VALIDATION_SHARE", "load_pictures"]
+__all__ = [
+    "IMAGE_COLUMNS",
+    "VALIDATION_SHARE",
+    "choose_column",
+    "load_any",
+    "load_pictures",
+    "name_splits",
+    "picture_columns",
+]

@@ -40,10 +40,7 @@ def describe_run(
         "arguments": {**changed, **({"config": config} if config else {})},
         "seed": args.seed,
         "date": datetime.now(UTC).date().isoformat(),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in RECORDED_PACKAGES},
-        },
+        "versions": recorded_versions(),
         "machine": describe_machine(),
         "processes": args.world_size,
         "minutes": round(seconds / 60, 2),
@@ -60,6 +57,14 @@ def describe_run(
         },
         "history": _history(trainer, {"loss": "loss", "learning_rate": "learning_rate"}),
         "evaluations": evaluations,
+    }
+
+
+def recorded_versions(*more: str) -> dict[str, str]:
+    """Versions of Python, of the packages that training stands on, and of `more`."""
+    return {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in (*RECORDED_PACKAGES, *more)},
     }
 
 

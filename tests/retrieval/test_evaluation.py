@@ -1,0 +1,101 @@
+import io
+
+import pytest
+import torch
+from datasets import Dataset
+from packaging.version import Version
+from PIL import Image
+from transformers import __version__ as transformers_version
+
+
+pytest.importorskip("sentence_transformers")
+if Version(transformers_version) < Version("5.23"):
+    pytest.skip("models of several parts need transformers 5.23", allow_module_level=True)
+
+from modeling_omni_vision import OmniVisionConfig
+from modeling_omni_vision.retrieval.evaluation import retrieval_metrics, zero_shot_predictions
+from modeling_omni_vision.retrieval.losses import core_of
+from modeling_omni_vision.retrieval.towers import build_retrieval, open_door
+
+
+COLOURS = ["red", "green", "blue", "black"]
+VISION = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64}
+
+
+def row(colour, text, concept):
+    content = io.BytesIO()
+    Image.new("RGB", (16, 16), colour).save(content, format="PNG")
+    return {"image": {"bytes": content.getvalue(), "path": None}, "texts": [text], "concept": concept}
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["late", "single"])
+def oracle(request):
+    """A model whose pictures of a colour and words of that colour are one vector by construction."""
+    torch.manual_seed(0)
+    config = OmniVisionConfig(**VISION)
+    model, processor = build_retrieval(config, "new", COLOURS, embedding_dim=16)
+    processor.image_processor.do_normalize = False
+    door = open_door(model, processor, request.param)
+    core = core_of(door)
+
+    def see(pixel_values):
+        mean = pixel_values.mean((2, 3))
+        code = torch.zeros(len(mean), 32)
+        code[torch.arange(len(mean)), torch.where(mean.amax(1) > 0.5, mean.argmax(1), 3)] = 1
+        output = type(core.vision_model).forward(core.vision_model, pixel_values)
+        output.last_hidden_state = code[:, None].expand(-1, 17, -1)
+        output.pooler_output = code
+        return output
+
+    def read(input_ids, **kwargs):
+        names = processor.tokenizer.convert_ids_to_tokens(input_ids.flatten().tolist())
+        code = torch.zeros(len(names), 128)
+        for index, name in enumerate(names):
+            if name in COLOURS:
+                code[index, COLOURS.index(name)] = 1
+        return type("Output", (), {"last_hidden_state": code.view(*input_ids.shape, -1)})()
+
+    core.vision_model.forward = see
+    core.text_model.forward = read
+    with torch.no_grad():
+        core.visual_projection.weight.copy_(torch.eye(16, 32))
+        core.text_projection.weight.copy_(torch.eye(16, 128))
+    return door
+
+
+def test_a_perfect_model_finds_everything_first_in_both_directions(oracle):
+    split = Dataset.from_list([row(colour, colour, colour) for colour in COLOURS])
+    for found in retrieval_metrics(oracle, split).values():
+        assert found["recall@1"] == found["ndcg@10"] == found["mrr@10"] == 1
+        assert found["candidates"] == 4
+
+
+def test_wrong_pictures_are_found_wanting(oracle):
+    shifted = [*COLOURS[1:], COLOURS[0]]
+    split = Dataset.from_list([row(colour, text, text) for colour, text in zip(COLOURS, shifted, strict=True)])
+    for found in retrieval_metrics(oracle, split).values():
+        assert found["recall@1"] == 0
+        assert found["recall@5"] == 1
+
+
+def test_every_picture_of_a_concept_is_an_answer_to_its_text(oracle):
+    split = Dataset.from_list([row(colour, colour, colour) for colour in [*COLOURS, *COLOURS]])
+    found = retrieval_metrics(oracle, split)
+    assert found["text_to_picture"]["candidates"] == 8
+    assert found["picture_to_text"]["candidates"] == 4
+    assert found["text_to_picture"]["ndcg@10"] == found["picture_to_text"]["ndcg@10"] == 1
+
+
+def test_zero_shot_names_what_it_sees(oracle):
+    pictures = [Image.new("RGB", (16, 16), colour) for colour in COLOURS]
+    assert zero_shot_predictions(oracle, pictures, COLOURS).tolist() == [0, 1, 2, 3]
+    assert zero_shot_predictions(oracle, pictures, COLOURS[::-1], ["{}"]).tolist() == [3, 2, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("names", "templates", "message"),
+    [(COLOURS, ["a picture"], "templates"), (COLOURS, [], "templates"), (["red"], ["a {}"], "at least two names")],
+)
+def test_zero_shot_refuses_what_cannot_be_asked(oracle, names, templates, message):
+    with pytest.raises(ValueError, match=message):
+        zero_shot_predictions(oracle, [Image.new("RGB", (16, 16))], names, templates)

@@ -1,0 +1,175 @@
+import copy
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from packaging.version import Version
+from PIL import Image
+from torch.nn.functional import normalize
+from transformers import __version__ as transformers_version
+
+
+pytest.importorskip("sentence_transformers")
+if Version(transformers_version) < Version("5.23"):
+    pytest.skip("models of several parts need transformers 5.23", allow_module_level=True)
+
+from modeling_omni_vision import OmniVisionConfig
+from modeling_omni_vision.modeling_omni_vision_retrieval import contrastive_loss
+from modeling_omni_vision.retrieval.losses import TwoWayContrastiveLoss, core_of
+from modeling_omni_vision.retrieval.towers import build_retrieval, open_door
+
+
+TEXTS = ["a red circle", "a blue square and a green ring", "blue", "a green circle", "a red ring"]
+COLOURS = ["red", "blue", "navy", "green", "orange"]
+VISION = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64}
+# Gradients of equal functions in another order of sums, relative to the largest; measured up to 7e-7.
+ROUNDING = 3e-6
+
+
+@pytest.fixture(params=["softmax", "sigmoid"])
+def kind(request):
+    return request.param
+
+
+def door_of(kind, late_interaction):
+    torch.manual_seed(0)
+    config = OmniVisionConfig(**VISION, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    model, processor = build_retrieval(config, "new", TEXTS, embedding_dim=16, contrastive_loss=kind)
+    # Vectors of an untrained model are nearly equal: larger weights tell them apart.
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 2 and "embeddings" not in name:
+                parameter.mul_(4)
+    return open_door(model, processor, late_interaction).train()
+
+
+def columns_of(door, texts=TEXTS, colours=COLOURS):
+    pictures = [Image.new("RGB", (32, 32), colour) for colour in colours]
+    for number, picture in enumerate(pictures):
+        picture.paste("white", (0, 0, 4 + 5 * number, 12))
+    return [door.preprocess(texts), door.preprocess(pictures)]
+
+
+def gradients(door, loss):
+    core = core_of(door)
+    core.zero_grad()
+    loss.backward()
+    return {name: parameter.grad.clone() for name, parameter in core.named_parameters() if parameter.grad is not None}
+
+
+def assert_close(found, wanted, name):
+    assert (found - wanted).abs().max() <= ROUNDING * wanted.abs().max().clamp_min(1), name
+
+
+def test_with_whole_vectors_it_is_the_loss_of_the_model_itself(kind):
+    door = door_of(kind, False)
+    core, columns = core_of(door), columns_of(door)
+    inputs = {name: columns[0][name] for name in ("input_ids", "attention_mask", "token_type_ids")}
+    wanted = core(pixel_values=columns[1]["pixel_values"], return_loss=True, **inputs).loss
+    assert TwoWayContrastiveLoss(door)(columns).item() == pytest.approx(wanted.item(), abs=1e-5)
+
+
+def test_late_interaction_takes_the_best_patch_for_each_word_and_the_mean_over_words(kind):
+    door = door_of(kind, True)
+    core, columns = core_of(door), columns_of(door)
+    tokens = core.text_model(columns[0]["input_ids"], columns[0]["attention_mask"]).last_hidden_state
+    words = normalize(core.text_projection(tokens), dim=-1)
+    patches = normalize(core.visual_projection(core.vision_model(columns[1]["pixel_values"]).grid), dim=-1)
+    scores = torch.zeros(len(TEXTS), len(COLOURS))
+    for text, ids in enumerate(columns[0]["input_ids"].tolist()):
+        real = [index for index, token in enumerate(ids) if token not in core.config.skipped_token_ids]
+        for picture in range(len(COLOURS)):
+            scores[text, picture] = (words[text, real] @ patches[picture].T).amax(1).mean()
+    logits = scores * core.logit_scale.exp() + (core.logit_bias if kind == "sigmoid" else 0)
+    wanted = contrastive_loss(logits.T, kind)
+    assert TwoWayContrastiveLoss(door)(columns).item() == pytest.approx(wanted.item(), abs=1e-5)
+
+
+@pytest.mark.parametrize(("late_interaction", "both"), [(False, False), (True, False), (True, True)])
+@pytest.mark.parametrize("mini_batch_size", [2, 5, 64])
+def test_gradcache_gives_the_gradients_of_the_whole_batch_the_temperatures_too(
+    kind, late_interaction, both, mini_batch_size
+):
+    door = door_of(kind, late_interaction)
+    whole = TwoWayContrastiveLoss(door, both=both)(columns_of(door))
+    wanted = gradients(door, whole / 4)
+    parts = TwoWayContrastiveLoss(door, mini_batch_size, both)(columns_of(door))
+    found = gradients(door, parts / 4)
+    assert parts.item() == pytest.approx(whole.item(), abs=1e-5)
+    assert set(found) == set(wanted) >= {"logit_scale"}
+    assert wanted["logit_scale"].abs() > 1e-4
+    for name in wanted:
+        assert_close(found[name], wanted[name], name)
+
+
+def test_both_is_the_mean_of_the_losses_of_wholes_and_of_parts(kind):
+    late, single = door_of(kind, True), door_of(kind, False)
+    losses = [TwoWayContrastiveLoss(door)(columns_of(door)) for door in (late, single)]
+    both = TwoWayContrastiveLoss(late, both=True)(columns_of(late))
+    assert both.item() == pytest.approx((losses[0].item() + losses[1].item()) / 2, abs=1e-5)
+    assert abs(losses[0].item() - losses[1].item()) > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("late_interaction", "mini_batch_size"), [(True, 0), (True, 1), (False, 0), (False, 1)])
+def test_two_processes_give_the_gradients_of_one(kind, late_interaction, mini_batch_size, tmp_path):
+    root = Path(__file__).resolve().parents[2]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    arguments = [kind, str(late_interaction), str(mini_batch_size), str(tmp_path / "found")]
+    subprocess.run(
+        [*torchrun, "-m", "tests.retrieval.two_processes", *arguments],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root), "CUDA_VISIBLE_DEVICES": ""},
+        check=True,
+        timeout=250,
+    )
+    found = torch.load(tmp_path / "found", weights_only=True)
+    door = door_of(kind, late_interaction)
+    core_of(door).text_model.pooler.requires_grad_(False)
+    loss = TwoWayContrastiveLoss(door)(columns_of(door, TEXTS[:4], COLOURS[:4]), torch.tensor([0, 1, 2, 1]))
+    wanted = gradients(door, loss)
+    assert found["loss"].item() == pytest.approx(loss.item(), abs=1e-5)
+    assert set(found["gradients"]) == set(wanted) >= {"logit_scale"}
+    for name in wanted:
+        assert_close(found["gradients"][name], wanted[name], name)
+
+
+def test_pairs_about_the_same_are_no_negatives_of_each_other(kind):
+    door = door_of(kind, True)
+    same = [*TEXTS[:3], TEXTS[0]], [*COLOURS[:3], COLOURS[0]]
+    columns = columns_of(door, *same)
+    blind = TwoWayContrastiveLoss(door)(columns)
+    knowing = TwoWayContrastiveLoss(door)(columns, torch.tensor([0, 1, 2, 0]))
+    assert knowing < blind
+    # The same text twice is no better than chance at telling its two pictures apart, unless it is told.
+    apart = TwoWayContrastiveLoss(door)(columns, torch.tensor([0, 1, 2, 3]))
+    assert torch.equal(apart, blind)
+
+
+def test_a_batch_of_one_is_refused(kind):
+    door = door_of(kind, True)
+    with pytest.raises(ValueError, match="at least two pairs, got 1"):
+        TwoWayContrastiveLoss(door)(columns_of(door, TEXTS[:1], COLOURS[:1]))
+
+
+def test_a_longer_text_wins_no_picture_by_its_length():
+    door = door_of("softmax", True)
+    columns = columns_of(door, ["blue", "blue blue blue blue"], ["blue", "blue"])
+    core = core_of(door)
+    # Without positions a word repeated is the word itself.
+    with torch.no_grad():
+        core.text_model.embeddings.position_embeddings.weight.zero_()
+        columns[1]["pixel_values"][1] = columns[1]["pixel_values"][0]
+    loss = TwoWayContrastiveLoss(door)(columns)
+    # Nobody can tell equal pictures apart, nor texts of equal words but for what [CLS] and [SEP] add to their context.
+    assert loss.item() == pytest.approx(math.log(2), abs=0.05)
+
+
+def test_the_loss_adds_no_parameters_to_the_models(kind):
+    door = door_of(kind, True)
+    loss = TwoWayContrastiveLoss(copy.copy(door))
+    assert {id(parameter) for parameter in loss.parameters()} == {id(parameter) for parameter in door.parameters()}

@@ -1,0 +1,36 @@
+"""Run by torchrun in test_losses.py: gradients of half a batch in each of two processes, written by the first."""
+
+import sys
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from modeling_omni_vision.retrieval.losses import TwoWayContrastiveLoss, core_of
+from tests.retrieval.test_losses import COLOURS, TEXTS, columns_of, door_of
+
+
+def main(kind, late_interaction, mini_batch_size, path):
+    torch.distributed.init_process_group("gloo")
+    rank = torch.distributed.get_rank()
+    door = door_of(kind, late_interaction == "True")
+    core_of(door).text_model.pooler.requires_grad_(False)
+    wrapped = DistributedDataParallel(door, find_unused_parameters=mini_batch_size != "0")
+    loss = TwoWayContrastiveLoss(door, int(mini_batch_size))
+    loss.model = wrapped
+    own = slice(2 * rank, 2 * rank + 2)
+    labels = torch.tensor([0, 1, 2, 1])[own]
+    columns = columns_of(door, TEXTS[:4], COLOURS[:4])
+    mine = [
+        {key: value[own] if isinstance(value, torch.Tensor) else value for key, value in c.items()} for c in columns
+    ]
+    value = loss(mine, labels)
+    value.backward()
+    torch.distributed.all_reduce(value.detach_(), op=torch.distributed.ReduceOp.SUM)
+    if rank == 0:
+        found = {name: p.grad for name, p in core_of(door).named_parameters() if p.grad is not None}
+        torch.save({"loss": value / 2, "gradients": found}, path)
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,196 @@
+import json
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from packaging.version import Version
+from transformers import __version__ as transformers_version
+
+
+pytest.importorskip("sentence_transformers")
+pytest.importorskip("peft")
+if Version(transformers_version) < Version("5.23"):
+    pytest.skip("models of several parts need transformers 5.23", allow_module_level=True)
+
+from sentence_transformers import MultiVectorEncoder, SentenceTransformer
+
+from modeling_omni_vision import OmniVisionForRetrieval
+from modeling_omni_vision.data import pairs
+from modeling_omni_vision.data.pairs import draw_scenes
+from modeling_omni_vision.retrieval.towers import build_retrieval
+from modeling_omni_vision.training.retrieval import chance_loss, choose_trained, merged, train_retrieval
+from modeling_omni_vision.training.retrieval_arguments import RetrievalArguments, RetrievalTrainingArguments
+
+
+TINY = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64}
+
+
+@pytest.fixture
+def few_scenes(monkeypatch):
+    sizes = {"train": 24, "validation": 8, "test": 8}
+    monkeypatch.setattr(pairs, "draw_scenes", lambda objects: draw_scenes(objects, size=32, sizes=sizes))
+
+
+def arguments(folder, **changes):
+    options = {"num_train_epochs": 2, "per_device_train_batch_size": 8, "disable_tqdm": True, "seed": 3}
+    return RetrievalTrainingArguments(output_dir=str(folder), **options | changes)
+
+
+def recipe(**changes):
+    options = {"dataset": "scenes", "text": "new", "train": "all", "config": json.dumps(TINY), "embedding_dim": 16}
+    return RetrievalArguments(**options | changes)
+
+
+def weights(folder):
+    return OmniVisionForRetrieval.from_pretrained(folder).state_dict()
+
+
+@pytest.mark.parametrize("vectors", ["both", "parts", "wholes"])
+def test_a_run_leaves_a_folder_that_opens_by_all_doors_and_its_numbers(few_scenes, tmp_path, vectors):
+    folder = train_retrieval(recipe(vectors=vectors), arguments(tmp_path / "run"))
+    record = json.loads((folder / "metrics.json").read_text())
+    assert record["training"]["steps"] == 6
+    assert record["training"]["pairs"] == {"train": 24, "validation": 8, "test": 8}
+    assert len(record["training"]["evaluations"]) == 2
+    assert all(entry["chance_loss"] == pytest.approx(math.log(8)) for entry in record["training"]["history"])
+    assert set(record["retrieval"]) == ({"parts", "wholes"} if vectors == "both" else {vectors})
+    for splits in record["retrieval"].values():
+        assert list(splits) == ["validation", "test"]
+        for found in (found for directions in splits.values() for found in directions.values()):
+            assert found["candidates"] == 8
+            assert found["recall@1"] <= found["recall@5"] <= found["recall@10"] == 1
+    code = {path.name for path in folder.glob("*.py")}
+    assert {"modeling_omni_vision_retrieval.py", "modeling_omni_vision.py"} <= code
+    for kind in (MultiVectorEncoder, SentenceTransformer):
+        assert len(kind(str(folder), trust_remote_code=True, device="cpu").encode("a red circle"))
+
+
+def test_training_lowers_the_loss_below_chance(few_scenes, tmp_path):
+    folder = train_retrieval(
+        recipe(muon_learning_rate=0.02), arguments(tmp_path / "run", num_train_epochs=12, learning_rate=3e-3)
+    )
+    history = json.loads((folder / "metrics.json").read_text())["training"]["history"]
+    assert history[-1]["loss"] < 0.8 * history[-1]["chance_loss"]
+
+
+def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been(few_scenes, tmp_path):
+    whole = train_retrieval(recipe(), arguments(tmp_path / "whole"))
+    train_retrieval(recipe(), arguments(tmp_path / "half"))
+    for path in (tmp_path / "half").iterdir():
+        if path.name == "checkpoint-3":
+            continue
+        if path.is_dir():
+            for inner in sorted(path.rglob("*"), reverse=True):
+                inner.rmdir() if inner.is_dir() else inner.unlink()
+            path.rmdir()
+        else:
+            path.unlink()
+    resumed = train_retrieval(recipe(), arguments(tmp_path / "half", resume_from_checkpoint="true"))
+    assert json.loads((resumed / "metrics.json").read_text())["training"]["resumed_from"] == "checkpoint-3"
+    first, second = weights(whole), weights(resumed)
+    assert all(torch.allclose(first[name], second[name], atol=1e-6) for name in first)
+
+
+@pytest.mark.parametrize("train", ["picture", "text", "heads"])
+def test_frozen_parts_stay_bit_for_bit_and_trained_ones_move(few_scenes, tmp_path, train):
+    start = train_retrieval(recipe(), arguments(tmp_path / "start", do_predict=False))
+    folder = train_retrieval(
+        recipe(model=str(start), config=None, train=train), arguments(tmp_path / "run", do_predict=False)
+    )
+    before, after = weights(start), weights(folder)
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert {"visual_projection.weight", "text_projection.weight"} <= moved
+    assert any(name.startswith("vision_model.") for name in moved) == (train == "picture")
+    assert any(name.startswith("text_model.") for name in moved) == (train == "text")
+
+
+def test_lora_trains_queries_and_values_of_the_picture_tower_and_is_merged(few_scenes, tmp_path):
+    start = train_retrieval(recipe(), arguments(tmp_path / "start", do_predict=False))
+    folder = train_retrieval(
+        recipe(model=str(start), config=None, train="picture", lora_rank=2),
+        arguments(tmp_path / "run", do_predict=False, learning_rate=1e-2),
+    )
+    before, after = weights(start), weights(folder)
+    assert set(before) == set(after)
+    moved = {name for name in before if not torch.equal(before[name], after[name])} - {"logit_scale"}
+    heads = {"visual_projection.weight", "text_projection.weight"}
+    assert heads < moved
+    assert all(name.endswith(("q_proj.weight", "v_proj.weight")) for name in moved - heads)
+    assert len(moved - heads) == 4
+    changes = [after[name] - before[name] for name in moved - heads]
+    assert max(int(torch.linalg.matrix_rank(change, atol=1e-5)) for change in changes) == 2
+
+
+def test_merging_lora_changes_no_answer():
+    torch.manual_seed(0)
+    model, _ = build_retrieval(recipe().vision_config(), "new", ["a red circle"], 16)
+    choose_trained(model, "picture", lora_rank=2)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+    pixels = torch.randn(2, 3, 32, 32)
+    wanted = model.eval()(pixel_values=pixels).embeddings
+    found = merged(model, 2).eval()(pixel_values=pixels).embeddings
+    assert (found - wanted).abs().max() < 1e-5
+    plain = OmniVisionForRetrieval(model.config).eval()(pixel_values=pixels).embeddings
+    assert (found - plain).abs().max() > 1e-2
+
+
+def test_chance_is_the_loss_of_one_who_knows_only_how_many_pairs_are_true():
+    same = torch.zeros(6, 6)
+    assert chance_loss(6) == pytest.approx(torch.nn.functional.cross_entropy(same, torch.arange(6)).item())
+    # SigLIP: the best constant logit for one true pair in six.
+    logit = math.log((1 / 6) / (5 / 6))
+    sign = 2 * torch.eye(6) - 1
+    wanted = -torch.nn.functional.logsigmoid(sign * logit).sum() / 6
+    assert chance_loss(6, sigmoid=True) == pytest.approx(wanted.item(), rel=1e-5)
+
+
+def test_a_finished_run_is_not_written_over(few_scenes, tmp_path):
+    train_retrieval(recipe(), arguments(tmp_path / "run", do_predict=False, num_train_epochs=1))
+    with pytest.raises(ValueError, match="finished run"):
+        train_retrieval(recipe(), arguments(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train": "everything"}, "must be one of all, picture, text, heads"),
+        ({"vectors": "some"}, "must be one of both, parts, wholes"),
+        ({"lora_rank": 4, "train": "text"}, "needs the picture tower"),
+        ({"model": "somewhere"}, "`model` has both towers"),
+        ({"vision": "somewhere"}, "`config` is for a new picture tower"),
+        ({"config": "{"}, "must be JSON"),
+        ({"config": '{"hidden": 3}'}, "fields of OmniVisionConfig"),
+        ({"mini_batch_size": -1}, "at least 0"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        recipe(**changes)
+
+
+def test_a_batch_of_one_is_refused_before_anything_is_loaded(tmp_path):
+    with pytest.raises(ValueError, match="at least 2, got 1"):
+        arguments(tmp_path, per_device_train_batch_size=1)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_the_script_says(tmp_path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = ["scripts/train_retrieval.py", "--dataset", "scenes:1", "--text", "new", "--train", "all"]
+    options = ["--config", json.dumps(TINY), "--max_steps", "2", "--per_device_train_batch_size", "4"]
+    quick = ["--eval_strategy", "no", "--save_strategy", "no", "--do_predict", "false"]
+    subprocess.run(
+        [*torchrun, *command, *options, *quick, "--output_dir", str(tmp_path / "run")],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        check=True,
+        timeout=280,
+    )
+    record = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert record["training"]["processes"] == 2
+    assert record["training"]["arguments"]["batch"] == 8
