@@ -239,17 +239,20 @@ class PictureIndex:
                     self.table.delete(str(condition))
             return before - len(self)
 
-    def optimize(self, keep_versions: timedelta = KEEP_VERSIONS) -> None:
+    def optimize(self, keep_versions: timedelta = KEEP_VERSIONS, approximate: bool | None = None) -> None:
         """
         Join small files, let the approximate index take in what was added, and make or remake it where that is due.
 
         Args:
             keep_versions: Versions older than this are removed; a query that still reads one fails.
+            approximate: Make the approximate index anew, or do not; by default where it is due.
         """
         with self._writing():
             rows, indexed = len(self), self.settings.get("rows_at_indexing", 0) if self.table.list_indices() else 0
             # The number of partitions fits the number of vectors when it is made, and no longer long after.
-            if rows > EXACT_LIMIT and not indexed <= rows <= 4 * indexed:
+            if approximate is None:
+                approximate = rows > EXACT_LIMIT and not indexed <= rows <= 4 * indexed
+            if approximate and rows:
                 self._make_approximate()
             self.table.optimize(cleanup_older_than=keep_versions)
 
@@ -325,7 +328,7 @@ class PictureIndex:
                     asked.distance_type("cosine")
                     .limit(max(candidates, 5 * limit))
                     .refine_factor(refine)
-                    .select(["id", "vectors"])
+                    .select(["id", "vectors", "_distance"])
                 )
                 near = (asked if condition is None else asked.where(condition)).to_arrow()
                 found = self._scored(query, map(as_block, near.drop_columns("_distance").to_batches()))

@@ -1,10 +1,12 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,11 +22,13 @@ from test_retrieval_model import config, word_tokenizer  # skips this module too
 
 from modeling_omni_vision import OmniVisionForRetrieval, OmniVisionImageProcessor, OmniVisionRetrievalProcessor
 from modeling_omni_vision.data.shapes import draw_scene
+from modeling_omni_vision.retrieval import benchmark as index_benchmark
 from modeling_omni_vision.retrieval import index as index_module
 from modeling_omni_vision.retrieval.contact_sheet import contact_sheet
 from modeling_omni_vision.retrieval.encoding import PictureEncoder, picture_files
 from modeling_omni_vision.retrieval.index import PictureIndex
 from modeling_omni_vision.retrieval.recall import measure, overlap, patch_queries, search_recall
+from scripts import benchmark as benchmark_script
 from scripts import index as index_script
 from scripts import search as search_script
 
@@ -545,3 +549,44 @@ def test_an_empty_folder_makes_an_empty_index(model, tmp_path, capsys):
     assert "0 of 0 pictures" in capsys.readouterr().out
     with pytest.raises(ValueError, match="does not exist"):
         index_script.main([*common, "--pictures", str(tmp_path / "nowhere")])
+
+
+def test_the_commands_of_readme_are_true(model, pictures, tmp_path, monkeypatch, capfd):
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^python (scripts/(?:index|search)\.py .*)$", text, flags=re.MULTILINE)
+    assert len(commands) == 3
+    monkeypatch.chdir(tmp_path)
+    pictures.rename("my_pictures")
+    Path("runs").mkdir()
+    Path("runs/search").symlink_to(model)
+    shutil.copy("my_pictures/cats/0.png", "mine.jpg")
+    for command in commands:
+        script, *argv = shlex.split(command)
+        {"scripts/index.py": index_script, "scripts/search.py": search_script}[script].main(argv)
+    hits = json.loads(capfd.readouterr().out.rpartition("hits.png\n")[2])
+    assert [hit["metadata"]["folder"] for hit in hits] == ["cats"] * 4
+    assert Path("hits.png").is_file()
+
+
+def test_the_benchmark_has_a_row_for_each_kind_of_query_and_search_and_nothing_warns(
+    model, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.setattr(index_benchmark, "PICTURE_QUERIES", 2)
+    monkeypatch.setattr(index_benchmark.run_index_benchmark, "__defaults__", (40, lambda line: None))
+    file = tmp_path / "index.json"
+    benchmark_script.main(["--part", "index", "--checkpoint", model, "--output", str(file)])
+    rows = json.loads(file.read_text())["rows"]
+    assert [(row["queries"], row["search"]) for row in rows] == [
+        (kind, search) for kind in ("texts", "pictures") for search in ("exact", "IvfRq")
+    ]
+    for row in rows:
+        assert 0.9 <= row["recall"] <= 1
+        assert 0 < row["recall_of_all_vectors"] <= 1
+        assert row["bytes_per_picture"] > 5 * WIDTH * 2
+        assert row["cpu_ms"] > 0
+    said = capfd.readouterr()
+    assert said.out.count("| IvfRq |") == 2
+    assert "WARN" not in said.err
+    for wrong in (["--part", "index"], ["--part", "memory"], ["--checkpoint", model]):
+        with pytest.raises(ValueError, match="--part"):
+            benchmark_script.main([*wrong, "--output", str(file)])
