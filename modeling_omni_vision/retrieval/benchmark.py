@@ -63,26 +63,27 @@ def index_rows(encoder: PictureEncoder, count: int = COUNT) -> Iterator[dict[str
         For texts and pictures as queries, a row for the exact and one for the approximate search.
     """
     queries = queries_of(encoder)
-    everything = [query for kind in queries.values() for query in kind]
     pooling = HierarchicalTokenPooling(POOL_FACTOR, num_protected_tokens=0)
     with tempfile.TemporaryDirectory() as folder:
         index = PictureIndex(Path(folder) / "index", encoder)
-        scores, encoding, adding = [], 0.0, 0.0
+        encoding = adding = 0.0
+        scores: dict[str, list[torch.Tensor]] = {kind: [] for kind in queries}
         for start in range(0, count, CHUNK):
             drawn = [scene(0, number).picture for number in range(start, min(start + CHUNK, count))]
             began = time.process_time()
             whole = encoder.pictures(drawn)
             merged = [one.numpy() for one in pooling.pool(whole)]
             encoding += time.process_time() - began
-            scores.append(maxsim(everything, list(whole)))
+            for kind, some in queries.items():
+                scores[kind].append(maxsim(some, list(whole)))
             began = time.process_time()
             index.add([{"id": f"{number:06d}"} for number in range(start, start + len(drawn))], merged)
             adding += time.process_time() - began
         built = {"exact": settled(index, count, adding, approximate=False)}
         built["IvfRq"] = settled(index, count, adding, approximate=True)
-        truth = torch.cat(scores, 1)
         for kind, some in queries.items():
-            first = 0 if kind == "texts" else len(queries["texts"])
+            truth = torch.cat(scores[kind], 1)
+            lines = (truth.topk(LIMIT).values[:, -1] - 1e-5).tolist()
             exact = [index.search(query, limit=LIMIT, exact=True) for query in some]
             for name, costs in built.items():
                 found, cpu, wall = timed(index, some, exact=name == "exact")
@@ -97,9 +98,8 @@ def index_rows(encoder: PictureEncoder, count: int = COUNT) -> Iterator[dict[str
                         right(hits, best) / LIMIT for hits, best in zip(found, exact, strict=True)
                     ),
                     "recall_of_all_vectors": statistics.mean(
-                        float(np.mean([truth[first + number, int(hit.id)] >= line for hit in hits]))
-                        for number, hits in enumerate(found)
-                        for line in (truth[first + number].topk(LIMIT).values[-1] - 1e-5,)
+                        sum(bool(truth[number, int(hit.id)] >= line) for hit in hits) / LIMIT
+                        for number, (hits, line) in enumerate(zip(found, lines, strict=True))
                     ),
                     "cpu_ms": cpu,
                     "wall_ms": wall,

@@ -343,7 +343,7 @@ class PictureIndex:
             Hit(
                 score,
                 name,
-                str(about[name].pop("path")),
+                about[name].pop("path") or name,
                 {key: about[name][key] for key in about[name] if key != "id"},
             )
             for score, name in best
