@@ -283,6 +283,12 @@ class OmniVisionForConditionalGeneration(LlavaForConditionalGeneration):
             init.zeros_(module.gate)
 
     @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        # Transformers reads this file and finds an attention without a choice: that to pictures, whose mask only torch's
+        # own takes. Tower and language model have the choice.
+        return True
+
+    @classmethod
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
         """
         Load as every model of transformers does, but refuse a checkpoint that lacks weights.
@@ -380,32 +386,16 @@ class OmniVisionForConditionalGeneration(LlavaForConditionalGeneration):
         encoded = (mm_encoder_outputs or {}).get("image")
         if pixel_values is not None:
             encoded = self.get_image_features(pixel_values)
-        # A prompt is checked even where it comes without pictures; what is generated after it is only text.
-        begins = past_key_values is None or not past_key_values.get_seq_length()
-        text: dict[str, Any] = {"input_ids": input_ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
-        vectors = places = None
-        if encoded is not None or begins:
-            vectors, places = self.match_pictures(encoded, **text)
-        memory: PictureMemory | None = None
-        looks: dict[int, Callable[[torch.Tensor], torch.Tensor]] = {}
-        # CODEPATH: checkpoints say in their configuration which fusion they were trained with.
-        if self.config.fusion == "late":
-            earlier = None if begins else getattr(past_key_values, MEMORY, None)
-            memory, looks = self.prepare_looks(vectors, places, earlier)
-            text["picture_looks"] = looks
-        elif vectors is not None:
-            embeds = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
-            text = {"inputs_embeds": embeds.masked_scatter(places.unsqueeze(-1), vectors)}  # type: ignore[union-attr]
+        text, memory, vectors = self.fuse(encoded, input_ids, inputs_embeds, past_key_values)
         # Not every language model has positions to give, or computes logits for a part.
         options = {"position_ids": position_ids, "logits_to_keep": logits_to_keep}
         text |= {name: value for name, value in options.items() if name in self.language_options}
-        output = self.language_model(
-            **text, attention_mask=attention_mask, past_key_values=past_key_values, labels=labels, **kwargs
-        )
-        if looks:
+        given = {"attention_mask": attention_mask, "past_key_values": past_key_values, "labels": labels}
+        output = self.language_model(**text, **given, **kwargs, return_dict=True)
+        if unseen := sorted(text.get("picture_looks", {})):
             raise ValueError(
                 f"Late fusion needs a decoder that passes keywords on to all of its layers, got "
-                f"{type(self.language_model).__name__}, where layers {sorted(looks)} got none. Use early fusion."
+                f"{type(self.language_model).__name__}, where layers {unseen} got none. Use early fusion."
             )
         if memory is not None and output.past_key_values is not None:
             setattr(output.past_key_values, MEMORY, memory)
@@ -417,6 +407,42 @@ class OmniVisionForConditionalGeneration(LlavaForConditionalGeneration):
             attentions=output.attentions,
             image_hidden_states=vectors,
         )
+
+    def fuse(
+        self,
+        encoded: OmniVisionModelOutput | None,
+        input_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+        past_key_values: Any,
+    ) -> tuple[dict[str, Any], PictureMemory | None, torch.Tensor | None]:
+        """
+        Bring pictures and words together.
+
+        Args:
+            encoded: What `get_image_features` returned, or None.
+            input_ids: Prompts (batch, length), or None.
+            inputs_embeds: In place of them (batch, length, hidden), or None.
+            past_key_values: What came before, or None.
+
+        Returns:
+            Arguments for the language model, the same as without pictures where there are none; in late fusion the
+            pictures that its cache is to keep; the vectors of new pictures.
+        """
+        text: dict[str, Any] = {"input_ids": input_ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
+        begins = past_key_values is None or not past_key_values.get_seq_length()
+        vectors = places = None
+        # A prompt is checked even where it comes without pictures; what is generated after it is only text.
+        if encoded is not None or begins:
+            vectors, places = self.match_pictures(encoded, **text)
+        # CODEPATH: checkpoints say in their configuration which fusion they were trained with.
+        if self.config.fusion == "late":
+            earlier = None if begins else getattr(past_key_values, MEMORY, None)
+            memory, text["picture_looks"] = self.prepare_looks(vectors, places, earlier)
+            return text, memory, vectors
+        if vectors is not None and places is not None:
+            embeds = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
+            text = {"inputs_embeds": embeds.masked_scatter(places.unsqueeze(-1), vectors)}
+        return text, None, vectors
 
     def match_pictures(
         self, encoded: Any, input_ids: torch.Tensor | None = None, inputs_embeds: torch.Tensor | None = None

@@ -74,7 +74,8 @@ class OmniVisionProcessor(LlavaProcessor):
 
     Args:
         image_processor: An [`OmniVisionImageProcessor`].
-        tokenizer: The tokenizer of the language model, with the image token in its vocabulary.
+        tokenizer: The tokenizer of the language model, with the image token in its vocabulary. It pads on the left
+            from now on, as `generate` needs it; a call may say `padding_side="right"`.
         image_seq_length (`int`, *optional*, defaults to 1):
             Tokens that stand for a picture in the prompt, `config.image_seq_length`.
         chat_template (`str`, *optional*):
@@ -106,6 +107,8 @@ class OmniVisionProcessor(LlavaProcessor):
             chat_template = picture_chat_template(own, image_token)
         super().__init__(image_processor, tokenizer, chat_template=chat_template, image_token=image_token)
         self.image_seq_length = image_seq_length
+        # Answers grow on the right. Set here because saving a tokenizer does not always keep its side.
+        self.tokenizer.padding_side = "left"
 
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs: Any) -> str:
         """Return what stands for picture `image_idx` in the text that is tokenized."""

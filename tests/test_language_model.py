@@ -317,6 +317,24 @@ def test_embeddings_in_place_of_tokens_give_the_same(make, options):
         model(pixel_values=batch["pixel_values"])
 
 
+@pytest.mark.parametrize("options", BOTH)
+def test_every_output_of_the_language_model_comes_through_on_the_attention_that_is_asked_for(make, options):
+    model, processor = make(**options)
+    batch = ask(processor, ["<image> what is it", "a circle"], [RED])
+    expected = model(**batch).logits
+    model.set_attn_implementation("eager")
+    assert model.language_model.config._attn_implementation == "eager"
+    output = model(**batch, output_attentions=True, output_hidden_states=True)
+    length = batch["input_ids"].shape[1]
+    assert [weights.shape for weights in output.attentions] == [(2, 4, length, length)] * 2
+    assert [states.shape for states in output.hidden_states] == [(2, length, 32)] * 3
+    read = batch["attention_mask"].bool()
+    assert torch.allclose(output.logits[read], expected[read], atol=1e-5)
+    # Fewer rows are multiplied in another order.
+    assert torch.allclose(model(**batch, logits_to_keep=1).logits, output.logits[:, -1:], atol=1e-5)
+    assert torch.equal(model(**batch, return_dict=False)[0], output.logits)
+
+
 def test_a_copy_looks_with_its_own_weights(make):
     model, processor = make(**LATE[0][0])
     batch = ask(processor, "<image> what is it", RED)
@@ -611,6 +629,7 @@ def test_the_tower_is_the_eyes_of_a_stock_llava_and_all_of_it_learns(tiny_llama_
 
 def test_the_tower_is_the_encoder_of_a_stock_vision_encoder_decoder(tiny_config, tmp_path):
     sizes = {"vocab_size": 20, "n_embd": 48, "n_layer": 2, "n_head": 2, "n_positions": 32}
+    sizes |= {"is_decoder": True, "add_cross_attention": True}
     ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     OmniVisionModel(tiny_config).save_pretrained(tmp_path / "eyes")
     GPT2LMHeadModel(GPT2Config(**sizes, **ids)).save_pretrained(tmp_path / "mouth")
@@ -653,12 +672,14 @@ for folder in sys.argv[1:]:
     found[folder] = here = {"logits": logits.tolist(), "said": model.generate(**batch, **greedy).tolist()}
     chat = [{"role": "user", "content": [{"type": "image", "image": red}, {"type": "text", "text": "what is it"}]}]
     ask = pipeline("image-text-to-text", model=folder, **trust)
-    here["chat"] = ask(text=chat, generate_kwargs=greedy)[0]["generated_text"][-1]["content"]
+    # A random model says special tokens too.
+    answers = ask(text=chat, generate_kwargs=greedy, skip_special_tokens=False)
+    here["chat"] = answers[0]["generated_text"][-1]["content"]
     inputs = processor.apply_chat_template(
         chat, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
     )
     said = model.generate(**inputs, **greedy)[0, inputs["input_ids"].shape[1] :]
-    here["by_hand"] = processor.decode(said, skip_special_tokens=True)
+    here["by_hand"] = processor.decode(said, skip_special_tokens=False)
     here["prompt"] = ask(images=red, text="<image> what is it", generate_kwargs=greedy)[0]["generated_text"]
     model.save_pretrained(folder + "-again")
     processor.save_pretrained(folder + "-again")

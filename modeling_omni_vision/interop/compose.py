@@ -93,13 +93,12 @@ def compose_language_model(
 
 
 def prepare_tokenizer(tokenizer: Any, image_token: str) -> Any:
-    """Give a tokenizer what prompts with pictures need: the image token, a padding token, padding on the left."""
+    """Give a tokenizer what prompts with pictures need: the image token and a padding token."""
     if tokenizer.convert_tokens_to_ids(image_token) in (None, tokenizer.unk_token_id):
         tokenizer.add_tokens(image_token, special_tokens=True)
     if tokenizer.pad_token is None:
         # Padding is masked, so any token will do; generation ends with this one anyway.
         tokenizer.add_special_tokens({"pad_token": tokenizer.eos_token or "<pad>"})
-    tokenizer.padding_side = "left"
     return tokenizer
 
 
