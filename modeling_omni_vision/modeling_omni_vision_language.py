@@ -284,7 +284,7 @@ class OmniVisionForConditionalGeneration(LlavaForConditionalGeneration):
 
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
-        # Transformers reads this file and finds an attention without a choice: that to pictures, whose mask only torch's
+        # Transformers reads this file and finds an attention without a choice: to pictures, whose mask only torch's
         # own takes. Tower and language model have the choice.
         return True
 
