@@ -12,10 +12,12 @@ from transformers import (
     AutoTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
+    TextStreamer,
 )
 from transformers import __version__ as transformers_version
 
 from modeling_omni_vision import OmniVisionImageProcessor, OmniVisionModel
+from scripts.ask import main as ask_main
 from scripts.compose import main
 
 
@@ -149,3 +151,28 @@ def test_another_encoder_and_a_checkpoint_without_a_head_are_refused(eyes, tiny_
     with pytest.raises(ValueError, match="lm_head"):
         compose(eyes, tiny_llama_folder, tmp_path / "seeing")
     assert not (tmp_path / "seeing").exists()
+
+
+def test_a_question_about_a_picture_is_answered_word_by_word(eyes, tiny_llama_folder, tmp_path, capsys, monkeypatch):
+    model, processor = compose(eyes, tiny_llama_folder, tmp_path / "seeing")
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "red.png")
+    capsys.readouterr()
+    pieces = []
+    put = TextStreamer.on_finalized_text
+    monkeypatch.setattr(
+        TextStreamer, "on_finalized_text", lambda *args, **end: pieces.append(args[1]) or put(*args, **end)
+    )
+    command = ["red.png", "what is it ?", "--checkpoint", "seeing", "--max_new_tokens", "5"]
+    monkeypatch.chdir(tmp_path)
+    ask_main(command)
+    chat = [
+        {"role": "user", "content": [{"type": "image", "path": "red.png"}, {"type": "text", "text": "what is it ?"}]}
+    ]
+    options = {"tokenize": True, "return_dict": True, "return_tensors": "pt", "add_generation_prompt": True}
+    inputs = processor.apply_chat_template(chat, **options)
+    said = model.generate(**inputs, max_new_tokens=5, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    expected = processor.decode(said, skip_special_tokens=True)
+    assert capsys.readouterr().out.strip() == expected.strip() == "".join(pieces).strip()
+    assert len(pieces) > 1
+    with pytest.raises(ValueError, match=r"blue\.png"):
+        ask_main(["blue.png", *command[1:]])
