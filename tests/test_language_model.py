@@ -283,12 +283,14 @@ def test_the_cache_changes_no_answer(make, options):
 
 
 @pytest.mark.parametrize("options", BOTH)
-def test_the_tower_runs_once_for_an_answer(make, options):
+def test_the_tower_runs_once_for_an_answer_and_so_do_the_keys_of_late_fusion(make, options):
     model, processor = make(**options)
     calls = []
-    model.vision_tower.register_forward_hook(lambda *_: calls.append(1))
+    once = [model.vision_tower, *(block.k_proj for block in getattr(model, "cross_attention", []))]
+    for part in once:
+        part.register_forward_hook(lambda part, *_: calls.append(part))
     answer(model, ask(processor, "<image> what is it", RED))
-    assert len(calls) == 1
+    assert calls == once
 
 
 @pytest.mark.parametrize("options", BOTH)

@@ -81,7 +81,9 @@ def compose_language_model(
         model.language_model.load_state_dict(words.state_dict())
         model.generation_config = words.generation_config
         model.generation_config.pad_token_id = tokenizer.pad_token_id
-        model.generation_config.suppress_tokens = [config.image_token_id]
+        # A picture is shown, never said.
+        never = model.generation_config.suppress_tokens or []
+        model.generation_config.suppress_tokens = [*never, config.image_token_id]
         pictures = AutoImageProcessor.from_pretrained(vision, trust_remote_code=False)
         processor = OmniVisionProcessor(
             pictures, tokenizer, image_seq_length=config.image_seq_length, image_token=image_token
