@@ -254,11 +254,10 @@ class OmniVisionForConditionalGeneration(LlavaForConditionalGeneration):
         self.vision_tower = OmniVisionModel(vision)
         self.multi_modal_projector = OmniVisionProjector(config)
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
-        self.language_options = set(inspect.signature(self.language_model.forward).parameters)
-        if "past_key_values" not in self.language_options:
+        if "past_key_values" not in inspect.signature(self.language_model.forward).parameters:
             raise ValueError(
-                f"The language model must take `past_key_values`, got {type(self.language_model).__name__}, which "
-                "does not. Choose one with attention."
+                f"The language model must take its cache as `past_key_values`, got "
+                f"{type(self.language_model).__name__}, which does not. Choose another one."
             )
         # CODEPATH: checkpoints of late fusion only.
         if config.fusion == "late":
@@ -387,10 +386,8 @@ class OmniVisionForConditionalGeneration(LlavaForConditionalGeneration):
         if pixel_values is not None:
             encoded = self.get_image_features(pixel_values)
         text, memory, vectors = self.fuse(encoded, input_ids, inputs_embeds, past_key_values)
-        # Not every language model has positions to give, or computes logits for a part.
-        options = {"position_ids": position_ids, "logits_to_keep": logits_to_keep}
-        text |= {name: value for name, value in options.items() if name in self.language_options}
-        given = {"attention_mask": attention_mask, "past_key_values": past_key_values, "labels": labels}
+        given = {"attention_mask": attention_mask, "position_ids": position_ids, "past_key_values": past_key_values}
+        given |= {"labels": labels, "logits_to_keep": logits_to_keep}
         output = self.language_model(**text, **given, **kwargs, return_dict=True)
         if unseen := sorted(text.get("picture_looks", {})):
             raise ValueError(

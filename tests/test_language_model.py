@@ -22,6 +22,7 @@ from transformers import (
     LlamaForCausalLM,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    StaticCache,
     VisionEncoderDecoderModel,
 )
 from transformers import __version__ as transformers_version
@@ -188,7 +189,7 @@ def test_gradient_checkpointing_changes_no_gradient(make):
             model, processor = make(**options)
             batch = ask(processor, "<image> what is it red", RED)
             if checkpointing:
-                model.gradient_checkpointing_enable()
+                model.activation_checkpointing_enable()
             model.train()(**batch, labels=batch["input_ids"], use_cache=False).loss.backward()
             gradients.append([weight.grad for weight in model.parameters()])
         assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*gradients, strict=True))
@@ -276,10 +277,20 @@ def test_the_cache_changes_no_answer(make, options):
     assert torch.equal(beams, answer(model, batch, num_beams=3, use_cache=False))
     static = answer(model, batch, cache_implementation="static")
     assert torch.equal(static, answer(model, batch))
-    # The same static cache, now for prompts that know nothing of those pictures.
+
+
+@pytest.mark.parametrize("options", BOTH)
+def test_a_cache_that_is_used_again_has_forgotten_its_pictures(make, options):
+    model, processor = make(**options)
     plain = ask(processor, ["what is it", "a circle is"])
-    again = model.generate(**plain, **GREEDY, cache_implementation="static")
-    assert torch.equal(again, model.generate(**plain, **GREEDY))
+    logits = []
+    for first in (None, ask(processor, ["<image> what is it", "a <image> circle"], [RED, BLUE])):
+        cache = StaticCache(config=model.config.text_config, max_cache_len=64)
+        if first is not None:
+            model(**first, past_key_values=cache)
+            cache.reset()
+        logits.append(model(**plain, past_key_values=cache).logits)
+    assert torch.equal(*logits)
 
 
 @pytest.mark.parametrize("options", BOTH)
@@ -486,8 +497,8 @@ def test_any_causal_language_model_will_do_whatever_it_makes_of_its_logits(make,
         assert torch.equal(together[0], answer(model, ask(processor, "<image> what is it", RED))[0])
 
 
-def test_a_language_model_without_attention_is_refused(make):
-    with pytest.raises(ValueError, match="must take `past_key_values`, got MambaForCausalLM"):
+def test_a_language_model_without_a_kv_cache_is_refused(make):
+    with pytest.raises(ValueError, match="as `past_key_values`, got MambaForCausalLM"):
         make(text_config=AutoConfig.for_model("mamba", vocab_size=20, hidden_size=32, num_hidden_layers=2))
 
 
