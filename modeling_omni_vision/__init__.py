@@ -55,8 +55,13 @@ __all__ = [
 
 # Models of several parts use what transformers has since 5.23; the encoder does not need it.
 if Version(transformers_version) >= Version("5.23"):
+    from transformers import AutoModelForImageTextToText, AutoModelForMultimodalLM
+
+    from .configuration_omni_vision_language import OmniVisionLanguageConfig
     from .configuration_omni_vision_retrieval import OmniVisionRetrievalConfig
+    from .modeling_omni_vision_language import OmniVisionForConditionalGeneration
     from .modeling_omni_vision_retrieval import OmniVisionForRetrieval, OmniVisionRetrievalOutput
+    from .processing_omni_vision_language import OmniVisionProcessor
     from .processing_omni_vision_retrieval import OmniVisionRetrievalProcessor
 
     AutoConfig.register("omni_vision_retrieval", OmniVisionRetrievalConfig, exist_ok=True)
@@ -66,8 +71,19 @@ if Version(transformers_version) >= Version("5.23"):
     OmniVisionRetrievalConfig.register_for_auto_class()
     OmniVisionForRetrieval.register_for_auto_class("AutoModel")
     OmniVisionRetrievalProcessor.register_for_auto_class()
+
+    AutoConfig.register("omni_vision_language", OmniVisionLanguageConfig, exist_ok=True)
+    AutoModelForImageTextToText.register(OmniVisionLanguageConfig, OmniVisionForConditionalGeneration, exist_ok=True)
+    AutoModelForMultimodalLM.register(OmniVisionLanguageConfig, OmniVisionForConditionalGeneration, exist_ok=True)
+    AutoProcessor.register(OmniVisionLanguageConfig, OmniVisionProcessor, exist_ok=True)
+    OmniVisionLanguageConfig.register_for_auto_class()
+    OmniVisionForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")
+    OmniVisionProcessor.register_for_auto_class()
     __all__ += [
+        "OmniVisionForConditionalGeneration",
         "OmniVisionForRetrieval",
+        "OmniVisionLanguageConfig",
+        "OmniVisionProcessor",
         "OmniVisionRetrievalConfig",
         "OmniVisionRetrievalOutput",
         "OmniVisionRetrievalProcessor",

