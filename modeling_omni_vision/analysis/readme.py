@@ -10,6 +10,10 @@ from .benchmark import TABLE_HEAD, table_line
 from .training_step import ATTENTION_HEAD, DATA_HEAD, attention_line, data_line
 
 
+SEARCH = "checkpoints/omni-vision-search-scenes/metrics.json"
+NAMED = {"parts": "late interaction", "wholes": "one vector"}
+
+
 def read(root: Path, name: str) -> dict[str, Any]:
     """Read a JSON file of the repository."""
     return json.loads((root / name).read_text(encoding="utf-8"))
@@ -93,6 +97,45 @@ def recipe(root: Path) -> str:
 # {evaluation["date"]}: test accuracy {evaluation["accuracy"]:.2%}, 95 % bootstrap interval {low_high}."""
 
 
+def search(root: Path) -> str:
+    """Describe the search checkpoint in the box by its own metrics."""
+    record = read(root, SEARCH)
+    training, found = record["training"], record["retrieval"]
+    rows = [
+        f"| {NAMED[vectors]} | {direction.replace('_', ' ')} | {scores['recall@1']:.1%} | {scores['recall@5']:.1%} | "
+        f"{scores['ndcg@10']:.3f} |"
+        for vectors, splits in found.items()
+        for direction, scores in splits["test"].items()
+    ]
+    (candidates,) = {scores["candidates"] for splits in found.values() for scores in splits["test"].values()}
+    zero_shot = record["zero_shot"]
+    parts, wholes = (
+        f"{zero_shot[name]['accuracy']:.1%} ({NAMED[name]}; combinations never seen {zero_shot[name]['held_out']:.1%})"
+        for name in ("parts", "wholes")
+    )
+    table = "\n".join(rows)
+    return f"""`checkpoints/omni-vision-search-scenes` is what it leaves: {training["parameters"]:,} parameters, one
+seed ({training["seed"]}), {training["minutes"]:.0f} minutes on {training["machine"]["threads"]} thread(s) of a shared
+{training["machine"]["cpu"]}. Test: {candidates} scenes of two objects, each with a combination of colour and
+shape that no training picture showed; the answer is one of {candidates}.
+
+| vectors | direction | recall@1 | recall@5 | nDCG@10 |
+|---|---|--:|--:|--:|
+{table}
+
+Zero-shot, {zero_shot["classes"]} names for {zero_shot["pictures"]} fresh drawings of one object: {parts}, {wholes}."""
+
+
+def search_recipe(root: Path) -> str:
+    """Say what the recipe for search promises."""
+    record = read(root, SEARCH)
+    training, found = record["training"], record["retrieval"]["parts"]["test"]
+    scores = ", ".join(f"{direction.replace('_', ' ')} {one['ndcg@10']:.3f}" for direction, one in found.items())
+    machine = training["machine"]
+    return f"""# {machine["cpu"]}, {machine["threads"]} thread(s), shared; {training["minutes"]:.0f} minutes.
+# {training["date"]}: nDCG@10 of held-out scenes with late interaction: {scores}."""
+
+
 def filled(text: str, blocks: Sequence[Callable[[Path], str]], root: Path) -> str:
     """Put each block between its lines `begin NAME` and `end NAME`."""
     for block in blocks:
@@ -106,8 +149,9 @@ def filled(text: str, blocks: Sequence[Callable[[Path], str]], root: Path) -> st
 
 
 FILES: dict[str, Sequence[Callable[[Path], str]]] = {
-    "README.md": (fashion_mnist, benchmark),
+    "README.md": (fashion_mnist, benchmark, search),
     "scripts/recipes/fashion_mnist.sh": (recipe,),
+    "scripts/recipes/search_scenes.sh": (search_recipe,),
 }
 
 

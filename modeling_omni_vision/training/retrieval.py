@@ -14,7 +14,7 @@ from peft import LoraConfig, PeftModel
 from PIL import Image as PilImage
 from sentence_transformers import MultiVectorEncoderTrainer, SentenceTransformerTrainer
 from sentence_transformers.base.evaluation import SequentialEvaluator
-from transformers import Trainer, set_seed
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
 from ..analysis.record import merge_metrics
 from ..data.pairs import load_pairs
@@ -24,10 +24,11 @@ from ..retrieval.augmentation import PairAugmentation
 from ..retrieval.evaluation import evaluators, retrieval_metrics
 from ..retrieval.losses import TwoWayContrastiveLoss, core_of
 from ..retrieval.towers import build_retrieval, open_door
+from .callbacks import NonFiniteLossError, StopOnSigterm, TrainingInterruptedError
 from .muon import Muon
 from .optimizer import parameter_groups
 from .record import describe_machine, recorded_versions
-from .retrieval_arguments import RetrievalArguments, RetrievalTrainingArguments, checkpoint_folder
+from .retrieval_arguments import RetrievalArguments, RetrievalTrainingArguments
 from .run import find_checkpoint
 
 
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 LORA_TARGETS = r".*vision_model.*\.(q_proj|v_proj)"
 HEADS = ("visual_projection", "text_projection")
+LARGEST_FACTOR = 100
 TEMPERATURE = ("logit_scale", "logit_bias")
 
 
@@ -49,9 +51,11 @@ def train_retrieval(recipe: RetrievalArguments, args: RetrievalTrainingArguments
         `args.output_dir`: model, processor and code as the Hub wants them (with any LoRA merged), and `metrics.json`.
 
     Raises:
+        TrainingInterruptedError: after SIGTERM, once a checkpoint is saved.
+        NonFiniteLossError: if the loss becomes NaN or infinite.
         ValueError: for arguments, data or checkpoints that cannot be used.
     """
-    folder = checkpoint_folder(args)
+    folder = Path(str(args.output_dir))
     checkpoint = find_checkpoint(folder, args.resume_from_checkpoint)
     set_seed(args.seed)
     data = load_pairs(recipe.dataset, recipe.image_column, recipe.text_column, recipe.validation_share)
@@ -60,7 +64,14 @@ def train_retrieval(recipe: RetrievalArguments, args: RetrievalTrainingArguments
     choose_trained(core_of(door), recipe.train, recipe.lora_rank)
     trainer = trainer_of(door, recipe, args, data)
     start = time.monotonic()
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    with StopOnSigterm() as stop:
+        trainer.add_callback(stop)
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if stop.stopped:
+        raise TrainingInterruptedError(
+            f"SIGTERM: stopped at step {trainer.state.global_step} of {trainer.state.max_steps}, saved "
+            f"checkpoint-{trainer.state.global_step}. Continue with --resume_from_checkpoint true."
+        )
     minutes = (time.monotonic() - start) / 60
     trained = merged(core_of(trainer.model), recipe.lora_rank)
     if trainer.is_world_process_zero():
@@ -148,6 +159,21 @@ class _RetrievalTrainer:
             trainer.optimizer = Muon(groups, **options)
         return super().create_optimizer(*args, **kwargs)  # type: ignore[misc]
 
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Do one forward and backward pass.
+
+        Raises:
+            NonFiniteLossError: if the loss is not finite.
+        """
+        loss = super().training_step(*args, **kwargs)  # type: ignore[misc]
+        if not torch.isfinite(loss):
+            step = self.state.global_step  # type: ignore[attr-defined]
+            raise NonFiniteLossError(
+                f"The loss became {loss.item()} in step {step + 1}. Lower --learning_rate or --muon_learning_rate, or "
+                "set --max_grad_norm."
+            )
+        return loss
+
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """Leave out the card of sentence-transformers: what is published has ours."""
 
@@ -176,6 +202,20 @@ def chance_loss(pairs: int, sigmoid: bool = False) -> float:
     return -(math.log(share) + (pairs - 1) * math.log1p(-share))
 
 
+class TemperatureLimit(TrainerCallback):
+    """Keeps the factor of the scores at 100 or less, as CLIP does (https://huggingface.co/papers/2103.00020)."""
+
+    def __init__(self, model: OmniVisionForRetrieval) -> None:
+        self.model = model
+
+    @torch.no_grad()
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Cut off what the step has added beyond the limit."""
+        self.model.logit_scale.clamp_(max=math.log(LARGEST_FACTOR))
+
+
 def trainer_of(
     door: Any, recipe: RetrievalArguments, args: RetrievalTrainingArguments, data: DatasetDict
 ) -> SingleVectorTrainer | LateInteractionTrainer:
@@ -191,6 +231,7 @@ def trainer_of(
         loss=TwoWayContrastiveLoss(door, recipe.mini_batch_size, recipe.vectors == "both"),
         evaluator=_evaluator(data["validation"], recipe.late_interaction, args.per_device_eval_batch_size),
     )
+    trainer.add_callback(TemperatureLimit(core_of(door)))
     trainer.muon_learning_rate = recipe.muon_learning_rate
     trainer.sigmoid = core_of(door).config.contrastive_loss == "sigmoid"
     return trainer

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -151,27 +150,9 @@ class RetrievalTrainingArguments(MultiVectorEncoderTrainingArguments, SentenceTr
             self.dataloader_pin_memory = False
         if self.eval_strategy == "no":
             self.load_best_model_at_end, self.metric_for_best_model, self.greater_is_better = False, None, None
+        # A non-finite loss is to be seen, and stops training.
+        self.logging_nan_inf_filter = False
         super().__post_init__()
 
 
-def checkpoint_folder(args: RetrievalTrainingArguments) -> Path:
-    """Say where a run writes.
-
-    Raises:
-        ValueError: if a run that is finished would be written over.
-    """
-    folder = Path(str(args.output_dir))
-    if (folder / "metrics.json").is_file():
-        raise ValueError(
-            f"{folder} holds a finished run. Choose another --output_dir; to train further, start from this one with "
-            f"--model {folder}."
-        )
-    if not args.resume_from_checkpoint and folder.is_dir() and any(folder.iterdir()):
-        raise ValueError(
-            f"Expected an empty --output_dir, got {folder} with files in it. Choose another, or continue its run with "
-            "--resume_from_checkpoint true."
-        )
-    return folder
-
-
-__all__ = ["RetrievalArguments", "RetrievalTrainingArguments", "checkpoint_folder"]
+__all__ = ["RetrievalArguments", "RetrievalTrainingArguments"]

@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 
@@ -15,13 +16,21 @@ pytest.importorskip("peft")
 if Version(transformers_version) < Version("5.23"):
     pytest.skip("models of several parts need transformers 5.23", allow_module_level=True)
 
+from safetensors.torch import load_file, save_file
 from sentence_transformers import MultiVectorEncoder, SentenceTransformer
 
 from modeling_omni_vision import OmniVisionForRetrieval
 from modeling_omni_vision.data import pairs
 from modeling_omni_vision.data.pairs import draw_scenes
 from modeling_omni_vision.retrieval.towers import build_retrieval
-from modeling_omni_vision.training.retrieval import chance_loss, choose_trained, merged, train_retrieval
+from modeling_omni_vision.training.callbacks import NonFiniteLossError, TrainingInterruptedError
+from modeling_omni_vision.training.retrieval import (
+    LateInteractionTrainer,
+    chance_loss,
+    choose_trained,
+    merged,
+    train_retrieval,
+)
 from modeling_omni_vision.training.retrieval_arguments import RetrievalArguments, RetrievalTrainingArguments
 
 
@@ -138,6 +147,44 @@ def test_merging_lora_changes_no_answer():
     assert (found - wanted).abs().max() < 1e-5
     plain = OmniVisionForRetrieval(model.config).eval()(pixel_values=pixels).embeddings
     assert (found - plain).abs().max() > 1e-2
+
+
+def test_the_temperature_stays_within_its_limit(few_scenes, tmp_path):
+    start = train_retrieval(recipe(), arguments(tmp_path / "start", do_predict=False, num_train_epochs=1))
+    state = load_file(start / "model.safetensors")
+    state["logit_scale"] = torch.tensor(9.0)
+    save_file(state, start / "model.safetensors", metadata={"format": "pt"})
+    folder = train_retrieval(
+        recipe(model=str(start), config=None), arguments(tmp_path / "run", do_predict=False, num_train_epochs=1)
+    )
+    # Cut off after each step; the steps are small.
+    assert 99 < weights(folder)["logit_scale"].exp() < 100.01
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(few_scenes, tmp_path):
+    start = train_retrieval(recipe(), arguments(tmp_path / "start", do_predict=False, num_train_epochs=1))
+    state = load_file(start / "model.safetensors")
+    state["text_projection.weight"].fill_(float("nan"))
+    save_file(state, start / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(NonFiniteLossError, match="in step 1"):
+        train_retrieval(recipe(model=str(start), config=None), arguments(tmp_path / "run"))
+
+
+def test_sigterm_saves_a_checkpoint_and_the_run_goes_on_from_it(few_scenes, tmp_path, monkeypatch):
+    step, steps = LateInteractionTrainer.training_step, []
+
+    def kill(self, *args, **kwargs):
+        steps.append(self.state.global_step)
+        if len(steps) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(LateInteractionTrainer, "training_step", kill)
+    with pytest.raises(TrainingInterruptedError, match="stopped at step 2 of 6"):
+        train_retrieval(recipe(), arguments(tmp_path / "run"))
+    folder = train_retrieval(recipe(), arguments(tmp_path / "run", resume_from_checkpoint="true"))
+    assert json.loads((folder / "metrics.json").read_text())["training"]["resumed_from"] == "checkpoint-2"
+    assert steps == [0, 1, 2, 3, 4, 5]
 
 
 def test_chance_is_the_loss_of_one_who_knows_only_how_many_pairs_are_true():

@@ -1,0 +1,84 @@
+"""Zero-shot classification of labelled pictures by the names of their classes, by every door of a checkpoint."""
+
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image as PilImage
+from sentence_transformers import MultiVectorEncoder, SentenceTransformer
+
+from ..analysis.metrics import accuracy_interval
+from ..analysis.record import merge_metrics
+from ..data.pairs import HELD_OUT_COMBINATIONS
+from ..data.shapes import COLOURS, SHAPES, draw_scene
+from ..data.sources import load_pictures
+from .evaluation import decoded, zero_shot_predictions
+
+
+PER_COMBINATION = 10
+SEED = 2026
+SIZE = 64
+
+
+def zero_shot(checkpoint: Path, dataset: str, templates: Sequence[str], split: str = "test") -> dict[str, Any]:
+    """Classify pictures by names alone and keep the accuracy as `zero_shot` in the checkpoint's metrics.json.
+
+    Args:
+        checkpoint: Folder of an `OmniVisionForRetrieval` with its processor. Its code runs.
+        dataset: `combinations`, ten fresh drawings of each of the 48 colours of shapes; or anything that
+            `load_pictures` takes.
+        templates: Sentences with {} where the name goes; their scores are averaged.
+        split: Split of a labelled dataset.
+
+    Returns:
+        For `parts` (late interaction) and `wholes` (single vectors): `accuracy`, its 95 % bootstrap interval, and for
+        drawn combinations `held_out`, the accuracy on those that training did not show.
+    """
+    pictures, labels, names = _combinations() if dataset == "combinations" else _labelled(dataset, split)
+    doors: dict[str, Any] = {
+        "parts": MultiVectorEncoder(str(checkpoint), trust_remote_code=True),
+        "wholes": SentenceTransformer(str(checkpoint), trust_remote_code=True),
+    }
+    found: dict[str, Any] = {
+        "dataset": dataset,
+        "templates": list(templates),
+        "pictures": len(pictures),
+        "classes": len(names),
+        "chance": 1 / len(names),
+    }
+    held_out = np.isin(
+        labels, [names.index(" ".join(pair)) for pair in HELD_OUT_COMBINATIONS if " ".join(pair) in names]
+    )
+    for name, door in doors.items():
+        right = (zero_shot_predictions(door, pictures, names, templates).numpy() == labels).astype(float)
+        found[name] = {
+            "accuracy": float(right.mean()),
+            "accuracy_interval": list(accuracy_interval(right.astype(bool))),
+        }
+        if held_out.any():
+            found[name]["held_out"] = float(right[held_out].mean())
+    merge_metrics(checkpoint, {"zero_shot": found})
+    return found
+
+
+def _combinations() -> tuple[list[PilImage.Image], np.ndarray, list[str]]:
+    pairs = list(product(COLOURS, SHAPES))
+    labels = np.tile(np.arange(len(pairs)), PER_COMBINATION)
+    drawn = [
+        draw_scene(np.random.default_rng([SEED, number]), [pairs[label]], SIZE).picture
+        for number, label in enumerate(labels)
+    ]
+    return drawn, labels, [" ".join(pair) for pair in pairs]
+
+
+def _labelled(dataset: str, split: str) -> tuple[list[PilImage.Image], np.ndarray, list[str]]:
+    data = load_pictures(dataset)
+    if split not in data:
+        raise ValueError(f"Expected a split of {dataset!r}, one of {', '.join(data)}, got {split!r}.")
+    rows = data[split]
+    return decoded(rows), np.array(rows["label"][:]), list(rows.features["label"].names)
+
+
+__all__ = ["zero_shot"]
