@@ -2,7 +2,7 @@
 
 Unusual here:
 - Every score is the exact MaxSim of the stored 16-bit vectors. Up to `EXACT_LIMIT` pictures all are scored; beyond, an
-  IvfRq index proposes `CANDIDATES` and LanceDB refines them from ten times as many.
+  IvfRq index proposes, LanceDB refines, and the best `CANDIDATES` of `REFINE` times as many are scored.
 - An index knows the weights that made it and refuses others: vectors of two models cannot be compared.
 - What `add` returned from is on disk, whatever kills the process next. A lock file lets one process write at a time,
   so that two which add the same picture keep one row; readers never wait.
@@ -30,10 +30,11 @@ from .encoding import PictureEncoder, picture_files
 from .table import FIELDS, FORMAT, Block, as_block, as_table, explained_filter, new_settings, schema_of
 
 
-# Up to here scoring all pictures takes no longer than asking the approximate index.
-EXACT_LIMIT = 3000
+# Up to here scoring all pictures takes no longer than asking the approximate index, whose time grows with the vectors
+# of the query (some 6 ms each, as much as 150 pictures take), as that of scoring does with the pictures.
+EXACT_LIMIT, EXACT_PER_VECTOR = 3000, 150
 # Rows that the approximate index hands over; each was chosen among REFINE times as many by its exact distance.
-CANDIDATES, REFINE = 50, 10
+CANDIDATES, REFINE = 50, 20
 COMMIT = 256  # pictures a commit; killed, a run loses the work on no more than these
 SAMPLE_RATE = 64  # vectors a partition that training the approximate index looks at
 KEEP_VERSIONS = timedelta(minutes=10)
@@ -248,13 +249,17 @@ class PictureIndex:
             approximate: Make the approximate index anew, or do not; by default where it is due.
         """
         with self._writing():
-            rows, indexed = len(self), self.settings.get("rows_at_indexing", 0) if self.table.list_indices() else 0
-            # The number of partitions fits the number of vectors when it is made, and no longer long after.
+            rows, made = len(self), self.table.list_indices()
+            indexed = self.settings.get("rows_at_indexing", 0) if made else 0
             if approximate is None:
                 approximate = rows > EXACT_LIMIT and not indexed <= rows <= 4 * indexed
+            # Where nothing is new LanceDB would rearrange the partitions all the same, for long and not for the
+            # better; for the same reason the index is made after, not before.
+            if not made or any(one.num_unindexed_rows for one in made):
+                self.table.optimize(cleanup_older_than=keep_versions)
+            # The number of partitions fits the number of vectors when it is made, and no longer long after.
             if approximate and rows:
                 self._make_approximate()
-            self.table.optimize(cleanup_older_than=keep_versions)
 
     def _make_approximate(self) -> None:
         rows, sample = len(self), self.table.search().select(["vectors"]).limit(100).to_arrow()
@@ -319,7 +324,8 @@ class PictureIndex:
             )
         with explained_filter(where, self.columns) as condition:
             if exact is None:
-                exact = self.table.count_rows(condition) <= EXACT_LIMIT or not self.table.list_indices()
+                limit_of_all = max(EXACT_LIMIT, EXACT_PER_VECTOR * len(query))
+                exact = self.table.count_rows(condition) <= limit_of_all or not self.table.list_indices()
             if exact:
                 found = self._scored(query, self._blocks(condition))
             else:
