@@ -14,8 +14,18 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 # Freed memory is kept for the next step: a tenth of each step would be page faults otherwise (glibc).
 export MALLOC_TRIM_THRESHOLD_=2147483647 MALLOC_MMAP_MAX_=0
 BF16=$(python -c 'from modeling_omni_vision.analysis.record import has_bf16_instructions as has; print(has())')
-python scripts/train.py --dataset data/fashion_mnist --validation_share 5000 --output_dir runs/fashion_mnist \
-    --config '{"image_size": 28, "patch_size": 4, "num_channels": 1, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "patch_drop_rate": 0.5, "pooling": "cls", "attn_implementation": "eager"}' \
-    --mimetic_init true --muon_learning_rate 0.025 --learning_rate 1.5e-3 --weight_decay 0.05 --warmup_steps 0.05 \
-    --flip true --shift 1 --label_smoothing_factor 0.1 --ema_decay 0.998 --bf16 "$BF16" \
-    --per_device_train_batch_size 256 --num_train_epochs 26 "$@"
+COMMON=(--dataset data/fashion_mnist --validation_share 5000 --bf16 "$BF16" --per_device_train_batch_size 256
+    --muon_learning_rate 0.02 --learning_rate 1.2e-3 --weight_decay 0.05 --flip true --shift 1
+    --label_smoothing_factor 0.1 --ema_decay 0.998)
+# First half of the patches at full learning rate, which is twice as fast as all of them...
+if [ ! -f runs/fashion_mnist_start/metrics.json ]; then
+    python scripts/train.py "${COMMON[@]}" --output_dir runs/fashion_mnist_start --resume_from_checkpoint true \
+        --config '{"image_size": 28, "patch_size": 4, "num_channels": 1, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "patch_drop_rate": 0.5, "pooling": "mean", "attn_implementation": "eager"}' \
+        --lr_scheduler_type constant_with_warmup --warmup_steps 500 --max_steps 4843 \
+        --load_best_model_at_end false --do_predict false
+fi
+# ...then three quarters of them while it falls to nothing. The test split is opened once, at the end. (The run in the box
+# was cut from 28 epochs to 18 in its fourth, when the machine turned out slower than thought.)
+python scripts/train.py "${COMMON[@]}" --output_dir runs/fashion_mnist --model runs/fashion_mnist_start --seed 43 \
+    --config '{"patch_drop_rate": 0.25, "attn_implementation": "eager"}' --lr_scheduler_type cosine --warmup_steps 0.01 \
+    --num_train_epochs 18 "$@"
