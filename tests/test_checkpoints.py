@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from packaging.version import Version
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers import __version__ as transformers_version
 
 from modeling_omni_vision.data.sources import load_pictures
 from modeling_omni_vision.hub import verify
@@ -18,6 +20,8 @@ OURS, TWIN = CHECKPOINTS / "omni-vision-fashion-mnist", CHECKPOINTS / "omni-visi
 
 @pytest.mark.parametrize("folder", sorted(CHECKPOINTS.iterdir()), ids=lambda folder: folder.name)
 def test_a_checkpoint_in_the_box_verifies_and_is_small(folder):
+    if (folder / "processor_config.json").is_file() and Version(transformers_version) < Version("5.23"):
+        pytest.skip("models of several parts need transformers 5.23")
     assert not verify(folder).failures
     assert (folder / "model.safetensors").stat().st_size < 4_000_000
 

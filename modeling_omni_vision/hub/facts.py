@@ -4,7 +4,6 @@ What `metrics.json` does not hold is left out. What it holds wrongly is refused:
 of another checkpoint.
 """
 
-import json
 import math
 import re
 from collections.abc import Callable
@@ -14,12 +13,15 @@ from typing import Any
 from safetensors import safe_open
 from transformers import AutoConfig, PretrainedConfig
 
+from .composites import answers, known_words, retrieval
+from .numbers import METRICS_NAME, amount, inside, read_metrics, share
+from .opening import KINDS
 from .proof import file_hashes, release_name
 from .remote_code import python_files
 from .spelling import by, cell, leaf, number, one_line, spelled, table
 
 
-METRICS_NAME, WEIGHTS_NAME, PICTURES_NAME = "metrics.json", "model.safetensors", "plots"
+WEIGHTS_NAME, PICTURES_NAME = "model.safetensors", "plots"
 # Stock models that can hold our weights: a folder of one of them holds no code.
 NATIVE_TYPES = ("vit", "dinov2", "dinov2_with_registers")
 MEASURES = {
@@ -47,10 +49,16 @@ def card_facts(folder: Path) -> dict[str, Any]:
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     metrics = read_metrics(folder)
     sizes = tensor_sizes(folder / WEIGHTS_NAME)
+    kind = KINDS.get(config.model_type, "encoder")
+    # What a card says of layers and pixels, it says of the picture tower.
+    vision = config if kind == "encoder" else config.vision_config
     is_native = config.model_type in NATIVE_TYPES
     is_classifier = any("ForImageClassification" in name for name in config.architectures or ())
     first_layer = [size for name, size in sizes.items() if re.search(r"(^|\.)layers?\.0\.", name)]
+    tower = [size for name, size in sizes.items() if name.startswith(("vision_model.", "vision_tower."))]
     training = metrics.get("training") or {}
+    # The command says the arguments already.
+    told = ("command", "arguments") if training.get("command") else ()
     # A native twin has biases that ours has not.
     if not is_native and training.get("parameters", sum(sizes.values())) != sum(sizes.values()):
         raise ValueError(
@@ -59,50 +67,32 @@ def card_facts(folder: Path) -> dict[str, Any]:
         )
     return {
         "config": config,
+        "kind": kind,
+        "vision": vision,
         "is_classifier": is_classifier,
         "is_native": is_native,
         "labels": [cell(config.id2label[index]) for index in sorted(config.id2label)] if is_classifier else [],
-        "image_size": by(config.image_size),
-        "patch_size": by(config.patch_size),
+        "image_size": by(vision.image_size),
+        "patch_size": by(vision.patch_size),
         "parameter_count": f"{sum(sizes.values()):,}",
         "layer_parameter_count": f"{sum(first_layer):,}",
-        "mlp_size": getattr(config, "intermediate_size", None) or config.hidden_size * config.mlp_ratio,
-        "num_register_tokens": getattr(config, "num_register_tokens", 0),
+        "tower_parameter_count": f"{sum(tower):,}",
+        "mlp_size": getattr(vision, "intermediate_size", None) or vision.hidden_size * vision.mlp_ratio,
+        "num_register_tokens": getattr(vision, "num_register_tokens", 0),
         "command": one_line(training.get("command")),
-        # The command says the arguments already.
-        "training": table({name: value for name, value in training.items() if name not in ("command", "arguments")}),
+        "training": table({name: value for name, value in training.items() if name not in told}),
         "measured": [section for section in (measured(metrics, "evaluation"), measured(metrics, "test")) if section],
         "per_class": per_class(metrics, config),
         "robustness": robustness(metrics),
+        "retrieval": retrieval(metrics),
+        "answers": answers(metrics),
+        "words": known_words(folder),
         "data_audit": table(metrics.get("data_audit") or {}),
         "pictures": pictures(folder),
         "dataset": cell(dataset_name(metrics)) if dataset_name(metrics) else None,
         "code_files": [path.name for path in python_files(folder)],
         "release": release_name(file_hashes(folder)),
     }
-
-
-def read_metrics(folder: Path) -> dict[str, Any]:
-    """Read metrics.json, an empty dictionary where there is none; refuse one that is not an object of objects."""
-    path = folder / METRICS_NAME
-    if not path.exists():
-        return {}
-    try:
-        metrics = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{METRICS_NAME} must be JSON, got {error} in {str(path)!r}. Run the evaluation again."
-        ) from error
-    sections = ("training", "test", "evaluation", "robustness", "data_audit")
-    if not isinstance(metrics, dict) or not all(isinstance(metrics.get(name, {}), dict) for name in sections):
-        raise ValueError(
-            f"{METRICS_NAME} must hold the objects {sections}, got {str(metrics)[:200]!r}. Run the evaluation again."
-        )
-    return metrics
-
-
-def _refuse_constant(constant: str) -> None:
-    raise ValueError(f"{constant}, which is no number")
 
 
 def tensor_sizes(weights: Path) -> dict[str, int]:
@@ -202,32 +192,6 @@ def _repeats(metrics: dict[str, Any]) -> bool:
     return evaluation.get("split") == "test" and evaluation.get("accuracy") == test.get("accuracy")
 
 
-def inside(section: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return an object in a section, empty where there is none, or refuse what is no object."""
-    found = section.get(name) or {}
-    if not isinstance(found, dict):
-        raise ValueError(f"{METRICS_NAME}: {name} must be an object, got {found!r}. Run the evaluation again.")
-    return found
-
-
-def share(value: Any, section: str, name: str) -> float:
-    """Return a measured share, or refuse what cannot be one."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise ValueError(
-            f"{METRICS_NAME}: {section}.{name} must be a number from 0 to 1, got {value!r}. Run the evaluation again."
-        )
-    return float(value)
-
-
-def amount(value: Any, section: str, name: str) -> float:
-    """Return a measured number that is not negative, or refuse what is none."""
-    if not number(value) or value < 0:
-        raise ValueError(
-            f"{METRICS_NAME}: {section}.{name} must be a number from 0, got {value!r}. Run the evaluation again."
-        )
-    return float(value)
-
-
 def per_class(metrics: dict[str, Any], config: PretrainedConfig) -> dict[str, Any]:
     """Spell the per-class table; refuse classes that this checkpoint does not have, as of another checkpoint."""
     classes = (metrics.get("evaluation") or {}).get("per_class") or {}
@@ -250,8 +214,9 @@ def per_class(metrics: dict[str, Any], config: PretrainedConfig) -> dict[str, An
 def dataset_name(metrics: dict[str, Any]) -> str | None:
     """Name of the data, the most specific one that a section of metrics.json gives."""
     named = [(metrics.get(section) or {}).get("dataset") for section in ("evaluation", "test", "training")]
+    named.append(inside(metrics.get("training") or {}, "recipe").get("dataset"))
     named = [dataset.get("name") if isinstance(dataset, dict) else dataset for dataset in named]
     return next((leaf(name) for name in named if isinstance(name, str) and name), None)
 
 
-__all__ = ["METRICS_NAME", "PICTURES", "PICTURES_NAME", "WEIGHTS_NAME", "card_facts", "read_metrics"]
+__all__ = ["PICTURES", "PICTURES_NAME", "WEIGHTS_NAME", "card_facts"]

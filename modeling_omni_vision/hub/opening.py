@@ -17,10 +17,20 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification, PretrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForZeroShotImageClassification,
+    AutoProcessor,
+    PretrainedConfig,
+)
 
 
 PACKAGE = "modeling_omni_vision"
+# Models of several parts by `model_type`; every other one is an encoder or a classifier, ours or stock.
+KINDS = {"omni_vision_retrieval": "search", "omni_vision_language": "language"}
 NUM_PICTURES = 2
 # Not square and not the native size: resizing is part of what is proven.
 PICTURE_SIZE = (45, 60)
@@ -29,6 +39,13 @@ RECIPE = (
     f"channel c; {NUM_PICTURES} pictures; the processor gets them as 8-bit pictures of {PICTURE_SIZE} pixels, the "
     "model as level / 127.5 - 1 at its native size, in float32 on the CPU"
 )
+TEXTS = ["This is a red circle and a blue square", "A green triangle"]
+QUESTION = "What is it?"
+RECIPES = {
+    "encoder": RECIPE,
+    "search": f"{RECIPE}; texts, padded by the processor: {TEXTS!r}",
+    "language": f"{RECIPE}; a user asks {QUESTION!r} in the chat template, about each picture and about none",
+}
 
 
 class NoPackage(importlib.abc.MetaPathFinder):
@@ -76,11 +93,29 @@ def outputs_of_folder(folder: str | Path, trust_remote_code: bool) -> dict[str, 
         trust_remote_code: Whether Python files of the folder may run.
 
     Returns:
-        Float32 tensors: `last_hidden_state` (pictures, tokens, hidden), for a classifier `logits` (pictures,
-        labels), and for each backend of the image processor its pixels (pictures, channels, height, width).
+        Tensors of float32: what the model computes, see `encoder_outputs`, `search_outputs` and `language_outputs`,
+        and for each backend of the image processor its pixels (pictures, channels, height, width). Tokens of texts
+        are integers.
     """
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     config = AutoConfig.from_pretrained(folder, **options)
+    compute = {"search": search_outputs, "language": language_outputs}
+    outputs = compute.get(KINDS.get(config.model_type, ""), encoder_outputs)(folder, config, options)
+    channels = vision_of(config).num_channels
+    for backend in ("pil", "torchvision"):
+        processor = AutoImageProcessor.from_pretrained(folder, backend=backend, **options)
+        prepared = processor(pictures_for_processor(channels), return_tensors="pt")
+        outputs[f"pixel_values_{backend}"] = prepared["pixel_values"].float()
+    return {name: output.contiguous() for name, output in outputs.items()}
+
+
+def vision_of(config: Any) -> Any:
+    """Return the configuration of the picture tower, which an encoder is itself."""
+    return config.vision_config if config.model_type in KINDS else config
+
+
+def encoder_outputs(folder: str | Path, config: Any, options: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Compute `last_hidden_state` (pictures, tokens, hidden) and for a classifier `logits` (pictures, labels)."""
     pixels = pixels_for_model(config)
     is_classifier = any("ForImageClassification" in name for name in config.architectures or ())
     auto_class = AutoModelForImageClassification if is_classifier else AutoModel
@@ -88,18 +123,67 @@ def outputs_of_folder(folder: str | Path, trust_remote_code: bool) -> dict[str, 
     outputs = {"last_hidden_state": model.base_model(pixels).last_hidden_state}
     if is_classifier:
         outputs["logits"] = model(pixels).logits
-    for backend in ("pil", "torchvision"):
-        processor = AutoImageProcessor.from_pretrained(folder, backend=backend, **options)
-        prepared = processor(pictures_for_processor(config.num_channels), return_tensors="pt")
-        outputs[f"pixel_values_{backend}"] = prepared["pixel_values"].float()
-    return {name: output.contiguous() for name, output in outputs.items()}
+    return outputs
+
+
+def search_outputs(
+    folder: str | Path, config: Any, options: dict[str, Any], auto_class: Any = AutoModel
+) -> dict[str, torch.Tensor]:
+    """Compute vectors of patches, words, whole pictures and texts, their `logits_per_image`, and tokens of texts."""
+    model = auto_class.from_pretrained(folder, dtype=torch.float32, **options).eval()
+    texts = AutoProcessor.from_pretrained(folder, **options)(text=TEXTS, padding=True, return_tensors="pt")
+    pixels = pixels_for_model(vision_of(config))
+    both = model(pixel_values=pixels, **texts)
+    return {
+        "patch_embeds": model(pixel_values=pixels).embeddings,
+        "word_embeds": model(**texts).embeddings,
+        "image_embeds": both.image_embeds,
+        "text_embeds": both.text_embeds,
+        "logits_per_image": both.logits_per_image,
+        "input_ids": texts["input_ids"],
+    }
+
+
+def language_outputs(
+    folder: str | Path, config: Any, options: dict[str, Any], auto_class: Any = None
+) -> dict[str, torch.Tensor]:
+    """Compute `logits` (prompts, length, vocabulary) of a question about each picture and about none, and tokens."""
+    # Not at the top of the file: encoders are opened with an older transformers too.
+    from transformers import AutoModelForImageTextToText
+
+    model = (auto_class or AutoModelForImageTextToText).from_pretrained(folder, dtype=torch.float32, **options).eval()
+    processor = AutoProcessor.from_pretrained(folder, **options)
+    pictures = pictures_for_processor(vision_of(config).num_channels)
+    outputs = {}
+    for name, shown in (("seeing", pictures), ("blind", [])):
+        asked = [{"type": "text", "text": QUESTION}]
+        content = [{"type": "image"}, *asked] if shown else asked
+        prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+        inputs = processor(text=[prompt] * max(len(shown), 1), images=shown or None, return_tensors="pt")
+        pixels = {"pixel_values": pixels_for_model(vision_of(config))} if shown else {}
+        tokens = {key: inputs[key] for key in ("input_ids", "attention_mask")}
+        outputs[f"logits_{name}"] = model(**tokens, **pixels).logits
+        outputs[f"input_ids_{name}"] = inputs["input_ids"]
+    return outputs
 
 
 @torch.inference_mode()
-def bare_hidden_state(folder: str | Path, trust_remote_code: bool) -> torch.Tensor:
-    """Return the last hidden state of what `AutoModel` finds in the folder, a classifier's encoder too."""
-    model = AutoModel.from_pretrained(folder, dtype=torch.float32, trust_remote_code=trust_remote_code).eval()
-    return model(pixels_for_model(model.config)).last_hidden_state
+def repeats(folder: str | Path, outputs: dict[str, torch.Tensor], trust_remote_code: bool) -> bool:
+    """Whether the other Auto class that the folder names, the one of pipelines and strangers, computes the same."""
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    config = AutoConfig.from_pretrained(folder, **options)
+    kind = KINDS.get(config.model_type)
+    if kind == "search":
+        found = search_outputs(folder, config, options, AutoModelForZeroShotImageClassification)
+    elif kind == "language":
+        from transformers import AutoModelForMultimodalLM
+
+        found = language_outputs(folder, config, options, AutoModelForMultimodalLM)
+    else:
+        # A classifier's encoder too.
+        model = AutoModel.from_pretrained(folder, dtype=torch.float32, **options).eval()
+        found = {"last_hidden_state": model(pixels_for_model(model.config)).last_hidden_state}
+    return all(torch.equal(outputs[name], output) for name, output in found.items())
 
 
 def main() -> None:
@@ -108,12 +192,12 @@ def main() -> None:
     sys.meta_path.insert(0, NoPackage())
     sys.addaudithook(refuse_network)
     outputs = outputs_of_folder(folder, trust == "trust")
-    if not torch.equal(bare_hidden_state(folder, trust == "trust"), outputs["last_hidden_state"]):
-        raise SystemExit("AutoModel does not compute what the encoder of the saved model does")
+    if not repeats(folder, outputs, trust == "trust"):
+        raise SystemExit("Two Auto classes of this folder do not compute the same: AutoModel and that of its task")
     torch.save(outputs, answer)
 
 
-__all__ = ["PACKAGE", "RECIPE", "outputs_of_folder"]
+__all__ = ["KINDS", "PACKAGE", "RECIPES", "outputs_of_folder"]
 
 
 if __name__ == "__main__":

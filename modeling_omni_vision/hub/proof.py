@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from .. import __version__
-from .opening import RECIPE
+from .opening import KINDS, RECIPES
 
 
 PROOF_NAME = "proof.json"
@@ -134,11 +134,20 @@ def difference(found: torch.Tensor | None, expected: torch.Tensor | None) -> flo
 
 
 def summarise(outputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Keep what a proof holds of the outputs: logits, CLS and mean token, and a grid of about 8 x 8 pixels."""
+    """
+    Keep what a proof holds of the outputs.
+
+    Of pixels a grid of about 8 x 8, of tokens CLS and their mean, of patches about 8, of a language model about 256
+    words of the vocabulary after the prompt; everything else whole.
+    """
     kept: dict[str, torch.Tensor] = {}
     for name, output in outputs.items():
         if name == "last_hidden_state":
             kept["cls"], kept["mean_token"] = output[:, 0], output.mean(dim=1)
+        elif name == "patch_embeds":
+            kept[name] = output[:, :: max(output.shape[1] // 8, 1)]
+        elif name in ("logits_seeing", "logits_blind"):
+            kept[name] = output[:, -1, :: max(output.shape[2] // 256, 1)]
         elif name.startswith("pixel_values"):
             steps = (max(side // 8, 1) for side in output.shape[2:])
             rows, columns = (slice(step // 2, None, step) for step in steps)
@@ -148,11 +157,20 @@ def summarise(outputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return kept
 
 
+def rounding(expected: torch.Tensor) -> float:
+    """Return how far another rounding may carry an output; integers are not rounded."""
+    return OUTPUT_TOLERANCE * max(1.0, float(expected.abs().max())) if expected.is_floating_point() else 0.0
+
+
 def tolerance_of(name: str, expected: torch.Tensor, folder: Path) -> float:
-    """Return how far an output may be from its reference: rounding, or one grey level for pixels."""
+    """Return how far an output may be from its reference: rounding, one grey level for pixels, nothing for tokens."""
     if not name.startswith("pixel_values"):
-        return OUTPUT_TOLERANCE * max(1.0, float(expected.abs().max()))
-    settings = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
+        return rounding(expected)
+    path = folder / "preprocessor_config.json"
+    if path.is_file():
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    else:
+        settings = json.loads((folder / "processor_config.json").read_text(encoding="utf-8"))["image_processor"]
     normalised = settings.get("do_normalize", True)
     return 1.01 / 255 / (min(settings.get("image_std") or [1.0]) if normalised else 1.0)
 
@@ -168,6 +186,12 @@ def digest_of(proof: dict[str, Any]) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
+def recipe_of(folder: Path) -> str:
+    """Say in words what the model of a folder was shown."""
+    kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    return RECIPES[KINDS.get(kind, "encoder")]
+
+
 def write_proof(folder: Path, outputs: dict[str, torch.Tensor], command: str) -> str:
     """
     Write `proof.json` for a folder as it is now and return its digest.
@@ -180,7 +204,7 @@ def write_proof(folder: Path, outputs: dict[str, torch.Tensor], command: str) ->
     proof: dict[str, Any] = {
         "command": command,
         "files": file_hashes(folder),
-        "inputs": RECIPE,
+        "inputs": recipe_of(folder),
         "outputs": {name: output.tolist() for name, output in summarise(outputs).items()},
         "versions": {
             "python": platform.python_version(),
@@ -220,7 +244,6 @@ def read_proof(folder: Path) -> dict[str, Any]:
 
 
 __all__ = [
-    "OUTPUT_TOLERANCE",
     "PROOF_NAME",
     "OpeningError",
     "difference",
@@ -228,6 +251,7 @@ __all__ = [
     "open_in_clean_process",
     "read_proof",
     "release_name",
+    "rounding",
     "sha256",
     "summarise",
     "tolerance_of",

@@ -1,6 +1,7 @@
 """Publish a checkpoint: write a folder that anyone can open, prove that it opens, only then let it appear or go up.
 
-Both kinds of checkpoint are published alike: ours, with its code, and the native twin, a stock model without any.
+All kinds of checkpoint are published alike: ours, with its code, be it an encoder, a classifier, search or a language
+model that sees; and the native twin, a stock model without any.
 """
 
 import contextlib
@@ -16,16 +17,18 @@ from typing import Any
 
 import torch
 from huggingface_hub import HfApi
-from transformers import AutoConfig, AutoImageProcessor, PreTrainedModel
+from packaging.version import Version
+from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers import __version__ as transformers_version
 
 from .. import OmniVisionForImageClassification, OmniVisionModel
 from ..interop.folder import whole_folder
 from ..interop.native import NATIVE_CLASSES
 from .card import CARD_NAME, render_card
-from .facts import METRICS_NAME, PICTURES, PICTURES_NAME, WEIGHTS_NAME, read_metrics
-from .opening import outputs_of_folder
+from .facts import PICTURES, PICTURES_NAME, WEIGHTS_NAME
+from .numbers import METRICS_NAME, read_metrics
+from .opening import KINDS, outputs_of_folder
 from .proof import (
-    OUTPUT_TOLERANCE,
     PROOF_NAME,
     OpeningError,
     difference,
@@ -33,6 +36,7 @@ from .proof import (
     open_in_clean_process,
     read_proof,
     release_name,
+    rounding,
     write_proof,
 )
 from .remote_code import write_note
@@ -43,8 +47,19 @@ from .verify import check_content, check_files
 logger = logging.getLogger(__name__)
 
 # By the name of the architecture in config.json; the code of the stock classes does not travel.
-OURS = {cls.__name__: cls for cls in (OmniVisionModel, OmniVisionForImageClassification)}
+OURS: dict[str, Any] = {cls.__name__: cls for cls in (OmniVisionModel, OmniVisionForImageClassification)}
+if Version(transformers_version) >= Version("5.23"):
+    from .. import OmniVisionForConditionalGeneration, OmniVisionForRetrieval
+
+    OURS |= {cls.__name__: cls for cls in (OmniVisionForRetrieval, OmniVisionForConditionalGeneration)}
 STOCK = {cls.__name__: cls for cls in NATIVE_CLASSES}
+# Who is published with its numbers, and where they come from.
+MEASURED_BY = {
+    "OmniVisionForRetrieval": "Train it with scripts/train_retrieval.py, which writes them",
+    "OmniVisionForConditionalGeneration": "Copy those of the run that trained it",
+}
+# How a model was opened when it was saved, which transformers writes into some configurations, is no part of it.
+ORIGINS = ("_name_or_path", "name_or_path", "is_local", "local_files_only")
 # Whoever opens the card loads all of them.
 MAX_PICTURE_BYTES = 150_000
 
@@ -81,14 +96,14 @@ def publish(
     The folder appears whole or not at all. One that this function wrote and nobody changed is replaced, no other.
 
     Args:
-        checkpoint: Folder of a model of ours or of its native twin, with preprocessor_config.json and, for a
-            classifier, metrics.json. Its weights are published in the precision they have, and with them the
+        checkpoint: Folder of a model of ours or of its native twin, with its processor and, for all but a bare
+            encoder, metrics.json. Its weights are published in the precision they have, and with them the
             pictures in its folder `plots` that the evaluation drew.
         output: Folder to write.
         repo_id: Repository that the card names and that `push` goes to, `owner/name`.
         push: Upload to the Hub in one commit, and tag it with the release. Files that the repository has
             beside ours are left, with a warning.
-        template: Template of the model card, by default that of the checkout.
+        template: Template of the model card, by default that of the checkout for this kind of model.
 
     Returns:
         What was published.
@@ -160,20 +175,52 @@ def write_checkpoint(source: Path, folder: Path) -> None:
             f"A classifier is published with its numbers, expected {METRICS_NAME} in {str(source)!r}, got none. "
             f"Run scripts/evaluate.py on {str(source)!r} first."
         )
-    try:
-        processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    elif type(model).__name__ in MEASURED_BY:
         raise ValueError(
-            f"The checkpoint must hold its image processor, got {error} Save the processor into {str(source)!r} too."
-        ) from error
+            f"A {type(model).__name__} is published with its numbers, expected {METRICS_NAME} in {str(source)!r}, got "
+            f"none. {MEASURED_BY[type(model).__name__]}."
+        )
+    processor = load_processor(source, model.config.model_type)
     # Never in shards: a folder is one file of weights, so that its header tells its size.
     model.save_pretrained(folder, max_shard_size="1TB")
     processor.save_pretrained(folder)
     if not (folder / WEIGHTS_NAME).is_file():
         raise ValueError(f"The weights must be written as {WEIGHTS_NAME}, got {sorted(os.listdir(folder))!r}.")
+    forget_origins(folder)
     copy_pictures(source, folder)
     if type(model).__name__ in OURS:
         write_note(folder)
+
+
+def load_processor(source: Path, model_type: str) -> Any:
+    """Load what prepares pictures, in a model of several parts texts too; refuse a folder that lacks it."""
+    several = model_type in KINDS
+    auto_class, what = (
+        (AutoProcessor, "processor and tokenizer") if several else (AutoImageProcessor, "image processor")
+    )
+    try:
+        processor = auto_class.from_pretrained(source, trust_remote_code=False)
+        # Where one part is missing transformers gives the other, or an error of its own.
+        if several and not isinstance(processor, ProcessorMixin):
+            raise ValueError(f"only a {type(processor).__name__}.")
+    except (AttributeError, OSError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"The checkpoint must hold its {what}, got {error} Save the processor into {str(source)!r} too."
+        ) from error
+    return processor
+
+
+def forget_origins(folder: Path) -> None:
+    """Take out of the configurations of a folder where their models were loaded from; others keep their bytes."""
+
+    def forget(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {name: value for name, value in pairs if name not in ORIGINS}
+
+    for path in folder.glob("*config.json"):
+        text = path.read_text(encoding="utf-8")
+        if any(f'"{name}"' in text for name in ORIGINS):
+            kept = json.loads(text, object_pairs_hook=forget)
+            path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
 
 
 def copy_pictures(source: Path, folder: Path) -> None:
@@ -236,9 +283,7 @@ def compare_or_refuse(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Ten
     differences = {name: difference(theirs.get(name), ours.get(name)) for name in {**ours, **theirs}}
     # The same computation on the same machine: rounding, not one grey level, is what pixels may differ by.
     wrong = {
-        name: found
-        for name, found in differences.items()
-        if not found <= OUTPUT_TOLERANCE * max(1.0, float(ours.get(name, torch.zeros(1)).abs().max()))
+        name: found for name, found in differences.items() if not found <= rounding(ours.get(name, torch.zeros(1)))
     }
     if wrong:
         raise OpeningError(

@@ -12,7 +12,11 @@ LOCAL_PATH = re.compile(r"[/~\\]|\.\.?[/\\]|[A-Za-z]:[/\\]")
 
 def leaf(text: str) -> str:
     """Shorten a path of a machine to its last part: what is published does not tell where somebody keeps files."""
-    return Path(text).name or "a local folder" if LOCAL_PATH.match(text) else text
+    if LOCAL_PATH.match(text):
+        return Path(text).name or "a local folder"
+    # As in emoji:FOLDER; an address has two slashes there.
+    kind, colon, path = text.partition(":")
+    return f"{kind}:{leaf(path)}" if colon and re.fullmatch(r"\w{2,}", kind) and path[:2] != "//" else text
 
 
 def table(section: dict[str, Any]) -> list[tuple[str, str]]:

@@ -78,6 +78,8 @@ def train_retrieval(recipe: RetrievalArguments, args: RetrievalTrainingArguments
         trained.save_pretrained(folder)
         processor.save_pretrained(folder)
         sections = {"training": _describe(recipe, args, trainer, data, minutes, checkpoint)}
+        # Of what was saved: LoRA is merged by then.
+        sections["training"]["parameters"] = trained.num_parameters()
         merge_metrics(folder, sections)
         if args.do_predict:
             # From the files, in float32, as others will open them.
