@@ -1,0 +1,86 @@
+"""How often answers are exactly right, and how often they would be for one who sees nothing but the questions."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from .metrics import CONFIDENCE, NUM_RESAMPLES
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Whether an answer is exactly right, the kind of its question, and which conversation it belongs to."""
+
+    right: bool
+    kind: str
+    row: int
+
+
+def answer_metrics(answers: Sequence[Answered]) -> dict[str, Any]:
+    """
+    Measure exact answers.
+
+    Returns:
+        `accuracy`, its `interval` (95 %, bootstrap) and `questions`, for all answers, and the same under `kinds` for
+        each kind.
+
+    Raises:
+        `ValueError`: if there are none.
+    """
+    if not answers:
+        raise ValueError("Expected answers to measure, got none. Give a split with questions.")
+    kinds = {kind: [answer for answer in answers if answer.kind == kind] for kind in _in_order(answers)}
+    return {**_measured(answers), "kinds": {kind: _measured(found) for kind, found in kinds.items()}}
+
+
+def blind_prior(train: Dataset, split: Dataset) -> list[Answered]:
+    """
+    Answer the questions of a split by their text alone: as training most often answers that text, or else that kind.
+
+    Nobody who sees no picture and learns from the same questions does better, but by chance.
+    """
+    by_text: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    by_kind: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for _, question in _questions(train):
+        by_text[_text(question)][question["answer"]] += 1
+        by_kind[question["kind"]][question["answer"]] += 1
+    answers = []
+    for row, question in _questions(split):
+        known = by_text.get(_text(question)) or by_kind.get(question["kind"]) or Counter([""])
+        best = known.most_common(1)[0][0]
+        answers.append(Answered(best == question["answer"], question["kind"], row))
+    return answers
+
+
+def _questions(split: Dataset) -> Iterable[tuple[int, dict[str, Any]]]:
+    return ((row, question) for row, asked in enumerate(split["questions"][:]) for question in asked)
+
+
+def _text(question: dict[str, Any]) -> str:
+    return "\n".join(f"{turn['role']}: {turn['content']}" for turn in question["messages"])
+
+
+def _in_order(answers: Sequence[Answered]) -> list[str]:
+    return list(dict.fromkeys(answer.kind for answer in answers))
+
+
+def _measured(answers: Sequence[Answered]) -> dict[str, Any]:
+    """Measure one kind; conversations are drawn again, not questions, which share a picture."""
+    _, rows = np.unique([answer.row for answer in answers], return_inverse=True)
+    right = np.bincount(rows, weights=[answer.right for answer in answers])
+    asked = np.bincount(rows)
+    drawn = np.random.default_rng(0).multinomial(len(asked), [1 / len(asked)] * len(asked), size=NUM_RESAMPLES)
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile((drawn @ right) / (drawn @ asked), (tail, 1 - tail))
+    return {
+        "accuracy": float(right.sum() / asked.sum()),
+        "interval": [float(low), float(high)],
+        "questions": len(answers),
+    }
+
+
+__all__ = ["Answered", "answer_metrics", "blind_prior"]

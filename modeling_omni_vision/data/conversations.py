@@ -1,0 +1,150 @@
+"""Conversations about pictures from files: easy-VQA, and any JSON lines.
+
+easy-VQA (https://github.com/vzhou842/easy-VQA, MIT, `pip install --no-deps easy-vqa`) has 4,000 drawn pictures with
+38,575 questions to train and 1,000 with 9,673 to test, 13 answers.
+"""
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+
+IMAGE = "<image>"
+# LLaVA's names of those who speak.
+ROLES = {"human": "user", "gpt": "assistant"}
+EASY_VQA_COLOURS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
+EASY_VQA_SHAPES = ("circle", "rectangle", "triangle")
+
+
+def load_easy_vqa(folder: str = "") -> dict[str, list[dict[str, Any]]]:
+    """Read easy-VQA as rows of `questions.FEATURES`, a row for each picture; kinds are yes_no, colour and shape.
+
+    Args:
+        folder: Its data, with `train` and `test`; by default that of the installed package.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if not folder:
+        package = importlib.util.find_spec("easy_vqa")
+        if package is None or package.origin is None:
+            raise ValueError(
+                "'easy-vqa' comes with a package, got none. Install it with `pip install --no-deps easy-vqa`, or say "
+                "where its data lie: easy-vqa:FOLDER."
+            )
+        folder = str(Path(package.origin).parent / "data")
+    root = Path(folder).expanduser()
+    return {split: _easy_vqa_rows(root / split) for split in ("train", "test")}
+
+
+def load_conversations(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """Read conversations with pictures, a JSON object on each line, as rows of `questions.FEATURES`.
+
+    `{"image": "a.png", "messages": [{"role": "user", "content": "What is it?"}, {"role": "assistant", "content": "A
+    cat."}]}`: files lie beside the JSON lines; several are `"images": [...]`. LLaVA's `"conversations"`, with `"from"`
+    and `"value"`, are read too. Pictures stand where the text says `<image>`, or before the first question. Each
+    thing that the assistant says is an answer, to all that was said before. `"kind"` and `"symbols"` are optional.
+
+    Args:
+        path: A `.jsonl` file, or a folder with `train.jsonl` and perhaps `validation.jsonl` and `test.jsonl`.
+
+    Raises:
+        ValueError: naming the line that cannot be read.
+    """
+    names = ("train", "validation", "test")
+    files = {"train": path} if path.is_file() else {name: path / f"{name}.jsonl" for name in names}
+    found = {name: file for name, file in files.items() if file.is_file()}
+    if "train" not in found or any(file.suffix != ".jsonl" for file in found.values()):
+        raise ValueError(
+            f"Expected scenes, easy-vqa, a .jsonl file or a folder with a train.jsonl, got {str(path)!r}. Correct it."
+        )
+    return {name: _read_lines(file) for name, file in found.items()}
+
+
+def _easy_vqa_rows(folder: Path) -> list[dict[str, Any]]:
+    try:
+        listed = json.loads((folder / "questions.json").read_text(encoding="utf-8"))
+        asked: dict[int, list[tuple[str, str]]] = {}
+        for text, answer, picture in listed:
+            asked.setdefault(int(picture), []).append((text, answer))
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"Expected the questions of easy-VQA in {str(folder)!r}, got {error}. Correct it.") from error
+    return [
+        {
+            "images": [{"bytes": None, "path": str(folder / "images" / f"{picture}.png")}],
+            "questions": [
+                {
+                    "messages": [{"role": "user", "content": f"{IMAGE}\n{text}"}],
+                    "answer": answer,
+                    "kind": _easy_vqa_kind(answer),
+                }
+                for text, answer in questions
+            ],
+            "symbols": "",
+        }
+        for picture, questions in asked.items()
+    ]
+
+
+def _easy_vqa_kind(answer: str) -> str:
+    return "colour" if answer in EASY_VQA_COLOURS else "shape" if answer in EASY_VQA_SHAPES else "yes_no"
+
+
+def _read_lines(file: Path) -> list[dict[str, Any]]:
+    rows = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        if line.strip():
+            try:
+                rows.append(_read_line(json.loads(line), file.parent))
+            except (KeyError, TypeError, AttributeError, ValueError) as error:
+                raise ValueError(
+                    f"Expected a conversation with `messages` and an `image`, got line {number} of {str(file)!r} "
+                    f"({error!r}). Correct it."
+                ) from error
+    if not rows:
+        raise ValueError(f"Expected conversations in {str(file)!r}, got an empty file. Add some.")
+    return rows
+
+
+def _read_line(given: dict[str, Any], folder: Path) -> dict[str, Any]:
+    images = given.get("images", [given["image"]] if given.get("image") else [])
+    spoken = given["messages"] if "messages" in given else given["conversations"]
+    messages = [_message(turn) for turn in spoken]
+    marked = sum(message["content"].count(IMAGE) for message in messages)
+    if not marked and images:
+        first = next(message for message in messages if message["role"] == "user")
+        first["content"] = f"{IMAGE}\n" * len(images) + first["content"]
+        marked = len(images)
+    if marked != len(images):
+        raise ValueError(f"{marked} times {IMAGE} for {len(images)} pictures")
+    missing = [name for name in images if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(f"no picture {missing[0]!r}")
+    questions = [
+        {"messages": messages[:index], "answer": message["content"], "kind": str(given.get("kind", "answer"))}
+        for index, message in enumerate(messages)
+        if message["role"] == "assistant"
+    ]
+    if not questions or not questions[0]["messages"]:
+        raise ValueError("nothing that the assistant answers")
+    return {
+        "images": [{"bytes": None, "path": str(folder / name)} for name in images],
+        "questions": questions,
+        "symbols": str(given.get("symbols", "")),
+    }
+
+
+def _message(turn: dict[str, Any]) -> dict[str, str]:
+    role = turn.get("role", turn.get("from"))
+    content: Any = turn.get("content", turn.get("value"))
+    if not isinstance(content, str):
+        # Parts, as in the chats of transformers.
+        content = "".join(f"{IMAGE}\n" if part["type"] == "image" else part["text"] for part in content)
+    role = ROLES.get(str(role), str(role))
+    if role not in ("system", "user", "assistant"):
+        raise ValueError(f"role {role!r}")
+    return {"role": role, "content": content}
+
+
+__all__ = ["IMAGE", "load_conversations", "load_easy_vqa"]

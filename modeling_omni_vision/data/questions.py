@@ -1,0 +1,283 @@
+"""Pictures with questions, from anywhere, as one `DatasetDict`: train, validation and perhaps more.
+
+A row is a conversation: `images`, `questions`, each with its `messages` (where a picture stands, the text says
+`<image>`), the `answer` that comes next and a `kind` to measure it by, and `symbols`, what is in the picture in words,
+for models that need not look. `draw_questions` draws scenes and asks about them so that the questions alone tell
+nothing: each text has all of its answers equally often.
+"""
+
+import io
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, DatasetDict, Features, Image, List, Value
+
+from .conversations import load_conversations, load_easy_vqa
+from .pairs import HELD_OUT_COMBINATIONS, SCENE_SIDE, seen_combinations
+from .shapes import SHAPES, DrawnObject, Scene, draw_scene
+from .sources import VALIDATION_SHARE
+
+
+FEATURES = Features(
+    {
+        "images": List(Image(decode=False)),
+        "questions": List(
+            {
+                "messages": List({"role": Value("string"), "content": Value("string")}),
+                "answer": Value("string"),
+                "kind": Value("string"),
+            }
+        ),
+        "symbols": Value("string"),
+    }
+)
+# Questions that one picture gets of each kind, at most.
+SCENE_KINDS = {"colour": 2, "shape": 2, "count": 2, "left_right": 2, "above_below": 2, "caption": 1}
+QUESTION_SIZES = {"train": 12_000, "validation": 200, "test": 600, "held_out": 600}
+MOST_OBJECTS = 4
+NUMBERS = ("one", "two", "three", "four")
+PLURALS = {shape: f"{shape}es" if shape.endswith("s") else f"{shape}s" for shape in SHAPES}
+# The library keeps what was drawn by arguments, not by code: raise this where drawings or questions change.
+DRAWING = 1
+# Objects are beside each other or above each other only where their middles are a patch of 8 pixels in 64 apart.
+CLEARLY = 1 / 8
+HELD_OUT_NAMES = tuple(" ".join(pair) for pair in HELD_OUT_COMBINATIONS)
+# How often an answer to a text may come more than the rarest one. None at all would leave most questions unasked.
+SLACK = 2
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about a scene, its answer, and all answers that its text allows."""
+
+    kind: str
+    text: str
+    answer: str
+    answers: tuple[str, ...] = ()
+
+
+def load_questions(dataset: str, validation_share: float = VALIDATION_SHARE, seed: int = 0) -> DatasetDict:
+    """Load pictures with questions and hold out a validation split.
+
+    Args:
+        dataset: What to load, the first that fits:
+            `scenes` (drawn; see `draw_questions`), `scenes:colour,count` for some kinds of questions only,
+            `scenes:caption` for captions; `easy-vqa` (the package of that name), `easy-vqa:FOLDER` for its data
+            elsewhere; a `.jsonl` file of conversations or a folder with `train.jsonl` and perhaps `validation.jsonl`
+            and `test.jsonl` (see `conversations.load_conversations`).
+        validation_share: What to hold out of train where there is no validation split: a share of the rows, or a
+            number of them.
+        seed: Seed of that choice.
+
+    Returns:
+        Splits `train`, `validation` and, where the source has them, `test` and `held_out`, with the columns of
+        `FEATURES`.
+
+    Raises:
+        ValueError: for a source that does not exist or cannot be read, or too few rows to hold any out.
+    """
+    name, _, details = dataset.partition(":")
+    if name == "scenes":
+        return draw_questions(parse_kinds(details))
+    rows = load_easy_vqa(details) if name == "easy-vqa" else load_conversations(Path(dataset).expanduser())
+    splits = {name: Dataset.from_list(found, features=FEATURES) for name, found in rows.items()}
+    if "validation" not in splits:
+        count = len(splits["train"])
+        held_out = round(validation_share * count) if validation_share < 1 else int(validation_share)
+        if not 0 < held_out < count:
+            raise ValueError(
+                f"`validation_share` must leave rows on both sides, got {validation_share!r} of {count} conversations."
+            )
+        order = np.random.default_rng(seed).permutation(count)
+        whole = splits["train"]
+        splits["train"] = whole.select(np.sort(order[held_out:]))
+        splits["validation"] = whole.select(np.sort(order[:held_out]))
+    return DatasetDict({name: splits[name] for name in ("train", "validation", "test") if name in splits})
+
+
+def parse_kinds(kinds: str) -> tuple[str, ...]:
+    """Read kinds of questions, `colour,count`; all of them where nothing is said.
+
+    Raises:
+        ValueError: for a kind that there is not.
+    """
+    wanted = tuple(kind.strip() for kind in kinds.split(",")) if kinds else tuple(SCENE_KINDS)
+    if not set(wanted) <= set(SCENE_KINDS) or len(set(wanted)) < len(wanted):
+        raise ValueError(f"Kinds of questions must be different ones of {', '.join(SCENE_KINDS)}, got {kinds!r}.")
+    return wanted
+
+
+def draw_questions(
+    kinds: Sequence[str] = tuple(SCENE_KINDS),
+    seed: int = 0,
+    size: int = SCENE_SIDE,
+    sizes: dict[str, int] | None = None,
+) -> DatasetDict:
+    """Draw scenes of one to four objects, and ask about them.
+
+    Colours and shapes are asked of what there is only one of, numbers up to four, sides and heights where they are
+    clear; a caption names all objects from left to right. Train, validation and test never show a combination of
+    `HELD_OUT_COMBINATIONS`; in the split `held_out` every scene has one, and questions about a colour, a shape or a
+    place are about it.
+
+    Args:
+        kinds: Which questions to ask, of `SCENE_KINDS`.
+        seed: Seed of the drawings.
+        size: Side of a picture in pixels.
+        sizes: Pictures per split, by default 12,000 to train, 200 for validation, 600 for test and held_out.
+    """
+    splits = {}
+    for number, (name, count) in enumerate((sizes or QUESTION_SIZES).items()):
+        options = {"kinds": tuple(kinds), "key": (seed, number, DRAWING), "size": size, "count": count}
+        # Kept in the cache of the library: drawing takes longer than reading.
+        splits[name] = Dataset.from_generator(
+            _draw, features=FEATURES, gen_kwargs={**options, "held_out": name == "held_out"}
+        )
+    return DatasetDict(splits)
+
+
+def scene_questions(scene: Scene, about: Sequence[str] | None = None) -> Iterator[Question]:
+    """Ask everything that a scene answers.
+
+    Args:
+        scene: What was drawn.
+        about: Names of objects, "red square", that questions about a colour, a shape or a place must be about; by
+            default all.
+    """
+    objects, size = scene.objects, scene.picture.width
+    # What is held out cannot be balanced: a colour may have one such shape only.
+    seen = seen_combinations() if about is None else []
+    for item in objects:
+        if about is not None and item.name not in about:
+            continue
+        if _number(objects, shape=item.shape) == 1:
+            allowed = [colour for colour, shape in seen if shape == item.shape]
+            yield Question("colour", f"What colour is the {item.shape}?", item.colour, tuple(allowed))
+        if _number(objects, colour=item.colour) == 1:
+            allowed = [shape for colour, shape in seen if colour == item.colour]
+            yield Question("shape", f"What shape is the {item.colour} object?", item.shape, tuple(allowed))
+        for other in objects:
+            if other is item:
+                continue
+            (x, y), (u, v) = centre(item), centre(other)
+            if abs(x - u) >= CLEARLY * size:
+                text = f"Is the {item.name} left or right of the {other.name}?"
+                yield Question("left_right", text, "left" if x < u else "right", ("left", "right"))
+            if abs(y - v) >= CLEARLY * size:
+                text = f"Is the {item.name} above or below the {other.name}?"
+                yield Question("above_below", text, "above" if y < v else "below", ("above", "below"))
+    yield Question("count", "How many objects are there?", NUMBERS[len(objects) - 1], NUMBERS)
+    for colour in dict.fromkeys(item.colour for item in objects):
+        found = NUMBERS[_number(objects, colour=colour) - 1]
+        yield Question("count", f"How many {colour} objects are there?", found, NUMBERS)
+    for shape in dict.fromkeys(item.shape for item in objects):
+        found = NUMBERS[_number(objects, shape=shape) - 1]
+        yield Question("count", f"How many {PLURALS[shape]} are there?", found, NUMBERS)
+    yield Question("caption", "What is in the picture?", _caption(objects))
+
+
+def centre(item: DrawnObject) -> tuple[float, float]:
+    """Tell the middle of an object, (x, y) in pixels: the mean of all that it covers."""
+    rows, columns = np.nonzero(item.mask)
+    return float(columns.mean()), float(rows.mean())
+
+
+def symbols_of(scene: Scene) -> str:
+    """Say in words all that the questions are about: each object with the column and row of its middle, 0 to 31."""
+    scale = 32 / scene.picture.width
+    named = ((item.name, *(int(scale * value) for value in centre(item))) for item in scene.objects)
+    return ", ".join(f"{name} {x} {y}" for name, x, y in named)
+
+
+def _draw(kinds: Sequence[str], key: Sequence[int], size: int, count: int, held_out: bool) -> Iterator[dict[str, Any]]:
+    asked: Counter[tuple[str, str]] = Counter()
+    for index in range(count):
+        rng = np.random.default_rng([*key, index])
+        scene = draw_scene(rng, _choose_objects(rng, held_out), size)
+        about = HELD_OUT_NAMES if held_out else None
+        chosen = _choose_questions(rng, list(scene_questions(scene, about)), kinds, asked)
+        if not chosen:
+            continue
+        content = io.BytesIO()
+        scene.picture.save(content, format="PNG", compress_level=1)
+        yield {
+            "images": [{"bytes": content.getvalue(), "path": None}],
+            "questions": [
+                {
+                    "messages": [{"role": "user", "content": f"<image>\n{question.text}"}],
+                    "answer": question.answer,
+                    "kind": question.kind,
+                }
+                for question in chosen
+            ],
+            "symbols": symbols_of(scene),
+        }
+
+
+def _choose_objects(rng: np.random.Generator, held_out: bool) -> list[tuple[str, str]]:
+    """Choose different objects, often of one colour or shape: otherwise there would be little to count."""
+    first = HELD_OUT_COMBINATIONS[rng.integers(len(HELD_OUT_COMBINATIONS))] if held_out else None
+    pool = _pairs(held_out)
+    first = first or pool[rng.integers(len(pool))]
+    number = int(rng.integers(1, MOST_OBJECTS + 1))
+    chosen, theme = [first], int(rng.integers(3))
+    alike = [pair for pair in pool if theme < 2 and pair[theme] == first[theme] and pair != first]
+    for _ in range(number - 1):
+        from_theme = [pair for pair in alike if pair not in chosen]
+        others = [pair for pair in pool if pair not in chosen]
+        candidates = from_theme if from_theme and rng.random() < 0.8 else others
+        chosen.append(candidates[rng.integers(len(candidates))])
+    return [chosen[index] for index in rng.permutation(number)]
+
+
+def _choose_questions(
+    rng: np.random.Generator, questions: Sequence[Question], kinds: Sequence[str], asked: Counter[tuple[str, str]]
+) -> list[Question]:
+    """Choose a few of each kind, none whose answer its text has already had too often."""
+    chosen = []
+    for kind in kinds:
+        candidates = [question for question in questions if question.kind == kind]
+        taken = 0
+        for index in rng.permutation(len(candidates)):
+            question = candidates[index]
+            if taken < SCENE_KINDS[kind] and not _too_often(question, asked):
+                asked[question.text, question.answer] += 1
+                chosen.append(question)
+                taken += 1
+    return chosen
+
+
+def _too_often(question: Question, asked: Counter[tuple[str, str]]) -> bool:
+    fewest = min((asked[question.text, answer] for answer in question.answers), default=None)
+    return fewest is not None and asked[question.text, question.answer] >= fewest + SLACK
+
+
+def _pairs(held_out: bool) -> list[tuple[str, str]]:
+    return [*seen_combinations(), *HELD_OUT_COMBINATIONS] if held_out else seen_combinations()
+
+
+def _number(objects: Sequence[DrawnObject], colour: str | None = None, shape: str | None = None) -> int:
+    return sum(item.colour == colour or item.shape == shape for item in objects)
+
+
+def _caption(objects: Sequence[DrawnObject]) -> str:
+    ordered = sorted(objects, key=centre)
+    named = [f"{'an' if item.colour[0] in 'aeiou' else 'a'} {item.name}" for item in ordered]
+    return named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
+
+
+__all__ = [
+    "FEATURES",
+    "SCENE_KINDS",
+    "Question",
+    "centre",
+    "draw_questions",
+    "load_questions",
+    "parse_kinds",
+    "scene_questions",
+    "symbols_of",
+]

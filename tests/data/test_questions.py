@@ -1,0 +1,247 @@
+import io
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+from datasets import disable_progress_bars
+from PIL import Image
+
+from modeling_omni_vision.data.conversations import load_conversations
+from modeling_omni_vision.data.pairs import HELD_OUT_COMBINATIONS
+from modeling_omni_vision.data.questions import (
+    FEATURES,
+    NUMBERS,
+    SCENE_KINDS,
+    SLACK,
+    centre,
+    draw_questions,
+    load_questions,
+    parse_kinds,
+    scene_questions,
+    symbols_of,
+)
+from modeling_omni_vision.data.shapes import draw_scene
+
+
+HELD_OUT = {" ".join(pair) for pair in HELD_OUT_COMBINATIONS}
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    disable_progress_bars()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return draw_questions(size=32, sizes={"train": 120, "held_out": 40})
+
+
+def asked(split):
+    return [question for questions in split["questions"] for question in questions]
+
+
+def text_of(question):
+    return question["messages"][0]["content"].removeprefix("<image>\n")
+
+
+def objects_of(symbols):
+    """Read symbols again: colour, shape, column and row of each object."""
+    words = (item.split() for item in symbols.split(", "))
+    return [(colour, shape, int(x), int(y)) for colour, shape, x, y in words]
+
+
+def answer_from(symbols, text):
+    """Answer a question from the symbols alone, in another way than the generator does."""
+    objects, words = objects_of(symbols), text.rstrip("?").split()
+    if text.startswith("What colour"):
+        return next(colour for colour, shape, _, _ in objects if shape == words[-1])
+    if text.startswith("What shape"):
+        return next(shape for colour, shape, _, _ in objects if colour == words[4])
+    if text.startswith("How many"):
+        wanted = words[2]
+        found = [
+            item
+            for item in objects
+            if wanted == "objects" or wanted == item[0] or wanted in (f"{item[1]}s", f"{item[1]}es")
+        ]
+        return NUMBERS[len(found) - 1]
+    first, other = (next(o for o in objects if o[:2] == tuple(pair)) for pair in (words[2:4], words[-2:]))
+    if "left" in words:
+        return "left" if first[2] < other[2] else "right"
+    return "above" if first[3] < other[3] else "below"
+
+
+def test_every_row_has_a_picture_and_questions_of_all_kinds_come_up(drawn):
+    assert drawn["train"].features == FEATURES
+    assert {question["kind"] for question in asked(drawn["train"])} == set(SCENE_KINDS)
+    picture = Image.open(io.BytesIO(drawn["train"][0]["images"][0]["bytes"]))
+    assert (picture.size, picture.mode) == ((32, 32), "RGB")
+    for question in asked(drawn["train"]):
+        assert [turn["role"] for turn in question["messages"]] == ["user"]
+        assert question["messages"][0]["content"].count("<image>") == 1
+
+
+@pytest.mark.parametrize("split", ["train", "held_out"])
+def test_the_symbols_answer_every_question_so_that_an_oracle_can_be_right(drawn, split):
+    for row in drawn[split]:
+        for question in row["questions"]:
+            if question["kind"] != "caption":
+                assert answer_from(row["symbols"], text_of(question)) == question["answer"], (row, question)
+
+
+def test_a_caption_names_all_objects_from_left_to_right(drawn):
+    for row in drawn["train"]:
+        caption = next(question["answer"] for question in row["questions"] if question["kind"] == "caption")
+        found = [
+            caption.index(f"{colour} {shape}")
+            for colour, shape, *_ in sorted(objects_of(row["symbols"]), key=lambda o: o[2])
+        ]
+        ties = len({item[2] for item in objects_of(row["symbols"])}) < len(found)
+        assert ties or found == sorted(found)
+
+
+def test_no_text_has_one_answer_more_often_than_another_by_more_than_the_slack(drawn):
+    counts = Counter((text_of(question), question["answer"]) for question in asked(drawn["train"]))
+    for kind, answers in {
+        "left or right": ("left", "right"),
+        "above or below": ("above", "below"),
+        "How many": NUMBERS,
+    }.items():
+        for text in {text for text, _ in counts if kind in text}:
+            found = [counts[text, answer] for answer in answers]
+            assert max(found) - min(found) <= SLACK, (text, found)
+
+
+def test_combinations_held_out_are_in_every_scene_of_their_split_and_in_no_other(drawn):
+    for row in drawn["train"]:
+        assert HELD_OUT.isdisjoint(f"{colour} {shape}" for colour, shape, *_ in objects_of(row["symbols"]))
+    about = Counter()
+    for row in drawn["held_out"]:
+        names = {f"{colour} {shape}" for colour, shape, *_ in objects_of(row["symbols"])}
+        assert names & HELD_OUT
+        for question in row["questions"]:
+            if question["kind"] == "colour":
+                assert f"{question['answer']} {text_of(question).rstrip('?').split()[-1]}" in HELD_OUT
+            if question["kind"] == "shape":
+                assert f"{text_of(question).split()[4]} {question['answer']}" in HELD_OUT
+            about[question["kind"]] += 1
+    assert min(about[kind] for kind in SCENE_KINDS) > 5
+
+
+def test_positions_are_those_of_the_pixels_and_sides_are_asked_only_where_they_are_clear():
+    scene = draw_scene(np.random.default_rng(3), [("red", "square"), ("blue", "circle")], 64)
+    pixels = np.asarray(scene.picture).astype(int)
+    red = (pixels[..., 0] > 180) & (pixels[..., 1] < 100)
+    assert centre(scene.objects[0]) == pytest.approx((np.nonzero(red)[1].mean(), np.nonzero(red)[0].mean()), abs=0.5)
+    (x, y), (u, v) = map(centre, scene.objects)
+    kinds = {question.kind for question in scene_questions(scene)}
+    assert ("left_right" in kinds, "above_below" in kinds) == (abs(x - u) >= 8, abs(y - v) >= 8)
+    assert symbols_of(scene).startswith(f"red square {int(x / 2)} {int(y / 2)}, ")
+
+
+def test_what_is_not_unique_is_not_asked_for():
+    scene = draw_scene(np.random.default_rng(0), [("red", "square"), ("blue", "square"), ("red", "star")], 64)
+    texts = {question.text: question.answer for question in scene_questions(scene)}
+    assert "What colour is the square?" not in texts
+    assert "What shape is the red object?" not in texts
+    assert texts["What colour is the star?"] == "red"
+    assert texts["How many red objects are there?"] == texts["How many squares are there?"] == "two"
+    assert texts["How many objects are there?"] == "three"
+
+
+def test_the_same_seed_draws_the_same_and_kinds_can_be_chosen(drawn):
+    again = draw_questions(size=32, sizes={"train": 120, "held_out": 40})
+    assert again["train"][:] == drawn["train"][:]
+    captions = draw_questions(parse_kinds("caption"), size=32, sizes={"train": 3})
+    assert [question["kind"] for question in asked(captions["train"])] == ["caption"] * 3
+    with pytest.raises(ValueError, match="different ones of colour, shape"):
+        load_questions("scenes:taste")
+
+
+@pytest.fixture
+def easy_vqa(tmp_path):
+    for split, count in (("train", 10), ("test", 2)):
+        (tmp_path / split / "images").mkdir(parents=True)
+        questions = []
+        for number in range(count):
+            Image.new("RGB", (64, 64), "teal").save(tmp_path / split / "images" / f"{number}.png")
+            questions += [["what color is the shape?", "teal", number], ["is there a circle?", "no", number]]
+            questions += [["what shape is in the image?", "triangle", number]]
+        (tmp_path / split / "questions.json").write_text(json.dumps(questions))
+    return tmp_path
+
+
+def test_easy_vqa_keeps_its_split_and_holds_pictures_not_questions_out_of_train(easy_vqa):
+    data = load_questions(f"easy-vqa:{easy_vqa}", validation_share=0.2)
+    assert {name: len(split) for name, split in data.items()} == {"train": 8, "validation": 2, "test": 2}
+    assert [question["kind"] for question in data["test"][0]["questions"]] == ["colour", "yes_no", "shape"]
+    paths = [row["images"][0]["path"] for name in ("train", "validation") for row in data[name]]
+    assert len(set(paths)) == 10
+
+
+def test_a_folder_without_easy_vqa_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="questions of easy-VQA"):
+        load_questions(f"easy-vqa:{tmp_path}")
+
+
+def write(folder, *rows):
+    Image.new("RGB", (8, 8), "red").save(folder / "a.png")
+    Image.new("RGB", (8, 8), "blue").save(folder / "b.png")
+    path = folder / "train.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows) + "\n")
+    return path
+
+
+def turn(role, content):
+    return {"role": role, "content": content}
+
+
+def test_each_thing_that_the_assistant_says_is_an_answer_to_all_before_it(tmp_path):
+    talk = [turn("user", "Colour?"), turn("assistant", "Red."), turn("user", "Sure?"), turn("assistant", "Yes.")]
+    llava = {
+        "image": "b.png",
+        "conversations": [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "Blue."}],
+    }
+    parts = [
+        turn("user", [{"type": "image"}, {"type": "text", "text": "And"}, {"type": "image"}]),
+        turn("assistant", "Two."),
+    ]
+    path = write(
+        tmp_path, {"image": "a.png", "messages": talk}, llava, {"images": ["a.png", "b.png"], "messages": parts}
+    )
+    first, second, third = load_conversations(path)["train"]
+    assert [question["answer"] for question in first["questions"]] == ["Red.", "Yes."]
+    assert first["questions"][0]["messages"] == [turn("user", "<image>\nColour?")]
+    assert first["questions"][1]["messages"] == [turn("user", "<image>\nColour?"), *talk[1:3]]
+    assert second["questions"][0] == {
+        "messages": [turn("user", "<image>\nWhat?")],
+        "answer": "Blue.",
+        "kind": "answer",
+    }
+    assert third["questions"][0]["messages"][0]["content"] == "<image>\nAnd<image>\n"
+    assert load_questions(str(tmp_path), validation_share=1)["train"].num_rows == 2
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"image": "a.png"}, "line 1 of"),
+        ({"image": "c.png", "messages": [turn("user", "?"), turn("assistant", "!")]}, "no picture 'c.png'"),
+        (
+            {"image": "a.png", "messages": [turn("user", "<image><image>"), turn("assistant", "!")]},
+            "2 times <image> for 1",
+        ),
+        ({"image": "a.png", "messages": [turn("user", "?")]}, "nothing that the assistant answers"),
+        ({"image": "a.png", "messages": [turn("robot", "?"), turn("assistant", "!")]}, "role 'robot'"),
+    ],
+)
+def test_a_line_that_cannot_be_read_is_named(tmp_path, row, message):
+    with pytest.raises(ValueError, match=message):
+        load_conversations(write(tmp_path, row))
+
+
+def test_a_source_that_is_none_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"a folder with a train\.jsonl"):
+        load_questions(str(tmp_path / "nowhere"))
+    only = write(tmp_path, {"image": "a.png", "messages": [turn("user", "?"), turn("assistant", "!")]})
+    with pytest.raises(ValueError, match=r"rows on both sides, got 0\.1 of 1"):
+        load_questions(str(only))

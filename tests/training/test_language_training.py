@@ -1,0 +1,390 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from packaging.version import Version
+from transformers import __version__ as transformers_version
+
+
+pytest.importorskip("peft")
+if Version(transformers_version) < Version("5.23"):
+    pytest.skip("models of several parts need transformers 5.23", allow_module_level=True)
+
+from modeling_omni_vision import OmniVisionForConditionalGeneration, OmniVisionProcessor
+from modeling_omni_vision.analysis.answers import Answered, answer_metrics, blind_prior
+from modeling_omni_vision.data.questions import draw_questions
+from modeling_omni_vision.training import language
+from modeling_omni_vision.training.language import choose_trained, exact_answers, measure, merge_lora, train_language
+from modeling_omni_vision.training.language_arguments import LanguageArguments, LanguageTrainingArguments
+from modeling_omni_vision.training.language_data import (
+    IGNORED,
+    AnswerCollator,
+    Conversations,
+    LengthGroups,
+    encode_question,
+    pack_questions,
+    show,
+)
+
+
+VISION = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 64}
+TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+SIZES = {"train": 24, "validation": 4, "test": 4, "held_out": 4}
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return draw_questions(size=32, sizes=SIZES)
+
+
+@pytest.fixture(autouse=True)
+def _few_scenes(monkeypatch, scenes):
+    monkeypatch.setattr(language, "load_questions", lambda *options: scenes)
+
+
+def recipe(**changes):
+    options = {"dataset": "scenes", "select_feature": "grid"}
+    if "model" not in changes:
+        options |= {"config": json.dumps(VISION), "text_config": json.dumps(TEXT)}
+    return LanguageArguments(**options | changes)
+
+
+def arguments(folder, **changes):
+    options = {"num_train_epochs": 2, "per_device_train_batch_size": 6, "disable_tqdm": True, "seed": 3}
+    quick = {"do_predict": False, "eval_strategy": "no", "save_strategy": "no"}
+    return LanguageTrainingArguments(output_dir=str(folder), **options | quick | changes)
+
+
+@pytest.fixture(scope="module")
+def composite(tmp_path_factory, scenes):
+    """A folder with an untrained composite, early fusion of the grid."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(language, "load_questions", lambda *options: scenes)
+        folder = tmp_path_factory.mktemp("start") / "run"
+        return train_language(recipe(), arguments(folder, max_steps=1, learning_rate=1e-9))
+
+
+def opened(folder):
+    return OmniVisionForConditionalGeneration.from_pretrained(folder).eval(), OmniVisionProcessor.from_pretrained(
+        folder
+    )
+
+
+def weights(folder):
+    return OmniVisionForConditionalGeneration.from_pretrained(folder).state_dict()
+
+
+def test_loss_is_on_the_tokens_of_the_answer_and_the_one_that_ends_it_alone(composite, scenes):
+    _, processor = opened(composite)
+    data = Conversations(scenes["train"], processor, pack=1)
+    items = [data[number] for number in range(9)]
+    labels = AnswerCollator(processor)(items)["labels"]
+    questions = [question for asked in scenes["train"]["questions"] for question in asked]
+    for row, question in zip(labels, questions[:9], strict=True):
+        said = processor.tokenizer.convert_ids_to_tokens(row[row != IGNORED])
+        assert said == [*question["answer"].replace(",", " ,").split(), "</s>"]
+        # One run at the end, before the padding.
+        places = (row != IGNORED).nonzero().flatten().tolist()
+        assert places == list(range(places[0], places[-1] + 1))
+
+
+def test_a_prompt_has_the_tokens_that_generate_gets(composite, scenes):
+    _, processor = opened(composite)
+    text = scenes["train"][0]["questions"][0]["messages"][0]["content"].removeprefix("<image>\n")
+    asked, _ = encode_question(processor, scenes["train"][0]["questions"][0]["messages"], "red")
+    chat = [
+        {"role": "user", "content": [{"type": "image", "image": _picture(scenes)}, {"type": "text", "text": text}]}
+    ]
+    options = {"tokenize": True, "return_dict": True, "return_tensors": "pt", "add_generation_prompt": True}
+    assert processor.apply_chat_template(chat, **options)["input_ids"][0].tolist() == asked
+
+
+def _picture(scenes):
+    import io
+
+    from PIL import Image
+
+    return Image.open(io.BytesIO(scenes["train"][0]["images"][0]["bytes"]))
+
+
+@pytest.mark.parametrize("fusion", ["early", "late"])
+def test_packed_questions_have_the_loss_and_the_gradients_of_the_questions_one_by_one(tmp_path, scenes, fusion):
+    late = {"fusion": "late", "cross_attention_every": 1}
+    folder = train_language(recipe(**late if fusion == "late" else {}), arguments(tmp_path / "run", max_steps=2))
+    model, processor = opened(folder)
+    for block in getattr(model, "cross_attention", []):
+        block.gate.data.fill_(0.7)
+    found = []
+    for pack in (1, 12):
+        data = Conversations(scenes["validation"], processor, pack=pack)
+        batch = AnswerCollator(processor)([data[number] for number in range(len(data))])
+        assert (batch["attention_mask"].ndim, len(data) == 4) == ((4, True) if pack > 1 else (2, False))
+        model.zero_grad()
+        loss = model(**batch).loss
+        loss.backward()
+        found.append((loss, torch.cat([weight.grad.flatten() for weight in model.parameters()])))
+    (one, one_by_one), (packed, together) = found
+    # Sums in another order: a few units in the last place of float32.
+    assert torch.allclose(one, packed, atol=1e-5)
+    assert torch.allclose(one_by_one, together, atol=1e-5)
+    assert one_by_one.abs().max() > 1e-3
+
+
+def test_the_last_token_of_a_prompt_is_its_questions_own():
+    packed = pack_questions([[1, 2, 3], [1, 2, 3]], [[7, 0], [8, 9, 0]], ["a", "b"], [])
+    assert packed.tokens == [1, 2, 3, 7, 0, 3, 8, 9, 0]
+    assert packed.labels == [IGNORED] * 3 + [7, 0] + [IGNORED] + [8, 9, 0]
+    assert packed.positions == [0, 1, 2, 3, 4, 2, 3, 4, 5]
+    assert packed.segments == [0, 0, 1, 1, 1, 2, 2, 2, 2]
+
+
+@pytest.mark.parametrize("pack", [1, 12])
+def test_an_answer_is_exact_if_and_only_if_generate_gives_it(tmp_path, scenes, pack):
+    # Trained for a moment, so that some answers are right.
+    folder = train_language(recipe(), arguments(tmp_path / "run", num_train_epochs=12, learning_rate=5e-3))
+    model, processor = opened(folder)
+    found = exact_answers(model, AnswerCollator(processor), Conversations(scenes["test"], processor, pack=pack), 3)
+    singly = Conversations(scenes["test"], processor, pack=1)
+    wanted = []
+    for number in range(len(singly)):
+        batch = AnswerCollator(processor)([singly[number]])
+        answer = [token for token in singly[number].labels if token != IGNORED]
+        prompt = batch["input_ids"][:, : -len(answer)]
+        said = model.generate(
+            input_ids=prompt,
+            attention_mask=torch.ones_like(prompt),
+            pixel_values=batch["pixel_values"],
+            do_sample=False,
+            max_new_tokens=len(answer),
+        )
+        wanted.append(said[0, prompt.shape[1] :].tolist() == answer)
+    assert [answer.right for answer in found] == wanted
+    assert True in wanted
+    assert False in wanted
+
+
+def test_a_run_leaves_a_folder_that_opens_and_its_numbers_beside_those_of_the_controls(tmp_path):
+    changes = {"do_predict": True, "eval_strategy": "epoch", "save_strategy": "epoch"}
+    folder = train_language(recipe(), arguments(tmp_path / "run", **changes))
+    record = json.loads((folder / "metrics.json").read_text())
+    assert record["training"]["steps"] == 8
+    assert len(record["training"]["evaluations"]) == 2
+    assert record["training"]["conversations"] == SIZES
+    assert list(record["answers"]) == ["validation", "test", "held_out"]
+    for controls in record["answers"].values():
+        assert list(controls) == ["prior", "pictures", "shuffled", "nothing"]
+        assert len({found["questions"] for found in controls.values()}) == 1
+        for found in controls.values():
+            assert found["interval"][0] <= found["accuracy"] <= found["interval"][1]
+    assert {path.name for path in folder.glob("*.py")} >= {"modeling_omni_vision_language.py"}
+    assert not list(tmp_path.glob(".*"))
+    with pytest.raises(ValueError, match="finished run"):
+        train_language(recipe(), arguments(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("shown", ["nothing", "symbols"])
+def test_a_control_without_pictures_trains_the_language_model_alone(tmp_path, shown):
+    folder = train_language(recipe(shown=shown), arguments(tmp_path / "run", do_predict=True, num_train_epochs=1))
+    record = json.loads((folder / "metrics.json").read_text())
+    assert {name: part["unchanged"] for name, part in record["training"]["parts"].items()} == {
+        "vision": True,
+        "text": False,
+        "projector": True,
+    }
+    assert list(record["answers"]["test"]) == ["prior", shown]
+
+
+def test_controls_show_what_they_say(composite, scenes):
+    _, processor = opened(composite)
+    messages = scenes["test"][0]["questions"][0]["messages"]
+    text = messages[0]["content"].removeprefix("<image>\n")
+    assert show(messages, "pictures", "")[0]["content"] == f"<image>\n{text}"
+    assert show(messages, "nothing", "")[0]["content"] == text
+    assert show(messages, "symbols", "red square 1 2")[0]["content"] == f"red square 1 2\n{text}"
+    with pytest.raises(ValueError, match="Expected `symbols` in every row"):
+        show(messages, "symbols", "")
+    seen, shuffled = (Conversations(scenes["test"], processor, shown) for shown in ("pictures", "shuffled"))
+    assert all(seen[row].tokens == shuffled[row].tokens for row in range(len(seen)))
+    assert all(seen[row].pictures != shuffled[row].pictures for row in range(len(seen)))
+
+
+def test_the_prior_is_the_most_frequent_answer_of_the_same_text_in_training(scenes):
+    same = blind_prior(scenes["train"], scenes["train"])
+    assert {answer.kind for answer in same} >= {"count", "caption"}
+    asked = [(row, q) for row, questions in enumerate(scenes["train"]["questions"]) for q in questions]
+    first = [
+        (answer, q) for answer, (_, q) in zip(same, asked, strict=True) if "How many objects" in str(q["messages"])
+    ]
+    answers = [q["answer"] for _, q in first]
+    assert sum(answer.right for answer, _ in first) == max(answers.count(number) for number in set(answers))
+
+
+def test_intervals_are_those_of_conversations_drawn_again_not_of_questions():
+    # Four conversations, all right or all wrong: a hundred questions each say no more than one.
+    answers = [Answered(row < 2, "a", row) for row in range(4) for _ in range(100)]
+    found = answer_metrics(answers)
+    assert (found["accuracy"], found["questions"]) == (0.5, 400)
+    assert found["interval"] == [0.0, 1.0]
+    assert answer_metrics([Answered(True, "a", 0)])["kinds"]["a"]["interval"] == [1.0, 1.0]
+    with pytest.raises(ValueError, match="got none"):
+        answer_metrics([])
+
+
+MOVED = {
+    "projector": {"projector"},
+    "lora": {"projector", "text"},
+    "all": {"projector", "text", "vision"},
+    "frozen tower": {"projector", "text"},
+}
+
+
+@pytest.mark.parametrize("stage", list(MOVED))
+def test_frozen_parts_stay_bit_for_bit_and_trained_ones_move(composite, tmp_path, stage):
+    changes = {"stage": "all", "vision_learning_rate": 0.0} if stage == "frozen tower" else {"stage": stage}
+    folder = train_language(recipe(model=str(composite), **changes), arguments(tmp_path / "run", learning_rate=1e-2))
+    before, after = weights(composite), weights(folder)
+    assert set(before) == set(after)
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert {language.part_of(name) for name in moved} == MOVED[stage]
+    parts = json.loads((folder / "metrics.json").read_text())["training"]["parts"]
+    assert parts["vision"]["unchanged"] == ("vision" not in MOVED[stage])
+    if stage == "lora":
+        words = {name for name in moved if language.part_of(name) == "text"}
+        assert all(name.endswith(("q_proj.weight", "v_proj.weight")) for name in words)
+        assert len(words) == 4
+
+
+def test_merging_lora_changes_no_answer(composite, scenes):
+    model, processor = opened(composite)
+    choose_trained(model, "lora", {"vision": 0.0, "text": 1.0, "projector": 1.0}, lora_rank=2)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_()
+    data = Conversations(scenes["test"], processor)
+    batch = AnswerCollator(processor)([data[0], data[1]])
+    wanted = model.eval()(**batch).logits
+    merge_lora(model)
+    assert (model(**batch).logits - wanted).abs().max() < 1e-4
+    plain, _ = opened(composite)
+    assert (plain(**batch).logits - wanted).abs().max() > 1e-2
+    assert set(model.state_dict()) == set(plain.state_dict())
+
+
+@pytest.mark.parametrize("stage", ["all", "lora"])
+def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been(composite, tmp_path, stage):
+    options = {"save_strategy": "steps", "save_steps": 3, "save_total_limit": None}
+    given = recipe(model=str(composite), stage=stage, muon_learning_rate=0.02, text_muon_learning_rate=0.02)
+    whole = train_language(given, arguments(tmp_path / "whole", **options))
+    # In the middle of the first epoch, which has four steps.
+    shutil.copytree(whole / "checkpoint-3", tmp_path / "half" / "checkpoint-3")
+    resumed = train_language(given, arguments(tmp_path / "half", **options, resume_from_checkpoint="true"))
+    assert json.loads((resumed / "metrics.json").read_text())["training"]["resumed_from"] == "checkpoint-3"
+    first, second = weights(whole), weights(resumed)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_parts_have_their_own_learning_rates(composite):
+    model, _ = opened(composite)
+    given = recipe(model=str(composite), vision_learning_rate=1.0, text_learning_rate=2.0)
+    rates = language.learning_rates(given, 3.0)
+    groups = language.language_groups(model, rates, {"vision": 4.0, "text": 0.0}, 0.1)
+    rate_of = {weight: (group["lr"], group.get("muon", False)) for group in groups for weight in group["params"]}
+    assert len(rate_of) == len(list(model.parameters()))
+    for name, weight in model.named_parameters():
+        part = language.part_of(name)
+        muon = part == "vision" and weight.ndim == 2 and ".layers." in f".{name}"
+        assert rate_of[weight] == ((4.0, True) if muon else (rates[part], False)), name
+
+
+def test_sequences_of_a_batch_are_about_equally_long_and_each_epoch_has_another_order(composite, scenes):
+    _, processor = opened(composite)
+    data = Conversations(scenes["train"], processor, pack=2)
+    order = list(LengthGroups(data, 8, seed=1))
+    assert sorted(order) == list(range(len(data)))
+    assert list(LengthGroups(data, 8, seed=1)) == order
+    data.set_epoch(1)
+    assert list(LengthGroups(data, 8, seed=1)) != order
+
+
+def test_a_tower_that_is_not_trained_is_used_without_dropout(composite, tmp_path, scenes):
+    start = tmp_path / "start"
+    shutil.copytree(composite, start)
+    config = json.loads((start / "config.json").read_text())
+    config["vision_config"]["hidden_dropout_prob"] = 0.5
+    (start / "config.json").write_text(json.dumps(config))
+    losses = []
+    for seed in (1, 2):
+        options = {"logging_steps": 1, "max_steps": 1, "data_seed": 5, "seed": seed}
+        folder = train_language(
+            recipe(model=str(start), stage="projector"), arguments(tmp_path / f"run{seed}", **options)
+        )
+        losses.append(json.loads((folder / "metrics.json").read_text())["training"]["history"][0]["loss"])
+    assert losses[0] == losses[1]
+
+
+def test_bf16_leaves_weights_in_float32_and_is_named_where_it_is_imitated(composite, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(language, "has_bf16_instructions", lambda: False)
+    folder = train_language(recipe(model=str(composite)), arguments(tmp_path / "run", bf16=True, max_steps=1))
+    assert all(value.dtype == torch.float32 for value in weights(folder).values())
+    assert "no bfloat16 instructions" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stage": "some"}, "must be one of projector, lora, all"),
+        ({"shown": "words"}, "must be one of pictures, shuffled, nothing, symbols"),
+        ({"model": "somewhere", "config": "{}"}, "`model` has all of its parts"),
+        ({"vision": "somewhere"}, "`config` is for a new picture tower"),
+        ({"text": "somewhere"}, "`text_config` is for a new language model"),
+        ({"config": "{"}, "must be JSON"),
+        ({"text_config": '{"width": 3}'}, "fields of LlamaConfig"),
+        ({"pack": 0}, "`pack` must be at least 1"),
+        ({"text_learning_rate": -1.0}, "must be at least 0"),
+        ({"shown": "nothing", "stage": "projector"}, "needs `stage` 'all'"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        recipe(**{"config": "{}", **changes})
+
+
+def test_what_cannot_be_trained_or_opened_is_refused(composite, tmp_path):
+    with pytest.raises(ValueError, match="folder or Hub name of a composite"):
+        train_language(recipe(model=str(tmp_path / "nowhere")), arguments(tmp_path / "run"))
+    with pytest.raises(ValueError, match="Raise one above 0"):
+        train_language(recipe(model=str(composite), stage="projector"), arguments(tmp_path / "run", learning_rate=0.0))
+    with pytest.raises(ValueError, match="got no words"):
+        language.new_tokenizer([])
+
+
+def test_measuring_leaves_out_training(composite, scenes):
+    model, processor = opened(composite)
+    assert list(measure(model, processor, scenes, "pictures", 12)) == ["validation", "test", "held_out"]
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_the_script_says(composite, tmp_path):
+    from PIL import Image
+
+    talk = [{"role": "user", "content": "what colour?"}, {"role": "assistant", "content": "red"}]
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "a.png")
+    (tmp_path / "train.jsonl").write_text("\n".join([json.dumps({"image": "a.png", "messages": talk})] * 16))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = ["scripts/train_language.py", "--dataset", str(tmp_path), "--config", json.dumps(VISION)]
+    options = ["--text_config", json.dumps(TEXT), "--max_steps", "2", "--per_device_train_batch_size", "2"]
+    quick = ["--eval_strategy", "steps", "--eval_steps", "1", "--save_strategy", "steps", "--save_steps", "1"]
+    subprocess.run(
+        [*torchrun, *command, *options, *quick, "--output_dir", str(tmp_path / "run")],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        check=True,
+        timeout=280,
+    )
+    record = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert record["training"]["processes"] == 2
+    assert record["training"]["arguments"]["batch"] == 4
+    assert record["answers"]["validation"]["pictures"]["questions"] > 0
