@@ -318,6 +318,7 @@ def start(process):
     process.stdin.flush()
 
 
+@pytest.mark.timeout(900)  # two processes that import torch, on a machine that may be busy
 def test_two_writers_lose_nothing_double_nothing_and_a_killed_one_only_what_it_had_not_acknowledged(tmp_path):
     one, two = (writer(tmp_path, name, batches) for name, batches in (("one", 10), ("two", 10_000)))
     start(one)
