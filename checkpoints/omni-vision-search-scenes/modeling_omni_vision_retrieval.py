@@ -1,0 +1,249 @@
+# Copyright 2026 The OmniVision authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""An OmniVision picture tower and any text encoder in one space: search by one vector or by one per patch.
+
+Unusual here:
+- One folder, three doors: transformers' `AutoModel` and zero-shot pipeline, `SentenceTransformer` (one vector for each
+  picture and text) and `MultiVectorEncoder` (one for each patch and word). What the libraries read of this class, its
+  name, annotations and argument names included, is a contract that tests hold.
+- CLS has no part in late interaction unless the configuration says so: it would win most words.
+- Weights that are missing from a checkpoint are an error: a random tower is no model.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, logsigmoid, normalize
+from transformers import AutoModel, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_omni_vision import OmniVisionConfig
+from .configuration_omni_vision_retrieval import OmniVisionRetrievalConfig
+from .modeling_omni_vision import OmniVisionModel
+
+
+@dataclass
+class OmniVisionRetrievalOutput(ModelOutput):
+    """
+    What [`OmniVisionForRetrieval`] returns; fields that the inputs do not reach are None.
+
+    Args:
+        loss (`torch.FloatTensor` of shape `(1,)`, *optional*):
+            Contrastive loss over the batch, in both directions, with `return_loss=True`.
+        logits_per_image (`torch.FloatTensor` of shape `(pictures, texts)`, *optional*):
+            Cosines of whole pictures and texts, times the learned factor.
+        logits_per_text (`torch.FloatTensor` of shape `(texts, pictures)`, *optional*):
+            The same, transposed.
+        embeddings (`torch.FloatTensor` of shape `(batch, tokens, embedding_dim)`, *optional*):
+            Normalised vectors for late interaction, of the pictures or, where there are none, of the texts.
+        text_embeds (`torch.FloatTensor` of shape `(texts, embedding_dim)`, *optional*):
+            Normalised vectors of whole texts.
+        image_embeds (`torch.FloatTensor` of shape `(pictures, embedding_dim)`, *optional*):
+            Normalised vectors of whole pictures.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits_per_image: torch.FloatTensor | None = None
+    logits_per_text: torch.FloatTensor | None = None
+    embeddings: torch.FloatTensor | None = None
+    text_embeds: torch.FloatTensor | None = None
+    image_embeds: torch.FloatTensor | None = None
+
+
+def contrastive_loss(logits: torch.Tensor, kind: str = "softmax") -> torch.Tensor:
+    """
+    Mean loss of logits (pictures, texts) whose diagonal holds the true pairs.
+
+    `"softmax"`: cross-entropy over rows and over columns, averaged (CLIP). `"sigmoid"`: every pair is a yes-or-no
+    question, summed over all and divided by the pictures (SigLIP).
+
+    Raises:
+        `ValueError`: for fewer than two pairs, or another number of texts than pictures.
+    """
+    if logits.shape[0] != logits.shape[1] or len(logits) < 2:
+        raise ValueError(
+            f"A contrastive loss needs at least two pairs, as many texts as pictures, got {logits.shape[0]} pictures "
+            f"and {logits.shape[1]} texts. Raise the batch size, drop the last incomplete batch."
+        )
+    if kind == "softmax":
+        truth = torch.arange(len(logits), device=logits.device)
+        return (cross_entropy(logits, truth) + cross_entropy(logits.T, truth)) / 2
+    sign = 2 * torch.eye(len(logits), device=logits.device, dtype=logits.dtype) - 1
+    return -logsigmoid(sign * logits).sum() / len(logits)
+
+
+class OmniVisionForRetrieval(PreTrainedModel):
+    """Pictures and texts in one space, as whole vectors and as vectors of patches and words.
+
+    Example:
+    ```python
+    >>> import torch
+    >>> from modeling_omni_vision import OmniVisionForRetrieval, OmniVisionRetrievalConfig
+
+    >>> model = OmniVisionForRetrieval(OmniVisionRetrievalConfig()).eval()
+    >>> model(pixel_values=torch.zeros(2, 3, 224, 224)).embeddings.shape
+    torch.Size([2, 196, 64])
+    ```
+    """
+
+    config_class = OmniVisionRetrievalConfig
+    base_model_prefix = "omni_vision_retrieval"
+    main_input_name = "pixel_values"
+    input_modalities = ["image", "text"]
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["OmniVisionEmbeddings", "OmniVisionLayer"]
+    _supports_sdpa = True
+    _supports_attention_backend = True
+    # The loss is a mean over the pairs of a batch: the Trainer divides by accumulation steps.
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: OmniVisionRetrievalConfig):
+        super().__init__(config)
+        vision: OmniVisionConfig = config.vision_config  # type: ignore[assignment]
+        text: Any = config.text_config
+        # Built directly, not through AutoModel: this folder brings the class along, nothing need be registered.
+        self.vision_model = OmniVisionModel(vision)
+        self.text_model = AutoModel.from_config(text)
+        self.visual_projection = nn.Linear(vision.hidden_size, config.embedding_dim, bias=False)
+        self.text_projection = nn.Linear(text.hidden_size, config.embedding_dim, bias=False)
+        self.logit_scale = nn.Parameter(torch.empty(()))
+        # CODEPATH: checkpoints trained with the loss of SigLIP have a bias, those of CLIP's have none.
+        if config.contrastive_loss == "sigmoid":
+            self.logit_bias = nn.Parameter(torch.empty(()))
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if module is self:
+            init.constant_(self.logit_scale, self.config.logit_scale_init_value)
+            # CODEPATH: as in `__init__`; SigLIP starts from the prior that hardly any pair is a true one.
+            if self.config.contrastive_loss == "sigmoid":
+                init.constant_(self.logit_bias, -10.0)
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
+        """
+        Load as every model of transformers does, but refuse a checkpoint that lacks weights.
+
+        Raises:
+            `ValueError`: naming the missing weights, for instance those of a whole tower.
+        """
+        loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        model, info = loaded
+        missing = sorted(info["missing_keys"])
+        if missing:
+            raise ValueError(
+                f"A checkpoint of {cls.__name__} must hold all of its weights, got none for {len(missing)} of them, "
+                f"such as {missing[:3]!r}. Publish the merged model if these are an adapter's."
+            )
+        return (model, info) if output_loading_info else model
+
+    def get_image_features(self, pixel_values: torch.Tensor) -> BaseModelOutputWithPooling:
+        """Encode pictures: tokens of the tower, and as `pooler_output` CLS projected, (batch, embedding_dim)."""
+        output = self.vision_model(pixel_values)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=output.last_hidden_state, pooler_output=self.visual_projection(output.pooler_output)
+        )
+
+    def get_text_features(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+    ) -> BaseModelOutputWithPooling:
+        """Encode texts: tokens of the tower, and as `pooler_output` their mean projected, (batch, embedding_dim)."""
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        tokens = self.text_model(input_ids=input_ids, attention_mask=mask, **types).last_hidden_state
+        weight = mask.unsqueeze(-1).to(tokens.dtype)
+        mean = (tokens * weight).sum(1) / weight.sum(1).clamp_min(1)
+        return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=self.text_projection(mean))
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        return_loss: bool | None = None,
+        **kwargs: Any,
+    ) -> OmniVisionRetrievalOutput:
+        """
+        Embed pictures, texts, or both.
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(pictures, channels, height, width)`, *optional*):
+                Pictures from the processor.
+            input_ids (`torch.LongTensor` of shape `(texts, length)`, *optional*):
+                Texts from the processor.
+            attention_mask (`torch.LongTensor`, *optional*):
+                1 for words, 0 for padding, of the texts. Without texts it belongs to the pictures and is not read.
+            token_type_ids (`torch.LongTensor`, *optional*):
+                For text encoders that have them.
+            return_loss (`bool`, *optional*):
+                Compute the contrastive loss of picture i with text i against all others of the batch.
+            kwargs:
+                What libraries add, such as `return_dict`.
+
+        Raises:
+            `ValueError`: for neither pictures nor texts, or a loss without pairs.
+        """
+        if pixel_values is None and input_ids is None:
+            raise ValueError("Expected `pixel_values`, `input_ids` or both, got neither. Use the processor.")
+        images: Any = None if pixel_values is None else self.get_image_features(pixel_values)
+        texts: Any = None if input_ids is None else self.get_text_features(input_ids, attention_mask, token_type_ids)
+        output: Any = OmniVisionRetrievalOutput()
+        if texts is not None and input_ids is not None:
+            output.text_embeds = normalize(texts.pooler_output, dim=-1)
+            output.embeddings = self.word_embeds(texts.last_hidden_state, input_ids, attention_mask)
+        if images is not None:
+            output.image_embeds = normalize(images.pooler_output, dim=-1)
+            output.embeddings = normalize(self.visual_projection(self.select(images.last_hidden_state)), dim=-1)
+        if images is not None and texts is not None:
+            logits = output.image_embeds @ output.text_embeds.T * self.logit_scale.exp()
+            # CODEPATH: as in `__init__`.
+            if self.config.contrastive_loss == "sigmoid":
+                logits = logits + self.logit_bias
+            output.logits_per_image, output.logits_per_text = logits, logits.T
+        if return_loss:
+            if output.logits_per_image is None:
+                raise ValueError("A loss needs `pixel_values` and `input_ids`, got only one of them. Give both.")
+            output.loss = contrastive_loss(output.logits_per_image.float(), self.config.contrastive_loss)
+        return output
+
+    def word_embeds(
+        self, tokens: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Project tokens (texts, length, hidden) of texts; padding and skipped tokens become zero, and add nothing."""
+        skipped = torch.tensor(self.config.skipped_token_ids or [], device=input_ids.device, dtype=input_ids.dtype)
+        seen = ~torch.isin(input_ids, skipped)
+        if attention_mask is not None:
+            seen = seen & attention_mask.bool()
+        return normalize(self.text_projection(tokens), dim=-1) * seen.unsqueeze(-1)
+
+    def select(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Leave the tokens that late interaction sees, of (batch, 1 + registers + patches, hidden)."""
+        grid = tokens[:, self.vision_model.num_leading_tokens :]
+        # CODEPATH: the specification's comparison; published checkpoints have "grid".
+        return torch.cat((tokens[:, :1], grid), dim=1) if self.config.select_tokens == "cls+grid" else grid
+
+
+__all__ = ["OmniVisionForRetrieval", "OmniVisionRetrievalOutput"]

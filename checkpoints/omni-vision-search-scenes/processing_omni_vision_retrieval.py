@@ -1,0 +1,54 @@
+# Copyright 2026 The OmniVision authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Pictures and texts for [`OmniVisionForRetrieval`]: an image processor and a tokenizer behind one call."""
+
+from typing import Any
+
+import torch
+from transformers import ProcessorMixin
+from transformers.feature_extraction_utils import BatchFeature
+
+
+class OmniVisionRetrievalProcessor(ProcessorMixin):
+    """
+    Prepare pictures, texts or both.
+
+    Args:
+        image_processor: An [`OmniVisionImageProcessor`].
+        tokenizer: The tokenizer of the text encoder.
+        image_seq_length (`int`, *optional*, defaults to 196):
+            Vectors that a picture has in late interaction, `config.image_seq_length`. A plain number that may be
+            set: sentence-transformers reads it to draw maps.
+    """
+
+    def __init__(
+        self, image_processor: Any = None, tokenizer: Any = None, image_seq_length: int = 196, **kwargs: Any
+    ) -> None:
+        super().__init__(image_processor, tokenizer, **kwargs)
+        self.image_seq_length = image_seq_length
+
+    def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> BatchFeature:
+        """Prepare a batch; pictures alone get an `attention_mask` of ones, which late interaction asks for."""
+        batch = super().__call__(images=images, text=text, **kwargs)
+        if text is None and images is not None:
+            batch["attention_mask"] = torch.ones(len(batch["pixel_values"]), self.image_seq_length, dtype=torch.long)
+        return batch
+
+    @property
+    def skipped_token_ids(self) -> list[int]:
+        """Special tokens of the tokenizer, but for the one of unknown words: what late interaction has no use for."""
+        return sorted(set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id})
+
+
+__all__ = ["OmniVisionRetrievalProcessor"]
