@@ -15,7 +15,7 @@ from modeling_omni_vision.hub import verify
 
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
-OURS, TWIN = CHECKPOINTS / "omni-vision-fashion-mnist", CHECKPOINTS / "omni-vision-fashion-mnist-vit"
+OURS, TWIN = CHECKPOINTS / "omni-vision-fashion-mnist", CHECKPOINTS / "omni-vision-fashion-mnist-dinov2"
 
 
 @pytest.mark.parametrize("folder", sorted(CHECKPOINTS.iterdir()), ids=lambda folder: folder.name)

@@ -37,11 +37,17 @@ trained on {data["train"]:,} pictures of Fashion-MNIST, chosen on {data["validat
 | validation accuracy, best of {training["epochs"]:g} epochs | {training["validation_accuracy"]:.2%} |
 
 One seed ({training["seed"]}), {training["minutes"]:.0f} minutes on {machine["threads"]} thread(s),
-{machine["cpu"]}:
+{machine["cpu"]}{last_part(training)}:
 
 ```text
 {training["command"]}
 ```"""
+
+
+def last_part(training: dict[str, Any]) -> str:
+    """Say so where the minutes of a run are not all: it went on from another, or from a checkpoint of its own."""
+    before = [training.get("arguments", {}).get("model"), training.get("resumed_from")]
+    return f" for the last part, after {' and '.join(name for name in before if name)}" if any(before) else ""
 
 
 def benchmark(root: Path) -> str:
@@ -93,7 +99,8 @@ def recipe(root: Path) -> str:
     record = read(root, "checkpoints/omni-vision-fashion-mnist/metrics.json")
     training, evaluation = record["training"], record["evaluation"]
     machine, low_high = training["machine"], "{:.2%} to {:.2%}".format(*evaluation["accuracy_interval"])
-    return f"""# {machine["cpu"]}, {machine["threads"]} thread(s), shared; {training["minutes"]:.0f} minutes.
+    took = f"{training['minutes']:.0f} minutes{last_part(training)}"
+    return f"""# {machine["cpu"]}, {machine["threads"]} thread(s), shared; {took}.
 # {evaluation["date"]}: test accuracy {evaluation["accuracy"]:.2%}, 95 % bootstrap interval {low_high}."""
 
 
