@@ -101,7 +101,7 @@ def page(record: Mapping[str, Any]) -> str:
         "## Whether maps point at the object that a word names",
         "",
         "Words are colours and shapes. Pointing: the highest patch is on the object. Mass: share of the map on it. "
-        "Deletion: share of the word's score left when the highest patches are painted over, lower is better.",
+        "Deletion: how far the word's best cosine falls when the highest patches are painted over, higher is better.",
         "",
         "| checkpoint | nDCG@10 of test scenes, text to picture and back | map | pointing | pointing, held-out "
         "combinations | mass | deletion |",
@@ -112,7 +112,7 @@ def page(record: Mapping[str, Any]) -> str:
         for kind, found in result["grounding"]["seen"].items():
             held = result["grounding"]["held out"].get(kind)
             cells = [kind, f"{found['pointing']:.1%}", f"{held['pointing']:.1%}" if held else ""]
-            lines.append(f"| {name} | {ndcg} | {' | '.join(cells)} | {found['mass']:.1%} | {found['deletion']:.1%} |")
+            lines.append(f"| {name} | {ndcg} | {' | '.join(cells)} | {found['mass']:.1%} | {found['deletion']:.3f} |")
     lines += [
         "",
         "## Where everything is known",

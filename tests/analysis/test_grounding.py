@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from packaging.version import Version
+from PIL import Image
 from transformers import __version__ as transformers_version
 
 
@@ -73,7 +74,7 @@ def test_a_constant_map_has_no_mass_anywhere():
 def test_random_maps_score_what_the_objects_cover(scenes, pair):
     found = ground(*pair, scenes, kinds=("random",))["random"]
     covers = [patch_cover(item, 8, 8) for scene in scenes for item in scene.objects]
-    chance = np.mean([(cover >= 0.25).float().mean() for cover in covers])
+    chance = float(np.mean([(cover >= 0.25).float().mean() for cover in covers]))
     # 24 words: three standard errors.
     assert found["pointing"] == pytest.approx(chance, abs=3 * (chance * (1 - chance) / 24) ** 0.5)
     assert found["words"] == 24
@@ -108,6 +109,14 @@ def test_maxsim_maps_are_the_cosines_of_late_interaction(scenes, pair):
     maps = maxsim_maps(model, pixels, word)
     wanted = model(pixel_values=pixels).embeddings[0] @ word[0]
     assert torch.allclose(maps[0].flatten(), wanted, atol=1e-6)
+
+
+def test_painting_over_a_picture_of_one_colour_changes_nothing(pair):
+    model, processor = pair
+    pixels = processor(images=[Image.new("RGB", (64, 64), "teal")], return_tensors="pt")["pixel_values"]
+    words = torch.nn.functional.normalize(torch.randn(3, 16), dim=-1)
+    falls = grounding._deletion(model, pixels, words, torch.rand(3, 8, 8))
+    assert falls == pytest.approx([0, 0, 0], abs=1e-6)
 
 
 def test_looking_at_maps_leaves_the_model_as_it_was(scenes, pair):

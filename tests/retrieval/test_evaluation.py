@@ -49,7 +49,7 @@ def oracle(request):
 
     def read(input_ids, **kwargs):
         names = processor.tokenizer.convert_ids_to_tokens(input_ids.flatten().tolist())
-        code = torch.zeros(len(names), 128)
+        code = torch.zeros(len(names), core.config.text_config.hidden_size)
         for index, name in enumerate(names):
             if name in COLOURS:
                 code[index, COLOURS.index(name)] = 1
@@ -59,7 +59,7 @@ def oracle(request):
     core.text_model.forward = read
     with torch.no_grad():
         core.visual_projection.weight.copy_(torch.eye(16, 32))
-        core.text_projection.weight.copy_(torch.eye(16, 128))
+        core.text_projection.weight.copy_(torch.eye(16, core.config.text_config.hidden_size))
     return door
 
 
