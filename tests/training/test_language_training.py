@@ -17,6 +17,7 @@ if Version(transformers_version) < Version("5.23"):
 from modeling_omni_vision import OmniVisionForConditionalGeneration, OmniVisionProcessor
 from modeling_omni_vision.analysis.answers import Answered, answer_metrics, blind_prior
 from modeling_omni_vision.data.questions import draw_questions
+from modeling_omni_vision.processing_omni_vision_language import picture_chat_template
 from modeling_omni_vision.training import language
 from modeling_omni_vision.training.language import choose_trained, exact_answers, measure, merge_lora, train_language
 from modeling_omni_vision.training.language_arguments import LanguageArguments, LanguageTrainingArguments
@@ -109,6 +110,30 @@ def _picture(scenes):
     from PIL import Image
 
     return Image.open(io.BytesIO(scenes["train"][0]["images"][0]["bytes"]))
+
+
+CHATML = (
+    "{%- for m in messages -%}{{- '<user>' + m['role'] + '\\n' + m['content'] + '</s>\\n' -}}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<user>assistant\\n' -}}{%- endif -%}"
+)
+
+
+@pytest.mark.parametrize("template", [None, CHATML], ids=["plain", "ChatML"])
+def test_the_templates_of_other_language_models_give_the_same_answers(composite, template):
+    _, processor = opened(composite)
+    processor.chat_template = picture_chat_template(template)
+    messages = [{"role": "user", "content": "<image>\nwhat colour is the star?"}]
+    asked, said = encode_question(processor, messages, "red")
+    # What ends the answer is learnt once; the line break after it is the template's.
+    assert processor.tokenizer.convert_ids_to_tokens(said) == ["red", "</s>"]
+    assert asked.count(processor.tokenizer.convert_tokens_to_ids("<image>")) == processor.image_seq_length
+
+
+def test_a_template_that_writes_an_answered_prompt_in_another_way_is_refused(composite):
+    _, processor = opened(composite)
+    processor.chat_template = "{{- messages | length -}}"
+    with pytest.raises(ValueError, match="answered prompt begins with the prompt '1'"):
+        encode_question(processor, [{"role": "user", "content": "?"}], "red")
 
 
 @pytest.mark.parametrize("fusion", ["early", "late"])
