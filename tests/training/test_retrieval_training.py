@@ -103,6 +103,15 @@ def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been(few_scenes, tm
     assert all(torch.allclose(first[name], second[name], atol=1e-6) for name in first)
 
 
+def test_a_new_text_encoder_has_the_width_that_is_asked_for():
+    for text, width in (("new", 64), ("new:96", 96)):
+        model, _ = build_retrieval(recipe().vision_config(), text, ["a red circle"], 16)
+        assert model.config.text_config.hidden_size == width
+    for text in ("new:7", "new:0", "new:wide"):
+        with pytest.raises(ValueError, match="multiple of 32"):
+            build_retrieval(recipe().vision_config(), text, ["a red circle"], 16)
+
+
 @pytest.mark.parametrize("train", ["picture", "text", "heads"])
 def test_frozen_parts_stay_bit_for_bit_and_trained_ones_move(few_scenes, tmp_path, train):
     start = train_retrieval(recipe(), arguments(tmp_path / "start", do_predict=False))
