@@ -16,7 +16,7 @@ from transformers import (
 )
 from transformers import __version__ as transformers_version
 
-from modeling_omni_vision import OmniVisionImageProcessor, OmniVisionModel
+from modeling_omni_vision import OmniVisionForRetrieval, OmniVisionImageProcessor, OmniVisionModel
 from scripts.ask import main as ask_main
 from scripts.compose import main
 
@@ -113,6 +113,18 @@ def test_a_vocabulary_with_room_is_not_resized_and_a_known_image_token_is_used(
     model, processor = compose(eyes, tmp_path / "roomy", tmp_path / "seeing")
     assert model.config.text_config.vocab_size == 64
     assert model.config.image_token_id == processor.image_token_id == len(word_tokenizer) - 1
+
+
+def test_a_model_for_search_gives_its_picture_tower(tiny_llama_folder, tmp_path):
+    searching = "checkpoints/omni-vision-search-scenes"
+    model, processor = compose(searching, tiny_llama_folder, tmp_path / "seeing", "--select_feature", "grid")
+    tower = OmniVisionForRetrieval.from_pretrained(searching).vision_model
+    weights = model.vision_tower.state_dict()
+    assert weights.keys() == tower.state_dict().keys()
+    for name, weight in tower.state_dict().items():
+        assert torch.equal(weights[name], weight), name
+    assert processor.image_processor.size == {"height": 64, "width": 64}
+    assert processor.image_seq_length == 64
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

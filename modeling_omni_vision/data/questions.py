@@ -36,13 +36,13 @@ FEATURES = Features(
     }
 )
 # Questions that one picture gets of each kind, at most.
-SCENE_KINDS = {"colour": 2, "shape": 2, "count": 2, "left_right": 2, "above_below": 2, "caption": 1}
+SCENE_KINDS = {"colour": 4, "shape": 4, "count": 3, "left_right": 4, "above_below": 4, "caption": 1}
 QUESTION_SIZES = {"train": 12_000, "validation": 200, "test": 600, "held_out": 600}
 MOST_OBJECTS = 4
 NUMBERS = ("one", "two", "three", "four")
 PLURALS = {shape: f"{shape}es" if shape.endswith("s") else f"{shape}s" for shape in SHAPES}
 # The library keeps what was drawn by arguments, not by code: raise this where drawings or questions change.
-DRAWING = 1
+DRAWING = 3
 # Objects are beside each other or above each other only where their middles are a patch of 8 pixels in 64 apart.
 CLEARLY = 1 / 8
 HELD_OUT_NAMES = tuple(" ".join(pair) for pair in HELD_OUT_COMBINATIONS)
@@ -119,8 +119,9 @@ def draw_questions(
 ) -> DatasetDict:
     """Draw scenes of one to four objects, and ask about them.
 
-    Colours and shapes are asked of what there is only one of, numbers up to four, sides and heights where they are
-    clear; a caption names all objects from left to right. Train, validation and test never show a combination of
+    Colours and shapes are asked of what there is only one of, in pictures with several colours or shapes, so that
+    something must be found to be named; numbers up to four, sides and heights where they are clear; a caption names
+    all objects from left to right. Train, validation and test never show a combination of
     `HELD_OUT_COMBINATIONS`; in the split `held_out` every scene has one, and questions about a colour, a shape or a
     place are about it.
 
@@ -151,13 +152,15 @@ def scene_questions(scene: Scene, about: Sequence[str] | None = None) -> Iterato
     objects, size = scene.objects, scene.picture.width
     # What is held out cannot be balanced: a colour may have one such shape only.
     seen = seen_combinations() if about is None else []
+    # Where everything is red, "red" is right whatever is asked: a model that learns this learns to look later or never.
+    colours, shapes = len({item.colour for item in objects}), len({item.shape for item in objects})
     for item in objects:
         if about is not None and item.name not in about:
             continue
-        if _number(objects, shape=item.shape) == 1:
+        if colours > 1 and _number(objects, shape=item.shape) == 1:
             allowed = [colour for colour, shape in seen if shape == item.shape]
             yield Question("colour", f"What colour is the {item.shape}?", item.colour, tuple(allowed))
-        if _number(objects, colour=item.colour) == 1:
+        if shapes > 1 and _number(objects, colour=item.colour) == 1:
             allowed = [shape for colour, shape in seen if colour == item.colour]
             yield Question("shape", f"What shape is the {item.colour} object?", item.shape, tuple(allowed))
         for other in objects:
@@ -219,12 +222,12 @@ def _draw(kinds: Sequence[str], key: Sequence[int], size: int, count: int, held_
 
 
 def _choose_objects(rng: np.random.Generator, held_out: bool) -> list[tuple[str, str]]:
-    """Choose different objects, often of one colour or shape: otherwise there would be little to count."""
+    """Choose different objects, in every third scene of one colour or shape: there would be little to count otherwise."""
     first = HELD_OUT_COMBINATIONS[rng.integers(len(HELD_OUT_COMBINATIONS))] if held_out else None
     pool = _pairs(held_out)
     first = first or pool[rng.integers(len(pool))]
     number = int(rng.integers(1, MOST_OBJECTS + 1))
-    chosen, theme = [first], int(rng.integers(3))
+    chosen, theme = [first], int(rng.integers(6))
     alike = [pair for pair in pool if theme < 2 and pair[theme] == first[theme] and pair != first]
     for _ in range(number - 1):
         from_theme = [pair for pair in alike if pair not in chosen]

@@ -12,7 +12,9 @@ import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForCausalLM, AutoTokenizer
 
 from ..configuration_omni_vision import OmniVisionConfig
+from ..configuration_omni_vision_retrieval import OmniVisionRetrievalConfig
 from ..modeling_omni_vision import OmniVisionModel
+from ..modeling_omni_vision_retrieval import OmniVisionForRetrieval
 from .folder import whole_folder
 
 
@@ -39,7 +41,8 @@ def compose_language_model(
     Build an untrained `OmniVisionForConditionalGeneration` and its processor, and save both.
 
     Args:
-        vision: Folder or Hub name of an OmniVision checkpoint, whose pictures are prepared as it was trained on them.
+        vision: Folder or Hub name of an OmniVision checkpoint, whose pictures are prepared as it was trained on them;
+            of a model for search, its picture tower is taken.
         text: Folder or Hub name of a language model that `AutoModelForCausalLM` and `AutoTokenizer` open.
         output: New or empty folder.
         fusion: `"early"` or `"late"`.
@@ -58,11 +61,8 @@ def compose_language_model(
 
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"`dtype` must be 'float32', 'bfloat16' or 'float16', got {dtype!r}.")
-    kind = AutoConfig.from_pretrained(vision, trust_remote_code=False).model_type
-    if kind != OmniVisionConfig.model_type:
-        raise ValueError(f"The vision checkpoint must be an OmniVision one, got model type {kind!r} in {vision!r}.")
     with whole_folder(output) as folder:
-        tower = _whole(vision, OmniVisionModel.from_pretrained(vision, dtype=dtype, output_loading_info=True))
+        tower = _open_tower(vision, dtype)
         words = _whole(text, AutoModelForCausalLM.from_pretrained(text, dtype=dtype, output_loading_info=True))
         # Dropped patches would leave image tokens without a vector.
         tower.config.patch_drop_rate = 0.0
@@ -102,6 +102,15 @@ def prepare_tokenizer(tokenizer: Any, image_token: str) -> Any:
         # Padding is masked, so any token will do; generation ends with this one anyway.
         tokenizer.add_special_tokens({"pad_token": tokenizer.eos_token or "<pad>"})
     return tokenizer
+
+
+def _open_tower(vision: str, dtype: str) -> OmniVisionModel:
+    kind = AutoConfig.from_pretrained(vision, trust_remote_code=False).model_type
+    if kind == OmniVisionConfig.model_type:
+        return _whole(vision, OmniVisionModel.from_pretrained(vision, dtype=dtype, output_loading_info=True))
+    if kind == OmniVisionRetrievalConfig.model_type:
+        return OmniVisionForRetrieval.from_pretrained(vision, dtype=dtype).vision_model
+    raise ValueError(f"The vision checkpoint must be an OmniVision one, got model type {kind!r} in {vision!r}.")
 
 
 def _whole(name: str, loaded: Any) -> Any:

@@ -42,7 +42,7 @@ class LanguageArguments:
     model: str | None = field(
         default=None, metadata={"help": "Composite to train further; by default a new one is composed."}
     )
-    vision: str | None = field(default=None, metadata={"help": "Checkpoint of the picture tower; by default new."})
+    vision: str | None = field(default=None, metadata={"help": "Checkpoint of the picture tower, or of a model for search that has one; by default new."})
     config: str | None = field(
         default=None, metadata={"help": "Fields of OmniVisionConfig for a new picture tower, as JSON."}
     )

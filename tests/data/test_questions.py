@@ -148,6 +148,18 @@ def test_what_is_not_unique_is_not_asked_for():
     assert texts["How many objects are there?"] == "three"
 
 
+def test_what_can_be_named_without_finding_it_is_not_asked_for():
+    alike = draw_scene(np.random.default_rng(0), [("red", "square"), ("red", "star")], 64)
+    kinds = Counter(question.kind for question in scene_questions(alike))
+    assert "colour" not in kinds
+    different = draw_scene(np.random.default_rng(0), [("red", "square"), ("blue", "star")], 64)
+    asked_for = {question.text: question.answer for question in scene_questions(different)}
+    assert asked_for["What colour is the square?"] == "red"
+    assert asked_for["What shape is the blue object?"] == "star"
+    alone = draw_scene(np.random.default_rng(0), [("red", "square")], 64)
+    assert {question.kind for question in scene_questions(alone)} == {"count", "caption"}
+
+
 def test_the_same_seed_draws_the_same_and_kinds_can_be_chosen(drawn):
     again = draw_questions(size=32, sizes={"train": 120, "held_out": 40})
     assert again["train"][:] == drawn["train"][:]
