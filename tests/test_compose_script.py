@@ -127,6 +127,18 @@ def test_a_model_for_search_gives_its_picture_tower(tiny_llama_folder, tmp_path)
     assert processor.image_seq_length == 64
 
 
+def test_another_composite_gives_its_language_model_with_its_words(eyes, tiny_llama_folder, tmp_path):
+    first, processor = compose(eyes, tiny_llama_folder, tmp_path / "first")
+    second, again = compose(eyes, tmp_path / "first", tmp_path / "second", "--select_feature", "grid")
+    weights = second.language_model.state_dict()
+    for name, weight in first.language_model.state_dict().items():
+        assert torch.equal(weights[name], weight), name
+    assert len(again.tokenizer) == len(processor.tokenizer)
+    assert (first.config.image_seq_length, second.config.image_seq_length) == (1, 16)
+    batch = again(text="<image> what is it", images=[Image.new("RGB", (9, 9))], return_tensors="pt")
+    assert second(**batch).logits.isfinite().all()
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_all_weights_are_kept_in_the_precision_that_is_asked_for(eyes, tiny_llama_folder, tmp_path, dtype):
     for fusion in ("early", "late"):

@@ -18,7 +18,7 @@ from datasets import Dataset, DatasetDict, Features, Image, List, Value
 
 from .conversations import load_conversations, load_easy_vqa
 from .pairs import HELD_OUT_COMBINATIONS, SCENE_SIDE, seen_combinations
-from .shapes import SHAPES, DrawnObject, Scene, draw_scene
+from .shapes import COLOURS, SHAPES, DrawnObject, Scene, draw_scene
 from .sources import VALIDATION_SHARE
 
 
@@ -40,6 +40,7 @@ SCENE_KINDS = {"colour": 4, "shape": 4, "count": 3, "left_right": 4, "above_belo
 QUESTION_SIZES = {"train": 12_000, "validation": 200, "test": 600, "held_out": 600}
 MOST_OBJECTS = 4
 NUMBERS = ("one", "two", "three", "four")
+GRID = 32  # columns and rows by which symbols say where something is
 PLURALS = {shape: f"{shape}es" if shape.endswith("s") else f"{shape}s" for shape in SHAPES}
 # The library keeps what was drawn by arguments, not by code: raise this where drawings or questions change.
 DRAWING = 3
@@ -152,7 +153,7 @@ def scene_questions(scene: Scene, about: Sequence[str] | None = None) -> Iterato
     objects, size = scene.objects, scene.picture.width
     # What is held out cannot be balanced: a colour may have one such shape only.
     seen = seen_combinations() if about is None else []
-    # Where everything is red, "red" is right whatever is asked: a model that learns this learns to look later or never.
+    # Where everything is red, "red" is right whatever is asked: who learns this learns to look later or never.
     colours, shapes = len({item.colour for item in objects}), len({item.shape for item in objects})
     for item in objects:
         if about is not None and item.name not in about:
@@ -183,6 +184,16 @@ def scene_questions(scene: Scene, about: Sequence[str] | None = None) -> Iterato
     yield Question("caption", "What is in the picture?", _caption(objects))
 
 
+def scene_texts() -> list[str]:
+    """Say every word of questions, answers and symbols, so that a model of some kinds can be taught the others."""
+    names = [*COLOURS, *SHAPES, *PLURALS.values(), *NUMBERS, *map(str, range(GRID))]
+    return [
+        " ".join(names),
+        "What colour is the? What shape is the object? How many objects are there? What is in the picture?",
+        "Is the left or right of the above or below the? a, an and",
+    ]
+
+
 def centre(item: DrawnObject) -> tuple[float, float]:
     """Tell the middle of an object, (x, y) in pixels: the mean of all that it covers."""
     rows, columns = np.nonzero(item.mask)
@@ -191,7 +202,7 @@ def centre(item: DrawnObject) -> tuple[float, float]:
 
 def symbols_of(scene: Scene) -> str:
     """Say in words all that the questions are about: each object with the column and row of its middle, 0 to 31."""
-    scale = 32 / scene.picture.width
+    scale = GRID / scene.picture.width
     named = ((item.name, *(int(scale * value) for value in centre(item))) for item in scene.objects)
     return ", ".join(f"{name} {x} {y}" for name, x, y in named)
 
@@ -200,7 +211,7 @@ def _draw(kinds: Sequence[str], key: Sequence[int], size: int, count: int, held_
     asked: Counter[tuple[str, str]] = Counter()
     for index in range(count):
         rng = np.random.default_rng([*key, index])
-        scene = draw_scene(rng, _choose_objects(rng, held_out), size)
+        scene = draw_scene(rng, choose_objects(rng, held_out), size)
         about = HELD_OUT_NAMES if held_out else None
         chosen = _choose_questions(rng, list(scene_questions(scene, about)), kinds, asked)
         if not chosen:
@@ -221,8 +232,8 @@ def _draw(kinds: Sequence[str], key: Sequence[int], size: int, count: int, held_
         }
 
 
-def _choose_objects(rng: np.random.Generator, held_out: bool) -> list[tuple[str, str]]:
-    """Choose different objects, in every third scene of one colour or shape: there would be little to count otherwise."""
+def choose_objects(rng: np.random.Generator, held_out: bool) -> list[tuple[str, str]]:
+    """Choose different objects, in every third scene of one colour or shape, so that there is something to count."""
     first = HELD_OUT_COMBINATIONS[rng.integers(len(HELD_OUT_COMBINATIONS))] if held_out else None
     pool = _pairs(held_out)
     first = first or pool[rng.integers(len(pool))]
@@ -278,9 +289,11 @@ __all__ = [
     "SCENE_KINDS",
     "Question",
     "centre",
+    "choose_objects",
     "draw_questions",
     "load_questions",
     "parse_kinds",
     "scene_questions",
+    "scene_texts",
     "symbols_of",
 ]

@@ -43,7 +43,8 @@ def compose_language_model(
     Args:
         vision: Folder or Hub name of an OmniVision checkpoint, whose pictures are prepared as it was trained on them;
             of a model for search, its picture tower is taken.
-        text: Folder or Hub name of a language model that `AutoModelForCausalLM` and `AutoTokenizer` open.
+        text: Folder or Hub name of a language model that `AutoModelForCausalLM` and `AutoTokenizer` open, or of
+            another composite, whose language model is taken.
         output: New or empty folder.
         fusion: `"early"` or `"late"`.
         dtype: What all weights are kept in: `"float32"`, `"bfloat16"` or `"float16"`.
@@ -63,7 +64,7 @@ def compose_language_model(
         raise ValueError(f"`dtype` must be 'float32', 'bfloat16' or 'float16', got {dtype!r}.")
     with whole_folder(output) as folder:
         tower = _open_tower(vision, dtype)
-        words = _whole(text, AutoModelForCausalLM.from_pretrained(text, dtype=dtype, output_loading_info=True))
+        words = _open_words(text, dtype)
         # Dropped patches would leave image tokens without a vector.
         tower.config.patch_drop_rate = 0.0
         tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(text), image_token)
@@ -111,6 +112,15 @@ def _open_tower(vision: str, dtype: str) -> OmniVisionModel:
     if kind == OmniVisionRetrievalConfig.model_type:
         return OmniVisionForRetrieval.from_pretrained(vision, dtype=dtype).vision_model
     raise ValueError(f"The vision checkpoint must be an OmniVision one, got model type {kind!r} in {vision!r}.")
+
+
+def _open_words(text: str, dtype: str) -> Any:
+    from ..configuration_omni_vision_language import OmniVisionLanguageConfig
+    from ..modeling_omni_vision_language import OmniVisionForConditionalGeneration
+
+    if AutoConfig.from_pretrained(text, trust_remote_code=False).model_type == OmniVisionLanguageConfig.model_type:
+        return OmniVisionForConditionalGeneration.from_pretrained(text, dtype=dtype).language_model
+    return _whole(text, AutoModelForCausalLM.from_pretrained(text, dtype=dtype, output_loading_info=True))
 
 
 def _whole(name: str, loaded: Any) -> Any:

@@ -20,7 +20,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from ..analysis.answers import Answered, answer_metrics, blind_prior
 from ..analysis.record import has_bf16_instructions, merge_metrics
 from ..data.conversations import IMAGE
-from ..data.questions import load_questions
+from ..data.questions import load_questions, scene_texts
 from ..image_processing_omni_vision import OmniVisionImageProcessor
 from ..interop.compose import compose_language_model
 from ..modeling_omni_vision import OmniVisionModel
@@ -399,7 +399,8 @@ def _new_tower(recipe: LanguageArguments, folder: Path) -> str:
 
 
 def _new_decoder(recipe: LanguageArguments, train: Dataset, folder: Path) -> str:
-    tokenizer = new_tokenizer(_texts(train, recipe.shown))
+    drawn = recipe.dataset.partition(":")[0] == "scenes"
+    tokenizer = new_tokenizer(scene_texts() if drawn else _texts(train, recipe.shown))
     fields = {**recipe.decoder_fields(), "vocab_size": len(tokenizer), "bos_token_id": None}
     fields |= {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     LlamaForCausalLM(LlamaConfig(**fields)).save_pretrained(folder)

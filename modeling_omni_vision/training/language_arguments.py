@@ -42,13 +42,19 @@ class LanguageArguments:
     model: str | None = field(
         default=None, metadata={"help": "Composite to train further; by default a new one is composed."}
     )
-    vision: str | None = field(default=None, metadata={"help": "Checkpoint of the picture tower, or of a model for search that has one; by default new."})
+    vision: str | None = field(
+        default=None,
+        metadata={"help": "Checkpoint of the picture tower, or of a model for search that has one; by default new."},
+    )
     config: str | None = field(
         default=None, metadata={"help": "Fields of OmniVisionConfig for a new picture tower, as JSON."}
     )
     text: str = field(
         default=NEW,
-        metadata={"help": "Language model: a checkpoint, or new: a small Llama with the words of the training data."},
+        metadata={
+            "help": "Language model: a checkpoint (of a composite, its own), or new: a small Llama with the words of "
+            "the training data."
+        },
     )
     text_config: str | None = field(
         default=None, metadata={"help": "Fields of LlamaConfig for a new language model, as JSON."}

@@ -1,5 +1,6 @@
 import io
 import json
+import re
 from collections import Counter
 
 import numpy as np
@@ -19,9 +20,10 @@ from modeling_omni_vision.data.questions import (
     load_questions,
     parse_kinds,
     scene_questions,
+    scene_texts,
     symbols_of,
 )
-from modeling_omni_vision.data.shapes import draw_scene
+from modeling_omni_vision.data.shapes import COLOURS, SHAPES, draw_scene
 
 
 HELD_OUT = {" ".join(pair) for pair in HELD_OUT_COMBINATIONS}
@@ -158,6 +160,21 @@ def test_what_can_be_named_without_finding_it_is_not_asked_for():
     assert asked_for["What shape is the blue object?"] == "star"
     alone = draw_scene(np.random.default_rng(0), [("red", "square")], 64)
     assert {question.kind for question in scene_questions(alone)} == {"count", "caption"}
+
+
+def test_the_words_of_scenes_are_known_without_drawing_any(drawn):
+    def words(text):
+        return {word for word in re.split(r"[\W]+", text.lower()) if word}
+
+    known = set().union(*map(words, scene_texts()))
+    used = set()
+    for split in drawn.values():
+        used = used.union(*map(words, split["symbols"][:]))
+        for question in asked(split):
+            used |= words(text_of(question)) | words(question["answer"])
+    assert used <= known
+    # Small pictures have few columns; besides those numbers nearly all words come up.
+    assert {word for word in known - used if not word.isdigit()} <= {*COLOURS, *SHAPES}
 
 
 def test_the_same_seed_draws_the_same_and_kinds_can_be_chosen(drawn):

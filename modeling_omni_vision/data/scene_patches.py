@@ -1,0 +1,96 @@
+"""Drawn scenes with what each of their patches shows: exact labels, for a tower that is to know what is where.
+
+The scenes are those of `data.questions`: one to four objects, and no combination of `HELD_OUT_COMBINATIONS` outside
+the split `held_out`.
+"""
+
+import io
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, DatasetDict, Features, Image, List, Value
+
+from .pairs import SCENE_SIDE
+from .questions import centre, choose_objects
+from .shapes import COLOURS, SHAPES, Scene, draw_scene
+
+
+# Both start with 0 for a patch without an object.
+PATCH_COLOURS, PATCH_SHAPES = ("none", *COLOURS), ("none", *SHAPES)
+SCENE_SIZES = {"train": 12_000, "validation": 500, "held_out": 500}
+# Share of a patch that its largest object must cover; below, it counts as background.
+COVERED = 1 / 8
+DRAWING = 1  # raise it where drawings or labels change: the library keeps them by arguments, not by code
+FEATURES = Features(
+    {
+        "image": Image(decode=False),
+        "colours": List(Value("int64")),
+        "shapes": List(Value("int64")),
+        "places": List(List(Value("float32"))),
+    }
+)
+
+
+def draw_scene_patches(
+    patch: int = 8, seed: int = 0, size: int = SCENE_SIDE, sizes: dict[str, int] | None = None
+) -> DatasetDict:
+    """Draw scenes and say what each patch shows.
+
+    Args:
+        patch: Side of a patch in pixels.
+        seed: Seed of the drawings; they are others than those of the questions with the same seed.
+        size: Side of a picture in pixels.
+        sizes: Pictures per split, by default 12,000 to train, 500 for validation and 500 for held_out.
+
+    Returns:
+        Columns `image` and, for each patch in raster order, `colours` (numbers in `PATCH_COLOURS`), `shapes`
+        (`PATCH_SHAPES`) and `places`, the middle (x, y) of its object as shares of the side, (0, 0) for background.
+
+    Raises:
+        ValueError: for a patch that does not divide the picture.
+    """
+    if patch < 1 or size % patch:
+        raise ValueError(f"`patch` must divide the side of a picture, {size}, got {patch!r}. Choose another size.")
+    splits = {}
+    for number, (name, count) in enumerate((sizes or SCENE_SIZES).items()):
+        options = {"key": (seed, 77, number, DRAWING), "size": size, "patch": patch, "count": count}
+        splits[name] = Dataset.from_generator(
+            _draw, features=FEATURES, gen_kwargs={**options, "held_out": name == "held_out"}
+        )
+    return DatasetDict(splits)
+
+
+def patch_labels(scene: Scene, patch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Say what the patches of a scene show: colours and shapes (patches,), places (patches, 2)."""
+    side = scene.picture.width
+    covers = np.stack([_shares(item.mask, patch) for item in scene.objects])
+    largest = covers.argmax(0)
+    shown = covers.max(0) >= COVERED
+    colours = np.array([PATCH_COLOURS.index(item.colour) for item in scene.objects])
+    shapes = np.array([PATCH_SHAPES.index(item.shape) for item in scene.objects])
+    places = np.array([centre(item) for item in scene.objects], dtype=np.float32) / side
+    return shown * colours[largest], shown * shapes[largest], shown[:, None] * places[largest]
+
+
+def _shares(mask: np.ndarray, patch: int) -> np.ndarray:
+    rows, columns = (side // patch for side in mask.shape)
+    return mask.reshape(rows, patch, columns, patch).mean((1, 3)).reshape(-1)
+
+
+def _draw(key: Sequence[int], size: int, patch: int, count: int, held_out: bool) -> Iterator[dict[str, Any]]:
+    for index in range(count):
+        rng = np.random.default_rng([*key, index])
+        scene = draw_scene(rng, choose_objects(rng, held_out), size)
+        content = io.BytesIO()
+        scene.picture.save(content, format="PNG", compress_level=1)
+        colours, shapes, places = patch_labels(scene, patch)
+        yield {
+            "image": {"bytes": content.getvalue(), "path": None},
+            "colours": colours.tolist(),
+            "shapes": shapes.tolist(),
+            "places": places.tolist(),
+        }
+
+
+__all__ = ["PATCH_COLOURS", "PATCH_SHAPES", "draw_scene_patches", "patch_labels"]

@@ -1,0 +1,207 @@
+"""Teach a tower what each patch of a drawn scene shows: the colour and shape of the object there, and its middle.
+
+A tower that was trained on whole pictures, or to be found by a bag of words, need not know which shape is where, and
+no language model can read from its patches what is not in them. Labels for every patch teach it in minutes.
+"""
+
+import io
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from PIL import Image as PilImage
+from torch import nn
+from torch.nn.functional import cross_entropy, smooth_l1_loss
+from transformers import EvalPrediction, Trainer, set_seed
+from transformers.trainer import TRAINING_ARGS_NAME
+
+from ..analysis.record import merge_metrics
+from ..configuration_omni_vision import OmniVisionConfig
+from ..data.scene_patches import PATCH_COLOURS, PATCH_SHAPES, draw_scene_patches
+from ..image_processing_omni_vision import OmniVisionImageProcessor
+from ..modeling_omni_vision import OmniVisionModel
+from .arguments import OmniVisionTrainingArguments
+from .callbacks import StopOnSigterm, TrainingInterruptedError
+from .muon import Muon
+from .optimizer import parameter_groups
+from .record import describe_machine, recorded_versions
+from .run import find_checkpoint
+
+
+# How much a miss of the middle weighs beside a wrong word: a tenth of the side costs about as much as a doubt of 0.1.
+PLACE_WEIGHT, PLACE_BEND = 10.0, 0.05
+
+
+class PatchTeacher(nn.Module):
+    """
+    A tower with three linear heads on its patches: colour, shape, middle of the object.
+
+    Args:
+        tower: The tower to teach.
+    """
+
+    # Losses are means over patches: the Trainer must not divide them by a number of labels.
+    accepts_loss_kwargs = False
+
+    def __init__(self, tower: OmniVisionModel) -> None:
+        super().__init__()
+        self.tower = tower
+        width = tower.config.hidden_size
+        self.colour = nn.Linear(width, len(PATCH_COLOURS))
+        self.shape = nn.Linear(width, len(PATCH_SHAPES))
+        self.place = nn.Linear(width, 2)
+
+    def forward(
+        self, pixel_values: torch.Tensor, colours: torch.Tensor, shapes: torch.Tensor, places: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """
+        Compare what the heads say with what the patches show.
+
+        Args:
+            pixel_values: Pictures (batch, channels, height, width).
+            colours: Numbers in `PATCH_COLOURS` (batch, patches).
+            shapes: Numbers in `PATCH_SHAPES` (batch, patches).
+            places: Middles of the objects as shares of the side (batch, patches, 2).
+
+        Returns:
+            `loss`; `found`, for each patch the most probable colour and shape and the middle (batch, patches, 4).
+        """
+        grid: Any = self.tower(pixel_values=pixel_values).grid
+        colour, shape, place = self.colour(grid), self.shape(grid), self.place(grid)
+        shown = colours > 0
+        loss = cross_entropy(colour.flatten(0, 1), colours.flatten()) + cross_entropy(
+            shape.flatten(0, 1), shapes.flatten()
+        )
+        loss = loss + PLACE_WEIGHT * smooth_l1_loss(place[shown], places[shown], beta=PLACE_BEND)
+        found = torch.cat((colour.argmax(-1, keepdim=True), shape.argmax(-1, keepdim=True), place), dim=-1)
+        return {"loss": loss, "found": found}
+
+
+class PatchTrainer(Trainer):
+    """Trains a `PatchTeacher`, the tower's layers by Muon where that has a learning rate."""
+
+    muon_learning_rate: float = 0.0
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """Make the optimizer."""
+        if self.optimizer is None:
+            teacher: Any = self.model
+            _, options = self.get_optimizer_cls_and_kwargs(self.args, teacher)
+            layers = teacher.tower.config.num_hidden_layers
+            rate, decay = self.args.learning_rate, self.args.weight_decay
+            self.optimizer = Muon(
+                parameter_groups(teacher, layers, rate, decay, 1.0, self.muon_learning_rate), **options
+            )
+        return super().create_optimizer(*args, **kwargs)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        # A pickle with paths of this machine, which nothing reads back.
+        Path(str(output_dir or self.args.output_dir), TRAINING_ARGS_NAME).unlink(missing_ok=True)
+
+
+def train_patches(config: OmniVisionConfig, muon_learning_rate: float, args: OmniVisionTrainingArguments) -> Path:
+    """Teach a new tower and save it, with the scores of its heads, which are left behind, in `metrics.json`.
+
+    Args:
+        config: The tower; its picture size and patch size must be square.
+        muon_learning_rate: Muon's for the matrices of the layers, 0 for none.
+        args: Everything that transformers' Trainer knows.
+
+    Raises:
+        TrainingInterruptedError: after SIGTERM, once a checkpoint is saved.
+        ValueError: for patches that drawn scenes cannot be cut into.
+    """
+    folder = Path(str(args.output_dir))
+    checkpoint = find_checkpoint(folder, args.resume_from_checkpoint)
+    set_seed(args.seed)
+    (height, width), (patch, across) = config.image_size_hw, config.patch_size_hw
+    if height != width or patch != across or config.num_channels != 3:
+        raise ValueError(
+            f"Drawn scenes are square and coloured, got pictures of {height} x {width} in {config.num_channels} "
+            f"channel(s) and patches of {patch} x {across}. Correct --config."
+        )
+    with args.main_process_first(desc="drawing scenes"):
+        data = draw_scene_patches(patch, size=height)
+    processor = OmniVisionImageProcessor(size={"height": height, "width": width}, num_channels=3)
+    teacher = PatchTeacher(OmniVisionModel(config))
+    args.label_names = ["colours", "shapes", "places"]
+    trainer = PatchTrainer(
+        teacher,
+        args=args,
+        data_collator=_Collator(processor),
+        train_dataset=data["train"],
+        eval_dataset=data["validation"],
+        compute_metrics=patch_metrics,
+    )
+    trainer.muon_learning_rate = muon_learning_rate
+    began = time.monotonic()
+    with StopOnSigterm() as stop:
+        trainer.add_callback(stop)
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if stop.stopped:
+        raise TrainingInterruptedError(
+            f"SIGTERM: stopped at step {trainer.state.global_step} of {trainer.state.max_steps}, saved "
+            f"checkpoint-{trainer.state.global_step}. Continue with --resume_from_checkpoint true."
+        )
+    minutes = (time.monotonic() - began) / 60
+    scores = {name: _scores(trainer, data[name]) for name in data if name != "train"}
+    if trainer.is_world_process_zero():
+        teacher.tower.float().save_pretrained(folder)
+        processor.save_pretrained(folder)
+        training = {
+            "learning_rates": {"adamw": args.learning_rate, "muon": muon_learning_rate},
+            "batch": args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps,
+            "epochs": args.num_train_epochs,
+            "seed": args.seed,
+            "date": datetime.now(UTC).date().isoformat(),
+            "versions": recorded_versions(),
+            "machine": describe_machine(),
+            "minutes": round(minutes, 2),
+            "resumed_from": None if checkpoint is None else checkpoint.name,
+            "pictures": {name: len(split) for name, split in data.items()},
+            "parameters": teacher.tower.num_parameters(),
+        }
+        merge_metrics(folder, {"training": training, "patches": scores})
+    return folder
+
+
+def patch_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """Score patches that show an object: shares of right colours and shapes, and of both (`accuracy`); the mean
+    distance of the middle in shares of the side.
+    """
+    found: Any = prediction.predictions
+    labels: Any = prediction.label_ids
+    colours, shapes, places = labels
+    shown = colours > 0
+    colour, shape = found[..., 0] == colours, found[..., 1] == shapes
+    distance = ((found[..., 2:] - places) ** 2).sum(-1) ** 0.5
+    return {
+        "accuracy": float((colour & shape)[shown].mean()),
+        "colour": float(colour[shown].mean()),
+        "shape": float(shape[shown].mean()),
+        "distance": float(distance[shown].mean()),
+    }
+
+
+def _scores(trainer: PatchTrainer, split: Dataset) -> dict[str, float]:
+    found: Any = trainer.predict(split, metric_key_prefix="").metrics
+    return {name: found[f"_{name}"] for name in ("accuracy", "colour", "shape", "distance")}
+
+
+class _Collator:
+    def __init__(self, processor: OmniVisionImageProcessor) -> None:
+        self.processor = processor
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        pictures: list[PilImage.Image] = [PilImage.open(io.BytesIO(row["image"]["bytes"])) for row in rows]
+        return {
+            "pixel_values": self.processor(pictures, return_tensors="pt")["pixel_values"],
+            **{name: torch.tensor([row[name] for row in rows]) for name in ("colours", "shapes", "places")},
+        }
+
+
+__all__ = ["PatchTeacher", "PatchTrainer", "patch_metrics", "train_patches"]

@@ -1,0 +1,54 @@
+"""Teach a new tower what each patch of drawn scenes shows: the colour, shape and middle of the object there.
+
+    python scripts/train_patches.py --output_dir runs/patches --muon_learning_rate 0.02 --learning_rate 2e-3
+
+What is saved is a tower for `scripts/train_language.py --vision`; how often its patches were right, of combinations
+of colour and shape that it never saw too, stands in `metrics.json`. All TrainingArguments work as well.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from transformers import HfArgumentParser
+
+from modeling_omni_vision import OmniVisionConfig
+from modeling_omni_vision.training.arguments import OmniVisionTrainingArguments
+from modeling_omni_vision.training.callbacks import TrainingInterruptedError
+from modeling_omni_vision.training.patches import train_patches
+
+
+STOPPED_BY_SIGTERM = 128 + 15
+
+
+@dataclass
+class PatchArguments:
+    """The tower to teach."""
+
+    config: str = field(
+        default='{"image_size": 64, "patch_size": 8, "num_attention_heads": 4}',
+        metadata={"help": "Fields of OmniVisionConfig, as JSON; no dropout unless it is asked for."},
+    )
+    muon_learning_rate: float = field(
+        default=0.0, metadata={"help": "Muon for the matrices of the layers (0.02 is usual); 0: none."}
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = HfArgumentParser((PatchArguments, OmniVisionTrainingArguments))  # type: ignore[arg-type]
+    recipe, args = parser.parse_args_into_dataclasses(args=None if argv is None else list(argv))
+    plain = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    try:
+        config = OmniVisionConfig(**{**plain, **json.loads(recipe.config)})
+        folder = train_patches(config, recipe.muon_learning_rate, args)
+    except TrainingInterruptedError as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(STOPPED_BY_SIGTERM)
+    if args.process_index == 0:
+        for split, scores in json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["patches"].items():
+            print(f"{split:11} " + "  ".join(f"{name} {value:.3f}" for name, value in scores.items()))
+
+
+if __name__ == "__main__":
+    main()

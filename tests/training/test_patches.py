@@ -1,0 +1,89 @@
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from datasets import disable_progress_bars
+from transformers import AutoImageProcessor, EvalPrediction
+
+from modeling_omni_vision import OmniVisionConfig, OmniVisionModel
+from modeling_omni_vision.data.scene_patches import draw_scene_patches
+from modeling_omni_vision.training import patches
+from modeling_omni_vision.training.patches import PatchTeacher, patch_metrics
+from scripts.train_patches import main
+
+
+TINY = {"image_size": 64, "patch_size": 16, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+SIZES = {"train": 48, "validation": 16, "held_out": 16}
+
+
+@pytest.fixture
+def few_scenes(monkeypatch, tmp_path):
+    disable_progress_bars()
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(patches, "draw_scene_patches", partial(draw_scene_patches, sizes=SIZES))
+
+
+def run(output, *options):
+    quick = ("--num_train_epochs", "2", "--per_device_train_batch_size", "16", "--disable_tqdm", "true")
+    main(["--config", json.dumps(TINY), "--output_dir", str(output), *quick, *options])
+
+
+def test_a_taught_tower_opens_as_any_other_and_says_how_often_its_patches_were_right(few_scenes, tmp_path, capsys):
+    run(tmp_path / "taught", "--muon_learning_rate", "0.02", "--learning_rate", "2e-3")
+    tower = OmniVisionModel.from_pretrained(tmp_path / "taught")
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "taught", trust_remote_code=False)
+    pixels = processor([np.zeros((64, 64, 3), dtype=np.uint8)], return_tensors="pt")["pixel_values"]
+    assert tower(pixels).grid.shape == (1, 16, 32)
+    record = json.loads((tmp_path / "taught" / "metrics.json").read_text())
+    assert record["training"]["pictures"] == SIZES
+    assert record["patches"].keys() == {"validation", "held_out"}
+    printed = capsys.readouterr().out
+    for split, scores in record["patches"].items():
+        assert 0 <= scores["accuracy"] <= min(scores["colour"], scores["shape"]) <= 1
+        assert f"{split:11} accuracy {scores['accuracy']:.3f}" in printed
+
+
+def test_teaching_changes_every_weight_of_the_tower_and_the_same_seed_ends_in_the_same(few_scenes, tmp_path):
+    for name in ("one", "two"):
+        run(tmp_path / name, "--learning_rate", "1e-2")
+    one, two = (OmniVisionModel.from_pretrained(tmp_path / name).state_dict() for name in ("one", "two"))
+    torch.manual_seed(42)
+    start = OmniVisionModel(OmniVisionConfig(**TINY)).state_dict()
+    for name, weight in one.items():
+        assert torch.equal(weight, two[name]), name
+        assert not torch.equal(weight, start[name]), name
+
+
+def test_the_loss_is_that_of_words_and_of_middles_where_there_is_an_object():
+    teacher = PatchTeacher(OmniVisionModel(OmniVisionConfig(**TINY))).eval()
+    with torch.no_grad():
+        for head in (teacher.colour, teacher.shape, teacher.place):
+            head.weight.zero_()
+            head.bias.zero_()
+    pixels = torch.zeros(2, 3, 64, 64)
+    colours = torch.zeros(2, 16, dtype=torch.long)
+    colours[0, 3] = 2
+    places = torch.zeros(2, 16, 2)
+    certain = np.log(9) + np.log(7)  # eight colours or six shapes, or nothing
+    right = teacher(pixels, colours, torch.zeros_like(colours), places)
+    assert right["loss"].item() == pytest.approx(certain, abs=1e-5)
+    places[0, 3] = 0.5
+    places[1, 5] = 0.9  # no object there: nothing to miss
+    missed = teacher(pixels, colours, torch.zeros_like(colours), places)["loss"].item()
+    assert missed == pytest.approx(certain + 10 * (0.5 - 0.05 / 2), abs=1e-5)
+
+
+def test_only_patches_with_an_object_are_scored():
+    colours, shapes = np.array([[0, 1, 2, 0]]), np.array([[0, 1, 1, 0]])
+    places = np.array([[[0, 0], [0.5, 0.5], [0.1, 0.2], [0, 0]]])
+    found = np.array([[[3, 3, 9, 9], [1, 1, 0.5, 0.5], [2, 2, 0.4, 0.6], [0, 0, 9, 9]]])
+    scores = patch_metrics(EvalPrediction(found, (colours, shapes, places)))
+    assert scores == pytest.approx({"accuracy": 0.5, "colour": 1.0, "shape": 0.5, "distance": 0.25})
+
+
+@pytest.mark.parametrize("fields", [{"num_channels": 1}, {"image_size": [64, 32]}, {"patch_size": [16, 8]}])
+def test_a_tower_that_drawn_scenes_do_not_fit_is_refused_before_drawing(tmp_path, fields):
+    with pytest.raises(ValueError, match=r"Drawn scenes are square and coloured.*Correct --config"):
+        main(["--config", json.dumps({**TINY, **fields}), "--output_dir", str(tmp_path / "none")])
