@@ -92,7 +92,7 @@ class LanguageArguments:
         default=0.0, metadata={"help": "Muon for those of the language model's layers, in stage all; 0: none."}
     )
     pack: int = field(
-        default=12, metadata={"help": "Questions about one picture that share one reading of it; 1: none do."}
+        default=20, metadata={"help": "Questions about one picture that share one reading of it; 1: none do."}
     )
     shown: str = field(
         default="pictures",
