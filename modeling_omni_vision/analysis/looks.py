@@ -1,8 +1,9 @@
-"""Where in a picture an answer comes from: pictures, questions, answers, and the patches that spoke for the answer.
+"""Where in a picture an answer comes from: pictures, questions, answers, and the patches that the answer needs.
 
 The attention of one layer does not tell: words read patches in one layer, and the answer reads those words in the
-next. Gradient x input follows all ways: for each picture vector, how much the score of the answer's first token would
-fall, to first order, were that vector zero (Shrikumar et al. 2016, https://arxiv.org/abs/1605.01713).
+next. Occlusion does (Zeiler and Fergus 2014, https://arxiv.org/abs/1311.2901): a window of patches is made like the
+rest of the picture, and the answer becomes less probable where it was needed. Gradient x input, tried first, was no
+guide: patches of the object in question are redundant, and the answer too sure for a slope.
 """
 
 from collections.abc import Sequence
@@ -18,6 +19,9 @@ from PIL import Image as PilImage
 from .plots import OURS, TRUTH, overlay, save, show
 
 
+WINDOW = 3  # patches, about an object of a scene
+
+
 @dataclass(frozen=True)
 class Look:
     """A question about a picture, the answer of the model, and what each patch says for it (rows, columns), or None
@@ -29,6 +33,7 @@ class Look:
     relevance: np.ndarray | None
 
 
+@torch.no_grad()
 def look(model: Any, processor: Any, picture: PilImage.Image, question: str, max_new_tokens: int = 32) -> Look:
     """
     Ask and see where the answer comes from.
@@ -48,35 +53,60 @@ def look(model: Any, processor: Any, picture: PilImage.Image, question: str, max
         return_tensors="pt",
         add_generation_prompt=True,
     ).to(model.device)
-    with torch.no_grad():
-        said = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
-        pixels = inputs.pop("pixel_values")
-        encoded = model.get_image_features(pixels)
-    said = said[0, inputs["input_ids"].shape[1] :]
-    vectors = [vector.detach().requires_grad_() for vector in encoded.pooler_output]
-    encoded.pooler_output = vectors
-    logits = model(**inputs, mm_encoder_outputs={"image": encoded}).logits
-    # Above the mean of all tokens: what lifts every score says nothing for this answer.
-    score = logits[0, -1, said[0]] - logits[0, -1].mean()
-    (gradient,) = torch.autograd.grad(score, vectors)
-    relevance = (gradient * vectors[0]).sum(-1).detach().flatten()
-    return Look(question, processor.decode(said, skip_special_tokens=True).strip(), _on_grid(model, pixels, relevance))
+    said = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    answer = processor.decode(said, skip_special_tokens=True).strip()
+    pixels = inputs.pop("pixel_values")
+    rows, columns = grid_shape(model.config, pixels)
+    if not rows:
+        return Look(question, answer, None)
+    encoded = model.get_image_features(pixels)
+    variants = occluded(encoded.pooler_output[0], rows, columns)
+    encoded.pooler_output = variants
+    many = {name: value.expand(len(variants), -1) for name, value in inputs.items()}
+    scores = model(**many, mm_encoder_outputs={"image": encoded}).logits[:, -1].log_softmax(-1)[:, said[0]]
+    relevance = (scores[0] - scores[1:]).unflatten(0, (rows, columns))
+    return Look(question, answer, relevance.cpu().numpy())
 
 
-def _on_grid(model: Any, pixels: torch.Tensor, relevance: torch.Tensor) -> np.ndarray | None:
-    config = model.config
+def grid_shape(config: Any, pixels: torch.Tensor) -> tuple[int, int]:
+    """Give rows and columns of what the language model sees of pictures (pictures, channels, height, width); none of
+    CLS alone.
+    """
     if config.select_feature == "cls":
-        return None
+        return 0, 0
     patch_height, patch_width = config.vision_config.patch_size_hw
-    rows = pixels.shape[-2] // patch_height // config.pixel_shuffle
-    columns = pixels.shape[-1] // patch_width // config.pixel_shuffle
-    # CLS, where it is shown too, stands before the grid.
-    return relevance[-rows * columns :].unflatten(0, (rows, columns)).cpu().numpy()
+    rows, columns = pixels.shape[-2] // patch_height, pixels.shape[-1] // patch_width
+    return rows // config.pixel_shuffle, columns // config.pixel_shuffle
+
+
+def occluded(vectors: torch.Tensor, rows: int, columns: int) -> list[torch.Tensor]:
+    """
+    Make the vectors of a picture, as they are and once for each place of the grid without what is around it.
+
+    Args:
+        vectors: (..., rows * columns, hidden), after any CLS.
+        rows: Of the grid.
+        columns: Of the grid.
+
+    Returns:
+        1 + rows * columns variants; in each but the first a window of `WINDOW` x `WINDOW` has the mean of the grid.
+    """
+    places = torch.arange(rows * columns).unflatten(0, (rows, columns))
+    first, reach = vectors.shape[-2] - rows * columns, WINDOW // 2
+    mean = vectors[..., first:, :].mean(-2, keepdim=True)
+    variants = [vectors]
+    for row in range(rows):
+        for column in range(columns):
+            window = places[max(0, row - reach) : row + reach + 1, max(0, column - reach) : column + reach + 1]
+            changed = vectors.clone()
+            changed[..., first + window.flatten(), :] = mean
+            variants.append(changed)
+    return variants
 
 
 def plot_looks(pictures: Sequence[np.ndarray], looks: Sequence[Look], truths: Sequence[str], path: Path) -> Path:
     """
-    Draw a sheet: each picture with its question, beside it the patches that spoke for the answer.
+    Draw a sheet: each picture with its question, beside it the patches that the answer needs.
 
     Args:
         pictures: Arrays (height, width, 3) of levels 0..255.
@@ -87,7 +117,7 @@ def plot_looks(pictures: Sequence[np.ndarray], looks: Sequence[Look], truths: Se
     across = 3
     down = -(-len(looks) // across)
     figure = Figure(figsize=(4.1 * across, 2.25 * down + 0.5), layout="constrained")
-    figure.suptitle("Questions, answers, and the patches that spoke for the answer (gradient x input)", fontsize=11)
+    figure.suptitle("Questions, answers, and the patches that the answer needs (occlusion)", fontsize=11)
     panels = figure.subplots(down, 2 * across, squeeze=False)
     for axes in panels.flat:
         axes.axis("off")

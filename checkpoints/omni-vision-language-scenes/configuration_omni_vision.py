@@ -1,0 +1,220 @@
+# Copyright 2026 The OmniVision authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Configuration of OmniVision, the ViTTiny encoder.
+
+Defaults are the specification's: 224 px pictures, 16 px patches, width 128, four layers, two heads,
+MLP 512, dropout 0.1: 916,992 parameters. Values that cannot work are refused here, once, with a
+`ValueError`; the model checks nothing again. The saved `config.json` names every published class,
+so that each Auto class opens a folder whichever class wrote it.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
+from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
+
+
+AUTO_MAP = {
+    "AutoConfig": "configuration_omni_vision.OmniVisionConfig",
+    "AutoModel": "modeling_omni_vision.OmniVisionModel",
+    "AutoModelForImageClassification": "modeling_omni_vision.OmniVisionForImageClassification",
+}
+BLOCK_NORMS = ("layer_norm", "rms_norm")
+POOLINGS = ("cls", "mean", "cls_mean")
+PROBABILITIES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate", "patch_drop_rate")
+
+
+def value_errors(cls: type) -> type:
+    """Make a strict dataclass raise `ValueError` for a field of the wrong type, as for any bad value."""
+    original: Callable[..., None] = cls.__init__  # type: ignore[misc]
+
+    @functools.wraps(original)
+    def checked_init(self: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            original(self, *args, **kwargs)
+        except StrictDataclassError as error:
+            raise ValueError(f"{cls.__name__} was given a value of the wrong type. {error}") from error
+
+    cls.__init__ = checked_init  # type: ignore[misc]
+    return cls
+
+
+@value_errors
+@strict
+class OmniVisionConfig(PreTrainedConfig):
+    r"""
+    Everything that shapes an [`OmniVisionModel`]. With no arguments it is the specification's ViTTiny.
+
+    Args:
+        image_size (`int` or pair of `int`, *optional*, defaults to 224):
+            Native picture size in pixels, one number for a square or (height, width). The model takes
+            other sizes too (any multiple of the patch size) and interpolates its positions for them.
+        patch_size (`int` or pair of `int`, *optional*, defaults to 16):
+            Patch size in pixels, one number or (height, width). Must divide `image_size`.
+        num_channels (`int`, *optional*, defaults to 3):
+            Channels of a picture: 3 for colour, 1 for grey, any other number for your own tensors.
+        hidden_size (`int`, *optional*, defaults to 128):
+            Width of every token. Must be a multiple of `num_attention_heads`.
+        num_hidden_layers (`int`, *optional*, defaults to 4):
+            Number of encoder layers.
+        num_attention_heads (`int`, *optional*, defaults to 2):
+            Attention heads in each layer.
+        intermediate_size (`int`, *optional*, defaults to 512):
+            Width of the hidden layer of each MLP.
+        hidden_act (`str`, *optional*, defaults to `"gelu"`):
+            Activation of the MLP, a name that `transformers.activations.ACT2FN` knows.
+        hidden_dropout_prob (`float`, *optional*, defaults to 0.1):
+            Dropout after attention, inside the MLP and after it: the places where
+            `torch.nn.TransformerEncoderLayer` has it. Only acts in training, in [0, 1).
+        attention_probs_dropout_prob (`float`, *optional*, defaults to 0.1):
+            Dropout on attention weights, in [0, 1).
+        drop_path_rate (`float`, *optional*, defaults to 0.0):
+            Stochastic depth (https://huggingface.co/papers/1603.09382): the chance that the last layer
+            is skipped for a picture; it rises linearly from 0 at the first layer. In [0, 1).
+        patch_drop_rate (`float`, *optional*, defaults to 0.0):
+            Share of the patches of each picture that training leaves out, another random one each time
+            (https://huggingface.co/papers/2208.07220): half of them make a step nearly twice as fast. In [0, 1).
+        initializer_range (`float`, *optional*, defaults to 0.02):
+            Standard deviation of the initial weights.
+        layer_norm_eps (`float`, *optional*, defaults to 1e-5):
+            Epsilon of all norms.
+        block_norm (`str`, *optional*, defaults to `"layer_norm"`):
+            Norm inside the layers, `"layer_norm"` or `"rms_norm"`. The final norm is always RMSNorm.
+        pooling (`str`, *optional*, defaults to `"cls"`):
+            What the classification head reads: `"cls"`, the `"mean"` of the patch tokens, or both side
+            by side, `"cls_mean"`.
+        num_register_tokens (`int`, *optional*, defaults to 0):
+            Learned tokens without a place in the picture (https://huggingface.co/papers/2309.16588),
+            between CLS and the patches.
+
+    Raises:
+        `ValueError`: if a value has the wrong type or cannot work together with the others.
+
+    Example:
+    ```python
+    >>> from modeling_omni_vision import OmniVisionConfig, OmniVisionModel
+
+    >>> config = OmniVisionConfig(image_size=28, patch_size=4, num_channels=1)
+    >>> config.grid_size, config.num_patches
+    ((7, 7), 49)
+    >>> model = OmniVisionModel(config)
+    ```
+    """
+
+    model_type = "omni_vision"
+    base_config_key = "vision_config"
+    # The Trainer would otherwise gather these for every evaluated picture.
+    keys_to_ignore_at_inference = ["hidden_states", "attentions", "cls", "grid"]
+
+    image_size: int | list[int] | tuple[int, int] = 224
+    patch_size: int | list[int] | tuple[int, int] = 16
+    num_channels: int = 3
+    hidden_size: int = 128
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 2
+    intermediate_size: int = 512
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float | int = 0.1
+    attention_probs_dropout_prob: float | int = 0.1
+    drop_path_rate: float | int = 0.0
+    patch_drop_rate: float | int = 0.0
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-5
+    block_norm: str = "layer_norm"
+    pooling: str = "cls"
+    num_register_tokens: int = 0
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        self.auto_map = {**AUTO_MAP, **(getattr(self, "auto_map", None) or {})}
+        self._check_numbers()
+        self._check_choices()
+        self._check_architecture()
+
+    @property
+    def image_size_hw(self) -> tuple[int, int]:
+        """Native picture size in pixels: (height, width)."""
+        return _pair(self.image_size)
+
+    @property
+    def patch_size_hw(self) -> tuple[int, int]:
+        """Patch size in pixels: (height, width)."""
+        return _pair(self.patch_size)
+
+    @property
+    def grid_size(self) -> tuple[int, int]:
+        """Patches of a picture of native size: (rows, columns)."""
+        (height, width), (patch_height, patch_width) = self.image_size_hw, self.patch_size_hw
+        return height // patch_height, width // patch_width
+
+    @property
+    def num_patches(self) -> int:
+        """Number of patches of a picture of native size."""
+        rows, columns = self.grid_size
+        return rows * columns
+
+    @property
+    def pooled_size(self) -> int:
+        """Width of what the classification head reads."""
+        return self.hidden_size * (2 if self.pooling == "cls_mean" else 1)
+
+    def _check_numbers(self) -> None:
+        at_least_one = ("num_channels", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+        for name, smallest in {**dict.fromkeys(at_least_one, 1), "num_register_tokens": 0}.items():
+            if getattr(self, name) < smallest:
+                _refuse(name, f"an integer of at least {smallest}", getattr(self, name))
+        for name in PROBABILITIES:
+            if not 0 <= getattr(self, name) < 1:
+                _refuse(name, "a probability of at least 0 and below 1", getattr(self, name))
+        for name in ("initializer_range", "layer_norm_eps"):
+            if not 0 < getattr(self, name) < float("inf"):
+                _refuse(name, "a positive number", getattr(self, name))
+        for name in ("image_size", "patch_size"):
+            sides = _pair(getattr(self, name))
+            if len(sides) != 2 or min(sides) < 1:
+                _refuse(name, "a positive integer or a pair (height, width) of them", getattr(self, name))
+
+    def _check_choices(self) -> None:
+        for name, choices in (("block_norm", BLOCK_NORMS), ("pooling", POOLINGS), ("hidden_act", tuple(ACT2FN))):
+            if getattr(self, name) not in choices:
+                _refuse(name, f"one of {', '.join(map(repr, choices))}", getattr(self, name))
+
+    def _check_architecture(self) -> None:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"`hidden_size` must be a multiple of `num_attention_heads`, got {self.hidden_size} and "
+                f"{self.num_attention_heads}. Change one of them."
+            )
+        sides = zip(("height", "width"), self.image_size_hw, self.patch_size_hw, strict=True)
+        for side, image, patch in sides:
+            if image % patch:
+                raise ValueError(
+                    f"`patch_size` must divide `image_size`, got a {side} of {image} pixels and patches of {patch}. "
+                    f"Choose another patch size, or a {side} of {max(image // patch, 1) * patch} pixels."
+                )
+
+
+def _pair(value: int | list[int] | tuple[int, int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else tuple(value)  # type: ignore[return-value]
+
+
+def _refuse(name: str, expected: str, value: Any) -> None:
+    raise ValueError(f"`{name}` must be {expected}, got {value!r}. Correct it in the configuration.")
+
+
+__all__ = ["OmniVisionConfig"]

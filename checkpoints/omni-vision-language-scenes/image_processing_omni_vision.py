@@ -1,0 +1,460 @@
+# Copyright 2026 The OmniVision authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""One policy for every picture, and the two image processors that apply it.
+
+`load_picture` reads a picture from whatever holds it (PIL, NumPy, torch, path, bytes, file, row of `datasets`, URL) as
+levels 0..255, so the same picture gives the same tensor by every road; what cannot be a picture is a `PictureError`.
+`OmniVisionImageProcessorPil` (Pillow and NumPy) is the reference, `OmniVisionImageProcessor` (torchvision) agrees with
+it. The table of all rules is in the docstring of `OmniVisionImageProcessor`.
+"""
+
+import base64
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import BytesIO
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import numpy as np
+import torch
+from PIL import Image, ImageFile, ImageOps
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.image_processing_backends import PilBackend, TorchvisionBackend
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, ChannelDimension, PILImageResampling
+from transformers.processing_utils import ImagesKwargs
+from transformers.utils import requires_backends
+
+
+LUMA = np.array([19595, 38470, 7471], dtype=np.float32) / 65536  # ITU-R 601 in Pillow's integers
+GREY_STATISTICS = {"image_mean": (0.459,), "image_std": (0.226,)}  # luma of ImageNet's mean and std
+Layout = str | ChannelDimension | None
+
+
+class PictureError(ValueError):
+    """An input that cannot be a picture: the message names it, what is wrong, and what to do."""
+
+
+# --- from any source to an upright PIL image ---
+
+
+class _WholeFilesOnly:
+    """Keeps `ImageFile.LOAD_TRUNCATED_IMAGES` off while any thread decodes, then restores it."""
+
+    lock = threading.Lock()
+    users = 0
+    before = False
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if self.users == 0:
+                self.before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+            self.users += 1
+
+    def __exit__(self, *exception: object) -> None:
+        with self.lock:
+            self.users -= 1
+            if self.users == 0:
+                ImageFile.LOAD_TRUNCATED_IMAGES = self.before
+
+
+_whole_files_only = _WholeFilesOnly()
+
+
+def _fetch(url: str) -> bytes:
+    """Decode a data URI, or read a URL with the HTTP client of transformers."""
+    if url[:5].lower() == "data:":
+        header, _, payload = url.partition(",")
+        content = unquote_to_bytes(payload)
+        return base64.b64decode(content) if header.endswith(";base64") else content
+    from transformers.image_utils import httpx
+
+    response = httpx.get(url, timeout=30, follow_redirects=True)
+    response.raise_for_status()
+    return response.content
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Decode `image` to its last pixel and apply its EXIF orientation."""
+    if 0 in image.size:
+        raise PictureError(f"expected at least one pixel, got a size of {image.size}: leave it out")
+    try:
+        image.load()
+    except Exception:
+        image.close()  # a second try would return half a picture
+        raise
+    try:
+        orientation = image.getexif().get(0x0112, 1)
+    except Exception:  # broken metadata says nothing against the pixels
+        return image
+    return ImageOps.exif_transpose(image) if orientation in range(2, 9) else image
+
+
+def _open(source: Any) -> Image.Image:
+    """Decode any source but an array or tensor into an upright PIL image of any mode."""
+    if isinstance(source, Mapping) and {"bytes", "path"} & set(source):
+        source = source["path"] if source.get("bytes") is None else source["bytes"]
+    if isinstance(source, str) and source[:8].lower().startswith(("http://", "https://", "data:")):
+        source = _fetch(source)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        source = BytesIO(source)
+    with _whole_files_only:
+        if isinstance(source, Image.Image):
+            return _upright(source)
+        if not isinstance(source, (str, os.PathLike)) and not hasattr(source, "read"):
+            expected = "a PIL image, array, tensor, path, bytes, file, dict with 'bytes' or 'path', URL or data URI"
+            raise PictureError(f"expected {expected}, got {type(source).__name__}: convert it to one of these")
+        with Image.open(source) as image:
+            if image.format == "EPS":
+                raise PictureError("EPS is a program for Ghostscript to run: convert it to PNG")
+            return _upright(image)
+
+
+# --- from pixels of any type to levels 0..255 and the wanted channels ---
+
+
+def _channels_last(array: np.ndarray, num_channels: int | None, data_format: Layout) -> np.ndarray:
+    """View an array (H, W), (H, W, C) or (C, H, W) as (H, W, C), refusing to guess."""
+    counts = (1, 2, 3, 4) if num_channels in (None, 1, 3) else (num_channels,)
+    expected = f"expected {' or '.join(map(str, counts))} channels and at least one pixel"
+    if array.ndim not in (2, 3) or 0 in array.shape:
+        raise PictureError(f"{expected}, as (H, W), (H, W, C) or (C, H, W): reshape it")
+    if array.ndim == 2:
+        array, data_format = array[..., None], ChannelDimension.LAST
+    first, last = array.shape[0] in counts, array.shape[-1] in counts
+    if data_format is not None:
+        first = ChannelDimension(data_format) == ChannelDimension.FIRST
+        last = not first
+    if first and last:
+        raise PictureError("either end may be the channels: pass input_data_format='channels_first' or '..._last'")
+    array = np.moveaxis(array, 0, -1) if first else array
+    if array.shape[-1] not in counts:
+        raise PictureError(f"{expected}: reshape it (a stack of grey pictures is passed as list(array))")
+    return array
+
+
+def _levels(pixels: np.ndarray) -> np.ndarray:
+    """Bring pixels to levels 0..255: uint8, or float32 (not rounded) for uint16 and floats."""
+    if pixels.dtype == np.uint8:
+        return pixels
+    if pixels.dtype == np.bool_:
+        return pixels.astype(np.uint8) * np.uint8(255)
+    if pixels.dtype.kind == "u" and pixels.dtype.itemsize == 2:
+        return pixels.astype(np.float32) / np.float32(257)  # 65535 / 257 is exactly 255
+    if pixels.dtype.kind != "f":
+        raise PictureError(
+            f"expected bool, uint8, uint16 or float pixels, got {pixels.dtype}, whose range is not "
+            "known: use .astype('uint8') for values 0..255, .astype('uint16') for 0..65535"
+        )
+    levels = pixels.astype(np.float32)
+    low, high = float(levels.min()), float(levels.max())
+    # "not": a NaN fails every comparison. Just above 1 is a rounding error on [0, 1], not black.
+    if not (low >= 0 and high <= 255) or 1 < high < 1.01:
+        got = f"got [{low:.7g}, {high:.7g}]"
+        raise PictureError(f"expected floats in [0, 1] or [0, 255], {got}: rescale them (is it normalised already?)")
+    return levels * np.float32(255) if high <= 1 else levels
+
+
+def _deep_levels(image: Image.Image) -> np.ndarray:
+    """Read a PIL image of mode I, I;16* or F as (H, W, 1), or (H, W, 2) with a transparent value."""
+    pixels = np.array(image)
+    if image.mode == "I" and pixels.min() >= 0 and pixels.max() <= 65535:
+        pixels = pixels.astype(np.uint16)
+    levels = _levels(pixels)[..., None]
+    transparent = image.info.get("transparency")
+    if image.mode == "F" or not isinstance(transparent, int):
+        return levels
+    alpha = np.where(pixels == transparent, np.float32(0), np.float32(255))
+    return np.concatenate([levels, alpha[..., None]], axis=-1)
+
+
+def _convert_levels(levels: np.ndarray, num_channels: int, background: tuple[int, ...]) -> np.ndarray:
+    """Composite and convert float levels (H, W, 1 to 4) to `num_channels`, 1 or 3."""
+    if levels.shape[-1] in (2, 4):
+        alpha = levels[..., -1:] / 255
+        levels = levels[..., :-1] * alpha + np.array(background, dtype=np.float32) * (1 - alpha)
+    if num_channels == 1:
+        return levels if levels.shape[-1] == 1 else levels @ LUMA[:, None]
+    return levels if levels.shape[-1] == 3 else np.repeat(levels, 3, axis=-1)
+
+
+def _convert_pil(image: Image.Image, num_channels: int, background: tuple[int, ...]) -> np.ndarray:
+    """Composite and convert an 8-bit PIL image to (H, W, `num_channels`), 1 or 3, by Pillow."""
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (*background, 255)), image)
+    mode = "L" if num_channels == 1 else "RGB"
+    for step in ("RGB", mode):  # by way of RGB: not every mode has a direct road to L
+        if image.mode not in (mode, step):
+            image = image.convert(step)
+    return np.atleast_3d(np.array(image))
+
+
+def _read(source: Any, num_channels: int | None, background: tuple[int, ...], data_format: Layout) -> np.ndarray:
+    """Do the work of `load_picture`, raising whatever the decoders raise."""
+    if isinstance(source, torch.Tensor):
+        source = source.detach().cpu()
+        source = (source.float() if source.is_floating_point() else source).numpy()
+    if isinstance(source, np.ndarray):
+        pixels = _levels(_channels_last(source, num_channels, data_format))
+        if num_channels in (None, pixels.shape[-1]):
+            return pixels
+        if pixels.dtype != np.uint8:
+            return _convert_levels(pixels, num_channels or 3, background)
+        image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+        return _convert_pil(image, num_channels or 3, background)
+    if num_channels not in (None, 1, 3):
+        raise PictureError(f"num_channels={num_channels} takes only arrays of that many channels")
+    image = _open(source)
+    if image.mode == "F" or image.mode.startswith("I"):
+        return _convert_levels(_deep_levels(image), num_channels or 1, background)
+    if num_channels is None and image.mode in ("L", "LA", "RGB", "RGBA"):
+        return np.atleast_3d(np.array(image))
+    return _convert_pil(image, num_channels or 3, background)
+
+
+def _describe(source: Any) -> str:
+    """Name a source in an error message, in one short line."""
+    if isinstance(source, Mapping):
+        return _describe(source.get("path") or source.get("bytes") or f"keys {sorted(source)}")
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return f"{len(source)} bytes"
+    if isinstance(source, (np.ndarray, torch.Tensor)):
+        return f"{type(source).__name__} of shape {tuple(source.shape)} and dtype {source.dtype}"
+    if isinstance(source, Image.Image):
+        size = f"PIL image {source.mode} {source.width}x{source.height}"
+        return f"{size} {getattr(source, 'filename', '')}".strip()
+    text = repr(os.fspath(source) if isinstance(source, os.PathLike) else source)
+    return text if len(text) <= 200 else f"{text[:100]}...{text[-1]}"
+
+
+@contextmanager
+def _naming(source: Any) -> Iterator[None]:
+    """Turn whatever reading raises into the one error that users get, with the name of the input."""
+    try:
+        yield
+    except PictureError as error:
+        raise PictureError(f"{_describe(source)}: {error}") from error
+    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, bombs and more
+        reason = f"{type(error).__name__}: {str(error)[:200]}"
+        raise PictureError(f"{_describe(source)}: cannot be read ({reason}): replace or remove it") from error
+
+
+def load_picture(
+    source: Any,
+    num_channels: int | None = 3,
+    background_color: Sequence[int] = (255, 255, 255),
+    input_data_format: Layout = None,
+) -> np.ndarray:
+    """Read one picture from any source, by the rules in the table of `OmniVisionImageProcessor`.
+
+    Args:
+        source: PIL image, NumPy array, torch tensor, path (`str` or `Path`), bytes, file object, `{"bytes", "path"}`,
+            URL or data URI. Arrays and tensors are (H, W), (H, W, C) or (C, H, W).
+        num_channels: 3 for RGB, 1 for grey, another number for arrays of exactly that many channels, `None` to keep
+            the channels as they are.
+        background_color: red, green and blue (0..255) that transparent pixels show.
+        input_data_format: `"channels_first"` or `"channels_last"`, where the shape does not tell.
+
+    Returns:
+        Levels 0..255 of shape (H, W, C): uint8 for 8-bit sources, float32 (not rounded) for 16-bit and float ones.
+
+    Raises:
+        PictureError: if the source cannot be a picture; the message names it.
+    """
+    with _naming(source):
+        return _read(source, num_channels, tuple(background_color), input_data_format)
+
+
+# --- the two processors ---
+
+
+class OmniVisionImageProcessorKwargs(ImagesKwargs, total=False):
+    """Options beyond those of every image processor: `num_channels` (3) and `background_color` (white)."""
+
+    num_channels: int | None
+    background_color: list[int] | tuple[int, ...] | None
+
+
+def _is_sequence(images: Any) -> bool:
+    return isinstance(images, Sequence) and not isinstance(images, (str, bytes, bytearray, memoryview))
+
+
+def _flatten(images: Any) -> Iterator[Any]:
+    """Yield single pictures from a picture, sequences of any nesting, and 4-D arrays."""
+    if _is_sequence(images):
+        for image in images:
+            yield from _flatten(image)
+    elif isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4:
+        yield from images
+    else:
+        yield images
+
+
+def _check_statistics(num_channels: int, **statistics: Any) -> None:
+    for name, value in statistics.items():
+        if isinstance(value, (list, tuple)) and len(value) != num_channels:
+            raise ValueError(f"{name}: expected {num_channels} numbers, got {value!r}: pass {name}")
+
+
+class _PicturePolicy(BaseImageProcessor):
+    """What both backends share: defaults, loading, and an `auto_map` that names the pair."""
+
+    valid_kwargs = OmniVisionImageProcessorKwargs
+    resample = PILImageResampling.BILINEAR
+    image_mean = IMAGENET_DEFAULT_MEAN
+    image_std = IMAGENET_DEFAULT_STD
+    size = {"height": 224, "width": 224}
+    do_resize = do_rescale = do_normalize = do_convert_rgb = True
+    num_channels = 3
+    background_color = (255, 255, 255)
+
+    def fetch_images(self, image_url_or_urls: Any) -> Any:
+        """Decode all but arrays and tensors, keeping the nesting; twice is the same as once."""
+        source = image_url_or_urls
+        if _is_sequence(source):
+            return [self.fetch_images(image) for image in source]
+        if isinstance(source, (np.ndarray, torch.Tensor)):
+            return source
+        with _naming(source):
+            return _open(source)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what is saved; if the code is saved too, `auto_map` names both backends."""
+        saved = super().to_dict()
+        pair = ("OmniVisionImageProcessorPil", "OmniVisionImageProcessor")  # pil comes first
+        if self._auto_class is not None and type(self).__name__ in pair:
+            module = type(self).__module__.rsplit(".", 1)[-1]
+            saved["auto_map"] = {"AutoImageProcessor": [f"{module}.{name}" for name in pair]}
+        return saved
+
+    def _standardize_kwargs(self, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """Check the options when the processor is made and at every call."""
+        kwargs = super()._standardize_kwargs(**kwargs)
+        for name in ("num_channels", "background_color"):
+            kwargs[name] = getattr(self, name) if kwargs.get(name) is None else kwargs[name]
+        channels, color = kwargs["num_channels"], tuple(kwargs["background_color"])
+        if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
+            raise ValueError(f"num_channels: expected a positive integer, got {channels!r}")
+        if len(color) != 3 or not all(isinstance(x, int) and 0 <= x <= 255 for x in color):
+            raise ValueError(f"background_color: expected three integers 0..255, got {color!r}")
+        kwargs["background_color"] = color
+        for name, grey in GREY_STATISTICS.items():
+            if channels == 1 and kwargs[name] == tuple(getattr(_PicturePolicy, name)):
+                kwargs[name] = grey
+            if kwargs["do_normalize"] and kwargs["do_convert_rgb"]:
+                _check_statistics(channels, **{name: kwargs[name]})
+        return kwargs
+
+    def _prepare_image_like_inputs(self, images: Any, *args: Any, **kwargs: Any) -> list[Any]:
+        """Load every picture; name the one that cannot be loaded."""
+        kwargs.pop("expected_ndims", None)
+        pictures = []
+        for index, image in enumerate(_flatten(images)):
+            try:
+                pictures.append(self.process_image(image, *args, **kwargs))
+            except PictureError as error:
+                raise PictureError(f"picture {index}: {error}") from error
+        if not pictures:
+            raise PictureError(f"expected at least one picture, got {_describe(images)}: pass some")
+        return pictures
+
+    def process_image(self, image: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load one picture as an array (C, H, W) of levels 0..255."""
+        num_channels = kwargs.get("num_channels", self.num_channels) if kwargs.get("do_convert_rgb", True) else None
+        background_color = kwargs.get("background_color", self.background_color)
+        picture = load_picture(image, num_channels, background_color, kwargs.get("input_data_format"))
+        if kwargs.get("do_normalize"):
+            _check_statistics(picture.shape[-1], **{name: kwargs.get(name) for name in GREY_STATISTICS})
+        if picture.dtype != np.uint8:
+            whole = np.rint(picture)  # floats that hold an 8-bit picture are that picture
+            if np.abs(picture - whole).max() < 1e-4:
+                picture = whole.astype(np.uint8)
+        return np.moveaxis(picture, -1, 0)
+
+
+class OmniVisionImageProcessor(_PicturePolicy, TorchvisionBackend):
+    """Turn pictures into `pixel_values` (batch, channels, height, width) with torchvision.
+
+    By default: resize to 224 x 224 (bilinear, antialiased), multiply by 1/255, subtract ImageNet's mean, divide by its
+    standard deviation. `size={"shortest_edge": n}` keeps the aspect ratio. A picture is first read as levels 0..255 by
+    these rules, then rescaled exactly once (`do_rescale=False` leaves 0..255):
+
+    | input | rule |
+    |---|---|
+    | PIL, array, tensor, path, bytes, file, `{"bytes", "path"}`, URL, data URI | equal tensors |
+    | file object | read from its start, left open |
+    | tensor on any device, of any float type, with gradient | read on the CPU, detached |
+    | sequences of any nesting, 4-D arrays | one flat batch, in order |
+    | EXIF orientation, all eight | applied, to PIL images too; unreadable EXIF counts as none |
+    | RGBA, LA, PA, transparent colours, arrays of 4 or 2 channels | over `background_color` |
+    | L, P, 1, CMYK, YCbCr, HSV, LAB | as Pillow converts them to RGB |
+    | `num_channels=1` | grey by ITU-R 601 (Pillow's L); default mean 0.459 and std 0.226 |
+    | another `num_channels` | arrays of that many channels as they are; pass mean and std |
+    | `do_convert_rgb=False` | channels as they come; modes but L, LA, RGB, RGBA become RGB |
+    | bool; uint8 | 0 and 255; as it is |
+    | uint16; PIL I;16, I | times 255/65535, not rounded; I outside 0..65535 is refused |
+    | other integers | refused, their range is not known |
+    | floats and PIL F up to 1 | times 255 (decided for each picture by itself) |
+    | floats and PIL F up to 255 | as they are |
+    | floats below 0, above 255, NaN, or with a maximum between 1 and 1.01 | refused |
+    | 2-D array | grey |
+    | 3-D array | the first or last axis is channels, whichever has a length of 1 to 4 |
+    | 3-D array where both or neither is | refused, unless `input_data_format` says |
+    | several frames | the first |
+    | empty, truncated, bomb, not a picture, no pixel, no such file, EPS | refused |
+
+    Refused: `PictureError`, a `ValueError` with the picture's index, its path or type, and what to do.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        requires_backends(self, ["torchvision"])
+        super().__init__(**kwargs)
+
+    def process_image(self, image: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Load one picture as a tensor (C, H, W) on `device`, by default the CPU."""
+        picture = np.require(super().process_image(image, **kwargs), requirements=["C", "W"])
+        return torch.from_numpy(picture).to(kwargs.get("device"))
+
+    def resize(self, image: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Resize; no filter takes float levels out of 0..255, as none does with 8-bit ones."""
+        resized = super().resize(image, *args, **kwargs)
+        return resized.clamp(0, 255) if resized.is_floating_point() else resized
+
+    def _preprocess(self, images: list[torch.Tensor], **kwargs: Any) -> BatchFeature:  # type: ignore[override]
+        """Keep 8-bit and float pictures apart: stacked together, they would all become float."""
+        if len({image.dtype for image in images}) > 1:
+            kwargs["disable_grouping"] = True
+        return super()._preprocess(images, **kwargs)
+
+
+class OmniVisionImageProcessorPil(_PicturePolicy, PilBackend):
+    """Do what `OmniVisionImageProcessor` does (see its table) with Pillow and NumPy alone."""
+
+    def resize(self, image: Any, size: Any, resample: Any = None, **kwargs: Any) -> Any:  # type: ignore[override]
+        """Resize; floats and channel counts that Pillow has no mode for go plane by plane."""
+        resize = super().resize
+        if image.dtype == np.uint8 and image.shape[0] in (1, 3):
+            return resize(image, size, resample, **kwargs)
+        if image.dtype == np.uint8:
+            return np.concatenate([resize(plane[None], size, resample) for plane in image])
+        blank = np.zeros((1, *image.shape[1:]), dtype=np.uint8)  # asks which size comes out
+        height, width = resize(blank, size, resample).shape[1:]
+        planes = [Image.fromarray(plane).resize((width, height), resample) for plane in image]
+        return np.clip(np.stack([np.asarray(plane) for plane in planes]), 0, 255)
+
+
+__all__ = ["OmniVisionImageProcessor", "OmniVisionImageProcessorPil", "PictureError", "load_picture"]

@@ -1,0 +1,582 @@
+# Copyright 2026 The OmniVision authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The ViTTiny encoder: patches -> tokens -> layers -> final norm -> (CLS, grid).
+
+Unusual here:
+- Everything that writes into the residual stream has zero mean over channels, from initialisation
+  on (`center_residual_`). LayerNorm and RMSNorm are then the same function up to a bias, so the
+  specification's two descriptions agree and a stock `ViTModel` can hold the same weights.
+- Positions are interpolated for any picture whose sides are multiples of the patch size.
+- `attention_maps` gives what CLS looks at on every attention backend.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_omni_vision import OmniVisionConfig
+
+
+RECORDED_OUTPUTS = ("output_hidden_states", "output_attentions")
+
+
+@dataclass
+class OmniVisionModelOutput(BaseModelOutputWithPooling):
+    """
+    What [`OmniVisionModel`] returns. All tensors are taken after the final norm.
+
+    Args:
+        last_hidden_state (`torch.FloatTensor` of shape `(batch, 1 + registers + patches, hidden)`):
+            All tokens: CLS, then registers, then the patches row by row.
+        pooler_output (`torch.FloatTensor` of shape `(batch, hidden)`):
+            The CLS token.
+        cls (`torch.FloatTensor` of shape `(batch, 1, hidden)`):
+            The CLS token, first half of the pair that the specification returns.
+        grid (`torch.FloatTensor` of shape `(batch, patches, hidden)`):
+            The patch tokens, second half of that pair.
+        hidden_states (`tuple` of `torch.FloatTensor`, *optional*):
+            The input of the first layer and the output of each layer, before the final norm.
+        attentions (`tuple` of `torch.FloatTensor` of shape `(batch, heads, tokens, tokens)`, *optional*):
+            Attention weights of each layer (only the eager implementation has them).
+    """
+
+    # Fields, not properties: they survive torch.export, DataParallel and `return_dict=False`.
+    cls: torch.FloatTensor | None = None
+    grid: torch.FloatTensor | None = None
+
+
+class OmniVisionPatchProjection(nn.Conv2d):
+    """Convolution whose stride is its kernel; in bfloat16 on CPU as unfold + linear, which is faster there."""
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Turn pictures (batch, channels, height, width) into (batch, hidden, rows, columns)."""
+        if self.weight.dtype != torch.bfloat16 or pixel_values.device.type != "cpu":
+            return super().forward(pixel_values)
+        height, width = self.kernel_size
+        patches = pixel_values.unflatten(3, (-1, width)).unflatten(2, (-1, height)).permute(0, 2, 4, 1, 3, 5)
+        return nn.functional.linear(patches.flatten(3), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+
+
+class OmniVisionPatchEmbeddings(nn.Module):
+    """Cuts pictures into patches and projects each to a token: unfold + linear, as one convolution."""
+
+    def __init__(self, config: OmniVisionConfig):
+        super().__init__()
+        self.config = config
+        # Read here, not in forward: each look into a configuration takes microseconds, many at batch 1.
+        self.num_channels, self.patch_size = config.num_channels, config.patch_size_hw
+        self.projection = OmniVisionPatchProjection(
+            config.num_channels, config.hidden_size, kernel_size=self.patch_size, stride=self.patch_size
+        )
+        self.projection.writes_residual = True  # type: ignore[assignment]
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Turn pictures (batch, channels, height, width) into patch tokens (batch, hidden, rows, columns)."""
+        channels, (patch_height, patch_width) = self.num_channels, self.patch_size
+        if pixel_values.ndim != 4 or pixel_values.shape[1] != channels or not pixel_values.is_floating_point():
+            raise ValueError(
+                f"`pixel_values` must be floating point of shape (batch, {channels}, height, width), got "
+                f"{pixel_values.dtype} of shape {tuple(pixel_values.shape)}. Prepare them with the image processor."
+            )
+        height, width = pixel_values.shape[2:]
+        if height % patch_height or width % patch_width or not height or not width:
+            raise ValueError(
+                f"The sides of `pixel_values` must be multiples of the patch size {(patch_height, patch_width)}, got "
+                f"(height, width) = {(height, width)}. Resize the pictures, e.g. to {self.config.image_size_hw}."
+            )
+        return self.projection(pixel_values.to(self.projection.weight.dtype))
+
+
+class OmniVisionEmbeddings(nn.Module):
+    """CLS, registers and patch tokens; positions are added to CLS and patches, registers have none."""
+
+    def __init__(self, config: OmniVisionConfig):
+        super().__init__()
+        self.grid_size, self.num_register_tokens = config.grid_size, config.num_register_tokens
+        self.patch_embeddings = OmniVisionPatchEmbeddings(config)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, config.hidden_size))
+        self.position_embeddings = nn.Parameter(torch.empty(1, 1 + config.num_patches, config.hidden_size))
+        # CODEPATH: registers are an option of training; checkpoints have none unless their config says so.
+        if config.num_register_tokens:
+            self.register_tokens = nn.Parameter(torch.empty(1, config.num_register_tokens, config.hidden_size))
+
+    def patch_positions(self, rows: int, columns: int) -> torch.Tensor:
+        """Positions (1, rows * columns, hidden) of a grid: the learned ones, or interpolated in 2-D in float32."""
+        positions = self.position_embeddings[:, 1:]
+        # CODEPATH: every checkpoint takes this one at its native size, and the one below at any other.
+        if (rows, columns) == self.grid_size:
+            return positions
+        native = positions.unflatten(1, self.grid_size).permute(0, 3, 1, 2)
+        resized = nn.functional.interpolate(native.float(), size=(rows, columns), mode="bicubic", align_corners=False)
+        return resized.to(positions.dtype).flatten(2).transpose(1, 2)
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Turn pictures (batch, channels, height, width) into tokens (batch, 1 + registers + patches, hidden)."""
+        patches = self.patch_embeddings(pixel_values)
+        batch, _, rows, columns = patches.shape
+        # Joined first: positions are then added to one contiguous tensor.
+        leading = self.cls_token.expand(batch, -1, -1).to(patches.dtype)
+        positions: torch.Tensor = self.position_embeddings
+        # CODEPATH: as in `patch_positions`; the learned ones are taken whole, without a copy.
+        if (rows, columns) != self.grid_size:
+            positions = torch.cat((positions[:, :1], self.patch_positions(rows, columns)), dim=1)
+        tokens = torch.cat((leading, patches.flatten(2).transpose(1, 2)), dim=1) + positions
+        # CODEPATH: checkpoints with registers only, as in `__init__`.
+        if self.num_register_tokens:
+            registers = self.register_tokens.expand(batch, -1, -1).to(tokens.dtype)
+            tokens = torch.cat((tokens[:, :1], registers, tokens[:, 1:]), dim=1)
+        return tokens
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention written out; returns (batch, tokens, heads, head_dim) and the weights."""
+    # Scaling the query, not the scores, passes over head_dim numbers of each token instead of all its scores.
+    weights = torch.matmul(query * scaling, key.transpose(2, 3))
+    if attention_mask is not None:
+        weights = weights + attention_mask
+    # The kernel sums in float32 by itself, whatever it is given; asking for float32 would only add copies.
+    weights = nn.functional.softmax(weights, dim=-1)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+class OmniVisionAttention(nn.Module):
+    """Multi-head self-attention in which every token sees every token."""
+
+    def __init__(self, config: OmniVisionConfig):
+        super().__init__()
+        self.config = config
+        self.is_causal = False
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.o_proj.writes_residual = True  # type: ignore[assignment]
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        num_queries: int | None = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Map tokens (batch, tokens, hidden) to the first `num_queries` of them; also the weights, if there are."""
+        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        attended, weights = attend(
+            self,
+            self._heads(self.q_proj(hidden_states[:, :num_queries])),
+            self._heads(self.k_proj(hidden_states)),
+            self._heads(self.v_proj(hidden_states)),
+            attention_mask,
+            dropout=self.config.attention_probs_dropout_prob if self.training else 0.0,
+            scaling=self.scaling,
+            **kwargs,
+        )
+        return self.o_proj(attended.flatten(2)), weights
+
+    def cls_weights(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Attention weights of CLS over all tokens, (batch, heads, tokens), from tokens (batch, tokens, hidden)."""
+        query, key = self._heads(self.q_proj(hidden_states[:, :1])), self._heads(self.k_proj(hidden_states))
+        scores = torch.matmul(query, key.transpose(2, 3)).squeeze(2) * self.scaling
+        return nn.functional.softmax(scores, dim=-1, dtype=torch.float32)
+
+    def _heads(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Split (batch, tokens, hidden) into (batch, heads, tokens, head_dim)."""
+        return tokens.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+
+class OmniVisionMLP(nn.Module):
+    """Two linear layers with an activation between them."""
+
+    def __init__(self, config: OmniVisionConfig):
+        super().__init__()
+        self.activation = ACT2FN[config.hidden_act]
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.fc2.writes_residual = True  # type: ignore[assignment]
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Map tokens (batch, tokens, hidden) to tokens of the same shape."""
+        return self.fc2(self.dropout(self.activation(self.fc1(hidden_states))))
+
+
+def block_norm(config: OmniVisionConfig) -> nn.Module:
+    """Build the norm that stands before attention and MLP."""
+    # CODEPATH: the specification's code has LayerNorm, its text RMSNorm; published checkpoints have LayerNorm.
+    norm_class = nn.RMSNorm if config.block_norm == "rms_norm" else nn.LayerNorm
+    return norm_class(config.hidden_size, eps=config.layer_norm_eps)
+
+
+def drop_path(branch: torch.Tensor, rate: float, training: bool) -> torch.Tensor:
+    """Drop the whole branch for a share `rate` of the pictures in training; keep the expected value."""
+    if rate == 0.0 or not training:
+        return branch
+    keep = branch.new_empty((branch.shape[0], 1, 1)).bernoulli_(1 - rate)
+    return branch * (keep / (1 - rate))
+
+
+def drop_patches(tokens: torch.Tensor, num_leading_tokens: int, rate: float, training: bool) -> torch.Tensor:
+    """Leave out a random share `rate` of the patches of each picture in training, and with them their cost."""
+    if rate == 0.0 or not training:
+        return tokens
+    leading, patches = tokens[:, :num_leading_tokens], tokens[:, num_leading_tokens:]
+    num_kept = max(1, round(patches.shape[1] * (1 - rate)))
+    # In any order: attention does not know one, positions are in the tokens already.
+    kept = torch.rand(patches.shape[:2], device=patches.device).topk(num_kept).indices
+    return torch.cat((leading, patches.gather(1, kept.unsqueeze(-1).expand(-1, -1, patches.shape[2]))), dim=1)
+
+
+class OmniVisionLayer(GradientCheckpointingLayer):
+    """Pre-norm transformer layer: tokens + attention(norm(tokens)), then the same with the MLP."""
+
+    def __init__(self, config: OmniVisionConfig, layer_index: int = 0):
+        super().__init__()
+        self.norm_before = block_norm(config)
+        self.attention = OmniVisionAttention(config)
+        self.norm_after = block_norm(config)
+        self.mlp = OmniVisionMLP(config)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.drop_path_rate = config.drop_path_rate * layer_index / max(config.num_hidden_layers - 1, 1)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        num_queries: int | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """Map tokens (batch, tokens, hidden) to tokens, all or the first `num_queries`, which look at all of them."""
+        normed = self.norm_before(hidden_states)
+        attended, _ = self.attention(normed, attention_mask, num_queries=num_queries, **kwargs)
+        hidden_states = hidden_states[:, :num_queries] + drop_path(
+            self.dropout(attended), self.drop_path_rate, self.training
+        )
+        refined = self.mlp(self.norm_after(hidden_states))
+        return hidden_states + drop_path(self.dropout(refined), self.drop_path_rate, self.training)
+
+    def cls_weights(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Attention weights of CLS over all tokens, (batch, heads, tokens), from this layer's input."""
+        return self.attention.cls_weights(self.norm_before(hidden_states))
+
+
+class OmniVisionPreTrainedModel(PreTrainedModel):
+    """Loading, saving, initialisation and the zero-mean residual stream, for all OmniVision models."""
+
+    config_class = OmniVisionConfig
+    base_model_prefix = "omni_vision"
+    main_input_name = "pixel_values"
+    input_modalities = "image"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["OmniVisionEmbeddings", "OmniVisionLayer"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _input_embed_layer = "patch_embeddings"
+    _can_record_outputs = {"hidden_states": OmniVisionLayer, "attentions": OmniVisionAttention}
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, OmniVisionEmbeddings):
+            for token in module.parameters(recurse=False):
+                init.trunc_normal_(token, std=self.config.initializer_range)
+        for parameter, channels in _residual_writers(module):
+            # Weights that came from a checkpoint stay as they are, centred or not.
+            if not getattr(parameter, "_is_hf_initialized", False):
+                _center_(parameter, channels)
+
+    @torch.no_grad()
+    def center_residual_(self) -> "OmniVisionPreTrainedModel":
+        """
+        Project everything that writes into the residual stream onto zero mean over channels, in place.
+
+        These are the patch projection, CLS, registers, positions, and in each layer the attention output
+        and the second MLP projection, weights and biases. On a model whose norms are LayerNorms this
+        changes nothing but what the final RMSNorm sees. Initialisation does it; call it after each
+        optimizer step to keep it (the training callback does). Returns the model.
+        """
+        for module in self.modules():
+            for parameter, channels in _residual_writers(module):
+                _center_(parameter, channels)
+        return self
+
+    @torch.no_grad()
+    def residual_mean(self) -> float:
+        """Largest absolute mean over channels of anything that writes into the residual stream; 0 when centred."""
+        writers = [writer for module in self.modules() for writer in _residual_writers(module)]
+        return max(float(parameter.float().mean(channels).abs().max()) for parameter, channels in writers)
+
+
+def _residual_writers(module: nn.Module) -> Iterator[tuple[nn.Parameter, int]]:
+    """Yield the parameters of this one module that write into the residual stream, with their channel axis."""
+    if isinstance(module, OmniVisionEmbeddings):
+        yield from ((token, -1) for token in module.parameters(recurse=False))
+    elif getattr(module, "writes_residual", False):
+        yield from ((parameter, 0) for parameter in module.parameters(recurse=False))
+
+
+def _center_(parameter: torch.Tensor, channels: int) -> None:
+    parameter.sub_(parameter.float().mean(channels, keepdim=True).to(parameter.dtype))
+
+
+class OmniVisionModel(OmniVisionPreTrainedModel):
+    """The bare encoder: pictures in, CLS and grid tokens out.
+
+    Example:
+    ```python
+    >>> import torch
+    >>> from modeling_omni_vision import OmniVisionConfig, OmniVisionModel
+
+    >>> model = OmniVisionModel(OmniVisionConfig()).eval()
+    >>> output = model(torch.zeros(1, 3, 224, 224))
+    >>> output.cls.shape, output.grid.shape
+    (torch.Size([1, 1, 128]), torch.Size([1, 196, 128]))
+    ```
+    """
+
+    def __init__(self, config: OmniVisionConfig):
+        super().__init__(config)
+        self.embeddings = OmniVisionEmbeddings(config)
+        self.layers = nn.ModuleList([OmniVisionLayer(config, index) for index in range(config.num_hidden_layers)])
+        self.norm = nn.RMSNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.num_leading_tokens = 1 + config.num_register_tokens
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        cls_only: bool = False,
+        **kwargs: Any,
+    ) -> OmniVisionModelOutput:
+        """
+        Encode pictures.
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch, channels, height, width)`):
+                Pictures from the image processor; sides must be multiples of the patch size.
+            attention_mask (`torch.Tensor` of shape `(batch, 1 + registers + patches)`, *optional*):
+                1 for tokens that may be looked at, 0 for those that may not. With a mask no patches are dropped.
+            cls_only (`bool`, *optional*, defaults to `False`):
+                Compute the last layer for CLS alone, which costs a sixth of it. CLS is the same, `grid` is empty.
+            kwargs:
+                `output_hidden_states`, `output_attentions`, `return_dict`, and options of the attention backend.
+
+        Raises:
+            `ValueError`: for a wrong number of channels, a side that is no multiple of the patch size,
+                integer pixels, a mask that does not cover every token, or a mask together with `cls_only`.
+        """
+        hidden_states = self.embeddings(pixel_values)
+        if attention_mask is not None and attention_mask.ndim == 2 and attention_mask.shape != hidden_states.shape[:2]:
+            raise ValueError(
+                f"`attention_mask` must cover CLS, registers and patches, expected shape "
+                f"{tuple(hidden_states.shape[:2])}, got {tuple(attention_mask.shape)}. Put ones before the patches."
+            )
+        if attention_mask is not None and cls_only:
+            raise ValueError("`cls_only` must be false where there is an `attention_mask`, got true. Leave one out.")
+        if attention_mask is None:
+            rate = self.config.patch_drop_rate
+            hidden_states = drop_patches(hidden_states, self.num_leading_tokens, rate, self.training)
+        mask = create_bidirectional_mask(
+            config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask
+        )
+        for layer in self.layers[:-1]:
+            hidden_states = layer(hidden_states, mask, **kwargs)
+        hidden_states = self.layers[-1](hidden_states, mask, num_queries=1 if cls_only else None, **kwargs)
+        hidden_states = self.norm(hidden_states)
+        return OmniVisionModelOutput(
+            last_hidden_state=hidden_states,
+            pooler_output=hidden_states[:, 0],
+            cls=hidden_states[:, :1],
+            grid=hidden_states[:, self.num_leading_tokens :],
+        )
+
+    @torch.no_grad()
+    def attention_maps(self, pixel_values: torch.Tensor, layers: Sequence[int] = (-1,)) -> torch.Tensor:
+        """
+        Compute what CLS looks at, on any attention backend; computes nothing past the last layer asked for.
+
+        Works without gradients.
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch, channels, height, width)`):
+                Pictures from the image processor.
+            layers (sequence of `int`, *optional*, defaults to `(-1,)`):
+                Layers to look into, counted from 0, or from the end with negative numbers.
+
+        Returns:
+            `torch.Tensor` of shape `(batch, layers, heads, rows, columns)`: attention weights of CLS over
+            the patches. What is missing to a sum of 1 went to CLS itself and the registers.
+
+        Raises:
+            `ValueError`: for a layer that does not exist, or no layer at all.
+        """
+        depth = len(self.layers)
+        if not layers or not all(-depth <= layer < depth for layer in layers):
+            raise ValueError(
+                f"`layers` must name layers from {-depth} to {depth - 1}, got {layers!r}. Name at least one."
+            )
+        wanted = [layer % depth for layer in layers]
+        hidden_states, maps = self.embeddings(pixel_values), {}
+        for index, layer in enumerate(self.layers[: max(wanted) + 1]):
+            if index in wanted:
+                maps[index] = layer.cls_weights(hidden_states)  # type: ignore[operator]
+            if index < max(wanted):
+                hidden_states = layer(hidden_states)
+        stacked = torch.stack([maps[index] for index in wanted], dim=1)
+        patch_height, _ = self.config.patch_size_hw
+        rows = pixel_values.shape[2] // patch_height
+        return stacked[..., 1 + self.config.num_register_tokens :].unflatten(-1, (rows, -1))
+
+
+def classification_loss(logits: torch.Tensor, labels: torch.Tensor, config: PreTrainedConfig) -> torch.Tensor:
+    """
+    Mean loss of logits (batch, num_labels) against labels, by `config.problem_type`.
+
+    Args:
+        logits: Scores of shape (batch, num_labels).
+        labels: Class numbers (batch,), or class probabilities (batch, num_labels) as mixup makes them, for
+            `"single_label_classification"`; 0 / 1 flags (batch, num_labels) for
+            `"multi_label_classification"`; values (batch,) or (batch, num_labels) for `"regression"`.
+        config: Where `problem_type` is None it is regression for one label, multi-label for floating-point
+            labels, single-label otherwise. So soft labels need `problem_type` to be set.
+
+    Raises:
+        `ValueError`: for labels of a shape that does not fit.
+    """
+    problem: str | None = config.problem_type
+    if problem is None:
+        guess = "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
+        problem = "regression" if config.num_labels == 1 else guess
+    logits, labels = logits.float(), labels.to(logits.device)
+    one_per_picture = problem == "single_label_classification" and not labels.is_floating_point()
+    if problem == "regression" and config.num_labels == 1:
+        logits, labels = logits.flatten(), labels.flatten()
+    expected = logits.shape[:1] if one_per_picture else logits.shape
+    if labels.shape != expected:
+        raise ValueError(
+            f"Labels for {problem} of {len(logits)} pictures must have shape {tuple(expected)}, got {labels.dtype} of "
+            f"shape {tuple(labels.shape)}. Correct the labels, or set `problem_type` in the configuration."
+        )
+    if one_per_picture:
+        return nn.functional.cross_entropy(logits, labels.long())
+    if problem == "single_label_classification":
+        return nn.functional.cross_entropy(logits, labels.float())
+    if problem == "multi_label_classification":
+        return nn.functional.binary_cross_entropy_with_logits(logits, labels.float())
+    return nn.functional.mse_loss(logits, labels.float())
+
+
+def pool(cls: torch.Tensor, grid: torch.Tensor, pooling: str) -> torch.Tensor:
+    """Make one vector (batch, hidden) of CLS (batch, hidden) and grid, or (batch, 2 * hidden) for `"cls_mean"`."""
+    if pooling == "cls":
+        return cls
+    mean = grid.mean(dim=1)
+    return mean if pooling == "mean" else torch.cat((cls, mean), dim=-1)
+
+
+class OmniVisionForImageClassification(OmniVisionPreTrainedModel):
+    """The encoder with a linear classification head on its pooled token (`config.pooling`).
+
+    Example:
+    ```python
+    >>> import torch
+    >>> from modeling_omni_vision import OmniVisionConfig, OmniVisionForImageClassification
+
+    >>> config = OmniVisionConfig(num_labels=10)
+    >>> model = OmniVisionForImageClassification(config).eval()
+    >>> model(torch.zeros(1, 3, 224, 224), labels=torch.tensor([3])).logits.shape
+    torch.Size([1, 10])
+    ```
+    """
+
+    # All losses here are means over the pictures of a batch: the Trainer divides by accumulation steps.
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: OmniVisionConfig):
+        super().__init__(config)
+        self.omni_vision = OmniVisionModel(config)
+        self.classifier = nn.Linear(config.pooled_size, config.num_labels) if config.num_labels else nn.Identity()
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> ImageClassifierOutput:
+        """
+        Classify pictures.
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch, channels, height, width)`):
+                Pictures from the image processor.
+            labels (`torch.Tensor`, *optional*):
+                Truth to compute the loss against; `classification_loss` says which shapes mean what.
+            attention_mask (`torch.Tensor` of shape `(batch, 1 + registers + patches)`, *optional*):
+                1 for tokens that may be looked at, 0 for those that may not.
+            kwargs:
+                `output_hidden_states`, `output_attentions`, `return_dict`, and options of the attention backend.
+
+        Returns:
+            `ImageClassifierOutput` with `logits` (batch, num_labels) and, given labels, `loss`.
+        """
+        # Nobody sees the other tokens then; where somebody may (evaluation, with its hooks), they are computed.
+        asked = [kwargs.get(name, getattr(self.config, name, False)) for name in RECORDED_OUTPUTS]
+        cls_only = self.training and self.config.pooling == "cls" and attention_mask is None and not any(asked)
+        output = self.omni_vision(pixel_values, attention_mask=attention_mask, cls_only=cls_only, **kwargs)
+        logits = self.classifier(pool(output.pooler_output, output.grid, self.config.pooling))
+        loss = None if labels is None else classification_loss(logits, labels, self.config)
+        return ImageClassifierOutput(
+            loss=loss, logits=logits, hidden_states=output.hidden_states, attentions=output.attentions
+        )
+
+    def attention_maps(self, pixel_values: torch.Tensor, layers: Sequence[int] = (-1,)) -> torch.Tensor:
+        """Compute what CLS looks at, (batch, layers, heads, rows, columns); see [`OmniVisionModel.attention_maps`]."""
+        return self.omni_vision.attention_maps(pixel_values, layers)
+
+
+__all__ = ["OmniVisionForImageClassification", "OmniVisionModel", "OmniVisionModelOutput", "OmniVisionPreTrainedModel"]
