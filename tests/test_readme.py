@@ -40,6 +40,8 @@ def run(tmp_path, tiny_llama_folder):
     return call
 
 
+# Each block is a process that does again what the blocks before it did.
+@pytest.mark.timeout(900)
 def test_every_block_runs_in_order_and_prints_what_it_says(run, tmp_path):
     assert [language for language, _ in BLOCKS].count("shell") >= 2
     session = ""

@@ -19,5 +19,5 @@ show grid --select_feature grid "$@"
 show reduced --select_feature grid --pixel_shuffle 2 "$@"
 show late --fusion late --select_feature grid --cross_attention_every 1 "$@"
 show cls --select_feature cls "$@"
-python scripts/compare_fusions.py --output "$RUNS/fusions/fusions.json" --runs "grid=$RUNS/fusions/grid" \
+python scripts/compare_fusions.py --output docs/language/fusions.json --runs "grid=$RUNS/fusions/grid" \
     "reduced grid=$RUNS/fusions/reduced" "late fusion=$RUNS/fusions/late" "CLS=$RUNS/fusions/cls"
