@@ -152,7 +152,8 @@ def index(root: Path) -> str:
     )
     (pictures,) = {row["pictures"] for row in record["rows"]}
     return f"""{pictures:,} drawn scenes on a shared {record["machine"]["cpu"]}, CPU milliseconds a query; recall@10
-of exact search among the stored vectors, and among all before merging. `{record["command"]}`
+of exact search among the stored vectors, and among all before merging. Measured by `scripts/benchmark.py --part index
+--checkpoint checkpoints/omni-vision-search-scenes`.
 
 | queries | search | recall@10 | of all vectors | a query | bytes a picture |
 |---|---|--:|--:|--:|--:|

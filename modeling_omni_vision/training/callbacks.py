@@ -3,12 +3,14 @@
 import logging
 import signal
 import threading
+import time
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..modeling_omni_vision import OmniVisionPreTrainedModel
 from .averaging import WeightAverage
@@ -133,6 +135,24 @@ def unwrap(model: nn.Module | None) -> nn.Module | None:
     return getattr(model, "_orig_mod", model)
 
 
+def train_until_done(trainer: Trainer, checkpoint: Path | None) -> float:
+    """Train, from a checkpoint if there is one, and tell how many seconds it took.
+
+    Raises:
+        TrainingInterruptedError: after SIGTERM, once a checkpoint is saved.
+    """
+    began = time.monotonic()
+    with StopOnSigterm() as stop:
+        trainer.add_callback(stop)
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if stop.stopped:
+        raise TrainingInterruptedError(
+            f"SIGTERM: stopped at step {trainer.state.global_step} of {trainer.state.max_steps}, saved "
+            f"checkpoint-{trainer.state.global_step}. Continue with --resume_from_checkpoint true."
+        )
+    return time.monotonic() - began
+
+
 __all__ = [
     "AveragingCallback",
     "CenteringCallback",
@@ -140,5 +160,6 @@ __all__ = [
     "NonFiniteLossError",
     "StopOnSigterm",
     "TrainingInterruptedError",
+    "train_until_done",
     "unwrap",
 ]

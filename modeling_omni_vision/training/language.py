@@ -14,8 +14,7 @@ import torch
 from datasets import Dataset, DatasetDict
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Trainer, set_seed
-from transformers.trainer import TRAINING_ARGS_NAME
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
 from ..analysis.answers import Answered, answer_metrics, blind_prior
 from ..analysis.record import has_bf16_instructions, merge_metrics
@@ -26,13 +25,14 @@ from ..interop.compose import compose_language_model
 from ..modeling_omni_vision import OmniVisionModel
 from ..modeling_omni_vision_language import OmniVisionForConditionalGeneration
 from ..processing_omni_vision_language import OmniVisionProcessor
-from .callbacks import DataEpochCallback, StopOnSigterm, TrainingInterruptedError
+from .callbacks import DataEpochCallback, train_until_done
 from .language_arguments import NEW, LanguageArguments, LanguageTrainingArguments
 from .language_data import IGNORED, AnswerCollator, Conversations, LengthGroups, show
 from .muon import Muon
 from .optimizer import parameter_groups
 from .record import describe_machine, recorded_versions
 from .run import find_checkpoint
+from .trainer import PlainFolderTrainer
 
 
 logger = logging.getLogger(__name__)
@@ -87,16 +87,7 @@ def train_language(recipe: LanguageArguments, args: LanguageTrainingArguments) -
         processing_class=processor,
     )
     warn_of_imitated_bf16(args)
-    began = time.monotonic()
-    with StopOnSigterm() as stop:
-        trainer.add_callback(stop)
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    if stop.stopped:
-        raise TrainingInterruptedError(
-            f"SIGTERM: stopped at step {trainer.state.global_step} of {trainer.state.max_steps}, saved "
-            f"checkpoint-{trainer.state.global_step}. Continue with --resume_from_checkpoint true."
-        )
-    minutes = (time.monotonic() - began) / 60
+    minutes = train_until_done(trainer, checkpoint) / 60
     if trainer.is_world_process_zero():
         after = fingerprints(model)
         described = _describe(recipe, args, trainer, data, minutes, checkpoint)
@@ -200,7 +191,7 @@ def fingerprints(model: nn.Module) -> dict[str, str]:
     return {part: digest.hexdigest() for part, digest in digests.items()}
 
 
-class LanguageTrainer(Trainer):
+class LanguageTrainer(PlainFolderTrainer):
     """Trains a composite on batches of `AnswerCollator`, with a learning rate for each part.
 
     Beside what `Trainer` does: frozen parts are in evaluation mode; Muon for the layers; sequences of equal length
@@ -272,11 +263,6 @@ class LanguageTrainer(Trainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        super()._save(output_dir, state_dict)
-        # A pickle with paths of this machine, which nothing reads back.
-        Path(str(output_dir or self.args.output_dir), TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
 
 def language_groups(

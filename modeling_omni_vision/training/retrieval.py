@@ -3,7 +3,6 @@
 import io
 import logging
 import math
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from ..retrieval.augmentation import PairAugmentation
 from ..retrieval.evaluation import evaluators, retrieval_metrics
 from ..retrieval.losses import TwoWayContrastiveLoss, core_of
 from ..retrieval.towers import build_retrieval, open_door
-from .callbacks import NonFiniteLossError, StopOnSigterm, TrainingInterruptedError
+from .callbacks import NonFiniteLossError, train_until_done
 from .muon import Muon
 from .optimizer import parameter_groups
 from .record import describe_machine, recorded_versions
@@ -63,16 +62,7 @@ def train_retrieval(recipe: RetrievalArguments, args: RetrievalTrainingArguments
     door = open_door(model, processor, recipe.late_interaction)
     choose_trained(core_of(door), recipe.train, recipe.lora_rank)
     trainer = trainer_of(door, recipe, args, data)
-    start = time.monotonic()
-    with StopOnSigterm() as stop:
-        trainer.add_callback(stop)
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    if stop.stopped:
-        raise TrainingInterruptedError(
-            f"SIGTERM: stopped at step {trainer.state.global_step} of {trainer.state.max_steps}, saved "
-            f"checkpoint-{trainer.state.global_step}. Continue with --resume_from_checkpoint true."
-        )
-    minutes = (time.monotonic() - start) / 60
+    minutes = train_until_done(trainer, checkpoint) / 60
     trained = merged(core_of(trainer.model), recipe.lora_rank)
     if trainer.is_world_process_zero():
         trained.save_pretrained(folder)

@@ -1,7 +1,6 @@
 """One training run from arguments to a folder that can go to the Hub, with its numbers in `metrics.json`."""
 
 import logging
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from ..data.sources import load_pictures
 from ..image_processing_omni_vision import OmniVisionImageProcessor
 from ..modeling_omni_vision import OmniVisionForImageClassification, OmniVisionModel
 from .arguments import OmniVisionTrainingArguments, RecipeArguments
-from .callbacks import StopOnSigterm, TrainingInterruptedError
+from .callbacks import train_until_done
 from .initialization import mimetic_
 from .record import describe_run
 from .trainer import OmniVisionTrainer
@@ -67,16 +66,8 @@ def train(recipe: RecipeArguments, args: OmniVisionTrainingArguments) -> Path:
         processing_class=processor,
     )
     _hint(model, args)
-    start = time.monotonic()
-    with StopOnSigterm() as stop:
-        trainer.add_callback(stop)
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    if stop.stopped:
-        raise TrainingInterruptedError(
-            f"SIGTERM: stopped at step {trainer.state.global_step} of {trainer.state.max_steps}, saved "
-            f"checkpoint-{trainer.state.global_step}. Continue with --resume_from_checkpoint true."
-        )
-    training = describe_run(recipe, args, trainer, data, time.monotonic() - start, checkpoint)
+    seconds = train_until_done(trainer, checkpoint)
+    training = describe_run(recipe, args, trainer, data, seconds, checkpoint)
     trainer.save_model()
     if trainer.is_world_process_zero():
         # On disk before the test split is opened: whatever is refused there, no training is lost.

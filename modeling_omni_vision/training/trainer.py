@@ -16,7 +16,16 @@ from .muon import Muon
 from .optimizer import decays, parameter_groups
 
 
-class OmniVisionTrainer(Trainer):
+class PlainFolderTrainer(Trainer):
+    """Leaves nothing in its folders but what others can use."""
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        # A pickle with paths of this machine, which nothing reads back.
+        Path(str(output_dir or self.args.output_dir), TRAINING_ARGS_NAME).unlink(missing_ok=True)
+
+
+class OmniVisionTrainer(PlainFolderTrainer):
     """Trains a classifier on batches of `PictureCollator`.
 
     Beside what `Trainer` does: with `ema_decay`, averaged weights are evaluated, saved, and what training ends with,
@@ -154,11 +163,6 @@ class OmniVisionTrainer(Trainer):
         if self.args.should_save:
             self.average.save(str(output_dir or self.args.output_dir))
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        super()._save(output_dir, state_dict)
-        # A pickle with paths of this machine, which nothing reads back.
-        Path(str(output_dir or self.args.output_dir), TRAINING_ARGS_NAME).unlink(missing_ok=True)
-
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         averaged = Path(resume_from_checkpoint, TRAINED_WEIGHTS_FILE).is_file()
         if averaged != (self.average is not None):
@@ -171,4 +175,4 @@ class OmniVisionTrainer(Trainer):
             self.average.load(resume_from_checkpoint)
 
 
-__all__ = ["OmniVisionTrainer"]
+__all__ = ["OmniVisionTrainer", "PlainFolderTrainer"]
