@@ -10,28 +10,21 @@ On several CPU processes: torchrun --nproc_per_node 2 scripts/train_language.py 
 """
 
 import json
-import sys
 from collections.abc import Sequence
 
 import torch
 from transformers import HfArgumentParser
 
-from modeling_omni_vision.training.callbacks import TrainingInterruptedError
+from modeling_omni_vision.training.callbacks import exit_when_interrupted
 from modeling_omni_vision.training.language import train_language
 from modeling_omni_vision.training.language_arguments import LanguageArguments, LanguageTrainingArguments
-
-
-STOPPED_BY_SIGTERM = 128 + 15
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = HfArgumentParser((LanguageArguments, LanguageTrainingArguments))  # type: ignore[arg-type]
     recipe, args = parser.parse_args_into_dataclasses(args=None if argv is None else list(argv))
-    try:
+    with exit_when_interrupted():
         folder = train_language(recipe, args)
-    except TrainingInterruptedError as stopped:
-        print(stopped, file=sys.stderr)
-        sys.exit(STOPPED_BY_SIGTERM)
     if args.process_index == 0:
         record = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         print(f"{'split':11} {'shown':9} {'questions':12} {'exact':>6} {'95 % interval':>15} {'of':>6}")

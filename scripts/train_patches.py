@@ -7,7 +7,6 @@ of colour and shape that it never saw too, stands in `metrics.json`. All Trainin
 """
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -15,11 +14,9 @@ from transformers import HfArgumentParser
 
 from modeling_omni_vision import OmniVisionConfig
 from modeling_omni_vision.training.arguments import OmniVisionTrainingArguments
-from modeling_omni_vision.training.callbacks import TrainingInterruptedError
+from modeling_omni_vision.training.callbacks import exit_when_interrupted
+from modeling_omni_vision.training.fields import read_fields
 from modeling_omni_vision.training.patches import train_patches
-
-
-STOPPED_BY_SIGTERM = 128 + 15
 
 
 @dataclass
@@ -39,12 +36,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = HfArgumentParser((PatchArguments, OmniVisionTrainingArguments))  # type: ignore[arg-type]
     recipe, args = parser.parse_args_into_dataclasses(args=None if argv is None else list(argv))
     plain = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    try:
-        config = OmniVisionConfig(**{**plain, **json.loads(recipe.config)})
+    with exit_when_interrupted():
+        config = OmniVisionConfig(**{**plain, **read_fields("config", recipe.config)})
         folder = train_patches(config, recipe.muon_learning_rate, args)
-    except TrainingInterruptedError as stopped:
-        print(stopped, file=sys.stderr)
-        sys.exit(STOPPED_BY_SIGTERM)
     if args.process_index == 0:
         for split, scores in json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["patches"].items():
             print(f"{split:11} " + "  ".join(f"{name} {value:.3f}" for name, value in scores.items()))

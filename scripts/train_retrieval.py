@@ -10,28 +10,21 @@ On several CPU processes: torchrun --nproc_per_node 2 scripts/train_retrieval.py
 """
 
 import json
-import sys
 from collections.abc import Sequence
 
 import torch
 from transformers import HfArgumentParser
 
-from modeling_omni_vision.training.callbacks import TrainingInterruptedError
+from modeling_omni_vision.training.callbacks import exit_when_interrupted
 from modeling_omni_vision.training.retrieval import train_retrieval
 from modeling_omni_vision.training.retrieval_arguments import RetrievalArguments, RetrievalTrainingArguments
-
-
-STOPPED_BY_SIGTERM = 128 + 15
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = HfArgumentParser((RetrievalArguments, RetrievalTrainingArguments))  # type: ignore[arg-type]
     recipe, args = parser.parse_args_into_dataclasses(args=None if argv is None else list(argv))
-    try:
+    with exit_when_interrupted():
         folder = train_retrieval(recipe, args)
-    except TrainingInterruptedError as stopped:
-        print(stopped, file=sys.stderr)
-        sys.exit(STOPPED_BY_SIGTERM)
     if args.process_index == 0:
         record = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         print(f"{'vectors':8} {'split':18} {'direction':16} {'recall@1':>9} {'recall@5':>9} {'nDCG@10':>8} {'of':>6}")

@@ -21,13 +21,14 @@ PATCH_COLOURS, PATCH_SHAPES = ("none", *COLOURS), ("none", *SHAPES)
 SCENE_SIZES = {"train": 12_000, "validation": 500, "held_out": 500}
 # Share of a patch that its largest object must cover; below, it counts as background.
 COVERED = 1 / 8
-DRAWING = 1  # raise it where drawings or labels change: the library keeps them by arguments, not by code
+DRAWING = 2  # raise it where drawings or labels change: the library keeps them by arguments, not by code
 FEATURES = Features(
     {
         "image": Image(decode=False),
         "colours": List(Value("int64")),
         "shapes": List(Value("int64")),
         "places": List(List(Value("float32"))),
+        "numbers": List(List(Value("int64"))),
     }
 )
 
@@ -45,7 +46,8 @@ def draw_scene_patches(
 
     Returns:
         Columns `image` and, for each patch in raster order, `colours` (numbers in `PATCH_COLOURS`), `shapes`
-        (`PATCH_SHAPES`) and `places`, the middle (x, y) of its object as shares of the side, (0, 0) for background.
+        (`PATCH_SHAPES`), `places`, the middle (x, y) of its object as shares of the side, and `numbers`, how many
+        objects there are, of its colour and of its shape; background has zeros in all of them.
 
     Raises:
         ValueError: for a patch that does not divide the picture.
@@ -61,8 +63,10 @@ def draw_scene_patches(
     return DatasetDict(splits)
 
 
-def patch_labels(scene: Scene, patch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Say what the patches of a scene show: colours and shapes (patches,), places (patches, 2)."""
+def patch_labels(scene: Scene, patch: int) -> dict[str, np.ndarray]:
+    """Say what the patches of a scene show: `colours` and `shapes` (patches,), `places` (patches, 2), `numbers`
+    (patches, 3).
+    """
     side = scene.picture.width
     covers = np.stack([_shares(item.mask, patch) for item in scene.objects])
     largest = covers.argmax(0)
@@ -70,7 +74,14 @@ def patch_labels(scene: Scene, patch: int) -> tuple[np.ndarray, np.ndarray, np.n
     colours = np.array([PATCH_COLOURS.index(item.colour) for item in scene.objects])
     shapes = np.array([PATCH_SHAPES.index(item.shape) for item in scene.objects])
     places = np.array([centre(item) for item in scene.objects], dtype=np.float32) / side
-    return shown * colours[largest], shown * shapes[largest], shown[:, None] * places[largest]
+    alike = [(of[:, None] == of).sum(1) for of in (colours, shapes)]
+    numbers = np.stack([np.full(len(scene.objects), len(scene.objects)), *alike], axis=1)
+    return {
+        "colours": shown * colours[largest],
+        "shapes": shown * shapes[largest],
+        "places": shown[:, None] * places[largest],
+        "numbers": shown[:, None] * numbers[largest],
+    }
 
 
 def _shares(mask: np.ndarray, patch: int) -> np.ndarray:
@@ -84,13 +95,8 @@ def _draw(key: Sequence[int], size: int, patch: int, count: int, held_out: bool)
         scene = draw_scene(rng, choose_objects(rng, held_out), size)
         content = io.BytesIO()
         scene.picture.save(content, format="PNG", compress_level=1)
-        colours, shapes, places = patch_labels(scene, patch)
-        yield {
-            "image": {"bytes": content.getvalue(), "path": None},
-            "colours": colours.tolist(),
-            "shapes": shapes.tolist(),
-            "places": places.tolist(),
-        }
+        labels = {name: values.tolist() for name, values in patch_labels(scene, patch).items()}
+        yield {"image": {"bytes": content.getvalue(), "path": None}, **labels}
 
 
 __all__ = ["PATCH_COLOURS", "PATCH_SHAPES", "draw_scene_patches", "patch_labels"]

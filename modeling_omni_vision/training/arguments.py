@@ -1,19 +1,15 @@
 """What `scripts/train.py` can be told: our recipe, beside transformers' own `TrainingArguments`."""
 
-import json
 from dataclasses import MISSING, dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import TrainingArguments
 
-from ..configuration_omni_vision import OmniVisionConfig
 from ..data.sources import VALIDATION_SHARE
+from .fields import read_fields
 
 
-# Keywords of a configuration that are not fields of ours and still mean something.
-OTHER_CONFIG_KEYS = ("attn_implementation", "id2label", "label2id")
 SECRETS = ("hub_token",)
 
 
@@ -86,22 +82,7 @@ class RecipeArguments:
         Raises:
             ValueError: if it is not JSON of an object, or has a key that `OmniVisionConfig` does not know.
         """
-        if self.config is None:
-            return {}
-        is_file = not self.config.lstrip().startswith("{")
-        if is_file and not Path(self.config).is_file():
-            raise ValueError(f"`config` must be JSON that starts with {{ or a file of it, got {self.config!r}.")
-        try:
-            given = json.loads(Path(self.config).read_text(encoding="utf-8") if is_file else self.config)
-        except ValueError as error:
-            raise ValueError(f"`config` must be JSON, got {self.config!r} ({error}). Correct it.") from error
-        known = {item.name for item in fields(OmniVisionConfig)} | set(OTHER_CONFIG_KEYS)
-        if not isinstance(given, dict) or not set(given) <= known:
-            unknown = sorted(set(given) - known) if isinstance(given, dict) else given
-            raise ValueError(
-                f"`config` must hold fields of OmniVisionConfig, got {unknown!r}. Correct or remove them."
-            )
-        return given
+        return read_fields("config", self.config)
 
 
 @dataclass

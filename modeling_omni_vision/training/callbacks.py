@@ -2,8 +2,11 @@
 
 import logging
 import signal
+import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -135,6 +138,23 @@ def unwrap(model: nn.Module | None) -> nn.Module | None:
     return getattr(model, "_orig_mod", model)
 
 
+def rest_frozen(model: nn.Module) -> None:
+    """Put the parts of a model that are not trained into evaluation mode: dropout is for what can learn from it."""
+    for part in model.children():
+        if not any(parameter.requires_grad for parameter in part.parameters()):
+            part.eval()
+
+
+@contextmanager
+def exit_when_interrupted() -> Iterator[None]:
+    """End the process where training was interrupted, with the message and the exit status of SIGTERM."""
+    try:
+        yield
+    except TrainingInterruptedError as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(128 + signal.SIGTERM)
+
+
 def train_until_done(trainer: Trainer, checkpoint: Path | None) -> float:
     """Train, from a checkpoint if there is one, and tell how many seconds it took.
 
@@ -160,6 +180,8 @@ __all__ = [
     "NonFiniteLossError",
     "StopOnSigterm",
     "TrainingInterruptedError",
+    "exit_when_interrupted",
+    "rest_frozen",
     "train_until_done",
     "unwrap",
 ]

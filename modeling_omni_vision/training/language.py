@@ -25,7 +25,7 @@ from ..interop.compose import compose_language_model
 from ..modeling_omni_vision import OmniVisionModel
 from ..modeling_omni_vision_language import OmniVisionForConditionalGeneration
 from ..processing_omni_vision_language import OmniVisionProcessor
-from .callbacks import DataEpochCallback, train_until_done
+from .callbacks import DataEpochCallback, rest_frozen, train_until_done
 from .language_arguments import NEW, LanguageArguments, LanguageTrainingArguments
 from .language_data import IGNORED, AnswerCollator, Conversations, LengthGroups, show
 from .muon import Muon
@@ -238,10 +238,8 @@ class LanguageTrainer(PlainFolderTrainer):
         return super().create_optimizer(*args, **kwargs)
 
     def compute_loss(self, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """Compute the loss with frozen parts as they are when used: no dropout acts on what cannot learn from it."""
-        for part in self.composite.children():
-            if not any(parameter.requires_grad for parameter in part.parameters()):
-                part.eval()
+        """Compute the loss with frozen parts as they are when used."""
+        rest_frozen(self.composite)
         return super().compute_loss(model, *args, **kwargs)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:

@@ -1,7 +1,6 @@
 """What `scripts/train_language.py` can be told, beside transformers' own `TrainingArguments`."""
 
-import json
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -9,6 +8,7 @@ from transformers import LlamaConfig, TrainingArguments
 
 from ..configuration_omni_vision import OmniVisionConfig
 from ..data.sources import VALIDATION_SHARE
+from .fields import read_fields
 
 
 STAGES = ("projector", "lora", "all")
@@ -131,7 +131,7 @@ class LanguageArguments:
         Raises:
             ValueError: if it is not JSON of an object with fields of [`OmniVisionConfig`].
         """
-        given = _read("config", self.config, {item.name for item in fields(OmniVisionConfig)}, "OmniVisionConfig")
+        given = read_fields("config", self.config)
         return OmniVisionConfig(**{"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, **given})
 
     def decoder_fields(self) -> dict[str, Any]:
@@ -140,8 +140,7 @@ class LanguageArguments:
         Raises:
             ValueError: if it is not JSON of an object with fields of `LlamaConfig`.
         """
-        known = {item.name for item in fields(LlamaConfig)}
-        return {**NEW_DECODER, **_read("text_config", self.text_config, known, "LlamaConfig")}
+        return {**NEW_DECODER, **read_fields("text_config", self.text_config, LlamaConfig)}
 
 
 @dataclass
@@ -186,16 +185,6 @@ class LanguageTrainingArguments(TrainingArguments):
         if self.eval_strategy == "no":
             self.load_best_model_at_end, self.metric_for_best_model, self.greater_is_better = False, None, None
         super().__post_init__()
-
-
-def _read(name: str, given: str | None, known: set[str], kind: str) -> dict[str, Any]:
-    try:
-        found: Any = json.loads(given or "{}")
-    except ValueError as error:
-        raise ValueError(f"`{name}` must be JSON, got {given!r} ({error}). Correct it.") from error
-    if not isinstance(found, dict) or not set(found) <= known:
-        raise ValueError(f"`{name}` must hold fields of {kind}, got {given!r}. Correct it.")
-    return found
 
 
 __all__ = ["NEW", "LanguageArguments", "LanguageTrainingArguments"]

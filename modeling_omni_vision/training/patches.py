@@ -1,4 +1,5 @@
-"""Teach a tower what each patch of a drawn scene shows: the colour and shape of the object there, and its middle.
+"""Teach a tower what each patch of a drawn scene shows: the colour and shape of the object there, its middle, and how
+many there are.
 
 A tower that was trained on whole pictures, or to be found by a bag of words, need not know which shape is where, and
 no language model can read from its patches what is not in them. Labels for every patch teach it in minutes.
@@ -18,6 +19,7 @@ from transformers import EvalPrediction, set_seed
 
 from ..analysis.record import merge_metrics
 from ..configuration_omni_vision import OmniVisionConfig
+from ..data.questions import MOST_OBJECTS
 from ..data.scene_patches import PATCH_COLOURS, PATCH_SHAPES, draw_scene_patches
 from ..image_processing_omni_vision import OmniVisionImageProcessor
 from ..modeling_omni_vision import OmniVisionModel
@@ -33,11 +35,13 @@ from .trainer import PlainFolderTrainer
 # How much a miss of the middle weighs beside a word: a tenth of the side, both ways, costs 0.75, a word of which the
 # tower is half sure 0.69.
 PLACE_WEIGHT, PLACE_BEND = 10.0, 0.05
+NUMBER_WEIGHT = 1.0
 
 
 class PatchTeacher(nn.Module):
     """
-    A tower with three linear heads on its patches: colour, shape, middle of the object.
+    A tower with linear heads on its patches: colour, shape and middle of the object, and how many objects there are
+    in all, of that colour and of that shape.
 
     Args:
         tower: The tower to teach.
@@ -53,9 +57,15 @@ class PatchTeacher(nn.Module):
         self.colour = nn.Linear(width, len(PATCH_COLOURS))
         self.shape = nn.Linear(width, len(PATCH_SHAPES))
         self.place = nn.Linear(width, 2)
+        self.number = nn.Linear(width, 3 * (MOST_OBJECTS + 1))
 
     def forward(
-        self, pixel_values: torch.Tensor, colours: torch.Tensor, shapes: torch.Tensor, places: torch.Tensor
+        self,
+        pixel_values: torch.Tensor,
+        colours: torch.Tensor,
+        shapes: torch.Tensor,
+        places: torch.Tensor,
+        numbers: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
         """
         Compare what the heads say with what the patches show.
@@ -65,18 +75,23 @@ class PatchTeacher(nn.Module):
             colours: Numbers in `PATCH_COLOURS` (batch, patches).
             shapes: Numbers in `PATCH_SHAPES` (batch, patches).
             places: Middles of the objects as shares of the side (batch, patches, 2).
+            numbers: How many objects there are, of the same colour and of the same shape (batch, patches, 3).
 
         Returns:
-            `loss`; `found`, for each patch the most probable colour and shape and the middle (batch, patches, 4).
+            `loss`; `found`, for each patch the most probable colour and shape, the middle and the most probable
+            numbers (batch, patches, 7).
         """
         grid: Any = self.tower(pixel_values=pixel_values).grid
         colour, shape, place = self.colour(grid), self.shape(grid), self.place(grid)
+        number = self.number(grid).unflatten(-1, (3, -1))
         shown = colours > 0
         loss = cross_entropy(colour.flatten(0, 1), colours.flatten()) + cross_entropy(
             shape.flatten(0, 1), shapes.flatten()
         )
         loss = loss + PLACE_WEIGHT * smooth_l1_loss(place[shown], places[shown], beta=PLACE_BEND)
-        found = torch.cat((colour.argmax(-1, keepdim=True), shape.argmax(-1, keepdim=True), place), dim=-1)
+        loss = loss + NUMBER_WEIGHT * cross_entropy(number[shown].flatten(0, 1), numbers[shown].flatten())
+        words = torch.stack((colour.argmax(-1), shape.argmax(-1)), dim=-1)
+        found = torch.cat((words, place, number.argmax(-1)), dim=-1)
         return {"loss": loss, "found": found}
 
 
@@ -123,7 +138,7 @@ def train_patches(config: OmniVisionConfig, muon_learning_rate: float, args: Omn
         data = draw_scene_patches(patch, size=height)
     processor = OmniVisionImageProcessor(size={"height": height, "width": width}, num_channels=3)
     teacher = PatchTeacher(OmniVisionModel(config))
-    args.label_names = ["colours", "shapes", "places"]
+    args.label_names = ["colours", "shapes", "places", "numbers"]
     trainer = PatchTrainer(
         teacher,
         args=args,
@@ -156,26 +171,27 @@ def train_patches(config: OmniVisionConfig, muon_learning_rate: float, args: Omn
 
 
 def patch_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """Score patches that show an object: shares of right colours and shapes, and of both (`accuracy`); the mean
-    distance of the middle in shares of the side.
+    """Score patches that show an object: shares of right colours and shapes, and of both (`accuracy`); of right
+    `numbers`; the mean distance of the middle in shares of the side.
     """
     found: Any = prediction.predictions
     labels: Any = prediction.label_ids
-    colours, shapes, places = labels
+    colours, shapes, places, numbers = labels
     shown = colours > 0
     colour, shape = found[..., 0] == colours, found[..., 1] == shapes
-    distance = ((found[..., 2:] - places) ** 2).sum(-1) ** 0.5
+    distance = ((found[..., 2:4] - places) ** 2).sum(-1) ** 0.5
     return {
         "accuracy": float((colour & shape)[shown].mean()),
         "colour": float(colour[shown].mean()),
         "shape": float(shape[shown].mean()),
+        "numbers": float((found[..., 4:] == numbers)[shown].mean()),
         "distance": float(distance[shown].mean()),
     }
 
 
 def _scores(trainer: PatchTrainer, split: Dataset) -> dict[str, float]:
     found: Any = trainer.predict(split, metric_key_prefix="").metrics
-    return {name: found[f"_{name}"] for name in ("accuracy", "colour", "shape", "distance")}
+    return {name: found[f"_{name}"] for name in ("accuracy", "colour", "shape", "numbers", "distance")}
 
 
 class _Collator:
@@ -186,7 +202,7 @@ class _Collator:
         pictures: list[PilImage.Image] = [PilImage.open(io.BytesIO(row["image"]["bytes"])) for row in rows]
         return {
             "pixel_values": self.processor(pictures, return_tensors="pt")["pixel_values"],
-            **{name: torch.tensor([row[name] for row in rows]) for name in ("colours", "shapes", "places")},
+            **{name: torch.tensor([row[name] for row in rows]) for name in ("colours", "shapes", "places", "numbers")},
         }
 
 

@@ -23,7 +23,7 @@ from ..retrieval.augmentation import PairAugmentation
 from ..retrieval.evaluation import evaluators, retrieval_metrics
 from ..retrieval.losses import TwoWayContrastiveLoss, core_of
 from ..retrieval.towers import build_retrieval, open_door
-from .callbacks import NonFiniteLossError, train_until_done
+from .callbacks import NonFiniteLossError, rest_frozen, train_until_done
 from .muon import Muon
 from .optimizer import parameter_groups
 from .record import describe_machine, recorded_versions
@@ -150,6 +150,12 @@ class _RetrievalTrainer:
             )
             trainer.optimizer = Muon(groups, **options)
         return super().create_optimizer(*args, **kwargs)  # type: ignore[misc]
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        """Compute the loss with frozen towers as they are when used."""
+        trainer: Any = self
+        rest_frozen(core_of(trainer.model))
+        return super().compute_loss(*args, **kwargs)  # type: ignore[misc]
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Do one forward and backward pass.

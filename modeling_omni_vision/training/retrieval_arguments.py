@@ -1,14 +1,13 @@
 """What `scripts/train_retrieval.py` can be told, beside the training arguments of sentence-transformers."""
 
-import json
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
 from sentence_transformers import MultiVectorEncoderTrainingArguments, SentenceTransformerTrainingArguments
 
 from ..configuration_omni_vision import OmniVisionConfig
 from ..data.sources import VALIDATION_SHARE
+from .fields import read_fields
 
 
 TRAINED = ("all", "picture", "text", "heads")
@@ -100,16 +99,9 @@ class RetrievalArguments:
         """Read `config`.
 
         Raises:
-            ValueError: if it is not JSON of an object with fields of [`OmniVisionConfig`].
+            ValueError: if it is not JSON of an object, or has a key that `OmniVisionConfig` does not know.
         """
-        try:
-            given: Any = json.loads(self.config or "{}")
-        except ValueError as error:
-            raise ValueError(f"`config` must be JSON, got {self.config!r} ({error}). Correct it.") from error
-        known = {item.name for item in fields(OmniVisionConfig)}
-        if not isinstance(given, dict) or not set(given) <= known:
-            raise ValueError(f"`config` must hold fields of OmniVisionConfig, got {self.config!r}. Correct it.")
-        return OmniVisionConfig(**given)
+        return OmniVisionConfig(**read_fields("config", self.config))
 
 
 @dataclass

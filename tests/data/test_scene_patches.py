@@ -20,7 +20,8 @@ def drawn(tmp_path_factory):
 
 def test_a_patch_is_called_what_covers_most_of_it_and_told_where_the_middle_of_that_is():
     scene = draw_scene(np.random.default_rng(3), [("red", "square"), ("blue", "circle")], 64)
-    colours, shapes, places = patch_labels(scene, 8)
+    labels = patch_labels(scene, 8)
+    colours, shapes, places = labels["colours"], labels["shapes"], labels["places"]
     for item in scene.objects:
         rows, columns = np.nonzero(item.mask)
         inside = int(rows.mean() // 8) * 8 + int(columns.mean() // 8)
@@ -33,6 +34,20 @@ def test_a_patch_is_called_what_covers_most_of_it_and_told_where_the_middle_of_t
     assert not shapes[covered == 0].any()
 
 
+def test_a_patch_is_told_how_many_objects_there_are_of_its_colour_and_of_its_shape():
+    names = [("red", "square"), ("red", "circle"), ("blue", "square"), ("red", "star")]
+    scene = draw_scene(np.random.default_rng(5), names, 64)
+    labels = patch_labels(scene, 8)
+    expected = {("red", "square"): [4, 3, 2], ("red", "circle"): [4, 3, 1], ("blue", "square"): [4, 1, 2]}
+    expected["red", "star"] = [4, 3, 1]
+    found = set()
+    for colour, shape, numbers in zip(labels["colours"], labels["shapes"], labels["numbers"].tolist(), strict=True):
+        name = PATCH_COLOURS[colour], PATCH_SHAPES[shape]
+        assert numbers == expected.get(name, [0, 0, 0])
+        found.add(name)
+    assert found == {*names, ("none", "none")}
+
+
 def _share(item):
     return item.mask.reshape(8, 8, 8, 8).mean((1, 3)).reshape(-1)
 
@@ -42,7 +57,7 @@ def test_splits_have_labels_for_every_patch_and_keep_combinations_apart(drawn):
     for name, split in drawn.items():
         for row in split:
             assert Image.open(io.BytesIO(row["image"]["bytes"])).size == (64, 64)
-            assert len(row["colours"]) == len(row["shapes"]) == len(row["places"]) == 64
+            assert len(row["colours"]) == len(row["shapes"]) == len(row["places"]) == len(row["numbers"]) == 64
             found = set(zip(row["colours"], row["shapes"], strict=True))
             assert bool(found & held_out) == (name == "held_out")
 

@@ -56,34 +56,55 @@ def test_teaching_changes_every_weight_of_the_tower_and_the_same_seed_ends_in_th
         assert not torch.equal(weight, start[name]), name
 
 
-def test_the_loss_is_that_of_words_and_of_middles_where_there_is_an_object():
+def test_the_loss_is_that_of_words_and_of_middles_and_numbers_where_there_is_an_object():
     teacher = PatchTeacher(OmniVisionModel(OmniVisionConfig(**TINY))).eval()
     with torch.no_grad():
-        for head in (teacher.colour, teacher.shape, teacher.place):
+        for head in (teacher.colour, teacher.shape, teacher.place, teacher.number):
             head.weight.zero_()
             head.bias.zero_()
     pixels = torch.zeros(2, 3, 64, 64)
     colours = torch.zeros(2, 16, dtype=torch.long)
     colours[0, 3] = 2
-    places = torch.zeros(2, 16, 2)
-    certain = np.log(9) + np.log(7)  # eight colours or six shapes, or nothing
-    right = teacher(pixels, colours, torch.zeros_like(colours), places)
-    assert right["loss"].item() == pytest.approx(certain, abs=1e-5)
+    places, numbers = torch.zeros(2, 16, 2), torch.zeros(2, 16, 3, dtype=torch.long)
+
+    def loss():
+        return teacher(pixels, colours, torch.zeros_like(colours), places, numbers)["loss"].item()
+
+    # Eight colours or six shapes, or nothing; nothing to four objects.
+    certain = np.log(9) + np.log(7) + np.log(5)
+    assert loss() == pytest.approx(certain, abs=1e-5)
     places[0, 3] = 0.5
     places[1, 5] = 0.9  # no object there: nothing to miss
-    missed = teacher(pixels, colours, torch.zeros_like(colours), places)["loss"].item()
-    assert missed == pytest.approx(certain + 10 * (0.5 - 0.05 / 2), abs=1e-5)
+    assert loss() == pytest.approx(certain + 10 * (0.5 - 0.05 / 2), abs=1e-5)
+    with torch.no_grad():
+        teacher.number.bias[1::5] = 40.0  # sure of one, of each kind
+    numbers[1, 5] = 2
+    numbers[0, 3] = torch.tensor([1, 1, 2])
+    missed = np.log(9) + np.log(7) + 40 / 3
+    assert loss() == pytest.approx(missed + 10 * (0.5 - 0.05 / 2), abs=1e-4)
 
 
 def test_only_patches_with_an_object_are_scored():
     colours, shapes = np.array([[0, 1, 2, 0]]), np.array([[0, 1, 1, 0]])
     places = np.array([[[0, 0], [0.5, 0.5], [0.1, 0.2], [0, 0]]])
-    found = np.array([[[3, 3, 9, 9], [1, 1, 0.5, 0.5], [2, 2, 0.4, 0.6], [0, 0, 9, 9]]])
-    scores = patch_metrics(EvalPrediction(found, (colours, shapes, places)))
-    assert scores == pytest.approx({"accuracy": 0.5, "colour": 1.0, "shape": 0.5, "distance": 0.25})
+    numbers = np.array([[[0, 0, 0], [2, 1, 2], [2, 1, 2], [0, 0, 0]]])
+    found = np.array(
+        [[[3, 3, 9, 9, 1, 1, 1], [1, 1, 0.5, 0.5, 2, 1, 2], [2, 2, 0.4, 0.6, 2, 2, 1], [0, 0, 9, 9, 1, 1, 1]]]
+    )
+    scores = patch_metrics(EvalPrediction(found, (colours, shapes, places, numbers)))
+    expected = {"accuracy": 0.5, "colour": 1.0, "shape": 0.5, "numbers": 4 / 6, "distance": 0.25}
+    assert scores == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("fields", [{"num_channels": 1}, {"image_size": [64, 32]}, {"patch_size": [16, 8]}])
 def test_a_tower_that_drawn_scenes_do_not_fit_is_refused_before_drawing(tmp_path, fields):
     with pytest.raises(ValueError, match=r"Drawn scenes are square and coloured.*Correct --config"):
         main(["--config", json.dumps({**TINY, **fields}), "--output_dir", str(tmp_path / "none")])
+
+
+@pytest.mark.parametrize(
+    ("config", "message"), [("{not json", "must be JSON"), ('{"size": 3}', "fields of OmniVisionConfig")]
+)
+def test_a_configuration_that_cannot_be_read_is_refused_by_its_name(tmp_path, config, message):
+    with pytest.raises(ValueError, match=rf"`config` .*{message}"):
+        main(["--config", config, "--output_dir", str(tmp_path / "none")])

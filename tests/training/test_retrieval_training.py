@@ -125,6 +125,21 @@ def test_frozen_parts_stay_bit_for_bit_and_trained_ones_move(few_scenes, tmp_pat
     assert any(name.startswith("text_model.") for name in moved) == (train == "text")
 
 
+def test_towers_that_are_not_trained_are_used_without_dropout(few_scenes, tmp_path):
+    start = train_retrieval(recipe(), arguments(tmp_path / "start", do_predict=False))
+    losses = []
+    for share in (0.0, 0.5):
+        config = json.loads((start / "config.json").read_text())
+        config["text_config"]["hidden_dropout_prob"] = config["vision_config"]["hidden_dropout_prob"] = share
+        (start / "config.json").write_text(json.dumps(config))
+        folder = train_retrieval(
+            recipe(model=str(start), config=None, train="heads"),
+            arguments(tmp_path / f"run{share}", do_predict=False, max_steps=1, logging_steps=1),
+        )
+        losses.append(json.loads((folder / "metrics.json").read_text())["training"]["history"][0]["loss"])
+    assert losses[0] == losses[1]
+
+
 def test_lora_trains_queries_and_values_of_the_picture_tower_and_is_merged(few_scenes, tmp_path):
     start = train_retrieval(recipe(), arguments(tmp_path / "start", do_predict=False))
     folder = train_retrieval(

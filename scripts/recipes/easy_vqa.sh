@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# easy-VQA (4,000 drawn pictures, 13 answers; https://github.com/vzhou842/easy-VQA): a small Llama with eyes, from nothing.
+# begin easy_vqa_recipe
+# end easy_vqa_recipe
+# Data: pip install --no-deps easy-vqa. The tower comes from scripts/recipes/language_scenes.sh, whose first stage is here
+# too. Arguments given to this script come last and win, for instance --resume_from_checkpoint true.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+# Freed memory is kept for the next step: a tenth of each step would be page faults otherwise (glibc).
+export MALLOC_TRIM_THRESHOLD_=2147483647 MALLOC_MMAP_MAX_=0
+RUNS="${RUNS:-runs}"
+BF16=$(python -c 'from modeling_omni_vision.analysis.record import has_bf16_instructions as has; print(has())')
+[ -f "$RUNS/language_scenes_tower/metrics.json" ] || python scripts/train_patches.py \
+    --output_dir "$RUNS/language_scenes_tower" --muon_learning_rate 0.02 --learning_rate 2e-3 --bf16 "$BF16" \
+    --per_device_train_batch_size 64 --num_train_epochs 16 --resume_from_checkpoint true \
+    --config '{"image_size": 64, "patch_size": 8, "num_attention_heads": 4, "attn_implementation": "eager"}'
+python scripts/train_language.py --dataset easy-vqa --vision "$RUNS/language_scenes_tower" --select_feature grid \
+    --pixel_shuffle 2 --text_config '{"num_hidden_layers": 4}' --text_muon_learning_rate 0.01 --learning_rate 1e-3 \
+    --vision_learning_rate 3e-4 --muon_learning_rate 0.002 --bf16 "$BF16" --per_device_train_batch_size 16 \
+    --num_train_epochs 12 --output_dir "$RUNS/easy_vqa" "$@"
