@@ -109,6 +109,20 @@ def test_late_interaction_leaves_out_cls_and_registers_unless_told_otherwise(pic
         assert torch.allclose(embeddings, wanted, atol=1e-6)
 
 
+def test_the_whole_of_a_picture_is_what_the_towers_pooling_says(pictures, processor):
+    pixels = processor(images=pictures, return_tensors="pt")["pixel_values"]
+    wholes = {}
+    for pooling in ("cls", "mean"):
+        torch.manual_seed(0)
+        model = OmniVisionForRetrieval(config(vision_config=VISION | {"pooling": pooling})).eval()
+        seen = model.vision_model(pixels)
+        token = seen.pooler_output if pooling == "cls" else seen.grid.mean(1)
+        wholes[pooling] = model(pixel_values=pixels).image_embeds
+        expected = torch.nn.functional.normalize(model.visual_projection(token), dim=-1)
+        assert torch.equal(wholes[pooling], expected)
+    assert not torch.allclose(wholes["cls"], wholes["mean"], atol=1e-2)
+
+
 def test_padding_changes_neither_a_text_nor_its_words(model, processor):
     alone, padded = (processor(text=TEXTS[:n], padding=True, return_tensors="pt") for n in (1, 2))
     one, both = model(**alone), model(**padded)
@@ -155,6 +169,11 @@ def test_neither_pictures_nor_texts_and_a_loss_of_one_side_are_refused(model, pr
 def test_a_configuration_that_cannot_work_is_a_value_error(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         config(**wrong)
+
+
+def test_a_tower_whose_whole_is_too_wide_for_the_projection_of_its_tokens_is_refused():
+    with pytest.raises(ValueError, match="`pooling` of the picture tower must be 'cls' or 'mean', got 'cls_mean'"):
+        config(vision_config=VISION | {"pooling": "cls_mean"})
 
 
 def test_what_sentence_transformers_reads_is_there(model, processor):

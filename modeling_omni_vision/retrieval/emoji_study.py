@@ -19,7 +19,8 @@ def study_emoji(checkpoint: Path, data: DatasetDict) -> dict[str, Any]:
     """Measure a checkpoint and peers on the splits of `load_emoji`, and keep it as `emoji` in its metrics.json.
 
     Returns:
-        `texts`: both directions on each held-out split, for wholes and parts, and for an oracle of keywords;
+        `texts`: both directions on each held-out split, for wholes and parts, by names alone and by names with all
+        keywords, and for an oracle of keywords;
         `styles`: pictures of the vendor never trained on asking for the same concept in a trained style, for
         concepts that were trained and for held-out ones.
     """
@@ -29,7 +30,9 @@ def study_emoji(checkpoint: Path, data: DatasetDict) -> dict[str, Any]:
     }
     texts: dict[str, Any] = {}
     for name in ("validation", "test", "test_unseen_style"):
+        worded = data[name].map(_in_one_text)
         texts[name] = {kind: retrieval_metrics(door, data[name]) for kind, door in doors.items()}
+        texts[name] |= {f"{kind}, keywords": retrieval_metrics(door, worded) for kind, door in doors.items()}
         known = dict(zip(data[name]["concept"][:], data[name]["texts"][:], strict=True))
         oracle = ranked(keyword_scores(list(known.values())), list(known), list(known))
         texts[name]["keyword oracle"] = {"picture_to_text": oracle}
@@ -41,6 +44,10 @@ def study_emoji(checkpoint: Path, data: DatasetDict) -> dict[str, Any]:
         found["styles"][name] = _styles(doors, data[asking], data[asked])
     merge_metrics(checkpoint, {"emoji": found})
     return found
+
+
+def _in_one_text(row: dict[str, Any]) -> dict[str, Any]:
+    return {"texts": [", ".join(row["texts"])]}
 
 
 def _styles(doors: dict[str, Any], asking: Dataset, asked: Dataset) -> dict[str, Any]:

@@ -1,0 +1,71 @@
+import io
+import json
+
+import pytest
+import torch
+from datasets import Dataset, DatasetDict
+from packaging.version import Version
+from PIL import Image, ImageDraw
+from transformers import __version__ as transformers_version
+
+
+pytest.importorskip("sentence_transformers")
+if Version(transformers_version) < Version("5.23"):
+    pytest.skip("models of several parts need transformers 5.23", allow_module_level=True)
+
+from modeling_omni_vision import OmniVisionConfig
+from modeling_omni_vision.retrieval import emoji_study
+from modeling_omni_vision.retrieval.emoji_study import study_emoji
+from modeling_omni_vision.retrieval.towers import build_retrieval
+
+
+COLOURS = ("red", "lime", "blue", "yellow", "white", "black")
+
+
+def drawings(vendor, names):
+    rows = []
+    for name in names:
+        content = io.BytesIO()
+        # Neither without contrast nor the negative of another.
+        drawn, place = Image.new("RGBA", (16, 16), "gray"), COLOURS.index(name)
+        ImageDraw.Draw(drawn).rectangle((2 * place, 0, 2 * place + 3, 15), fill=name)
+        drawn.save(content, format="PNG")
+        picture = {"bytes": content.getvalue(), "path": None}
+        rows.append(
+            {"image": picture, "texts": [name, f"{name} thing"], "concept": name, "group": "", "vendor": vendor}
+        )
+    return rows
+
+
+def test_each_split_is_asked_by_names_and_keywords_and_the_unseen_style_finds_its_concept(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    vision = OmniVisionConfig(image_size=16, patch_size=8, hidden_size=32, num_hidden_layers=1, intermediate_size=64)
+    model, processor = build_retrieval(vision, "new", [" ".join((*COLOURS, "thing"))], embedding_dim=16)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    monkeypatch.setattr(emoji_study, "imagenet_scores", lambda *_: None)
+    trained, held_out = COLOURS[:4], COLOURS[4:]
+    splits = {
+        "train": drawings("google", trained) + drawings("twitter", trained),
+        "validation": drawings("google", held_out),
+        "test": drawings("google", held_out),
+        "unseen_style": drawings("fluent", [*trained[1:], trained[0]]),
+        "test_unseen_style": drawings("fluent", held_out),
+    }
+    found = study_emoji(tmp_path, DatasetDict({name: Dataset.from_list(rows) for name, rows in splits.items()}))
+    for split in ("validation", "test", "test_unseen_style"):
+        asked = found["texts"][split]
+        assert asked.keys() == {"wholes", "parts", "wholes, keywords", "parts, keywords", "keyword oracle"}
+        assert asked["wholes"]["picture_to_text"]["candidates"] == 2
+        assert asked["keyword oracle"]["picture_to_text"]["recall@1"] == 1
+    # The same drawing in another order finds its own concept, by pixels and by any tower.
+    for name, concepts in (("trained concepts", 4), ("held-out concepts", 2)):
+        scores = found["styles"][name]
+        assert scores.keys() == {"wholes", "parts", "pixels", "chance"}
+        assert scores["wholes"]["recall@1"] == scores["pixels"]["recall@1"] == 1
+        assert scores["chance"]["recall@1"] == pytest.approx(1 / concepts)
+    assert json.loads((tmp_path / "metrics.json").read_text())["emoji"] == found
+
+
+def test_names_and_keywords_are_asked_as_one_text():
+    assert emoji_study._in_one_text({"texts": ["cat", "pet", "meow"]}) == {"texts": ["cat, pet, meow"]}
