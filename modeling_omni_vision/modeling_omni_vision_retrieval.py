@@ -157,8 +157,8 @@ class OmniVisionForRetrieval(PreTrainedModel):
 
     def get_image_features(self, pixel_values: torch.Tensor) -> BaseModelOutputWithPooling:
         """
-        Encode pictures: tokens of the tower, and as `pooler_output`, (batch, embedding_dim), what the tower's `pooling`
-        says, projected: CLS, or the mean of the patches.
+        Encode pictures: tokens of the tower, and as `pooler_output` (batch, embedding_dim) its whole, projected: CLS,
+        or the mean of the patches where the tower's `pooling` says so.
         """
         output = self.vision_model(pixel_values)
         whole = pool(output.pooler_output, output.grid, self.config.vision_config.pooling)
