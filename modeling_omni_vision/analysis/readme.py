@@ -13,6 +13,15 @@ from .training_step import ATTENTION_HEAD, DATA_HEAD, attention_line, data_line
 
 SEARCH = "checkpoints/omni-vision-search-scenes/metrics.json"
 LANGUAGE = "checkpoints/omni-vision-language-scenes/metrics.json"
+SHORT, AS_WRITTEN = "docs/runs/fashion_mnist_short.json", "docs/runs/fashion_mnist_as_written.json"
+EMOJI, ZERO_SHOT, EASY_VQA = "docs/runs/emoji.json", "docs/runs/zero_shot.json", "docs/runs/easy_vqa.json"
+EMOJI_ROWS = (
+    ("test", "wholes", "picture_to_text", "held-out concepts, picture to name"),
+    ("test", "wholes, keywords", "picture_to_text", "held-out concepts, picture to name with keywords"),
+    ("test", "wholes, keywords", "text_to_picture", "held-out concepts, name with keywords to picture"),
+    ("test_unseen_style", "wholes, keywords", "picture_to_text", "the same in an unseen style"),
+)
+SHOWN_NAMES = {"prior": "prior of the texts", "shuffled": "shuffled pictures", "nothing": "no picture"}
 LANGUAGE_COLUMNS = (
     ("test", "pictures"),
     ("held_out", "pictures"),
@@ -103,14 +112,111 @@ def training_step(record: dict[str, Any]) -> str:
     )
 
 
-def recipe(root: Path) -> str:
-    """Say what the recipe promises: where it ran, how long, what came out."""
-    record = read(root, "checkpoints/omni-vision-fashion-mnist/metrics.json")
-    training, evaluation = record["training"], record["evaluation"]
-    machine, low_high = training["machine"], "{:.2%} to {:.2%}".format(*evaluation["accuracy_interval"])
-    took = f"{training['minutes']:.0f} minutes{last_part(training)}"
-    return f"""# {machine["cpu"]}, {machine["threads"]} thread(s), shared; {took}.
+def recipe(root: Path, name: str = "checkpoints/omni-vision-fashion-mnist/metrics.json") -> str:
+    """Say what a recipe promises: where it ran, how long, what came out."""
+    record = read(root, name)
+    evaluation = record["evaluation"]
+    low_high = "{:.2%} to {:.2%}".format(*evaluation["accuracy_interval"])
+    return f"""{_where(record["training"], last_part(record["training"]))}
 # {evaluation["date"]}: test accuracy {evaluation["accuracy"]:.2%}, 95 % bootstrap interval {low_high}."""
+
+
+def short_recipe(root: Path) -> str:
+    """Say what the short recipe promises."""
+    return recipe(root, SHORT)
+
+
+def as_written_recipe(root: Path) -> str:
+    """Say what the recipe with the specification's geometry promises."""
+    return recipe(root, AS_WRITTEN)
+
+
+def other_runs(root: Path) -> str:
+    """Show the other trainings on Fashion-MNIST beside the weights in the box."""
+    rows = []
+    for what, script, name in (
+        ("the weights in the box", "fashion_mnist", "checkpoints/omni-vision-fashion-mnist/metrics.json"),
+        ("short", "fashion_mnist_short", SHORT),
+        ("as written: 224 px, patch 16", "fashion_mnist_as_written", AS_WRITTEN),
+    ):
+        record = read(root, name)
+        training, evaluation = record["training"], record["evaluation"]
+        low, high = evaluation["accuracy_interval"]
+        rows.append(
+            f"| {what} | `scripts/recipes/{script}.sh` | {training['epochs']:g} | {training['minutes']:.0f} | "
+            f"{training['validation_accuracy']:.2%} | {evaluation['accuracy']:.2%} ({low:.2%} to {high:.2%}) |"
+        )
+    table = "\n".join(rows)
+    return f"""| training | command | epochs | minutes | validation | test, with 95 % bootstrap interval |
+|---|---|--:|--:|--:|--:|
+{table}
+
+Epochs and minutes (of one thread) of the box's weights are those of their last part. One seed each, each test split
+opened once."""
+
+
+def emoji(root: Path) -> str:
+    """Show what was found of emoji that training left out, beside peers."""
+    record = read(root, EMOJI)
+    training, found = record["training"], record["emoji"]
+    rows = []
+    for split, who, direction, what in EMOJI_ROWS:
+        scores = found["texts"][split][who][direction]
+        rows.append(f"| {what} | OmniVision | {_recalls(scores)} |")
+    for concepts, peers in found["styles"].items():
+        for who in ("wholes", "ImageNet EfficientNet-Lite0", "pixels", "chance"):
+            if who in peers:
+                name = "OmniVision" if who == "wholes" else who
+                rows.append(f"| unseen style to a trained one, {concepts} | {name} | {_recalls(peers[who])} |")
+    table = "\n".join(rows)
+    machine, drawings = training["machine"], f"{training['pairs']['train']:,} drawings by two vendors"
+    return f"""{drawings}, {training["steps"]:,} steps, {training["minutes"]:.0f} minutes on
+{machine["threads"]} thread(s) of a shared {machine["cpu"]}, one seed ({training["seed"]}), one vector each.
+
+| what is asked | who | recall@1 | recall@5 | recall@10 | of |
+|---|---|--:|--:|--:|--:|
+{table}"""
+
+
+def _recalls(scores: dict[str, float]) -> str:
+    found = " | ".join(f"{scores[f'recall@{rank}']:.1%}" for rank in (1, 5, 10))
+    return f"{found} | {scores['candidates']:,}"
+
+
+def emoji_recipe(root: Path) -> str:
+    """Say what the recipe for emoji promises."""
+    record = read(root, EMOJI)
+    words = record["emoji"]["texts"]["test"]["wholes"]["picture_to_text"]["recall@5"]
+    style = record["emoji"]["styles"]["trained concepts"]["wholes"]["recall@1"]
+    return f"""{_where(record["training"])}
+# {record["training"]["date"]}: recall@5 of held-out names {words:.1%}, recall@1 from an unseen style {style:.1%}."""
+
+
+def zero_shot_recipe(root: Path) -> str:
+    """Say what the recipe for zero-shot classes promises."""
+    record = read(root, ZERO_SHOT)
+    training, found = record["training"], record["zero_shot"]
+    right = f"{found['wholes']['accuracy']:.1%} of {found['pictures']} drawings, {found['classes']} classes"
+    return f"""{_where(training)}
+# {training["date"]}: {right}."""
+
+
+def easy_vqa(root: Path) -> str:
+    """Show the answers about easy-VQA beside the controls."""
+    return _answers(read(root, EASY_VQA)["answers"], (("test", "pictures"), ("test", "prior"), ("test", "shuffled")))
+
+
+def easy_vqa_recipe(root: Path) -> str:
+    """Say what the recipe for easy-VQA promises."""
+    record = read(root, EASY_VQA)
+    found = record["answers"]["test"]["pictures"]
+    return f"""{_where(record["training"])}
+# {record["training"]["date"]}: exact answers {found["accuracy"]:.2%} of {found["questions"]:,} questions."""
+
+
+def _where(training: dict[str, Any], more: str = "") -> str:
+    machine = training["machine"]
+    return f"# {machine['cpu']}, {machine['threads']} thread(s), shared; {training['minutes']:.0f} minutes{more}."
 
 
 def search(root: Path) -> str:
@@ -165,8 +271,7 @@ def search_recipe(root: Path) -> str:
     record = read(root, SEARCH)
     training, found = record["training"], record["retrieval"]["parts"]["test"]
     scores = ", ".join(f"{direction.replace('_', ' ')} {one['ndcg@10']:.3f}" for direction, one in found.items())
-    machine = training["machine"]
-    return f"""# {machine["cpu"]}, {machine["threads"]} thread(s), shared; {training["minutes"]:.0f} minutes.
+    return f"""{_where(training)}
 # {training["date"]}: nDCG@10 of held-out scenes with late interaction: {scores}."""
 
 
@@ -174,16 +279,6 @@ def language(root: Path) -> str:
     """Describe the language checkpoint in the box by its own metrics, beside its controls."""
     record = read(root, LANGUAGE)
     training, answers = record["training"], record["answers"]
-    rows = []
-    for kind in ("all", *answers["test"]["pictures"]["kinds"]):
-        cells = []
-        for split, shown in LANGUAGE_COLUMNS:
-            found = answers[split][shown]
-            found = found if kind == "all" else found["kinds"][kind]
-            low, high = found["interval"]
-            cells.append(f"{found['accuracy']:.1%} ({low:.1%} to {high:.1%})")
-        rows.append(f"| {kind.replace('_', ' or ')} | {' | '.join(cells)} |")
-    table = "\n".join(rows)
     tested = answers["test"]["pictures"]["questions"]
     return f"""`checkpoints/omni-vision-language-scenes`: {training["parameters"]:,} parameters, one seed
 ({training["seed"]}), of the last stage {training["steps"]:,} steps, {training["minutes"]:.0f} minutes on
@@ -192,9 +287,21 @@ questions about {training["conversations"]["test"]:,} test pictures, with 95 % b
 about combinations of colour and shape that no part of it was ever shown. Controls: the best that the texts alone
 allow, the pictures of others, none.
 
-| question | pictures | held out | prior of the texts | shuffled pictures | no picture |
-|---|--:|--:|--:|--:|--:|
-{table}"""
+{_answers(answers, LANGUAGE_COLUMNS)}"""
+
+
+def _answers(answers: dict[str, Any], columns: Sequence[tuple[str, str]]) -> str:
+    names = [SHOWN_NAMES.get(shown, "held out" if split == "held_out" else "pictures") for split, shown in columns]
+    rows = [f"| question | {' | '.join(names)} |", f"|---|{'--:|' * len(names)}"]
+    for kind in ("all", *answers["test"]["pictures"]["kinds"]):
+        cells = []
+        for split, shown in columns:
+            found = answers[split][shown]
+            found = found if kind == "all" else found["kinds"][kind]
+            low, high = found["interval"]
+            cells.append(f"{found['accuracy']:.1%} ({low:.1%} to {high:.1%})")
+        rows.append(f"| {kind.replace('_', ' or ')} | {' | '.join(cells)} |")
+    return "\n".join(rows)
 
 
 def fusions(root: Path) -> str:
@@ -213,10 +320,8 @@ def language_recipe(root: Path) -> str:
     """Say what the recipe for language promises."""
     record = read(root, LANGUAGE)
     training, found = record["training"], record["answers"]
-    machine = training["machine"]
     test, held_out = (found[split]["pictures"]["accuracy"] for split in ("test", "held_out"))
-    took = f"{training['minutes']:.0f} minutes for the last stage"
-    return f"""# {machine["cpu"]}, {machine["threads"]} thread(s), shared; {took}.
+    return f"""{_where(training, " for the last stage")}
 # {training["date"]}: exact answers {test:.1%}, about combinations never seen {held_out:.1%}."""
 
 

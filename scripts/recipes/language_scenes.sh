@@ -11,37 +11,31 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 # Freed memory is kept for the next step: a tenth of each step would be page faults otherwise (glibc).
 export MALLOC_TRIM_THRESHOLD_=2147483647 MALLOC_MMAP_MAX_=0
 RUNS="${RUNS:-runs}"
-# First a tower whose patches know what is where...
+BF16=$(python -c 'from modeling_omni_vision.analysis.record import has_bf16_instructions as has; print(has())')
+# First a tower whose patches know what is where, and how many there are...
 [ -f "$RUNS/language_scenes_tower/metrics.json" ] || python scripts/train_patches.py \
-    --output_dir "$RUNS/language_scenes_tower" --muon_learning_rate 0.02 --learning_rate 2e-3 \
-    --per_device_train_batch_size 64 --num_train_epochs 8 --resume_from_checkpoint true
-WORDS=(--text_muon_learning_rate 0.01 --learning_rate 1e-3)
+    --output_dir "$RUNS/language_scenes_tower" --muon_learning_rate 0.02 --learning_rate 2e-3 --bf16 "$BF16" \
+    --per_device_train_batch_size 64 --num_train_epochs 16 --resume_from_checkpoint true \
+    --config '{"image_size": 64, "patch_size": 8, "num_attention_heads": 4, "attn_implementation": "eager"}'
+COMMON=(--text_muon_learning_rate 0.01 --learning_rate 1e-3 --bf16 "$BF16" --resume_from_checkpoint true)
 # ...then a language model that finds things by their colour and their shape, in words only...
-[ -f "$RUNS/language_scenes_words/metrics.json" ] || python scripts/train_language.py "${WORDS[@]}" \
+[ -f "$RUNS/language_scenes_words/metrics.json" ] || python scripts/train_language.py "${COMMON[@]}" \
     --dataset scenes:colour,shape --shown symbols --vision "$RUNS/language_scenes_tower" --select_feature grid \
     --text_config '{"num_hidden_layers": 4}' --output_dir "$RUNS/language_scenes_words" \
-    --per_device_train_batch_size 24 --lr_scheduler_type constant_with_warmup --max_steps 350 --do_predict false \
-    --resume_from_checkpoint true
+    --per_device_train_batch_size 24 --lr_scheduler_type constant_with_warmup --max_steps 350 --do_predict false
 # ...then the pictures in place of the words, while the tower stays as it is: for two kinds of questions first, then for
 # all that have short answers. (All kinds from the start take several times as long to begin to learn.)
-[ -f "$RUNS/language_scenes_start/metrics.json" ] || python scripts/train_language.py "${WORDS[@]}" \
+[ -f "$RUNS/language_scenes_start/metrics.json" ] || python scripts/train_language.py "${COMMON[@]}" \
     --dataset scenes:colour,shape --model "$RUNS/language_scenes_words" --vision_learning_rate 0 \
     --output_dir "$RUNS/language_scenes_start" --per_device_train_batch_size 16 \
-    --lr_scheduler_type constant_with_warmup --max_steps 250 --do_predict false --resume_from_checkpoint true
-[ -f "$RUNS/language_scenes_middle/metrics.json" ] || python scripts/train_language.py "${WORDS[@]}" \
-    --dataset scenes:colour,shape,count,left_right,above_below --model "$RUNS/language_scenes_start" \
-    --vision_learning_rate 0 --output_dir "$RUNS/language_scenes_middle" --per_device_train_batch_size 16 \
-    --lr_scheduler_type constant_with_warmup --max_steps 1200 --do_predict false --resume_from_checkpoint true
-# ...and then the tower with them: sides and numbers need it. (For the weights in the box the last stage but two fell along
-# a cosine of 2,000 steps and was stopped at 1,196 of them, the last but one along a cosine of 1,700 and at 1,215, by hand,
-# as soon as validation said what was missing; the constant rates here are a guess at the same.)
-TOGETHER=(--dataset scenes:colour,shape,count,left_right,above_below --text_muon_learning_rate 0.008
-    --learning_rate 8e-4 --per_device_train_batch_size 16 --eval_strategy steps --eval_steps 100 --save_strategy steps
-    --save_steps 100)
-[ -f "$RUNS/language_scenes_places/metrics.json" ] || python scripts/train_language.py "${TOGETHER[@]}" \
-    --model "$RUNS/language_scenes_middle" --vision_learning_rate 3e-4 --muon_learning_rate 0.002 \
-    --output_dir "$RUNS/language_scenes_places" --lr_scheduler_type constant_with_warmup --max_steps 1200 \
-    --do_predict false --resume_from_checkpoint true
-python scripts/train_language.py "${TOGETHER[@]}" --model "$RUNS/language_scenes_places" \
-    --vision_learning_rate 5e-4 --muon_learning_rate 0.004 --lr_scheduler_type linear --warmup_steps 0.03 \
-    --max_steps 880 --output_dir "$RUNS/language_scenes" "$@"
+    --lr_scheduler_type constant_with_warmup --max_steps 250 --do_predict false
+KINDS=scenes:colour,shape,count,left_right,above_below
+[ -f "$RUNS/language_scenes_middle/metrics.json" ] || python scripts/train_language.py "${COMMON[@]}" \
+    --dataset "$KINDS" --model "$RUNS/language_scenes_start" --vision_learning_rate 0 \
+    --output_dir "$RUNS/language_scenes_middle" --per_device_train_batch_size 16 \
+    --lr_scheduler_type constant_with_warmup --max_steps 1200 --do_predict false
+# ...and then the tower with them, while all learning rates fall to nothing.
+python scripts/train_language.py "${COMMON[@]}" --dataset "$KINDS" --model "$RUNS/language_scenes_middle" \
+    --vision_learning_rate 2e-4 --muon_learning_rate 0.002 --per_device_train_batch_size 16 \
+    --lr_scheduler_type linear --warmup_steps 0.03 --max_steps 2000 --eval_strategy steps --eval_steps 200 \
+    --save_strategy steps --save_steps 200 --output_dir "$RUNS/language_scenes" "$@"
