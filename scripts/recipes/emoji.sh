@@ -13,7 +13,7 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 export MALLOC_TRIM_THRESHOLD_=2147483647 MALLOC_MMAP_MAX_=0
 BF16=$(python -c 'from modeling_omni_vision.analysis.record import has_bf16_instructions as has; print(has())')
 python scripts/train_retrieval.py --dataset emoji:data/emoji --text minilm --train picture --vectors wholes --augment true \
-    --config '{"image_size": 48, "patch_size": 8, "pooling": "mean", "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "attn_implementation": "eager"}' \
+    --config '{"image_size": 48, "patch_size": 6, "pooling": "mean", "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "attn_implementation": "eager"}' \
     --embedding_dim 256 --muon_learning_rate 0.02 --learning_rate 2e-3 --weight_decay 0.1 --bf16 "$BF16" \
     --per_device_train_batch_size 256 --max_steps 900 --lr_scheduler_type cosine --warmup_steps 0.05 \
     --eval_strategy steps --eval_steps 100 --save_strategy steps --save_steps 100 --output_dir runs/emoji "$@"
