@@ -4,6 +4,9 @@ import re
 from typing import Any
 
 from torch import nn
+from transformers import Trainer, TrainingArguments
+
+from .muon import Muon
 
 
 TOKENS = ("cls_token", "register_tokens", "position_embeddings")
@@ -62,4 +65,19 @@ def parameter_groups(
     return [groups[key] for key in sorted(groups)]
 
 
-__all__ = ["decays", "layer_of", "parameter_groups"]
+def muon_for(model: nn.Module, num_layers: int, args: TrainingArguments, muon_learning_rate: float) -> Muon:
+    """Make Muon for the matrices of a model's layers, and AdamW for all else, as the arguments say.
+
+    Args:
+        model: What is trained; its layers are those of a picture tower somewhere in it.
+        num_layers: How many these are.
+        args: Learning rate, weight decay and the constants of AdamW.
+        muon_learning_rate: Of the matrices of the layers; 0 leaves them to AdamW.
+    """
+    _, options = Trainer.get_optimizer_cls_and_kwargs(args)
+    return Muon(
+        parameter_groups(model, num_layers, args.learning_rate, args.weight_decay, 1.0, muon_learning_rate), **options
+    )
+
+
+__all__ = ["decays", "layer_of", "muon_for", "parameter_groups"]

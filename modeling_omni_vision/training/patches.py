@@ -25,8 +25,7 @@ from ..image_processing_omni_vision import OmniVisionImageProcessor
 from ..modeling_omni_vision import OmniVisionModel
 from .arguments import OmniVisionTrainingArguments
 from .callbacks import train_until_done
-from .muon import Muon
-from .optimizer import parameter_groups
+from .optimizer import muon_for
 from .record import describe_machine, recorded_versions
 from .run import find_checkpoint
 from .trainer import PlainFolderTrainer
@@ -104,12 +103,8 @@ class PatchTrainer(PlainFolderTrainer):
         """Make the optimizer."""
         if self.optimizer is None:
             teacher: Any = self.model
-            _, options = self.get_optimizer_cls_and_kwargs(self.args, teacher)
             layers = teacher.tower.config.num_hidden_layers
-            rate, decay = self.args.learning_rate, self.args.weight_decay
-            self.optimizer = Muon(
-                parameter_groups(teacher, layers, rate, decay, 1.0, self.muon_learning_rate), **options
-            )
+            self.optimizer = muon_for(teacher, layers, self.args, self.muon_learning_rate)
         return super().create_optimizer(*args, **kwargs)
 
 

@@ -13,7 +13,7 @@ from peft import LoraConfig, PeftModel
 from PIL import Image as PilImage
 from sentence_transformers import MultiVectorEncoderTrainer, SentenceTransformerTrainer
 from sentence_transformers.base.evaluation import SequentialEvaluator
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
 from ..analysis.record import merge_metrics
 from ..data.pairs import load_pairs
@@ -24,8 +24,7 @@ from ..retrieval.evaluation import evaluators, retrieval_metrics
 from ..retrieval.losses import TwoWayContrastiveLoss, core_of
 from ..retrieval.towers import build_retrieval, open_door
 from .callbacks import NonFiniteLossError, rest_frozen, train_until_done
-from .muon import Muon
-from .optimizer import parameter_groups
+from .optimizer import muon_for
 from .record import describe_machine, recorded_versions
 from .retrieval_arguments import RetrievalArguments, RetrievalTrainingArguments
 from .run import find_checkpoint
@@ -137,18 +136,10 @@ class _RetrievalTrainer:
         """Make the optimizer, with Muon for the layers of the picture tower if it has a learning rate."""
         trainer: Any = self
         if trainer.optimizer is None and self.muon_learning_rate:
-            core, arguments = core_of(trainer.model), trainer.args
+            core = core_of(trainer.model)
+            layers = core.config.vision_config.num_hidden_layers
             # That of sentence-transformers would make groups of its own.
-            _, options = Trainer.get_optimizer_cls_and_kwargs(arguments, core)
-            groups = parameter_groups(
-                core,
-                core.config.vision_config.num_hidden_layers,
-                arguments.learning_rate,
-                arguments.weight_decay,
-                1.0,
-                self.muon_learning_rate,
-            )
-            trainer.optimizer = Muon(groups, **options)
+            trainer.optimizer = muon_for(core, layers, trainer.args, self.muon_learning_rate)
         return super().create_optimizer(*args, **kwargs)  # type: ignore[misc]
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:

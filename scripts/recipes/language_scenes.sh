@@ -41,7 +41,7 @@ alone() {
         --per_device_train_batch_size 16 --lr_scheduler_type constant_with_warmup --max_steps "$4" --do_predict false
 }
 alone left_right sides middle 500
-alone count numbers sides 300
+alone count numbers sides 1600
 # ...and then all of them with the tower, while all learning rates fall to nothing.
 python scripts/train_language.py "${COMMON[@]}" --dataset "$KINDS" --model "$RUNS/language_scenes_numbers" \
     --vision_learning_rate 2e-4 --muon_learning_rate 0.002 --per_device_train_batch_size 16 \
