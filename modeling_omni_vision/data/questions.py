@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, DatasetDict, Features, Image, List, Value
+from datasets import Dataset, DatasetDict, Features, Image, List, Value, concatenate_datasets
 
 from .conversations import load_conversations, load_easy_vqa
 from .pairs import HELD_OUT_COMBINATIONS, SCENE_SIDE, seen_combinations
@@ -69,7 +69,8 @@ def load_questions(dataset: str, validation_share: float = VALIDATION_SHARE, see
             `scenes` (drawn; see `draw_questions`), `scenes:colour,count` for some kinds of questions only,
             `scenes:caption` for captions; `easy-vqa` (the package of that name), `easy-vqa:FOLDER` for its data
             elsewhere; a `.jsonl` file of conversations or a folder with `train.jsonl` and perhaps `validation.jsonl`
-            and `test.jsonl` (see `conversations.load_conversations`).
+            and `test.jsonl` (see `conversations.load_conversations`). Several, joined by ` + `, are trained on
+            together; the other splits are those of the first.
         validation_share: What to hold out of train where there is no validation split: a share of the rows, or a
             number of them.
         seed: Seed of that choice.
@@ -81,6 +82,12 @@ def load_questions(dataset: str, validation_share: float = VALIDATION_SHARE, see
     Raises:
         ValueError: for a source that does not exist or cannot be read, or too few rows to hold any out.
     """
+    first, *more = dataset.split(" + ")
+    if more:
+        data = load_questions(first, validation_share, seed)
+        others = [load_questions(other, validation_share, seed)["train"] for other in more]
+        data["train"] = concatenate_datasets([data["train"], *others])
+        return data
     name, _, details = dataset.partition(":")
     if name == "scenes":
         return draw_questions(parse_kinds(details))

@@ -32,7 +32,7 @@ class LanguageArguments:
     dataset: str = field(
         metadata={
             "help": "scenes (also scenes:colour,count or scenes:caption), easy-vqa, or a .jsonl of conversations with "
-            "pictures or a folder of such."
+            "pictures or a folder of such; several, joined by ' + ', are trained on together."
         }
     )
     validation_share: float = field(

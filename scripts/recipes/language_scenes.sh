@@ -34,16 +34,9 @@ KINDS=scenes:colour,shape,count,left_right,above_below
     --dataset "$KINDS" --model "$RUNS/language_scenes_start" --vision_learning_rate 0 \
     --output_dir "$RUNS/language_scenes_middle" --per_device_train_batch_size 16 \
     --lr_scheduler_type constant_with_warmup --max_steps 1200 --do_predict false
-# ...then left and right, and numbers, by themselves: among the others they are found late or not at all...
-alone() {
-    [ -f "$RUNS/language_scenes_$2/metrics.json" ] || python scripts/train_language.py "${COMMON[@]}" --dataset "scenes:$1" \
-        --model "$RUNS/language_scenes_$3" --vision_learning_rate 0 --output_dir "$RUNS/language_scenes_$2" \
-        --per_device_train_batch_size 16 --lr_scheduler_type constant_with_warmup --max_steps "$4" --do_predict false
-}
-alone left_right sides middle 500
-alone count numbers sides 1600
-# ...and then all of them with the tower, while all learning rates fall to nothing.
-python scripts/train_language.py "${COMMON[@]}" --dataset "$KINDS" --model "$RUNS/language_scenes_numbers" \
-    --vision_learning_rate 2e-4 --muon_learning_rate 0.002 --per_device_train_batch_size 16 \
-    --lr_scheduler_type linear --warmup_steps 0.03 --max_steps 2000 --eval_strategy steps --eval_steps 200 \
-    --save_strategy steps --save_steps 200 --output_dir "$RUNS/language_scenes" "$@"
+# ...and then the tower with them, while all learning rates fall to nothing. Sides and numbers are asked more often:
+# among the others they are found late or not at all, and by themselves they make the model forget the others.
+python scripts/train_language.py "${COMMON[@]}" --dataset "$KINDS + scenes:left_right + scenes:count" \
+    --model "$RUNS/language_scenes_middle" --vision_learning_rate 2e-4 --muon_learning_rate 0.002 \
+    --per_device_train_batch_size 16 --lr_scheduler_type linear --warmup_steps 0.03 --max_steps 2750 \
+    --eval_strategy steps --eval_steps 250 --save_strategy steps --save_steps 250 --output_dir "$RUNS/language_scenes" "$@"

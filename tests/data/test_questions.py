@@ -212,6 +212,17 @@ def test_a_folder_without_easy_vqa_is_refused(tmp_path):
         load_questions(f"easy-vqa:{tmp_path}")
 
 
+def test_several_sources_are_trained_on_together_and_measured_on_the_first(easy_vqa, tmp_path):
+    (tmp_path / "mine").mkdir()
+    talk = [turn("user", "What is it?"), turn("assistant", "Red.")]
+    mine = write(tmp_path / "mine", *({"image": "a.png", "messages": talk} for _ in range(4)))
+    data = load_questions(f"easy-vqa:{easy_vqa} + {mine}", validation_share=1)
+    assert {name: len(split) for name, split in data.items()} == {"train": 9 + 3, "validation": 1, "test": 2}
+    kinds = [row["questions"][0]["kind"] for row in data["train"]]
+    assert kinds == ["colour"] * 9 + ["answer"] * 3
+    assert data["validation"][0]["questions"][0]["kind"] == "colour"
+
+
 def write(folder, *rows):
     Image.new("RGB", (8, 8), "red").save(folder / "a.png")
     Image.new("RGB", (8, 8), "blue").save(folder / "b.png")
