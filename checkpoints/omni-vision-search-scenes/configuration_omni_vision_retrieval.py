@@ -89,6 +89,12 @@ class OmniVisionRetrievalConfig(PreTrainedConfig):
                 raise ValueError(
                     f"`{name}` must be one of {', '.join(map(repr, choices))}, got {getattr(self, name)!r}."
                 )
+        vision: Any = self.vision_config
+        if vision.pooling == "cls_mean":
+            raise ValueError(
+                "One projection serves tokens and wholes, so `pooling` of the picture tower must be 'cls' or 'mean', "
+                f"got {vision.pooling!r}. Choose one of them."
+            )
 
     @property
     def image_seq_length(self) -> int:

@@ -35,7 +35,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_omni_vision import OmniVisionConfig
 from .configuration_omni_vision_retrieval import OmniVisionRetrievalConfig
-from .modeling_omni_vision import OmniVisionModel
+from .modeling_omni_vision import OmniVisionModel, pool
 
 
 @dataclass
@@ -156,10 +156,14 @@ class OmniVisionForRetrieval(PreTrainedModel):
         return (model, info) if output_loading_info else model
 
     def get_image_features(self, pixel_values: torch.Tensor) -> BaseModelOutputWithPooling:
-        """Encode pictures: tokens of the tower, and as `pooler_output` CLS projected, (batch, embedding_dim)."""
+        """
+        Encode pictures: tokens of the tower, and as `pooler_output` (batch, embedding_dim) its whole, projected: CLS,
+        or the mean of the patches where the tower's `pooling` says so.
+        """
         output = self.vision_model(pixel_values)
+        whole = pool(output.pooler_output, output.grid, self.config.vision_config.pooling)
         return BaseModelOutputWithPooling(
-            last_hidden_state=output.last_hidden_state, pooler_output=self.visual_projection(output.pooler_output)
+            last_hidden_state=output.last_hidden_state, pooler_output=self.visual_projection(whole)
         )
 
     def get_text_features(

@@ -18,4 +18,4 @@ BF16=$(python -c 'from modeling_omni_vision.analysis.record import has_bf16_inst
 python scripts/train_language.py --dataset easy-vqa --vision "$RUNS/language_scenes_tower" --select_feature grid \
     --pixel_shuffle 2 --text_config '{"num_hidden_layers": 4}' --text_muon_learning_rate 0.01 --learning_rate 1e-3 \
     --vision_learning_rate 3e-4 --muon_learning_rate 0.002 --bf16 "$BF16" --per_device_train_batch_size 16 \
-    --num_train_epochs 12 --output_dir "$RUNS/easy_vqa" "$@"
+    --num_train_epochs 7 --output_dir "$RUNS/easy_vqa" "$@"

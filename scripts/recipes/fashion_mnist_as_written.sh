@@ -15,4 +15,4 @@ python scripts/train.py --dataset data/fashion_mnist --validation_share 5000 --b
     --per_device_train_batch_size 128 --muon_learning_rate 0.02 --learning_rate 1.2e-3 --weight_decay 0.05 \
     --flip true --shift 8 --label_smoothing_factor 0.1 --ema_decay 0.99 --output_dir runs/fashion_mnist_as_written \
     --config '{"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "patch_drop_rate": 0.5, "attn_implementation": "eager"}' \
-    --lr_scheduler_type linear --warmup_steps 0.03 --num_train_epochs 4 --resume_from_checkpoint true "$@"
+    --lr_scheduler_type linear --warmup_steps 0.03 --num_train_epochs 2 --resume_from_checkpoint true "$@"
