@@ -127,7 +127,7 @@ def recipe(root: Path, name: str = "checkpoints/omni-vision-fashion-mnist/metric
     record = read(root, name)
     evaluation = record["evaluation"]
     low_high = "{:.2%} to {:.2%}".format(*evaluation["accuracy_interval"])
-    return f"""{_where(record["training"], last_part(record["training"]))}
+    return f"""{_where(record["training"])}
 # {evaluation["date"]}: test accuracy {evaluation["accuracy"]:.2%}, 95 % bootstrap interval {low_high}."""
 
 
@@ -225,8 +225,8 @@ def easy_vqa_recipe(root: Path) -> str:
 
 
 def _where(training: dict[str, Any], more: str = "") -> str:
-    machine = training["machine"]
-    return f"# {machine['cpu']}, {machine['threads']} thread(s), shared; {training['minutes']:.0f} minutes{more}."
+    machine, took = training["machine"], f"{training['minutes']:.0f} minutes{more or last_part(training)}"
+    return f"# {machine['cpu']}, {machine['threads']} thread(s), shared; {took}."
 
 
 def search(root: Path) -> str:
@@ -352,10 +352,15 @@ def filled(text: str, blocks: Sequence[Callable[[Path], str]], root: Path) -> st
 
 
 FILES: dict[str, Sequence[Callable[[Path], str]]] = {
-    "README.md": (fashion_mnist, benchmark, search, index, language, fusions),
+    "README.md": (fashion_mnist, other_runs, benchmark, search, emoji, index, language, easy_vqa, fusions),
     "scripts/recipes/fashion_mnist.sh": (recipe,),
+    "scripts/recipes/fashion_mnist_short.sh": (short_recipe,),
+    "scripts/recipes/fashion_mnist_as_written.sh": (as_written_recipe,),
     "scripts/recipes/search_scenes.sh": (search_recipe,),
+    "scripts/recipes/emoji.sh": (emoji_recipe,),
+    "scripts/recipes/zero_shot.sh": (zero_shot_recipe,),
     "scripts/recipes/language_scenes.sh": (language_recipe,),
+    "scripts/recipes/easy_vqa.sh": (easy_vqa_recipe,),
 }
 
 

@@ -15,6 +15,6 @@ BF16=$(python -c 'from modeling_omni_vision.analysis.record import has_bf16_inst
 python scripts/train_retrieval.py --dataset emoji:data/emoji --text minilm --train picture --vectors wholes --augment true \
     --config '{"image_size": 48, "patch_size": 6, "pooling": "mean", "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "attn_implementation": "eager"}' \
     --embedding_dim 256 --muon_learning_rate 0.02 --learning_rate 2e-3 --weight_decay 0.1 --bf16 "$BF16" \
-    --per_device_train_batch_size 256 --max_steps 700 --lr_scheduler_type cosine --warmup_steps 0.05 \
-    --eval_strategy steps --eval_steps 100 --save_strategy steps --save_steps 100 --output_dir runs/emoji "$@"
+    --per_device_train_batch_size 256 --max_steps 450 --lr_scheduler_type cosine --warmup_steps 0.05 \
+    --eval_strategy steps --eval_steps 150 --save_strategy steps --save_steps 150 --output_dir runs/emoji "$@"
 python scripts/emoji_study.py --checkpoint runs/emoji --dataset emoji:data/emoji

@@ -16,3 +16,4 @@ python scripts/train.py --dataset data/fashion_mnist --validation_share 5000 --b
     --flip true --shift 8 --label_smoothing_factor 0.1 --ema_decay 0.99 --output_dir runs/fashion_mnist_as_written \
     --config '{"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "patch_drop_rate": 0.5, "attn_implementation": "eager"}' \
     --lr_scheduler_type linear --warmup_steps 0.03 --num_train_epochs 2 --resume_from_checkpoint true "$@"
+python scripts/evaluate.py --checkpoint runs/fashion_mnist_as_written --dataset data/fashion_mnist --split test

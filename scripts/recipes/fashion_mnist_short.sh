@@ -15,3 +15,4 @@ python scripts/train.py --dataset data/fashion_mnist --validation_share 5000 --b
     --flip true --shift 1 --label_smoothing_factor 0.1 --ema_decay 0.99 --output_dir runs/fashion_mnist_short \
     --config '{"image_size": 28, "patch_size": 4, "num_channels": 1, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "patch_drop_rate": 0.5, "pooling": "mean", "attn_implementation": "eager"}' \
     --lr_scheduler_type linear --warmup_steps 0.03 --num_train_epochs 9 --resume_from_checkpoint true "$@"
+python scripts/evaluate.py --checkpoint runs/fashion_mnist_short --dataset data/fashion_mnist --split test

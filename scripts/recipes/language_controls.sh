@@ -16,4 +16,4 @@ control() {
         --output_dir "$RUNS/language_scenes_$name" "$@"
 }
 control blind --shown nothing --max_steps 600 "$@"
-control oracle --shown symbols --max_steps 3000 "$@"
+control oracle --shown symbols --max_steps 1500 "$@"
