@@ -80,9 +80,12 @@ def imagenet_scores(questions: Sequence[Image.Image], answers: Sequence[Image.Im
     network: Any = timm.create_model("tf_efficientnet_lite0", num_classes=1000).eval()
     (file,) = Path(package.origin).parent.rglob("*.pth")
     weights = torch.load(file, weights_only=True)
-    names = [name for name in network.state_dict() if not name.endswith("num_batches_tracked")]
-    # The same network under other names, in the same order.
-    network.load_state_dict(dict(zip(names, weights.values(), strict=True)), strict=False)
+    # The same network under other names, in the same order, but for what only training counts.
+    names, values = (
+        [item for name, item in pairs if not name.endswith("num_batches_tracked")]
+        for pairs in (((name, name) for name in network.state_dict()), weights.items())
+    )
+    network.load_state_dict(dict(zip(names, values, strict=True)), strict=False)
 
     def read(pictures: Sequence[Image.Image]) -> torch.Tensor:
         levels = np.stack([np.asarray(on_white(picture, PEER_SIDE), dtype=np.float32) for picture in pictures])
