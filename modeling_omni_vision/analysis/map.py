@@ -172,7 +172,13 @@ def scale_points(axes: Axes) -> None:
 
 def digest_of(rows: Sequence[Comparison]) -> str:
     """Tell what was drawn, to find out later whether it still is what the runs say."""
-    return digest([[row.variant.name, row.verdict, *row.differences.values(), row.half_width] for row in rows])
+    drawn = []
+    for row in rows:
+        numbers = [*row.differences.values(), row.half_width]
+        # Processors differ in the last bits of a sum.
+        rounded = [None if number is None else round(number, 9) for number in numbers]
+        drawn.append([row.variant.name, row.verdict, *rounded])
+    return digest(drawn)
 
 
 def write_map(plan_file: str | Path, folder: str | Path, page: str | Path, check: bool = False) -> list[str]:

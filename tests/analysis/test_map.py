@@ -1,12 +1,13 @@
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from modeling_omni_vision.analysis.comparison import Spread, compare, half_width, spread_of_runs
-from modeling_omni_vision.analysis.map import write_map
+from modeling_omni_vision.analysis.map import digest_of, write_map
 from modeling_omni_vision.analysis.study import read_plan, read_runs
 from scripts.study import main
 
@@ -236,6 +237,20 @@ def test_the_page_does_not_call_a_run_planned_that_was_there_before_its_plan(stu
     change(paths[1], "same-s2", date="2026-01-30")
     write_map(*paths)
     assert "(map/plan.json), after these runs: same-s2," in paths[2].read_text()
+
+
+def test_a_plot_is_another_for_other_differences_but_not_for_the_last_bits_of_them(study):
+    plan_file, folder, _ = study()
+    plan = read_plan(plan_file)
+    rows = compare(plan, read_runs(plan, folder))
+
+    def moved(by):
+        return [
+            replace(row, differences={seed: found + by for seed, found in row.differences.items()}) for row in rows
+        ]
+
+    assert digest_of(moved(1e-13)) == digest_of(rows)
+    assert digest_of(moved(1e-5)) != digest_of(rows)
 
 
 def test_our_map_says_what_its_runs_say():
