@@ -4,8 +4,8 @@
 # AMD EPYC, 1 thread(s), shared; 8 minutes for the last part, after checkpoint-470.
 # 2026-11-24: exact answers 99.87% of 9,673 questions.
 # end easy_vqa_recipe
-# Data: pip install --no-deps easy-vqa. The tower comes from scripts/recipes/language_scenes.sh, whose first stage is here
-# too. Arguments given to this script come last and win, for instance --resume_from_checkpoint true.
+# Data: pip install --no-deps easy-vqa. The tower is that of language_scenes.sh.
+# Arguments given to this script come last and win, for instance --resume_from_checkpoint true.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
@@ -13,10 +13,7 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 export MALLOC_TRIM_THRESHOLD_=2147483647 MALLOC_MMAP_MAX_=0
 RUNS="${RUNS:-runs}"
 BF16=$(python -c 'from modeling_omni_vision.analysis.record import has_bf16_instructions as has; print(has())')
-[ -f "$RUNS/language_scenes_tower/metrics.json" ] || python scripts/train_patches.py \
-    --output_dir "$RUNS/language_scenes_tower" --muon_learning_rate 0.02 --learning_rate 2e-3 --bf16 "$BF16" \
-    --per_device_train_batch_size 64 --num_train_epochs 16 --resume_from_checkpoint true \
-    --config '{"image_size": 64, "patch_size": 8, "num_attention_heads": 4, "attn_implementation": "eager"}'
+bash scripts/recipes/language_scenes_tower.sh
 python scripts/train_language.py --dataset easy-vqa --vision "$RUNS/language_scenes_tower" --select_feature grid \
     --pixel_shuffle 2 --text_config '{"num_hidden_layers": 4}' --text_muon_learning_rate 0.01 --learning_rate 1e-3 \
     --vision_learning_rate 3e-4 --muon_learning_rate 0.002 --bf16 "$BF16" --per_device_train_batch_size 16 \

@@ -13,10 +13,7 @@ export MALLOC_TRIM_THRESHOLD_=2147483647 MALLOC_MMAP_MAX_=0
 RUNS="${RUNS:-runs}"
 BF16=$(python -c 'from modeling_omni_vision.analysis.record import has_bf16_instructions as has; print(has())')
 # First a tower whose patches know what is where, and how many there are...
-[ -f "$RUNS/language_scenes_tower/metrics.json" ] || python scripts/train_patches.py \
-    --output_dir "$RUNS/language_scenes_tower" --muon_learning_rate 0.02 --learning_rate 2e-3 --bf16 "$BF16" \
-    --per_device_train_batch_size 64 --num_train_epochs 16 --resume_from_checkpoint true \
-    --config '{"image_size": 64, "patch_size": 8, "num_attention_heads": 4, "attn_implementation": "eager"}'
+bash scripts/recipes/language_scenes_tower.sh
 COMMON=(--text_muon_learning_rate 0.01 --learning_rate 1e-3 --bf16 "$BF16" --resume_from_checkpoint true)
 # ...then a language model that finds things by their colour and their shape, in words only...
 [ -f "$RUNS/language_scenes_words/metrics.json" ] || python scripts/train_language.py "${COMMON[@]}" \

@@ -105,6 +105,7 @@ def test_a_tower_that_drawn_scenes_do_not_fit_is_refused_before_drawing(tmp_path
 @pytest.mark.parametrize(
     ("config", "message"), [("{not json", "must be JSON"), ('{"size": 3}', "fields of OmniVisionConfig")]
 )
-def test_a_configuration_that_cannot_be_read_is_refused_by_its_name(tmp_path, config, message):
+def test_a_configuration_that_cannot_be_read_is_refused_by_its_name(few_scenes, tmp_path, config, message):
     with pytest.raises(ValueError, match=rf"`config` .*{message}"):
-        main(["--config", config, "--output_dir", str(tmp_path / "none")])
+        # One step: where it is not refused, the test need not wait to find out.
+        main(["--config", config, "--output_dir", str(tmp_path / "none"), "--max_steps", "1"])
