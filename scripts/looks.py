@@ -6,17 +6,16 @@
 The checkpoint's code runs (`trust_remote_code`); pass a `--revision` for checkpoints that are not yours.
 """
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, HfArgumentParser
 
 from modeling_omni_vision.analysis.looks import look, plot_looks
 from modeling_omni_vision.data.questions import load_questions
+from modeling_omni_vision.data.sources import open_stored
 
 
 @dataclass
@@ -43,8 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = [row for row in data[args.split] if len(row["images"]) == 1][: args.count]
     pictures, found, truths = [], [], []
     for number, row in enumerate(rows):
-        source = row["images"][0]
-        picture = Image.open(io.BytesIO(source["bytes"]) if source["bytes"] else source["path"]).convert("RGB")
+        picture = open_stored(row["images"][0]).convert("RGB")
         question = row["questions"][number % len(row["questions"])]
         text = question["messages"][-1]["content"].replace("<image>", "").strip()
         pictures.append(np.asarray(picture))

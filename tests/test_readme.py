@@ -17,6 +17,15 @@ CHECKOUT = ("checkpoints", "modeling_omni_vision", "model_card.md", "scripts")
 LANGUAGE_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 # The promise is that commands work; how long training takes is another one.
 SHORT_TRAINING = " --max_steps 2 --per_device_train_batch_size 8"
+END_OF_BLOCK = "end of block"
+# Runs blocks, one in each line of its input, one after the other.
+NOTEBOOK = f"""
+import ast, sys
+names = {{"__name__": "__main__"}}
+for line in sys.stdin:
+    exec(compile(ast.literal_eval(line), "README.md", "exec"), names)
+    print({END_OF_BLOCK!r}, flush=True)
+"""
 
 
 @pytest.fixture
@@ -40,20 +49,44 @@ def run(tmp_path, tiny_llama_folder):
     return call
 
 
-# Each block is a process that does again what the blocks before it did.
+@pytest.fixture
+def notebook(tmp_path):
+    """A function that runs a block in one Python that goes on from block to block, and returns the printed lines."""
+    with (tmp_path / "errors").open("w") as errors:
+        program = subprocess.Popen(
+            [sys.executable, "-c", NOTEBOOK],
+            cwd=tmp_path,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+
+        def call(code):
+            program.stdin.write(repr(code) + "\n")
+            program.stdin.flush()
+            lines = []
+            for line in program.stdout:
+                if line == END_OF_BLOCK + "\n":
+                    return lines
+                lines.append(line.rstrip("\n"))
+            raise AssertionError(f"{code}\n{lines[-30:]}\n{(tmp_path / 'errors').read_text()[-3000:]}")
+
+        yield call
+        program.stdin.close()
+        program.wait()
+        program.stdout.close()
+
+
 @pytest.mark.timeout(900)
-def test_every_block_runs_in_order_and_prints_what_it_says(run, tmp_path):
+def test_every_block_runs_in_order_and_prints_what_it_says(run, notebook):
     assert [language for language, _ in BLOCKS].count("shell") >= 2
-    session = ""
     for language, code in BLOCKS:
         if language == "shell":
             for line in code.splitlines():
                 run(line + SHORT_TRAINING * ("train.py" in line), shell=True)
             continue
-        # Each block goes on where the one before it stopped, as in a notebook.
-        (tmp_path / "session.py").write_text(f"{session}print('this block:')\n{code}")
-        printed = run(sys.executable, "session.py").partition("this block:\n")[2].splitlines()
-        session += code
+        printed = notebook(code)
         promised = re.findall(r"^print\(.*\)  # (.+)$", code, flags=re.MULTILINE)
         exact = [(said, meant) for said, meant in zip(printed, promised, strict=False) if "batch," not in meant]
         assert [said for said, _ in exact] == [meant for _, meant in exact]

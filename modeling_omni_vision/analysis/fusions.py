@@ -21,8 +21,13 @@ from .timing import time_in_turns
 QUESTION = "What colour is the square?"
 SPLITS = ("test", "held_out")
 GENERATED = 16  # tokens, of which the first comes with the prompt
-HEAD = "| model | fusion | shown | vectors | LM positions | test | held out | prefill | without picture | a token |"
-RULE = "|---|---|---|--:|--:|--:|--:|--:|--:|--:|"
+HEAD = (
+    "| model | fusion | shown | vectors | LM positions | test | held out | prefill | without picture | a token "
+    "| without picture |"
+)
+RULE = "|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|"
+# Name in the file, and in the table by these columns: what a prompt costs, and each token after the first.
+TIMES = ("prefill_ms", "prefill_without_picture_ms", "decode_ms", "decode_without_picture_ms")
 
 
 def compare_fusions(runs: Mapping[str, Path], rounds: int = 9) -> dict[str, Any]:
@@ -36,8 +41,8 @@ def compare_fusions(runs: Mapping[str, Path], rounds: int = 9) -> dict[str, Any]
     Returns:
         `rows`: for each model its `fusion`, `select_feature`, `picture_length` (vectors that a picture has),
         `image_tokens` (places that they take in the language model), `answers` by split and kind, and `prefill_ms`
-        (one question about one picture), `prefill_without_picture_ms` (the question alone) and `decode_ms` (each token
-        after the first, picture in the cache).
+        (one question about one picture), `prefill_without_picture_ms` (the question alone), `decode_ms` (each token
+        after the first, picture in the cache) and `decode_without_picture_ms`.
 
     Raises:
         ValueError: for a run without measured answers.
@@ -72,16 +77,18 @@ def compare_fusions(runs: Mapping[str, Path], rounds: int = 9) -> dict[str, Any]
         steps |= {f"{name} {what}": step for what, step in timed_steps(model, processor).items()}
     samples = time_in_turns(steps, rounds)
     for row in rows:
-        prefill, alone, whole = (
-            float(np.median(samples[f"{row['name']} {what}"]["cpu_ms"])) for what in ("prefill", "alone", "generate")
-        )
-        row["prefill_ms"], row["prefill_without_picture_ms"] = round(prefill, 2), round(alone, 2)
-        row["decode_ms"] = round((whole - prefill) / (GENERATED - 1), 2)
+        for suffix, (prompt, answer) in {
+            "": ("seeing", "answer"),
+            "_without_picture": ("blind", "blind answer"),
+        }.items():
+            first, whole = (float(np.median(samples[f"{row['name']} {what}"]["cpu_ms"])) for what in (prompt, answer))
+            row[f"prefill{suffix}_ms"] = round(first, 2)
+            row[f"decode{suffix}_ms"] = round((whole - first) / (GENERATED - 1), 2)
     return {"rows": rows, "rounds": rounds, "machine": machine(), "question": QUESTION}
 
 
 def timed_steps(model: Any, processor: Any) -> dict[str, Callable[[], Any]]:
-    """Give what is timed: the prompt with its picture, the prompt alone, and an answer of `GENERATED` tokens."""
+    """Give what is timed: the prompt with its picture and alone, and after each an answer of `GENERATED` tokens."""
     height, width = model.config.vision_config.image_size_hw
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     picture = {"type": "image", "image": PilImage.fromarray(pixels)}
@@ -96,9 +103,10 @@ def timed_steps(model: Any, processor: Any) -> dict[str, Callable[[], Any]]:
         step(**inputs, **given)
 
     return {
-        "prefill": lambda: run(model, seeing, use_cache=True, logits_to_keep=1),
-        "alone": lambda: run(model, blind, use_cache=True, logits_to_keep=1),
-        "generate": lambda: run(model.generate, seeing, do_sample=False, **lengths),
+        "seeing": lambda: run(model, seeing, use_cache=True, logits_to_keep=1),
+        "blind": lambda: run(model, blind, use_cache=True, logits_to_keep=1),
+        "answer": lambda: run(model.generate, seeing, do_sample=False, **lengths),
+        "blind answer": lambda: run(model.generate, blind, do_sample=False, **lengths),
     }
 
 
@@ -112,7 +120,7 @@ def fusion_table(record: Mapping[str, Any]) -> str:
         accuracies = [
             f"{row['answers'][split]['pictures']['all']:.1%}" if split in row["answers"] else "" for split in SPLITS
         ]
-        times = [f"{row[key]:.1f} ms" for key in ("prefill_ms", "prefill_without_picture_ms", "decode_ms")]
+        times = [f"{row[key]:.1f} ms" for key in TIMES]
         counts = [f"{row['picture_length']}", f"{row['image_tokens']}"]
         lines.append("| " + " | ".join([row["name"], row["fusion"], shown, *counts, *accuracies, *times]) + " |")
     return "\n".join(lines)

@@ -326,8 +326,8 @@ def fusions(root: Path) -> str:
 
 Exact answers after {steps} steps each, tower trained too, one seed; vectors of a picture, places that they take in the
 language model; CPU milliseconds, medians of {record["rounds"]} rounds in turns on a shared
-{record["machine"]["cpu"]}: the prompt "{record["question"]}" with its picture, alone, and each further
-token. The accuracies say which way learns fast, not which is best in the end."""
+{record["machine"]["cpu"]}: the prompt "{record["question"]}" with its picture and alone, and each further
+token after either. The accuracies say which way learns fast, not which is best in the end."""
 
 
 def language_recipe(root: Path) -> str:

@@ -1,6 +1,5 @@
 """How well pictures and texts find each other, by the evaluators of sentence-transformers, and zero-shot accuracy."""
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,8 @@ from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.multi_vector_encoder.evaluation import MultiVectorInformationRetrievalEvaluator
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 from sentence_transformers.util import cos_sim, maxsim
+
+from ..data.sources import open_stored
 
 
 RANKS = [1, 5, 10]
@@ -95,7 +96,7 @@ def decoded(split: Dataset) -> list[PilImage.Image]:
     """Open the pictures of a split, which must fit into memory."""
     pictures: list[PilImage.Image] = []
     for source in split["image"][:]:
-        picture = PilImage.open(io.BytesIO(source["bytes"]) if source["bytes"] else source["path"])
+        picture = open_stored(source)
         picture.load()
         pictures.append(picture)
     return pictures

@@ -5,18 +5,17 @@ if it were the only one: its words do not see those of other questions, and thei
 those of the questions one by one.
 """
 
-import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from datasets import Dataset
-from PIL import Image as PilImage
 from torch.utils.data import Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from ..data.conversations import IMAGE
+from ..data.sources import open_stored
 
 
 IGNORED = -100
@@ -219,7 +218,7 @@ class AnswerCollator:
             for picture in item.pictures[: item.tokens.count(self.token) // self.image_seq_length]
         ]
         if pictures:
-            batch["pixel_values"] = self.prepare([_decoded(picture) for picture in pictures], return_tensors="pt")[
+            batch["pixel_values"] = self.prepare([open_stored(picture) for picture in pictures], return_tensors="pt")[
                 "pixel_values"
             ]
         return batch
@@ -259,10 +258,6 @@ def _common(prompts: Sequence[list[int]]) -> int:
     """Count the tokens that all prompts begin with."""
     columns = enumerate(zip(*prompts, strict=False))
     return next((place for place, column in columns if len(set(column)) > 1), min(map(len, prompts)))
-
-
-def _decoded(picture: Any) -> Any:
-    return PilImage.open(io.BytesIO(picture["bytes"]) if picture["bytes"] else picture["path"])
 
 
 __all__ = [

@@ -5,7 +5,6 @@ A tower that was trained on whole pictures, or to be found by a bag of words, ne
 no language model can read from its patches what is not in them. Labels for every patch teach it in minutes.
 """
 
-import io
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from ..analysis.record import merge_metrics
 from ..configuration_omni_vision import OmniVisionConfig
 from ..data.questions import MOST_OBJECTS
 from ..data.scene_patches import PATCH_COLOURS, PATCH_SHAPES, draw_scene_patches
+from ..data.sources import open_stored
 from ..image_processing_omni_vision import OmniVisionImageProcessor
 from ..modeling_omni_vision import OmniVisionModel
 from .arguments import OmniVisionTrainingArguments
@@ -194,7 +194,7 @@ class _Collator:
         self.processor = processor
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        pictures: list[PilImage.Image] = [PilImage.open(io.BytesIO(row["image"]["bytes"])) for row in rows]
+        pictures: list[PilImage.Image] = [open_stored(row["image"]) for row in rows]
         return {
             "pixel_values": self.processor(pictures, return_tensors="pt")["pixel_values"],
             **{name: torch.tensor([row[name] for row in rows]) for name in ("colours", "shapes", "places", "numbers")},

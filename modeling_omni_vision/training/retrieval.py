@@ -1,6 +1,5 @@
 """One contrastive training run, from pairs to a folder that opens by three doors, with numbers in `metrics.json`."""
 
-import io
 import logging
 import math
 from datetime import UTC, datetime
@@ -10,13 +9,13 @@ from typing import Any
 import torch
 from datasets import Dataset, DatasetDict
 from peft import LoraConfig, PeftModel
-from PIL import Image as PilImage
 from sentence_transformers import MultiVectorEncoderTrainer, SentenceTransformerTrainer
 from sentence_transformers.base.evaluation import SequentialEvaluator
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
 from ..analysis.record import merge_metrics
 from ..data.pairs import load_pairs
+from ..data.sources import open_stored
 from ..modeling_omni_vision_retrieval import OmniVisionForRetrieval
 from ..processing_omni_vision_retrieval import OmniVisionRetrievalProcessor
 from ..retrieval.augmentation import PairAugmentation
@@ -232,10 +231,7 @@ def training_pairs(train: Dataset, augment: bool, seed: int) -> Dataset:
     change = PairAugmentation(augment, seed)
 
     def read(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        pictures = [
-            PilImage.open(io.BytesIO(source["bytes"]) if source["bytes"] else source["path"])
-            for source in rows["image"]
-        ]
+        pictures = [open_stored(source) for source in rows["image"]]
         return {
             "text": [change.text(lines) for lines in rows["texts"]],
             "image": [change.picture(picture) for picture in pictures],
