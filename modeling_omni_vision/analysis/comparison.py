@@ -137,6 +137,29 @@ def compare(plan: Plan, runs: Mapping[str, Run]) -> list[Comparison]:
     return [compare_one(variant, runs, of_base, pictures, spread) for variant in plan.variants]
 
 
+def without_unsteadiest(plan: Plan, runs: Mapping[str, Run]) -> tuple[str, Spread, list[Comparison]] | None:
+    """
+    Compare once more without the runs of the variant whose seeds disagree most, if most of the spread is its.
+
+    This is seen after the runs, so it gives no verdicts; it says what one unsteady variant hides.
+
+    Returns:
+        That variant's name, the spread of the others, and their comparisons; None where no variant has more than half
+        of the variance.
+    """
+    ended = finished(runs)
+    names = sorted({run["variant"] for run in ended} - {BASE})
+    spreads = {name: spread_of_runs([run for run in ended if run["variant"] != name]) for name in names}
+    name = min(spreads, key=lambda one: np.nan_to_num(spreads[one].deviation, nan=math.inf), default=None)
+    whole = spread_of_runs(ended)
+    if name is None or spreads[name].freedom < LEAST_FREEDOM or spreads[name].deviation ** 2 > whole.deviation**2 / 2:
+        return None
+    pictures = int(budget(ended)["validation"])
+    of_base = {run["seed"]: run for run in ended if run["variant"] == BASE}
+    others = [variant for variant in plan.variants if variant.name not in (BASE, name)]
+    return name, spreads[name], [compare_one(one, runs, of_base, pictures, spreads[name]) for one in others]
+
+
 def compare_one(
     variant: Variant, runs: Mapping[str, Run], of_base: Mapping[int, Run], pictures: int, spread: Spread
 ) -> Comparison:
@@ -172,4 +195,5 @@ __all__ = [
     "mean",
     "quantile",
     "spread_of_runs",
+    "without_unsteadiest",
 ]

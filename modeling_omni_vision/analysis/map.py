@@ -12,7 +12,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from .comparison import LEAST_FREEDOM, Comparison, Run, budget, compare, finished, mean, quantile, spread_of_runs
+from .comparison import (
+    LEAST_FREEDOM,
+    Comparison,
+    Run,
+    budget,
+    compare,
+    finished,
+    mean,
+    quantile,
+    spread_of_runs,
+    without_unsteadiest,
+)
 from .metrics import CONFIDENCE
 from .plots import GREY, OURS, TRUTH, save
 from .readme import filled
@@ -69,7 +80,9 @@ def results(plan: Plan, runs: Mapping[str, Run], plan_link: str, plot_link: str)
     failures = [(row.variant.name, seed, error) for row in rows for seed, error in row.failures.items()]
     if failures:
         parts.append("\n".join(f"- {name}, seed {seed}, failed: `{error}`" for name, seed, error in failures))
-    return "\n\n".join(parts + ([rule(rows, ended), origin(ended)] if ended else []))
+    if ended:
+        parts += [rule(rows, ended), *afterthought(plan, runs), origin(ended)]
+    return "\n\n".join(parts)
 
 
 def introduction(plan: Plan, runs: Mapping[str, Run], plan_link: str) -> str:
@@ -117,6 +130,29 @@ on pictures of its own; since the same pictures are hard for both, the interval 
 What it does not say: of {compared} comparisons, up to about {compared * (1 - CONFIDENCE):.1f} would leave out zero by
 chance if nothing mattered. All differences share the base's runs: if these were lucky, everything looks worse. The
 spread is taken to be the same for every variant. Another budget, learning rate or dataset may have another map."""
+
+
+def afterthought(plan: Plan, runs: Mapping[str, Run]) -> list[str]:
+    """Say what one unsteady variant hides, if there is one."""
+    found = without_unsteadiest(plan, runs)
+    if found is None:
+        return []
+    name, spread, rows = found
+    said = {
+        verdict: ", ".join(
+            f"{row.variant.name} {100 * (row.difference or 0):+.2f}" for row in rows if row.verdict == verdict
+        )
+        for verdict in ("better", "worse")
+    }
+    width = max(100 * row.half_width for row in rows if row.half_width is not None)
+    return [
+        f"""Seen after the runs, so it changes no verdict: most of this spread is that of one variant, `{name}`, whose
+seeds lie far apart. Without it s = {spread.deviation * 100:.3f} points ({spread.freedom} degrees of freedom), the
+intervals are ± {width:.2f} or less, and these differences leave out zero:
+
+- above the base: {said["better"] or "none"}
+- below the base: {said["worse"] or "none"}"""
+    ]
 
 
 def origin(runs: Sequence[Run]) -> str:

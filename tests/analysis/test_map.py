@@ -76,6 +76,10 @@ def rows_of(plan_file, folder, *_):
     return {row.variant.name: row for row in compare(plan, read_runs(plan, folder))}
 
 
+def map_of(paths):
+    return read_plan(paths[0]), paths[1]
+
+
 def change(folder, name, **changed):
     record = json.loads((folder / f"{name}.json").read_text())
     (folder / f"{name}.json").write_text(json.dumps({**record, **changed}))
@@ -146,6 +150,26 @@ def test_a_variant_is_compared_by_the_seeds_that_it_shares_with_the_base(study):
     alone = half_width((0.8745, 0.854), 1, 50_000, spread_of_runs(ended))
     assert rows["planted"].half_width == pytest.approx(alone)
     assert rows["equal"].accuracies == {2: 0.8545}
+
+
+def test_what_one_unsteady_variant_hides_is_told_apart_from_the_verdicts(study):
+    steady = {**ACCURACIES, "planted": (0.856, 0.8605)}
+    assert rows_of(*study(steady, pictures=5_000_000))["planted"].verdict == "better"
+    paths = study({**steady, "wild": (0.7, 0.8)}, pictures=5_000_000)
+    assert rows_of(*paths)["planted"].verdict == "no difference"
+    write_map(*paths)
+    page = " ".join(paths[2].read_text().split())
+    assert "changes no verdict: most of this spread is that of one variant, `wild`" in page
+    assert "- above the base: planted +0.63 - below the base: harmful -5.02 " in page
+    # By hand: the steady ones keep the spread that they have alone.
+    alone = spread_of_runs([run for run in read_runs(*map_of(paths)).values() if run["variant"] != "wild"])
+    assert f"s = {100 * alone.deviation:.3f} points" in page
+
+
+def test_where_all_variants_are_equally_unsteady_nothing_is_left_out(study):
+    paths = study()
+    write_map(*paths)
+    assert "changes no verdict" not in paths[2].read_text()
 
 
 def test_the_page_has_every_variant_its_failures_and_what_is_not_run(study):
