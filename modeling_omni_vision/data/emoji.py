@@ -52,8 +52,8 @@ def load_emoji(folder: Path, seed: int = 0) -> DatasetDict:
     Returns:
         Splits with the columns `image`, `texts` (the name, then its keywords), `concept`, `group`, `vendor`:
         `train` (two vendors), `validation` and `test` (concepts without any training picture, the same two
-        vendors), `unseen_style` (the third vendor's drawings of the trained concepts) and `test_unseen_style`
-        (the third vendor's of the concepts of `test`).
+        vendors), `unseen_style` (the third vendor's drawings of the trained concepts), `validation_unseen_style` and
+        `test_unseen_style` (the third vendor's of the concepts of `validation` and of `test`).
 
     Raises:
         ValueError: if a package is missing; says how to get it.
@@ -68,14 +68,15 @@ def load_emoji(folder: Path, seed: int = 0) -> DatasetDict:
     rows = _rows(folder)
     parts = _split_concepts(sorted({row["concept"] for row in rows}), seed)
     splits: dict[str, list[dict[str, Any]]] = {
-        name: [] for name in ("train", "validation", "test", "unseen_style", "test_unseen_style")
+        name: []
+        for name in ("train", "validation", "test", "unseen_style", "validation_unseen_style", "test_unseen_style")
     }
     for row in rows:
         part = parts[row["concept"]]
         if row["vendor"] in TRAINED_VENDORS:
             splits[part].append(row)
-        elif part != "validation":
-            splits["unseen_style" if part == "train" else "test_unseen_style"].append(row)
+        else:
+            splits["unseen_style" if part == "train" else f"{part}_unseen_style"].append(row)
     features = Features(FEATURES)
     return DatasetDict({name: Dataset.from_list(chosen, features=features) for name, chosen in splits.items()})
 

@@ -1,7 +1,8 @@
 """The contrastive loss of whole vectors and of late interaction, over batches of any size and any number of processes.
 
 sentence-transformers scores, gathers and re-computes (GradCache); what it lacks is here: late interaction in both
-directions, SigLIP's loss, a temperature that is learned, and texts that fit several pictures of a batch.
+directions, SigLIP's loss, a temperature that is learned, texts that fit several pictures of a batch, and pictures of
+one concept that find each other.
 """
 
 from collections.abc import Iterable
@@ -36,12 +37,17 @@ class TwoWayContrastiveLoss(CachedLossMixin, nn.Module):
             towers: what is trained so serves every door.
         mini_batch_size: Embed so many rows at a time and compute them twice, for batches that memory cannot hold
             (GradCache, https://huggingface.co/papers/2101.06983); 0 embeds the batch at once.
+        picture_weight: Add so many times the loss of pictures that look for the others with their label among all
+            pictures (supervised contrast, https://huggingface.co/papers/2004.11362), a mean over those that have any.
     """
 
-    def __init__(self, model: Any, mini_batch_size: int = 0, both: bool = False) -> None:
+    def __init__(
+        self, model: Any, mini_batch_size: int = 0, both: bool = False, picture_weight: float = 0.0
+    ) -> None:
         super().__init__()
         self.model = model
         self.mini_batch_size = mini_batch_size
+        self.picture_weight = picture_weight
         self.late_interaction = isinstance(model, MultiVectorEncoder)
         self.both = both and self.late_interaction
         # In a tuple, so that it is no module of this one: its parameters are the model's.
@@ -65,7 +71,7 @@ class TwoWayContrastiveLoss(CachedLossMixin, nn.Module):
             labels: What each pair is about, a number (batch,); pairs about the same are no negatives of each other.
 
         Raises:
-            ValueError: for fewer than two pairs over all processes.
+            ValueError: for fewer than two pairs over all processes, or `picture_weight` without labels.
         """
         columns = [
             {**features, "task": task} for features, task in zip(sentence_features, ("query", "document"), strict=True)
@@ -108,6 +114,8 @@ class TwoWayContrastiveLoss(CachedLossMixin, nn.Module):
                 f"A contrastive loss needs at least two pairs, got {total}. Raise --per_device_train_batch_size, and "
                 "leave out an incomplete last batch with --dataloader_drop_last true."
             )
+        if self.picture_weight and labels is None:
+            raise ValueError("`picture_weight` needs labels that say what pictures are about, got none. Give them.")
         gathered = (texts, all_texts, words, all_words), (pictures, all_pictures, patches, all_patches)
         if not self.both:
             loss = self._loss(*gathered, labels=labels)
@@ -130,17 +138,23 @@ class TwoWayContrastiveLoss(CachedLossMixin, nn.Module):
         count, total = len(texts), len(all_texts)
         rows = torch.arange(count, device=texts.device) + get_rank() * count
         same = torch.zeros(count, total, dtype=torch.bool, device=texts.device)
+        of_pairs: torch.Tensor | float = 0.0
         if labels is not None:
-            same = labels[:, None] == all_gather(labels)[None]
+            every_label = all_gather(labels)
+            same = labels[:, None] == every_label[None]
             same[torch.arange(count), rows] = False
+            if self.picture_weight:
+                with_others = int((every_label[:, None] == every_label[None]).sum(1).gt(1).sum())
+                likeness = _scores(pictures, all_pictures, patches, all_patches)
+                of_pairs = self.picture_weight * likeness_loss(likeness, same, rows) * total / max(with_others, 1) / count
         scores = _scores(texts, all_pictures, words, all_patches)
         if self._core[0].config.contrastive_loss == "sigmoid":
             sign = -torch.ones_like(scores)
             sign[torch.arange(count), rows] = 1
-            return -logsigmoid(sign * scores).masked_fill(same, 0).sum() / count
+            return of_pairs - logsigmoid(sign * scores).masked_fill(same, 0).sum() / count
         back = scores if total == count else _scores(all_texts, pictures, all_words, patches)
         forth, back = (part.masked_fill(same, float("-inf")) for part in (scores, back.T))
-        return (cross_entropy(forth, rows) + cross_entropy(back, rows)) / 2
+        return of_pairs + (cross_entropy(forth, rows) + cross_entropy(back, rows)) / 2
 
     def _keep_wholes(self, module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
         if output.ndim == 2:
@@ -177,9 +191,23 @@ def core_of(model: Any) -> OmniVisionForRetrieval:
     return getattr(model, "module", model)[0].auto_model
 
 
+def likeness_loss(scores: torch.Tensor, same: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Sum over pictures of what it costs to find the others of their kind, each against all pictures but itself.
+
+    Args:
+        scores: Of pictures with all pictures (pictures, all pictures).
+        same: Where another picture is about the same; without the picture itself.
+        rows: Which of all pictures each one is.
+    """
+    itself = torch.zeros_like(same)
+    itself[torch.arange(len(rows)), rows] = True
+    surprise = -scores.masked_fill(itself, float("-inf")).log_softmax(dim=1)
+    return (surprise.masked_fill(~same, 0).sum(1) / same.sum(1).clamp(min=1)).sum()
+
+
 def _scores(texts: torch.Tensor, pictures: torch.Tensor, words: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
     """MaxSim of every text with every picture (texts, pictures), a mean over words."""
     return maxsim(texts, pictures, a_mask=words, b_mask=patches, length_normalize=True)
 
 
-__all__ = ["TwoWayContrastiveLoss", "core_of"]
+__all__ = ["TwoWayContrastiveLoss", "core_of", "likeness_loss"]

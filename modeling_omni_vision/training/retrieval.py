@@ -22,6 +22,7 @@ from ..retrieval.augmentation import PairAugmentation
 from ..retrieval.evaluation import evaluators, retrieval_metrics
 from ..retrieval.losses import TwoWayContrastiveLoss, core_of
 from ..retrieval.towers import build_retrieval, open_door
+from .batches import ConceptBatches, rows_by_concept
 from .callbacks import NonFiniteLossError, rest_frozen, train_until_done
 from .optimizer import muon_for
 from .record import describe_machine, recorded_versions
@@ -129,6 +130,7 @@ class _RetrievalTrainer:
     """What both trainers of sentence-transformers get: Muon, and the loss of one who knows nothing beside the loss."""
 
     muon_learning_rate: float = 0.0
+    picture_weight: float = 0.0
     sigmoid: bool = False
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
@@ -140,6 +142,12 @@ class _RetrievalTrainer:
             # That of sentence-transformers would make groups of its own.
             trainer.optimizer = muon_for(core, layers, trainer.args, self.muon_learning_rate)
         return super().create_optimizer(*args, **kwargs)  # type: ignore[misc]
+
+    def get_batch_sampler(self, *args: Any, **kwargs: Any) -> Any:
+        """Make the sampler, with the pictures of a concept in one batch where they are to find each other."""
+        if self.picture_weight:
+            return ConceptBatches(*args, **kwargs)
+        return super().get_batch_sampler(*args, **kwargs)  # type: ignore[misc]
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the loss with frozen towers as they are when used."""
@@ -207,7 +215,16 @@ class TemperatureLimit(TrainerCallback):
 def trainer_of(
     door: Any, recipe: RetrievalArguments, args: RetrievalTrainingArguments, data: DatasetDict
 ) -> SingleVectorTrainer | LateInteractionTrainer:
-    """Make the trainer of a model of sentence-transformers on the pairs of `load_pairs`."""
+    """Make the trainer of a model of sentence-transformers on the pairs of `load_pairs`.
+
+    Raises:
+        ValueError: for a `picture_weight` where no concept has two pictures.
+    """
+    if recipe.picture_weight and all(len(rows) < 2 for rows in rows_by_concept(data["train"]).values()):
+        raise ValueError(
+            f"`picture_weight` needs concepts with several pictures to train on, got {recipe.picture_weight!r} and "
+            f"none among {len(data['train'])} pairs. Leave it out."
+        )
     kind = LateInteractionTrainer if recipe.late_interaction else SingleVectorTrainer
     if recipe.mini_batch_size and args.ddp_find_unused_parameters is None:
         # Each part of a batch reaches one tower only.
@@ -216,11 +233,11 @@ def trainer_of(
         model=door,
         args=args,
         train_dataset=training_pairs(data["train"], recipe.augment, args.seed),
-        loss=TwoWayContrastiveLoss(door, recipe.mini_batch_size, recipe.vectors == "both"),
+        loss=TwoWayContrastiveLoss(door, recipe.mini_batch_size, recipe.vectors == "both", recipe.picture_weight),
         evaluator=_evaluator(data["validation"], recipe.late_interaction, args.per_device_eval_batch_size),
     )
     trainer.add_callback(TemperatureLimit(core_of(door)))
-    trainer.muon_learning_rate = recipe.muon_learning_rate
+    trainer.muon_learning_rate, trainer.picture_weight = recipe.muon_learning_rate, recipe.picture_weight
     trainer.sigmoid = core_of(door).config.contrastive_loss == "sigmoid"
     return trainer
 

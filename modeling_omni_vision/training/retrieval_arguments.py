@@ -63,6 +63,13 @@ class RetrievalArguments:
     mini_batch_size: int = field(
         default=0, metadata={"help": "GradCache: embed so many rows at a time and compute them twice; 0: at once."}
     )
+    picture_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight of a loss by which pictures of the same concept find each other, in batches that bring "
+            "them together; 0: none. Of use where a concept is drawn or photographed in several ways."
+        },
+    )
     augment: bool = field(
         default=False,
         metadata={"help": "Shift, turn, scale and tint pictures, on random backgrounds where they have none."},
@@ -86,8 +93,9 @@ class RetrievalArguments:
             raise ValueError("`model` has both towers, got `vision` or `config` too. Leave out one of them.")
         if self.vision is not None and self.config is not None:
             raise ValueError("`config` is for a new picture tower, got a checkpoint in `vision` too. Leave out one.")
-        if self.mini_batch_size < 0 or self.muon_learning_rate < 0:
-            raise ValueError("`mini_batch_size` and `muon_learning_rate` must be at least 0. 0 is none.")
+        for name in ("mini_batch_size", "muon_learning_rate", "picture_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` must be at least 0, which is none, got {getattr(self, name)!r}.")
         self.vision_config()
 
     @property

@@ -49,9 +49,11 @@ def test_concepts_are_split_by_family_and_the_third_vendor_is_never_trained_on(p
     assert {"man running", "woman running", "person running"} <= concepts["train"]
     vendors = {name: set(split["vendor"]) for name, split in data.items()}
     assert vendors["train"] == vendors["test"] == {"google", "twitter"}
-    assert vendors["unseen_style"] == vendors["test_unseen_style"] == {"fluent"}
+    for name in ("unseen_style", "validation_unseen_style", "test_unseen_style"):
+        assert vendors[name] == {"fluent"}
     assert concepts["unseen_style"] == concepts["train"] - {"person running"}
-    assert concepts["test_unseen_style"] == concepts["test"]
+    for name in ("validation", "test"):
+        assert concepts[f"{name}_unseen_style"] == concepts[name]
 
 
 def test_texts_are_the_name_and_the_keywords_that_are_not_the_name(packages):

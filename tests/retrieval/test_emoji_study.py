@@ -50,21 +50,51 @@ def test_each_split_is_asked_by_names_and_keywords_and_the_unseen_style_finds_it
         "validation": drawings("google", held_out),
         "test": drawings("google", held_out),
         "unseen_style": drawings("fluent", [*trained[1:], trained[0]]),
+        "validation_unseen_style": drawings("fluent", held_out),
         "test_unseen_style": drawings("fluent", held_out),
     }
     found = study_emoji(tmp_path, DatasetDict({name: Dataset.from_list(rows) for name, rows in splits.items()}))
-    for split in ("validation", "test", "test_unseen_style"):
+    for split in ("validation", "validation_unseen_style", "test", "test_unseen_style"):
         asked = found["texts"][split]
-        assert asked.keys() == {"wholes", "parts", "wholes, keywords", "parts, keywords", "keyword oracle"}
+        ways = {"wholes", "parts", "wholes, keywords", "parts, keywords", "wholes, ensemble"}
+        assert asked.keys() == ways | {"keyword oracle"}
         assert asked["wholes"]["picture_to_text"]["candidates"] == 2
         assert asked["keyword oracle"]["picture_to_text"]["recall@1"] == 1
     # The same drawing in another order finds its own concept, by pixels and by any tower.
-    for name, concepts in (("trained concepts", 4), ("held-out concepts", 2)):
+    for name, concepts in (("trained concepts", 4), ("validation concepts", 2), ("held-out concepts", 2)):
         scores = found["styles"][name]
         assert scores.keys() == {"wholes", "parts", "pixels", "chance"}
         assert scores["wholes"]["recall@1"] == scores["pixels"]["recall@1"] == 1
         assert scores["chance"]["recall@1"] == pytest.approx(1 / concepts)
     assert json.loads((tmp_path / "metrics.json").read_text())["emoji"] == found
+
+
+class Told:
+    """A model whose vectors are given: one axis for each word, and pictures by their colour."""
+
+    axes = ("red", "blue", "emoji", "sky")
+
+    def encode_query(self, texts, **options):
+        vectors = torch.tensor([[float(axis in text) for axis in self.axes] for text in texts])
+        return vectors / vectors.norm(dim=1, keepdim=True)
+
+    def encode_document(self, pictures, **options):
+        assert options["normalize_embeddings"]
+        seen = {(255, 0, 0): [1.0, 0.0, 0.0, 0.0], (0, 0, 255): [0.0, 0.0, 0.0, 1.0]}
+        return torch.tensor([seen[picture.getpixel((0, 0))] for picture in pictures])
+
+
+def test_an_ensemble_is_the_mean_direction_of_a_name_an_emoji_of_it_and_its_keywords():
+    rows = []
+    for colour, texts in (("red", ["red", "fire"]), ("blue", ["blue", "sky"]), ("blue", ["blue", "sky"])):
+        content = io.BytesIO()
+        Image.new("RGB", (4, 4), colour).save(content, format="PNG")
+        rows.append({"image": {"bytes": content.getvalue(), "path": None}, "texts": texts, "concept": texts[0]})
+    found = emoji_study.ensemble_metrics(Told(), Dataset.from_list(rows))
+    # The blue pictures look like the sky, which no name has: the keywords find them, and they find them.
+    assert found["picture_to_text"]["recall@1"] == found["text_to_picture"]["recall@1"] == 1
+    assert (found["picture_to_text"]["candidates"], found["picture_to_text"]["questions"]) == (2, 3)
+    assert (found["text_to_picture"]["candidates"], found["text_to_picture"]["questions"]) == (3, 2)
 
 
 def test_names_and_keywords_are_asked_as_one_text():

@@ -19,7 +19,7 @@ if Version(transformers_version) < Version("5.23"):
 
 from modeling_omni_vision import OmniVisionConfig
 from modeling_omni_vision.modeling_omni_vision_retrieval import contrastive_loss
-from modeling_omni_vision.retrieval.losses import TwoWayContrastiveLoss, core_of
+from modeling_omni_vision.retrieval.losses import TwoWayContrastiveLoss, core_of, likeness_loss
 from modeling_omni_vision.retrieval.towers import build_retrieval, open_door
 
 
@@ -95,9 +95,10 @@ def test_gradcache_gives_the_gradients_of_the_whole_batch_the_temperatures_too(
     kind, late_interaction, both, mini_batch_size
 ):
     door = door_of(kind, late_interaction)
-    whole = TwoWayContrastiveLoss(door, both=both)(columns_of(door))
+    labels = torch.tensor([0, 1, 2, 1, 0])
+    whole = TwoWayContrastiveLoss(door, both=both, picture_weight=0.5)(columns_of(door), labels)
     wanted = gradients(door, whole / 4)
-    parts = TwoWayContrastiveLoss(door, mini_batch_size, both)(columns_of(door))
+    parts = TwoWayContrastiveLoss(door, mini_batch_size, both, picture_weight=0.5)(columns_of(door), labels)
     found = gradients(door, parts / 4)
     assert parts.item() == pytest.approx(whole.item(), abs=1e-5)
     assert set(found) == set(wanted) >= {"logit_scale"}
@@ -130,7 +131,9 @@ def test_two_processes_give_the_gradients_of_one(kind, late_interaction, mini_ba
     found = torch.load(tmp_path / "found", weights_only=True)
     door = door_of(kind, late_interaction)
     core_of(door).text_model.pooler.requires_grad_(False)
-    loss = TwoWayContrastiveLoss(door)(columns_of(door, TEXTS[:4], COLOURS[:4]), torch.tensor([0, 1, 2, 1]))
+    loss = TwoWayContrastiveLoss(door, picture_weight=0.5)
+    # One process has two pictures that are like others, the other one.
+    loss = loss(columns_of(door, TEXTS[:4], COLOURS[:4]), torch.tensor([1, 1, 2, 1]))
     wanted = gradients(door, loss)
     assert found["loss"].item() == pytest.approx(loss.item(), abs=1e-5)
     assert set(found["gradients"]) == set(wanted) >= {"logit_scale"}
@@ -148,6 +151,47 @@ def test_pairs_about_the_same_are_no_negatives_of_each_other(kind):
     # The same text twice is no better than chance at telling its two pictures apart, unless it is told.
     apart = TwoWayContrastiveLoss(door)(columns, torch.tensor([0, 1, 2, 3]))
     assert torch.equal(apart, blind)
+
+
+def test_pictures_look_for_the_others_of_their_kind_among_all_but_themselves():
+    scores = torch.tensor([[9.0, 2.0, 0.0, 1.0], [2.0, 9.0, 1.0, 0.0], [0.0, 1.0, 9.0, 3.0], [1.0, 0.0, 3.0, 9.0]])
+    same = torch.tensor([[False, True, False, False], [True, False, False, False], [False] * 4, [False] * 4])
+    # The first two are alike; each must be told from two others: log(e^2 + e^0 + e^1) - 2.
+    wanted = 2 * (math.log(math.exp(2) + 1 + math.e) - 2)
+    assert likeness_loss(scores, same, torch.arange(4)).item() == pytest.approx(wanted, abs=1e-6)
+    # Of three alike, the mean over the two that one looks for.
+    same = torch.tensor([[False, True, True, False], *[[False] * 4] * 3])
+    wanted = math.log(math.exp(2) + 1 + math.e) - (2 + 0) / 2
+    assert likeness_loss(scores, same, torch.arange(4)).item() == pytest.approx(wanted, abs=1e-6)
+
+
+@pytest.mark.parametrize("late_interaction", [False, True])
+def test_pictures_that_find_their_like_are_added_with_their_weight_as_a_mean_over_those_that_have_any(
+    kind, late_interaction
+):
+    door, labels = door_of(kind, late_interaction), torch.tensor([0, 1, 2, 0, 3])
+    columns = columns_of(door)
+    without, once, thrice = (
+        TwoWayContrastiveLoss(door, picture_weight=weight)(columns, labels).item() for weight in (0, 1, 3)
+    )
+    core = core_of(door)
+    vectors = normalize(core.visual_projection(core.vision_model(columns[1]["pixel_values"]).grid), dim=-1)
+    if not late_interaction:
+        vectors = core(pixel_values=columns[1]["pixel_values"]).image_embeds.unsqueeze(1)
+    scores = torch.einsum("aid,bjd->abij", vectors, vectors).amax(-1).mean(-1) * core.logit_scale.exp()
+    others = [scores[row].exp().sum() - scores[row, row].exp() for row in (0, 3)]
+    wanted = (others[0].log() - scores[0, 3] + others[1].log() - scores[3, 0]) / 2
+    assert once - without == pytest.approx(wanted.item(), abs=1e-4)
+    assert thrice - without == pytest.approx(3 * wanted.item(), abs=3e-4)
+
+
+def test_pictures_that_are_all_about_something_else_add_nothing_and_labels_are_needed(kind):
+    door = door_of(kind, False)
+    columns, apart = columns_of(door), torch.arange(5)
+    plain = TwoWayContrastiveLoss(door)(columns, apart)
+    assert torch.equal(TwoWayContrastiveLoss(door, picture_weight=1)(columns, apart), plain)
+    with pytest.raises(ValueError, match="needs labels"):
+        TwoWayContrastiveLoss(door, picture_weight=1)(columns)
 
 
 def test_a_batch_of_one_is_refused(kind):

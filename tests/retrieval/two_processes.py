@@ -15,10 +15,10 @@ def main(kind, late_interaction, mini_batch_size, path):
     door = door_of(kind, late_interaction == "True")
     core_of(door).text_model.pooler.requires_grad_(False)
     wrapped = DistributedDataParallel(door, find_unused_parameters=mini_batch_size != "0")
-    loss = TwoWayContrastiveLoss(door, int(mini_batch_size))
+    loss = TwoWayContrastiveLoss(door, int(mini_batch_size), picture_weight=0.5)
     loss.model = wrapped
     own = slice(2 * rank, 2 * rank + 2)
-    labels = torch.tensor([0, 1, 2, 1])[own]
+    labels = torch.tensor([1, 1, 2, 1])[own]
     columns = columns_of(door, TEXTS[:4], COLOURS[:4])
     mine = [
         {key: value[own] if isinstance(value, torch.Tensor) else value for key, value in c.items()} for c in columns

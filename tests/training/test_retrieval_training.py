@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from datasets import Dataset, DatasetDict
 from packaging.version import Version
 from transformers import __version__ as transformers_version
 
@@ -23,6 +24,7 @@ from modeling_omni_vision import OmniVisionForRetrieval
 from modeling_omni_vision.data import pairs
 from modeling_omni_vision.data.pairs import draw_scenes
 from modeling_omni_vision.retrieval.towers import build_retrieval
+from modeling_omni_vision.training.batches import ConceptBatches
 from modeling_omni_vision.training.callbacks import NonFiniteLossError, TrainingInterruptedError
 from modeling_omni_vision.training.retrieval import (
     LateInteractionTrainer,
@@ -30,6 +32,7 @@ from modeling_omni_vision.training.retrieval import (
     choose_trained,
     merged,
     train_retrieval,
+    trainer_of,
 )
 from modeling_omni_vision.training.retrieval_arguments import RetrievalArguments, RetrievalTrainingArguments
 
@@ -211,6 +214,56 @@ def test_sigterm_saves_a_checkpoint_and_the_run_goes_on_from_it(few_scenes, tmp_
     assert steps == [0, 1, 2, 3, 4, 5]
 
 
+def batches(concepts, size, drop_last=True, epoch=0):
+    sampler = ConceptBatches(Dataset.from_dict({"concept": concepts}), size, drop_last, torch.Generator(), seed=3)
+    sampler.set_epoch(epoch)
+    return list(sampler), len(sampler)
+
+
+def test_pictures_of_a_concept_come_in_one_batch_each_once_in_an_epoch_and_in_another_order_each_time():
+    concepts = [*"abcdefgh", *"hgfedcba"]
+    first, length = batches(concepts, 4)
+    assert length == len(first) == 4
+    assert sorted(row for batch in first for row in batch) == list(range(16))
+    for batch in first:
+        assert len({concepts[row] for row in batch}) == 2
+    assert first == batches(concepts, 4)[0] != batches(concepts, 4, epoch=1)[0]
+
+
+def test_the_rest_of_an_epoch_is_a_smaller_batch_or_left_out():
+    for drop_last, sizes in ((True, [4]), (False, [4, 3])):
+        found, length = batches([*"aabbccd"], 4, drop_last)
+        assert [len(batch) for batch in found] == sizes
+        assert length == len(sizes)
+
+
+def test_pictures_of_a_concept_are_trained_to_find_each_other(few_scenes, tmp_path, monkeypatch):
+    seen = []
+
+    def watch(self, *args, **kwargs):
+        seen.append(args[1]["label"].tolist())
+        return step(self, *args, **kwargs)
+
+    step = LateInteractionTrainer.training_step
+    monkeypatch.setattr(LateInteractionTrainer, "training_step", watch)
+    many = arguments(tmp_path / "run", num_train_epochs=1, do_predict=False, logging_steps=1)
+    scenes = recipe(dataset="scenes:1", picture_weight=2.0)
+    record = json.loads((train_retrieval(scenes, many) / "metrics.json").read_text())["training"]
+    assert record["recipe"]["picture_weight"] == 2
+    assert record["history"][0]["loss"] > record["history"][0]["chance_loss"] + 1
+    for labels in seen:
+        # Together: no concept comes again after another one.
+        assert len([1 for one, next_one in zip(labels, labels[1:], strict=False) if one != next_one]) + 1 == len(
+            set(labels)
+        )
+
+
+def test_where_no_concept_has_two_pictures_nothing_can_find_its_like_and_that_is_refused(tmp_path):
+    data = DatasetDict({"train": Dataset.from_dict({"concept": ["a", "b"]})})
+    with pytest.raises(ValueError, match="concepts with several pictures"):
+        trainer_of(None, recipe(picture_weight=0.5), arguments(tmp_path), data)
+
+
 def test_chance_is_the_loss_of_one_who_knows_only_how_many_pairs_are_true():
     same = torch.zeros(6, 6)
     assert chance_loss(6) == pytest.approx(torch.nn.functional.cross_entropy(same, torch.arange(6)).item())
@@ -237,7 +290,8 @@ def test_a_finished_run_is_not_written_over(few_scenes, tmp_path):
         ({"vision": "somewhere"}, "`config` is for a new picture tower"),
         ({"config": "{"}, "must be JSON"),
         ({"config": '{"hidden": 3}'}, "fields of OmniVisionConfig"),
-        ({"mini_batch_size": -1}, "at least 0"),
+        ({"mini_batch_size": -1}, "`mini_batch_size` must be at least 0"),
+        ({"picture_weight": -1.0}, "`picture_weight` must be at least 0"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(changes, message):

@@ -1,0 +1,59 @@
+"""Batches in which the pictures of one concept are together, so that they can find each other."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from datasets import Dataset
+from sentence_transformers.base.sampler import DefaultBatchSampler
+
+
+class ConceptBatches(DefaultBatchSampler):
+    """
+    Batches of concepts in random order, with the pictures of each concept one after the other.
+
+    Every picture comes once in an epoch; a concept that does not fit into a batch goes on in the next.
+
+    Args:
+        dataset: Training pairs, as `training_pairs` gives them: their `concept` is read, without a picture opened.
+        batch_size: Pairs in a batch.
+        drop_last: Leave out the last batch if it is not full.
+        generator: Gives the random order; it is seeded anew for each epoch.
+        seed: What the epoch's number is added to.
+        options: What sentence-transformers gives to every sampler, and is not needed here.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        drop_last: bool,
+        generator: torch.Generator | None = None,
+        seed: int = 0,
+        **options: Any,
+    ) -> None:
+        super().__init__(dataset, batch_size, drop_last, generator=generator, seed=seed)
+        self.rows = rows_by_concept(dataset)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Yield the rows of one batch after the other."""
+        generator = self.generator or torch.Generator()
+        generator.manual_seed(self.seed + self.epoch)
+        groups = list(self.rows.values())
+        order = torch.randperm(len(groups), generator=generator).tolist()
+        rows = [row for number in order for row in groups[number]]
+        for start in range(0, len(rows), self.batch_size):
+            batch = rows[start : start + self.batch_size]
+            if len(batch) == self.batch_size or not self.drop_last:
+                yield batch
+
+
+def rows_by_concept(dataset: Dataset) -> dict[str, list[int]]:
+    """Give the rows of each concept, in the order of their first picture."""
+    rows: dict[str, list[int]] = {}
+    for row, concept in enumerate(dataset.with_format(None)["concept"][:]):
+        rows.setdefault(concept, []).append(row)
+    return rows
+
+
+__all__ = ["ConceptBatches", "rows_by_concept"]
