@@ -10,6 +10,8 @@ from torchvision.transforms import v2
 TURN, SHIFT, SCALE = 15.0, (0.08, 0.08), (0.75, 1.1)
 TINT = {"brightness": 0.3, "contrast": 0.3, "saturation": 0.4, "hue": 0.04}
 FILL = 255
+# So few for each picture that a frozen text encoder soon has read them all (`losses.FrozenTexts`).
+CAPTIONS = 12
 
 
 class PairAugmentation:
@@ -22,19 +24,21 @@ class PairAugmentation:
     """
 
     def __init__(self, augment: bool, seed: int = 0) -> None:
-        self.augment = augment
+        self.augment, self._seed = augment, seed
         self._random = random.Random(seed)
         self._move = v2.RandomAffine(TURN, SHIFT, SCALE, fill=FILL)
         self._tint = v2.ColorJitter(**TINT)
 
     def text(self, texts: Sequence[str]) -> str:
-        """Choose a text; with `augment`, often the first with some of the others, as a name with its keywords."""
+        """Choose a text; with `augment` one of a dozen captions, often the first with some others, as keywords."""
         if len(texts) == 1 or not self.augment:
             return self._random.choice(texts)
-        style = self._random.random()
+        # Strings seed alike in every process.
+        chance = random.Random(f"{self._seed} {self._random.randrange(CAPTIONS)} {texts[0]}")
+        style = chance.random()
         if style < 0.4:
             return texts[0]
-        others = self._random.sample(texts[1:], min(self._random.randint(1, 4), len(texts) - 1))
+        others = chance.sample(texts[1:], min(chance.randint(1, 4), len(texts) - 1))
         return ", ".join(([texts[0]] if style < 0.7 else []) + others)
 
     def picture(self, picture: PilImage.Image) -> PilImage.Image:

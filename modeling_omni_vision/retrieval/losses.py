@@ -18,6 +18,9 @@ from torch.nn.functional import cross_entropy, logsigmoid, normalize
 
 from ..modeling_omni_vision_retrieval import OmniVisionForRetrieval
 
+# 384 numbers each for MiniLM: 150 MB.
+REMEMBERED_TEXTS = 100_000
+
 
 class TwoWayContrastiveLoss(CachedLossMixin, nn.Module):
     """
@@ -52,6 +55,7 @@ class TwoWayContrastiveLoss(CachedLossMixin, nn.Module):
         self.both = both and self.late_interaction
         # In a tuple, so that it is no module of this one: its parameters are the model's.
         self._core = (core_of(model),)
+        self._texts = FrozenTexts(self._core[0])
         self._wholes: list[torch.Tensor] = []
         if self.both:
             # sentence-transformers passes on one output of the model, here two are needed: the projections see both.
@@ -175,6 +179,8 @@ class TwoWayContrastiveLoss(CachedLossMixin, nn.Module):
             if self.both:
                 whole = normalize(self._wholes.pop(), dim=-1)
                 vectors = torch.cat((whole.unsqueeze(1), vectors), dim=1)
+        elif task == "query" and self._texts.applicable:
+            vectors = normalize(core.text_projection(self._texts(features)), dim=-1).unsqueeze(1)
         else:
             vectors = normalize(self.model(features)["sentence_embedding"], dim=-1).unsqueeze(1)
         vectors = vectors.float()
@@ -184,6 +190,45 @@ class TwoWayContrastiveLoss(CachedLossMixin, nn.Module):
             bias = core.logit_bias if task == "query" else torch.ones_like(core.logit_bias)
             vectors = torch.cat((vectors, bias * present), dim=-1)
         return vectors
+
+
+class FrozenTexts:
+    """
+    Means of texts before their projection, by a text encoder that is not trained: each text is read only once.
+
+    Args:
+        core: The model; whether its text encoder is frozen is looked at each time.
+    """
+
+    def __init__(self, core: OmniVisionForRetrieval) -> None:
+        self._core = core
+        self._known: dict[bytes, torch.Tensor] = {}
+
+    @property
+    def applicable(self) -> bool:
+        """Whether texts can be remembered: no weight changes what they give, nor does dropout."""
+        reader = self._core.text_model
+        frozen = not reader.training and not any(parameter.requires_grad for parameter in reader.parameters())
+        # Wrapped for several processes, a model must be asked as a whole.
+        return frozen and not torch.distributed.is_initialized()
+
+    @torch.no_grad()
+    def __call__(self, features: dict[str, Any]) -> torch.Tensor:
+        """Give the means (texts, hidden) of texts, reading only new ones."""
+        given = {name: features[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in features}
+        rows = zip(given["input_ids"].cpu(), given["attention_mask"].cpu().bool(), strict=True)
+        names = [row[present].numpy().tobytes() for row, present in rows]
+        new = {name: row for row, name in enumerate(names) if name not in self._known}
+        if len(self._known) + len(new) > REMEMBERED_TEXTS:
+            self._known.clear()
+            new = {name: row for row, name in enumerate(names)}
+        if new:
+            means: list[torch.Tensor] = []
+            hook = self._core.text_projection.register_forward_pre_hook(lambda _, inputs: means.append(inputs[0]))
+            self._core.get_text_features(**{name: value[list(new.values())] for name, value in given.items()})
+            hook.remove()
+            self._known |= dict(zip(new, means[0].float(), strict=True))
+        return torch.stack([self._known[name] for name in names])
 
 
 def core_of(model: Any) -> OmniVisionForRetrieval:

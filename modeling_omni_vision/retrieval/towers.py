@@ -24,6 +24,18 @@ NEW_TEXT_ENCODER = "new"
 MINILM = "minilm"
 SPECIAL_TOKENS = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
 LONGEST_TEXT = 64
+# The number of heads too: weights fit any, but mean what they were trained for.
+SHAPING_FIELDS = (
+    "image_size",
+    "patch_size",
+    "num_channels",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "block_norm",
+    "num_register_tokens",
+)
 NEW_TEXT_WIDTH, HEAD_WIDTH = 64, 32
 
 
@@ -34,6 +46,7 @@ def build_retrieval(
     embedding_dim: int = 64,
     select_tokens: str = "grid",
     contrastive_loss: str = "softmax",
+    fields: dict[str, Any] | None = None,
 ) -> tuple[OmniVisionForRetrieval, OmniVisionRetrievalProcessor]:
     """Compose a model whose projections are still untrained.
 
@@ -45,9 +58,11 @@ def build_retrieval(
         embedding_dim: Width of what both are projected to.
         select_tokens: See [`OmniVisionRetrievalConfig`].
         contrastive_loss: See [`OmniVisionRetrievalConfig`].
+        fields: Of [`OmniVisionConfig`], in place of what the checkpoint of a picture tower says, such as `pooling`;
+            none that its weights have their shape from.
 
     Raises:
-        ValueError: if a checkpoint or the package is not there.
+        ValueError: if a checkpoint or the package is not there, or `fields` need weights of another shape.
     """
     vision_config: Any
     if isinstance(vision, OmniVisionConfig):
@@ -55,7 +70,7 @@ def build_retrieval(
         pictures = OmniVisionImageProcessor(size={"height": height, "width": width}, num_channels=vision.num_channels)
         tower, vision_config = None, vision
     else:
-        tower = OmniVisionModel.from_pretrained(vision)
+        tower = _tower(vision, fields or {})
         pictures, vision_config = OmniVisionImageProcessor.from_pretrained(vision), tower.config
     reader, text_config, tokenizer = _text_encoder(text, texts)
     processor = OmniVisionRetrievalProcessor(pictures, tokenizer)
@@ -73,6 +88,8 @@ def build_retrieval(
         model.vision_model.load_state_dict(tower.state_dict())
     if reader is not None:
         model.text_model.load_state_dict(reader.state_dict())
+    # What computes attention is left out where a configuration is written down.
+    model.vision_model.set_attn_implementation(vision_config._attn_implementation)
     return model, processor
 
 
@@ -88,7 +105,21 @@ def open_door(
         weights = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
         save_file(weights, Path(folder) / "model.safetensors", metadata={"format": "pt"})
         processor.save_pretrained(folder)
-        return kind(folder, trust_remote_code=True, device=str(model.device))
+        door = kind(folder, trust_remote_code=True, device=str(model.device))
+    door[0].auto_model.vision_model.set_attn_implementation(model.vision_model.config._attn_implementation)
+    return door
+
+
+def _tower(vision: str, fields: dict[str, Any]) -> OmniVisionModel:
+    """Load a picture tower with some fields of its configuration replaced."""
+    saved = OmniVisionConfig.from_pretrained(vision)
+    shaping = [name for name in SHAPING_FIELDS if name in fields and fields[name] != getattr(saved, name)]
+    if shaping:
+        raise ValueError(
+            f"The weights of {vision!r} are made for {', '.join(f'{name} {getattr(saved, name)!r}' for name in shaping)}, "
+            f"got {', '.join(f'{fields[name]!r}' for name in shaping)}. Leave that out, or start from a new tower."
+        )
+    return OmniVisionModel.from_pretrained(vision, **fields)
 
 
 def _text_encoder(text: str, texts: Iterable[str]) -> tuple[Any, Any, Any]:

@@ -279,6 +279,7 @@ def _start(
         recipe.embedding_dim,
         recipe.select_tokens,
         recipe.contrastive_loss,
+        recipe.vision_fields() if recipe.vision else None,
     )
 
 

@@ -1,6 +1,7 @@
 """What `scripts/train_retrieval.py` can be told, beside the training arguments of sentence-transformers."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from sentence_transformers import MultiVectorEncoderTrainingArguments, SentenceTransformerTrainingArguments
@@ -35,7 +36,8 @@ class RetrievalArguments:
     )
     vision: str | None = field(default=None, metadata={"help": "Checkpoint of the picture tower; by default new."})
     config: str | None = field(
-        default=None, metadata={"help": "Fields of OmniVisionConfig for a new picture tower, as JSON."}
+        default=None,
+        metadata={"help": "Fields of OmniVisionConfig, as JSON: of a new picture tower, or other ones than `vision` has."},
     )
     text: str = field(
         default="minilm",
@@ -91,8 +93,6 @@ class RetrievalArguments:
             )
         if self.model is not None and (self.vision is not None or self.config is not None):
             raise ValueError("`model` has both towers, got `vision` or `config` too. Leave out one of them.")
-        if self.vision is not None and self.config is not None:
-            raise ValueError("`config` is for a new picture tower, got a checkpoint in `vision` too. Leave out one.")
         for name in ("mini_batch_size", "muon_learning_rate", "picture_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must be at least 0, which is none, got {getattr(self, name)!r}.")
@@ -104,12 +104,16 @@ class RetrievalArguments:
         return self.vectors != "wholes"
 
     def vision_config(self) -> OmniVisionConfig:
-        """Read `config`.
+        """Read `config` as that of a new tower.
 
         Raises:
             ValueError: if it is not JSON of an object, or has a key that `OmniVisionConfig` does not know.
         """
-        return OmniVisionConfig(**read_fields("config", self.config))
+        return OmniVisionConfig(**self.vision_fields())
+
+    def vision_fields(self) -> dict[str, Any]:
+        """Read what `config` says; see `vision_config`."""
+        return read_fields("config", self.config)
 
 
 @dataclass

@@ -19,6 +19,7 @@ if Version(transformers_version) < Version("5.23"):
 
 from modeling_omni_vision import OmniVisionConfig
 from modeling_omni_vision.modeling_omni_vision_retrieval import contrastive_loss
+from modeling_omni_vision.retrieval import losses
 from modeling_omni_vision.retrieval.losses import TwoWayContrastiveLoss, core_of, likeness_loss
 from modeling_omni_vision.retrieval.towers import build_retrieval, open_door
 
@@ -109,10 +110,10 @@ def test_gradcache_gives_the_gradients_of_the_whole_batch_the_temperatures_too(
 
 def test_both_is_the_mean_of_the_losses_of_wholes_and_of_parts(kind):
     late, single = door_of(kind, True), door_of(kind, False)
-    losses = [TwoWayContrastiveLoss(door)(columns_of(door)) for door in (late, single)]
+    parts = [TwoWayContrastiveLoss(door)(columns_of(door)) for door in (late, single)]
     both = TwoWayContrastiveLoss(late, both=True)(columns_of(late))
-    assert both.item() == pytest.approx((losses[0].item() + losses[1].item()) / 2, abs=1e-5)
-    assert abs(losses[0].item() - losses[1].item()) > 1e-3
+    assert both.item() == pytest.approx((parts[0].item() + parts[1].item()) / 2, abs=1e-5)
+    assert abs(parts[0].item() - parts[1].item()) > 1e-3
 
 
 @pytest.mark.slow
@@ -192,6 +193,44 @@ def test_pictures_that_are_all_about_something_else_add_nothing_and_labels_are_n
     assert torch.equal(TwoWayContrastiveLoss(door, picture_weight=1)(columns, apart), plain)
     with pytest.raises(ValueError, match="needs labels"):
         TwoWayContrastiveLoss(door, picture_weight=1)(columns)
+
+
+def test_a_frozen_text_encoder_reads_each_text_once_and_the_loss_is_the_same(kind, monkeypatch):
+    door = door_of(kind, False)
+    core = core_of(door)
+    wanted = gradients(door, TwoWayContrastiveLoss(door)(columns_of(door)))
+    core.text_model.requires_grad_(False).eval()
+    read, forward = [], core.text_model.forward
+
+    def watch(input_ids, **options):
+        read.append(len(input_ids))
+        return forward(input_ids=input_ids, **options)
+
+    monkeypatch.setattr(core.text_model, "forward", watch)
+    loss = TwoWayContrastiveLoss(door)
+    for texts in (TEXTS[:3], TEXTS):
+        value = loss(columns_of(door, texts, COLOURS[: len(texts)]))
+    # What is new in the second batch; padding of another length is no other text.
+    assert read == [3, 2]
+    found = gradients(door, value)
+    assert set(found) == {name for name in wanted if not name.startswith("text_model.")}
+    for name in found:
+        assert_close(found[name], wanted[name], name)
+    # As soon as it is trained, it is asked again.
+    core.text_model.requires_grad_(True)
+    loss(columns_of(door))
+    assert read == [3, 2, 5]
+
+
+def test_remembered_texts_are_forgotten_before_they_fill_the_memory(monkeypatch):
+    monkeypatch.setattr(losses, "REMEMBERED_TEXTS", 3)
+    door = door_of("softmax", False)
+    core_of(door).text_model.requires_grad_(False).eval()
+    remembered = losses.FrozenTexts(core_of(door))
+    every = remembered(columns_of(door)[0])
+    for part in (slice(0, 3), slice(1, 4), slice(0, 2)):
+        found = remembered(columns_of(door, TEXTS[part], COLOURS[part])[0])
+        assert (found - every[part]).abs().max() < 1e-5
 
 
 def test_a_batch_of_one_is_refused(kind):

@@ -20,14 +20,16 @@ if Version(transformers_version) < Version("5.23"):
 from safetensors.torch import load_file, save_file
 from sentence_transformers import MultiVectorEncoder, SentenceTransformer
 
-from modeling_omni_vision import OmniVisionForRetrieval
+from modeling_omni_vision import OmniVisionForRetrieval, OmniVisionImageProcessor, OmniVisionModel
 from modeling_omni_vision.data import pairs
 from modeling_omni_vision.data.pairs import draw_scenes
-from modeling_omni_vision.retrieval.towers import build_retrieval
+from modeling_omni_vision.retrieval.losses import core_of
+from modeling_omni_vision.retrieval.towers import build_retrieval, open_door
 from modeling_omni_vision.training.batches import ConceptBatches
 from modeling_omni_vision.training.callbacks import NonFiniteLossError, TrainingInterruptedError
 from modeling_omni_vision.training.retrieval import (
     LateInteractionTrainer,
+    SingleVectorTrainer,
     chance_loss,
     choose_trained,
     merged,
@@ -264,6 +266,38 @@ def test_where_no_concept_has_two_pictures_nothing_can_find_its_like_and_that_is
         trainer_of(None, recipe(picture_weight=0.5), arguments(tmp_path), data)
 
 
+def test_a_tower_can_be_taken_with_another_pooling_and_other_attention_but_not_with_another_shape(tmp_path):
+    torch.manual_seed(0)
+    tower = OmniVisionModel(recipe().vision_config())
+    tower.save_pretrained(tmp_path)
+    OmniVisionImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    fields = {"pooling": "mean", "patch_drop_rate": 0.5, "attn_implementation": "eager"}
+    model, processor = build_retrieval(str(tmp_path), "new", ["a red circle"], 16, fields=fields)
+    opened = core_of(open_door(model, processor, late_interaction=False))
+    for core in (model, opened):
+        config = core.vision_model.config
+        assert (config.pooling, config.patch_drop_rate, config._attn_implementation) == ("mean", 0.5, "eager")
+        assert config.image_size == 32
+        for name, value in tower.state_dict().items():
+            assert torch.equal(core.vision_model.state_dict()[name], value), name
+    with pytest.raises(ValueError, match="are made for patch_size 8, got 16"):
+        build_retrieval(str(tmp_path), "new", ["a red circle"], 16, fields={"patch_size": 16, "pooling": "mean"})
+
+
+def test_attention_is_computed_as_the_configuration_asks(few_scenes, tmp_path, monkeypatch):
+    used = []
+
+    def watch(self, *args, **kwargs):
+        used.append(core_of(self.model).vision_model.config._attn_implementation)
+        return step(self, *args, **kwargs)
+
+    step = SingleVectorTrainer.training_step
+    monkeypatch.setattr(SingleVectorTrainer, "training_step", watch)
+    eager = recipe(vectors="wholes", config=json.dumps({**TINY, "attn_implementation": "eager"}))
+    train_retrieval(eager, arguments(tmp_path / "run", max_steps=1, do_predict=False))
+    assert used == ["eager"]
+
+
 def test_chance_is_the_loss_of_one_who_knows_only_how_many_pairs_are_true():
     same = torch.zeros(6, 6)
     assert chance_loss(6) == pytest.approx(torch.nn.functional.cross_entropy(same, torch.arange(6)).item())
@@ -287,7 +321,6 @@ def test_a_finished_run_is_not_written_over(few_scenes, tmp_path):
         ({"vectors": "some"}, "must be one of both, parts, wholes"),
         ({"lora_rank": 4, "train": "text"}, "needs the picture tower"),
         ({"model": "somewhere"}, "`model` has both towers"),
-        ({"vision": "somewhere"}, "`config` is for a new picture tower"),
         ({"config": "{"}, "must be JSON"),
         ({"config": '{"hidden": 3}'}, "fields of OmniVisionConfig"),
         ({"mini_batch_size": -1}, "`mini_batch_size` must be at least 0"),
