@@ -18,8 +18,10 @@ from torch.nn.functional import cross_entropy, logsigmoid, normalize
 
 from ..modeling_omni_vision_retrieval import OmniVisionForRetrieval
 
+
 # 384 numbers each for MiniLM: 150 MB.
 REMEMBERED_TEXTS = 100_000
+TEXT_FEATURES = ("input_ids", "attention_mask", "token_type_ids")
 
 
 class TwoWayContrastiveLoss(CachedLossMixin, nn.Module):
@@ -44,9 +46,7 @@ class TwoWayContrastiveLoss(CachedLossMixin, nn.Module):
             pictures (supervised contrast, https://huggingface.co/papers/2004.11362), a mean over those that have any.
     """
 
-    def __init__(
-        self, model: Any, mini_batch_size: int = 0, both: bool = False, picture_weight: float = 0.0
-    ) -> None:
+    def __init__(self, model: Any, mini_batch_size: int = 0, both: bool = False, picture_weight: float = 0.0) -> None:
         super().__init__()
         self.model = model
         self.mini_batch_size = mini_batch_size
@@ -148,9 +148,10 @@ class TwoWayContrastiveLoss(CachedLossMixin, nn.Module):
             same = labels[:, None] == every_label[None]
             same[torch.arange(count), rows] = False
             if self.picture_weight:
+                # Of all processes, so that the mean of theirs is that of one with the whole batch.
                 with_others = int((every_label[:, None] == every_label[None]).sum(1).gt(1).sum())
-                likeness = _scores(pictures, all_pictures, patches, all_patches)
-                of_pairs = self.picture_weight * likeness_loss(likeness, same, rows) * total / max(with_others, 1) / count
+                likeness = likeness_loss(_scores(pictures, all_pictures, patches, all_patches), same, rows)
+                of_pairs = self.picture_weight * likeness * (total / count / max(with_others, 1))
         scores = _scores(texts, all_pictures, words, all_patches)
         if self._core[0].config.contrastive_loss == "sigmoid":
             sign = -torch.ones_like(scores)
@@ -215,7 +216,7 @@ class FrozenTexts:
     @torch.no_grad()
     def __call__(self, features: dict[str, Any]) -> torch.Tensor:
         """Give the means (texts, hidden) of texts, reading only new ones."""
-        given = {name: features[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in features}
+        given = {name: features[name] for name in TEXT_FEATURES if name in features}
         rows = zip(given["input_ids"].cpu(), given["attention_mask"].cpu().bool(), strict=True)
         names = [row[present].numpy().tobytes() for row, present in rows]
         new = {name: row for row, name in enumerate(names) if name not in self._known}

@@ -106,7 +106,8 @@ def open_door(
         save_file(weights, Path(folder) / "model.safetensors", metadata={"format": "pt"})
         processor.save_pretrained(folder)
         door = kind(folder, trust_remote_code=True, device=str(model.device))
-    door[0].auto_model.vision_model.set_attn_implementation(model.vision_model.config._attn_implementation)
+    opened: Any = door[0].auto_model
+    opened.vision_model.set_attn_implementation(model.vision_model.config._attn_implementation)
     return door
 
 
@@ -115,9 +116,10 @@ def _tower(vision: str, fields: dict[str, Any]) -> OmniVisionModel:
     saved = OmniVisionConfig.from_pretrained(vision)
     shaping = [name for name in SHAPING_FIELDS if name in fields and fields[name] != getattr(saved, name)]
     if shaping:
+        made = ", ".join(f"{name} {getattr(saved, name)!r}" for name in shaping)
+        asked = ", ".join(f"{fields[name]!r}" for name in shaping)
         raise ValueError(
-            f"The weights of {vision!r} are made for {', '.join(f'{name} {getattr(saved, name)!r}' for name in shaping)}, "
-            f"got {', '.join(f'{fields[name]!r}' for name in shaping)}. Leave that out, or start from a new tower."
+            f"The weights of {vision!r} are made for {made}, got {asked}. Leave that out, or start from a new tower."
         )
     return OmniVisionModel.from_pretrained(vision, **fields)
 

@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 import os
@@ -255,9 +256,7 @@ def test_pictures_of_a_concept_are_trained_to_find_each_other(few_scenes, tmp_pa
     assert record["history"][0]["loss"] > record["history"][0]["chance_loss"] + 1
     for labels in seen:
         # Together: no concept comes again after another one.
-        assert len([1 for one, next_one in zip(labels, labels[1:], strict=False) if one != next_one]) + 1 == len(
-            set(labels)
-        )
+        assert len(list(itertools.groupby(labels))) == len(set(labels))
 
 
 def test_where_no_concept_has_two_pictures_nothing_can_find_its_like_and_that_is_refused(tmp_path):
