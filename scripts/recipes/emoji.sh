@@ -13,10 +13,13 @@ cd "$(dirname "$0")/../.."
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 # Freed memory is kept for the next step: a tenth of each step would be page faults otherwise (glibc).
 export MALLOC_TRIM_THRESHOLD_=2147483647 MALLOC_MMAP_MAX_=0
+RUNS="${RUNS:-runs}"
 BF16=$(python -c 'from modeling_omni_vision.analysis.record import has_bf16_instructions as has; print(has())')
-python scripts/train_retrieval.py --dataset emoji:data/emoji --text minilm --train picture --vectors wholes --augment true \
-    --config '{"image_size": 48, "patch_size": 6, "pooling": "mean", "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "attn_implementation": "eager"}' \
-    --embedding_dim 256 --muon_learning_rate 0.02 --learning_rate 2e-3 --weight_decay 0.1 --bf16 "$BF16" \
-    --per_device_train_batch_size 256 --max_steps 450 --lr_scheduler_type cosine --warmup_steps 0.05 \
-    --eval_strategy steps --eval_steps 150 --save_strategy steps --save_steps 150 --output_dir runs/emoji "$@"
-python scripts/emoji_study.py --checkpoint runs/emoji --dataset emoji:data/emoji
+bash scripts/recipes/language_scenes_tower.sh
+python scripts/train_retrieval.py --dataset emoji:data/emoji --vision "$RUNS/language_scenes_tower" --text minilm \
+    --train picture --vectors wholes --embedding_dim 256 --picture_weight 1 --augment true \
+    --config '{"pooling": "mean", "patch_drop_rate": 0.5, "attn_implementation": "eager"}' \
+    --muon_learning_rate 0.02 --learning_rate 2e-3 --weight_decay 0.1 --bf16 "$BF16" \
+    --per_device_train_batch_size 256 --max_steps 1000 --lr_scheduler_type cosine --warmup_steps 0.05 \
+    --eval_strategy steps --eval_steps 250 --save_strategy steps --save_steps 250 --output_dir "$RUNS/emoji" "$@"
+python scripts/emoji_study.py --checkpoint "$RUNS/emoji" --dataset emoji:data/emoji
