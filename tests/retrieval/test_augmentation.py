@@ -1,0 +1,40 @@
+import pytest
+
+
+pytest.importorskip("sentence_transformers")
+
+from PIL import Image
+
+from modeling_omni_vision.retrieval.augmentation import CAPTIONS, PairAugmentation
+
+
+TEXTS = ["cat", "pet", "meow", "whiskers", "an animal", "paws"]
+
+
+def test_a_picture_has_a_dozen_captions_of_its_name_and_keywords_whoever_draws_them():
+    drawn = [PairAugmentation(True, seed=seed).text(TEXTS) for seed in [1] * 3]
+    assert len(set(drawn)) == 1
+    change = PairAugmentation(True, seed=1)
+    many = {change.text(TEXTS) for _ in range(400)}
+    assert 4 <= len(many) <= CAPTIONS
+    for caption in many:
+        words = caption.split(", ")
+        assert set(words) <= set(TEXTS)
+        assert len(words) == len(set(words))
+    assert "cat" in many
+    assert any("cat" not in caption.split(", ") for caption in many)
+    other = PairAugmentation(True, seed=2)
+    assert many != {other.text(TEXTS) for _ in range(400)}
+
+
+def test_without_augmentation_one_of_the_texts_is_taken_and_the_picture_stays():
+    plain, picture = PairAugmentation(False), Image.new("RGBA", (8, 8), (9, 9, 9, 0))
+    assert {plain.text(TEXTS) for _ in range(200)} == set(TEXTS)
+    assert plain.picture(picture) is picture
+
+
+def test_what_is_transparent_gets_a_background_and_the_size_stays():
+    change, picture = PairAugmentation(True), Image.new("RGBA", (16, 16), (0, 0, 0, 0))
+    colours = {change.picture(picture).getpixel((8, 8)) for _ in range(20)}
+    assert len(colours) > 10
+    assert (change.picture(picture).mode, change.picture(picture).size) == ("RGB", (16, 16))
