@@ -19,7 +19,7 @@ BLIND = "docs/runs/language_scenes_blind.json"
 EMOJI_ROWS = (
     ("test", "wholes", "picture_to_text", "held-out concepts, picture to name"),
     ("test", "wholes, keywords", "picture_to_text", "held-out concepts, picture to name with keywords"),
-    ("test", "wholes, ensemble", "picture_to_text", "held-out concepts, picture to three texts at once"),
+    ("test", "wholes, ensemble", "picture_to_text", "held-out concepts, picture to several texts at once"),
     ("test", "wholes, keywords", "text_to_picture", "held-out concepts, name with keywords to picture"),
     (
         "test_unseen_style",

@@ -15,11 +15,12 @@ from .styles import imagenet_scores, keyword_scores, own_scores, pixel_scores, r
 
 
 STYLE = "google"
-# What a concept is called: its name, an emoji of it, and its name with all keywords.
-ENSEMBLE: tuple[Callable[[Sequence[str]], str], ...] = (
-    lambda lines: lines[0],
-    lambda lines: f"an emoji of {lines[0]}",
-    ", ".join,
+# What a concept is called: its name, an emoji of it, its name with all keywords, each keyword. Chosen on validation.
+ENSEMBLE: tuple[Callable[[Sequence[str]], Sequence[str]], ...] = (
+    lambda lines: lines[:1],
+    lambda lines: [f"an emoji of {lines[0]}"],
+    lambda lines: [", ".join(lines)],
+    lambda lines: lines[1:] or lines,
 )
 
 
@@ -65,10 +66,14 @@ def ensemble_metrics(model: Any, split: Dataset) -> dict[str, dict[str, float]]:
     """
     concepts = split["concept"][:]
     known = dict(zip(concepts, split["texts"][:], strict=True))
-    options: dict[str, Any] = {"convert_to_tensor": True, "normalize_embeddings": True}
-    asked = sum(model.encode_query([name(lines) for lines in known.values()], **options).cpu() for name in ENSEMBLE)
-    seen = model.encode_document(decoded(split), **options).cpu()
-    scores = seen @ normalize(torch.as_tensor(asked), dim=-1).T
+    options: dict[str, Any] = {"convert_to_tensor": True, "normalize_embeddings": True, "show_progress_bar": False}
+    asked = torch.zeros(())
+    for called in ENSEMBLE:
+        texts = [called(lines) for lines in known.values()]
+        vectors = model.encode_query([text for lines in texts for text in lines], **options).cpu()
+        means = torch.stack([part.mean(0) for part in vectors.split([len(lines) for lines in texts])])
+        asked = asked + normalize(means, dim=-1)
+    scores = model.encode_document(decoded(split), **options).cpu() @ normalize(asked, dim=-1).T
     found = ranked(scores.T, list(known), concepts), ranked(scores, concepts, list(known))
     return dict(zip(DIRECTIONS, found, strict=True))
 

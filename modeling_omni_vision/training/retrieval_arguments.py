@@ -37,9 +37,7 @@ class RetrievalArguments:
     vision: str | None = field(default=None, metadata={"help": "Checkpoint of the picture tower; by default new."})
     config: str | None = field(
         default=None,
-        metadata={
-            "help": "Fields of OmniVisionConfig as JSON: of a new picture tower, or instead of `vision`'s own."
-        },
+        metadata={"help": "Fields of OmniVisionConfig as JSON: of a new picture tower, or instead of `vision`'s own."},
     )
     text: str = field(
         default="minilm",

@@ -72,25 +72,32 @@ def test_each_split_is_asked_by_names_and_keywords_and_the_unseen_style_finds_it
 class Told:
     """A model whose vectors are given: one axis for each word, and pictures by their colour."""
 
-    axes = ("red", "blue", "emoji", "sky")
+    axes = ("red", "blue", "emoji", "sky", "fire")
+
+    def __init__(self):
+        self.asked = []
 
     def encode_query(self, texts, **options):
+        self.asked.append(list(texts))
         vectors = torch.tensor([[float(axis in text) for axis in self.axes] for text in texts])
         return vectors / vectors.norm(dim=1, keepdim=True)
 
     def encode_document(self, pictures, **options):
         assert options["normalize_embeddings"]
-        seen = {(255, 0, 0): [1.0, 0.0, 0.0, 0.0], (0, 0, 255): [0.0, 0.0, 0.0, 1.0]}
+        seen = {(255, 0, 0): [1.0, 0.0, 0.0, 0.0, 0.0], (0, 0, 255): [0.0, 0.0, 0.0, 1.0, 0.0]}
         return torch.tensor([seen[picture.getpixel((0, 0))] for picture in pictures])
 
 
-def test_an_ensemble_is_the_mean_direction_of_a_name_an_emoji_of_it_and_its_keywords():
+def test_an_ensemble_is_the_mean_direction_of_a_name_an_emoji_of_it_all_keywords_at_once_and_each():
     rows = []
     for colour, texts in (("red", ["red", "fire"]), ("blue", ["blue", "sky"]), ("blue", ["blue", "sky"])):
         content = io.BytesIO()
         Image.new("RGB", (4, 4), colour).save(content, format="PNG")
         rows.append({"image": {"bytes": content.getvalue(), "path": None}, "texts": texts, "concept": texts[0]})
-    found = emoji_study.ensemble_metrics(Told(), Dataset.from_list(rows))
+    told = Told()
+    found = emoji_study.ensemble_metrics(told, Dataset.from_list(rows))
+    groups = [["red", "blue"], ["an emoji of red", "an emoji of blue"], ["red, fire", "blue, sky"], ["fire", "sky"]]
+    assert told.asked == groups
     # The blue pictures look like the sky, which no name has: the keywords find them, and they find them.
     assert found["picture_to_text"]["recall@1"] == found["text_to_picture"]["recall@1"] == 1
     assert (found["picture_to_text"]["candidates"], found["picture_to_text"]["questions"]) == (2, 3)
