@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Emoji found by words: trained on two vendors' drawings, measured on concepts and on a drawing style that it never saw.
 # begin emoji_recipe
-# AMD EPYC, 1 thread(s), shared; 12 minutes for the last part, after checkpoint-156.
-# 2026-11-24: recall@5 of held-out names 23.2%, recall@1 from an unseen style 31.9%.
+# AMD EPYC, 1 thread(s), shared; 27 minutes.
+# 2026-11-25: recall@5 of held-out names 23.7%, recall@1 from an unseen style 50.4%.
 # end emoji_recipe
 # Data: npm install --prefix data/emoji emoji-datasource-google emoji-datasource-twitter @lobehub/fluent-emoji-3d \
 #     unicode-emoji-json emojilib
