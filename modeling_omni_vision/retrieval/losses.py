@@ -57,10 +57,12 @@ class TwoWayContrastiveLoss(CachedLossMixin, nn.Module):
         self._core = (core_of(model),)
         self._texts = FrozenTexts(self._core[0])
         self._wholes: list[torch.Tensor] = []
-        if self.both:
-            # sentence-transformers passes on one output of the model, here two are needed: the projections see both.
-            for projection in (self._core[0].visual_projection, self._core[0].text_projection):
+        for projection in (self._core[0].visual_projection, self._core[0].text_projection):
+            if self.both:
+                # sentence-transformers passes on one output of the model, here two are needed: these see both.
                 projection.register_forward_hook(self._keep_wholes)
+            if mini_batch_size:
+                projection.register_forward_hook(self._touch_temperature)
 
     @property
     def uses_gradient_cache(self) -> bool:  # type: ignore[override]
@@ -164,6 +166,16 @@ class TwoWayContrastiveLoss(CachedLossMixin, nn.Module):
     def _keep_wholes(self, module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
         if output.ndim == 2:
             self._wholes.append(output)
+
+    def _touch_temperature(self, module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        """Let several processes see that temperature and bias are in use, though `_embed` uses them after the model.
+
+        Where some weights are in use only now and then (`find_unused_parameters`), those that are not seen in the
+        model's own pass are taken for unused, and their gradients for an error.
+        """
+        core = self._core[0]
+        numbers = (core.logit_scale, *([core.logit_bias] if core.config.contrastive_loss == "sigmoid" else []))
+        return output + 0 * torch.stack(numbers).sum()
 
     def _embed(self, features: dict[str, Any]) -> torch.Tensor:
         """
