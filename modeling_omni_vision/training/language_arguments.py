@@ -70,6 +70,12 @@ class LanguageArguments:
     cross_attention_every: int = field(
         default=4, metadata={"help": "Late fusion: the layers that look at pictures, every k-th."}
     )
+    attn_implementation: str | None = field(
+        default=None,
+        metadata={
+            "help": "Attention while training; by default transformers' choice. On CPU in bf16 eager is faster."
+        },
+    )
     stage: str = field(
         default="all",
         metadata={
