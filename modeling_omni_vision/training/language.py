@@ -26,6 +26,7 @@ from ..interop.compose import compose_language_model
 from ..modeling_omni_vision import OmniVisionModel
 from ..modeling_omni_vision_language import OmniVisionForConditionalGeneration
 from ..processing_omni_vision_language import OmniVisionProcessor
+from .alignment import align_projector
 from .callbacks import DataEpochCallback, rest_frozen, train_until_done
 from .language_arguments import NEW, LanguageArguments, LanguageTrainingArguments
 from .language_data import IGNORED, AnswerCollator, Conversations, LengthGroups, show
@@ -128,6 +129,8 @@ def start(
                 cross_attention_every=recipe.cross_attention_every,
             )
     opened = _open(str(parts / "composite"), recipe.attn_implementation)
+    if recipe.align_steps:
+        align_projector(*opened, recipe.align_steps, args.seed)
     if args.world_size > 1:
         torch.distributed.barrier()
     if args.process_index == 0:
@@ -386,7 +389,7 @@ def warn_of_imitated_bf16(args: Any) -> None:
 
 
 def _open(name: str, attention: str | None) -> tuple[OmniVisionForConditionalGeneration, OmniVisionProcessor]:
-    chosen = {} if attention is None else {"attn_implementation": attention}
+    chosen: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
     with contextlib.suppress(OSError):
         return (
             OmniVisionForConditionalGeneration.from_pretrained(name, dtype=torch.float32, **chosen),

@@ -70,6 +70,10 @@ class LanguageArguments:
     cross_attention_every: int = field(
         default=4, metadata={"help": "Late fusion: the layers that look at pictures, every k-th."}
     )
+    align_steps: int = field(
+        default=0,
+        metadata={"help": "First teach a new projector the words for what patches of drawn scenes show; 0: not."},
+    )
     attn_implementation: str | None = field(
         default=None,
         metadata={
@@ -119,6 +123,11 @@ class LanguageArguments:
         for name in ("pack", "lora_rank"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)!r}.")
+        if self.align_steps < 0 or (self.align_steps and self.model is not None):
+            raise ValueError(
+                f"`align_steps` is for a new projector and at least 0, got {self.align_steps!r} and `model` "
+                f"{self.model!r}. Leave out one of them."
+            )
         rates = ("vision_learning_rate", "text_learning_rate", "muon_learning_rate", "text_muon_learning_rate")
         for name in rates:
             if (getattr(self, name) or 0) < 0:
