@@ -113,7 +113,7 @@ class LanguageArguments:
         for name, allowed in (("stage", STAGES), ("shown", SHOWN)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
-        composed = [name for name in ("vision", "config", "text_config") if getattr(self, name) is not None]
+        composed = [name for name in ("vision", "config", "text_config", "align_steps") if getattr(self, name)]
         if self.model is not None and composed:
             raise ValueError(f"`model` has all of its parts, got {composed!r} too. Leave out one of them.")
         if self.vision is not None and self.config is not None:
@@ -123,13 +123,8 @@ class LanguageArguments:
         for name in ("pack", "lora_rank"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)!r}.")
-        if self.align_steps < 0 or (self.align_steps and self.model is not None):
-            raise ValueError(
-                f"`align_steps` is for a new projector and at least 0, got {self.align_steps!r} and `model` "
-                f"{self.model!r}. Leave out one of them."
-            )
         rates = ("vision_learning_rate", "text_learning_rate", "muon_learning_rate", "text_muon_learning_rate")
-        for name in rates:
+        for name in (*rates, "align_steps"):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"`{name}` must be at least 0, got {getattr(self, name)!r}. 0 is none.")
         if self.shown in ("nothing", "symbols") and self.stage != "all":

