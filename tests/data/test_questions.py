@@ -189,6 +189,13 @@ def test_the_same_seed_draws_the_same_and_kinds_can_be_chosen(drawn):
         load_questions("scenes:taste")
 
 
+@pytest.fixture
+def fresh_cache(tmp_path, monkeypatch):
+    """Nothing that was drawn before, perhaps by other code, is read again."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.usefixtures("fresh_cache")
 def test_one_object_is_asked_for_its_colour_its_shape_and_both_in_equally_many_combinations():
     drawn = draw_objects(size=32, sizes={"train": 80, "held_out": 16})
     for split, combinations, times in (("train", 40, 2), ("held_out", 8, 2)):
@@ -205,6 +212,7 @@ def test_one_object_is_asked_for_its_colour_its_shape_and_both_in_equally_many_c
     assert {(question["kind"], text_of(question)) for question in asked(drawn["train"])} == set(OBJECT_KINDS.items())
 
 
+@pytest.mark.usefixtures("fresh_cache")
 def test_kinds_of_questions_about_objects_can_be_chosen(monkeypatch):
     monkeypatch.setattr(questions, "OBJECT_SIZES", {"train": 2})
     chosen = load_questions("objects:name")
