@@ -166,7 +166,9 @@ def draw_objects(
         size: Side of a picture in pixels.
         sizes: Pictures per split, by default 6,000 to train, 80 for validation, 240 for test and held_out.
     """
-    return _drawn(_draw_one, kinds, (seed, 1), size, sizes or OBJECT_SIZES)
+    drawn = _drawn(_draw_one, kinds, (seed, 1), size, sizes or OBJECT_SIZES)
+    # They are drawn in turns. Whoever is shown the picture half a split further on must not find the same combination.
+    return DatasetDict({name: rows if name == "train" else rows.shuffle(seed) for name, rows in drawn.items()})
 
 
 def scene_questions(scene: Scene, about: Sequence[str] | None = None) -> Iterator[Question]:

@@ -10,12 +10,12 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" MALLOC_TRIM_THRESHOLD_=2147483647
 RUNS="${RUNS:-runs}"
 BF16=$(python -c 'from modeling_omni_vision.analysis.record import has_bf16_instructions as has; print(has())')
 KINDS=scenes:colour,shape,count,left_right,above_below
-COMMON=(--shown symbols --text_muon_learning_rate 0.01 --learning_rate 1e-3 --bf16 "$BF16"
+COMMON=(--shown symbols --attn_implementation eager --text_muon_learning_rate 0.01 --learning_rate 1e-3 --bf16 "$BF16"
     --resume_from_checkpoint true --per_device_train_batch_size 16)
 [ -f "$RUNS/language_oracle_middle/metrics.json" ] || python scripts/train_language.py "${COMMON[@]}" \
     --dataset "$KINDS" --model "$RUNS/language_scenes_words" --output_dir "$RUNS/language_oracle_middle" \
-    --lr_scheduler_type constant_with_warmup --max_steps 1200 --do_predict false
+    --lr_scheduler_type constant_with_warmup --max_steps 600 --do_predict false
 python scripts/train_language.py "${COMMON[@]}" --dataset "$KINDS + scenes:left_right + scenes:count" \
-    --model "$RUNS/language_oracle_middle" --lr_scheduler_type linear --warmup_steps 0.03 --max_steps 2750 \
-    --eval_strategy steps --eval_steps 250 --save_strategy steps --save_steps 250 \
+    --model "$RUNS/language_oracle_middle" --lr_scheduler_type linear --warmup_steps 0.03 --max_steps 700 \
+    --eval_strategy steps --eval_steps 350 --save_strategy steps --save_steps 350 \
     --output_dir "$RUNS/language_oracle" "$@"

@@ -213,6 +213,16 @@ def test_one_object_is_asked_for_its_colour_its_shape_and_both_in_equally_many_c
 
 
 @pytest.mark.usefixtures("fresh_cache")
+def test_the_object_half_a_split_further_on_is_mostly_another_one():
+    drawn = draw_objects(size=32, sizes={"train": 1, "validation": 80, "held_out": 32})
+    for name, chance in (("validation", 1 / 40), ("held_out", 1 / 8)):
+        names = [objects_of(symbols)[0][:2] for symbols in drawn[name]["symbols"][:]]
+        alike = sum(names[place] == names[place - len(names) // 2] for place in range(len(names)))
+        # In turns it would be all of them.
+        assert alike / len(names) <= 3 * chance
+
+
+@pytest.mark.usefixtures("fresh_cache")
 def test_kinds_of_questions_about_objects_can_be_chosen(monkeypatch):
     monkeypatch.setattr(questions, "OBJECT_SIZES", {"train": 2})
     chosen = load_questions("objects:name")
