@@ -316,7 +316,7 @@ questions about {training["conversations"]["test"]:,} test pictures, with 95 % b
 about combinations of colour and shape that no part of it was ever shown. Controls: the best that the texts alone
 allow; its answers to the pictures of others and to none; the same decoder trained without any
 (`scripts/recipes/language_blind.sh`); the same decoder told in words what is where
-(`scripts/recipes/language_oracle.sh`, {oracle["training"]["steps"]:,} steps at the end).
+(`scripts/recipes/language_oracle.sh`, {oracle["training"]["steps"]:,} steps in its last stage).
 
 {_answers(answers, LANGUAGE_COLUMNS)}"""
 

@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
-# A control of the model of language_scenes.sh that is told in words what a picture shows, from the same words by the same
-# steps: what it reaches, the decoder could reach with a perfect tower.
+# A control of the model of language_scenes.sh that is told in words what a picture shows, from the same words, in stages
+# like those, but of fewer steps. A ceiling for colours and shapes only: it does not learn sides, which it would have to
+# tell from numbers of columns and rows; these questions alone, before the last stage, did not start it either.
 # begin oracle_recipe
+# AMD EPYC, 1 thread(s), shared; 5 minutes for the last stage.
+# 2026-11-25: exact answers 64.8%, about combinations never seen 67.1%.
 # end oracle_recipe
 # Arguments given to this script come last and win, for instance --resume_from_checkpoint true.
 set -euo pipefail
