@@ -770,6 +770,7 @@ def test_a_real_language_model_keeps_its_words_and_its_chat(fusion, smollm2, eye
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_real_language_model_learns_to_see_without_a_bit_of_it_changing(smollm2, eyes, tmp_path, monkeypatch):
     pytest.importorskip("peft")
     from modeling_omni_vision.data.questions import draw_objects
