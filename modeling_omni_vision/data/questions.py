@@ -3,12 +3,12 @@
 A row is a conversation: `images`, `questions`, each with its `messages` (where a picture stands, the text says
 `<image>`), the `answer` that comes next and a `kind` to measure it by, and `symbols`, what is in the picture in words,
 for models that need not look. `draw_questions` draws scenes and asks about them so that the questions alone tell
-nothing: each text has all of its answers equally often.
+nothing: each text has all of its answers equally often. `draw_objects` draws one object and asks what it is.
 """
 
 import io
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,10 @@ FEATURES = Features(
 )
 # Questions that one picture gets of each kind, at most.
 SCENE_KINDS = {"colour": 4, "shape": 4, "count": 3, "left_right": 4, "above_below": 4, "caption": 1}
+OBJECT_KINDS = {"colour": "What colour is the object?", "shape": "What shape is the object?", "name": "What is it?"}
 QUESTION_SIZES = {"train": 12_000, "validation": 200, "test": 600, "held_out": 600}
+# Every combination equally often, three questions each; a real language model takes its time for each of them.
+OBJECT_SIZES = {"train": 6_000, "validation": 80, "test": 240, "held_out": 240}
 MOST_OBJECTS = 4
 NUMBERS = ("one", "two", "three", "four")
 GRID = 32  # columns and rows by which symbols say where something is
@@ -67,7 +70,8 @@ def load_questions(dataset: str, validation_share: float = VALIDATION_SHARE, see
     Args:
         dataset: What to load, the first that fits:
             `scenes` (drawn; see `draw_questions`), `scenes:colour,count` for some kinds of questions only,
-            `scenes:caption` for captions; `easy-vqa` (the package of that name), `easy-vqa:FOLDER` for its data
+            `scenes:caption` for captions; `objects` (drawn one by one; see `draw_objects`), `objects:colour,shape` for
+            some kinds of questions only; `easy-vqa` (the package of that name), `easy-vqa:FOLDER` for its data
             elsewhere; a `.jsonl` file of conversations or a folder with `train.jsonl` and perhaps `validation.jsonl`
             and `test.jsonl` (see `conversations.load_conversations`). Several, joined by ` + `, are trained on
             together; the other splits are those of the first.
@@ -91,6 +95,8 @@ def load_questions(dataset: str, validation_share: float = VALIDATION_SHARE, see
     name, _, details = dataset.partition(":")
     if name == "scenes":
         return draw_questions(parse_kinds(details))
+    if name == "objects":
+        return draw_objects(parse_kinds(details, OBJECT_KINDS))
     rows = load_easy_vqa(details) if name == "easy-vqa" else load_conversations(Path(dataset).expanduser())
     splits = {name: Dataset.from_list(found, features=FEATURES) for name, found in rows.items()}
     if "validation" not in splits:
@@ -107,15 +113,16 @@ def load_questions(dataset: str, validation_share: float = VALIDATION_SHARE, see
     return DatasetDict({name: splits[name] for name in ("train", "validation", "test") if name in splits})
 
 
-def parse_kinds(kinds: str) -> tuple[str, ...]:
-    """Read kinds of questions, `colour,count`; all of them where nothing is said.
+def parse_kinds(kinds: str, known: Iterable[str] = tuple(SCENE_KINDS)) -> tuple[str, ...]:
+    """Read kinds of questions, `colour,count`; all known ones where nothing is said.
 
     Raises:
         ValueError: for a kind that there is not.
     """
-    wanted = tuple(kind.strip() for kind in kinds.split(",")) if kinds else tuple(SCENE_KINDS)
-    if not set(wanted) <= set(SCENE_KINDS) or len(set(wanted)) < len(wanted):
-        raise ValueError(f"Kinds of questions must be different ones of {', '.join(SCENE_KINDS)}, got {kinds!r}.")
+    known = tuple(known)
+    wanted = tuple(kind.strip() for kind in kinds.split(",")) if kinds else known
+    if not set(wanted) <= set(known) or len(set(wanted)) < len(wanted):
+        raise ValueError(f"Kinds of questions must be different ones of {', '.join(known)}, got {kinds!r}.")
     return wanted
 
 
@@ -139,14 +146,29 @@ def draw_questions(
         size: Side of a picture in pixels.
         sizes: Pictures per split, by default 12,000 to train, 200 for validation, 600 for test and held_out.
     """
-    splits = {}
-    for number, (name, count) in enumerate((sizes or QUESTION_SIZES).items()):
-        options = {"kinds": tuple(kinds), "key": (seed, number, DRAWING), "size": size, "count": count}
-        # Kept in the cache of the library: drawing takes longer than reading.
-        splits[name] = Dataset.from_generator(
-            _draw, features=FEATURES, gen_kwargs={**options, "held_out": name == "held_out"}
-        )
-    return DatasetDict(splits)
+    return _drawn(_draw, kinds, (seed,), size, sizes or QUESTION_SIZES)
+
+
+def draw_objects(
+    kinds: Sequence[str] = tuple(OBJECT_KINDS),
+    seed: int = 0,
+    size: int = SCENE_SIDE,
+    sizes: dict[str, int] | None = None,
+) -> DatasetDict:
+    """Draw one object at a time, and ask for its colour, for its shape, and for both, its name, "red square".
+
+    Train, validation and test show all combinations but those of `HELD_OUT_COMBINATIONS` equally often, the split
+    `held_out` those alone: who takes the colour for a hint of the shape is wrong about every one of them.
+
+    Args:
+        kinds: Which questions to ask, of `OBJECT_KINDS`; each object gets all of them.
+        seed: Seed of the drawings.
+        size: Side of a picture in pixels.
+        sizes: Pictures per split, by default 6,000 to train, 80 for validation, 240 for test and held_out.
+    """
+    drawn = _drawn(_draw_one, kinds, (seed, 1), size, sizes or OBJECT_SIZES)
+    # They are drawn in turns. Whoever is shown the picture half a split further on must not find the same combination.
+    return DatasetDict({name: rows if name == "train" else rows.shuffle(seed) for name, rows in drawn.items()})
 
 
 def scene_questions(scene: Scene, about: Sequence[str] | None = None) -> Iterator[Question]:
@@ -214,6 +236,36 @@ def symbols_of(scene: Scene) -> str:
     return ", ".join(f"{name} {x} {y}" for name, x, y in named)
 
 
+def _drawn(
+    draw: Callable[..., Iterator[dict[str, Any]]],
+    kinds: Sequence[str],
+    key: Sequence[int],
+    size: int,
+    sizes: dict[str, int],
+) -> DatasetDict:
+    splits = {}
+    for number, (name, count) in enumerate(sizes.items()):
+        options = {"kinds": tuple(kinds), "key": (*key, number, DRAWING), "size": size, "count": count}
+        # Kept in the cache of the library: drawing takes longer than reading.
+        splits[name] = Dataset.from_generator(
+            draw, features=FEATURES, gen_kwargs={**options, "held_out": name == "held_out"}
+        )
+    return DatasetDict(splits)
+
+
+def _draw_one(
+    kinds: Sequence[str], key: Sequence[int], size: int, count: int, held_out: bool
+) -> Iterator[dict[str, Any]]:
+    pool = HELD_OUT_COMBINATIONS if held_out else seen_combinations()
+    for index in range(count):
+        rng = np.random.default_rng([*key, index])
+        # In turns: every combination equally often.
+        scene = draw_scene(rng, [pool[index % len(pool)]], size)
+        (item,) = scene.objects
+        answers = {"colour": item.colour, "shape": item.shape, "name": item.name}
+        yield _row(scene, [Question(kind, OBJECT_KINDS[kind], answers[kind]) for kind in kinds])
+
+
 def _draw(kinds: Sequence[str], key: Sequence[int], size: int, count: int, held_out: bool) -> Iterator[dict[str, Any]]:
     asked: Counter[tuple[str, str]] = Counter()
     for index in range(count):
@@ -223,20 +275,24 @@ def _draw(kinds: Sequence[str], key: Sequence[int], size: int, count: int, held_
         chosen = _choose_questions(rng, list(scene_questions(scene, about)), kinds, asked)
         if not chosen:
             continue
-        content = io.BytesIO()
-        scene.picture.save(content, format="PNG", compress_level=1)
-        yield {
-            "images": [{"bytes": content.getvalue(), "path": None}],
-            "questions": [
-                {
-                    "messages": [{"role": "user", "content": f"<image>\n{question.text}"}],
-                    "answer": question.answer,
-                    "kind": question.kind,
-                }
-                for question in chosen
-            ],
-            "symbols": symbols_of(scene),
-        }
+        yield _row(scene, chosen)
+
+
+def _row(scene: Scene, questions: Sequence[Question]) -> dict[str, Any]:
+    content = io.BytesIO()
+    scene.picture.save(content, format="PNG", compress_level=1)
+    return {
+        "images": [{"bytes": content.getvalue(), "path": None}],
+        "questions": [
+            {
+                "messages": [{"role": "user", "content": f"<image>\n{question.text}"}],
+                "answer": question.answer,
+                "kind": question.kind,
+            }
+            for question in questions
+        ],
+        "symbols": symbols_of(scene),
+    }
 
 
 def choose_objects(rng: np.random.Generator, held_out: bool) -> list[tuple[str, str]]:
@@ -293,10 +349,12 @@ def _caption(objects: Sequence[DrawnObject]) -> str:
 
 __all__ = [
     "FEATURES",
+    "OBJECT_KINDS",
     "SCENE_KINDS",
     "Question",
     "centre",
     "choose_objects",
+    "draw_objects",
     "draw_questions",
     "load_questions",
     "parse_kinds",

@@ -15,6 +15,7 @@ from datasets import Dataset, DatasetDict
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
+from transformers.loss.loss_utils import ForCausalLMLoss
 
 from ..analysis.answers import Answered, answer_metrics, blind_prior
 from ..analysis.record import has_bf16_instructions, merge_metrics
@@ -25,6 +26,7 @@ from ..interop.compose import compose_language_model
 from ..modeling_omni_vision import OmniVisionModel
 from ..modeling_omni_vision_language import OmniVisionForConditionalGeneration
 from ..processing_omni_vision_language import OmniVisionProcessor
+from .alignment import align_projector
 from .callbacks import DataEpochCallback, rest_frozen, train_until_done
 from .language_arguments import NEW, LanguageArguments, LanguageTrainingArguments
 from .language_data import IGNORED, AnswerCollator, Conversations, LengthGroups, show
@@ -109,7 +111,7 @@ def start(
 ) -> tuple[OmniVisionForConditionalGeneration, OmniVisionProcessor]:
     """Load the composite to train, or compose a new one."""
     if recipe.model is not None:
-        return _open(recipe.model)
+        return _open(recipe.model, recipe.attn_implementation)
     # Beside the run, where all processes find it; only the first of them writes.
     folder = Path(str(args.output_dir)).absolute()
     parts = folder.with_name(f".{folder.name}.parts")
@@ -126,7 +128,9 @@ def start(
                 pixel_shuffle=recipe.pixel_shuffle,
                 cross_attention_every=recipe.cross_attention_every,
             )
-    opened = _open(str(parts / "composite"))
+    opened = _open(str(parts / "composite"), recipe.attn_implementation)
+    if recipe.align_steps:
+        align_projector(*opened, recipe.align_steps, args.seed)
     if args.world_size > 1:
         torch.distributed.barrier()
     if args.process_index == 0:
@@ -237,10 +241,14 @@ class LanguageTrainer(PlainFolderTrainer):
             self.optimizer = kind(language_groups(self.composite, self.rates, muon, self.args.weight_decay), **options)
         return super().create_optimizer(*args, **kwargs)
 
-    def compute_loss(self, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """Compute the loss with frozen parts as they are when used."""
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Compute the loss with frozen parts as they are when used, and logits where something is to be said."""
         rest_frozen(self.composite)
-        return super().compute_loss(model, *args, **kwargs)
+        if self.composite.language_model.loss_function is ForCausalLMLoss and self.label_smoother is None:
+            labels = inputs["labels"][:, 1:]
+            places = answer_places(labels)
+            inputs = {**inputs, "logits_to_keep": places, "shift_labels": labels[:, places]}
+        return super().compute_loss(model, inputs, *args, **kwargs)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         data: Any = self.train_dataset if train_dataset is None else train_dataset
@@ -278,6 +286,20 @@ def language_groups(
     return groups
 
 
+def answer_places(labels: torch.Tensor) -> torch.Tensor:
+    """Tell where some row of a batch has a token to be said: logits of many words cost as much as several layers.
+
+    Args:
+        labels: Tokens to be said next (batch, length), -100 where none is.
+
+    Returns:
+        Places in ascending order; all of them where that spares less than half.
+    """
+    places = (labels != IGNORED).any(0).nonzero().flatten()
+    every = torch.arange(labels.shape[1], device=labels.device)
+    return places if 2 * len(places) <= len(every) else every
+
+
 @torch.no_grad()
 def exact_answers(model: Any, collator: Any, data: Conversations, batch_size: int) -> list[Answered]:
     """Tell which answers the model would give exactly, most probable word first.
@@ -293,12 +315,14 @@ def exact_answers(model: Any, collator: Any, data: Conversations, batch_size: in
         items = [data[number] for number in numbers]
         batch = {name: value.to(model.device) for name, value in collator(items).items()}
         labels = batch.pop("labels")[:, 1:]
-        logits = model(**batch, use_cache=False).logits[:, :-1]
+        places = answer_places(labels)
+        logits = model(**batch, logits_to_keep=places, use_cache=False).logits
         # A picture is shown, never said.
         logits[..., model.config.image_token_id] = -torch.inf
-        wrong = (labels != IGNORED) & (logits.argmax(-1) != labels)
+        wrong = (labels[:, places] != IGNORED) & (logits.argmax(-1) != labels[:, places])
         for number, item, row in zip(numbers, items, wrong.tolist(), strict=True):
-            failed = {item.segments[place + 1] for place, missed in enumerate(row) if missed}
+            missed = zip(places.tolist(), row, strict=True)
+            failed = {item.segments[place + 1] for place, is_wrong in missed if is_wrong}
             answers += [
                 Answered(segment not in failed, kind, data.rows_of[number])
                 for segment, kind in enumerate(item.kinds, 1)
@@ -364,10 +388,11 @@ def warn_of_imitated_bf16(args: Any) -> None:
         )
 
 
-def _open(name: str) -> tuple[OmniVisionForConditionalGeneration, OmniVisionProcessor]:
+def _open(name: str, attention: str | None) -> tuple[OmniVisionForConditionalGeneration, OmniVisionProcessor]:
+    chosen: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
     with contextlib.suppress(OSError):
         return (
-            OmniVisionForConditionalGeneration.from_pretrained(name, dtype=torch.float32),
+            OmniVisionForConditionalGeneration.from_pretrained(name, dtype=torch.float32, **chosen),
             OmniVisionProcessor.from_pretrained(name),
         )
     raise ValueError(f"Expected the folder or Hub name of a composite with its processor, got {name!r}.")
@@ -444,6 +469,7 @@ def _describe(
 
 __all__ = [
     "LanguageTrainer",
+    "answer_places",
     "choose_trained",
     "exact_answers",
     "fingerprints",

@@ -70,6 +70,16 @@ class LanguageArguments:
     cross_attention_every: int = field(
         default=4, metadata={"help": "Late fusion: the layers that look at pictures, every k-th."}
     )
+    align_steps: int = field(
+        default=0,
+        metadata={"help": "First teach a new projector the words for what patches of drawn scenes show; 0: not."},
+    )
+    attn_implementation: str | None = field(
+        default=None,
+        metadata={
+            "help": "Attention while training; by default transformers' choice. On CPU in bf16 eager is faster."
+        },
+    )
     stage: str = field(
         default="all",
         metadata={
@@ -103,7 +113,7 @@ class LanguageArguments:
         for name, allowed in (("stage", STAGES), ("shown", SHOWN)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
-        composed = [name for name in ("vision", "config", "text_config") if getattr(self, name) is not None]
+        composed = [name for name in ("vision", "config", "text_config", "align_steps") if getattr(self, name)]
         if self.model is not None and composed:
             raise ValueError(f"`model` has all of its parts, got {composed!r} too. Leave out one of them.")
         if self.vision is not None and self.config is not None:
@@ -114,7 +124,7 @@ class LanguageArguments:
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)!r}.")
         rates = ("vision_learning_rate", "text_learning_rate", "muon_learning_rate", "text_muon_learning_rate")
-        for name in rates:
+        for name in (*rates, "align_steps"):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"`{name}` must be at least 0, got {getattr(self, name)!r}. 0 is none.")
         if self.shown in ("nothing", "symbols") and self.stage != "all":

@@ -8,14 +8,17 @@ import pytest
 from datasets import disable_progress_bars
 from PIL import Image
 
+from modeling_omni_vision.data import questions
 from modeling_omni_vision.data.conversations import load_conversations
 from modeling_omni_vision.data.pairs import HELD_OUT_COMBINATIONS
 from modeling_omni_vision.data.questions import (
     FEATURES,
     NUMBERS,
+    OBJECT_KINDS,
     SCENE_KINDS,
     SLACK,
     centre,
+    draw_objects,
     draw_questions,
     load_questions,
     parse_kinds,
@@ -184,6 +187,48 @@ def test_the_same_seed_draws_the_same_and_kinds_can_be_chosen(drawn):
     assert [question["kind"] for question in asked(captions["train"])] == ["caption"] * 3
     with pytest.raises(ValueError, match="different ones of colour, shape"):
         load_questions("scenes:taste")
+
+
+@pytest.fixture
+def fresh_cache(tmp_path, monkeypatch):
+    """Nothing that was drawn before, perhaps by other code, is read again."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.usefixtures("fresh_cache")
+def test_one_object_is_asked_for_its_colour_its_shape_and_both_in_equally_many_combinations():
+    drawn = draw_objects(size=32, sizes={"train": 80, "held_out": 16})
+    for split, combinations, times in (("train", 40, 2), ("held_out", 8, 2)):
+        names = Counter()
+        for row in drawn[split]:
+            ((colour, shape, _, _),) = objects_of(row["symbols"])
+            answers = {question["kind"]: question["answer"] for question in row["questions"]}
+            assert answers == {"colour": colour, "shape": shape, "name": f"{colour} {shape}"}
+            names[answers["name"]] += 1
+        assert (len(names), set(names.values())) == (combinations, {times})
+        assert (set(names) <= HELD_OUT) == (split == "held_out")
+        assert not set(names) & HELD_OUT or split == "held_out"
+    # Nothing in the text tells the answer: each kind has one text for all.
+    assert {(question["kind"], text_of(question)) for question in asked(drawn["train"])} == set(OBJECT_KINDS.items())
+
+
+@pytest.mark.usefixtures("fresh_cache")
+def test_the_object_half_a_split_further_on_is_mostly_another_one():
+    drawn = draw_objects(size=32, sizes={"train": 1, "validation": 80, "held_out": 32})
+    for name, chance in (("validation", 1 / 40), ("held_out", 1 / 8)):
+        names = [objects_of(symbols)[0][:2] for symbols in drawn[name]["symbols"][:]]
+        alike = sum(names[place] == names[place - len(names) // 2] for place in range(len(names)))
+        # In turns it would be all of them.
+        assert alike / len(names) <= 3 * chance
+
+
+@pytest.mark.usefixtures("fresh_cache")
+def test_kinds_of_questions_about_objects_can_be_chosen(monkeypatch):
+    monkeypatch.setattr(questions, "OBJECT_SIZES", {"train": 2})
+    chosen = load_questions("objects:name")
+    assert [question["kind"] for question in asked(chosen["train"])] == ["name"] * 2
+    with pytest.raises(ValueError, match="different ones of colour, shape, name"):
+        load_questions("objects:count")
 
 
 @pytest.fixture

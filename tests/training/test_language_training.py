@@ -19,7 +19,14 @@ from modeling_omni_vision.analysis.answers import Answered, answer_metrics, blin
 from modeling_omni_vision.data.questions import draw_questions
 from modeling_omni_vision.processing_omni_vision_language import picture_chat_template
 from modeling_omni_vision.training import language
-from modeling_omni_vision.training.language import choose_trained, exact_answers, measure, merge_lora, train_language
+from modeling_omni_vision.training.language import (
+    LanguageTrainer,
+    choose_trained,
+    exact_answers,
+    measure,
+    merge_lora,
+    train_language,
+)
 from modeling_omni_vision.training.language_arguments import LanguageArguments, LanguageTrainingArguments
 from modeling_omni_vision.training.language_data import (
     IGNORED,
@@ -190,6 +197,23 @@ def test_an_answer_is_exact_if_and_only_if_generate_gives_it(tmp_path, scenes):
         assert [answer.right for answer in exact_answers(model, AnswerCollator(processor), data, 3)] == wanted
     assert True in wanted
     assert False in wanted
+
+
+def test_words_that_are_not_said_get_no_logits_and_the_loss_is_the_same(composite, scenes, tmp_path):
+    model, processor = opened(composite)
+    collator, data = AnswerCollator(processor), Conversations(scenes["train"], processor, pack=1)
+    trainer = LanguageTrainer(
+        model, {}, recipe(model=str(composite)), args=arguments(tmp_path), data_collator=collator, train_dataset=data
+    )
+    for first, spared in ((0, True), (1, False)):
+        batch = collator([data[first], data[first + 40]])
+        if not spared:
+            batch["labels"] = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, IGNORED)
+        said = int((batch["labels"][:, 1:] != IGNORED).any(0).sum())
+        loss, output = trainer.compute_loss(model, {**batch}, return_outputs=True)
+        assert loss.item() == pytest.approx(model(**batch).loss.item(), rel=1e-6)
+        assert output.logits.shape[1] == (said if spared else batch["input_ids"].shape[1] - 1)
+        assert (said < batch["input_ids"].shape[1] // 2) is spared
 
 
 def test_a_run_leaves_a_folder_that_opens_and_its_numbers_beside_those_of_the_controls(tmp_path):
@@ -370,6 +394,8 @@ def test_bf16_leaves_weights_in_float32_and_is_named_where_it_is_imitated(compos
         ({"text_config": '{"width": 3}'}, "fields of LlamaConfig"),
         ({"pack": 0}, "`pack` must be at least 1"),
         ({"text_learning_rate": -1.0}, "must be at least 0"),
+        ({"align_steps": -1}, "`align_steps` must be at least 0"),
+        ({"align_steps": 5, "model": "somewhere"}, r"`model` has all of its parts, got \[.*'align_steps'\]"),
         ({"shown": "nothing", "stage": "projector"}, "needs `stage` 'all'"),
     ],
 )

