@@ -7,13 +7,15 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" MALLOC_TRIM_THRESHOLD_=2147483647 MALLOC_MMAP_MAX_=0
 RUNS="${RUNS:-runs}"
+BF16=$(python -c 'from modeling_omni_vision.analysis.record import has_bf16_instructions as has; print(has())')
 show() {
     local name="$1"
     shift
     [ -f "$RUNS/fusions/$name/metrics.json" ] || python scripts/train_language.py --dataset scenes:colour,shape \
         --vision "$RUNS/language_scenes_tower" --text "$RUNS/language_scenes_words" --output_dir "$RUNS/fusions/$name" \
         --text_muon_learning_rate 0.01 --learning_rate 1e-3 --vision_learning_rate 3e-4 \
-        --per_device_train_batch_size 16 --lr_scheduler_type constant_with_warmup --max_steps 250 "$@"
+        --per_device_train_batch_size 16 --lr_scheduler_type linear --warmup_steps 0.03 --max_steps 600 \
+        --bf16 "$BF16" --attn_implementation eager "$@"
 }
 show grid --select_feature grid "$@"
 show reduced --select_feature grid --pixel_shuffle 2 "$@"
