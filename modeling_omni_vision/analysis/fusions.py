@@ -22,8 +22,8 @@ QUESTION = "What colour is the square?"
 SPLITS = ("test", "held_out")
 GENERATED = 16  # tokens, of which the first comes with the prompt
 HEAD = (
-    "| model | fusion | shown | vectors | LM positions | test | held out | prefill | without picture | a token "
-    "| without picture |"
+    "| model | fusion | shown | vectors | LM positions | test | held out | prefill | prefill, no picture | a token "
+    "| a token, no picture |"
 )
 RULE = "|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|"
 # Name in the file, and in the table by these columns: what a prompt costs, and each token after the first.
