@@ -6,15 +6,14 @@ through the language model, to put where a patch is seen the mean of the embeddi
 " square". As a sum of two words it is also right about combinations that it has never met.
 """
 
-import io
 import logging
 from typing import Any
 
 import torch
 from datasets import Dataset
-from PIL import Image as PilImage
 
 from ..data.scene_patches import PATCH_COLOURS, PATCH_SHAPES, draw_scene_patches
+from ..data.sources import open_stored
 from ..modeling_omni_vision import OmniVisionModelOutput
 from ..modeling_omni_vision_language import shuffle_pixels
 
@@ -78,7 +77,7 @@ def _seen(model: Any, processor: Any, scenes: Dataset) -> tuple[torch.Tensor, to
     model.vision_tower.eval()
     found = []
     for start in range(0, len(scenes), BATCH):
-        pictures = [PilImage.open(io.BytesIO(image["bytes"])) for image in scenes[start : start + BATCH]["image"]]
+        pictures = [open_stored(image) for image in scenes[start : start + BATCH]["image"]]
         pixels = processor.image_processor(pictures, return_tensors="pt")["pixel_values"]
         output = model.vision_tower(pixel_values=pixels)
         found.append((output.cls, output.grid))
