@@ -6,13 +6,7 @@
 # end easy_vqa_recipe
 # Data: pip install --no-deps easy-vqa. The tower is that of language_scenes.sh.
 # Arguments given to this script come last and win, for instance --resume_from_checkpoint true.
-set -euo pipefail
-cd "$(dirname "$0")/../.."
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-# Freed memory is kept for the next step: a tenth of each step would be page faults otherwise (glibc).
-export MALLOC_TRIM_THRESHOLD_=2147483647 MALLOC_MMAP_MAX_=0
-RUNS="${RUNS:-runs}"
-BF16=$(python -c 'from modeling_omni_vision.analysis.record import has_bf16_instructions as has; print(has())')
+source "$(dirname "$0")/common.sh"
 bash scripts/recipes/language_scenes_tower.sh
 python scripts/train_language.py --dataset easy-vqa --vision "$RUNS/language_scenes_tower" --select_feature grid \
     --pixel_shuffle 2 --text_config '{"num_hidden_layers": 4}' --text_muon_learning_rate 0.01 --learning_rate 1e-3 \

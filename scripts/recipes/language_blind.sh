@@ -2,11 +2,7 @@
 # A control of the model of language_scenes.sh that is trained as such: never shown a picture, from the same words. What
 # it reaches, the questions give away.
 # Arguments given to this script come last and win.
-set -euo pipefail
-cd "$(dirname "$0")/../.."
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" MALLOC_TRIM_THRESHOLD_=2147483647 MALLOC_MMAP_MAX_=0
-RUNS="${RUNS:-runs}"
-BF16=$(python -c 'from modeling_omni_vision.analysis.record import has_bf16_instructions as has; print(has())')
+source "$(dirname "$0")/common.sh"
 python scripts/train_language.py --dataset scenes:colour,shape,count,left_right,above_below --shown nothing \
     --model "$RUNS/language_scenes_words" --text_muon_learning_rate 0.01 --learning_rate 1e-3 --bf16 "$BF16" \
     --per_device_train_batch_size 16 --lr_scheduler_type linear --warmup_steps 0.03 --max_steps 600 \

@@ -3,11 +3,7 @@
 # It starts from two stages of language_scenes.sh: the tower, and the words. Here the tower is trained too, since CLS has
 # learnt nothing before.
 # Arguments given to this script come last and win, for instance --max_steps 800.
-set -euo pipefail
-cd "$(dirname "$0")/../.."
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" MALLOC_TRIM_THRESHOLD_=2147483647 MALLOC_MMAP_MAX_=0
-RUNS="${RUNS:-runs}"
-BF16=$(python -c 'from modeling_omni_vision.analysis.record import has_bf16_instructions as has; print(has())')
+source "$(dirname "$0")/common.sh"
 show() {
     local name="$1"
     shift

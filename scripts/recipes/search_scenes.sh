@@ -6,11 +6,7 @@
 # end search_recipe
 # The 20,200 scenes are drawn once, in a minute or two, and kept in the cache of the datasets library.
 # Arguments given to this script come last and win, for instance --resume_from_checkpoint true.
-set -euo pipefail
-cd "$(dirname "$0")/../.."
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-# Freed memory is kept for the next step: a tenth of each step would be page faults otherwise (glibc).
-export MALLOC_TRIM_THRESHOLD_=2147483647 MALLOC_MMAP_MAX_=0
-python scripts/train_retrieval.py --dataset scenes --text new --train all --output_dir runs/search \
+source "$(dirname "$0")/common.sh"
+python scripts/train_retrieval.py --dataset scenes --text new --train all --output_dir "$RUNS/search" \
     --config '{"image_size": 64, "patch_size": 8, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}' \
     --muon_learning_rate 0.02 --num_train_epochs 4 "$@"
