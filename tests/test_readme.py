@@ -78,7 +78,7 @@ def notebook(tmp_path):
         program.stdout.close()
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(600)
 def test_every_block_runs_in_order_and_prints_what_it_says(run, notebook):
     assert [language for language, _ in BLOCKS].count("shell") >= 2
     for language, code in BLOCKS:
