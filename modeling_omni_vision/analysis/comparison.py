@@ -144,8 +144,8 @@ def without_unsteadiest(plan: Plan, runs: Mapping[str, Run]) -> tuple[str, Sprea
     This is seen after the runs, so it gives no verdicts; it says what one unsteady variant hides.
 
     Returns:
-        That variant's name, the spread of the others, and their comparisons; None where no variant has more than half
-        of the variance.
+        That variant's name, the spread of the others, and all comparisons, its own an open one; None where no variant
+        has more than half of the variance.
     """
     ended = finished(runs)
     names = sorted({run["variant"] for run in ended} - {BASE})
@@ -154,10 +154,8 @@ def without_unsteadiest(plan: Plan, runs: Mapping[str, Run]) -> tuple[str, Sprea
     whole = spread_of_runs(ended)
     if name is None or spreads[name].freedom < LEAST_FREEDOM or spreads[name].deviation ** 2 > whole.deviation**2 / 2:
         return None
-    pictures = int(budget(ended)["validation"])
-    of_base = {run["seed"]: run for run in ended if run["variant"] == BASE}
-    others = [variant for variant in plan.variants if variant.name not in (BASE, name)]
-    return name, spreads[name], [compare_one(one, runs, of_base, pictures, spreads[name]) for one in others]
+    others = {key: run for key, run in runs.items() if run["variant"] != name}
+    return name, spreads[name], compare(plan, others)
 
 
 def compare_one(

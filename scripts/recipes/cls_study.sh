@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Does CLS dominate late interaction? The checkpoints of docs/search/cls.md, one seed each, and their study.
-# Some two hours of one core that computes in bfloat16. Arguments given to this script go to the study.
+# More than an hour of one core that computes in bfloat16. Arguments given to this script go to the study.
 source "$(dirname "$0")/common.sh"
 SIZE='"image_size": 64, "patch_size": 8, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "attn_implementation": "eager"'
 train() {
