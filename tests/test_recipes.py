@@ -73,6 +73,16 @@ def test_all_runs_of_a_recipe_go_where_the_caller_wants_them(calls_of, monkeypat
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
+def test_what_a_recipe_starts_from_it_has_made_before(calls_of, recipe):
+    made = set()
+    for words in calls_of(recipe):
+        named = dict(zip(words, words[1:], strict=False))
+        read = {named.get(name, "") for name in ("--model", "--vision", "--text", "--checkpoint")}
+        assert {path for path in read if path.startswith("runs/")} - made == set()
+        made |= {named.get(name, "") for name in ("--output_dir", "--output")}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_stops_at_the_first_command_that_fails(calls_of, tmp_path, recipe):
     (tmp_path / "bin" / "python").write_text(PYTHON.replace("calls; fi", "calls; exit 3; fi"))
     with pytest.raises(subprocess.CalledProcessError, match="exit status 3"):

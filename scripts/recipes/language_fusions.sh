@@ -4,6 +4,7 @@
 # learnt nothing before.
 # Arguments given to this script come last and win, for instance --max_steps 800.
 source "$(dirname "$0")/common.sh"
+bash scripts/recipes/language_scenes_words.sh
 show() {
     local name="$1"
     shift

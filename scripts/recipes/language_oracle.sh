@@ -8,6 +8,7 @@
 # end oracle_recipe
 # Arguments given to this script come last and win, for instance --resume_from_checkpoint true.
 source "$(dirname "$0")/common.sh"
+bash scripts/recipes/language_scenes_words.sh
 KINDS=scenes:colour,shape,count,left_right,above_below
 COMMON=(--shown symbols --attn_implementation eager --text_muon_learning_rate 0.01 --learning_rate 1e-3 --bf16 "$BF16"
     --resume_from_checkpoint true --per_device_train_batch_size 16)

@@ -6,14 +6,10 @@
 # end language_recipe
 # Arguments given to this script come last and win, for instance --resume_from_checkpoint true.
 source "$(dirname "$0")/common.sh"
-# First a tower whose patches know what is where, and how many there are...
-bash scripts/recipes/language_scenes_tower.sh
+# First a tower whose patches know what is where, and how many there are, then a language model that finds things by their
+# colour and their shape, in words only...
+bash scripts/recipes/language_scenes_words.sh
 COMMON=(--text_muon_learning_rate 0.01 --learning_rate 1e-3 --bf16 "$BF16" --resume_from_checkpoint true)
-# ...then a language model that finds things by their colour and their shape, in words only...
-[ -f "$RUNS/language_scenes_words/metrics.json" ] || python scripts/train_language.py "${COMMON[@]}" \
-    --dataset scenes:colour,shape --shown symbols --vision "$RUNS/language_scenes_tower" --select_feature grid \
-    --text_config '{"num_hidden_layers": 4}' --output_dir "$RUNS/language_scenes_words" \
-    --per_device_train_batch_size 24 --lr_scheduler_type constant_with_warmup --max_steps 350 --do_predict false
 # ...then the pictures in place of the words, while the tower stays as it is: for two kinds of questions first, then for
 # all that have short answers. (All kinds from the start take several times as long to begin to learn.)
 [ -f "$RUNS/language_scenes_start/metrics.json" ] || python scripts/train_language.py "${COMMON[@]}" \
