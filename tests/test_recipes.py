@@ -5,6 +5,7 @@ import importlib
 import os
 import shutil
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -76,7 +77,7 @@ def test_all_runs_of_a_recipe_go_where_the_caller_wants_them(calls_of, monkeypat
 def test_what_a_recipe_starts_from_it_has_made_before(calls_of, recipe):
     made = set()
     for words in calls_of(recipe):
-        named = dict(zip(words, words[1:], strict=False))
+        named = dict(pairwise(words))
         read = {named.get(name, "") for name in ("--model", "--vision", "--text", "--checkpoint")}
         assert {path for path in read if path.startswith("runs/")} - made == set()
         made |= {named.get(name, "") for name in ("--output_dir", "--output")}
