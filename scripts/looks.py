@@ -15,7 +15,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, HfArgumentP
 
 from modeling_omni_vision.analysis.looks import look, plot_looks
 from modeling_omni_vision.data.questions import load_questions
-from modeling_omni_vision.data.sources import open_stored
+from modeling_omni_vision.data.stored import open_stored
 
 
 @dataclass

@@ -5,7 +5,6 @@
 `draw_scenes` makes such pairs of drawn shapes, with combinations of colour and shape that only the test split has.
 """
 
-import io
 from collections.abc import Iterator, Sequence
 from itertools import combinations, product
 from pathlib import Path
@@ -18,6 +17,7 @@ from sklearn.model_selection import train_test_split
 from .emoji import load_emoji
 from .shapes import COLOURS, SHAPES, draw_scene
 from .sources import IMAGE_COLUMNS, VALIDATION_SHARE, choose_column, load_any, name_splits, picture_columns
+from .stored import store
 
 
 TEXT_COLUMNS = ("text", "texts", "caption", "captions", "sentence", "sentences", "description")
@@ -40,9 +40,10 @@ def load_pairs(
     Args:
         dataset: What to load, the first that fits:
             `scenes` (drawn, one or two objects; see `draw_scenes`), `scenes:2` or `scenes:1-3` for other numbers;
-            `emoji:FOLDER` (three vendors' drawings, see `emoji.load_emoji`); a folder of pictures with a
-            `metadata.jsonl` that names each `file_name` and its `text`; a Parquet file, or a folder of them; a folder
-            written by `save_to_disk`; otherwise a dataset of the Hub, `owner/name` or `owner/name:configuration`.
+            `emoji:FOLDER` (three vendors' drawings, see `emoji.load_emoji`), `emoji-more:FOLDER` (with more of them to
+            train on); a folder of pictures with a `metadata.jsonl` that names each `file_name` and its `text`; a
+            Parquet file, or a folder of them; a folder written by `save_to_disk`; otherwise a dataset of the Hub,
+            `owner/name` or `owner/name:configuration`.
         image_column: Column of the pictures; needed only where it cannot be told.
         text_column: Column of the texts, each a string or a list of them; needed only where it cannot be told.
         validation_share: What to hold out of train where there is no validation split: a share below 1, or a number.
@@ -59,8 +60,8 @@ def load_pairs(
     name, _, details = dataset.partition(":")
     if name == "scenes":
         return draw_scenes(parse_objects(details or "1-2"))
-    if name == "emoji":
-        return load_emoji(Path(details or "emoji").expanduser(), seed=seed)
+    if name in ("emoji", "emoji-more"):
+        return load_emoji(Path(details or "emoji").expanduser(), seed=seed, more=name == "emoji-more")
     splits = name_splits(load_any(dataset), dataset)
     image = choose_column("image", image_column, picture_columns(splits["train"]), IMAGE_COLUMNS, splits["train"])
     text = choose_column("text", text_column, _text_columns(splits["train"]), TEXT_COLUMNS, splits["train"])
@@ -142,10 +143,8 @@ def _choose_scenes(
 def _draw(scenes: Sequence[Sequence[tuple[str, str]]], key: Sequence[int], size: int) -> Iterator[dict[str, Any]]:
     for index, pairs in enumerate(scenes):
         scene = draw_scene(np.random.default_rng([*key, index]), [(colour, shape) for colour, shape in pairs], size)
-        content = io.BytesIO()
-        scene.picture.save(content, format="PNG", compress_level=1)
         yield {
-            "image": {"bytes": content.getvalue(), "path": None},
+            "image": store(scene.picture),
             "texts": [scene.caption],
             "concept": ", ".join(sorted(item.name for item in scene.objects)),
         }

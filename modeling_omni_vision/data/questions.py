@@ -6,7 +6,6 @@ for models that need not look. `draw_questions` draws scenes and asks about them
 nothing: each text has all of its answers equally often. `draw_objects` draws one object and asks what it is.
 """
 
-import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from .conversations import load_conversations, load_easy_vqa
 from .pairs import HELD_OUT_COMBINATIONS, SCENE_SIDE, seen_combinations
 from .shapes import COLOURS, SHAPES, DrawnObject, Scene, draw_scene
 from .sources import VALIDATION_SHARE
+from .stored import store
 
 
 FEATURES = Features(
@@ -279,10 +279,8 @@ def _draw(kinds: Sequence[str], key: Sequence[int], size: int, count: int, held_
 
 
 def _row(scene: Scene, questions: Sequence[Question]) -> dict[str, Any]:
-    content = io.BytesIO()
-    scene.picture.save(content, format="PNG", compress_level=1)
     return {
-        "images": [{"bytes": content.getvalue(), "path": None}],
+        "images": [store(scene.picture)],
         "questions": [
             {
                 "messages": [{"role": "user", "content": f"<image>\n{question.text}"}],

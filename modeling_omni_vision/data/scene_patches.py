@@ -4,7 +4,6 @@ The scenes are those of `data.questions`: one to four objects, and no combinatio
 the split `held_out`.
 """
 
-import io
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from datasets import Dataset, DatasetDict, Features, Image, List, Value
 from .pairs import SCENE_SIDE
 from .questions import centre, choose_objects
 from .shapes import COLOURS, SHAPES, Scene, draw_scene
+from .stored import store
 
 
 # Both start with 0 for a patch without an object.
@@ -93,10 +93,8 @@ def _draw(key: Sequence[int], size: int, patch: int, count: int, held_out: bool)
     for index in range(count):
         rng = np.random.default_rng([*key, index])
         scene = draw_scene(rng, choose_objects(rng, held_out), size)
-        content = io.BytesIO()
-        scene.picture.save(content, format="PNG", compress_level=1)
         labels = {name: values.tolist() for name, values in patch_labels(scene, patch).items()}
-        yield {"image": {"bytes": content.getvalue(), "path": None}, **labels}
+        yield {"image": store(scene.picture), **labels}
 
 
 __all__ = ["PATCH_COLOURS", "PATCH_SHAPES", "draw_scene_patches", "patch_labels"]

@@ -5,7 +5,6 @@ labelled dataset of one-object pictures; the label comes from the caption by key
 only, so "red" is never found in "coloured". Everything follows from a seed.
 """
 
-import io
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PilImage
 from PIL import ImageDraw
+
+from .stored import store
 
 
 COLOURS = {
@@ -164,10 +165,8 @@ def _rows(
         rng = np.random.default_rng([*key, index])
         pool = pools[index % len(pools)]
         scene = draw_scene(rng, [pool[rng.integers(len(pool))]], size)
-        content = io.BytesIO()
-        scene.picture.save(content, format="PNG", compress_level=1)
         yield {
-            "image": {"bytes": content.getvalue(), "path": None},
+            "image": store(scene.picture),
             "caption": scene.caption,
             "label": label_of(scene.caption, keywords),
         }

@@ -5,9 +5,7 @@ always returns the columns `image` and `label`. Validation is held out of train,
 same for every run; the test split is only passed through.
 """
 
-import io
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,6 @@ from datasets import (
     load_dataset,
     load_from_disk,
 )
-from PIL import Image as PilImage
 from sklearn.model_selection import train_test_split
 
 from .idx import has_idx_files, load_idx
@@ -281,11 +278,6 @@ def _check(splits: dict[str, Dataset], dataset: str) -> None:
         raise ValueError(f"Expected pictures of at least two classes in {dataset!r}, got {len(present)}. Add a class.")
 
 
-def open_stored(source: Mapping[str, Any]) -> PilImage.Image:
-    """Open a picture as an undecoded column holds it, with `bytes` or a `path`; Pillow decodes it when asked."""
-    return PilImage.open(io.BytesIO(source["bytes"]) if source["bytes"] else source["path"])
-
-
 __all__ = [
     "IMAGE_COLUMNS",
     "VALIDATION_SHARE",
@@ -293,6 +285,5 @@ __all__ = [
     "load_any",
     "load_pictures",
     "name_splits",
-    "open_stored",
     "picture_columns",
 ]

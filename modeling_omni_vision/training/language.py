@@ -20,7 +20,9 @@ from transformers.loss.loss_utils import ForCausalLMLoss
 from ..analysis.answers import Answered, answer_metrics, blind_prior
 from ..analysis.record import has_bf16_instructions, merge_metrics
 from ..data.conversations import IMAGE
+from ..data.pairs import SCENE_SIDE
 from ..data.questions import load_questions, scene_texts
+from ..data.symbol_maps import PATCH
 from ..image_processing_omni_vision import OmniVisionImageProcessor
 from ..interop.compose import compose_language_model
 from ..modeling_omni_vision import OmniVisionModel
@@ -29,7 +31,7 @@ from ..processing_omni_vision_language import OmniVisionProcessor
 from .alignment import align_projector
 from .callbacks import DataEpochCallback, rest_frozen, train_until_done
 from .language_arguments import NEW, LanguageArguments, LanguageTrainingArguments
-from .language_data import IGNORED, AnswerCollator, Conversations, LengthGroups, show
+from .language_data import IGNORED, SEEN, AnswerCollator, Conversations, LengthGroups, show
 from .muon import Muon
 from .optimizer import parameter_groups
 from .record import describe_machine, recorded_versions
@@ -50,6 +52,8 @@ NEW_CHAT = """\
 {%- if add_generation_prompt -%}{{- '<assistant>' -}}{%- endif -%}
 """
 PARTS = {"vision": "vision_tower.", "text": "language_model."}
+# Sizes of pictures and of patches that a map of symbols is drawn for.
+MAPPED = ((SCENE_SIDE, SCENE_SIDE), (PATCH, PATCH))
 # Attention that takes a mask of ours; others see through it or refuse it.
 PACKABLE = ("sdpa", "eager")
 
@@ -74,7 +78,13 @@ def train_language(recipe: LanguageArguments, args: LanguageTrainingArguments) -
     with args.main_process_first(desc="loading questions"):
         data = load_questions(recipe.dataset, recipe.validation_share)
     model, processor = start(recipe, args, data["train"])
-    seeing = recipe.shown in ("pictures", "shuffled")
+    seeing = recipe.shown in SEEN
+    vision: Any = model.config.vision_config
+    if recipe.shown == "symbol_map" and (vision.image_size_hw, vision.patch_size_hw) != MAPPED:
+        raise ValueError(
+            f"A map of symbols is for towers of {SCENE_SIDE} pixels whose patches have {PATCH}, got "
+            f"{vision.image_size_hw} and {vision.patch_size_hw}. Give it a --config with these."
+        )
     rates = learning_rates(recipe, args.learning_rate)
     choose_trained(model, recipe.stage, rates, recipe.lora_rank, seeing)
     before = fingerprints(model)

@@ -12,7 +12,7 @@ from .fields import read_fields
 
 
 STAGES = ("projector", "lora", "all")
-SHOWN = ("pictures", "shuffled", "nothing", "symbols")
+SHOWN = ("pictures", "shuffled", "nothing", "symbols", "symbol_map")
 NEW = "new"
 # A decoder that learns drawn scenes in minutes of one core; with its words below a million parameters.
 NEW_DECODER = {
@@ -106,7 +106,10 @@ class LanguageArguments:
     )
     shown: str = field(
         default="pictures",
-        metadata={"help": "pictures, or a control: nothing, shuffled pictures, symbols (the truth in words)."},
+        metadata={
+            "help": "pictures, or a control: nothing, shuffled pictures, the truth in words (symbols) or, "
+            "without anything to recognise, in patches (symbol_map)."
+        },
     )
 
     def __post_init__(self) -> None:

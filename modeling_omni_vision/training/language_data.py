@@ -15,10 +15,12 @@ from torch.utils.data import Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from ..data.conversations import IMAGE
-from ..data.sources import open_stored
+from ..data.stored import open_stored, store
+from ..data.symbol_maps import draw_symbol_map
 
 
 IGNORED = -100
+SEEN = ("pictures", "shuffled", "symbol_map")  # what is shown as pictures
 SHARED = 0  # the segment of what all questions of a sequence see
 
 
@@ -74,12 +76,12 @@ def encode_question(processor: Any, messages: Sequence[dict[str, str]], answer: 
 
 
 def show(messages: Sequence[dict[str, str]], shown: str, symbols: str) -> list[dict[str, str]]:
-    """Put in place of pictures what is shown: `pictures` or `shuffled` ones, `nothing`, or `symbols`.
+    """Put in place of pictures what is shown: `pictures`, `shuffled` ones or a `symbol_map`, `nothing`, or `symbols`.
 
     Raises:
         ValueError: for symbols where the data have none.
     """
-    if shown in ("pictures", "shuffled"):
+    if shown in SEEN:
         return [*messages]
     if shown == "symbols" and not symbols:
         raise ValueError("Expected `symbols` in every row, got none. Choose data that have them, such as scenes.")
@@ -119,13 +121,14 @@ class Conversations(torch.utils.data.Dataset):
     Args:
         rows: A split of `load_questions`.
         processor: An [`OmniVisionProcessor`].
-        shown: What stands in for pictures; see `show`. Shuffled pictures are those of other rows.
+        shown: What stands in for pictures; see `show`. Shuffled pictures are those of other rows; a map of symbols is
+            drawn (`draw_symbol_map`) in place of the one picture of a row.
         pack: Most questions of a sequence.
     """
 
     def __init__(self, rows: Dataset, processor: Any, shown: str = "pictures", pack: int = 1) -> None:
         self.epoch = 0
-        self.rows, self.shuffled = rows, shown == "shuffled"
+        self.rows, self.shuffled, self.mapped = rows, shown == "shuffled", shown == "symbol_map"
         self.sequences: list[AnsweredSequence] = []
         self.rows_of: list[int] = []
         counts = [len(images) for images in rows["images"][:]]
@@ -133,6 +136,8 @@ class Conversations(torch.utils.data.Dataset):
         self.pictures = [(row, place) for row, count in enumerate(counts) for place in range(count)]
         if self.shuffled and len(self.pictures) < 2:
             raise ValueError(f"Shuffling needs at least two pictures, got {len(self.pictures)}. Add some.")
+        if self.mapped and max(counts, default=1) > 1:
+            raise ValueError(f"Symbols are of one picture, got {max(counts)} pictures in a row. Choose other data.")
         known: dict[Any, tuple[list[int], list[int]]] = {}
         token = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
         for row, (questions, symbols) in enumerate(zip(rows["questions"][:], rows["symbols"][:], strict=True)):
@@ -144,16 +149,16 @@ class Conversations(torch.utils.data.Dataset):
                     known[key] = encode_question(processor, messages, question["answer"])
                 encoded.append((*known[key], question["kind"]))
             for start in range(0, len(encoded), pack):
-                self._add(row, encoded[start : start + pack], token, shown in ("pictures", "shuffled"))
+                self._add(row, encoded[start : start + pack], token)
 
-    def _add(self, row: int, encoded: list[tuple[list[int], list[int], str]], token: int, seeing: bool) -> None:
+    def _add(self, row: int, encoded: list[tuple[list[int], list[int], str]], token: int) -> None:
         prompts, answers, kinds = ([*column] for column in zip(*encoded, strict=True))
         sequence = pack_questions(prompts, answers, kinds, [])
         marks = [place == token for place in sequence.tokens]
         if any(mark and segment for mark, segment in zip(marks, sequence.segments, strict=True)) and len(encoded) > 1:
             # A picture between questions: they do not share all pictures.
             for question in encoded:
-                self._add(row, [question], token, seeing)
+                self._add(row, [question], token)
             return
         self.sequences.append(sequence)
         self.rows_of.append(row)
@@ -173,6 +178,8 @@ class Conversations(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> AnsweredSequence:
         sequence, row = self.sequences[index], self.rows_of[index]
         images = self.rows[row]["images"]
+        if self.mapped:
+            images = [store(draw_symbol_map(self.rows[row]["symbols"])) for _ in images]
         if self.shuffled:
             # All pictures, turned by half: never one's own.
             first, count = self.starts[row] + len(self.pictures) // 2, len(self.pictures)
@@ -262,6 +269,7 @@ def _common(prompts: Sequence[list[int]]) -> int:
 
 __all__ = [
     "IGNORED",
+    "SEEN",
     "AnswerCollator",
     "AnsweredSequence",
     "Conversations",

@@ -20,7 +20,7 @@ from ..analysis.record import merge_metrics
 from ..configuration_omni_vision import OmniVisionConfig
 from ..data.questions import MOST_OBJECTS
 from ..data.scene_patches import PATCH_COLOURS, PATCH_SHAPES, draw_scene_patches
-from ..data.sources import open_stored
+from ..data.stored import open_stored
 from ..image_processing_omni_vision import OmniVisionImageProcessor
 from ..modeling_omni_vision import OmniVisionModel
 from .arguments import OmniVisionTrainingArguments

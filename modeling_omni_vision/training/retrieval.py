@@ -15,7 +15,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ..analysis.record import merge_metrics
 from ..data.pairs import load_pairs
-from ..data.sources import open_stored
+from ..data.stored import open_stored
 from ..modeling_omni_vision_retrieval import OmniVisionForRetrieval
 from ..processing_omni_vision_retrieval import OmniVisionRetrievalProcessor
 from ..retrieval.augmentation import PairAugmentation

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from datasets import Dataset
 from packaging.version import Version
 from transformers import __version__ as transformers_version
 
@@ -17,6 +18,8 @@ if Version(transformers_version) < Version("5.23"):
 from modeling_omni_vision import OmniVisionForConditionalGeneration, OmniVisionProcessor
 from modeling_omni_vision.analysis.answers import Answered, answer_metrics, blind_prior
 from modeling_omni_vision.data.questions import draw_questions
+from modeling_omni_vision.data.stored import open_stored
+from modeling_omni_vision.data.symbol_maps import draw_symbol_map
 from modeling_omni_vision.processing_omni_vision_language import picture_chat_template
 from modeling_omni_vision.training import language
 from modeling_omni_vision.training.language import (
@@ -247,6 +250,30 @@ def test_a_control_without_pictures_trains_the_language_model_alone(tmp_path, sh
     assert list(record["answers"]["test"]) == ["prior", shown]
 
 
+def test_a_map_of_symbols_trains_all_parts_and_is_all_that_is_measured(tmp_path):
+    sized = json.dumps({**VISION, "image_size": 64})
+    options = {"do_predict": True, "num_train_epochs": 1}
+    folder = train_language(recipe(shown="symbol_map", config=sized), arguments(tmp_path / "run", **options))
+    record = json.loads((folder / "metrics.json").read_text())
+    assert not any(part["unchanged"] for part in record["training"]["parts"].values())
+    assert list(record["answers"]["test"]) == ["prior", "symbol_map"]
+
+
+def test_a_map_of_symbols_is_shown_in_place_of_the_picture_to_towers_that_it_fits_only(composite, scenes, tmp_path):
+    _, processor = opened(composite)
+    seen, mapped = (Conversations(scenes["test"], processor, shown) for shown in ("pictures", "symbol_map"))
+    for row in range(len(seen)):
+        assert seen[row].tokens == mapped[row].tokens
+        (stored,) = mapped[row].pictures
+        wanted = draw_symbol_map(scenes["test"][mapped.rows_of[row]]["symbols"])
+        assert open_stored(stored).tobytes() == wanted.tobytes()
+    with pytest.raises(ValueError, match=r"towers of 64 pixels whose patches have 8, got \(32, 32\) and \(8, 8\)"):
+        train_language(recipe(shown="symbol_map"), arguments(tmp_path / "run"))
+    several = Dataset.from_list([{**row, "images": row["images"] * 2} for row in scenes["test"].select(range(2))])
+    with pytest.raises(ValueError, match="got 2 pictures in a row"):
+        Conversations(several, processor, "symbol_map")
+
+
 def test_controls_show_what_they_say(composite, scenes):
     _, processor = opened(composite)
     messages = scenes["test"][0]["questions"][0]["messages"]
@@ -386,7 +413,7 @@ def test_bf16_leaves_weights_in_float32_and_is_named_where_it_is_imitated(compos
     ("changes", "message"),
     [
         ({"stage": "some"}, "must be one of projector, lora, all"),
-        ({"shown": "words"}, "must be one of pictures, shuffled, nothing, symbols"),
+        ({"shown": "words"}, "must be one of pictures, shuffled, nothing, symbols, symbol_map"),
         ({"model": "somewhere", "config": "{}"}, "`model` has all of its parts"),
         ({"vision": "somewhere"}, "`config` is for a new picture tower"),
         ({"text": "somewhere"}, "`text_config` is for a new language model"),

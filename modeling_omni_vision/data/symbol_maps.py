@@ -1,0 +1,87 @@
+"""Drawn scenes as maps of symbols: where an object stands, patches say in bars all that questions are about.
+
+A model that is shown such a map has nothing to recognise, and all else is as with pictures. It is told what
+`data.scene_patches` teaches a tower, without a mistake: what is missed then is not for lack of eyes.
+"""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image as PilImage
+
+from .pairs import SCENE_SIDE
+from .questions import GRID, MOST_OBJECTS
+from .shapes import COLOURS, SHAPES
+
+
+PATCH = 8  # pixels, and as many patches side by side in a picture of 64
+OBJECT = re.compile(rf"({'|'.join(COLOURS)}) ({'|'.join(SHAPES)}) (\d+) (\d+)")
+AROUND = 2  # squared distance of the middle's patch to its eight neighbours, at most
+# Background, and a bar that is off or on. The processor makes about 0, -1 and 1 of them.
+GREY, OFF, ON = 128, 0, 255
+
+
+def draw_symbol_map(symbols: str) -> PilImage.Image:
+    """
+    Draw what `questions.symbols_of` says in words.
+
+    The patch where the middle of an object lies, and the eight around it unless another object is nearer, have a row
+    of bars for each fact. One bar is on for its colour (two rows) and for its shape; as many are on as there are
+    objects, objects of its colour, and objects of its shape; and all up to the column and to the row of its middle.
+    The other patches are grey.
+
+    Args:
+        symbols: Objects with the column and row of their middle, 0 to 31, "red square 3 4, blue circle 20 9".
+
+    Returns:
+        An RGB picture of 64 by 64 pixels, for a tower of that size whose patches have 8.
+
+    Raises:
+        ValueError: for anything else than such objects, or two whose middles lie in the same patch.
+    """
+    found = [OBJECT.fullmatch(item) for item in symbols.split(", ")]
+    if not all(found) or len(found) > MOST_OBJECTS:
+        raise ValueError(
+            f"A map of symbols needs one to {MOST_OBJECTS} objects such as 'red square 3 4, blue circle 20 9', got "
+            f"{symbols!r}. Choose data that have them, such as scenes."
+        )
+    objects = [match.groups() for match in found if match]
+    places = [(int(x) * SCENE_SIDE // (GRID * PATCH), int(y) * SCENE_SIDE // (GRID * PATCH)) for *_, x, y in objects]
+    if len(set(places)) < len(places) or max(map(max, places)) >= SCENE_SIDE // PATCH:
+        raise ValueError(
+            f"Objects of a map need patches of their own, up to column and row {GRID - 1}, got {symbols!r}."
+        )
+    codes = [_code(item, objects, place) for item, place in zip(objects, places, strict=True)]
+    pixels = np.full((SCENE_SIDE, SCENE_SIDE), GREY, np.uint8)
+    for row, column in np.ndindex(SCENE_SIDE // PATCH, SCENE_SIDE // PATCH):
+        distances = [(column - x) ** 2 + (row - y) ** 2 for x, y in places]
+        if min(distances) <= AROUND:
+            top, left = PATCH * row, PATCH * column
+            pixels[top : top + PATCH, left : left + PATCH] = codes[np.argmin(distances)]
+    return PilImage.fromarray(pixels).convert("RGB")
+
+
+def _code(item: Sequence[str], objects: Sequence[Sequence[str]], place: tuple[int, int]) -> np.ndarray:
+    """Draw the bars of an object as pixels (PATCH, PATCH)."""
+    colour, shape, *_ = item
+    patch = np.full((PATCH, PATCH), GREY, np.uint8)
+    patch[:2, : len(COLOURS)] = _one([*COLOURS].index(colour), len(COLOURS))
+    patch[2, : len(SHAPES)] = _one(SHAPES.index(shape), len(SHAPES))
+    alike = (sum(other[part] == item[part] for other in objects) for part in (0, 1))
+    for line, number in enumerate((len(objects), *alike), 3):
+        patch[line, :MOST_OBJECTS] = _up_to(number - 1, MOST_OBJECTS)
+    for line, position in enumerate(place, 6):
+        patch[line, :PATCH] = _up_to(position, PATCH)
+    return patch
+
+
+def _one(index: int, bars: int) -> np.ndarray:
+    return np.where(np.arange(bars) == index, ON, OFF)
+
+
+def _up_to(index: int, bars: int) -> np.ndarray:
+    return np.where(np.arange(bars) <= index, ON, OFF)
+
+
+__all__ = ["PATCH", "draw_symbol_map"]
