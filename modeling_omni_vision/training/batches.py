@@ -8,11 +8,16 @@ from datasets import Dataset
 from sentence_transformers.base.sampler import DefaultBatchSampler
 
 
+TOGETHER = 2  # pictures of a concept
+
+
 class ConceptBatches(DefaultBatchSampler):
     """
-    Batches of concepts in random order, with the pictures of each concept one after the other.
+    Batches of concepts in random order, with two pictures of a concept one after the other.
 
-    Every picture comes once in an epoch; a concept that does not fit into a batch goes on in the next.
+    Every picture comes once in an epoch. A concept of more pictures comes several times, with other pairs of them in
+    each epoch: all at once would leave few concepts in a batch to be told from each other. A pair that does not fit
+    into a batch goes on in the next.
 
     Args:
         dataset: Training pairs, as `training_pairs` gives them: their `concept` is read, without a picture opened.
@@ -39,7 +44,13 @@ class ConceptBatches(DefaultBatchSampler):
         """Yield the rows of one batch after the other."""
         generator = self.generator or torch.Generator()
         generator.manual_seed(self.seed + self.epoch)
-        groups = list(self.rows.values())
+        groups = []
+        for rows in self.rows.values():
+            # Two are two in any order.
+            mixed = (
+                [rows[place] for place in torch.randperm(len(rows), generator=generator)] if len(rows) > 2 else rows
+            )
+            groups += [mixed[start : start + TOGETHER] for start in range(0, len(mixed), TOGETHER)]
         order = torch.randperm(len(groups), generator=generator).tolist()
         rows = [row for number in order for row in groups[number]]
         for start in range(0, len(rows), self.batch_size):

@@ -233,6 +233,20 @@ def test_pictures_of_a_concept_come_in_one_batch_each_once_in_an_epoch_and_in_an
     assert first == batches(concepts, 4)[0] != batches(concepts, 4, epoch=1)[0]
 
 
+def test_of_many_pictures_of_a_concept_two_come_together_and_not_always_the_same_two():
+    concepts = [*"abcdefgh"] * 4
+    pairs = []
+    for epoch in (0, 1):
+        found, _ = batches(concepts, 8, epoch=epoch)
+        assert sorted(row for batch in found for row in batch) == list(range(32))
+        rows = [row for batch in found for row in batch]
+        pairs.append({frozenset(rows[start : start + 2]) for start in range(0, 32, 2)})
+        assert all(len({concepts[row] for row in pair}) == 1 for pair in pairs[-1])
+        # All four of a concept at once would make these two.
+        assert max(len({concepts[row] for row in batch}) for batch in found) > 2
+    assert pairs[0] != pairs[1]
+
+
 def test_the_rest_of_an_epoch_is_a_smaller_batch_or_left_out():
     for drop_last, sizes in ((True, [4]), (False, [4, 3])):
         found, length = batches([*"aabbccd"], 4, drop_last)
