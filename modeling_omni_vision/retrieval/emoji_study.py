@@ -11,17 +11,34 @@ from torch.nn.functional import normalize
 
 from ..analysis.record import merge_metrics
 from .evaluation import DIRECTIONS, decoded, retrieval_metrics
+from .hubs import without_hubs
 from .styles import imagenet_scores, keyword_scores, own_scores, pixel_scores, ranked
 
 
 STYLE = "google"
+Called = Callable[[Sequence[str]], Sequence[str]]
+
+
+def name(lines: Sequence[str]) -> Sequence[str]:
+    """Call a concept by its name; `lines` are the name and its keywords."""
+    return lines[:1]
+
+
+def name_with_keywords(lines: Sequence[str]) -> Sequence[str]:
+    """Call a concept by its name and all keywords in one text."""
+    return [", ".join(lines)]
+
+
 # What a concept is called: its name, an emoji of it, its name with all keywords, each keyword. Chosen on validation.
-ENSEMBLE: tuple[Callable[[Sequence[str]], Sequence[str]], ...] = (
-    lambda lines: lines[:1],
+ENSEMBLE: tuple[Called, ...] = (
+    name,
     lambda lines: [f"an emoji of {lines[0]}"],
-    lambda lines: [", ".join(lines)],
+    name_with_keywords,
     lambda lines: lines[1:] or lines,
 )
+# Ways to ask that are also ranked without hubs.
+WAYS: dict[str, tuple[Called, ...]] = {"name": (name,), "keywords": (name_with_keywords,), "ensemble": ENSEMBLE}
+OPTIONS: dict[str, Any] = {"convert_to_tensor": True, "normalize_embeddings": True, "show_progress_bar": False}
 
 
 def study_emoji(checkpoint: Path, data: DatasetDict) -> dict[str, Any]:
@@ -29,7 +46,8 @@ def study_emoji(checkpoint: Path, data: DatasetDict) -> dict[str, Any]:
 
     Returns:
         `texts`: both directions on each held-out split, for wholes and parts, by names alone, by names with all
-        keywords, for wholes by several texts at once too (see `ensemble_metrics`), and for an oracle of keywords;
+        keywords, for wholes by several texts at once too (see `ensemble_metrics`) and without hubs (see
+        `corrected_metrics`), and for an oracle of keywords;
         `styles`: pictures of the vendor never trained on asking for the same concept in a trained style, for
         concepts that were trained, those of the validation split, and held-out ones.
     """
@@ -38,21 +56,23 @@ def study_emoji(checkpoint: Path, data: DatasetDict) -> dict[str, Any]:
         "parts": MultiVectorEncoder(str(checkpoint), trust_remote_code=True),
     }
     texts: dict[str, Any] = {}
-    for name in ("validation", "validation_unseen_style", "test", "test_unseen_style"):
-        worded = data[name].map(_in_one_text)
-        texts[name] = {kind: retrieval_metrics(door, data[name]) for kind, door in doors.items()}
-        texts[name] |= {f"{kind}, keywords": retrieval_metrics(door, worded) for kind, door in doors.items()}
-        texts[name]["wholes, ensemble"] = ensemble_metrics(doors["wholes"], data[name])
-        known = dict(zip(data[name]["concept"][:], data[name]["texts"][:], strict=True))
+    trained = _vectors(doors["wholes"], data["train"])
+    for split in ("validation", "validation_unseen_style", "test", "test_unseen_style"):
+        asked, worded = data[split], data[split].map(_in_one_text)
+        texts[split] = {kind: retrieval_metrics(door, asked) for kind, door in doors.items()}
+        texts[split] |= {f"{kind}, keywords": retrieval_metrics(door, worded) for kind, door in doors.items()}
+        texts[split]["wholes, ensemble"] = ensemble_metrics(doors["wholes"], asked)
+        texts[split]["wholes, without hubs"] = corrected_metrics(doors["wholes"], asked, trained)
+        known = _known(asked)
         oracle = ranked(keyword_scores(list(known.values())), list(known), list(known))
-        texts[name]["keyword oracle"] = {"picture_to_text": oracle}
+        texts[split]["keyword oracle"] = {"picture_to_text": oracle}
     found: dict[str, Any] = {"texts": texts, "styles": {}}
-    for name, asking, asked in (
+    for concepts, asking, found_in in (
         ("trained concepts", "unseen_style", "train"),
         ("validation concepts", "validation_unseen_style", "validation"),
         ("held-out concepts", "test_unseen_style", "test"),
     ):
-        found["styles"][name] = _styles(doors, data[asking], data[asked])
+        found["styles"][concepts] = _styles(doors, data[asking], data[found_in])
     merge_metrics(checkpoint, {"emoji": found})
     return found
 
@@ -64,22 +84,53 @@ def ensemble_metrics(model: Any, split: Dataset) -> dict[str, dict[str, float]]:
         model: A `SentenceTransformer`.
         split: Columns `image`, `texts` and `concept`, as `load_pairs` gives them.
     """
-    concepts = split["concept"][:]
-    known = dict(zip(concepts, split["texts"][:], strict=True))
-    options: dict[str, Any] = {"convert_to_tensor": True, "normalize_embeddings": True, "show_progress_bar": False}
-    asked = torch.zeros(())
-    for called in ENSEMBLE:
-        texts = [called(lines) for lines in known.values()]
-        vectors = model.encode_query([text for lines in texts for text in lines], **options).cpu()
-        means = torch.stack([part.mean(0) for part in vectors.split([len(lines) for lines in texts])])
-        asked = asked + normalize(means, dim=-1)
-    scores = model.encode_document(decoded(split), **options).cpu() @ normalize(asked, dim=-1).T
+    known, concepts = _known(split), split["concept"][:]
+    scores = _vectors(model, split) @ _directions(model, ENSEMBLE, list(known.values())).T
     found = ranked(scores.T, list(known), concepts), ranked(scores, concepts, list(known))
     return dict(zip(DIRECTIONS, found, strict=True))
 
 
+def corrected_metrics(model: Any, split: Dataset, trained: torch.Tensor) -> dict[str, dict[str, dict[str, float]]]:
+    """Measure pictures that ask for texts, with what texts win anyway from training pictures taken off.
+
+    Args:
+        model: A `SentenceTransformer`.
+        split: Columns `image`, `texts` and `concept`, as `load_pairs` gives them.
+        trained: Vectors of training pictures (pictures, embedding_dim), whose concepts are not those of the split.
+
+    Returns:
+        For names, names with keywords, and the texts of `ENSEMBLE` at once.
+    """
+    known, pictures, found = _known(split), _vectors(model, split), {}
+    for way, called in WAYS.items():
+        texts = _directions(model, called, list(known.values()))
+        scores = without_hubs(pictures @ texts.T, trained @ texts.T)
+        found[way] = {"picture_to_text": ranked(scores, split["concept"][:], list(known))}
+    return found
+
+
+def _known(split: Dataset) -> dict[str, list[str]]:
+    """Give the texts of each concept."""
+    return dict(zip(split["concept"][:], split["texts"][:], strict=True))
+
+
+def _vectors(model: Any, split: Dataset) -> torch.Tensor:
+    return model.encode_document(decoded(split), **OPTIONS).cpu()
+
+
+def _directions(model: Any, ways: Sequence[Called], texts: Sequence[Sequence[str]]) -> torch.Tensor:
+    """Give the direction of each concept, as the mean of what it is called in each way, and then of the ways."""
+    asked = torch.zeros(())
+    for called in ways:
+        given = [called(lines) for lines in texts]
+        vectors = model.encode_query([text for lines in given for text in lines], **OPTIONS).cpu()
+        means = torch.stack([part.mean(0) for part in vectors.split([len(lines) for lines in given])])
+        asked = asked + normalize(means, dim=-1)
+    return normalize(asked, dim=-1)
+
+
 def _in_one_text(row: dict[str, Any]) -> dict[str, Any]:
-    return {"texts": [", ".join(row["texts"])]}
+    return {"texts": name_with_keywords(row["texts"])}
 
 
 def _styles(doors: dict[str, Any], asking: Dataset, asked: Dataset) -> dict[str, Any]:
@@ -97,4 +148,4 @@ def _styles(doors: dict[str, Any], asking: Dataset, asked: Dataset) -> dict[str,
     return {kind: ranked(found, *names) for kind, found in scores.items() if found is not None}
 
 
-__all__ = ["ensemble_metrics", "study_emoji"]
+__all__ = ["corrected_metrics", "ensemble_metrics", "study_emoji"]

@@ -46,7 +46,7 @@ def test_each_split_is_asked_by_names_and_keywords_and_the_unseen_style_finds_it
     monkeypatch.setattr(emoji_study, "imagenet_scores", lambda *_: None)
     trained, held_out = COLOURS[:4], COLOURS[4:]
     splits = {
-        "train": drawings("google", trained) + drawings("twitter", trained),
+        "train": [row for vendor in ("google", "twitter", "blobs") for row in drawings(vendor, trained)],
         "validation": drawings("google", held_out),
         "test": drawings("google", held_out),
         "unseen_style": drawings("fluent", [*trained[1:], trained[0]]),
@@ -56,9 +56,10 @@ def test_each_split_is_asked_by_names_and_keywords_and_the_unseen_style_finds_it
     found = study_emoji(tmp_path, DatasetDict({name: Dataset.from_list(rows) for name, rows in splits.items()}))
     for split in ("validation", "validation_unseen_style", "test", "test_unseen_style"):
         asked = found["texts"][split]
-        ways = {"wholes", "parts", "wholes, keywords", "parts, keywords", "wholes, ensemble"}
+        ways = {"wholes", "parts", "wholes, keywords", "parts, keywords", "wholes, ensemble", "wholes, without hubs"}
         assert asked.keys() == ways | {"keyword oracle"}
         assert asked["wholes"]["picture_to_text"]["candidates"] == 2
+        assert asked["wholes, without hubs"].keys() == {"name", "keywords", "ensemble"}
         assert asked["keyword oracle"]["picture_to_text"]["recall@1"] == 1
     # The same drawing in another order finds its own concept, by pixels and by any tower.
     for name, concepts in (("trained concepts", 4), ("validation concepts", 2), ("held-out concepts", 2)):
@@ -102,6 +103,25 @@ def test_an_ensemble_is_the_mean_direction_of_a_name_an_emoji_of_it_all_keywords
     assert found["picture_to_text"]["recall@1"] == found["text_to_picture"]["recall@1"] == 1
     assert (found["picture_to_text"]["candidates"], found["picture_to_text"]["questions"]) == (2, 3)
     assert (found["text_to_picture"]["candidates"], found["text_to_picture"]["questions"]) == (3, 2)
+
+
+def test_what_a_text_wins_anyway_from_training_pictures_is_taken_off():
+    rows = []
+    for colour, texts in (("red", ["red", "fire"]), ("blue", ["blue", "sky"])):
+        content = io.BytesIO()
+        Image.new("RGB", (4, 4), colour).save(content, format="PNG")
+        rows.append({"image": {"bytes": content.getvalue(), "path": None}, "texts": texts, "concept": texts[0]})
+    split = Dataset.from_list(rows)
+    # A picture of the sky is as near to "red" as to "blue", but "red" is what all that was trained on is near to.
+    trained = torch.tensor([[1.0, 0.0, 0.0, 0.0, 0.0]]).repeat(10, 1)
+    for vectors, right in (
+        (torch.zeros(10, 5), {"name": 0.75, "keywords": 1}),
+        (trained, {"name": 1, "keywords": 1}),
+    ):
+        found = emoji_study.corrected_metrics(Told(), split, vectors)
+        for way, share in right.items():
+            scores = found[way]["picture_to_text"]
+            assert (scores["recall@1"], scores["candidates"], scores["questions"]) == (share, 2, 2), (way, scores)
 
 
 def test_names_and_keywords_are_asked_as_one_text():
