@@ -11,6 +11,19 @@ EMOJI_ROWS = (
     ("test", "wholes", "picture_to_text", "held-out concepts, picture to name"),
     ("test", "wholes, keywords", "picture_to_text", "held-out concepts, picture to name with keywords"),
     ("test", "wholes, ensemble", "picture_to_text", "held-out concepts, picture to several texts at once"),
+    ("test", "wholes, without hubs", "picture_to_text", "held-out concepts, picture to name, without hubs"),
+    (
+        "test",
+        "wholes, keywords, without hubs",
+        "picture_to_text",
+        "held-out concepts, picture to name with keywords, without hubs",
+    ),
+    (
+        "test",
+        "wholes, ensemble, without hubs",
+        "picture_to_text",
+        "held-out concepts, picture to several texts at once, without hubs",
+    ),
     ("test", "wholes, keywords", "text_to_picture", "held-out concepts, name with keywords to picture"),
     (
         "test_unseen_style",

@@ -37,7 +37,11 @@ ENSEMBLE: tuple[Called, ...] = (
     lambda lines: lines[1:] or lines,
 )
 # Ways to ask that are also ranked without hubs.
-WAYS: dict[str, tuple[Called, ...]] = {"name": (name,), "keywords": (name_with_keywords,), "ensemble": ENSEMBLE}
+WAYS: dict[str, tuple[Called, ...]] = {
+    "wholes": (name,),
+    "wholes, keywords": (name_with_keywords,),
+    "wholes, ensemble": ENSEMBLE,
+}
 OPTIONS: dict[str, Any] = {"convert_to_tensor": True, "normalize_embeddings": True, "show_progress_bar": False}
 
 
@@ -62,7 +66,7 @@ def study_emoji(checkpoint: Path, data: DatasetDict) -> dict[str, Any]:
         texts[split] = {kind: retrieval_metrics(door, asked) for kind, door in doors.items()}
         texts[split] |= {f"{kind}, keywords": retrieval_metrics(door, worded) for kind, door in doors.items()}
         texts[split]["wholes, ensemble"] = ensemble_metrics(doors["wholes"], asked)
-        texts[split]["wholes, without hubs"] = corrected_metrics(doors["wholes"], asked, trained)
+        texts[split] |= corrected_metrics(doors["wholes"], asked, trained)
         known = _known(asked)
         oracle = ranked(keyword_scores(list(known.values())), list(known), list(known))
         texts[split]["keyword oracle"] = {"picture_to_text": oracle}
@@ -99,13 +103,13 @@ def corrected_metrics(model: Any, split: Dataset, trained: torch.Tensor) -> dict
         trained: Vectors of training pictures (pictures, embedding_dim), whose concepts are not those of the split.
 
     Returns:
-        For names, names with keywords, and the texts of `ENSEMBLE` at once.
+        For each of `WAYS`, "... without hubs".
     """
     known, pictures, found = _known(split), _vectors(model, split), {}
     for way, called in WAYS.items():
         texts = _directions(model, called, list(known.values()))
         scores = without_hubs(pictures @ texts.T, trained @ texts.T)
-        found[way] = {"picture_to_text": ranked(scores, split["concept"][:], list(known))}
+        found[f"{way}, without hubs"] = {"picture_to_text": ranked(scores, split["concept"][:], list(known))}
     return found
 
 
