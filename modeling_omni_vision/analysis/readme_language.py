@@ -18,7 +18,7 @@ SHOWN_NAMES = {
     "shuffled": "shuffled pictures",
     "nothing": "no picture",
     "blind": "trained blind",
-    "oracle": "told in words",
+    "oracle": "symbols",
 }
 LANGUAGE_COLUMNS = (
     ("test", "pictures"),
@@ -44,7 +44,7 @@ def language(root: Path) -> str:
     training, answers = record["training"], record["answers"]
     answers["test"]["blind"] = read(root, BLIND)["answers"]["test"]["nothing"]
     oracle = read(root, ORACLE)
-    answers["test"]["oracle"] = oracle["answers"]["test"]["symbols"]
+    answers["test"]["oracle"] = oracle["answers"]["test"]["symbol_map"]
     tested = answers["test"]["pictures"]["questions"]
     return f"""`checkpoints/omni-vision-language-scenes`: {training["parameters"]:,} parameters, one seed
 ({training["seed"]}), of the last stage {training["steps"]:,} steps, {training["minutes"]:.0f} minutes on
@@ -52,7 +52,7 @@ def language(root: Path) -> str:
 questions about {training["conversations"]["test"]:,} test pictures, with 95 % bootstrap intervals; "held out" asks
 about combinations of colour and shape that no part of it was ever shown. Controls: the best that the texts alone
 allow; its answers to the pictures of others and to none; the same decoder trained without any
-(`scripts/recipes/language_blind.sh`); the same decoder told in words what is where
+(`scripts/recipes/language_blind.sh`); the same decoder with symbols in place of pixels, nothing to recognise
 (`scripts/recipes/language_oracle.sh`, {oracle["training"]["steps"]:,} steps in its last stage).
 
 {_answers(answers, LANGUAGE_COLUMNS)}"""
@@ -68,9 +68,9 @@ def language_recipe(root: Path) -> str:
 
 
 def oracle_recipe(root: Path) -> str:
-    """Say what the recipe of the control that is told in words promises."""
+    """Say what the recipe of the control that is shown symbols promises."""
     record = read(root, ORACLE)
-    test, held_out = (record["answers"][split]["symbols"]["accuracy"] for split in ("test", "held_out"))
+    test, held_out = (record["answers"][split]["symbol_map"]["accuracy"] for split in ("test", "held_out"))
     return f"""{where(record["training"], " for the last stage")}
 # {record["training"]["date"]}: exact answers {test:.1%}, about combinations never seen {held_out:.1%}."""
 

@@ -2,9 +2,7 @@
 
 The pictures come with npm, `npm install --prefix emoji PACKAGES`, and stay where they are licensed:
 emoji-datasource-google (Noto, Apache-2.0), emoji-datasource-twitter (Twemoji, CC-BY-4.0) and
-@lobehub/fluent-emoji-3d (MIT); unicode-emoji-json and emojilib (MIT) have the words. Two older sets have more drawings
-of the concepts that are trained on: version 3 of emoji-datasource-google (Noto's blobs, Apache-2.0), as
-`noto-blobs@npm:emoji-datasource-google@3.0.0`, and emojione@2.2.7 (CC-BY-4.0).
+@lobehub/fluent-emoji-3d (MIT); unicode-emoji-json and emojilib (MIT) have the words.
 """
 
 import json
@@ -23,10 +21,6 @@ PACKAGES = (
     "unicode-emoji-json",
     "emojilib",
 )
-# Where older sets keep their pictures, named by code points.
-MORE_PACKAGES = ("noto-blobs@npm:emoji-datasource-google@3.0.0", "emojione@2.2.7")
-VERSION = re.compile("(?<=.)@.*")  # what npm is told after the name
-MORE_VENDORS = {"blobs": "noto-blobs/img/google/64", "emojione": "emojione/assets/png"}
 TRAINED_VENDORS = ("google", "twitter")
 HELD_OUT_VENDOR = "fluent"
 # Concepts held out of training, about as many for choices and for the test.
@@ -48,17 +42,16 @@ FEATURES = {
 }
 
 
-def load_emoji(folder: Path, seed: int = 0, more: bool = False) -> DatasetDict:
+def load_emoji(folder: Path, seed: int = 0) -> DatasetDict:
     """Read the packages and split them by concept, so that no sibling of a held-out concept is trained on.
 
     Args:
         folder: Holds the packages as npm lays them out, or `node_modules` that does.
         seed: Seed of the split.
-        more: Whether `train` has the drawings of `MORE_VENDORS` too; the other splits stay as they are.
 
     Returns:
         Splits with the columns `image`, `texts` (the name, then its keywords), `concept`, `group`, `vendor`:
-        `train` (two vendors, or four), `validation` and `test` (concepts without any training picture, the same two
+        `train` (two vendors), `validation` and `test` (concepts without any training picture, the same two
         vendors), `unseen_style` (the third vendor's drawings of the trained concepts), `validation_unseen_style` and
         `test_unseen_style` (the third vendor's of the concepts of `validation` and of `test`).
 
@@ -66,14 +59,13 @@ def load_emoji(folder: Path, seed: int = 0, more: bool = False) -> DatasetDict:
         ValueError: if a package is missing; says how to get it.
     """
     home, folder = folder, folder / "node_modules" if (folder / "node_modules").is_dir() else folder
-    packages = (*PACKAGES, *(MORE_PACKAGES if more else ()))
-    missing = [package for package in packages if not (folder / VERSION.sub("", package)).is_dir()]
+    missing = [package for package in PACKAGES if not (folder / package).is_dir()]
     if missing:
         raise ValueError(
-            f"Expected the packages {', '.join(packages)} in {folder}, got none of the name {', '.join(missing)}. "
-            f"Get them with: npm install --prefix {home} {' '.join(packages)}"
+            f"Expected the packages {', '.join(PACKAGES)} in {folder}, got none of the name {', '.join(missing)}. "
+            f"Get them with: npm install --prefix {home} {' '.join(PACKAGES)}"
         )
-    rows = _rows(folder, more)
+    rows = _rows(folder)
     parts = _split_concepts(sorted({row["concept"] for row in rows}), seed)
     splits: dict[str, list[dict[str, Any]]] = {
         name: []
@@ -83,8 +75,6 @@ def load_emoji(folder: Path, seed: int = 0, more: bool = False) -> DatasetDict:
         part = parts[row["concept"]]
         if row["vendor"] in TRAINED_VENDORS:
             splits[part].append(row)
-        elif row["vendor"] in MORE_VENDORS:
-            splits["train"] += [row] if part == "train" else []
         else:
             splits["unseen_style" if part == "train" else f"{part}_unseen_style"].append(row)
     features = Features(FEATURES)
@@ -124,13 +114,9 @@ def _split_concepts(concepts: list[str], seed: int) -> dict[str, str]:
     return {concept: parts.get(concept, "train") for concept in concepts}
 
 
-def _rows(folder: Path, more: bool) -> list[dict[str, Any]]:
+def _rows(folder: Path) -> list[dict[str, Any]]:
     named = json.loads((folder / "unicode-emoji-json" / "data-by-emoji.json").read_text(encoding="utf-8"))
     keywords = json.loads((folder / "emojilib" / "dist" / "emoji-en-US.json").read_text(encoding="utf-8"))
-    older = {
-        vendor: {_code_points(file.stem): file for file in (folder / where).glob("*.png")}
-        for vendor, where in (MORE_VENDORS.items() if more else ())
-    }
     rows = []
     for entry in json.loads((folder / "emoji-datasource-google" / "emoji.json").read_text(encoding="utf-8")):
         emoji = "".join(chr(int(code, 16)) for code in entry["unified"].split("-"))
@@ -141,11 +127,7 @@ def _rows(folder: Path, more: bool) -> list[dict[str, Any]]:
         words = keywords.get(key) or keywords.get(emoji.replace("\ufe0f", "")) or []
         # The first keyword is the name once more, with underscores.
         texts = [name, *(word.replace("_", " ") for word in words[1:] if word.replace("_", " ") != name)]
-        files = _files(folder, entry)
-        files |= {
-            vendor: named[code] for vendor, named in older.items() if (code := _code_points(entry["unified"])) in named
-        }
-        for vendor, file in files.items():
+        for vendor, file in _files(folder, entry).items():
             if file.is_file():
                 picture = {"bytes": file.read_bytes(), "path": None}
                 rows.append({"image": picture, "texts": texts, "concept": name, "group": group, "vendor": vendor})
@@ -159,11 +141,6 @@ def _files(folder: Path, entry: dict[str, Any]) -> dict[str, Path]:
     }
     fluent = folder / "@lobehub" / "fluent-emoji-3d" / "assets" / Path(entry["image"]).with_suffix(".webp")
     return {**drawn, HELD_OUT_VENDOR: fluent}
-
-
-def _code_points(name: str) -> str:
-    """Bring the code points of an emoji into one form: older sets leave out what only joins or chooses a style."""
-    return "-".join(code for code in name.lower().split("-") if code not in ("fe0f", "200d"))
 
 
 __all__ = ["PACKAGES", "family_of", "load_emoji"]

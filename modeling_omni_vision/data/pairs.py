@@ -40,10 +40,9 @@ def load_pairs(
     Args:
         dataset: What to load, the first that fits:
             `scenes` (drawn, one or two objects; see `draw_scenes`), `scenes:2` or `scenes:1-3` for other numbers;
-            `emoji:FOLDER` (three vendors' drawings, see `emoji.load_emoji`), `emoji-more:FOLDER` (with more of them to
-            train on); a folder of pictures with a `metadata.jsonl` that names each `file_name` and its `text`; a
-            Parquet file, or a folder of them; a folder written by `save_to_disk`; otherwise a dataset of the Hub,
-            `owner/name` or `owner/name:configuration`.
+            `emoji:FOLDER` (three vendors' drawings, see `emoji.load_emoji`); a folder of pictures with a
+            `metadata.jsonl` that names each `file_name` and its `text`; a Parquet file, or a folder of them; a folder
+            written by `save_to_disk`; otherwise a dataset of the Hub, `owner/name` or `owner/name:configuration`.
         image_column: Column of the pictures; needed only where it cannot be told.
         text_column: Column of the texts, each a string or a list of them; needed only where it cannot be told.
         validation_share: What to hold out of train where there is no validation split: a share below 1, or a number.
@@ -60,8 +59,8 @@ def load_pairs(
     name, _, details = dataset.partition(":")
     if name == "scenes":
         return draw_scenes(parse_objects(details or "1-2"))
-    if name in ("emoji", "emoji-more"):
-        return load_emoji(Path(details or "emoji").expanduser(), seed=seed, more=name == "emoji-more")
+    if name == "emoji":
+        return load_emoji(Path(details or "emoji").expanduser(), seed=seed)
     splits = name_splits(load_any(dataset), dataset)
     image = choose_column("image", image_column, picture_columns(splits["train"]), IMAGE_COLUMNS, splits["train"])
     text = choose_column("text", text_column, _text_columns(splits["train"]), TEXT_COLUMNS, splits["train"])

@@ -5,7 +5,6 @@ from PIL import Image
 
 from modeling_omni_vision.data import emoji
 from modeling_omni_vision.data.emoji import PACKAGES, family_of, load_emoji
-from modeling_omni_vision.data.pairs import load_pairs
 
 
 NAMES = [*(f"thing {chr(97 + number)}" for number in range(24)), "man running", "woman running", "person running"]
@@ -57,46 +56,6 @@ def test_concepts_are_split_by_family_and_the_third_vendor_is_never_trained_on(p
         assert concepts[f"{name}_unseen_style"] == concepts[name]
 
 
-@pytest.fixture
-def older_packages(packages):
-    """Two older sets beside them: one names files without what joins code points, both have more than is known."""
-    root = packages / "node_modules"
-    entries = json.loads((root / "emoji-datasource-google/emoji.json").read_text())
-    # The first concept is written with a choice of style, as newer sets do.
-    entries[0]["unified"] += "-FE0F"
-    (root / "emoji-datasource-google/emoji.json").write_text(json.dumps(entries))
-    for folder, names in (
-        ("noto-blobs/img/google/64", [entry["unified"].lower() for entry in entries[:20]]),
-        ("emojione/assets/png", [*(entry["image"].removesuffix(".png") for entry in entries), "1f9ff-200d-1f9ff"]),
-    ):
-        (root / folder).mkdir(parents=True)
-        for name in names:
-            Image.new("RGBA", (8, 8)).save(root / folder / f"{name}.png")
-    return packages
-
-
-def test_older_drawings_are_trained_on_for_trained_concepts_and_nothing_else_changes(older_packages):
-    plain, more = load_emoji(older_packages), load_emoji(older_packages, more=True)
-    assert all(more[name][:] == plain[name][:] for name in plain if name != "train")
-    drawn = {}
-    for row in more["train"]:
-        drawn.setdefault(row["vendor"], []).append(row["concept"])
-    trained = set(plain["train"]["concept"])
-    assert set(drawn["emojione"]) == trained == set(drawn["google"])
-    assert set(drawn["blobs"]) == trained & set(NAMES[:20])
-    assert len(more["train"]) == sum(len(set(names)) for names in drawn.values())
-    assert load_pairs(f"emoji-more:{older_packages}")["train"][:] == more["train"][:]
-    assert load_pairs(f"emoji:{older_packages}")["train"][:] == plain["train"][:]
-
-
-def test_older_packages_are_asked_for_by_what_npm_installs_only_where_they_are_wanted(packages):
-    with pytest.raises(
-        ValueError, match=r"none of the name noto-blobs@npm:.*google@3\.0\.0, emojione@2\.2\.7\. Get"
-    ) as told:
-        load_emoji(packages, more=True)
-    assert f"npm install --prefix {packages} " in str(told.value)
-
-
 def test_texts_are_the_name_and_the_keywords_that_are_not_the_name(packages):
     row = next(row for row in load_emoji(packages)["train"] if row["concept"] == "man running")
     assert row["texts"] == ["man running", "some thing"]
@@ -123,6 +82,7 @@ def test_others_are_not(name, other):
 
 
 def test_missing_packages_are_named_with_the_command_that_gets_them(tmp_path):
-    (tmp_path / PACKAGES[0]).mkdir()
-    with pytest.raises(ValueError, match=r"none of the name emoji-datasource-twitter, .*npm install --prefix"):
+    (tmp_path / "node_modules" / PACKAGES[0]).mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"none of the name emoji-datasource-twitter, .*npm install") as told:
         load_emoji(tmp_path)
+    assert f"npm install --prefix {tmp_path} " in str(told.value)
