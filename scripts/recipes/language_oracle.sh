@@ -15,7 +15,7 @@ COMMON=(--shown symbol_map --attn_implementation eager --text_muon_learning_rate
     --dataset scenes:colour,shape --text "$RUNS/language_scenes_words" --select_feature grid --vision_learning_rate 3e-3 \
     --config '{"image_size": 64, "patch_size": 8, "num_attention_heads": 4, "num_hidden_layers": 1}' \
     --output_dir "$RUNS/language_oracle_start" --lr_scheduler_type constant_with_warmup --max_steps 250 --do_predict false
-# ...and stays as it is while the questions become those of the pictures, in the same stages.
+# ...and stays as it is while the questions become those of the pictures. In the last stage it is trained along, as there.
 KINDS=scenes:colour,shape,count,left_right,above_below
 [ -f "$RUNS/language_oracle_middle/metrics.json" ] || python scripts/train_language.py "${COMMON[@]}" \
     --dataset "$KINDS" --model "$RUNS/language_oracle_start" --vision_learning_rate 0 \
