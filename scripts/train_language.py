@@ -5,7 +5,8 @@
 
 `--dataset` takes scenes (drawn, with questions), easy-vqa, or JSON lines of conversations with pictures. Stages, each
 from the folder of the one before: `--vision mine --text any/language-model --stage projector`, then `--model` with
-`--stage lora` or `all`. Controls: `--shown nothing`, `shuffled` or `symbols`. All TrainingArguments work as well.
+`--stage lora` or `all`. Controls: `--shown nothing`, `shuffled`, `symbols` or `symbol_map`. All TrainingArguments work
+as well.
 On several CPU processes: torchrun --nproc_per_node 2 scripts/train_language.py (the same arguments).
 """
 
