@@ -1,11 +1,13 @@
 """A search checkpoint on emoji: held-out concepts by text, and concepts in the style of a vendor it never saw."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset, DatasetDict
+from PIL import Image as PilImage
 from sentence_transformers import MultiVectorEncoder, SentenceTransformer
 from torch.nn.functional import normalize
 
@@ -13,6 +15,7 @@ from ..analysis.record import merge_metrics
 from .evaluation import DIRECTIONS, decoded, retrieval_metrics
 from .hubs import without_hubs
 from .styles import imagenet_scores, keyword_scores, own_scores, pixel_scores, ranked
+from .views import view_vectors
 
 
 STYLE = "google"
@@ -36,22 +39,26 @@ ENSEMBLE: tuple[Called, ...] = (
     name_with_keywords,
     lambda lines: lines[1:] or lines,
 )
-# Ways to ask that are also ranked without hubs.
+# Ways to ask.
 WAYS: dict[str, tuple[Called, ...]] = {
     "wholes": (name,),
     "wholes, keywords": (name_with_keywords,),
     "wholes, ensemble": ENSEMBLE,
 }
 OPTIONS: dict[str, Any] = {"convert_to_tensor": True, "normalize_embeddings": True, "show_progress_bar": False}
+# Ways to look at a picture.
+LOOKS: dict[str, Callable[[Any, list[PilImage.Image]], torch.Tensor]] = {
+    "": lambda model, pictures: model.encode_document(pictures, **OPTIONS).cpu(),
+    ", six views": partial(view_vectors, **OPTIONS),
+}
 
 
 def study_emoji(checkpoint: Path, data: DatasetDict) -> dict[str, Any]:
     """Measure a checkpoint and peers on the splits of `load_emoji`, and keep it as `emoji` in its metrics.json.
 
     Returns:
-        `texts`: both directions on each held-out split, for wholes and parts, by names alone, by names with all
-        keywords, for wholes by several texts at once too (see `ensemble_metrics`) and without hubs (see
-        `corrected_metrics`), and for an oracle of keywords;
+        `texts`: both directions on each held-out split, for wholes and parts, by names alone and by names with all
+        keywords, for wholes by the ways of `way_metrics` too, and for an oracle of keywords;
         `styles`: pictures of the vendor never trained on asking for the same concept in a trained style, for
         concepts that were trained, those of the validation split, and held-out ones.
     """
@@ -63,10 +70,10 @@ def study_emoji(checkpoint: Path, data: DatasetDict) -> dict[str, Any]:
     trained = _vectors(doors["wholes"], data["train"])
     for split in ("validation", "validation_unseen_style", "test", "test_unseen_style"):
         asked, worded = data[split], data[split].map(_in_one_text)
-        texts[split] = {kind: retrieval_metrics(door, asked) for kind, door in doors.items()}
+        texts[split] = way_metrics(doors["wholes"], asked, trained)
+        # Those of the library, with nDCG.
+        texts[split] |= {kind: retrieval_metrics(door, asked) for kind, door in doors.items()}
         texts[split] |= {f"{kind}, keywords": retrieval_metrics(door, worded) for kind, door in doors.items()}
-        texts[split]["wholes, ensemble"] = ensemble_metrics(doors["wholes"], asked)
-        texts[split] |= corrected_metrics(doors["wholes"], asked, trained)
         known = _known(asked)
         oracle = ranked(keyword_scores(list(known.values())), list(known), list(known))
         texts[split]["keyword oracle"] = {"picture_to_text": oracle}
@@ -81,35 +88,31 @@ def study_emoji(checkpoint: Path, data: DatasetDict) -> dict[str, Any]:
     return found
 
 
-def ensemble_metrics(model: Any, split: Dataset) -> dict[str, dict[str, float]]:
-    """Measure both directions with a concept as the mean of what it can be called, as zero-shot CLIP has it of names.
+def way_metrics(
+    model: Any, split: Dataset, trained: dict[str, torch.Tensor]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Measure each of `WAYS` to call a concept, its texts as one direction, as zero-shot CLIP has it of names.
 
     Args:
         model: A `SentenceTransformer`.
         split: Columns `image`, `texts` and `concept`, as `load_pairs` gives them.
-    """
-    known, concepts = _known(split), split["concept"][:]
-    scores = _vectors(model, split) @ _directions(model, ENSEMBLE, list(known.values())).T
-    found = ranked(scores.T, list(known), concepts), ranked(scores, concepts, list(known))
-    return dict(zip(DIRECTIONS, found, strict=True))
-
-
-def corrected_metrics(model: Any, split: Dataset, trained: torch.Tensor) -> dict[str, dict[str, dict[str, float]]]:
-    """Measure pictures that ask for texts, with what texts win anyway from training pictures taken off.
-
-    Args:
-        model: A `SentenceTransformer`.
-        split: Columns `image`, `texts` and `concept`, as `load_pairs` gives them.
-        trained: Vectors of training pictures (pictures, embedding_dim), whose concepts are not those of the split.
+        trained: For each of `LOOKS`, vectors of training pictures (pictures, embedding_dim), whose concepts are not
+            those of the split.
 
     Returns:
-        For each of `WAYS`, "... without hubs".
+        Both directions for each way and look; and of pictures that ask for texts, with what texts win anyway from
+        training pictures taken off, as "..., without hubs".
     """
-    known, pictures, found = _known(split), _vectors(model, split), {}
+    known, concepts, found = _known(split), split["concept"][:], {}
+    pictures = _vectors(model, split)
     for way, called in WAYS.items():
         texts = _directions(model, called, list(known.values()))
-        scores = without_hubs(pictures @ texts.T, trained @ texts.T)
-        found[f"{way}, without hubs"] = {"picture_to_text": ranked(scores, split["concept"][:], list(known))}
+        for look, vectors in pictures.items():
+            scores = vectors @ texts.T
+            both = ranked(scores.T, list(known), concepts), ranked(scores, concepts, list(known))
+            found[f"{way}{look}"] = dict(zip(DIRECTIONS, both, strict=True))
+            scores = without_hubs(scores, trained[look] @ texts.T)
+            found[f"{way}{look}, without hubs"] = {"picture_to_text": ranked(scores, concepts, list(known))}
     return found
 
 
@@ -118,8 +121,10 @@ def _known(split: Dataset) -> dict[str, list[str]]:
     return dict(zip(split["concept"][:], split["texts"][:], strict=True))
 
 
-def _vectors(model: Any, split: Dataset) -> torch.Tensor:
-    return model.encode_document(decoded(split), **OPTIONS).cpu()
+def _vectors(model: Any, split: Dataset) -> dict[str, torch.Tensor]:
+    """Encode the pictures of a split, for each of `LOOKS`."""
+    pictures = decoded(split)
+    return {look: encode(model, pictures) for look, encode in LOOKS.items()}
 
 
 def _directions(model: Any, ways: Sequence[Called], texts: Sequence[Sequence[str]]) -> torch.Tensor:
@@ -152,4 +157,4 @@ def _styles(doors: dict[str, Any], asking: Dataset, asked: Dataset) -> dict[str,
     return {kind: ranked(found, *names) for kind, found in scores.items() if found is not None}
 
 
-__all__ = ["corrected_metrics", "ensemble_metrics", "study_emoji"]
+__all__ = ["study_emoji", "way_metrics"]
