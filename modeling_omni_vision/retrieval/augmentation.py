@@ -4,6 +4,7 @@ import random
 from collections.abc import Sequence
 
 from PIL import Image as PilImage
+from torch.utils.data import get_worker_info
 from torchvision.transforms import v2
 
 
@@ -25,9 +26,18 @@ class PairAugmentation:
 
     def __init__(self, augment: bool, seed: int = 0) -> None:
         self.augment, self._seed = augment, seed
-        self._random = random.Random(seed)
+        self._started: int | None = None
         self._move = v2.RandomAffine(TURN, SHIFT, SCALE, fill=FILL)
         self._tint = v2.ColorJitter(**TINT)
+
+    @property
+    def _random(self) -> random.Random:
+        # Copies in workers of a DataLoader would all draw the same, and the same again in each epoch.
+        worker = get_worker_info()
+        start = self._seed if worker is None else worker.seed
+        if start != self._started:
+            self._started, self._source = start, random.Random(start)
+        return self._source
 
     def text(self, texts: Sequence[str]) -> str:
         """Choose a text; with `augment` one of a dozen captions, often the first with some others, as keywords."""

@@ -3,6 +3,7 @@ import pytest
 
 pytest.importorskip("sentence_transformers")
 
+import torch
 from PIL import Image
 
 from modeling_omni_vision.retrieval.augmentation import CAPTIONS, PairAugmentation
@@ -38,3 +39,28 @@ def test_what_is_transparent_gets_a_background_and_the_size_stays():
     colours = {change.picture(picture).getpixel((8, 8)) for _ in range(20)}
     assert len(colours) > 10
     assert (change.picture(picture).mode, change.picture(picture).size) == ("RGB", (16, 16))
+
+
+class Changed(torch.utils.data.Dataset):
+    """The same grey picture and texts again and again, each changed."""
+
+    def __init__(self, change):
+        self.change = change
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, row):
+        picture = self.change.picture(Image.new("RGBA", (8, 8), (0, 0, 0, 0)))
+        return torch.tensor(picture.getpixel((4, 4)))
+
+
+def test_each_worker_of_a_loader_draws_its_own_changes_and_others_in_the_next_epoch():
+    change = PairAugmentation(True)
+    change._tint = torch.nn.Identity()  # draws from torch, which workers seed
+    loader = torch.utils.data.DataLoader(Changed(change), batch_size=2, num_workers=2)
+    torch.manual_seed(0)
+    backgrounds = [tuple(row.tolist()) for _ in range(2) for batch in loader for row in batch]
+    assert len(set(backgrounds)) == len(backgrounds) == 8
+    torch.manual_seed(0)
+    assert [tuple(row.tolist()) for _ in range(2) for batch in loader for row in batch] == backgrounds
