@@ -1,16 +1,19 @@
 #!/usr/bin/env bash
 # Does CLS dominate late interaction? The checkpoints of docs/search/cls.md, one seed each, and their study.
-# More than an hour of one core that computes in bfloat16. Arguments given to this script go to the study.
+# More than an hour of one core that computes in bfloat16. Arguments given to this script go to the study. Another seed:
+# SEED=43 scripts/recipes/cls_study.sh --output docs/search/seed_43
 source "$(dirname "$0")/common.sh"
+SEED="${SEED:-42}"
+CLS="$RUNS/cls_$SEED"
 SIZE='"image_size": 64, "patch_size": 8, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "attn_implementation": "eager"'
 train() {
-    if [ ! -f "$RUNS/cls/$1/metrics.json" ]; then
-        python scripts/train_retrieval.py --dataset scenes --output_dir "$RUNS/cls/$1" --bf16 "$BF16" \
-            --resume_from_checkpoint true "${@:2}"
+    if [ ! -f "$CLS/$1/metrics.json" ]; then
+        python scripts/train_retrieval.py --dataset scenes --output_dir "$CLS/$1" --bf16 "$BF16" \
+            --seed "$SEED" --resume_from_checkpoint true "${@:2}"
     fi
 }
 NEW=(--train all --config "{$SIZE}" --muon_learning_rate 0.02 --num_train_epochs 4)
-LORA=(--model "$RUNS/cls/wholes" --train picture --lora_rank 8 --learning_rate 2e-3 --num_train_epochs 1 --vectors parts)
+LORA=(--model "$CLS/wholes" --train picture --lora_rank 8 --learning_rate 2e-3 --num_train_epochs 1 --vectors parts)
 train parts "${NEW[@]}" --text new --vectors parts
 train parts_wide "${NEW[@]}" --text new:128 --vectors parts
 train parts_minilm "${NEW[@]}" --text minilm --train picture --vectors parts
@@ -20,7 +23,7 @@ train wholes "${NEW[@]}" --text new:128 --vectors wholes --num_train_epochs 2
 train lora "${LORA[@]}"
 train lora_cls "${LORA[@]}" --select_tokens cls+grid
 python scripts/cls_study.py --scenes 100 --output docs/search --checkpoints \
-    "parts=$RUNS/cls/parts" "parts, wider text encoder=$RUNS/cls/parts_wide" "parts, frozen MiniLM=$RUNS/cls/parts_minilm" \
-    "parts and wholes=$RUNS/cls/both" "parts and wholes, four registers=$RUNS/cls/both_registers" \
-    "wholes=$RUNS/cls/wholes" "wholes, then LoRA for parts=$RUNS/cls/lora" \
-    "wholes, then LoRA for parts with CLS=$RUNS/cls/lora_cls" "$@"
+    "parts=$CLS/parts" "parts, wider text encoder=$CLS/parts_wide" "parts, frozen MiniLM=$CLS/parts_minilm" \
+    "parts and wholes=$CLS/both" "parts and wholes, four registers=$CLS/both_registers" \
+    "wholes=$CLS/wholes" "wholes, then LoRA for parts=$CLS/lora" \
+    "wholes, then LoRA for parts with CLS=$CLS/lora_cls" "$@"
