@@ -7,31 +7,9 @@ from .readme_records import read, where
 
 SEARCH = "checkpoints/omni-vision-search-scenes/metrics.json"
 EMOJI, ZERO_SHOT = "docs/runs/emoji.json", "docs/runs/zero_shot.json"
-EMOJI_ROWS = (
-    ("test", "wholes", "picture_to_text", "held-out concepts, picture to name"),
-    ("test", "wholes, keywords", "picture_to_text", "held-out concepts, picture to name with keywords"),
-    ("test", "wholes, ensemble", "picture_to_text", "held-out concepts, picture to several texts at once"),
-    ("test", "wholes, without hubs", "picture_to_text", "held-out concepts, picture to name, without hubs"),
-    (
-        "test",
-        "wholes, keywords, without hubs",
-        "picture_to_text",
-        "held-out concepts, picture to name with keywords, without hubs",
-    ),
-    (
-        "test",
-        "wholes, ensemble, without hubs",
-        "picture_to_text",
-        "held-out concepts, picture to several texts at once, without hubs",
-    ),
-    ("test", "wholes, keywords", "text_to_picture", "held-out concepts, name with keywords to picture"),
-    (
-        "test_unseen_style",
-        "wholes, keywords",
-        "picture_to_text",
-        "held-out concepts in an unseen style, picture to name with keywords",
-    ),
-)
+# What held-out concepts are called, and how texts are ranked for a picture.
+CALLED = {"wholes": "name", "wholes, keywords": "name with keywords", "wholes, ensemble": "several texts at once"}
+RANKED = ("", ", without hubs", ", with neighbours", ", with neighbours, without hubs")
 NAMED = {"parts": "late interaction", "wholes": "one vector"}
 
 
@@ -77,19 +55,30 @@ def emoji(root: Path) -> str:
     """Show what was found of emoji that training left out, beside peers."""
     record = read(root, EMOJI)
     training, found = record["training"], record["emoji"]
+    words = []
+    for split, drawn in (("test", "a trained style"), ("test_unseen_style", "an unseen style")):
+        for way, what in CALLED.items():
+            scores = [found["texts"][split][f"{way}{how}"]["picture_to_text"] for how in RANKED]
+            recalls = " | ".join(f"{score['recall@5']:.1%}" for score in scores)
+            words.append(f"| {drawn} | {what} | {recalls} | {scores[0]['candidates']} |")
     rows = []
-    for split, who, direction, what in EMOJI_ROWS:
-        scores = found["texts"][split][who][direction]
-        rows.append(f"| {what} | OmniVision | {_recalls(scores)} |")
     for concepts, peers in found["styles"].items():
         for who in ("wholes", "ImageNet EfficientNet-Lite0", "pixels", "chance"):
             if who in peers:
                 name = "OmniVision" if who == "wholes" else who
                 rows.append(f"| unseen style to a trained one, {concepts} | {name} | {_recalls(peers[who])} |")
-    table = "\n".join(rows)
+    texts, table = "\n".join(words), "\n".join(rows)
     machine, drawings = training["machine"], f"{training['pairs']['train']:,} drawings by two vendors"
     return f"""{drawings}, {training["steps"]:,} steps, {training["minutes"]:.0f} minutes on
 {machine["threads"]} thread(s) of a shared {machine["cpu"]}, one seed ({training["seed"]}), one vector each.
+
+Texts for pictures of concepts that were held out, recall@5:
+
+| pictures in | texts | by cosines | without hubs | with neighbours | both | of |
+|---|---|--:|--:|--:|--:|--:|
+{texts}
+
+The same concept in another style:
 
 | what is asked | who | recall@1 | recall@5 | recall@10 | of |
 |---|---|--:|--:|--:|--:|

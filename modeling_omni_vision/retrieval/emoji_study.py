@@ -1,21 +1,21 @@
 """A search checkpoint on emoji: held-out concepts by text, and concepts in the style of a vendor it never saw."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset, DatasetDict
-from PIL import Image as PilImage
 from sentence_transformers import MultiVectorEncoder, SentenceTransformer
 from torch.nn.functional import normalize
 
 from ..analysis.record import merge_metrics
 from .evaluation import DIRECTIONS, decoded, retrieval_metrics
 from .hubs import without_hubs
+from .losses import TEXT_FEATURES, core_of
+from .neighbours import neighbour_scores
 from .styles import imagenet_scores, keyword_scores, own_scores, pixel_scores, ranked
-from .views import view_vectors
 
 
 STYLE = "google"
@@ -46,11 +46,52 @@ WAYS: dict[str, tuple[Called, ...]] = {
     "wholes, ensemble": ENSEMBLE,
 }
 OPTIONS: dict[str, Any] = {"convert_to_tensor": True, "normalize_embeddings": True, "show_progress_bar": False}
-# Ways to look at a picture.
-LOOKS: dict[str, Callable[[Any, list[PilImage.Image]], torch.Tensor]] = {
-    "": lambda model, pictures: model.encode_document(pictures, **OPTIONS).cpu(),
-    ", six views": partial(view_vectors, **OPTIONS),
-}
+
+
+@dataclass(frozen=True)
+class Known:
+    """
+    What was trained on.
+
+    Args:
+        pictures: Vectors of the pictures (pictures, embedding_dim).
+        meanings: For each of `WAYS`, directions by the text encoder alone of what is called so (pictures, width).
+    """
+
+    pictures: torch.Tensor
+    meanings: dict[str, torch.Tensor]
+
+    @classmethod
+    def of(cls, model: Any, reader: Any, split: Dataset) -> "Known":
+        """Encode the pictures of a split with a `SentenceTransformer`, and their texts with a `Reader`."""
+        called = _called(split)
+        rows = torch.tensor([list(called).index(concept) for concept in split["concept"][:]])
+        texts = list(called.values())
+        meanings = {way: _directions(reader, ways, texts)[rows] for way, ways in WAYS.items()}
+        return cls(_vectors(model, split), meanings)
+
+
+class Reader:
+    """
+    The text encoder alone, before its projection, called as a `SentenceTransformer` is.
+
+    Args:
+        model: A `SentenceTransformer` around an [`OmniVisionForRetrieval`].
+    """
+
+    def __init__(self, model: SentenceTransformer) -> None:
+        self.model = model
+
+    @torch.no_grad()
+    def encode_query(self, texts: Sequence[str], batch_size: int = 64, **options: Any) -> torch.Tensor:
+        """Give the directions of texts (texts, width), the means of their words."""
+        core, parts = core_of(self.model), []
+        for start in range(0, len(texts), batch_size):
+            features = self.model.preprocess(list(texts[start : start + batch_size]))
+            given = {name: features[name].to(core.device) for name in TEXT_FEATURES if name in features}
+            words: Any = core.get_text_features(**given).last_hidden_state
+            parts.append(normalize((words * given["attention_mask"].unsqueeze(-1)).sum(1).float(), dim=-1))
+        return torch.cat(parts)
 
 
 def study_emoji(checkpoint: Path, data: DatasetDict) -> dict[str, Any]:
@@ -67,15 +108,16 @@ def study_emoji(checkpoint: Path, data: DatasetDict) -> dict[str, Any]:
         "parts": MultiVectorEncoder(str(checkpoint), trust_remote_code=True),
     }
     texts: dict[str, Any] = {}
-    trained = _vectors(doors["wholes"], data["train"])
+    reader = Reader(doors["wholes"])
+    known = Known.of(doors["wholes"], reader, data["train"])
     for split in ("validation", "validation_unseen_style", "test", "test_unseen_style"):
         asked, worded = data[split], data[split].map(_in_one_text)
-        texts[split] = way_metrics(doors["wholes"], asked, trained)
+        texts[split] = way_metrics(doors["wholes"], reader, asked, known)
         # Those of the library, with nDCG.
         texts[split] |= {kind: retrieval_metrics(door, asked) for kind, door in doors.items()}
         texts[split] |= {f"{kind}, keywords": retrieval_metrics(door, worded) for kind, door in doors.items()}
-        known = _known(asked)
-        oracle = ranked(keyword_scores(list(known.values())), list(known), list(known))
+        called = _called(asked)
+        oracle = ranked(keyword_scores(list(called.values())), list(called), list(called))
         texts[split]["keyword oracle"] = {"picture_to_text": oracle}
     found: dict[str, Any] = {"texts": texts, "styles": {}}
     for concepts, asking, found_in in (
@@ -88,43 +130,46 @@ def study_emoji(checkpoint: Path, data: DatasetDict) -> dict[str, Any]:
     return found
 
 
-def way_metrics(
-    model: Any, split: Dataset, trained: dict[str, torch.Tensor]
-) -> dict[str, dict[str, dict[str, float]]]:
+def way_metrics(model: Any, reader: Any, split: Dataset, known: Known) -> dict[str, dict[str, dict[str, float]]]:
     """Measure each of `WAYS` to call a concept, its texts as one direction, as zero-shot CLIP has it of names.
 
     Args:
         model: A `SentenceTransformer`.
+        reader: Gives the directions of texts by their encoder alone.
         split: Columns `image`, `texts` and `concept`, as `load_pairs` gives them.
-        trained: For each of `LOOKS`, vectors of training pictures (pictures, embedding_dim), whose concepts are not
-            those of the split.
+        known: Training pictures, whose concepts are not those of the split.
 
     Returns:
-        Both directions for each way and look; and of pictures that ask for texts, with what texts win anyway from
-        training pictures taken off, as "..., without hubs".
+        Both directions for each way, by cosines alone, and, as "..., with neighbours", with what the nearest known
+        pictures mean added; each, of pictures that ask for texts, also with what texts win anyway from known pictures
+        taken off, as "..., without hubs".
     """
-    known, concepts, found = _known(split), split["concept"][:], {}
+    called, concepts, found = _called(split), split["concept"][:], {}
     pictures = _vectors(model, split)
-    for way, called in WAYS.items():
-        texts = _directions(model, called, list(known.values()))
-        for look, vectors in pictures.items():
-            scores = vectors @ texts.T
-            both = ranked(scores.T, list(known), concepts), ranked(scores, concepts, list(known))
-            found[f"{way}{look}"] = dict(zip(DIRECTIONS, both, strict=True))
-            scores = without_hubs(scores, trained[look] @ texts.T)
-            found[f"{way}{look}, without hubs"] = {"picture_to_text": ranked(scores, concepts, list(known))}
+    for way, ways in WAYS.items():
+        texts, meanings = (_directions(encoder, ways, list(called.values())) for encoder in (model, reader))
+        # Of the split's pictures, and of those that say which texts are hubs.
+        scores = [vectors @ texts.T for vectors in (pictures, known.pictures)]
+        guessed = [
+            neighbour_scores(vectors, known.pictures, known.meanings[way], meanings)
+            for vectors in (pictures, known.pictures)
+        ]
+        both = [first + second for first, second in zip(scores, guessed, strict=True)]
+        for how, (asked, anyway) in {"": scores, ", with neighbours": both}.items():
+            forth, back = ranked(asked.T, list(called), concepts), ranked(asked, concepts, list(called))
+            found[f"{way}{how}"] = dict(zip(DIRECTIONS, (forth, back), strict=True))
+            corrected = ranked(without_hubs(asked, anyway), concepts, list(called))
+            found[f"{way}{how}, without hubs"] = {"picture_to_text": corrected}
     return found
 
 
-def _known(split: Dataset) -> dict[str, list[str]]:
+def _called(split: Dataset) -> dict[str, list[str]]:
     """Give the texts of each concept."""
     return dict(zip(split["concept"][:], split["texts"][:], strict=True))
 
 
-def _vectors(model: Any, split: Dataset) -> dict[str, torch.Tensor]:
-    """Encode the pictures of a split, for each of `LOOKS`."""
-    pictures = decoded(split)
-    return {look: encode(model, pictures) for look, encode in LOOKS.items()}
+def _vectors(model: Any, split: Dataset) -> torch.Tensor:
+    return model.encode_document(decoded(split), **OPTIONS).cpu()
 
 
 def _directions(model: Any, ways: Sequence[Called], texts: Sequence[Sequence[str]]) -> torch.Tensor:
@@ -157,4 +202,4 @@ def _styles(doors: dict[str, Any], asking: Dataset, asked: Dataset) -> dict[str,
     return {kind: ranked(found, *names) for kind, found in scores.items() if found is not None}
 
 
-__all__ = ["study_emoji", "way_metrics"]
+__all__ = ["Known", "Reader", "study_emoji", "way_metrics"]
