@@ -10,6 +10,7 @@ EMOJI, ZERO_SHOT = "docs/runs/emoji.json", "docs/runs/zero_shot.json"
 # What held-out concepts are called, and how texts are ranked for a picture.
 CALLED = {"wholes": "name", "wholes, keywords": "name with keywords", "wholes, ensemble": "several texts at once"}
 RANKED = ("", ", without hubs", ", with neighbours", ", with neighbours, without hubs")
+BACK = ("", ", with neighbours")
 NAMED = {"parts": "late interaction", "wholes": "one vector"}
 
 
@@ -59,8 +60,12 @@ def emoji(root: Path) -> str:
     for split, drawn in (("test", "a trained style"), ("test_unseen_style", "an unseen style")):
         for way, what in CALLED.items():
             scores = [found["texts"][split][f"{way}{how}"]["picture_to_text"] for how in RANKED]
-            recalls = " | ".join(f"{score['recall@5']:.1%}" for score in scores)
-            words.append(f"| {drawn} | {what} | {recalls} | {scores[0]['candidates']} |")
+            back = [found["texts"][split][f"{way}{how}"]["text_to_picture"] for how in BACK]
+            recalls = (
+                " | ".join(f"{score['recall@5']:.1%}" for score in part) + f" | {part[0]['candidates']}"
+                for part in (scores, back)
+            )
+            words.append(f"| {drawn} | {what} | {' | '.join(recalls)} |")
     rows = []
     for concepts, peers in found["styles"].items():
         for who in ("wholes", "ImageNet EfficientNet-Lite0", "pixels", "chance"):
@@ -72,10 +77,10 @@ def emoji(root: Path) -> str:
     return f"""{drawings}, {training["steps"]:,} steps, {training["minutes"]:.0f} minutes on
 {machine["threads"]} thread(s) of a shared {machine["cpu"]}, one seed ({training["seed"]}), one vector each.
 
-Texts for pictures of concepts that were held out, recall@5:
+Texts for pictures of concepts that were held out, and back, recall@5:
 
-| pictures in | texts | by cosines | without hubs | with neighbours | both | of |
-|---|---|--:|--:|--:|--:|--:|
+| pictures in | texts | cosines | without hubs | with neighbours | both | of | back: cosines | with neighbours | of |
+|---|---|--:|--:|--:|--:|--:|--:|--:|--:|
 {texts}
 
 The same concept in another style:

@@ -13,8 +13,7 @@ from torch.nn.functional import normalize
 from ..analysis.record import merge_metrics
 from .evaluation import DIRECTIONS, decoded, retrieval_metrics
 from .hubs import without_hubs
-from .losses import TEXT_FEATURES, core_of
-from .neighbours import neighbour_scores
+from .neighbours import Reader, neighbour_scores
 from .styles import imagenet_scores, keyword_scores, own_scores, pixel_scores, ranked
 
 
@@ -69,29 +68,6 @@ class Known:
         texts = list(called.values())
         meanings = {way: _directions(reader, ways, texts)[rows] for way, ways in WAYS.items()}
         return cls(_vectors(model, split), meanings)
-
-
-class Reader:
-    """
-    The text encoder alone, before its projection, called as a `SentenceTransformer` is.
-
-    Args:
-        model: A `SentenceTransformer` around an [`OmniVisionForRetrieval`].
-    """
-
-    def __init__(self, model: SentenceTransformer) -> None:
-        self.model = model
-
-    @torch.no_grad()
-    def encode_query(self, texts: Sequence[str], batch_size: int = 64, **options: Any) -> torch.Tensor:
-        """Give the directions of texts (texts, width), the means of their words."""
-        core, parts = core_of(self.model), []
-        for start in range(0, len(texts), batch_size):
-            features = self.model.preprocess(list(texts[start : start + batch_size]))
-            given = {name: features[name].to(core.device) for name in TEXT_FEATURES if name in features}
-            words: Any = core.get_text_features(**given).last_hidden_state
-            parts.append(normalize((words * given["attention_mask"].unsqueeze(-1)).sum(1).float(), dim=-1))
-        return torch.cat(parts)
 
 
 def study_emoji(checkpoint: Path, data: DatasetDict) -> dict[str, Any]:
@@ -202,4 +178,4 @@ def _styles(doors: dict[str, Any], asking: Dataset, asked: Dataset) -> dict[str,
     return {kind: ranked(found, *names) for kind, found in scores.items() if found is not None}
 
 
-__all__ = ["Known", "Reader", "study_emoji", "way_metrics"]
+__all__ = ["Known", "study_emoji", "way_metrics"]

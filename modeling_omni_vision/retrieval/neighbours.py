@@ -5,8 +5,14 @@ a classifier: a text encoder knows how words it was never trained on here relate
 projection that was trained on few words. Added to the cosines of that projection, it completes them.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
+from sentence_transformers import SentenceTransformer
 from torch.nn.functional import normalize
+
+from .losses import TEXT_FEATURES, core_of
 
 
 # Chosen on validation emoji, together with the weight 1 of what is added, over three trained models.
@@ -49,4 +55,27 @@ def neighbour_scores(
     return guessed @ normalize(meanings - middle, dim=-1).T
 
 
-__all__ = ["neighbour_scores"]
+class Reader:
+    """
+    The text encoder alone, before its projection, called as a `SentenceTransformer` is.
+
+    Args:
+        model: A `SentenceTransformer` around an [`OmniVisionForRetrieval`].
+    """
+
+    def __init__(self, model: SentenceTransformer) -> None:
+        self.model = model
+
+    @torch.no_grad()
+    def encode_query(self, texts: Sequence[str], batch_size: int = 64, **options: Any) -> torch.Tensor:
+        """Give the directions of texts (texts, width), the means of their words."""
+        core, parts = core_of(self.model), []
+        for start in range(0, len(texts), batch_size):
+            features = self.model.preprocess(list(texts[start : start + batch_size]))
+            given = {name: features[name].to(core.device) for name in TEXT_FEATURES if name in features}
+            words: Any = core.get_text_features(**given).last_hidden_state
+            parts.append(normalize((words * given["attention_mask"].unsqueeze(-1)).sum(1).float(), dim=-1))
+        return torch.cat(parts)
+
+
+__all__ = ["Reader", "neighbour_scores"]

@@ -7,7 +7,6 @@ import torch
 from datasets import Dataset, DatasetDict
 from packaging.version import Version
 from PIL import Image, ImageDraw
-from torch.nn.functional import normalize
 from transformers import __version__ as transformers_version
 
 
@@ -17,8 +16,8 @@ if Version(transformers_version) < Version("5.23"):
 
 from modeling_omni_vision import OmniVisionConfig
 from modeling_omni_vision.retrieval import emoji_study
-from modeling_omni_vision.retrieval.emoji_study import Known, Reader, study_emoji
-from modeling_omni_vision.retrieval.towers import build_retrieval, open_door
+from modeling_omni_vision.retrieval.emoji_study import Known, study_emoji
+from modeling_omni_vision.retrieval.towers import build_retrieval
 
 
 COLOURS = ("red", "lime", "blue", "yellow", "white", "black")
@@ -144,20 +143,6 @@ def test_the_meaning_of_the_nearest_training_pictures_is_added():
         assert found[f"wholes, {how}"]["picture_to_text"]["recall@1"] == 1
     assert known.pictures.shape == (10, 5)
     assert known.meanings["wholes"].tolist() == [[0.0, 1.0, 0.0, 0.0, 0.0]] * 5 + [[1.0, 0.0, 0.0, 0.0, 0.0]] * 5
-
-
-def test_a_reader_gives_the_means_of_words_before_the_projection_for_any_batch(tmp_path):
-    torch.manual_seed(0)
-    vision = OmniVisionConfig(image_size=16, patch_size=8, hidden_size=32, num_hidden_layers=1, intermediate_size=64)
-    model, processor = build_retrieval(vision, "new", ["red lime blue thing"], embedding_dim=16)
-    door = open_door(model.eval(), processor, late_interaction=False)
-    texts = ["red", "a blue thing", "lime", "red red lime"]
-    read = Reader(door).encode_query(texts, batch_size=3)
-    assert read.shape == (4, model.text_model.config.hidden_size)
-    projected = normalize(model.text_projection(read), dim=-1)
-    assert torch.allclose(
-        projected, door.encode_query(texts, convert_to_tensor=True, normalize_embeddings=True), atol=1e-5
-    )
 
 
 def test_names_and_keywords_are_asked_as_one_text():

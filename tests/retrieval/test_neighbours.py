@@ -1,8 +1,17 @@
 import pytest
 import torch
+from packaging.version import Version
 from torch.nn.functional import normalize
+from transformers import __version__ as transformers_version
 
-from modeling_omni_vision.retrieval.neighbours import neighbour_scores
+
+pytest.importorskip("sentence_transformers")
+if Version(transformers_version) < Version("5.23"):
+    pytest.skip("models of several parts need transformers 5.23", allow_module_level=True)
+
+from modeling_omni_vision import OmniVisionConfig
+from modeling_omni_vision.retrieval.neighbours import Reader, neighbour_scores
+from modeling_omni_vision.retrieval.towers import build_retrieval, open_door
 
 
 # Drawings of cats and cars, and what these mean to a reader of many more words.
@@ -36,3 +45,17 @@ def test_known_pictures_without_meanings_are_refused():
     for known, meanings in ((KNOWN, MEANINGS[:3]), (KNOWN[:0], MEANINGS[:0])):
         with pytest.raises(ValueError, match=f"got {len(meanings)} for {len(known)}"):
             neighbour_scores(KNOWN, known, meanings, MEANINGS)
+
+
+def test_a_reader_gives_the_means_of_words_before_the_projection_for_any_batch():
+    torch.manual_seed(0)
+    vision = OmniVisionConfig(image_size=16, patch_size=8, hidden_size=32, num_hidden_layers=1, intermediate_size=64)
+    model, processor = build_retrieval(vision, "new", ["red lime blue thing"], embedding_dim=16)
+    door = open_door(model.eval(), processor, late_interaction=False)
+    texts = ["red", "a blue thing", "lime", "red red lime"]
+    read = Reader(door).encode_query(texts, batch_size=3)
+    assert read.shape == (4, model.text_model.config.hidden_size)
+    projected = normalize(model.text_projection(read), dim=-1)
+    assert torch.allclose(
+        projected, door.encode_query(texts, convert_to_tensor=True, normalize_embeddings=True), atol=1e-5
+    )
