@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Does CLS dominate late interaction? The checkpoints of docs/search/cls.md, one seed each, and their study.
+# Does CLS dominate late interaction? The checkpoints of docs/search/cls.md and their study.
 # More than an hour of one core that computes in bfloat16. Arguments given to this script go to the study. Another seed:
 # SEED=43 scripts/recipes/cls_study.sh --output docs/search/seed_43
 source "$(dirname "$0")/common.sh"
