@@ -64,8 +64,8 @@ class Known:
     def of(cls, model: Any, reader: Any, split: Dataset) -> "Known":
         """Encode the pictures of a split with a `SentenceTransformer`, and their texts with a `Reader`."""
         called = _called(split)
-        rows = torch.tensor([list(called).index(concept) for concept in split["concept"][:]])
-        texts = list(called.values())
+        places, texts = {concept: place for place, concept in enumerate(called)}, list(called.values())
+        rows = torch.tensor([places[concept] for concept in split["concept"][:]])
         meanings = {way: _directions(reader, ways, texts)[rows] for way, ways in WAYS.items()}
         return cls(_vectors(model, split), meanings)
 

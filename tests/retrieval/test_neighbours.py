@@ -55,6 +55,7 @@ def test_a_reader_gives_the_means_of_words_before_the_projection_for_any_batch()
     texts = ["red", "a blue thing", "lime", "red red lime"]
     read = Reader(door).encode_query(texts, batch_size=3)
     assert read.shape == (4, model.text_model.config.hidden_size)
+    assert torch.allclose(read.norm(dim=-1), torch.ones(4))
     projected = normalize(model.text_projection(read), dim=-1)
     assert torch.allclose(
         projected, door.encode_query(texts, convert_to_tensor=True, normalize_embeddings=True), atol=1e-5

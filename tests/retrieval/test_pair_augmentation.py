@@ -42,7 +42,7 @@ def test_what_is_transparent_gets_a_background_and_the_size_stays():
 
 
 class Changed(torch.utils.data.Dataset):
-    """The same grey picture and texts again and again, each changed."""
+    """The same transparent picture again and again, each time changed."""
 
     def __init__(self, change):
         self.change = change
