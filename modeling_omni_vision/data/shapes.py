@@ -65,6 +65,12 @@ class Scene:
     caption: str
     objects: tuple[DrawnObject, ...]
 
+    @property
+    def texts(self) -> list[str]:
+        """All that fits the picture: its caption and, of several objects, one for each of them alone."""
+        alone = [_caption([item.name]) for item in self.objects]
+        return [self.caption, *(alone if len(alone) > 1 else [])]
+
 
 def draw_scene(
     rng: np.random.Generator,

@@ -1,11 +1,16 @@
-"""Random changes of a pair for training: another of its texts, its picture moved, tinted, on another background."""
+"""Random changes of a pair for training: another of its texts, its picture moved, tinted, on another background.
+
+As for pictures with labels (`data/augmentation.py`), what happens to a pair depends on (seed, epoch, row) alone: no
+workers, no processes and no resumed run change it.
+"""
 
 import random
 from collections.abc import Sequence
 
 from PIL import Image as PilImage
-from torch.utils.data import get_worker_info
 from torchvision.transforms import v2
+
+from ..data.augmentation import seeded
 
 
 TURN, SHIFT, SCALE = 15.0, (0.08, 0.08), (0.75, 1.1)
@@ -21,53 +26,53 @@ class PairAugmentation:
 
     Args:
         augment: Also shift, turn, scale and tint pictures; transparent ones get a background of random colour.
-        seed: Start of the random numbers that choose texts and backgrounds.
+        seed: Seed of all changes.
     """
 
     def __init__(self, augment: bool, seed: int = 0) -> None:
-        self.augment, self._seed = augment, seed
-        self._started: int | None = None
+        self.augment = augment
+        self._seed, self._epoch = seed, 0
         self._move = v2.RandomAffine(TURN, SHIFT, SCALE, fill=FILL)
         self._tint = v2.ColorJitter(**TINT)
 
-    @property
-    def _random(self) -> random.Random:
-        # Copies in workers of a DataLoader would all draw the same, and the same again in each epoch.
-        worker = get_worker_info()
-        start = self._seed if worker is None else worker.seed
-        if start != self._started:
-            self._started, self._source = start, random.Random(start)
-        return self._source
+    def set_epoch(self, epoch: int) -> None:
+        """Tell which epoch it is, from 0: the changes are others in each."""
+        self._epoch = epoch
 
-    def text(self, texts: Sequence[str]) -> str:
+    def text(self, texts: Sequence[str], row: int) -> str:
         """Choose a text; with `augment` one of a dozen captions, often the first with some others, as keywords."""
+        chance = self._random("text", row)
         if len(texts) == 1 or not self.augment:
-            return self._random.choice(texts)
-        # Strings seed alike in every process.
-        chance = random.Random(f"{self._seed} {self._random.randrange(CAPTIONS)} {texts[0]}")
-        style = chance.random()
+            return chance.choice(texts)
+        caption = random.Random(f"{self._seed} {chance.randrange(CAPTIONS)} {texts[0]}")
+        style = caption.random()
         if style < 0.4:
             return texts[0]
-        others = chance.sample(texts[1:], min(chance.randint(1, 4), len(texts) - 1))
+        others = caption.sample(texts[1:], min(caption.randint(1, 4), len(texts) - 1))
         return ", ".join(([texts[0]] if style < 0.7 else []) + others)
 
-    def picture(self, picture: PilImage.Image) -> PilImage.Image:
+    def picture(self, picture: PilImage.Image, row: int) -> PilImage.Image:
         """Change a picture; without `augment` it stays as it is."""
         if not self.augment:
             return picture
-        if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-            picture = self._move_transparent(picture.convert("RGBA"))
-        else:
-            picture = self._move(picture.convert("RGB"))
-        return self._tint(picture)
+        with seeded(self._seed, self._epoch, row):
+            if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+                picture = self._move_transparent(picture.convert("RGBA"), self._random("picture", row))
+            else:
+                picture = self._move(picture.convert("RGB"))
+            return self._tint(picture)
 
-    def _move_transparent(self, picture: PilImage.Image) -> PilImage.Image:
-        draw, sides = self._random.uniform, zip(SHIFT, picture.size, strict=True)
+    def _random(self, what: str, row: int) -> random.Random:
+        # Strings seed alike in every process.
+        return random.Random(f"{what} {self._seed} {self._epoch} {row}")
+
+    def _move_transparent(self, picture: PilImage.Image, chance: random.Random) -> PilImage.Image:
+        draw, sides = chance.uniform, zip(SHIFT, picture.size, strict=True)
         shift = [round(draw(-share, share) * side) for share, side in sides]
         turn, scale = draw(-TURN, TURN), draw(*SCALE)
         moved = v2.functional.affine(picture, turn, shift, scale, [0.0, 0.0], fill=[0, 0, 0, 0])
-        light = self._random.random() < 0.7
-        colour = tuple(self._random.randint(180, 255) if light else self._random.randint(0, 255) for _ in range(3))
+        light = chance.random() < 0.7
+        colour = tuple(chance.randint(180, 255) if light else chance.randint(0, 255) for _ in range(3))
         background = PilImage.new("RGBA", moved.size, (*colour, 255))
         return PilImage.alpha_composite(background, moved).convert("RGB")
 

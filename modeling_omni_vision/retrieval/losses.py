@@ -74,7 +74,9 @@ class TwoWayContrastiveLoss(CachedLossMixin, nn.Module):
 
         Args:
             sentence_features: Features of the texts, then of the pictures.
-            labels: What each pair is about, a number (batch,); pairs about the same are no negatives of each other.
+            labels: What fits what, numbers (batch, 2 + texts) of each pair's concept, of its text, and of all texts
+                that fit its picture; or of concepts alone (batch,). Pictures are no negatives of a text of the same
+                concept, nor of one that is among their own: "a red square" is right for a scene that has more in it.
 
         Raises:
             ValueError: for fewer than two pairs over all processes, or `picture_weight` without labels.
@@ -143,24 +145,25 @@ class TwoWayContrastiveLoss(CachedLossMixin, nn.Module):
         (texts, all_texts, words, all_words), (pictures, all_pictures, patches, all_patches) = of_texts, of_pictures
         count, total = len(texts), len(all_texts)
         rows = torch.arange(count, device=texts.device) + get_rank() * count
-        same = torch.zeros(count, total, dtype=torch.bool, device=texts.device)
+        fitting = fitting_back = torch.zeros(count, total, dtype=torch.bool, device=texts.device)
         of_pairs: torch.Tensor | float = 0.0
         if labels is not None:
+            labels = labels.reshape(count, -1)
             every_label = all_gather(labels)
-            same = labels[:, None] == every_label[None]
-            same[torch.arange(count), rows] = False
+            alike, fitting, fitting_back = what_fits(labels, every_label, rows)
             if self.picture_weight:
                 # Of all processes, so that the mean of theirs is that of one with the whole batch.
-                with_others = int((every_label[:, None] == every_label[None]).sum(1).gt(1).sum())
-                likeness = likeness_loss(_scores(pictures, all_pictures, patches, all_patches), same, rows)
+                concepts = every_label[:, 0]
+                with_others = int((concepts[:, None] == concepts[None]).sum(1).gt(1).sum())
+                likeness = likeness_loss(_scores(pictures, all_pictures, patches, all_patches), alike, rows)
                 of_pairs = self.picture_weight * likeness * (total / count / max(with_others, 1))
         scores = _scores(texts, all_pictures, words, all_patches)
         if self._core[0].config.contrastive_loss == "sigmoid":
             sign = -torch.ones_like(scores)
             sign[torch.arange(count), rows] = 1
-            return of_pairs - logsigmoid(sign * scores).masked_fill(same, 0).sum() / count
+            return of_pairs - logsigmoid(sign * scores).masked_fill(fitting, 0).sum() / count
         back = scores if total == count else _scores(all_texts, pictures, all_words, patches)
-        forth, back = (part.masked_fill(same, float("-inf")) for part in (scores, back.T))
+        forth, back = scores.masked_fill(fitting, float("-inf")), back.T.masked_fill(fitting_back, float("-inf"))
         return of_pairs + (cross_entropy(forth, rows) + cross_entropy(back, rows)) / 2
 
     def _keep_wholes(self, module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
@@ -249,6 +252,28 @@ def core_of(model: Any) -> OmniVisionForRetrieval:
     return getattr(model, "module", model)[0].auto_model
 
 
+def what_fits(
+    labels: torch.Tensor, every_label: torch.Tensor, rows: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """
+    Tell which pairs are no negatives of each other, without those that belong together.
+
+    Args:
+        labels: Numbers (pairs, 1 or 2 + texts) of own pairs: concept, text, and all texts of the picture.
+        every_label: The same of all pairs.
+        rows: Which of all pairs each own one is.
+
+    Returns:
+        Three of (pairs, all pairs): the same concept; this text fits that picture; this picture fits that text.
+    """
+    alike = labels[:, :1] == every_label[:, 0]
+    fits = alike | (labels[:, None, 1:2] == every_label[None, :, 2:]).any(-1)
+    fits_back = alike | (labels[:, None, 2:] == every_label[None, :, 1:2]).any(-1)
+    for found in (alike, fits, fits_back):
+        found[torch.arange(len(rows)), rows] = False
+    return alike, fits, fits_back
+
+
 def likeness_loss(scores: torch.Tensor, same: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """Sum over pictures of what it costs to find the others of their kind, each against all pictures but itself.
 
@@ -268,4 +293,4 @@ def _scores(texts: torch.Tensor, pictures: torch.Tensor, words: torch.Tensor, pa
     return maxsim(texts, pictures, a_mask=words, b_mask=patches, length_normalize=True)
 
 
-__all__ = ["TwoWayContrastiveLoss", "core_of", "likeness_loss"]
+__all__ = ["TwoWayContrastiveLoss", "core_of", "likeness_loss", "what_fits"]

@@ -31,7 +31,15 @@ class NonFiniteLossError(ValueError):
 
 
 class DataEpochCallback(TrainerCallback):
-    """Tells the training pictures which epoch it is; accelerate does so only on some of its roads."""
+    """
+    Tells the training pictures which epoch it is; accelerate does so only on some of its roads.
+
+    Args:
+        data: What has a `set_epoch`, by default the training dataset.
+    """
+
+    def __init__(self, data: Any = None) -> None:
+        self.data = data
 
     def on_epoch_begin(
         self,
@@ -43,7 +51,8 @@ class DataEpochCallback(TrainerCallback):
     ) -> None:
         """Set the epoch, counted from 0."""
         # A resumed epoch starts at a fraction; the tiny step up is for sums of fractions that fall just short of one.
-        train_dataloader.dataset.set_epoch(int((state.epoch or 0) + 1e-6))
+        data = train_dataloader.dataset if self.data is None else self.data
+        data.set_epoch(int((state.epoch or 0) + 1e-6))
 
 
 class CenteringCallback(TrainerCallback):

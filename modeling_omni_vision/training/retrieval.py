@@ -1,5 +1,6 @@
 """One contrastive training run, from pairs to a folder that opens by three doors, with numbers in `metrics.json`."""
 
+import hashlib
 import logging
 import math
 from datetime import UTC, datetime
@@ -23,7 +24,7 @@ from ..retrieval.evaluation import evaluators, retrieval_metrics
 from ..retrieval.losses import TwoWayContrastiveLoss, core_of
 from ..retrieval.towers import build_retrieval, open_door
 from .batches import ConceptBatches, rows_by_concept
-from .callbacks import NonFiniteLossError, rest_frozen, train_until_done
+from .callbacks import DataEpochCallback, NonFiniteLossError, rest_frozen, train_until_done
 from .optimizer import muon_for
 from .record import describe_machine, recorded_versions
 from .retrieval_arguments import RetrievalArguments, RetrievalTrainingArguments
@@ -229,33 +230,61 @@ def trainer_of(
     if recipe.mini_batch_size and args.ddp_find_unused_parameters is None:
         # Each part of a batch reaches one tower only.
         args.ddp_find_unused_parameters = True
+    change = PairAugmentation(recipe.augment, args.seed)
     trainer = kind(
         model=door,
         args=args,
-        train_dataset=training_pairs(data["train"], recipe.augment, args.seed),
+        train_dataset=training_pairs(data["train"], change, recipe.texts),
         loss=TwoWayContrastiveLoss(door, recipe.mini_batch_size, recipe.vectors == "both", recipe.picture_weight),
         evaluator=_evaluator(data["validation"], recipe.late_interaction, args.per_device_eval_batch_size),
     )
     trainer.add_callback(TemperatureLimit(core_of(door)))
+    trainer.add_callback(DataEpochCallback(change))
     trainer.muon_learning_rate, trainer.picture_weight = recipe.muon_learning_rate, recipe.picture_weight
     trainer.sigmoid = core_of(door).config.contrastive_loss == "sigmoid"
     return trainer
 
 
-def training_pairs(train: Dataset, augment: bool, seed: int) -> Dataset:
-    """Give the training pairs as columns text, image and label, decoded and chosen anew each time they are read."""
-    numbers = {concept: number for number, concept in enumerate(dict.fromkeys(train["concept"][:]))}
-    change = PairAugmentation(augment, seed)
+def training_pairs(train: Dataset, change: PairAugmentation, texts: str = "any") -> Dataset:
+    """
+    Give the training pairs as columns text, image and label, decoded and chosen anew each time they are read.
+
+    Args:
+        train: Columns `image`, `texts` and `concept`, as `load_pairs` gives them.
+        change: Chooses texts and changes pictures.
+        texts: Choose `any` of a picture's texts, or the `first`.
+
+    Returns:
+        Rows whose label says what fits what, as `TwoWayContrastiveLoss` reads it: numbers of the concept, of the text,
+        and of all texts of the picture, the `first` ones too.
+    """
+    most = max(map(len, train["texts"][:]))
 
     def read(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
         pictures = [open_stored(source) for source in rows["image"]]
+        offered = [lines[:1] if texts == "first" else lines for lines in rows["texts"]]
+        chosen = [change.text(lines, row) for lines, row in zip(offered, rows["row"], strict=True)]
         return {
-            "text": [change.text(lines) for lines in rows["texts"]],
-            "image": [change.picture(picture) for picture in pictures],
-            "label": [numbers[concept] for concept in rows["concept"]],
+            "text": chosen,
+            "image": [change.picture(picture, row) for picture, row in zip(pictures, rows["row"], strict=True)],
+            "label": [
+                [_number(concept), _number(text), *(_number(line) for line in _repeat(lines, most))]
+                for concept, text, lines in zip(rows["concept"], chosen, rows["texts"], strict=True)
+            ],
         }
 
-    return train.select_columns(["image", "texts", "concept"]).with_transform(read)
+    columns = train.select_columns(["image", "texts", "concept"])
+    return columns.add_column("row", range(len(train))).with_transform(read)
+
+
+def _number(text: str) -> int:
+    """Give a text a number of 64 bits that is the same in every process, and for no other text."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
+
+
+def _repeat(lines: list[str], count: int) -> list[str]:
+    """Make a list so long by its last line: labels of a batch are of one length."""
+    return [*lines, *lines[-1:] * (count - len(lines))]
 
 
 def _evaluator(split: Dataset, late_interaction: bool, batch_size: int) -> SequentialEvaluator:

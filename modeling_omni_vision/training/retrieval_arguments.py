@@ -13,6 +13,7 @@ from .fields import read_fields
 
 TRAINED = ("all", "picture", "text", "heads")
 VECTORS = ("both", "parts", "wholes")
+TEXTS = ("any", "first")
 
 
 @dataclass
@@ -30,6 +31,13 @@ class RetrievalArguments:
     validation_share: float = field(
         default=VALIDATION_SHARE,
         metadata={"help": "Held out of train if there is no validation split: a share, or a number."},
+    )
+    texts: str = field(
+        default="any",
+        metadata={
+            "help": "Of several texts of a picture, train with any, chosen anew each time, or the first. Where some "
+            "texts name one thing of the picture only, words of late interaction learn to point at things."
+        },
     )
     model: str | None = field(
         default=None, metadata={"help": "Retrieval checkpoint to start from; by default a new one of two towers."}
@@ -82,10 +90,9 @@ class RetrievalArguments:
     )
 
     def __post_init__(self) -> None:
-        if self.train not in TRAINED:
-            raise ValueError(f"`train` must be one of {', '.join(TRAINED)}, got {self.train!r}.")
-        if self.vectors not in VECTORS:
-            raise ValueError(f"`vectors` must be one of {', '.join(VECTORS)}, got {self.vectors!r}.")
+        for name, known in (("train", TRAINED), ("vectors", VECTORS), ("texts", TEXTS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"`{name}` must be one of {', '.join(known)}, got {getattr(self, name)!r}.")
         if self.lora_rank < 0 or (self.lora_rank and self.train not in ("picture", "all")):
             raise ValueError(
                 f"`lora_rank` must be at least 0, and needs the picture tower among what is trained, got "

@@ -61,6 +61,14 @@ def test_a_caption_names_what_its_concept_names():
         assert all(name in row["texts"][0] for name in row["concept"].split(", "))
 
 
+def test_a_scene_of_several_objects_has_a_text_for_each_of_them_alone_too():
+    for row in draw_scenes((1, 2), sizes=SIZES)["train"]:
+        names = row["concept"].split(", ")
+        alone = [f"This is {'an' if name[0] == 'o' else 'a'} {name}" for name in names]
+        assert sorted(row["texts"][1:]) == (sorted(alone) if len(names) == 2 else [])
+        assert len(names) == 2 or row["texts"] == alone
+
+
 def test_scenes_follow_from_the_seed():
     first, again, other = (draw_scenes((1, 1), seed=seed, sizes={"train": 3})["train"] for seed in (0, 0, 1))
     assert first["image"] == again["image"] != other["image"]
@@ -85,6 +93,19 @@ def test_a_folder_with_metadata_is_pairs_and_some_are_held_out(folder):
         f"a {name} picture" for name in ("blue", "green", "red", "white")
     ]
     assert all(row["concept"] == row["texts"][0] for row in rows)
+
+
+def test_a_folder_with_metadata_may_have_one_text_or_several_for_each_picture(folder):
+    rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["text"] = [row["text"], "a picture"] if row["file_name"] != "0.png" else [row["text"]]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = load_pairs(str(folder), validation_share=2)
+    texts = sorted(row["texts"] for split in data.values() for row in split)
+    assert texts == [[f"a {name} picture", "a picture"] for name in ("blue", "green")] + [
+        ["a red picture"],
+        ["a white picture", "a picture"],
+    ]
 
 
 def test_parquet_may_hold_several_texts_for_a_picture_in_columns_of_any_name(folder, tmp_path):

@@ -20,12 +20,16 @@ if Version(transformers_version) < Version("5.23"):
 from modeling_omni_vision import OmniVisionConfig
 from modeling_omni_vision.modeling_omni_vision_retrieval import contrastive_loss
 from modeling_omni_vision.retrieval import losses
-from modeling_omni_vision.retrieval.losses import TwoWayContrastiveLoss, core_of, likeness_loss
+from modeling_omni_vision.retrieval.losses import TwoWayContrastiveLoss, core_of, likeness_loss, what_fits
 from modeling_omni_vision.retrieval.towers import build_retrieval, open_door
 
 
 TEXTS = ["a red circle", "a blue square and a green ring", "blue", "a green circle", "a red ring"]
 COLOURS = ["red", "blue", "navy", "green", "orange"]
+# Concept, text and the texts of the picture: text 0 fits picture 2 as well, the third and the fifth share a concept.
+LABELS = torch.tensor([[0, 10, 10, 10], [1, 11, 11, 14], [2, 12, 12, 10], [3, 13, 13, 13], [2, 16, 16, 16]])
+# Of two processes: the first has two pictures that are like others, the second one and a text that fits the first's.
+LABELS_OF_TWO = torch.tensor([[1, 10, 10, 12], [1, 11, 11, 11], [2, 12, 12, 12], [1, 13, 13, 13]])
 VISION = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64}
 # Gradients of equal functions in another order of sums, relative to the largest; measured up to 7e-7.
 ROUNDING = 3e-6
@@ -96,10 +100,9 @@ def test_gradcache_gives_the_gradients_of_the_whole_batch_the_temperatures_too(
     kind, late_interaction, both, mini_batch_size
 ):
     door = door_of(kind, late_interaction)
-    labels = torch.tensor([0, 1, 2, 1, 0])
-    whole = TwoWayContrastiveLoss(door, both=both, picture_weight=0.5)(columns_of(door), labels)
+    whole = TwoWayContrastiveLoss(door, both=both, picture_weight=0.5)(columns_of(door), LABELS)
     wanted = gradients(door, whole / 4)
-    parts = TwoWayContrastiveLoss(door, mini_batch_size, both, picture_weight=0.5)(columns_of(door), labels)
+    parts = TwoWayContrastiveLoss(door, mini_batch_size, both, picture_weight=0.5)(columns_of(door), LABELS)
     found = gradients(door, parts / 4)
     assert parts.item() == pytest.approx(whole.item(), abs=1e-5)
     assert set(found) == set(wanted) >= {"logit_scale"}
@@ -133,8 +136,7 @@ def test_two_processes_give_the_gradients_of_one(kind, late_interaction, mini_ba
     door = door_of(kind, late_interaction)
     core_of(door).text_model.pooler.requires_grad_(False)
     loss = TwoWayContrastiveLoss(door, picture_weight=0.5)
-    # One process has two pictures that are like others, the other one.
-    loss = loss(columns_of(door, TEXTS[:4], COLOURS[:4]), torch.tensor([1, 1, 2, 1]))
+    loss = loss(columns_of(door, TEXTS[:4], COLOURS[:4]), LABELS_OF_TWO)
     wanted = gradients(door, loss)
     assert found["loss"].item() == pytest.approx(loss.item(), abs=1e-5)
     assert set(found["gradients"]) == set(wanted) >= {"logit_scale"}
@@ -152,6 +154,44 @@ def test_pairs_about_the_same_are_no_negatives_of_each_other(kind):
     # The same text twice is no better than chance at telling its two pictures apart, unless it is told.
     apart = TwoWayContrastiveLoss(door)(columns, torch.tensor([0, 1, 2, 3]))
     assert torch.equal(apart, blind)
+
+
+def test_what_fits_is_the_same_concept_and_a_text_among_those_of_a_picture():
+    alike, fits, fits_back = what_fits(LABELS, LABELS, torch.arange(5))
+    assert alike.nonzero().tolist() == [[2, 4], [4, 2]]
+    # Text 0 and picture 2, seen from either side.
+    assert fits.nonzero().tolist() == [[0, 2], [2, 4], [4, 2]]
+    assert fits_back.nonzero().tolist() == [[2, 0], [2, 4], [4, 2]]
+    # Rows 3 and 4 of a batch of which another process has the others.
+    part = what_fits(LABELS[3:], LABELS, torch.tensor([3, 4]))
+    assert all(torch.equal(one, whole[3:]) for one, whole in zip(part, (alike, fits, fits_back), strict=True))
+
+
+@pytest.mark.parametrize("late_interaction", [False, True])
+def test_a_text_that_fits_another_picture_is_no_wrong_answer_for_it_nor_the_picture_for_the_text(
+    kind, late_interaction
+):
+    door = door_of(kind, late_interaction)
+    core, columns = core_of(door), columns_of(door)
+    found = TwoWayContrastiveLoss(door)(columns, LABELS)
+    texts = {name: columns[0][name] for name in ("input_ids", "attention_mask")}
+    words, patches = core(**texts).embeddings, core(pixel_values=columns[1]["pixel_values"]).embeddings
+    scores = torch.einsum("twd,pgd->tpwg", words, patches).amax(-1).sum(-1) / words.ne(0).any(-1).sum(1)[:, None]
+    if not late_interaction:
+        both = core(pixel_values=columns[1]["pixel_values"], **texts)
+        scores = both.text_embeds @ both.image_embeds.T
+    scores = scores * core.logit_scale.exp() + (core.logit_bias if kind == "sigmoid" else 0)
+    allowed = torch.ones(5, 5, dtype=torch.bool)
+    allowed[[0, 2, 4], [2, 4, 2]] = False
+    if kind == "sigmoid":
+        sign = 2 * torch.eye(5) - 1
+        wanted = -(torch.nn.functional.logsigmoid(sign * scores) * allowed).sum() / 5
+    else:
+        masked, truth = scores.masked_fill(~allowed, -1e9), torch.arange(5)
+        wanted = sum(torch.nn.functional.cross_entropy(part, truth) for part in (masked, masked.T)) / 2
+    assert found.item() == pytest.approx(wanted.item(), abs=1e-5)
+    # Without the text that fits, the scene is one more wrong answer to it.
+    assert found < TwoWayContrastiveLoss(door)(columns, LABELS[:, 0])
 
 
 def test_pictures_look_for_the_others_of_their_kind_among_all_but_themselves():

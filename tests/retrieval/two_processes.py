@@ -6,7 +6,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from modeling_omni_vision.retrieval.losses import TwoWayContrastiveLoss, core_of
-from tests.retrieval.test_losses import COLOURS, TEXTS, columns_of, door_of
+from tests.retrieval.test_losses import COLOURS, LABELS_OF_TWO, TEXTS, columns_of, door_of
 
 
 def main(kind, late_interaction, mini_batch_size, path):
@@ -18,12 +18,11 @@ def main(kind, late_interaction, mini_batch_size, path):
     loss = TwoWayContrastiveLoss(door, int(mini_batch_size), picture_weight=0.5)
     loss.model = wrapped
     own = slice(2 * rank, 2 * rank + 2)
-    labels = torch.tensor([1, 1, 2, 1])[own]
     columns = columns_of(door, TEXTS[:4], COLOURS[:4])
     mine = [
         {key: value[own] if isinstance(value, torch.Tensor) else value for key, value in c.items()} for c in columns
     ]
-    value = loss(mine, labels)
+    value = loss(mine, LABELS_OF_TWO[own])
     value.backward()
     torch.distributed.all_reduce(value.detach_(), op=torch.distributed.ReduceOp.SUM)
     if rank == 0:

@@ -24,7 +24,8 @@ from sentence_transformers import MultiVectorEncoder, SentenceTransformer
 from modeling_omni_vision import OmniVisionForRetrieval, OmniVisionImageProcessor, OmniVisionModel
 from modeling_omni_vision.data import pairs
 from modeling_omni_vision.data.pairs import draw_scenes
-from modeling_omni_vision.retrieval.losses import core_of
+from modeling_omni_vision.retrieval.augmentation import PairAugmentation
+from modeling_omni_vision.retrieval.losses import core_of, what_fits
 from modeling_omni_vision.retrieval.towers import build_retrieval, open_door
 from modeling_omni_vision.training.batches import ConceptBatches
 from modeling_omni_vision.training.callbacks import NonFiniteLossError, TrainingInterruptedError
@@ -36,6 +37,7 @@ from modeling_omni_vision.training.retrieval import (
     merged,
     train_retrieval,
     trainer_of,
+    training_pairs,
 )
 from modeling_omni_vision.training.retrieval_arguments import RetrievalArguments, RetrievalTrainingArguments
 
@@ -215,6 +217,47 @@ def test_sigterm_saves_a_checkpoint_and_the_run_goes_on_from_it(few_scenes, tmp_
     folder = train_retrieval(recipe(), arguments(tmp_path / "run", resume_from_checkpoint="true"))
     assert json.loads((folder / "metrics.json").read_text())["training"]["resumed_from"] == "checkpoint-2"
     assert steps == [0, 1, 2, 3, 4, 5]
+    # In the middle of an epoch, and still the same texts were chosen.
+    whole = weights(train_retrieval(recipe(), arguments(tmp_path / "whole")))
+    assert all(torch.allclose(value, whole[name], atol=1e-6) for name, value in weights(folder).items())
+
+
+def test_any_text_of_a_picture_is_trained_with_or_the_first():
+    train = draw_scenes((2, 2), size=32, sizes={"train": 40})["train"]
+    change = PairAugmentation(False, 3)
+    seen = {texts: training_pairs(train, change, texts)[:]["text"] for texts in ("any", "first")}
+    assert seen["first"] == [lines[0] for lines in train["texts"]]
+    places = [lines.index(text) for lines, text in zip(train["texts"], seen["any"], strict=True)]
+    assert set(places) == {0, 1, 2}
+    # Chosen anew in each epoch, and in each the same in whatever order.
+    rows = training_pairs(train, change)
+    assert rows[[5, 1]]["text"] == [seen["any"][5], seen["any"][1]]
+    change.set_epoch(1)
+    assert rows[:]["text"] != seen["any"]
+
+
+@pytest.mark.parametrize("texts", ["any", "first"])
+def test_labels_tell_which_pictures_show_what_a_text_says(texts):
+    train = draw_scenes((1, 2), size=32, sizes={"train": 300})["train"]
+    rows = training_pairs(train, PairAugmentation(False, 3), texts)[:]
+    labels = torch.tensor(rows["label"])
+    _, fits, fits_back = what_fits(labels, labels, torch.arange(300))
+    shown = [set(concept.split(", ")) for concept in train["concept"]]
+    said = [{name for name in names if name in text} for names, text in zip(shown, rows["text"], strict=True)]
+    # Two objects of the same colour, say, are two names of which a text may hold one.
+    assert {len(names) for names in said} == {1, 2}
+    others = ~torch.eye(300, dtype=torch.bool)
+    wanted = torch.tensor([[text <= picture for picture in shown] for text in said]) & others
+    assert wanted.sum() > 100
+    assert torch.equal(fits, wanted)
+    assert torch.equal(fits_back, wanted.T)
+
+
+def test_a_text_has_the_same_number_in_every_process():
+    # Otherwise pairs of one process would be wrong answers to the same ones of another: `hash` is seeded in each.
+    train = draw_scenes((1, 1), size=32, sizes={"train": 1})["train"]
+    label = training_pairs(train, PairAugmentation(False))[0]["label"]
+    assert label == [-6768201055279355585, 5099367260536176087, 5099367260536176087]
 
 
 def batches(concepts, size, drop_last=True, epoch=0):
@@ -258,7 +301,7 @@ def test_pictures_of_a_concept_are_trained_to_find_each_other(few_scenes, tmp_pa
     seen = []
 
     def watch(self, *args, **kwargs):
-        seen.append(args[1]["label"].tolist())
+        seen.append(args[1]["label"][:, 0].tolist())
         return step(self, *args, **kwargs)
 
     step = LateInteractionTrainer.training_step
@@ -332,6 +375,7 @@ def test_a_finished_run_is_not_written_over(few_scenes, tmp_path):
     [
         ({"train": "everything"}, "must be one of all, picture, text, heads"),
         ({"vectors": "some"}, "must be one of both, parts, wholes"),
+        ({"texts": "all"}, "must be one of any, first"),
         ({"lora_rank": 4, "train": "text"}, "needs the picture tower"),
         ({"model": "somewhere"}, "`model` has both towers"),
         ({"config": "{"}, "must be JSON"),
