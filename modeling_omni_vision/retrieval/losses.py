@@ -267,8 +267,11 @@ def what_fits(
         Three of (pairs, all pairs): the same concept; this text fits that picture; this picture fits that text.
     """
     alike = labels[:, :1] == every_label[:, 0]
-    fits = alike | (labels[:, None, 1:2] == every_label[None, :, 2:]).any(-1)
-    fits_back = alike | (labels[:, None, 2:] == every_label[None, :, 1:2]).any(-1)
+    fits, fits_back = alike.clone(), alike.clone()
+    # One place after the other: all at once would be the largest tensor of a step with large batches.
+    for place in range(2, labels.shape[1]):
+        fits |= labels[:, 1:2] == every_label[:, place]
+        fits_back |= labels[:, place, None] == every_label[:, 1]
     for found in (alike, fits, fits_back):
         found[torch.arange(len(rows)), rows] = False
     return alike, fits, fits_back
