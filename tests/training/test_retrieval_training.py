@@ -236,6 +236,22 @@ def test_any_text_of_a_picture_is_trained_with_or_the_first():
     assert rows[:]["text"] != seen["any"]
 
 
+def test_each_epoch_of_a_run_chooses_texts_anew(few_scenes, tmp_path, monkeypatch):
+    seen = {}
+
+    def watch(self, *args, **kwargs):
+        for concept, text, *texts in args[1]["label"].tolist():
+            seen.setdefault((concept, *texts), []).append(text)
+        return step(self, *args, **kwargs)
+
+    step = LateInteractionTrainer.training_step
+    monkeypatch.setattr(LateInteractionTrainer, "training_step", watch)
+    train_retrieval(recipe(dataset="scenes:2"), arguments(tmp_path / "run", do_predict=False, num_train_epochs=3))
+    assert {len(texts) for texts in seen.values()} == {3}
+    # Of 24 pictures with three texts each, all three are others for a share of 2/9, and all the same for 1/9.
+    assert sum(len(set(texts)) > 1 for texts in seen.values()) > 12
+
+
 @pytest.mark.parametrize("texts", ["any", "first"])
 def test_labels_tell_which_pictures_show_what_a_text_says(texts):
     train = draw_scenes((1, 2), size=32, sizes={"train": 300})["train"]
