@@ -38,27 +38,29 @@ class TwoWayContrastiveLoss(CachedLossMixin, nn.Module):
 
     Args:
         model: A `SentenceTransformer` or `MultiVectorEncoder` around an [`OmniVisionForRetrieval`].
-        both: With a `MultiVectorEncoder`, the mean of its loss and that of whole vectors, from one pass through the
-            towers: what is trained so serves every door.
+        whole_weight: With a `MultiVectorEncoder`, the mean of its loss and so many times that of whole vectors, from
+            one pass through the towers: what is trained so serves every door. 0 is late interaction alone.
         mini_batch_size: Embed so many rows at a time and compute them twice, for batches that memory cannot hold
             (GradCache, https://huggingface.co/papers/2101.06983); 0 embeds the batch at once.
         picture_weight: Add so many times the loss of pictures that look for the others with their label among all
             pictures (supervised contrast, https://huggingface.co/papers/2004.11362), a mean over those that have any.
     """
 
-    def __init__(self, model: Any, mini_batch_size: int = 0, both: bool = False, picture_weight: float = 0.0) -> None:
+    def __init__(
+        self, model: Any, mini_batch_size: int = 0, whole_weight: float = 0.0, picture_weight: float = 0.0
+    ) -> None:
         super().__init__()
         self.model = model
         self.mini_batch_size = mini_batch_size
         self.picture_weight = picture_weight
         self.late_interaction = isinstance(model, MultiVectorEncoder)
-        self.both = both and self.late_interaction
+        self.whole_weight = whole_weight if self.late_interaction else 0.0
         # In a tuple, so that it is no module of this one: its parameters are the model's.
         self._core = (core_of(model),)
         self._texts = FrozenTexts(self._core[0])
         self._wholes: list[torch.Tensor] = []
         for projection in (self._core[0].visual_projection, self._core[0].text_projection):
-            if self.both:
+            if self.whole_weight:
                 # sentence-transformers passes on one output of the model, here two are needed: these see both.
                 projection.register_forward_hook(self._keep_wholes)
             if mini_batch_size:
@@ -125,7 +127,7 @@ class TwoWayContrastiveLoss(CachedLossMixin, nn.Module):
         if self.picture_weight and labels is None:
             raise ValueError("`picture_weight` needs labels that say what pictures are about, got none. Give them.")
         gathered = (texts, all_texts, words, all_words), (pictures, all_pictures, patches, all_patches)
-        if not self.both:
+        if not self.whole_weight:
             loss = self._loss(*gathered, labels=labels)
         else:
             # The first vector is the whole, the others its words or patches.
@@ -133,7 +135,7 @@ class TwoWayContrastiveLoss(CachedLossMixin, nn.Module):
                 self._loss(*(tuple(tensor[:, part] for tensor in side) for side in gathered), labels=labels)
                 for part in (slice(1), slice(1, None))
             )
-            loss = (wholes + parts) / 2
+            loss = (self.whole_weight * wholes + parts) / (self.whole_weight + 1)
         if with_backward:
             loss.backward()
         return loss
@@ -192,7 +194,7 @@ class TwoWayContrastiveLoss(CachedLossMixin, nn.Module):
         if self.late_interaction:
             self._wholes.clear()
             vectors = self.model(features, task=task)["token_embeddings"]
-            if self.both:
+            if self.whole_weight:
                 whole = normalize(self._wholes.pop(), dim=-1)
                 vectors = torch.cat((whole.unsqueeze(1), vectors), dim=1)
         elif task == "query" and self._texts.applicable:

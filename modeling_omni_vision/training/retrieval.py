@@ -235,7 +235,7 @@ def trainer_of(
         model=door,
         args=args,
         train_dataset=training_pairs(data["train"], change, recipe.texts),
-        loss=TwoWayContrastiveLoss(door, recipe.mini_batch_size, recipe.vectors == "both", recipe.picture_weight),
+        loss=TwoWayContrastiveLoss(door, recipe.mini_batch_size, recipe.weight_of_wholes, recipe.picture_weight),
         evaluator=_evaluator(data["validation"], recipe.late_interaction, args.per_device_eval_batch_size),
     )
     trainer.add_callback(TemperatureLimit(core_of(door)))

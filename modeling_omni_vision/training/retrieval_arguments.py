@@ -58,6 +58,13 @@ class RetrievalArguments:
         default="both",
         metadata={"help": "Train MaxSim of patches and words (parts), one vector for each whole (wholes), or both."},
     )
+    whole_weight: float = field(
+        default=1.0,
+        metadata={
+            "help": "With `vectors` both: weight of the loss of whole vectors beside that of parts. A fifth, with "
+            "registers and `texts` any, makes words point without a loss of rank for parts."
+        },
+    )
     select_tokens: str = field(
         default="grid", metadata={"help": "Picture tokens in late interaction: grid, or cls+grid."}
     )
@@ -100,10 +107,20 @@ class RetrievalArguments:
             )
         if self.model is not None and (self.vision is not None or self.config is not None):
             raise ValueError("`model` has both towers, got `vision` or `config` too. Leave out one of them.")
+        if self.whole_weight <= 0 or (self.whole_weight != 1 and self.vectors != "both"):
+            raise ValueError(
+                f"`whole_weight` must be above 0, and is for `vectors` both, got {self.whole_weight!r} with "
+                f"{self.vectors!r}. Leave it out, or set --vectors both."
+            )
         for name in ("mini_batch_size", "muon_learning_rate", "picture_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must be at least 0, which is none, got {getattr(self, name)!r}.")
         self.vision_config()
+
+    @property
+    def weight_of_wholes(self) -> float:
+        """Weight of whole vectors beside a late interaction that is trained, 0 where it is trained alone."""
+        return self.whole_weight if self.vectors == "both" else 0.0
 
     @property
     def late_interaction(self) -> bool:

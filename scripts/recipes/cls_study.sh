@@ -23,6 +23,7 @@ train parts_minilm "${FIRST[@]}" --text minilm --train picture --vectors parts
 train both "${FIRST[@]}" --text new --vectors both
 train both_registers "${FIRST[@]}" --text new --vectors both --config "$REGISTERS"
 train both_registers_each "${NEW[@]}" --text new:128 --vectors both --config "$REGISTERS"
+train fifth_registers_each "${NEW[@]}" --text new:128 --vectors both --whole_weight 0.2 --config "$REGISTERS"
 train wholes "${FIRST[@]}" --text new:128 --vectors wholes --num_train_epochs 2
 train lora "${LORA[@]}" --texts first
 train lora_cls "${LORA[@]}" --texts first --select_tokens cls+grid
@@ -32,5 +33,6 @@ python scripts/cls_study.py --scenes 100 --output docs/search --checkpoints \
     "parts, frozen MiniLM=$CLS/parts_minilm" \
     "parts and wholes=$CLS/both" "parts and wholes, four registers=$CLS/both_registers" \
     "parts and wholes, four registers, wider text encoder, texts of each object too=$CLS/both_registers_each" \
+    "parts and a fifth of wholes, four registers, wider text encoder, texts of each object too=$CLS/fifth_registers_each" \
     "wholes=$CLS/wholes" "wholes, then LoRA for parts=$CLS/lora" \
     "wholes, then LoRA for parts with CLS=$CLS/lora_cls" "$@"

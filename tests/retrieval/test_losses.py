@@ -94,15 +94,15 @@ def test_late_interaction_takes_the_best_patch_for_each_word_and_the_mean_over_w
     assert TwoWayContrastiveLoss(door)(columns).item() == pytest.approx(wanted.item(), abs=1e-5)
 
 
-@pytest.mark.parametrize(("late_interaction", "both"), [(False, False), (True, False), (True, True)])
+@pytest.mark.parametrize(("late_interaction", "whole_weight"), [(False, 0), (True, 0), (True, 1), (True, 0.2)])
 @pytest.mark.parametrize("mini_batch_size", [2, 5, 64])
 def test_gradcache_gives_the_gradients_of_the_whole_batch_the_temperatures_too(
-    kind, late_interaction, both, mini_batch_size
+    kind, late_interaction, whole_weight, mini_batch_size
 ):
     door = door_of(kind, late_interaction)
-    whole = TwoWayContrastiveLoss(door, both=both, picture_weight=0.5)(columns_of(door), LABELS)
+    whole = TwoWayContrastiveLoss(door, 0, whole_weight, picture_weight=0.5)(columns_of(door), LABELS)
     wanted = gradients(door, whole / 4)
-    parts = TwoWayContrastiveLoss(door, mini_batch_size, both, picture_weight=0.5)(columns_of(door), LABELS)
+    parts = TwoWayContrastiveLoss(door, mini_batch_size, whole_weight, picture_weight=0.5)(columns_of(door), LABELS)
     found = gradients(door, parts / 4)
     assert parts.item() == pytest.approx(whole.item(), abs=1e-5)
     assert set(found) == set(wanted) >= {"logit_scale"}
@@ -111,12 +111,15 @@ def test_gradcache_gives_the_gradients_of_the_whole_batch_the_temperatures_too(
         assert_close(found[name], wanted[name], name)
 
 
-def test_both_is_the_mean_of_the_losses_of_wholes_and_of_parts(kind):
+@pytest.mark.parametrize("weight", [1, 0.2])
+def test_wholes_beside_parts_count_by_their_weight(kind, weight):
     late, single = door_of(kind, True), door_of(kind, False)
-    parts = [TwoWayContrastiveLoss(door)(columns_of(door)) for door in (late, single)]
-    both = TwoWayContrastiveLoss(late, both=True)(columns_of(late))
-    assert both.item() == pytest.approx((parts[0].item() + parts[1].item()) / 2, abs=1e-5)
-    assert abs(parts[0].item() - parts[1].item()) > 1e-3
+    parts, wholes = (TwoWayContrastiveLoss(door)(columns_of(door)).item() for door in (late, single))
+    found = TwoWayContrastiveLoss(late, whole_weight=weight)(columns_of(late))
+    assert found.item() == pytest.approx((parts + weight * wholes) / (1 + weight), abs=1e-5)
+    assert abs(parts - wholes) > 1e-3
+    # One vector each has no parts beside it.
+    assert TwoWayContrastiveLoss(single, whole_weight=weight)(columns_of(single)).item() == wholes
 
 
 @pytest.mark.slow

@@ -44,6 +44,8 @@ from modeling_omni_vision.training.retrieval_arguments import RetrievalArguments
 
 TINY = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64}
 
+STEADY = {**TINY, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+
 
 @pytest.fixture
 def few_scenes(monkeypatch):
@@ -332,6 +334,19 @@ def test_pictures_of_a_concept_are_trained_to_find_each_other(few_scenes, tmp_pa
         assert len(list(itertools.groupby(labels))) == len(set(labels))
 
 
+def test_the_weight_of_wholes_reaches_the_loss_where_both_are_trained(few_scenes, tmp_path):
+    losses = {}
+    for name, weight in (("parts", 1.0), ("wholes", 1.0), ("both", 1.0), ("both", 0.25)):
+        run = arguments(tmp_path / f"{name}{weight}", max_steps=1, do_predict=False, logging_steps=1)
+        folder = train_retrieval(recipe(vectors=name, whole_weight=weight, config=json.dumps(STEADY)), run)
+        history = json.loads((folder / "metrics.json").read_text())["training"]["history"]
+        losses[name, weight] = history[0]["loss"]
+    parts, wholes = losses["parts", 1.0], losses["wholes", 1.0]
+    assert losses["both", 1.0] == pytest.approx((parts + wholes) / 2, abs=1e-4)
+    assert losses["both", 0.25] == pytest.approx((parts + wholes / 4) / 1.25, abs=1e-4)
+    assert abs(parts - wholes) > 0.01
+
+
 def test_where_no_concept_has_two_pictures_nothing_can_find_its_like_and_that_is_refused(tmp_path):
     data = DatasetDict({"train": Dataset.from_dict({"concept": ["a", "b"]})})
     with pytest.raises(ValueError, match="concepts with several pictures"):
@@ -391,6 +406,8 @@ def test_a_finished_run_is_not_written_over(few_scenes, tmp_path):
     [
         ({"train": "everything"}, "must be one of all, picture, text, heads"),
         ({"vectors": "some"}, "must be one of both, parts, wholes"),
+        ({"whole_weight": 0.0}, "`whole_weight` must be above 0"),
+        ({"whole_weight": 0.5, "vectors": "parts"}, "is for `vectors` both, got 0.5"),
         ({"texts": "all"}, "must be one of any, first"),
         ({"lora_rank": 4, "train": "text"}, "needs the picture tower"),
         ({"model": "somewhere"}, "`model` has both towers"),
