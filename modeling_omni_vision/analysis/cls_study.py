@@ -1,5 +1,6 @@
 """The truth about CLS and about maps for some search checkpoints: who wins the words, and do the maps point right."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ from .record import read_metrics, write_json
 
 
 COLOURS = {"cls": "#c0392b", "register": "#8e44ad", "background": "#888888", "object": "#1f5fa8"}
+TITLE_LETTERS = 70  # as wide as a plot
 MIXTURES = (2, 4, 8)
 CONTEXTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -45,9 +47,11 @@ def study_cls(checkpoints: Mapping[str, str], folder: Path, scenes: int = 100, s
     for name, path in checkpoints.items():
         model = OmniVisionForRetrieval.from_pretrained(path).eval()
         processor = OmniVisionRetrievalProcessor.from_pretrained(path)
-        tested = read_metrics(Path(path)).get("retrieval", {}).get("parts", {}).get("test", {})
+        metrics = read_metrics(Path(path))
+        tested = metrics.get("retrieval", {}).get("parts", {}).get("test", {})
         results[name] = {
             "checkpoint": without_folder(str(path)),
+            "trained_with_seed": metrics.get("training", {}).get("seed"),
             "select_tokens": model.config.select_tokens,
             "ndcg@10": {direction: found["ndcg@10"] for direction, found in tested.items()},
             "dominance": {},
@@ -135,7 +139,8 @@ def plot_dominance(found: Mapping[str, Dominance], path: Path) -> Path:
     for (name, one), (left, right) in zip(found.items(), axes, strict=True):
         left.hist(one.margins.numpy(), bins=60, range=(-1.5, 1), color=COLOURS["cls"])
         left.axvline(0, color="black", linewidth=0.8)
-        left.set_title(f"{name}: CLS wins {one.shares['cls']:.1%} of words", fontsize=9)
+        title = textwrap.fill(f"{name}: CLS wins {one.shares['cls']:.1%} of words", TITLE_LETTERS)
+        left.set_title(title, fontsize=9)
         left.set_xlabel("best cosine of CLS less the best of the others", fontsize=8)
         left.set_ylabel("words", fontsize=8)
         for kind, values in one.cosines.items():

@@ -15,7 +15,7 @@ from .readme_language import (
     smollm2_recipe,
 )
 from .readme_pictures import as_written_recipe, benchmark, fashion_mnist, other_runs, recipe, short_recipe
-from .readme_search import emoji, emoji_recipe, index, search, search_recipe, zero_shot_recipe
+from .readme_search import cls, emoji, emoji_recipe, index, search, search_recipe, zero_shot_recipe
 
 
 def filled(text: str, blocks: Sequence[Callable[[Path], str]], root: Path) -> str:
@@ -31,7 +31,19 @@ def filled(text: str, blocks: Sequence[Callable[[Path], str]], root: Path) -> st
 
 
 FILES: dict[str, Sequence[Callable[[Path], str]]] = {
-    "README.md": (fashion_mnist, other_runs, benchmark, search, emoji, index, language, easy_vqa, smollm2, fusions),
+    "README.md": (
+        fashion_mnist,
+        other_runs,
+        benchmark,
+        search,
+        emoji,
+        cls,
+        index,
+        language,
+        easy_vqa,
+        smollm2,
+        fusions,
+    ),
     "scripts/recipes/fashion_mnist.sh": (recipe,),
     "scripts/recipes/fashion_mnist_short.sh": (short_recipe,),
     "scripts/recipes/fashion_mnist_as_written.sh": (as_written_recipe,),

@@ -7,6 +7,7 @@ from .readme_records import read, where
 
 SEARCH = "checkpoints/omni-vision-search-scenes/metrics.json"
 EMOJI, ZERO_SHOT = "docs/runs/emoji.json", "docs/runs/zero_shot.json"
+CLS = "docs/search"
 # What held-out concepts are called, and how texts are ranked for a picture.
 CALLED = {"wholes": "name", "wholes, keywords": "name with keywords", "wholes, ensemble": "several texts at once"}
 RANKED = ("", ", without hubs", ", with neighbours", ", with neighbours, without hubs")
@@ -104,6 +105,33 @@ def emoji_recipe(root: Path) -> str:
 # {record["training"]["date"]}: recall@5 of held-out names {words:.1%}, recall@1 from an unseen style {style:.1%}."""
 
 
+def cls(root: Path) -> str:
+    """Show who wins the words and where their maps point, for every seed that was studied."""
+    studies = [read(root, str(path.relative_to(root))) for path in sorted((root / CLS).rglob("cls.json"))]
+    seeds = [next(iter(study["checkpoints"].values()))["trained_with_seed"] for study in studies]
+    names = dict.fromkeys(name for study in studies for name in study["checkpoints"])
+    rows = []
+    for name in names:
+        found = [study["checkpoints"][name] for study in studies if name in study["checkpoints"]]
+        cells = [
+            [f"{one['ndcg@10'][way]:.3f}" if one["ndcg@10"] else "-" for one in found]
+            for way in ("text_to_picture", "picture_to_text")
+        ]
+        cells.append([f"{one['dominance']['seen']['own picture, CLS kept']['shares']['cls']:.0%}" for one in found])
+        cells += [
+            [f"{one['grounding'][kind]['MaxSim']['pointing']:.0%}" for one in found] for kind in ("seen", "held out")
+        ]
+        rows.append(f"| {name} | {' | '.join(' / '.join(cell) for cell in cells)} |")
+    order, table = ", ".join(map(str, seeds)), "\n".join(rows)
+    return f"""Seeds {order}, in this order where there are several; {studies[0]["scenes"]} scenes of two objects. CLS
+wins: the share of words whose best token it is, if kept among the tokens. Words that point: the best patch of a
+colour or shape is on its object, in scenes of combinations that training showed, and of others.
+
+| trained | nDCG@10, text to picture | back | CLS wins | words that point | of unseen combinations |
+|---|--:|--:|--:|--:|--:|
+{table}"""
+
+
 def zero_shot_recipe(root: Path) -> str:
     """Say what the recipe for zero-shot classes promises."""
     record = read(root, ZERO_SHOT)
@@ -131,4 +159,4 @@ of exact search among the stored vectors, and among all before merging. Measured
 {rows}"""
 
 
-__all__ = ["emoji", "emoji_recipe", "index", "search", "search_recipe", "zero_shot_recipe"]
+__all__ = ["cls", "emoji", "emoji_recipe", "index", "search", "search_recipe", "zero_shot_recipe"]

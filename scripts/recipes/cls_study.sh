@@ -2,6 +2,7 @@
 # Does CLS dominate late interaction? The checkpoints of docs/search/cls.md and their study.
 # More than an hour of one core that computes in bfloat16. Arguments given to this script go to the study. Another seed:
 # SEED=43 scripts/recipes/cls_study.sh --output docs/search/seed_43
+# docs/search/seed_44 and seed_45 hold three of these checkpoints only.
 source "$(dirname "$0")/common.sh"
 SEED="${SEED:-42}"
 CLS="$RUNS/cls_$SEED"

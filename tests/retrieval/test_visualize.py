@@ -1,3 +1,6 @@
+import json
+import shutil
+
 import pytest
 import torch
 from packaging.version import Version
@@ -57,8 +60,15 @@ def test_a_picture_that_cannot_be_read_and_a_text_without_words_are_refused(chec
 
 
 def test_the_study_writes_tables_numbers_and_a_plot(checkpoint, tmp_path):
-    record = study_cls({"new": checkpoint}, tmp_path, scenes=3)
+    copy = shutil.copytree(checkpoint, tmp_path / "copy")
+    scores = {"text_to_picture": {"ndcg@10": 0.5}, "picture_to_text": {"ndcg@10": 0.25}}
+    (copy / "metrics.json").write_text(
+        json.dumps({"training": {"seed": 7}, "retrieval": {"parts": {"test": scores}}}), encoding="utf-8"
+    )
+    record = study_cls({"new": str(copy)}, tmp_path, scenes=3)
     found = record["checkpoints"]["new"]
+    assert (found["checkpoint"], found["trained_with_seed"]) == ("copy", 7)
+    assert found["ndcg@10"] == {"text_to_picture": 0.5, "picture_to_text": 0.25}
     assert found["grounding"]["seen"]["MaxSim"]["words"] == 12
     for state, one in found["dominance"]["seen"].items():
         assert sum(one["shares"].values()) == pytest.approx(1)
@@ -66,5 +76,6 @@ def test_the_study_writes_tables_numbers_and_a_plot(checkpoint, tmp_path):
         assert (one["chance"]["cls"] == 0) == state.endswith("dropped")
     page = (tmp_path / "cls.md").read_text(encoding="utf-8")
     assert page.count("| new |") == 4 + 5
+    assert page.count("| new | 0.500, 0.250 |") == 5
     assert f"{found['grounding']['seen']['MaxSim']['pointing']:.1%}" in page
     assert (tmp_path / "cls.png").is_file()
