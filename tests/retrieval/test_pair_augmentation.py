@@ -63,3 +63,32 @@ def test_changing_a_picture_leaves_the_numbers_that_others_draw():
     torch.manual_seed(0)
     PairAugmentation(True).picture(Image.new("RGB", (8, 8)), 0)
     assert torch.rand(1) == wanted
+
+
+class Changed(torch.utils.data.Dataset):
+    """The same texts and picture in every row, each changed."""
+
+    def __init__(self, change):
+        self.change = change
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, row):
+        return self.change.text(TEXTS, row), self.change.picture(Image.new("RGBA", (8, 8)), row).getpixel((4, 4))
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_workers_of_a_loader_change_pairs_as_one_process_does_in_every_epoch(persistent):
+    change = PairAugmentation(True)
+    rows = Changed(change)
+    loader = torch.utils.data.DataLoader(
+        rows, batch_size=1, num_workers=2, persistent_workers=persistent, collate_fn=lambda batch: batch[0]
+    )
+    seen = []
+    for epoch in range(2):
+        change.set_epoch(epoch)
+        found = list(loader)
+        assert found == [rows[row] for row in range(4)]
+        seen.append(found)
+    assert seen[0] != seen[1]
