@@ -227,9 +227,10 @@ def trainer_of(
             f"none among {len(data['train'])} pairs. Leave it out."
         )
     kind = LateInteractionTrainer if recipe.late_interaction else SingleVectorTrainer
-    if recipe.mini_batch_size and args.ddp_find_unused_parameters is None:
-        # Each part of a batch reaches one tower only.
-        args.ddp_find_unused_parameters = True
+    if args.ddp_find_unused_parameters is None:
+        # Each part of a batch reaches one tower only. Without parts both are reached before the gradients come, and
+        # looking for what is not in use, the default, takes the temperature for it.
+        args.ddp_find_unused_parameters = bool(recipe.mini_batch_size)
     change = PairAugmentation(recipe.augment, args.seed)
     trainer = kind(
         model=door,

@@ -428,13 +428,17 @@ def test_a_batch_of_one_is_refused_before_anything_is_loaded(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_the_script_says(tmp_path):
+@pytest.mark.parametrize(
+    "more",
+    ["", "--vectors parts", "--vectors wholes", "--mini_batch_size 2", "--contrastive_loss sigmoid"],
+)
+def test_two_processes_train_as_the_script_says(tmp_path, more):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = ["scripts/train_retrieval.py", "--dataset", "scenes:1", "--text", "new", "--train", "all"]
     options = ["--config", json.dumps(TINY), "--max_steps", "2", "--per_device_train_batch_size", "4"]
     quick = ["--eval_strategy", "no", "--save_strategy", "no", "--do_predict", "false"]
     subprocess.run(
-        [*torchrun, *command, *options, *quick, "--output_dir", str(tmp_path / "run")],
+        [*torchrun, *command, *options, *quick, *more.split(), "--output_dir", str(tmp_path / "run")],
         env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
         check=True,
         timeout=280,
