@@ -34,6 +34,22 @@ def _seed(*key: int) -> int:
     return int(np.random.SeedSequence(key).generate_state(1)[0])
 
 
+class WithEpoch:
+    """Knows which epoch it is, from 0; workers of a DataLoader that outlive an epoch see the next one too."""
+
+    def __init__(self) -> None:
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that decides the random changes."""
+        return int(self._epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that decides the random changes."""
+        self._epoch.fill_(epoch)
+
+
 class Augmentation:
     """The random part of a training recipe.
 
@@ -155,4 +171,4 @@ def _check_range(name: str, value: float, low: float, high: float) -> None:
         raise ValueError(f"`{name}` must be from {low} to {high}, got {value!r}. Correct it.")
 
 
-__all__ = ["Augmentation", "seeded"]
+__all__ = ["Augmentation", "WithEpoch", "seeded"]

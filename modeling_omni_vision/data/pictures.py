@@ -15,7 +15,7 @@ from torch.utils.data import Dataset as TorchDataset
 from transformers.image_utils import SizeDict
 
 from ..image_processing_omni_vision import OmniVisionImageProcessor, PictureError
-from .augmentation import Augmentation
+from .augmentation import Augmentation, WithEpoch
 
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ DECODING_CHUNK = 512
 Sample = dict[str, Any]
 
 
-class Pictures(TorchDataset):
+class Pictures(WithEpoch, TorchDataset):
     """Rows of a dataset as samples for `PictureCollator`.
 
     A sample is a dictionary with `picture` (C, H, W) in levels 0..255 at the size of the model, `label`, `row`,
@@ -46,25 +46,15 @@ class Pictures(TorchDataset):
         augmentation: Augmentation | None = None,
         memory_limit: int = MEMORY_LIMIT,
     ) -> None:
+        super().__init__()
         self.dataset = dataset
         self.processor = processor
         self.augmentation = augmentation
         self.labels = torch.tensor(dataset["label"][:])
-        # Shared memory: workers that outlive an epoch see it change.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._memory = self._decode_all() if self._fits(memory_limit) else None
 
     def __len__(self) -> int:
         return len(self.dataset)
-
-    @property
-    def epoch(self) -> int:
-        """The epoch that decides the augmentation."""
-        return int(self._epoch)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that decides the augmentation."""
-        self._epoch.fill_(epoch)
 
     def __getitem__(self, row: int) -> Sample:
         """Return the sample of one row."""

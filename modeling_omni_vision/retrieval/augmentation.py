@@ -7,11 +7,10 @@ workers, no processes and no resumed run change it.
 import random
 from collections.abc import Sequence
 
-import torch
 from PIL import Image as PilImage
 from torchvision.transforms import v2
 
-from ..data.augmentation import seeded
+from ..data.augmentation import WithEpoch, seeded
 
 
 TURN, SHIFT, SCALE = 15.0, (0.08, 0.08), (0.75, 1.1)
@@ -21,7 +20,7 @@ FILL = 255
 CAPTIONS = 12
 
 
-class PairAugmentation:
+class PairAugmentation(WithEpoch):
     """
     Changes pairs at random; without `augment` only one of several texts is chosen.
 
@@ -31,16 +30,11 @@ class PairAugmentation:
     """
 
     def __init__(self, augment: bool, seed: int = 0) -> None:
+        super().__init__()
         self.augment = augment
         self._seed = seed
-        # Shared, so that workers of a DataLoader that outlive an epoch see the next one.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._move = v2.RandomAffine(TURN, SHIFT, SCALE, fill=FILL)
         self._tint = v2.ColorJitter(**TINT)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Tell which epoch it is, from 0: the changes are others in each."""
-        self._epoch.fill_(epoch)
 
     def text(self, texts: Sequence[str], row: int) -> str:
         """Choose a text; with `augment` one of a dozen captions, often the first with some others, as keywords."""
@@ -58,7 +52,7 @@ class PairAugmentation:
         """Change a picture; without `augment` it stays as it is."""
         if not self.augment:
             return picture
-        with seeded(self._seed, int(self._epoch), row):
+        with seeded(self._seed, self.epoch, row):
             if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
                 picture = self._move_transparent(picture.convert("RGBA"), self._random("picture", row))
             else:
@@ -67,7 +61,7 @@ class PairAugmentation:
 
     def _random(self, what: str, row: int) -> random.Random:
         # Strings seed alike in every process.
-        return random.Random(f"{what} {self._seed} {int(self._epoch)} {row}")
+        return random.Random(f"{what} {self._seed} {self.epoch} {row}")
 
     def _move_transparent(self, picture: PilImage.Image, chance: random.Random) -> PilImage.Image:
         draw, sides = chance.uniform, zip(SHIFT, picture.size, strict=True)

@@ -38,10 +38,10 @@ class TwoWayContrastiveLoss(CachedLossMixin, nn.Module):
 
     Args:
         model: A `SentenceTransformer` or `MultiVectorEncoder` around an [`OmniVisionForRetrieval`].
-        whole_weight: With a `MultiVectorEncoder`, the mean of its loss and so many times that of whole vectors, from
-            one pass through the towers: what is trained so serves every door. 0 is late interaction alone.
         mini_batch_size: Embed so many rows at a time and compute them twice, for batches that memory cannot hold
             (GradCache, https://huggingface.co/papers/2101.06983); 0 embeds the batch at once.
+        whole_weight: With a `MultiVectorEncoder`, the mean of its loss and so many times that of whole vectors, from
+            one pass through the towers: what is trained so serves every door. 0 is late interaction alone.
         picture_weight: Add so many times the loss of pictures that look for the others with their label among all
             pictures (supervised contrast, https://huggingface.co/papers/2004.11362), a mean over those that have any.
     """

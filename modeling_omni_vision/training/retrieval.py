@@ -228,8 +228,8 @@ def trainer_of(
         )
     kind = LateInteractionTrainer if recipe.late_interaction else SingleVectorTrainer
     if args.ddp_find_unused_parameters is None:
-        # Each part of a batch reaches one tower only. Without parts both are reached before the gradients come, and
-        # looking for what is not in use, the default, takes the temperature for it.
+        # With GradCache each pass reaches one tower only. Otherwise everything is in use, and looking for what is not,
+        # the default, takes the temperature for it: it is used after the towers.
         args.ddp_find_unused_parameters = bool(recipe.mini_batch_size)
     change = PairAugmentation(recipe.augment, args.seed)
     trainer = kind(

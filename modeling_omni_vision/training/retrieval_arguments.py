@@ -62,7 +62,7 @@ class RetrievalArguments:
         default=1.0,
         metadata={
             "help": "With `vectors` both: weight of the loss of whole vectors beside that of parts. A fifth, with "
-            "registers and `texts` any, makes words point without a loss of rank for parts."
+            "registers and `texts` any, makes words point, and parts find about as well."
         },
     )
     select_tokens: str = field(
