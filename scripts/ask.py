@@ -1,42 +1,6 @@
-"""Ask a language model about a picture; the answer appears word by word, as it is found.
+"""`omni-vision ask`, for `accelerate launch scripts/ask.py` and torchrun."""
 
-    python scripts/ask.py picture.png "What is it?" --checkpoint runs/seeing
-
-As a stranger would: transformers only, none of our package. The code of the checkpoint runs because of
-`trust_remote_code=True`, so pass a `--revision` for checkpoints that are not yours.
-"""
-
-import argparse
-from collections.abc import Sequence
-
-import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor, TextStreamer
-
-
-@torch.inference_mode()
-def ask(checkpoint: str, picture: str, question: str, max_new_tokens: int = 64, revision: str | None = None) -> str:
-    """Print the answer while it is generated, most probable word first, and return it."""
-    trust = {"trust_remote_code": True, "revision": revision}
-    processor = AutoProcessor.from_pretrained(checkpoint, **trust)
-    model = AutoModelForImageTextToText.from_pretrained(checkpoint, **trust).eval()
-    chat = [{"role": "user", "content": [{"type": "image", "path": picture}, {"type": "text", "text": question}]}]
-    inputs = processor.apply_chat_template(
-        chat, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
-    )
-    streamer = TextStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
-    said = model.generate(**inputs, streamer=streamer, max_new_tokens=max_new_tokens, do_sample=False)
-    return processor.decode(said[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("picture", help="a file, or a URL")
-    parser.add_argument("question")
-    parser.add_argument("--checkpoint", required=True, help="folder or name on the Hub of a language model that sees")
-    parser.add_argument("--max_new_tokens", type=int, default=64, help="the answer is cut there (default 64)")
-    parser.add_argument("--revision", help="commit, branch or tag on the Hub")
-    arguments = parser.parse_args(argv)
-    ask(**vars(arguments))
+from modeling_omni_vision.cli.ask import main
 
 
 if __name__ == "__main__":

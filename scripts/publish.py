@@ -1,38 +1,6 @@
-"""Write a checkpoint as a folder for the Hub, prove that it opens without our package, and push it if asked.
+"""`omni-vision publish`, for `accelerate launch scripts/publish.py` and torchrun."""
 
-    python scripts/publish.py --checkpoint runs/digits --output published/digits --repo_id me/omni-vision-digits
-
-Without `--push` nothing leaves this machine.
-"""
-
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-
-from transformers import HfArgumentParser
-
-from modeling_omni_vision.hub import publish
-
-
-@dataclass
-class PublishArguments:
-    """What to publish, and where."""
-
-    checkpoint: str = field(metadata={"help": "folder of the trained model, its image processor and metrics.json"})
-    output: str = field(metadata={"help": "folder to write: new, empty, or one that this script wrote before"})
-    repo_id: str | None = field(default=None, metadata={"help": "repository on the Hub, owner/name"})
-    push: bool = field(default=False, metadata={"help": "upload after everything was checked"})
-    template: str | None = field(default=None, metadata={"help": "model card template instead of model_card.md"})
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Publish and print one line."""
-    (arguments,) = HfArgumentParser(PublishArguments).parse_args_into_dataclasses(argv)  # type: ignore[arg-type]
-    done = publish(**vars(arguments))
-    went = f"pushed to {done.url}" if done.url else "not pushed (dry run)"
-    print(
-        f"OK {done.folder}: opened in a clean process, largest difference {done.difference:.1e}, "
-        f"release {done.release}, proof {done.digest}, {went}"
-    )
+from modeling_omni_vision.cli.publish import main
 
 
 if __name__ == "__main__":

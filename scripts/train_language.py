@@ -1,42 +1,6 @@
-"""Train a language model to answer questions about pictures, and measure whether it looks at them.
+"""`omni-vision train-language`, for `accelerate launch scripts/train_language.py` and torchrun."""
 
-    python scripts/train_language.py --dataset scenes --select_feature grid --output_dir runs/seeing \
-        --config '{"image_size": 64, "patch_size": 8}' --muon_learning_rate 0.02 --text_muon_learning_rate 0.02
-
-`--dataset` takes scenes (drawn, with questions), easy-vqa, or JSON lines of conversations with pictures. Stages, each
-from the folder of the one before: `--vision mine --text any/language-model --stage projector`, then `--model` with
-`--stage lora` or `all`. Controls: `--shown nothing`, `shuffled`, `symbols` or `symbol_map`. All TrainingArguments work
-as well.
-On several CPU processes: torchrun --nproc_per_node 2 scripts/train_language.py (the same arguments).
-"""
-
-import json
-from collections.abc import Sequence
-
-import torch
-from transformers import HfArgumentParser
-
-from modeling_omni_vision.training.callbacks import exit_when_interrupted
-from modeling_omni_vision.training.language import train_language
-from modeling_omni_vision.training.language_arguments import LanguageArguments, LanguageTrainingArguments
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = HfArgumentParser((LanguageArguments, LanguageTrainingArguments))  # type: ignore[arg-type]
-    recipe, args = parser.parse_args_into_dataclasses(args=None if argv is None else list(argv))
-    with exit_when_interrupted():
-        folder = train_language(recipe, args)
-    if args.process_index == 0:
-        record = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        print(f"{'split':11} {'shown':9} {'questions':12} {'exact':>6} {'95 % interval':>15} {'of':>6}")
-        for split, controls in record.get("answers", {}).items():
-            for shown, found in controls.items():
-                for kind, value in {"all": found, **found["kinds"]}.items():
-                    low, high = value["interval"]
-                    scores = f"{value['accuracy']:6.3f} {low:6.3f} to {high:.3f} {value['questions']:6d}"
-                    print(f"{split:11} {shown:9} {kind:12} {scores}")
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+from modeling_omni_vision.cli.train_language import main
 
 
 if __name__ == "__main__":

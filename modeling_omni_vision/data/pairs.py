@@ -15,9 +15,9 @@ from datasets import Dataset, DatasetDict, Features, Image, List, Value
 from sklearn.model_selection import train_test_split
 
 from .emoji import load_emoji
-from .shapes import COLOURS, SHAPES, draw_scene
 from .sources import IMAGE_COLUMNS, VALIDATION_SHARE, choose_column, load_any, name_splits, picture_columns
-from .stored import store
+from .stored_images import store
+from .synthetic.shapes import COLOURS, SHAPES, draw_scene
 
 
 TEXT_COLUMNS = ("text", "texts", "caption", "captions", "sentence", "sentences", "description")

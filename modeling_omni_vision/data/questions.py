@@ -17,9 +17,9 @@ from datasets import Dataset, DatasetDict, Features, Image, List, Value, concate
 
 from .conversations import load_conversations, load_easy_vqa
 from .pairs import HELD_OUT_COMBINATIONS, SCENE_SIDE, seen_combinations
-from .shapes import COLOURS, SHAPES, DrawnObject, Scene, draw_scene
 from .sources import VALIDATION_SHARE
-from .stored import store
+from .stored_images import store
+from .synthetic.shapes import COLOURS, SHAPES, DrawnObject, Scene, draw_scene
 
 
 FEATURES = Features(

@@ -12,8 +12,8 @@ from datasets import Dataset, DatasetDict, Features, Image, List, Value
 
 from .pairs import SCENE_SIDE
 from .questions import centre, choose_objects
-from .shapes import COLOURS, SHAPES, Scene, draw_scene
-from .stored import store
+from .stored_images import store
+from .synthetic.shapes import COLOURS, SHAPES, Scene, draw_scene
 
 
 # Both start with 0 for a patch without an object.

@@ -23,7 +23,7 @@ from datasets import (
 from sklearn.model_selection import train_test_split
 
 from .idx import has_idx_files, load_idx
-from .shapes import draw_shapes
+from .synthetic.shapes import draw_shapes
 
 
 logger = logging.getLogger(__name__)

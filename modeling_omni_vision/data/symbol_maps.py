@@ -12,7 +12,7 @@ from PIL import Image as PilImage
 
 from .pairs import SCENE_SIDE
 from .questions import GRID, MOST_OBJECTS
-from .shapes import COLOURS, SHAPES
+from .synthetic.shapes import COLOURS, SHAPES
 
 
 PATCH = 8  # pixels, and as many patches side by side in a picture of 64

@@ -13,8 +13,8 @@ from typing import Any
 import jinja2
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from .clean_process import KINDS
 from .facts import card_facts
-from .opening import KINDS
 
 
 CARD_NAME = "README.md"

@@ -13,9 +13,9 @@ from typing import Any
 from safetensors import safe_open
 from transformers import AutoConfig, PretrainedConfig
 
+from .clean_process import KINDS
 from .composites import answers, known_words, retrieval
 from .numbers import METRICS_NAME, amount, inside, read_metrics, share
-from .opening import KINDS
 from .proof import file_hashes, release_name
 from .remote_code import python_files
 from .spelling import by, cell, leaf, number, one_line, spelled, table

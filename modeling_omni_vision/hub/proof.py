@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from .. import __version__
-from .opening import KINDS, RECIPES
+from .clean_process import KINDS, RECIPES
 
 
 PROOF_NAME = "proof.json"

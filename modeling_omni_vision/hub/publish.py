@@ -23,11 +23,11 @@ from transformers import __version__ as transformers_version
 
 from .. import OmniVisionForImageClassification, OmniVisionModel
 from ..interop.folder import whole_folder
-from ..interop.native import NATIVE_CLASSES
+from ..interop.to_native import NATIVE_CLASSES
 from .card import CARD_NAME, render_card
+from .clean_process import KINDS, outputs_of_folder
 from .facts import PICTURES, PICTURES_NAME, WEIGHTS_NAME
 from .numbers import METRICS_NAME, read_metrics
-from .opening import KINDS, outputs_of_folder
 from .proof import (
     PROOF_NAME,
     OpeningError,

@@ -4,16 +4,14 @@ Every conversion is exact, and writes a whole folder or none.
 """
 
 from .compose import Composite, compose_language_model, prepare_tokenizer
-from .gguf import convert_from_gguf
-from .muomni import SPECIFICATION_NAMES, convert_from_muomni
-from .native import convert_to_native, convert_to_vit
+from .from_muomni import SPECIFICATION_NAMES, convert_from_muomni
+from .to_native import convert_to_native, convert_to_vit
 
 
 __all__ = [
     "SPECIFICATION_NAMES",
     "Composite",
     "compose_language_model",
-    "convert_from_gguf",
     "convert_from_muomni",
     "convert_to_native",
     "convert_to_vit",

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from sentence_transformers.multi_vector_encoder.interpretability import render_similarity_map_on_image
 
-from ..analysis.plots import OURS, TRUTH, draw_sheet
+from ..embedding.encoder import PictureEncoder
 from ..image_processing_omni_vision import PictureError, load_picture
-from .encoding import PictureEncoder
+from ..interpretability.plots import OURS, TRUTH, draw_sheet
 from .index import Hit
 
 

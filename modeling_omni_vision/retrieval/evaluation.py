@@ -11,7 +11,7 @@ from sentence_transformers.multi_vector_encoder.evaluation import MultiVectorInf
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 from sentence_transformers.util import cos_sim, maxsim
 
-from ..data.stored import open_stored
+from ..data.stored_images import open_stored
 
 
 RANKS = [1, 5, 10]

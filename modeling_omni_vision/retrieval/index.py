@@ -25,8 +25,8 @@ from lancedb.expr import Expr, col
 from lancedb.index import IvfRq
 from sentence_transformers.util import maxsim
 
-from ..analysis.record import write_json
-from .encoding import PictureEncoder, picture_files
+from ..embedding.encoder import PictureEncoder, picture_files
+from ..records.metrics_file import write_json
 from .table import FIELDS, FORMAT, Block, as_block, as_table, explained_filter, new_settings, schema_of
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from .encoding import POOL_FACTOR, PictureEncoder
+from ..embedding.encoder import POOL_FACTOR, PictureEncoder
 
 
 FORMAT = 1

@@ -9,11 +9,11 @@ import numpy as np
 from PIL import Image as PilImage
 from sentence_transformers import MultiVectorEncoder, SentenceTransformer
 
-from ..analysis.metrics import accuracy_interval
-from ..analysis.record import merge_metrics
 from ..data.pairs import HELD_OUT_COMBINATIONS
-from ..data.shapes import COLOURS, SHAPES, draw_scene
 from ..data.sources import load_pictures
+from ..data.synthetic.shapes import COLOURS, SHAPES, draw_scene
+from ..evaluation.metrics import accuracy_interval
+from ..records.metrics_file import merge_metrics
 from .evaluation import decoded, zero_shot_predictions
 
 

@@ -13,7 +13,7 @@ import torch
 from datasets import Dataset
 
 from ..data.scene_patches import PATCH_COLOURS, PATCH_SHAPES, draw_scene_patches
-from ..data.stored import open_stored
+from ..data.stored_images import open_stored
 from ..modeling_omni_vision import OmniVisionModelOutput
 from ..modeling_omni_vision_language import shuffle_pixels
 

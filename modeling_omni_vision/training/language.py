@@ -17,25 +17,25 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 from transformers.loss.loss_utils import ForCausalLMLoss
 
-from ..analysis.answers import Answered, answer_metrics, blind_prior
-from ..analysis.record import has_bf16_instructions, merge_metrics
 from ..data.conversations import IMAGE
 from ..data.pairs import SCENE_SIDE
 from ..data.questions import load_questions, scene_texts
 from ..data.symbol_maps import PATCH
+from ..evaluation.answers import Answered, answer_metrics, blind_prior
 from ..image_processing_omni_vision import OmniVisionImageProcessor
 from ..interop.compose import compose_language_model
 from ..modeling_omni_vision import OmniVisionModel
 from ..modeling_omni_vision_language import OmniVisionForConditionalGeneration
 from ..processing_omni_vision_language import OmniVisionProcessor
+from ..records.metrics_file import has_bf16_instructions, merge_metrics
 from .alignment import align_projector
 from .callbacks import DataEpochCallback, rest_frozen, train_until_done
+from .classification import find_checkpoint
 from .language_arguments import NEW, LanguageArguments, LanguageTrainingArguments
 from .language_data import IGNORED, SEEN, AnswerCollator, Conversations, LengthGroups, show
 from .muon import Muon
 from .optimizer import parameter_groups
-from .record import describe_machine, recorded_versions
-from .run import find_checkpoint
+from .run_record import describe_machine, recorded_versions
 from .trainer import PlainFolderTrainer
 
 

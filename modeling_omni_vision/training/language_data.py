@@ -15,7 +15,7 @@ from torch.utils.data import Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from ..data.conversations import IMAGE
-from ..data.stored import open_stored, store
+from ..data.stored_images import open_stored, store
 from ..data.symbol_maps import draw_symbol_map
 
 

@@ -16,18 +16,18 @@ from torch import nn
 from torch.nn.functional import cross_entropy, smooth_l1_loss
 from transformers import EvalPrediction, set_seed
 
-from ..analysis.record import merge_metrics
 from ..configuration_omni_vision import OmniVisionConfig
 from ..data.questions import MOST_OBJECTS
 from ..data.scene_patches import PATCH_COLOURS, PATCH_SHAPES, draw_scene_patches
-from ..data.stored import open_stored
+from ..data.stored_images import open_stored
 from ..image_processing_omni_vision import OmniVisionImageProcessor
 from ..modeling_omni_vision import OmniVisionModel
+from ..records.metrics_file import merge_metrics
 from .arguments import OmniVisionTrainingArguments
 from .callbacks import train_until_done
+from .classification import find_checkpoint
 from .optimizer import muon_for
-from .record import describe_machine, recorded_versions
-from .run import find_checkpoint
+from .run_record import describe_machine, recorded_versions
 from .trainer import PlainFolderTrainer
 
 

@@ -14,21 +14,21 @@ from sentence_transformers import MultiVectorEncoderTrainer, SentenceTransformer
 from sentence_transformers.base.evaluation import SequentialEvaluator
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
-from ..analysis.record import merge_metrics
 from ..data.pairs import load_pairs
-from ..data.stored import open_stored
+from ..data.stored_images import open_stored
 from ..modeling_omni_vision_retrieval import OmniVisionForRetrieval
 from ..processing_omni_vision_retrieval import OmniVisionRetrievalProcessor
+from ..records.metrics_file import merge_metrics
 from ..retrieval.augmentation import PairAugmentation
+from ..retrieval.build import build_retrieval, open_door
 from ..retrieval.evaluation import evaluators, retrieval_metrics
 from ..retrieval.losses import TwoWayContrastiveLoss, core_of
-from ..retrieval.towers import build_retrieval, open_door
 from .batches import ConceptBatches, rows_by_concept
 from .callbacks import DataEpochCallback, NonFiniteLossError, rest_frozen, train_until_done
+from .classification import find_checkpoint
 from .optimizer import muon_for
-from .record import describe_machine, recorded_versions
 from .retrieval_arguments import RetrievalArguments, RetrievalTrainingArguments
-from .run import find_checkpoint
+from .run_record import describe_machine, recorded_versions
 
 
 logger = logging.getLogger(__name__)

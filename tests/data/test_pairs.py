@@ -12,7 +12,7 @@ from modeling_omni_vision.data.pairs import (
     parse_objects,
     seen_combinations,
 )
-from modeling_omni_vision.data.shapes import COLOURS, SHAPES
+from modeling_omni_vision.data.synthetic.shapes import COLOURS, SHAPES
 
 
 SIZES = {"train": 60, "validation": 20, "test": 20}

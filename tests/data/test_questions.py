@@ -26,7 +26,7 @@ from modeling_omni_vision.data.questions import (
     scene_texts,
     symbols_of,
 )
-from modeling_omni_vision.data.shapes import COLOURS, SHAPES, draw_scene
+from modeling_omni_vision.data.synthetic.shapes import COLOURS, SHAPES, draw_scene
 
 
 HELD_OUT = {" ".join(pair) for pair in HELD_OUT_COMBINATIONS}

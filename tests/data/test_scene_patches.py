@@ -7,7 +7,7 @@ from PIL import Image
 
 from modeling_omni_vision.data.pairs import HELD_OUT_COMBINATIONS
 from modeling_omni_vision.data.scene_patches import PATCH_COLOURS, PATCH_SHAPES, draw_scene_patches, patch_labels
-from modeling_omni_vision.data.shapes import draw_scene
+from modeling_omni_vision.data.synthetic.shapes import draw_scene
 
 
 @pytest.fixture(scope="module")

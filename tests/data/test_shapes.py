@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from modeling_omni_vision.data.shapes import COLOURS, SHAPES, draw_scene, draw_shapes, label_of, parse_task
+from modeling_omni_vision.data.synthetic.shapes import COLOURS, SHAPES, draw_scene, draw_shapes, label_of, parse_task
 
 
 def test_the_same_seed_draws_the_same_scene_and_another_seed_another():

@@ -3,7 +3,7 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PilImage
 
-from modeling_omni_vision.data.pictures import Pictures
+from modeling_omni_vision.data.image_dataset import Pictures
 from modeling_omni_vision.data.sources import load_pictures
 from modeling_omni_vision.image_processing_omni_vision import OmniVisionImageProcessor
 
@@ -52,7 +52,7 @@ def test_digits_are_there_without_a_network_with_every_class_everywhere():
 
 
 def test_shapes_can_be_asked_for_by_keyword(monkeypatch):
-    monkeypatch.setattr("modeling_omni_vision.data.shapes.SPLIT_SIZES", {"train": 60, "test": 20})
+    monkeypatch.setattr("modeling_omni_vision.data.synthetic.shapes.SPLIT_SIZES", {"train": 60, "test": 20})
     data = load_pictures("shapes:circle")
     assert data["train"].features["label"].names == ["circle", "not circle"]
     assert set(data) == {"train", "validation", "test"}

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from modeling_omni_vision.data.questions import draw_questions
-from modeling_omni_vision.data.shapes import COLOURS, SHAPES
 from modeling_omni_vision.data.symbol_maps import draw_symbol_map
+from modeling_omni_vision.data.synthetic.shapes import COLOURS, SHAPES
 
 
 SYMBOLS = "red square 3 4, blue circle 20 9, blue star 10 25"

@@ -18,7 +18,7 @@ from transformers import __version__ as transformers_version
 from modeling_omni_vision import OmniVisionImageProcessor
 from modeling_omni_vision.hub import OpeningError, publish, render_card, verify
 from modeling_omni_vision.hub.card import check_card
-from modeling_omni_vision.hub.opening import outputs_of_folder
+from modeling_omni_vision.hub.clean_process import outputs_of_folder
 from modeling_omni_vision.hub.proof import canonical, digest_of, file_hashes, open_in_clean_process, read_proof
 
 

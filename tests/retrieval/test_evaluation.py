@@ -13,9 +13,9 @@ if Version(transformers_version) < Version("5.23"):
     pytest.skip("models of several parts need transformers 5.23", allow_module_level=True)
 
 from modeling_omni_vision import OmniVisionConfig
+from modeling_omni_vision.retrieval.build import build_retrieval, open_door
 from modeling_omni_vision.retrieval.evaluation import retrieval_metrics, zero_shot_predictions
 from modeling_omni_vision.retrieval.losses import core_of
-from modeling_omni_vision.retrieval.towers import build_retrieval, open_door
 
 
 COLOURS = ["red", "green", "blue", "black"]

@@ -20,17 +20,17 @@ pytest.importorskip("sentence_transformers")
 
 from test_retrieval_model import config, word_tokenizer  # skips this module too where transformers is too old
 
+from experiments import benchmark_cli as benchmark_script
+from experiments import index_benchmark as index_benchmark
 from modeling_omni_vision import OmniVisionForRetrieval, OmniVisionImageProcessor, OmniVisionRetrievalProcessor
-from modeling_omni_vision.data.shapes import draw_scene
-from modeling_omni_vision.retrieval import benchmark as index_benchmark
+from modeling_omni_vision.cli import index as index_script
+from modeling_omni_vision.cli import search as search_script
+from modeling_omni_vision.data.synthetic.shapes import draw_scene
+from modeling_omni_vision.embedding.encoder import PictureEncoder, picture_files
 from modeling_omni_vision.retrieval import index as index_module
 from modeling_omni_vision.retrieval.contact_sheet import contact_sheet
-from modeling_omni_vision.retrieval.encoding import PictureEncoder, picture_files
 from modeling_omni_vision.retrieval.index import PictureIndex
 from modeling_omni_vision.retrieval.recall import measure, overlap, patch_queries, search_recall
-from scripts import benchmark as benchmark_script
-from scripts import index as index_script
-from scripts import search as search_script
 
 
 WIDTH = 16

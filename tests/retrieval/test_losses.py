@@ -20,8 +20,8 @@ if Version(transformers_version) < Version("5.23"):
 from modeling_omni_vision import OmniVisionConfig
 from modeling_omni_vision.modeling_omni_vision_retrieval import contrastive_loss
 from modeling_omni_vision.retrieval import losses
+from modeling_omni_vision.retrieval.build import build_retrieval, open_door
 from modeling_omni_vision.retrieval.losses import TwoWayContrastiveLoss, core_of, likeness_loss, what_fits
-from modeling_omni_vision.retrieval.towers import build_retrieval, open_door
 
 
 TEXTS = ["a red circle", "a blue square and a green ring", "blue", "a green circle", "a red ring"]

@@ -11,9 +11,9 @@ if Version(transformers_version) < Version("5.23"):
     pytest.skip("models of several parts need transformers 5.23", allow_module_level=True)
 
 from modeling_omni_vision import OmniVisionConfig
-from modeling_omni_vision.data.shapes import COLOURS, SHAPES
+from modeling_omni_vision.data.synthetic.shapes import COLOURS, SHAPES
 from modeling_omni_vision.retrieval import zero_shot as module
-from modeling_omni_vision.retrieval.towers import build_retrieval
+from modeling_omni_vision.retrieval.build import build_retrieval
 from modeling_omni_vision.retrieval.zero_shot import zero_shot
 
 

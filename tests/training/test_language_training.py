@@ -16,10 +16,10 @@ if Version(transformers_version) < Version("5.23"):
     pytest.skip("models of several parts need transformers 5.23", allow_module_level=True)
 
 from modeling_omni_vision import OmniVisionForConditionalGeneration, OmniVisionProcessor
-from modeling_omni_vision.analysis.answers import Answered, answer_metrics, blind_prior
 from modeling_omni_vision.data.questions import draw_questions
-from modeling_omni_vision.data.stored import open_stored
+from modeling_omni_vision.data.stored_images import open_stored
 from modeling_omni_vision.data.symbol_maps import draw_symbol_map
+from modeling_omni_vision.evaluation.answers import Answered, answer_metrics, blind_prior
 from modeling_omni_vision.processing_omni_vision_language import picture_chat_template
 from modeling_omni_vision.training import language
 from modeling_omni_vision.training.language import (

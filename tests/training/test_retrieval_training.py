@@ -25,8 +25,8 @@ from modeling_omni_vision import OmniVisionForRetrieval, OmniVisionImageProcesso
 from modeling_omni_vision.data import pairs
 from modeling_omni_vision.data.pairs import draw_scenes
 from modeling_omni_vision.retrieval.augmentation import PairAugmentation
+from modeling_omni_vision.retrieval.build import build_retrieval, open_door
 from modeling_omni_vision.retrieval.losses import core_of, what_fits
-from modeling_omni_vision.retrieval.towers import build_retrieval, open_door
 from modeling_omni_vision.training.batches import ConceptBatches
 from modeling_omni_vision.training.callbacks import NonFiniteLossError, TrainingInterruptedError
 from modeling_omni_vision.training.retrieval import (

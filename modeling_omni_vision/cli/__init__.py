@@ -1,0 +1,1 @@
+"""One module a command: dataclass arguments, `main(argv)`, one call."""

@@ -1,0 +1,1 @@
+"""Images that we draw ourselves, with exact labels."""

@@ -1,0 +1,1 @@
+"""What a model is worth on labelled data: metrics, calibration, robustness, the test split opened once."""

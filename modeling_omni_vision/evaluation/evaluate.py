@@ -1,0 +1,265 @@
+"""Evaluation of a checkpoint folder on a split: numbers into its `metrics.json`, pictures beside it.
+
+Any image classifier that plain transformers opens will do, ours and its native twin alike; maps of
+attention are drawn where the model gives them.
+"""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+
+from ..data.sources import load_pictures
+from ..image_processing_omni_vision import load_picture
+from ..interpretability.plots import plot_attention, plot_confusion, plot_mistakes, plot_training
+from ..records.command import without_folder
+from ..records.metrics_file import merge_metrics, read_metrics
+from .calibration import softened, temperature_scaling
+from .held_out import HELD_OUT, check_held_out, check_loss, validation_share_of, why_not_fitted
+from .metrics import classification_metrics
+from .predictions import Predictions, pixel_values, predict
+from .reliability_plots import plot_calibration, plot_robustness
+from .robustness import CORRUPTIONS, measure_robustness, mirror_average
+from .test_split import open_test_split
+
+
+logger = logging.getLogger(__name__)
+
+PLOTS_FOLDER = "plots"
+MISTAKES_SHOWN = 40
+MAPS_SHOWN = 5
+ROBUSTNESS_SEED = 0
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """What `evaluate` found and wrote."""
+
+    metrics: dict[str, Any]
+    metrics_file: Path
+    pictures: list[Path] = field(default_factory=list)
+
+
+def evaluate(
+    checkpoint: str | Path,
+    dataset: str,
+    split: str = "test",
+    output_dir: str | Path | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    validation_share: float | None = None,
+    batch_size: int = 64,
+    command: str | None = None,
+    robustness: bool = False,
+) -> EvaluationReport:
+    """
+    Evaluate a classifier folder on one split of a dataset.
+
+    Args:
+        checkpoint: Folder with a classifier and its image processor.
+        dataset: Anything that `load_pictures` reads.
+        split: `"train"`, `"validation"` or `"test"`.
+        output_dir: Where PNG files go; `plots` in the checkpoint where None.
+        image_column: Column of the pictures, where it cannot be told.
+        label_column: Column of the classes, where it cannot be told.
+        validation_share: What the training run held out, where its record does not say so.
+        batch_size: Pictures in one forward.
+        command: What to record as the command that measured this.
+        robustness: Measure the accuracy under corruptions, and with the mirror image, too: some 25 times the work.
+
+    Returns:
+        The numbers, which also stand in `metrics.json` of the checkpoint under `"evaluation"`, with those of the
+        corruptions under `"robustness"` (everything else in that file is kept), and the pictures drawn.
+
+    Raises:
+        `ValueError`: if the folder holds no classifier or no image processor, there is no such split, the
+            classes of model and data differ, the data or the share is not that of the run, a picture cannot be
+            read, or the model gives NaN; if the test split was opened by other weights, or the same weights now
+            have another accuracy.
+    """
+    folder = Path(checkpoint)
+    model, processor = load_classifier(folder)
+    training = read_training(folder)
+    share = validation_share_of(training, dataset, validation_share)
+    splits = load_pictures(dataset, image_column, label_column, share)
+    check_held_out(training, splits, dataset)
+    rows = pick_split(splits, split, dataset)
+    names = class_names(model.config)
+    check_classes(names, rows.features["label"].names, dataset)
+    # Before the evaluated split is looked at: an error here must not have cost anybody the test split.
+    reason = why_not_fitted(training, dataset, split, validation_share)
+    held_out = None if reason else predict(model, processor, splits[HELD_OUT], batch_size)
+    if held_out is not None:
+        check_loss(training, held_out, dataset)
+    opened = open_test_split(folder, model, rows, dataset, command) if split == "test" else None
+    predictions = predict(model, processor, rows, batch_size)
+    metrics = classification_metrics(predictions.probabilities, predictions.labels, names)
+    if split == HELD_OUT:
+        check_loss(training, predictions, dataset)
+    metrics["calibration"] = temperature_scaling(held_out, predictions) if held_out else {"left_out": reason}
+    today = datetime.now(UTC).date().isoformat()
+    where = {"split": split, "dataset": without_folder(dataset), "command": command, "date": today}
+    sections: dict[str, Any] = {"evaluation": metrics}
+    if robustness:
+        mirrored = predict(model, processor, rows, batch_size, mirrored=True)
+        metrics["test_time_augmentation"] = mirror_average(predictions, mirrored)
+        sections["robustness"] = robustness_section(model, processor, rows, batch_size) | where
+    metrics |= where
+    sections |= opened.section(metrics["accuracy"]) if opened else {}
+    metrics_file = merge_metrics(folder, sections)
+    plots = Path(output_dir) if output_dir is not None else folder / PLOTS_FOLDER
+    drawn = draw_all(training, plots, model, processor, rows, predictions, sections)
+    return EvaluationReport(metrics, metrics_file, drawn)
+
+
+def load_classifier(folder: Path) -> tuple[Any, Any]:
+    """Open model and image processor of a local folder, never its code: ours is in this package."""
+    if not (folder / "config.json").is_file():
+        raise ValueError(
+            f"The checkpoint must be a folder with a config.json, got {str(folder)!r}. "
+            "Name the output of training, or a folder that `convert.py --target native` wrote."
+        )
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    if not any("ForImageClassification" in name for name in config.architectures or []):
+        raise ValueError(
+            f"The checkpoint must hold an image classifier, got {config.architectures!r} in {str(folder)!r}. "
+            "Train a head on it first: scripts/train.py."
+        )
+    if not (folder / "preprocessor_config.json").is_file():
+        raise ValueError(
+            f"The checkpoint must hold its image processor, got no preprocessor_config.json in {str(folder)!r}. "
+            "Save the image processor of the training run into it."
+        )
+    model = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=False, dtype=torch.float32)
+    return model.eval(), AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+
+
+def pick_split(splits: dict[str, Dataset], split: str, dataset: str) -> Dataset:
+    """Return one split or say which there are."""
+    if split not in splits:
+        raise ValueError(f"`split` must be one of {sorted(splits)} for {dataset!r}, got {split!r}. Name one of them.")
+    return splits[split]
+
+
+def class_names(config: Any) -> list[str]:
+    """Names of the classes of a model, in the order of its logits."""
+    return [str(config.id2label[index]) for index in range(config.num_labels)]
+
+
+def check_classes(of_model: Sequence[str], of_data: Sequence[str], dataset: str) -> None:
+    """Raise `ValueError` unless model and data name the same classes in the same order."""
+    if list(of_model) == list(of_data):
+        return
+    if sorted(of_model) == sorted(of_data):
+        what = f"the same classes in another order: {few(of_model)} and {few(of_data)}"
+    else:
+        only_model = [name for name in of_model if name not in of_data]
+        only_data = [name for name in of_data if name not in of_model]
+        what = f"{few(only_model)} only in the model and {few(only_data)} only in {dataset!r}"
+    raise ValueError(
+        f"Model and data must name the same classes in the same order, got {what}. "
+        "Evaluate on the data that the model was trained for, or correct `id2label` in its config.json."
+    )
+
+
+def few(names: Sequence[str], shown: int = 6) -> str:
+    """Write out the first names of many."""
+    return f"{list(names[:shown])!r}" + (f" and {len(names) - shown} more" if len(names) > shown else "")
+
+
+def robustness_section(model: Any, processor: Any, rows: Dataset, batch_size: int) -> dict[str, Any]:
+    """Measure what metrics.json says under `"robustness"`: a list for each corruption, and how to read them."""
+    curves = measure_robustness(model, processor, rows, batch_size, ROBUSTNESS_SEED)
+    units = {name: corruption.unit for name, corruption in CORRUPTIONS.items()}
+    return {**curves, "units": units, "num_examples": len(rows), "seed": ROBUSTNESS_SEED}
+
+
+def draw_all(
+    training: dict[str, Any],
+    output: Path,
+    model: Any,
+    processor: Any,
+    rows: Dataset,
+    predictions: Predictions,
+    sections: dict[str, dict[str, Any]],
+) -> list[Path]:
+    """Draw every picture that there is something to draw for, and return their paths."""
+    metrics, robustness = sections["evaluation"], sections.get("robustness")
+    names, temperature = list(metrics["per_class"]), metrics["calibration"].get("temperature")
+    scaled = softened(predictions.logits, temperature) if temperature else None
+    drawn = [
+        plot_confusion(metrics["confusion_matrix"], names, output / "confusion.png"),
+        plot_calibration(predictions.probabilities, predictions.labels, output / "calibration.png", scaled),
+        draw_mistakes(model, rows, predictions, names, output / "mistakes.png"),
+        plot_training(training, output / "training.png"),
+    ]
+    if robustness:
+        curves = {name: robustness[name] for name in CORRUPTIONS}
+        drawn.append(plot_robustness(curves, robustness["units"], output / "robustness.png"))
+    if hasattr(model, "attention_maps"):
+        drawn.append(draw_attention(model, processor, rows, predictions, names, output / "attention.png"))
+    return [path for path in drawn if path is not None]
+
+
+def read_training(folder: Path) -> dict[str, Any]:
+    """Read the course of training from `metrics.json`, or from what the Trainer left."""
+    metrics = read_metrics(folder)
+    state = folder / "trainer_state.json"
+    if metrics.get("training"):
+        return metrics["training"]
+    return json.loads(state.read_text(encoding="utf-8")) if state.is_file() else {}
+
+
+def draw_mistakes(model: Any, rows: Dataset, predictions: Predictions, names: list[str], path: Path) -> Path:
+    """Draw the wrong answers that the model was surest of."""
+    wrong = np.flatnonzero(predictions.predicted != predictions.labels)
+    surest = wrong[np.argsort(-predictions.probabilities.max(axis=1)[wrong], kind="stable")][:MISTAKES_SHOWN]
+    return plot_mistakes(
+        [load_picture(rows[int(index)]["image"], shown_channels(model)) for index in surest],
+        [names[predictions.labels[index]] for index in surest],
+        [names[predictions.predicted[index]] for index in surest],
+        [float(predictions.probabilities[index].max()) for index in surest],
+        path,
+    )
+
+
+@torch.inference_mode()
+def draw_attention(
+    model: Any, processor: Any, rows: Dataset, predictions: Predictions, names: list[str], path: Path
+) -> Path:
+    """Draw the last layer's attention on the first picture of some classes, as the model saw them."""
+    present = [int(np.flatnonzero(predictions.labels == label)[0]) for label in np.unique(predictions.labels)]
+    chosen = [present[index] for index in np.linspace(0, len(present) - 1, min(MAPS_SHOWN, len(present))).astype(int)]
+    images = rows[chosen]["image"]
+    pixels = pixel_values(model, processor, images, chosen[0])
+    maps = model.attention_maps(pixels)[:, 0].float().numpy()
+    height, width = pixels.shape[2:]
+    captions = [
+        names[truth] if truth == answer else f"{names[truth]}\nsaid {names[answer]}"
+        for truth, answer in zip(predictions.labels[chosen], predictions.predicted[chosen], strict=True)
+    ]
+    pictures = [resized(load_picture(image, shown_channels(model)), height, width) for image in images]
+    return plot_attention(pictures, maps, captions, path)
+
+
+def shown_channels(model: Any) -> int | None:
+    """Channels a picture is shown with: as the model sees it, or as it is where it sees something else."""
+    return model.config.num_channels if model.config.num_channels in (1, 3) else None
+
+
+def resized(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bring levels (rows, columns, channels) to another size."""
+    planes = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None].float()
+    planes = torch.nn.functional.interpolate(planes, size=(height, width), mode="bilinear", antialias=True)
+    return planes[0].permute(1, 2, 0).numpy()
+
+
+__all__ = ["EvaluationReport", "evaluate"]

@@ -1,0 +1,93 @@
+"""The validation split of a run, found again by what the run recorded: its share, its counts and its loss."""
+
+from collections.abc import Mapping
+from operator import itemgetter
+from typing import Any
+
+from ..data.sources import VALIDATION_SHARE
+from ..records.command import without_folder
+from .metrics import negative_log_likelihood
+from .predictions import Predictions
+
+
+HELD_OUT = "validation"
+# Relative. A run in bf16 and an evaluation in float32 differ by 0.02 % on 10,000 pictures, by more on few.
+SAME_LOSS = 0.02
+
+
+def validation_share_of(training: Mapping[str, Any], dataset: str, given: float | None) -> float:
+    """
+    Decide what to hold out of train: what the run held out where it was trained on this data.
+
+    Args:
+        training: The `training` section of metrics.json; empty where nobody recorded one.
+        dataset: What is evaluated on.
+        given: What the caller says, None for nothing.
+
+    Raises:
+        `ValueError`: if the caller says something else than the run recorded: it would be another split.
+    """
+    if not trained_on(training, dataset):
+        return VALIDATION_SHARE if given is None else given
+    recorded = training["arguments"].get("validation_share", VALIDATION_SHARE)
+    if given not in (None, recorded):
+        raise ValueError(
+            f"`validation_share` must be that of the training run, {recorded!r}, got {given!r}: pictures that the "
+            "model was trained on would count as held out. Leave it out."
+        )
+    return recorded
+
+
+def trained_on(training: Mapping[str, Any], dataset: str) -> bool:
+    """Whether the record of a run says that it was trained on this data, and what it held out."""
+    return "arguments" in training and (training.get("dataset") or {}).get("name") == without_folder(dataset)
+
+
+def check_held_out(training: Mapping[str, Any], splits: Mapping[str, Any], dataset: str) -> None:
+    """Raise `ValueError` where data that a run was trained on has not the splits that it had then."""
+    if not trained_on(training, dataset):
+        return
+    then = {name: training["dataset"].get(name) for name in splits}
+    now = {name: len(rows) for name, rows in splits.items()}
+    if any(count not in (None, now[name]) for name, count in then.items()):
+        raise ValueError(
+            f"The splits of {dataset!r} must be those of the training run, {then!r} pictures, got {now!r}. Other "
+            "pictures would count as held out: evaluate on the data as it was."
+        )
+
+
+def check_loss(training: Mapping[str, Any], found: Predictions, dataset: str) -> None:
+    """
+    Raise `ValueError` where a model does on the validation split what it did not when its run measured it.
+
+    Two splits can have the same size and other pictures, by another seed or another order of the data. On pictures
+    that a model was trained on its loss is lower, so that the recorded loss tells them apart.
+    """
+    losses = recorded_losses(training) if trained_on(training, dataset) else []
+    loss = negative_log_likelihood(found.probabilities, found.labels)
+    if losses and min(abs(loss - recorded) - max(SAME_LOSS * recorded, 0.1 * SAME_LOSS) for recorded in losses) > 0:
+        raise ValueError(
+            f"On the {HELD_OUT} split the loss must be that of the training run, {losses!r}, got {loss:.4f}: these "
+            f"are not the pictures that were held out of {dataset!r} then, or not the weights of that run."
+        )
+
+
+def recorded_losses(training: Mapping[str, Any]) -> list[float]:
+    """Losses on validation that the weights a run ended with can have: the last, and those of the best ones."""
+    entries = [entry for entry in training.get("evaluations") or [] if {"accuracy", "loss"} <= set(entry)]
+    if not entries:
+        return []
+    ends = (entries[-1], max(entries, key=itemgetter("accuracy")), min(entries, key=itemgetter("loss")))
+    return list(dict.fromkeys(entry["loss"] for entry in ends))
+
+
+def why_not_fitted(training: Mapping[str, Any], dataset: str, split: str, given: float | None) -> str | None:
+    """Say why no temperature can be fitted, None where one can; `given` is the share that the caller vouches for."""
+    if split == HELD_OUT:
+        return "the evaluated split is the one that a temperature is fitted on"
+    if given is None and not trained_on(training, dataset):
+        return "no record says what training held out of this data, and no validation_share was given"
+    return None
+
+
+__all__ = ["HELD_OUT", "check_held_out", "check_loss", "trained_on", "validation_share_of", "why_not_fitted"]

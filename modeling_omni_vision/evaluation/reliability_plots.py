@@ -1,0 +1,83 @@
+"""Pictures of how far to trust a model: calibration before and after scaling, accuracy under corruption."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..interpretability.plots import GREY, OURS, save
+from .metrics import calibration_bins, expected_calibration_error
+
+
+def plot_calibration(
+    probabilities: np.ndarray, labels: np.ndarray, path: Path, scaled: np.ndarray | None = None
+) -> Path:
+    """
+    Draw accuracy against confidence in 15 bins, and below it how many pictures each bin holds.
+
+    Args:
+        probabilities: Shape (pictures, classes).
+        labels: Classes, shape (pictures,).
+        path: PNG to write.
+        scaled: Probabilities after temperature scaling, drawn to the right of those before it.
+    """
+    titles = {"": probabilities} if scaled is None else {"as trained\n": probabilities, "after scaling\n": scaled}
+    figure = Figure(figsize=(0.8 + 4.2 * len(titles), 5.6), layout="constrained")
+    panels = figure.subplots(2, len(titles), sharex=True, sharey="row", height_ratios=(3, 1), squeeze=False)
+    for (above, below), (title, shown) in zip(panels.T, titles.items(), strict=True):
+        draw_calibration(above, below, shown, labels, title)
+    panels[0, 0].set_ylabel("accuracy")
+    panels[1, 0].set_ylabel("pictures")
+    return save(figure, path)
+
+
+def draw_calibration(above: Axes, below: Axes, probabilities: np.ndarray, labels: np.ndarray, title: str) -> None:
+    """Draw one calibration, its accuracy above, its pictures below."""
+    confidence, accuracy, counts = calibration_bins(probabilities, labels)
+    edges = np.linspace(0, 1, len(counts) + 1)
+    used = counts > 0
+    above.plot((0, 1), (0, 1), color=GREY, linestyle="--", linewidth=1, label="perfectly calibrated")
+    above.bar(
+        edges[:-1][used], accuracy[used], np.diff(edges)[used], align="edge", color=OURS, alpha=0.35, edgecolor="w"
+    )
+    above.plot(confidence[used], accuracy[used], "o", color=OURS, markersize=4, label="bins with pictures")
+    gap = expected_calibration_error(probabilities, labels)
+    above.set(ylim=(0, 1.03), title=f"{title}expected calibration error {gap:.3f}".capitalize())
+    above.legend(loc="upper left", frameon=False)
+    below.bar(edges[:-1], counts, np.diff(edges), align="edge", color=OURS, edgecolor="w")
+    below.set(xlabel="confidence of the predicted class", xlim=(0, 1))
+    if counts.max() > 50 * max(counts[used].min(), 1):
+        below.set(yscale="log", ylim=(0.7, counts.max() * 2))
+
+
+def plot_robustness(curves: Mapping[str, Sequence[Mapping[str, Any]]], units: Mapping[str, str], path: Path) -> Path:
+    """
+    Draw accuracy against the severity of each corruption, with its 95 % interval as a band.
+
+    Args:
+        curves: For each corruption, points with `severity`, `accuracy` and `accuracy_interval`.
+        units: What the severities of each are counted in.
+        path: PNG to write.
+    """
+    rows = -(-len(curves) // 2)
+    figure = Figure(figsize=(8.4, 3 * rows), layout="constrained")
+    panels = figure.subplots(rows, 2, squeeze=False, sharey=True)
+    for axes, (name, points) in zip(panels.flat, curves.items(), strict=False):
+        severities, accuracies = ([entry[key] for entry in points] for key in ("severity", "accuracy"))
+        low, high = np.transpose([entry["accuracy_interval"] for entry in points])
+        axes.fill_between(severities, low, high, color=OURS, alpha=0.25, linewidth=0)
+        axes.plot(severities, accuracies, color=OURS, marker=".", linewidth=1.4)
+        axes.set_title(name.replace("_", " "), fontsize=11)
+        axes.set(xlabel=units[name], xticks=severities, ylim=(0, 1.03))
+        axes.grid(alpha=0.25)
+    for axes in panels[:, 0]:
+        axes.set_ylabel("accuracy")
+    for axes in panels.flat[len(curves) :]:
+        axes.axis("off")
+    return save(figure, path)
+
+
+__all__ = ["plot_calibration", "plot_robustness"]

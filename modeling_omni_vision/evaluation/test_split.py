@@ -1,0 +1,201 @@
+"""The test split is opened once for each run; `test_opened.json` in its folder says when, and by which weights.
+
+Every road to predictions on a test split goes through `open_test_split` before the first picture is read. The same
+weights may come again: that is a reproduction, and must give the same accuracy. Other weights may not, for whoever
+looks twice chooses by what was seen. It keeps honest people honest; who deletes the record is not stopped.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import nn
+
+from ..records.command import without_folder
+from ..records.metrics_file import METRICS_FILE, read_metrics
+
+
+logger = logging.getLogger(__name__)
+
+LOCK_FILE = "test_opened.json"
+# The same record in metrics.json, with the accuracy: a published folder has only this one.
+SECTION = "test_opened"
+CHECKPOINT_NAME = re.compile(r"checkpoint-\d+")
+NEEDED = ("weights", "labels", "date")
+
+
+class SplitRefusedError(ValueError):
+    """The test split stays closed, or what was found on it is not recorded; the message says why."""
+
+
+@dataclass(frozen=True)
+class OpenedSplit:
+    """A test split that may be read.
+
+    Attributes:
+        folder: Folder of the run.
+        record: What the lock says.
+        accuracy: What was found before; None if nobody has looked yet, or got no further than making the lock.
+    """
+
+    folder: Path
+    record: dict[str, Any]
+    accuracy: float | None = None
+
+    def section(self, accuracy: float) -> dict[str, dict[str, Any]]:
+        """
+        Return the record with its accuracy as a section of metrics.json.
+
+        Raises:
+            SplitRefusedError: if an earlier look at the same weights found another accuracy.
+        """
+        if self.accuracy is not None and accuracy != self.accuracy:
+            raise SplitRefusedError(
+                f"The weights in {str(self.folder)!r} must give the accuracy again that was recorded on "
+                f"{self.record['date']}, expected {self.accuracy!r}, got {accuracy!r}. Something else has changed: "
+                "pictures, image processor, configuration, library or machine. Put it back; nothing was written."
+            )
+        return {SECTION: {**self.record, "accuracy": accuracy}}
+
+
+def open_test_split(
+    folder: str | Path, model: nn.Module, rows: Dataset, dataset: str, command: str | None = None
+) -> OpenedSplit:
+    """
+    Open the test split for the weights of a run, or again for the same weights; call before a picture is read.
+
+    Args:
+        folder: Folder of the run, or a published one.
+        model: Its weights as they will be used.
+        rows: The test split, columns `image` and `label`; only labels are read here.
+        dataset: Its name, for the record.
+        command: What opens it, for the record.
+
+    Returns:
+        What to ask for the section of metrics.json, once the accuracy is known.
+
+    Raises:
+        SplitRefusedError: for a checkpoint within a run, for other weights or another test split than in the
+            record, and for a record that is damaged. Nothing was read or written then.
+    """
+    folder = Path(folder)
+    if CHECKPOINT_NAME.fullmatch(folder.resolve().name):
+        raise SplitRefusedError(
+            f"The test split is for the end of a run, expected its folder, got the checkpoint {str(folder)!r} within "
+            "it. Choose among checkpoints on validation: --split validation."
+        )
+    wanted = describe(folder, model, rows, dataset, command)
+    records = read_records(folder)
+    if not records and create_lock(folder / LOCK_FILE, wanted):
+        return OpenedSplit(folder, wanted)
+    records = records or read_records(folder)  # another process was first
+    for record in records.values():
+        refuse_another(folder, record, wanted)
+    accuracy = records.get(METRICS_FILE, {}).get("accuracy")
+    record = {name: value for name, value in next(iter(records.values())).items() if name != "accuracy"}
+    logger.warning(
+        "%s: its test split was opened on %s by the same weights. This is a reproduction, no new look%s.",
+        folder,
+        record["date"],
+        "" if accuracy is None else f"; the accuracy must be {accuracy} again",
+    )
+    return OpenedSplit(folder, record, accuracy)
+
+
+def describe(folder: Path, model: nn.Module, rows: Dataset, dataset: str, command: str | None) -> dict[str, Any]:
+    """Say who opens what: hashes of run, weights and labels, and the plain facts."""
+    weights = weights_digest(model)
+    training = read_metrics(folder).get("training") or {}
+    recipe = {name: training.get(name) for name in ("command", "arguments", "seed")}
+    return {
+        "run": hashlib.sha256(json.dumps([weights, recipe], sort_keys=True).encode()).hexdigest(),
+        "weights": weights,
+        "dataset": without_folder(dataset),
+        "pictures": len(rows),
+        "labels": labels_digest(rows),
+        "date": datetime.now(UTC).date().isoformat(),
+        "command": command,
+    }
+
+
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 over name, type, shape and bytes of every tensor of a model, whatever file they came from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def labels_digest(rows: Dataset) -> str:
+    """SHA-256 over class names and all labels in their order: cheap, and no picture is read for it."""
+    digest = hashlib.sha256(json.dumps(rows.features["label"].names).encode())
+    digest.update(np.asarray(rows["label"][:], dtype="<i8").tobytes())
+    return digest.hexdigest()
+
+
+def create_lock(path: Path, record: dict[str, Any]) -> bool:
+    """Write the lock, whole or not at all; False if there already is one, even if it came this very moment."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.partial")
+    try:
+        with partial.open("x", encoding="utf-8") as file:
+            file.write(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        # Fails where the name exists, as O_EXCL does and a rename does not, and never shows half a file.
+        path.hardlink_to(partial)
+    except FileExistsError:
+        return False
+    finally:
+        partial.unlink(missing_ok=True)
+    return True
+
+
+def read_records(folder: Path) -> dict[str, dict[str, Any]]:
+    """Read every record of an opened test split, by the name of its file; refuse one that is damaged."""
+    records: dict[str, Any] = {}
+    lock = folder / LOCK_FILE
+    if os.path.lexists(lock):
+        try:
+            records[LOCK_FILE] = json.loads(lock.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            records[LOCK_FILE] = str(error)
+    metrics = read_metrics(folder)
+    if SECTION in metrics:
+        records[METRICS_FILE] = metrics[SECTION]
+    for name, record in records.items():
+        if not isinstance(record, dict) or not all(isinstance(record.get(key), str) for key in NEEDED):
+            raise SplitRefusedError(
+                f"The record of the opened test split in {str(folder / name)!r} must hold {', '.join(NEEDED)}, got "
+                f"{str(record)[:200]!r}. It is not written over: restore it, or train again in a new folder."
+            )
+    return records
+
+
+def refuse_another(folder: Path, record: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raise `SplitRefusedError` unless a record is of the same weights and the same test split."""
+    if record["weights"] != wanted["weights"]:
+        raise SplitRefusedError(
+            f"The test split of the run in {str(folder)!r} was opened on {record['date']} by other weights: expected "
+            f"SHA-256 {record['weights'][:12]}..., got {wanted['weights'][:12]}.... Start a new run in a new folder, "
+            "and choose between runs on validation: scripts/train.py --do_predict false."
+        )
+    if record["labels"] != wanted["labels"]:
+        raise SplitRefusedError(
+            f"The test split that the run in {str(folder)!r} opened on {record['date']} was {record.get('pictures')} "
+            f"pictures of {record.get('dataset')!r}, got {wanted['pictures']} pictures of {wanted['dataset']!r} with "
+            "other labels. Name that dataset; to measure the model on other data, copy it into a folder of its own."
+        )
+
+
+__all__ = ["LOCK_FILE", "SECTION", "OpenedSplit", "SplitRefusedError", "open_test_split"]

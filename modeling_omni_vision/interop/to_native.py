@@ -1,0 +1,207 @@
+"""Native twin: our weights as a stock model that plain transformers opens, with no Python in the folder.
+
+The residual stream has zero mean over channels, so RMSNorm is LayerNorm with a zero bias and the twin is
+exact, not an approximation. That is measured, not believed: both models run on the same random pixels
+before the folder appears. Only inference is the same.
+"""
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from transformers import (
+    Dinov2ForImageClassification,
+    Dinov2WithRegistersForImageClassification,
+    Dinov2WithRegistersModel,
+    PreTrainedModel,
+    ViTForImageClassification,
+    ViTModel,
+)
+
+from ..configuration_omni_vision import OmniVisionConfig
+from ..modeling_omni_vision import OmniVisionForImageClassification, OmniVisionModel
+from .folder import whole_folder
+from .stock import Ours, StockModel
+from .to_dinov2 import as_dinov2
+from .to_vit import as_vit, without_place_in_vit
+
+
+logger = logging.getLogger(__name__)
+
+# Largest difference of any output, in float32, relative to the largest output where that exceeds 1.
+TOLERANCE = 1e-5
+
+PROCESSOR_FIELDS = (
+    "do_resize",
+    "size",
+    "resample",
+    "do_rescale",
+    "rescale_factor",
+    "do_normalize",
+    "image_mean",
+    "image_std",
+)
+
+# Every class that a twin can have.
+NATIVE_CLASSES = (
+    ViTModel,
+    ViTForImageClassification,
+    Dinov2ForImageClassification,
+    Dinov2WithRegistersModel,
+    Dinov2WithRegistersForImageClassification,
+)
+
+
+@dataclass(frozen=True)
+class TwinReport:
+    """What a conversion made: the folder, the stock class in it, and the largest difference of any output."""
+
+    folder: Path
+    architecture: str
+    difference: float
+    has_processor: bool
+
+
+def convert_to_native(checkpoint: str | Path, output_dir: str | Path) -> TwinReport:
+    """
+    Write one of our checkpoints as the stock model that can hold it, which plain transformers opens.
+
+    An encoder becomes a `ViTModel`, a classifier a `ViTForImageClassification`. What they have no place for
+    becomes a DINOv2: a head that reads the patches a `Dinov2ForImageClassification`, and with registers a
+    `Dinov2WithRegistersModel` or `Dinov2WithRegistersForImageClassification`.
+
+    `pooler_output` of an encoder is ours, CLS. `AutoModel` on a ViT *classifier* folder makes a random pooler,
+    as with every stock ViT classifier: pass `add_pooling_layer=False` and read `last_hidden_state`. Sizes other
+    than the checkpoint's own: a ViT wants `interpolate_pos_encoding=True` (square only), a DINOv2 takes them as
+    they are and without registers gives what ours does, with registers something else.
+
+    Args:
+        checkpoint: Folder that `save_pretrained` of either of our models wrote.
+        output_dir: New or empty folder to write; nothing is left in it after an error.
+
+    Returns:
+        A `TwinReport`, with the difference measured on random pixels in float32.
+
+    Raises:
+        `ValueError`: if the folder is not ours or lacks weights, uses an option that no stock model here has a
+            place for, or holds weights that are not centred (the message gives the difference).
+    """
+    model = load_ours(checkpoint)
+    stock = as_dinov2(model) if without_place_in_vit(model) else as_vit(model)
+    return write_twin(model, stock, checkpoint, output_dir)
+
+
+def convert_to_vit(checkpoint: str | Path, output_dir: str | Path) -> TwinReport:
+    """Do as `convert_to_native`, but refuse with `ValueError` what a stock ViT has no place for."""
+    model = load_ours(checkpoint)
+    return write_twin(model, as_vit(model), checkpoint, output_dir)
+
+
+def write_twin(model: Ours, stock: StockModel, checkpoint: str | Path, output_dir: str | Path) -> TwinReport:
+    """Write a stock model and its image processor, open it again and compare; nothing is left after an error."""
+    if model.config.drop_path_rate:
+        logger.warning(
+            "`drop_path_rate` %s is left out: no stock model drops paths as ours. It acts in training only.",
+            model.config.drop_path_rate,
+        )
+    stock.config.architectures, stock.config.dtype = [stock.stock_class.__name__], model.dtype
+    with whole_folder(output_dir) as folder:
+        stock.config.save_pretrained(folder)
+        save_file(stock.weights, folder / "model.safetensors", metadata={"format": "pt"})
+        has_processor = write_stock_processor(Path(checkpoint), folder, model.config.num_channels)
+        difference = checked_difference(model, load_whole(stock.stock_class, folder))
+    return TwinReport(Path(output_dir), stock.stock_class.__name__, difference, has_processor)
+
+
+def load_ours(checkpoint: str | Path) -> Ours:
+    """Load the model of a checkpoint folder of ours, in the precision it was saved in, or raise `ValueError`."""
+    config_file = Path(checkpoint) / "config.json"
+    if not config_file.is_file():
+        raise ValueError(
+            f"The checkpoint must be a folder with a config.json, got {str(checkpoint)!r}. "
+            "Name a folder that `save_pretrained` wrote, for example the output of training."
+        )
+    written = json.loads(config_file.read_text(encoding="utf-8"))
+    if written.get("model_type") != OmniVisionConfig.model_type:
+        raise ValueError(
+            f"The checkpoint must be of model_type {OmniVisionConfig.model_type!r}, got "
+            f"{written.get('model_type')!r} in {str(config_file)!r}. Name one of our checkpoints."
+        )
+    is_classifier = OmniVisionForImageClassification.__name__ in (written.get("architectures") or [])
+    return load_whole(OmniVisionForImageClassification if is_classifier else OmniVisionModel, checkpoint, "auto")
+
+
+def load_whole(model_class: type, folder: str | Path, dtype: Any = torch.float32) -> Any:
+    """Load a model in evaluation mode and refuse a folder whose weights are not exactly the model's."""
+    model, report = model_class.from_pretrained(folder, dtype=dtype, output_loading_info=True)  # type: ignore[attr-defined]
+    wrong = {kind: sorted(map(str, keys)) for kind, keys in report.items() if keys and kind.endswith("_keys")}
+    if wrong:
+        raise ValueError(
+            f"The weights in {str(folder)!r} must be exactly those of {model_class.__name__}, got {wrong!r}. "
+            "Save the checkpoint again."
+        )
+    return model.eval()
+
+
+def write_stock_processor(checkpoint: Path, folder: Path, num_channels: int) -> bool:
+    """Write the settings of our image processor for the stock one, and say whether the checkpoint had any."""
+    source = checkpoint / "preprocessor_config.json"
+    if not source.is_file():
+        logger.warning(
+            "%s has no preprocessor_config.json, so the twin has none: save the image processor too.", checkpoint
+        )
+        return False
+    written = json.loads(source.read_text(encoding="utf-8"))
+    stock = {name: written[name] for name in PROCESSOR_FIELDS if name in written}
+    # A stock processor would make three channels of every picture: grey models take grey pictures as they are.
+    stock |= {"do_convert_rgb": num_channels == 3, "image_processor_type": "ViTImageProcessor"}
+    text = json.dumps(stock, indent=2, sort_keys=True) + "\n"
+    (folder / source.name).write_text(text, encoding="utf-8")
+    return True
+
+
+def checked_difference(model: Ours, twin: PreTrainedModel) -> float:
+    """
+    Return the largest difference of any output on random pixels, in float32, or raise `ValueError`.
+
+    Args:
+        model: Ours; it is turned into float32.
+        twin: The stock model, as loaded from the folder it will be opened from.
+
+    Raises:
+        `ValueError`: if an output differs by more than `TOLERANCE` or another class would be predicted.
+    """
+    model = model.float()
+    shape = (8, model.config.num_channels, *model.config.image_size_hw)
+    pixels = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        ours, theirs = outputs(model, pixels), outputs(twin, pixels)
+    # torch's max, unlike Python's, lets a NaN through.
+    difference = float(torch.stack([(ours[name] - theirs[name]).abs().max() for name in ours]).max())
+    scale = max(1.0, *(float(output.abs().max()) for output in ours.values()))
+    same_class = "logits" not in ours or torch.equal(ours["logits"].argmax(-1), theirs["logits"].argmax(-1))
+    # Written so that NaN is refused too.
+    if difference <= TOLERANCE * scale and same_class:
+        return difference
+    raise ValueError(
+        "The residual stream must have zero mean over channels for a stock model to hold these weights, got a mean "
+        f"of up to {model.residual_mean():.1e}: the twin would differ by up to {difference:.1e} (at most "
+        f"{TOLERANCE * scale:.0e} is let through). Train with centring on, in float32 weights. "
+        "`model.center_residual_()` makes any checkpoint convertible but changes what it computes: train on after it."
+    )
+
+
+def outputs(model: Ours | PreTrainedModel, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Run a model; give its last hidden state before any head, and logits or the pooled token."""
+    if hasattr(model, "classifier"):
+        encoder = getattr(model, model.base_model_prefix)
+        return {"hidden": encoder(pixels).last_hidden_state, "logits": model(pixels).logits}
+    output = model(pixels)
+    return {"hidden": output.last_hidden_state, "pooled": output.pooler_output}
+
+
+__all__ = ["NATIVE_CLASSES", "TOLERANCE", "TwinReport", "convert_to_native", "convert_to_vit"]

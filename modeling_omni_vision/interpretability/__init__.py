@@ -1,0 +1,1 @@
+"""Attention, similarity and occlusion maps, how far they are true, and their plots."""

@@ -1,0 +1,126 @@
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, Image
+from PIL import Image as PilImage
+from torch.utils.data import DataLoader
+
+from modeling_omni_vision.data.augmentation import Augmentation
+from modeling_omni_vision.data.image_dataset import PictureCollator, Pictures
+from modeling_omni_vision.image_processing_omni_vision import OmniVisionImageProcessor
+
+
+FEATURES = Features({"image": Image(decode=False), "label": ClassLabel(names=["a", "b", "c"])})
+
+
+def dataset_of(pictures, tmp_path, suffix="png"):
+    paths = []
+    for index, picture in enumerate(pictures):
+        paths.append(str(tmp_path / f"{index}.{suffix}"))
+        picture.save(paths[-1])
+    labels = [index % 3 for index in range(len(paths))]
+    return Dataset.from_dict({"image": paths, "label": labels}, features=FEATURES)
+
+
+@pytest.fixture
+def mixed_sources():
+    rng = np.random.default_rng(0)
+    pictures = [PilImage.fromarray(rng.integers(0, 256, (9 + i, 14 - i, 3), dtype=np.uint8)) for i in range(4)]
+    pictures += [PilImage.fromarray(rng.integers(0, 256, (10, 10, 4), dtype=np.uint8)) for _ in range(2)]
+    pictures += [PilImage.fromarray(rng.integers(0, 256, (10, 10), dtype=np.uint8)) for _ in range(2)]
+    turned = PilImage.fromarray(rng.integers(0, 256, (6, 10, 3), dtype=np.uint8))
+    turned.getexif()[0x0112] = 6
+    return [*pictures, turned]
+
+
+def batch_of(pictures, rows):
+    return PictureCollator(pictures.processor)(pictures.__getitems__(rows))
+
+
+@pytest.mark.parametrize("num_channels", [1, 3])
+@pytest.mark.parametrize("memory_limit", [0, 2**20])
+def test_without_augmentation_the_pixels_are_those_of_the_image_processor(
+    tmp_path, mixed_sources, num_channels, memory_limit
+):
+    dataset = dataset_of(mixed_sources, tmp_path)
+    processor = OmniVisionImageProcessor(size={"height": 8, "width": 12}, num_channels=num_channels)
+    batch = batch_of(Pictures(dataset, processor, memory_limit=memory_limit), list(range(len(dataset))))
+    expected = processor([row["path"] for row in dataset["image"]], return_tensors="pt")["pixel_values"]
+    assert torch.equal(batch["pixel_values"], expected)
+    assert batch["labels"].tolist() == dataset["label"][:]
+    assert set(batch) == {"pixel_values", "labels"}
+
+
+def test_deep_pictures_keep_their_depth_in_evaluation_and_are_rounded_in_training(tmp_path):
+    rng = np.random.default_rng(0)
+    deep = [PilImage.fromarray(rng.integers(0, 65536, (10, 10), dtype=np.uint16)) for _ in range(4)]
+    flat = [PilImage.fromarray(rng.integers(0, 256, (10, 10), dtype=np.uint8)) for _ in range(2)]
+    dataset = dataset_of([*deep, *flat], tmp_path)
+    processor = OmniVisionImageProcessor(size={"height": 8, "width": 8}, num_channels=1)
+    expected = processor([row["path"] for row in dataset["image"]], return_tensors=None)["pixel_values"]
+    batch = batch_of(Pictures(dataset, processor), list(range(6)))
+    assert torch.equal(batch["pixel_values"], torch.stack(list(expected)))
+    trained = batch_of(Pictures(dataset, processor, Augmentation(6, (8, 8), flip=False)), list(range(6)))
+    # Half a level of 255, in units of the standard deviation.
+    assert (trained["pixel_values"] - batch["pixel_values"]).abs().max() <= 0.5001 / 255 / 0.226
+
+
+def test_one_row_is_what_it_is_in_a_batch(tmp_path, mixed_sources):
+    dataset = dataset_of(mixed_sources, tmp_path)
+    processor = OmniVisionImageProcessor(size={"height": 8, "width": 8})
+    for augmentation in (None, Augmentation(9, (8, 8), crop_scale=0.3, flip=True, rand_augment=5)):
+        pictures = Pictures(dataset, processor, augmentation)
+        batch = pictures.__getitems__([3, 0, 7])
+        assert torch.equal(pictures[7]["picture"], batch[2]["picture"])
+        assert pictures[7]["label"] == batch[2]["label"] == 1
+
+
+def test_small_sets_are_decoded_once_and_large_ones_each_time(tmp_path, mixed_sources):
+    dataset = dataset_of(mixed_sources, tmp_path)
+    processor = OmniVisionImageProcessor(size={"height": 8, "width": 8})
+    exact = len(dataset) * 3 * 8 * 8
+    kept = Pictures(dataset, processor, memory_limit=exact)
+    read_again = Pictures(dataset, processor, memory_limit=exact - 1)
+    (tmp_path / "0.png").write_bytes(b"gone")
+    assert kept[0]["picture"].shape == (3, 8, 8)
+    with pytest.raises(ValueError, match=r"row 0 .*0\.png"):
+        read_again[0]
+
+
+def test_crops_are_cut_out_of_the_original_not_out_of_a_small_copy(tmp_path):
+    checks = np.indices((64, 64)).sum(axis=0) % 2 * 255  # shrunk to 8 px it would be plain grey
+    dataset = dataset_of([PilImage.fromarray(checks.astype(np.uint8))] * 4, tmp_path)
+    processor = OmniVisionImageProcessor(size={"height": 8, "width": 8}, num_channels=1)
+    pictures = Pictures(dataset, processor, Augmentation(4, (8, 8), crop_scale=0.015))
+    spreads = []
+    for epoch in range(8):
+        pictures.set_epoch(epoch)
+        spreads += [float(sample["picture"].float().std()) for sample in pictures.__getitems__(range(4))]
+    # Out of an 8 px copy, which is grey within one level, no crop would have a spread above 1.
+    assert max(spreads) > 10
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_workers_make_the_same_batches_and_hear_of_the_epoch(tmp_path, mixed_sources, num_workers):
+    dataset = dataset_of(mixed_sources, tmp_path)
+    processor = OmniVisionImageProcessor(size={"height": 8, "width": 8})
+    pictures = Pictures(dataset, processor, Augmentation(9, (8, 8), shift=2, rand_augment=9, mixup=0.5, num_classes=3))
+    loader = DataLoader(
+        pictures,
+        batch_size=4,
+        collate_fn=PictureCollator(processor),
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+    )
+    for epoch in (0, 1):
+        pictures.set_epoch(epoch)
+        for batch in loader:
+            expected = batch_of(pictures, batch["rows"].tolist())
+            assert torch.equal(batch["pixel_values"], expected["pixel_values"])
+            assert torch.equal(batch["labels"], expected["labels"])
+
+
+def test_a_processor_without_a_fixed_size_is_refused(tmp_path, mixed_sources):
+    processor = OmniVisionImageProcessor(size={"shortest_edge": 8})
+    with pytest.raises(ValueError, match="fixed height and width"):
+        Pictures(dataset_of(mixed_sources, tmp_path), processor)

@@ -1,0 +1,116 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from packaging.version import Version
+from PIL import Image
+from transformers import __version__ as transformers_version
+
+from modeling_omni_vision import OmniVisionImageProcessor
+from modeling_omni_vision.interpretability.occlusion import Look, look, plot_looks
+
+
+if Version(transformers_version) < Version("5.23"):
+    pytest.skip("models of several parts need transformers 5.23", allow_module_level=True)
+
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from modeling_omni_vision.cli.looks import main
+from modeling_omni_vision.interop import compose_language_model
+
+
+PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
+
+
+@pytest.fixture
+def composed(tiny_model, tiny_llama_folder, tmp_path):
+    def build(**options):
+        eyes, folder = tmp_path / "eyes", tmp_path / "seeing"
+        tiny_model.save_pretrained(eyes)
+        OmniVisionImageProcessor(size={"height": 32, "width": 32}).save_pretrained(eyes)
+        if options.get("fusion") == "late":
+            options["cross_attention_every"] = 1
+        compose_language_model(str(eyes), str(tiny_llama_folder), folder, **options)
+        return AutoModelForImageTextToText.from_pretrained(folder).eval(), AutoProcessor.from_pretrained(folder)
+
+    return build
+
+
+@pytest.mark.parametrize(
+    ("options", "shape"),
+    [
+        ({"select_feature": "grid"}, (4, 4)),
+        ({"select_feature": "cls+grid"}, (4, 4)),
+        ({"select_feature": "grid", "pixel_shuffle": 2}, (2, 2)),
+        ({"fusion": "late", "select_feature": "grid"}, (4, 4)),
+    ],
+)
+def test_a_patch_is_needed_as_far_as_the_answer_is_less_probable_without_it(composed, options, shape):
+    model, processor = composed(**options)
+    for part in getattr(model, "cross_attention", []):
+        torch.nn.init.ones_(part.gate)
+    found = look(model, processor, PICTURE, "what is it", max_new_tokens=2)
+    assert found.relevance.shape == shape
+    chat = [{"role": "user", "content": [{"type": "image", "image": PICTURE}, {"type": "text", "text": "what is it"}]}]
+    inputs = processor.apply_chat_template(
+        chat, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
+    )
+    leading = int(options["select_feature"] == "cls+grid")
+
+    @torch.no_grad()
+    def probability(hidden):
+        encoded = model.get_image_features(inputs["pixel_values"])
+        grid = encoded.pooler_output[0].view(-1, encoded.pooler_output[0].shape[-1])[leading:]
+        grid[hidden] = grid.mean(0)
+        rest = {name: value for name, value in inputs.items() if name != "pixel_values"}
+        return model(**rest, mm_encoder_outputs={"image": encoded}).logits[0, -1].log_softmax(-1)
+
+    said = model.generate(**inputs, max_new_tokens=1, min_new_tokens=1, do_sample=False)[0, -1]
+    # Around the first patch: a window that the border cuts.
+    corner = [row * shape[1] + column for row in (0, 1) for column in (0, 1)]
+    fall = (probability([])[said] - probability(corner)[said]).item()
+    # Batches and single rows multiply in another order.
+    assert found.relevance[0, 0] == pytest.approx(fall, abs=1e-5)
+    assert abs(fall) > 1e-4
+
+
+def test_gates_that_are_shut_say_that_nothing_was_looked_at(composed):
+    model, processor = composed(fusion="late", select_feature="grid")
+    found = look(model, processor, PICTURE, "what is it", max_new_tokens=2)
+    assert abs(found.relevance).max() < 1e-6  # rounding of a batch
+
+
+def test_cls_alone_has_no_map_and_the_sheet_says_what_was_wrong(composed, tmp_path):
+    model, processor = composed(select_feature="cls")
+    found = look(model, processor, PICTURE, "what is it", max_new_tokens=2)
+    assert found.relevance is None
+    looks = [found, Look("Is the very red square left or right of the blue circle?", "left", np.eye(4)), found]
+    looks.append(Look("short", "$x", np.zeros((2, 2))))
+
+    def red(truths):
+        path = plot_looks([np.asarray(PICTURE)] * 4, looks, truths, tmp_path / "looks.png")
+        with Image.open(path) as drawn:
+            levels = np.asarray(drawn.convert("RGB")).astype(int)
+        return int(((levels[..., 0] > 150) & (levels[..., 1:] < 90).all(-1)).sum())
+
+    # "$x" is no formula: matplotlib would stop at it.
+    assert red(["never", "left", "", "$x"]) > red([found.answer, "left", "", "$x"])
+
+
+def test_the_script_draws_questions_of_a_file(composed, tmp_path, capsys):
+    composed(select_feature="grid")
+    PICTURE.save(tmp_path / "a.png")
+    lines = [
+        {
+            "image": "a.png",
+            "messages": [{"role": "user", "content": "is it"}, {"role": "assistant", "content": "what"}],
+        }
+    ] * 20
+    (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    options = ["--checkpoint", str(tmp_path / "seeing"), "--dataset", str(tmp_path / "mine.jsonl")]
+    main([*options, "--split", "train", "--output", str(tmp_path / "looks.png")])
+    assert capsys.readouterr().out.strip() == str(tmp_path / "looks.png")
+    assert (tmp_path / "looks.png").stat().st_size > 5000
+    with pytest.raises(ValueError, match="Expected a split of \\['train', 'validation'\\]"):
+        main([*options, "--split", "test", "--output", str(tmp_path / "none.png")])

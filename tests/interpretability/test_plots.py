@@ -1,0 +1,130 @@
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from modeling_omni_vision.evaluation.reliability_plots import plot_calibration, plot_robustness
+from modeling_omni_vision.hub.publish import MAX_PICTURE_BYTES
+from modeling_omni_vision.interpretability.plots import (
+    curves,
+    plot_attention,
+    plot_confusion,
+    plot_mistakes,
+    plot_pairs,
+    plot_training,
+)
+
+
+@pytest.fixture(autouse=True)
+def _warnings_are_errors():
+    # A glyph that is missing or a layout that collapses is only a warning to matplotlib.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def is_drawn(path):
+    with Image.open(path) as image:
+        return image.format == "PNG" and np.asarray(image.convert("L")).std() > 5
+
+
+@pytest.mark.parametrize("classes", [2, 100])
+def test_a_confusion_matrix_is_drawn_for_few_and_many_classes_with_awkward_names(tmp_path, classes):
+    matrix = np.eye(classes, dtype=int) * 7
+    matrix[0] = 0
+    names = ["$x_", "a name that is much too long for a tick", *map(str, range(2, classes))]
+    assert is_drawn(plot_confusion(matrix.tolist(), names, tmp_path / "new" / "c.png"))
+
+
+def test_equal_input_gives_equal_bytes(tmp_path):
+    for name in ("a.png", "b.png"):
+        plot_confusion([[3, 1], [0, 2]], ["a", "b"], tmp_path / name)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_calibration_is_drawn_with_empty_bins(tmp_path):
+    assert is_drawn(plot_calibration(np.array([[0.9, 0.1]] * 3), np.array([0, 0, 1]), tmp_path / "c.png"))
+
+
+def test_calibration_after_scaling_is_drawn_beside_that_before(tmp_path):
+    before, after, labels = np.array([[0.9, 0.1]] * 3), np.array([[0.7, 0.3]] * 3), np.array([0, 0, 1])
+    alone, both = plot_calibration(before, labels, tmp_path / "1.png"), tmp_path / "2.png"
+    assert is_drawn(plot_calibration(before, labels, both, after))
+    with Image.open(alone) as one, Image.open(both) as two:
+        assert two.width > 1.5 * one.width
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_any_number_of_robustness_curves_is_drawn(tmp_path, count):
+    points = [
+        {"severity": severity, "accuracy": 0.9 - severity, "accuracy_interval": [0.85 - severity, 0.95 - severity]}
+        for severity in (0, 0.25, 0.5)
+    ]
+    names = ["gaussian_blur", "noise", "erasing"][:count]
+    path = plot_robustness(dict.fromkeys(names, points), dict.fromkeys(names, "pixels"), tmp_path / "r.png")
+    assert is_drawn(path)
+
+
+def test_curves_of_metrics_json_and_of_trainer_state_json_are_the_same():
+    metrics = {
+        "history": [{"step": 5, "epoch": 1.0, "loss": 2.0}, {"step": 9, "epoch": 2.0, "loss": None}],
+        "evaluations": [{"epoch": 1.0, "loss": 1.5, "accuracy": 0.5}],
+    }
+    state = {
+        "log_history": [
+            {"epoch": 1.0, "loss": 2.0, "learning_rate": 0.1},
+            {"epoch": 1.0, "eval_loss": 1.5, "eval_accuracy": 0.5},
+            {"epoch": 2.0, "train_loss": 1.0},
+        ]
+    }
+    of_metrics, of_state = curves(metrics), curves(state)
+    assert [entry["loss"] for entry in of_metrics[0]] == [entry["loss"] for entry in of_state[0]] == [2.0]
+    assert of_metrics[1][0] == of_state[1][0]
+
+
+@pytest.mark.parametrize("evaluations", [[], [{"epoch": 1.0, "loss": 1.5, "accuracy": 0.5}]], ids=["none", "one"])
+def test_training_is_drawn_from_a_single_point(tmp_path, evaluations):
+    training = {"history": [{"epoch": 1.0, "loss": 2.0}], "evaluations": evaluations}
+    assert is_drawn(plot_training(training, tmp_path / "t.png"))
+
+
+def test_nothing_is_drawn_of_a_training_that_left_no_losses(tmp_path):
+    assert plot_training({}, tmp_path / "t.png") is None
+    assert plot_training({"log_history": []}, tmp_path / "t.png") is None
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("count", [0, 1, 9])
+def test_mistakes_are_drawn_in_any_number_and_shape(tmp_path, count):
+    shapes = [(8, 8, 1), (300, 200, 3), (10, 40, 3)]
+    pictures = [np.full(shapes[index % 3], 200.0) for index in range(count)]
+    names = ["a class with a long name"] * count
+    assert is_drawn(plot_mistakes(pictures, names, names, [0.5] * count, tmp_path / "m.png"))
+
+
+@pytest.mark.parametrize("count", [1, 7])
+def test_pairs_are_drawn_in_any_number_grey_and_coloured(tmp_path, count):
+    pairs = [(np.zeros((8, 8, 1 + 2 * (count > 1)), dtype=np.uint8),) * 2 for _ in range(count)]
+    names = ["a class with a long name"] * count
+    others = ["$another"] * count
+    assert is_drawn(plot_pairs(pairs, names, others, ["0.9990 mirrored shifted"] * count, tmp_path / "p.png"))
+
+
+def test_a_sheet_of_forty_small_pictures_is_small_enough_for_a_card(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 28, 28, 1))
+    path = plot_mistakes(list(noise), ["a class"] * 40, ["another class"] * 40, [0.5] * 40, tmp_path / "m.png")
+    assert path.stat().st_size < MAX_PICTURE_BYTES
+
+
+def test_a_picture_of_many_colours_keeps_them(tmp_path):
+    photo = np.random.default_rng(0).integers(0, 256, (99, 99, 3))
+    with Image.open(plot_mistakes([photo], ["a"], ["b"], [0.5], tmp_path / "m.png")) as image:
+        assert len(image.convert("RGB").getcolors(1 << 24)) > 4096
+
+
+def test_attention_is_drawn_for_pictures_that_are_not_square_and_maps_of_zero(tmp_path):
+    pictures = [np.zeros((16, 32, 1), dtype=np.uint8), np.full((16, 32, 3), 255.0)]
+    maps = np.zeros((2, 6, 2, 4))
+    maps[1, :, 1, 2] = 0.7
+    assert is_drawn(plot_attention(pictures, maps, ["a", "b\nsaid c"], tmp_path / "a.png"))

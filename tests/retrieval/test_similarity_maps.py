@@ -1,0 +1,81 @@
+import json
+import shutil
+
+import pytest
+import torch
+from packaging.version import Version
+from PIL import Image
+from transformers import __version__ as transformers_version
+
+
+pytest.importorskip("sentence_transformers")
+pytest.importorskip("lancedb")
+if Version(transformers_version) < Version("5.23"):
+    pytest.skip("models of several parts need transformers 5.23", allow_module_level=True)
+
+from experiments.cls_study import study_cls
+from modeling_omni_vision import OmniVisionConfig
+from modeling_omni_vision.retrieval.build import build_retrieval
+from modeling_omni_vision.retrieval.similarity_maps import visualize
+
+
+CAPTIONS = ["This is a red square and a blue circle", "This is an orange star and a green cross, pink, purple hexagon"]
+
+
+@pytest.fixture(scope="module", params=[0, 2], ids=["no registers", "registers"])
+def checkpoint(request, tmp_path_factory):
+    torch.manual_seed(0)
+    config = OmniVisionConfig(
+        image_size=64,
+        patch_size=16,
+        hidden_size=32,
+        num_hidden_layers=2,
+        intermediate_size=64,
+        num_register_tokens=request.param,
+    )
+    model, processor = build_retrieval(config, "new", CAPTIONS, embedding_dim=16)
+    folder = tmp_path_factory.mktemp("search")
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return str(folder)
+
+
+def test_three_pictures_show_words_attention_and_who_wins(checkpoint, tmp_path):
+    Image.new("RGB", (80, 50), "red").save(tmp_path / "picture.png")
+    files = visualize(checkpoint, str(tmp_path / "picture.png"), "a red $quare", tmp_path / "seen")
+    assert [file.name for file in files] == ["words.png", "attention.png", "winners.png"]
+    for file in files:
+        with Image.open(file) as drawn:
+            # Not one colour: something is drawn.
+            assert len(drawn.convert("RGB").getcolors(1 << 24)) > 10
+
+
+def test_a_picture_that_cannot_be_read_and_a_text_without_words_are_refused(checkpoint, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    Image.new("RGB", (8, 8)).save(tmp_path / "picture.png")
+    with pytest.raises(ValueError, match=r"broken\.png"):
+        visualize(checkpoint, str(tmp_path / "broken.png"), "red", tmp_path)
+    with pytest.raises(ValueError, match="at least one word"):
+        visualize(checkpoint, str(tmp_path / "picture.png"), " ", tmp_path)
+
+
+def test_the_study_writes_tables_numbers_and_a_plot(checkpoint, tmp_path):
+    copy = shutil.copytree(checkpoint, tmp_path / "copy")
+    scores = {"text_to_picture": {"ndcg@10": 0.5}, "picture_to_text": {"ndcg@10": 0.25}}
+    (copy / "metrics.json").write_text(
+        json.dumps({"training": {"seed": 7}, "retrieval": {"parts": {"test": scores}}}), encoding="utf-8"
+    )
+    record = study_cls({"new": str(copy)}, tmp_path, scenes=3)
+    found = record["checkpoints"]["new"]
+    assert (found["checkpoint"], found["trained_with_seed"]) == ("copy", 7)
+    assert found["ndcg@10"] == {"text_to_picture": 0.5, "picture_to_text": 0.25}
+    assert found["grounding"]["seen"]["MaxSim"]["words"] == 12
+    for state, one in found["dominance"]["seen"].items():
+        assert sum(one["shares"].values()) == pytest.approx(1)
+        assert (one["margin"] is None) == state.endswith("dropped")
+        assert (one["chance"]["cls"] == 0) == state.endswith("dropped")
+    page = (tmp_path / "cls.md").read_text(encoding="utf-8")
+    assert page.count("| new |") == 4 + 5
+    assert page.count("| new | 0.500, 0.250 |") == 5
+    assert f"{found['grounding']['seen']['MaxSim']['pointing']:.1%}" in page
+    assert (tmp_path / "cls.png").is_file()

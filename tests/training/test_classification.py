@@ -1,0 +1,470 @@
+import json
+import logging
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset, Image, load_from_disk
+from safetensors.torch import load_file
+from transformers import AutoImageProcessor, AutoModelForImageClassification, TrainerCallback
+
+from modeling_omni_vision.evaluation.evaluate import evaluate
+from modeling_omni_vision.evaluation.test_split import LOCK_FILE, SplitRefusedError
+from modeling_omni_vision.training import classification as run_module
+from modeling_omni_vision.training.averaging import TRAINED_WEIGHTS_FILE
+from modeling_omni_vision.training.callbacks import NonFiniteLossError, TrainingInterruptedError
+from modeling_omni_vision.training.classification import build_model, find_checkpoint, train
+from modeling_omni_vision.training.trainer import OmniVisionTrainer
+
+
+# Everything that draws random numbers in training, at once.
+RANDOM = {
+    "shift": 1,
+    "flip": True,
+    "rand_augment": 5,
+    "random_erasing": 0.5,
+    "mixup": 0.2,
+    "cutmix": 1.0,
+    "muon_learning_rate": 0.02,
+    "mimetic_init": True,
+    "ema_decay": 0.9,
+    "label_smoothing_factor": 0.1,
+}
+
+
+def weights_of(folder, name="model.safetensors"):
+    return load_file(Path(folder) / name)
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def record_of(folder):
+    return json.loads((Path(folder) / "metrics.json").read_text())
+
+
+@pytest.fixture
+def callbacks(monkeypatch):
+    """A list; callbacks put into it take part in every training."""
+    extra = []
+    original = OmniVisionTrainer.train
+
+    def with_callbacks(self, *args, **kwargs):
+        for callback in extra:
+            self.add_callback(callback)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(OmniVisionTrainer, "train", with_callbacks)
+    return extra
+
+
+class At(TrainerCallback):
+    """Does something at the end of one step."""
+
+    def __init__(self, step, action):
+        self.step, self.action = step, action
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            self.action()
+
+
+def test_a_run_learns_and_leaves_a_folder_that_opens_anywhere(arguments):
+    folder = train(*arguments(num_train_epochs=20, learning_rate=3e-3, config={"drop_path_rate": 0.0}))
+    model = AutoModelForImageClassification.from_pretrained(folder)
+    processor = AutoImageProcessor.from_pretrained(folder)
+    assert model.config.id2label == {0: "dark", 1: "grey", 2: "light"}
+    assert processor.size == {"height": 8, "width": 8}
+    assert processor.num_channels == 1
+    files = {path.name for path in folder.iterdir() if path.is_file()}
+    assert {"config.json", "model.safetensors", "preprocessor_config.json", "metrics.json"} <= files
+    assert {"modeling_omni_vision.py", "configuration_omni_vision.py", "image_processing_omni_vision.py"} <= files
+    assert not list(folder.rglob("training_args.bin"))
+    record = record_of(folder)
+    assert record["training"]["validation_accuracy"] == 1.0
+    assert record["test"] == {
+        "accuracy": 1.0,
+        "accuracy_interval": [1.0, 1.0],
+        "loss": record["test"]["loss"],
+        "pictures": 9,
+    }
+
+
+def test_the_record_tells_how_the_numbers_were_made_and_nothing_about_this_machine(arguments, tmp_path):
+    folder = train(*arguments(mixup=0.2, seed=3, num_train_epochs=2))
+    text, training = (folder / "metrics.json").read_text(), record_of(folder)["training"]
+    assert str(tmp_path) not in text
+    assert os.path.expanduser("~") not in text
+    assert "NaN" not in text
+    assert training["command"].startswith("accelerate launch scripts/train.py --dataset tiny ")
+    assert "--mixup 0.2" in training["command"]
+    assert "--seed 3" in training["command"]
+    assert training["arguments"]["config"]["image_size"] == 8
+    assert training["dataset"] == {
+        "name": "tiny",
+        "classes": ["dark", "grey", "light"],
+        "train": 36,
+        "validation": 9,
+        "test": 9,
+    }
+    assert [entry["step"] for entry in training["history"]] == [1, 2, 3, 4, 5, 6]
+    assert [entry["epoch"] for entry in training["evaluations"]] == [1, 2]
+    assert training["validation_accuracy"] == max(entry["accuracy"] for entry in training["evaluations"])
+    assert training["epochs"] == 2
+    assert training["parameters"] == sum(weight.numel() for weight in weights_of(folder).values())
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_gives_others(arguments):
+    first, again, other = (train(*arguments(f"run{i}", seed=seed, **RANDOM)) for i, seed in enumerate((1, 1, 2)))
+    assert same(weights_of(first), weights_of(again))
+    assert not same(weights_of(first), weights_of(other))
+
+
+@pytest.mark.parametrize("step", [2, 3, 4])
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(arguments, step):
+    options = {**RANDOM, "save_strategy": "steps", "save_steps": 1, "load_best_model_at_end": False}
+    options |= {"num_train_epochs": 3, "save_total_limit": None}
+    whole = train(*arguments("whole", **options))
+    part = Path(arguments("part")[1].output_dir)
+    shutil.copytree(whole / f"checkpoint-{step}", part / f"checkpoint-{step}")
+    resumed = train(*arguments("part", resume_from_checkpoint="true", **options))
+    assert same(weights_of(whole), weights_of(resumed))
+    for name in ("model.safetensors", TRAINED_WEIGHTS_FILE):
+        assert same(weights_of(whole / "checkpoint-9", name), weights_of(resumed / "checkpoint-9", name))
+    assert record_of(resumed)["training"]["resumed_from"] == f"checkpoint-{step}"
+
+
+def test_evaluation_does_not_change_what_training_does(arguments):
+    options = {**RANDOM, "load_best_model_at_end": False, "num_train_epochs": 3, "save_strategy": "no"}
+    often = train(*arguments("often", eval_strategy="steps", eval_steps=1, **options))
+    seldom = train(*arguments("seldom", **options))
+    assert same(weights_of(often), weights_of(seldom))
+
+
+def test_sigterm_saves_first_and_the_resumed_run_ends_as_if_nothing_had_happened(arguments, callbacks):
+    options = {**RANDOM, "num_train_epochs": 3, "save_total_limit": None}
+    whole = train(*arguments("whole", **options))
+    handler = signal.getsignal(signal.SIGTERM)
+    callbacks.append(At(4, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    with pytest.raises(TrainingInterruptedError, match=r"checkpoint-\d.* --resume_from_checkpoint true"):
+        train(*arguments("part", **options))
+    assert signal.getsignal(signal.SIGTERM) is handler
+    part = Path(arguments("part")[1].output_dir)
+    assert not (part / "metrics.json").exists()
+    newest = find_checkpoint(part, "true")
+    assert newest is not None
+    assert newest.name in ("checkpoint-4", "checkpoint-5")
+    callbacks.clear()
+    resumed = train(*arguments("part", resume_from_checkpoint="true", **options))
+    assert same(weights_of(whole), weights_of(resumed))
+    assert record_of(whole)["training"]["evaluations"] == record_of(resumed)["training"]["evaluations"]
+
+
+def test_sigterm_at_the_end_of_an_epoch_still_evaluates_that_epoch(arguments, callbacks):
+    callbacks.append(At(2, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    with pytest.raises(TrainingInterruptedError, match="stopped at step 3 of 6"):
+        train(*arguments("part"))
+    state = json.loads((Path(arguments("part")[1].output_dir) / "checkpoint-3" / "trainer_state.json").read_text())
+    assert [entry["epoch"] for entry in state["log_history"] if "eval_accuracy" in entry] == [1.0]
+
+
+def test_with_averaging_checkpoints_and_the_end_hold_the_average(arguments):
+    folder = train(*arguments(ema_decay=0.9, num_train_epochs=2, load_best_model_at_end=False))
+    checkpoint = folder / "checkpoint-6"
+    trained = weights_of(checkpoint, TRAINED_WEIGHTS_FILE)
+    trained.pop("average.updates")
+    assert not same(weights_of(checkpoint), trained)
+    assert same(weights_of(folder), weights_of(checkpoint))
+
+
+def test_the_run_ends_with_the_weights_that_were_best_on_validation(arguments, monkeypatch):
+    scores = iter([0.9, 0.1, 0.5])
+    monkeypatch.setattr(
+        "modeling_omni_vision.training.trainer.accuracy", lambda prediction: {"accuracy": next(scores, 0.0)}
+    )
+    folder = train(*arguments(num_train_epochs=3, save_total_limit=None))
+    assert same(weights_of(folder), weights_of(folder / "checkpoint-3"))
+    assert record_of(folder)["training"]["best_epoch"] == 1
+
+
+def test_the_residual_stream_stays_centred_with_averaging_too_unless_told_otherwise(arguments):
+    for centred in (True, False):
+        folder = train(*arguments(f"run{centred}", center_residual=centred, ema_decay=0.9, num_train_epochs=5))
+        mean = AutoModelForImageClassification.from_pretrained(folder).residual_mean()
+        # Rounding of means of 16 float32 weights below 1; without centring AdamW moves them by its learning rate.
+        assert (mean < 1e-7) == centred, mean
+
+
+def test_gradient_accumulation_gives_the_same_losses(arguments):
+    # Augmentation belongs to the row, so that two halves of a batch are changed as the whole is; mixing belongs to
+    # the batch and is left out, dropout and drop-path draw from one generator and are switched off.
+    options = {"rand_augment": 9, "shift": 1, "flip": True, "random_erasing": 0.5, "label_smoothing_factor": 0.1}
+    config = dict.fromkeys(("drop_path_rate", "hidden_dropout_prob", "attention_probs_dropout_prob"), 0.0)
+    losses = []
+    for name, size, steps in (("whole", 12, 1), ("parts", 4, 3)):
+        folder = train(
+            *arguments(name, config, per_device_train_batch_size=size, gradient_accumulation_steps=steps, **options)
+        )
+        losses.append([entry["loss"] for entry in record_of(folder)["training"]["history"]])
+    # float32 means of 12 losses around 1.1 in another order: 1e-7 a step, which Adam's first steps enlarge.
+    assert losses[0] == pytest.approx(losses[1], abs=2e-5)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_and_names_step_and_rows(arguments, monkeypatch):
+    original = OmniVisionTrainer.compute_loss
+
+    def explode(self, model, inputs, *args, **kwargs):
+        loss = original(self, model, inputs, *args, **kwargs)
+        return loss * float("nan") if model.training and self.state.global_step == 4 else loss
+
+    monkeypatch.setattr(OmniVisionTrainer, "compute_loss", explode)
+    recipe, args = arguments()
+    with pytest.raises(NonFiniteLossError, match=r"finite loss, got nan at step 5, .*rows \[\d+(, \d+){11}\]"):
+        train(recipe, args)
+    checkpoints = sorted(path.name for path in Path(args.output_dir).iterdir())
+    assert checkpoints == ["checkpoint-3"]
+    assert all(weight.isfinite().all() for weight in weights_of(Path(args.output_dir) / "checkpoint-3").values())
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_weights(arguments, monkeypatch):
+    original = OmniVisionTrainer.compute_loss
+
+    def explode(self, model, inputs, *args, **kwargs):
+        loss = original(self, model, inputs, *args, **kwargs)
+        if model.training and self.state.global_step == 1:
+            loss = loss + (model.classifier.bias * 0).abs().sqrt().sum() * 0.0  # value 0, gradient nan
+        return loss
+
+    monkeypatch.setattr(OmniVisionTrainer, "compute_loss", explode)
+    with pytest.raises(NonFiniteLossError, match=r"finite gradient norm, got nan at step 2"):
+        train(*arguments())
+
+
+def test_validation_loss_is_not_smoothed(arguments):
+    options = {"num_train_epochs": 1, "learning_rate": 0.0}
+    plain = record_of(train(*arguments("plain", **options)))
+    smoothed = record_of(train(*arguments("smooth", label_smoothing_factor=0.5, **options)))
+    assert plain["training"]["evaluations"] == smoothed["training"]["evaluations"]
+
+
+def test_the_test_split_is_opened_once_and_after_training(arguments, monkeypatch):
+    opened = []
+    evaluate_on, predict = OmniVisionTrainer.evaluate, run_module.predict
+
+    def watch_validation(self, *args, **kwargs):
+        opened.append(kwargs.get("metric_key_prefix", "eval"))
+        return evaluate_on(self, *args, **kwargs)
+
+    def watch_test(*args):
+        folder = Path(arguments()[1].output_dir)
+        assert set(record_of(folder)) == {"training"}
+        assert same(dict(args[0].state_dict()), weights_of(folder))
+        opened.append("test")
+        return predict(*args)
+
+    monkeypatch.setattr(OmniVisionTrainer, "evaluate", watch_validation)
+    monkeypatch.setattr(run_module, "predict", watch_test)
+    recipe, args = arguments()
+    folder = train(recipe, args)
+    assert opened == ["eval", "eval", "test"]
+    record, lock = record_of(folder), json.loads((folder / LOCK_FILE).read_text())
+    assert record["test_opened"] == {**lock, "accuracy": record["test"]["accuracy"]}
+    assert lock["command"] == record["training"]["command"]
+    for resume in (None, "true"):
+        args.resume_from_checkpoint = resume
+        with pytest.raises(ValueError, match="finished run"):
+            train(recipe, args)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_the_script_that_evaluates_finds_the_same_accuracy_again(arguments, tiny_source, bf16, caplog):
+    # Autocast changes logits in the third digit: at a learning rate of 0 that would flip answers.
+    folder = train(*arguments(bf16=bf16, learning_rate=0.0, num_train_epochs=1))
+    test = record_of(folder)["test"]
+    found = evaluate(folder, str(tiny_source)).metrics
+    assert "reproduction" in caplog.text
+    assert [found[name] for name in ("accuracy", "accuracy_interval", "nll", "num_examples")] == list(test.values())
+
+
+@pytest.fixture
+def closed_source(tiny_source, tmp_path):
+    """The tiny dataset with a test split whose pictures cannot be read, though its labels can."""
+    data = load_from_disk(str(tiny_source)).cast_column("image", Image(decode=False))
+    labels = data["test"]["label"][:]
+    broken = {"image": [{"bytes": b"closed", "path": None}] * len(labels), "label": labels}
+    data["test"] = Dataset.from_dict(broken, features=data["test"].features)
+    data.save_to_disk(tmp_path / "closed")
+    return str(tmp_path / "closed")
+
+
+def test_a_trial_run_reads_no_picture_of_the_test_split(arguments, closed_source):
+    folder = train(*arguments("trial", dataset=closed_source, do_predict=False))
+    assert set(record_of(folder)) == {"training"}
+    assert "--do_predict false" in record_of(folder)["training"]["command"]
+    assert not (folder / LOCK_FILE).exists()
+    with pytest.raises(ValueError, match="cannot be read"):
+        train(*arguments("final", dataset=closed_source))
+
+
+def test_a_trial_run_that_was_chosen_is_tested_by_the_script_that_evaluates(arguments, tiny_source):
+    folder = train(*arguments(do_predict=False))
+    found = evaluate(folder, str(tiny_source)).metrics
+    assert record_of(folder)["test_opened"]["accuracy"] == found["accuracy"]
+    assert (folder / LOCK_FILE).is_file()
+
+
+def test_nothing_of_a_run_is_lost_when_its_test_split_must_stay_closed(arguments, monkeypatch):
+    folder = train(*arguments(load_best_model_at_end=False))
+    lock = (folder / LOCK_FILE).read_bytes()
+    # Somebody who did not like the result takes the numbers away and trains on.
+    (folder / "metrics.json").unlink()
+    before = weights_of(folder)
+    monkeypatch.setattr(run_module, "predict", lambda *args: pytest.fail("the test split was read"))
+    with pytest.raises(SplitRefusedError, match="other weights"):
+        train(*arguments(resume_from_checkpoint="true", num_train_epochs=3, load_best_model_at_end=False))
+    assert not same(weights_of(folder), before)
+    assert AutoModelForImageClassification.from_pretrained(folder).config.num_labels == 3
+    assert set(record_of(folder)) == {"training"}
+    assert record_of(folder)["training"]["steps"] == 9
+    assert (folder / LOCK_FILE).read_bytes() == lock
+
+
+def test_a_run_that_died_while_it_was_tested_is_tested_by_the_script_that_evaluates(
+    arguments, tiny_source, monkeypatch
+):
+    def die(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "predict", die)
+        with pytest.raises(KeyboardInterrupt):
+            train(*arguments())
+    folder = Path(arguments()[1].output_dir)
+    assert set(record_of(folder)) == {"training"}
+    found = evaluate(folder, str(tiny_source)).metrics
+    assert record_of(folder)["test_opened"]["accuracy"] == found["accuracy"]
+    assert record_of(folder)["test_opened"]["command"] == record_of(folder)["training"]["command"]
+
+
+def test_a_folder_with_something_in_it_is_not_written_over(arguments):
+    recipe, args = arguments()
+    Path(args.output_dir).mkdir()
+    (Path(args.output_dir) / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="Expected an empty --output_dir"):
+        train(recipe, args)
+    assert [path.name for path in Path(args.output_dir).iterdir()] == ["thesis.txt"]
+
+
+def test_an_unfinished_checkpoint_is_passed_over(tmp_path, caplog):
+    assert find_checkpoint(tmp_path, "true") is None
+    assert "starts at the beginning" in caplog.text
+    for step, complete in ((9, True), (10, True), (11, False)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if complete:
+            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").touch()
+    assert find_checkpoint(tmp_path, "True") == tmp_path / "checkpoint-10"
+    assert find_checkpoint(tmp_path, str(tmp_path / "checkpoint-9")) == tmp_path / "checkpoint-9"
+    with pytest.raises(ValueError, match=r"complete checkpoint to resume, got .*checkpoint-11"):
+        find_checkpoint(tmp_path, str(tmp_path / "checkpoint-11"))
+
+
+def test_resuming_with_another_average_is_refused(arguments):
+    options = {"save_strategy": "steps", "save_steps": 2}
+    recipe, args = arguments(**options, load_best_model_at_end=False)
+    (train(recipe, args) / "metrics.json").unlink()
+    with pytest.raises(ValueError, match="with averaged weights"):
+        train(*arguments(ema_decay=0.9, resume_from_checkpoint="true", load_best_model_at_end=False, **options))
+
+
+def test_training_can_start_from_a_checkpoint_and_keeps_its_head_for_the_same_classes(arguments):
+    first = train(*arguments("first"))
+    recipe, _ = arguments(model=str(first))
+    model, processor = build_model(recipe, ["dark", "grey", "light"])
+    assert same(dict(model.state_dict()), weights_of(first))
+    assert processor.num_channels == 1
+
+
+def test_other_classes_get_a_new_head_on_the_same_body(arguments, caplog):
+    first = train(*arguments("first"))
+    recipe, _ = arguments(model=str(first))
+    model, _ = build_model(recipe, ["cat", "dog"])
+    assert model.classifier.weight.shape == (2, 16)
+    body = {name: weight for name, weight in weights_of(first).items() if name.startswith("omni_vision.")}
+    assert same({f"omni_vision.{name}": weight for name, weight in model.omni_vision.state_dict().items()}, body)
+    assert "replaced by a new one" in caplog.text
+
+
+def test_an_uncentred_start_is_reported(arguments, caplog):
+    first = train(*arguments("first", center_residual=False, learning_rate=1e-2))
+    with caplog.at_level(logging.WARNING):
+        build_model(arguments(model=str(first))[0], ["dark", "grey", "light"])
+    assert "centring changes what it computes" in caplog.text
+
+
+def test_classes_can_be_named_in_the_config(arguments):
+    names = {"0": "night", "1": "dusk", "2": "day"}
+    model, _ = build_model(arguments(config={"id2label": names})[0], ["dark", "grey", "light"])
+    assert model.config.id2label == {0: "night", 1: "dusk", 2: "day"}
+    assert model.config.label2id == {"night": 0, "dusk": 1, "day": 2}
+    with pytest.raises(ValueError, match="classes 0 to 1"):
+        build_model(arguments(config={"id2label": names})[0], ["dark", "grey"])
+
+
+@pytest.mark.parametrize(("channels", "mean"), [(1, [0.459]), (3, [0.485, 0.456, 0.406]), (4, [0.5, 0.5, 0.5, 0.5])])
+def test_a_new_model_normalises_by_its_number_of_channels(arguments, channels, mean):
+    _, processor = build_model(arguments(config={"num_channels": channels})[0], ["a", "b"])
+    assert list(processor._standardize_kwargs(**processor.to_dict())["image_mean"]) == mean
+
+
+def test_the_attention_implementation_goes_through_the_config(arguments):
+    model, _ = build_model(arguments(config={"attn_implementation": "eager"})[0], ["a", "b"])
+    assert model.config._attn_implementation == "eager"
+
+
+def test_bf16_layer_decay_and_all_levers_together_run_on_a_cpu(arguments):
+    folder = train(*arguments(bf16=True, layer_decay=0.7, crop_scale=0.5, num_train_epochs=1, **RANDOM))
+    assert weights_of(folder)["classifier.weight"].dtype == torch.float32
+
+
+def test_muon_beside_another_optimizer_is_refused(arguments):
+    with pytest.raises(ValueError, match="adamw_torch"):
+        train(*arguments(optim="sgd", muon_learning_rate=0.02))
+
+
+def test_a_mimetic_start_is_for_new_models_only(arguments, tmp_path):
+    with pytest.raises(ValueError, match="new models"):
+        arguments(mimetic_init=True, model=str(tmp_path))
+
+
+@pytest.mark.parametrize("has_instructions", [True, False])
+def test_bf16_is_named_slow_where_the_processor_only_imitates_it(arguments, monkeypatch, caplog, has_instructions):
+    monkeypatch.setattr(run_module, "has_bf16_instructions", lambda: has_instructions)
+    train(*arguments(bf16=True, num_train_epochs=1))
+    assert ("imitated" in caplog.text) == (not has_instructions)
+
+
+def test_without_a_test_split_only_validation_is_reported(arguments, monkeypatch, caplog):
+    original = run_module.load_pictures
+
+    def without_test(*args, **kwargs):
+        data = original(*args, **kwargs)
+        del data["test"]
+        return data
+
+    monkeypatch.setattr(run_module, "load_pictures", without_test)
+    assert set(record_of(train(*arguments(num_train_epochs=1)))) == {"training"}
+    assert "no labelled test split" in caplog.text
+
+
+@pytest.mark.slow
+def test_a_compiled_run_is_centred_averaged_and_saved_under_plain_names(arguments):
+    # CONFIG has drop-path, whose random numbers a compiled graph draws differently: only what must hold is checked.
+    folder = train(*arguments("compiled", torch_compile=True, ema_decay=0.5))
+    model, report = AutoModelForImageClassification.from_pretrained(folder, output_loading_info=True)
+    assert not any(keys for kind, keys in report.items() if kind.endswith("_keys"))
+    assert model.residual_mean() < 1e-7
+    assert len(record_of(folder)["training"]["history"]) == 6
