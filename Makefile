@@ -26,14 +26,14 @@ quickstart: $(RUN)/done ## train on real scanned digits, evaluate, open the resu
 
 $(RUN)/done: $(VENV)/installed
 	@rm -rf $(RUN)
-	$(ONE_THREAD) $(BIN)/python scripts/train.py --dataset digits --output_dir $(RUN) --shift 1 \
+	$(ONE_THREAD) $(BIN)/python scripts/train.py --dataset digits --output_dir $(RUN) --max_translate 1 \
 		--config '{"image_size": 16, "patch_size": 4, "num_channels": 1, "attn_implementation": "eager", "hidden_dropout_prob": 0, "attention_probs_dropout_prob": 0}' \
 		--learning_rate 5e-4 --per_device_train_batch_size 32 --num_train_epochs 30
-	$(BIN)/python scripts/evaluate.py --checkpoint $(RUN) --dataset digits
-	$(BIN)/python scripts/export_pictures.py --dataset digits --output $(RUN)/pictures
-	$(BIN)/python scripts/predict.py --checkpoint $(RUN) --pictures $(RUN)/pictures
+	$(BIN)/python scripts/evaluate.py --model $(RUN) --dataset digits
+	$(BIN)/python scripts/export_images.py --dataset digits --output $(RUN)/images
+	$(BIN)/python scripts/predict.py --model $(RUN) --images $(RUN)/images
 	@touch $@
-	@echo "pictures drawn by the evaluation: $(RUN)/plots"
+	@echo "images drawn by the evaluation: $(RUN)/plots"
 
 # Everything in the checkout that git does not ignore: the tests need not run again until one of these changes.
 SOURCES := $(shell git ls-files --cached --others --exclude-standard 2>/dev/null)
@@ -86,8 +86,7 @@ benchmark: $(VENV)/installed-dev ## speed and memory beside transformers, timm a
 	$(BIN)/python scripts/benchmark.py
 
 checkpoints: $(VENV)/installed ## give the weights in the box the code as it is now, and prove them again
-	for folder in checkpoints/*/; do $(BIN)/python scripts/publish.py --checkpoint $$folder --output $$folder || exit 1; done
-	$(BIN)/python scripts/fill_readme.py
+	for folder in checkpoints/*/; do $(BIN)/python scripts/publish.py --model $$folder --output $$folder || exit 1; done
 
 clean: ## remove everything that is not in git, virtual environments included
 	git clean -dfX

@@ -2,7 +2,7 @@
 
     python scripts/benchmark.py --output benchmark.json
     python scripts/benchmark.py --quick
-    python scripts/benchmark.py --part index --checkpoint runs/search --output index.json
+    python scripts/benchmark.py --part index --model runs/search --output index.json
 
 Prints a markdown table (CPU milliseconds a step; "ours / best peer" above 1 means that ours is faster) and
 writes JSON; then, for our own training steps, the share that waits for data and which attention is faster.
@@ -28,7 +28,7 @@ class BenchmarkArguments:
     """What to measure."""
 
     part: str = field(default="speed", metadata={"help": "speed, or index: that of a search index."})
-    checkpoint: str | None = field(default=None, metadata={"help": "A retrieval checkpoint, for the part index."})
+    model: str | None = field(default=None, metadata={"help": "A retrieval checkpoint, for the part index."})
     rounds: int = field(default=9, metadata={"help": "Samples of each contestant; medians are printed."})
     threads: int = field(default=1, metadata={"help": "Threads of torch. Use 1 where other programs run."})
     batch_sizes: list[int] = field(
@@ -45,12 +45,12 @@ class BenchmarkArguments:
 def main(argv: list[str] | None = None) -> None:
     (arguments,) = HfArgumentParser(BenchmarkArguments).parse_args_into_dataclasses(argv)  # type: ignore[arg-type]
     command = recorded_command("scripts/benchmark.py", sys.argv[1:] if argv is None else argv)
-    if arguments.part not in ("speed", "index") or (arguments.part == "index") != bool(arguments.checkpoint):
-        raise ValueError(f"Expected --part speed, or index with --checkpoint, got {arguments.part!r}. Correct it.")
+    if arguments.part not in ("speed", "index") or (arguments.part == "index") != bool(arguments.model):
+        raise ValueError(f"Expected --part speed, or index with --model, got {arguments.part!r}. Correct it.")
     if arguments.part == "index":
         from experiments.index_benchmark import run_index_benchmark  # wants the extra "retrieval"
 
-        measured = run_index_benchmark(arguments.checkpoint, report=lambda line: print(line, flush=True))
+        measured = run_index_benchmark(arguments.model, report=lambda line: print(line, flush=True))
         write_json(Path(arguments.output), measured | {"command": command})
         return
     if find_spec("timm") is None:

@@ -39,7 +39,7 @@ def peak_memory(config: OmniVisionConfig, case: Case, threads: int) -> dict[str,
 def report_peak(sender: Any, name: str, config: dict[str, Any], case: Case, threads: int) -> None:
     """Run two steps in this process and send the MiB they and the model added at their peak."""
     torch.set_num_threads(threads)
-    # Touch the libraries with a picture of one patch: their pages are nobody's working memory.
+    # Touch the libraries with an image of one patch: their pages are nobody's working memory.
     small = OmniVisionConfig(**config | {"image_size": config.get("patch_size", 16)})
     step = make_step(name, small, case)
     step()

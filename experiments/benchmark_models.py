@@ -21,7 +21,7 @@ TRAINING_BATCH = 32
 
 @dataclass(frozen=True)
 class Case:
-    """One row of the table: what is run, on how many pictures, in which precision, with which attention."""
+    """One row of the table: what is run, on how many images, in which precision, with which attention."""
 
     work: str
     batch_size: int
@@ -54,7 +54,7 @@ class EncoderLayerViT(nn.Module):
         self.norm = nn.RMSNorm(width, eps=config.layer_norm_eps)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Encode pictures (batch, channels, height, width) to tokens (batch, 1 + patches, hidden)."""
+        """Encode images (batch, channels, height, width) to tokens (batch, 1 + patches, hidden)."""
         tokens = self.proj(pixel_values).flatten(2).transpose(1, 2)
         tokens = torch.cat((self.cls.expand(len(tokens), -1, -1), tokens), dim=1) + self.pos
         for block in self.blocks:
@@ -70,7 +70,7 @@ class LastHiddenState(nn.Module):
         self.model = model
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Encode pictures (batch, channels, height, width) to tokens (batch, 1 + patches, hidden)."""
+        """Encode images (batch, channels, height, width) to tokens (batch, 1 + patches, hidden)."""
         return self.model(pixel_values).last_hidden_state
 
 
@@ -83,7 +83,7 @@ class WithHead(nn.Module):
         self.head = nn.Linear(width, NUM_CLASSES)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Classify pictures (batch, channels, height, width) to logits (batch, classes)."""
+        """Classify images (batch, channels, height, width) to logits (batch, classes)."""
         return self.head(self.encoder(pixel_values)[:, 0])
 
 

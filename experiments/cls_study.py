@@ -56,11 +56,11 @@ def study_cls(checkpoints: Mapping[str, str], folder: Path, scenes: int = 100, s
         model = OmniVisionForRetrieval.from_pretrained(path).eval()
         processor = OmniVisionRetrievalProcessor.from_pretrained(path)
         metrics = read_metrics(Path(path))
-        tested = metrics.get("retrieval", {}).get("parts", {}).get("test", {})
+        tested = metrics.get("retrieval", {}).get("multi_vector", {}).get("test", {})
         results[name] = {
             "checkpoint": without_folder(str(path)),
             "trained_with_seed": metrics.get("training", {}).get("seed"),
-            "select_tokens": model.config.select_tokens,
+            "vision_feature_select_strategy": model.config.vision_feature_select_strategy,
             "ndcg@10": {direction: found["ndcg@10"] for direction, found in tested.items()},
             "dominance": {},
             "grounding": {},
@@ -69,7 +69,7 @@ def study_cls(checkpoints: Mapping[str, str], folder: Path, scenes: int = 100, s
             found = _dominance(model, processor, some)
             results[name]["dominance"][kind] = {state: _summary(one) for state, one in found.items()}
             results[name]["grounding"][kind] = ground(model, processor, some, MAPS if kind == "seen" else MAPS[:1])
-            plotted.setdefault(name, found["own picture, CLS kept"])
+            plotted.setdefault(name, found["own image, CLS kept"])
     record = {
         "date": datetime.now(UTC).date().isoformat(),
         "scenes": scenes,
@@ -92,12 +92,12 @@ def page(record: Mapping[str, Any]) -> str:
         "# Who wins the words, and where maps point",
         "",
         f"Measured on {record['scenes']} freshly drawn scenes of two objects with seen combinations of colour and "
-        f"shape, and as many with combinations that no training picture showed; {record['date']}. All numbers are in "
+        f"shape, and as many with combinations that no training image showed; {record['date']}. All numbers are in "
         "`cls.json`.",
         "",
         "## Share of words whose best token is CLS, on the background, on an object",
         "",
-        "Own picture: each caption asks its own picture. Every picture: all captions ask all pictures, as a search "
+        "Own image: each caption asks its own image. Every image: all captions ask all images, as a search "
         "does. Chance is each kind's share of the tokens.",
         "",
         "| checkpoint | asked of | CLS | registers | background | objects | median margin of CLS |",
@@ -115,7 +115,7 @@ def page(record: Mapping[str, Any]) -> str:
         "Words are colours and shapes. Pointing: the highest patch is on the object. Mass: share of the map on it. "
         "Deletion: how far the word's best cosine falls when the highest patches are painted over, higher is better.",
         "",
-        "| checkpoint | nDCG@10 of test scenes, text to picture and back | map | pointing | pointing, held-out "
+        "| checkpoint | nDCG@10 of test scenes, text to image and back | map | pointing | pointing, held-out "
         "combinations | mass | deletion |",
         "|---|---|---|---|---|---|---|",
     ]
@@ -130,7 +130,7 @@ def page(record: Mapping[str, Any]) -> str:
         "## Where everything is known",
         "",
         "Mixtures without any training: a word is its concept and, by the share above each column, the sentence; "
-        "CLS is the sum of the picture's concepts. Share of words that CLS wins:",
+        "CLS is the sum of the image's concepts. Share of words that CLS wins:",
         "",
         "| concepts | " + " | ".join(f"{context:g}" for context in CONTEXTS) + " |",
         "|---" * (len(CONTEXTS) + 1) + "|",
@@ -166,7 +166,7 @@ def plot_dominance(found: Mapping[str, Dominance], path: Path) -> Path:
 def _dominance(
     model: OmniVisionForRetrieval, processor: OmniVisionRetrievalProcessor, scenes: Sequence[Scene]
 ) -> dict[str, Dominance]:
-    pixels = processor(images=[scene.picture for scene in scenes], return_tensors="pt")["pixel_values"]
+    pixels = processor(images=[scene.image for scene in scenes], return_tensors="pt")["pixel_values"]
     tokens = torch.cat([all_tokens(model, part) for part in pixels.split(32)])
     height, width = model.vision_model.config.patch_size_hw
     grid = pixels.shape[2] // height, pixels.shape[3] // width
@@ -177,12 +177,12 @@ def _dominance(
         [word_vectors(model, processor, scene.caption) for scene in scenes], batch_first=True
     )
     kinds = token_kinds(cover, model.config.vision_config.num_register_tokens)
-    leading = model.vision_model.num_leading_tokens
+    leading = model.vision_model.num_prefix_tokens
     return {
-        "own picture, CLS kept": dominance(words, tokens, kinds),
-        "every picture, CLS kept": dominance(words, tokens, kinds, every_pair=True),
-        "own picture, CLS dropped": dominance(words, tokens[:, leading:], kinds[:, leading:]),
-        "every picture, CLS dropped": dominance(words, tokens[:, leading:], kinds[:, leading:], every_pair=True),
+        "own image, CLS kept": dominance(words, tokens, kinds),
+        "every image, CLS kept": dominance(words, tokens, kinds, every_pair=True),
+        "own image, CLS dropped": dominance(words, tokens[:, leading:], kinds[:, leading:]),
+        "every image, CLS dropped": dominance(words, tokens[:, leading:], kinds[:, leading:], every_pair=True),
     }
 
 

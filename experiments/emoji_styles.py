@@ -1,6 +1,6 @@
-"""One concept in several drawing styles: whether pictures find the same concept in another style, beside peers.
+"""One concept in several drawing styles: whether images find the same concept in another style, beside peers.
 
-Peers see the same pictures: a network trained on ImageNet, pixels, chance, and for texts an oracle of the keywords.
+Peers see the same images: a network trained on ImageNet, pixels, chance, and for texts an oracle of the keywords.
 """
 
 import importlib.util
@@ -48,10 +48,10 @@ def ranked(scores: torch.Tensor, questions: Sequence[str], answers: Sequence[str
 
 
 def own_scores(model: Any, questions: Sequence[Any], answers: Sequence[Any], batch_size: int = 64) -> torch.Tensor:
-    """Scores of pictures with pictures, by the cosine of wholes or, for a `MultiVectorEncoder`, MaxSim of patches."""
+    """Scores of images with images, by the cosine of wholes or, for a `MultiVectorEncoder`, MaxSim of patches."""
     first, second = (
-        model.encode_document(list(pictures), batch_size=batch_size, show_progress_bar=False)
-        for pictures in (questions, answers)
+        model.encode_document(list(images), batch_size=batch_size, show_progress_bar=False)
+        for images in (questions, answers)
     )
     if isinstance(model, MultiVectorEncoder):
         return maxsim(first, second, length_normalize=True).cpu()
@@ -59,10 +59,10 @@ def own_scores(model: Any, questions: Sequence[Any], answers: Sequence[Any], bat
 
 
 def pixel_scores(questions: Sequence[Image.Image], answers: Sequence[Image.Image]) -> torch.Tensor:
-    """Scores by the correlation of small pictures on white, the peer that has learnt nothing."""
+    """Scores by the correlation of small images on white, the peer that has learnt nothing."""
 
-    def read(pictures: Sequence[Image.Image]) -> torch.Tensor:
-        small = [np.asarray(on_white(picture, 16), dtype=np.float32).flatten() for picture in pictures]
+    def read(images: Sequence[Image.Image]) -> torch.Tensor:
+        small = [np.asarray(on_white(image, 16), dtype=np.float32).flatten() for image in images]
         stacked = torch.from_numpy(np.stack(small))
         return stacked - stacked.mean(1, keepdim=True)
 
@@ -87,8 +87,8 @@ def imagenet_scores(questions: Sequence[Image.Image], answers: Sequence[Image.Im
     )
     network.load_state_dict(dict(zip(names, values, strict=True)), strict=False)
 
-    def read(pictures: Sequence[Image.Image]) -> torch.Tensor:
-        levels = np.stack([np.asarray(on_white(picture, PEER_SIDE), dtype=np.float32) for picture in pictures])
+    def read(images: Sequence[Image.Image]) -> torch.Tensor:
+        levels = np.stack([np.asarray(on_white(image, PEER_SIDE), dtype=np.float32) for image in images])
         pixels = torch.from_numpy(levels).permute(0, 3, 1, 2) / 127.5 - 1
         parts = [network.forward_head(network.forward_features(part), pre_logits=True) for part in pixels.split(64)]
         return torch.cat(parts)
@@ -97,7 +97,7 @@ def imagenet_scores(questions: Sequence[Image.Image], answers: Sequence[Image.Im
 
 
 def keyword_scores(texts: Sequence[Sequence[str]]) -> torch.Tensor:
-    """Scores of an oracle that knows a picture's keywords but not its name, with all names: words in common.
+    """Scores of an oracle that knows an image's keywords but not its name, with all names: words in common.
 
     Args:
         texts: For each concept its name, then its keywords.
@@ -107,9 +107,9 @@ def keyword_scores(texts: Sequence[Sequence[str]]) -> torch.Tensor:
     return torch.tensor([[len(known & name) / len(name) for name in names] for known in keywords])
 
 
-def on_white(picture: Image.Image, side: int) -> Image.Image:
-    """A square picture on white."""
-    layered = picture.convert("RGBA")
+def on_white(image: Image.Image, side: int) -> Image.Image:
+    """A square image on white."""
+    layered = image.convert("RGBA")
     white = Image.new("RGBA", layered.size, "white")
     return Image.alpha_composite(white, layered).convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
 

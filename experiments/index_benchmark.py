@@ -1,4 +1,4 @@
-"""Recall, time and bytes of the index on drawn scenes: scoring all pictures against the approximate index."""
+"""Recall, time and bytes of the index on drawn scenes: scoring all images against the approximate index."""
 
 import os
 import statistics
@@ -18,16 +18,16 @@ from sentence_transformers.multi_vector_encoder.modules import HierarchicalToken
 from sentence_transformers.util import maxsim
 
 from modeling_omni_vision.data.synthetic.shapes import COLOURS, SHAPES, draw_scene
-from modeling_omni_vision.embedding.encoder import POOL_FACTOR, PictureEncoder
+from modeling_omni_vision.embedding.encoder import POOL_FACTOR, ImageTextEncoder
 from modeling_omni_vision.records.metrics_file import cpu_model
-from modeling_omni_vision.retrieval.index import CANDIDATES, EXACT_LIMIT, REFINE, Hit, PictureIndex
+from modeling_omni_vision.retrieval.index import CANDIDATES, EXACT_LIMIT, REFINE, Hit, ImageIndex
 from modeling_omni_vision.retrieval.recall import right
 
 
 COUNT = 4000
 SIZE = 224
 LIMIT = 10
-PICTURE_QUERIES = 25
+IMAGE_QUERIES = 25
 CHUNK = 64
 
 
@@ -37,41 +37,41 @@ def scene(seed: int, number: int) -> Any:
     return draw_scene(rng, int(rng.integers(1, 4)), SIZE)
 
 
-def queries_of(encoder: PictureEncoder) -> dict[str, list[torch.Tensor]]:
-    """Queries of each kind: every colour and shape, captions, and pictures that are not in the index."""
-    others = [scene(1, number) for number in range(PICTURE_QUERIES)]
+def queries_of(encoder: ImageTextEncoder) -> dict[str, list[torch.Tensor]]:
+    """Queries of each kind: every colour and shape, captions, and images that are not in the index."""
+    others = [scene(1, number) for number in range(IMAGE_QUERIES)]
     texts = [f"a {colour} {shape}" for colour, shape in product(COLOURS, SHAPES)]
     texts += [other.caption.removeprefix("This is ") for other in others]
     return {
         "texts": [encoder.text(text).embeds for text in texts],
-        "pictures": list(encoder.pictures([other.picture for other in others], POOL_FACTOR)),
+        "images": list(encoder.images([other.image for other in others], POOL_FACTOR)),
     }
 
 
-def index_rows(encoder: PictureEncoder, count: int = COUNT) -> Iterator[dict[str, Any]]:
+def index_rows(encoder: ImageTextEncoder, count: int = COUNT) -> Iterator[dict[str, Any]]:
     """
     Measure an index of drawn scenes at its defaults.
 
-    Recall is the share of the ten best pictures that are found: `recall` of those by the stored vectors, which is what
+    Recall is the share of the ten best images that are found: `recall` of those by the stored vectors, which is what
     the search costs, `recall_of_all_vectors` of those by all vectors in 32 bits, which is search and merging together.
 
     Args:
         encoder: The checkpoint.
-        count: Pictures in the index.
+        count: Images in the index.
 
     Yields:
-        For texts and pictures as queries, a row for the exact and one for the approximate search.
+        For texts and images as queries, a row for the exact and one for the approximate search.
     """
     queries = queries_of(encoder)
     pooling = HierarchicalTokenPooling(POOL_FACTOR, num_protected_tokens=0)
     with tempfile.TemporaryDirectory() as folder:
-        index = PictureIndex(Path(folder) / "index", encoder)
+        index = ImageIndex(Path(folder) / "index", encoder)
         encoding = adding = 0.0
         scores: dict[str, list[torch.Tensor]] = {kind: [] for kind in queries}
         for start in range(0, count, CHUNK):
-            drawn = [scene(0, number).picture for number in range(start, min(start + CHUNK, count))]
+            drawn = [scene(0, number).image for number in range(start, min(start + CHUNK, count))]
             began = time.process_time()
-            whole = encoder.pictures(drawn)
+            whole = encoder.images(drawn)
             merged = [one.numpy() for one in pooling.pool(whole)]
             encoding += time.process_time() - began
             for kind, some in queries.items():
@@ -90,7 +90,7 @@ def index_rows(encoder: PictureEncoder, count: int = COUNT) -> Iterator[dict[str
                 yield {
                     "queries": kind,
                     "search": name,
-                    "pictures": count,
+                    "images": count,
                     "pool_factor": POOL_FACTOR,
                     "num_queries": len(some),
                     "vectors_a_query": statistics.mean(map(len, some)),
@@ -103,13 +103,13 @@ def index_rows(encoder: PictureEncoder, count: int = COUNT) -> Iterator[dict[str
                     ),
                     "cpu_ms": cpu,
                     "wall_ms": wall,
-                    "encoding_cpu_ms_per_picture": 1e3 * encoding / count,
+                    "encoding_cpu_ms_per_image": 1e3 * encoding / count,
                     **costs,
                 }
 
 
 INDEX_HEAD = (
-    "| queries | vectors each | search | pictures | recall@10 | of all vectors | CPU ms | bytes a picture | "
+    "| queries | vectors each | search | images | recall@10 | of all vectors | CPU ms | bytes an image | "
     "build CPU s |\n"
     "|---|--:|---|--:|--:|--:|--:|--:|--:|"
 )
@@ -118,9 +118,9 @@ INDEX_HEAD = (
 def index_line(row: dict[str, Any]) -> str:
     """One line of the table: recall by stored and by all vectors, medians of CPU milliseconds, what it costs."""
     return (
-        f"| {row['queries']} | {row['vectors_a_query']:.0f} | {row['search']} | {row['pictures']:,} | "
+        f"| {row['queries']} | {row['vectors_a_query']:.0f} | {row['search']} | {row['images']:,} | "
         f"{row['recall']:.3f} | {row['recall_of_all_vectors']:.3f} | {row['cpu_ms']:.0f} | "
-        f"{row['bytes_per_picture']:,.0f} | {row['build_cpu_s']:.1f} |"
+        f"{row['bytes_per_image']:,.0f} | {row['build_cpu_s']:.1f} |"
     )
 
 
@@ -131,7 +131,7 @@ def run_index_benchmark(
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        encoder = PictureEncoder(checkpoint)
+        encoder = ImageTextEncoder(checkpoint)
         report(INDEX_HEAD)
         rows = []
         for row in index_rows(encoder, count):
@@ -148,17 +148,17 @@ def run_index_benchmark(
     }
 
 
-def settled(index: PictureIndex, count: int, adding: float, approximate: bool) -> dict[str, float]:
+def settled(index: ImageIndex, count: int, adding: float, approximate: bool) -> dict[str, float]:
     """Optimise, drop old versions, and tell what building took so far and how many bytes lie on disk."""
     began = time.process_time()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that readers of old versions fail: there are none
         index.optimize(timedelta(0), approximate)
     spent = time.process_time() - began
-    return {"build_cpu_s": adding + spent, "bytes_per_picture": index.num_bytes() / count}
+    return {"build_cpu_s": adding + spent, "bytes_per_image": index.num_bytes() / count}
 
 
-def timed(index: PictureIndex, queries: Sequence[torch.Tensor], exact: bool) -> tuple[list[list[Hit]], float, float]:
+def timed(index: ImageIndex, queries: Sequence[torch.Tensor], exact: bool) -> tuple[list[list[Hit]], float, float]:
     """What is found, and the median milliseconds of CPU and wall time a query."""
     index.search(queries[0], limit=LIMIT, exact=exact)
     found, cpu, wall = [], [], []

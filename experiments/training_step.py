@@ -15,7 +15,7 @@ from experiments.benchmark_models import NUM_CLASSES, OURS, TRAINING_BATCH, Case
 from experiments.timing import time_in_turns
 from modeling_omni_vision.configuration_omni_vision import OmniVisionConfig
 from modeling_omni_vision.data.augmentation import Augmentation
-from modeling_omni_vision.data.image_dataset import PictureCollator, Pictures
+from modeling_omni_vision.data.image_dataset import ImageCollator, ImageDataset
 from modeling_omni_vision.image_processing_omni_vision import OmniVisionImageProcessor
 
 
@@ -24,7 +24,7 @@ ATTENTIONS = ("eager", "sdpa")
 # As in the recipe for Fashion-MNIST.
 RECIPE_SHAPE: dict[str, Any] = {"image_size": 28, "patch_size": 4, "num_channels": 1}
 RECIPE_BATCH = 128
-RECIPE_AUGMENTATION: dict[str, Any] = {"shift": 2, "flip": True, "random_erasing": 0.25}
+RECIPE_AUGMENTATION: dict[str, Any] = {"max_translate": 2, "flip": True, "random_erasing": 0.25}
 AUGMENTATIONS: tuple[dict[str, Any], ...] = (
     {},
     RECIPE_AUGMENTATION,
@@ -37,14 +37,14 @@ ATTENTION_SHAPES: tuple[dict[str, Any], ...] = (
     RECIPE_SHAPE,
     {"image_size": 224, "patch_size": 16, "num_channels": 3},
 )
-BATCHES = 10  # different ones, so that their pictures do not wait in the processor's cache
+BATCHES = 10  # different ones, so that their images do not wait in the processor's cache
 
 
 def data_rows(rounds: int) -> Iterator[dict[str, Any]]:
     """
     Measure, for each kind of augmentation, how much of a training step is making its batch.
 
-    Batches are made in this process, without workers, from pictures in memory. CPU time decides, so that other
+    Batches are made in this process, without workers, from images in memory. CPU time decides, so that other
     programs do not count; a disk that is waited for would not either.
 
     Args:
@@ -55,7 +55,7 @@ def data_rows(rounds: int) -> Iterator[dict[str, Any]]:
     """
     config = OmniVisionConfig(**RECIPE_SHAPE)
     steps = {dtype: make_step(OURS, config, Case("training step", RECIPE_BATCH, dtype, "eager")) for dtype in DTYPES}
-    dataset = random_pictures(config, RECIPE_BATCH * BATCHES)
+    dataset = random_images(config, RECIPE_BATCH * BATCHES)
     makers = {describe(options): batch_maker(config, dataset, options) for options in AUGMENTATIONS}
     samples = time_in_turns({**steps, **makers}, rounds)
     times = {name: timed["cpu_ms"] for name, timed in samples.items()}
@@ -80,7 +80,7 @@ def describe(options: dict[str, Any]) -> str:
     return ", ".join(f"{name} {str(value).lower()}" for name, value in options.items()) or "none"
 
 
-def random_pictures(config: OmniVisionConfig, count: int) -> Dataset:
+def random_images(config: OmniVisionConfig, count: int) -> Dataset:
     """Make a dataset of noise in the shape that a model takes."""
     height, width = config.image_size_hw
     channels = () if config.num_channels == 1 else (config.num_channels,)
@@ -98,9 +98,9 @@ def batch_maker(
     height, width = config.image_size_hw
     processor = OmniVisionImageProcessor(size={"height": height, "width": width}, num_channels=config.num_channels)
     augmentation = Augmentation(len(dataset), (height, width), num_classes=NUM_CLASSES, **options)
-    pictures, collate = Pictures(dataset, processor, augmentation), PictureCollator(processor)
+    images, collate = ImageDataset(dataset, processor, augmentation), ImageCollator(processor)
     batches = itertools.cycle(torch.randperm(len(dataset)).view(-1, RECIPE_BATCH).tolist())
-    return lambda: collate(pictures.__getitems__(next(batches)))
+    return lambda: collate(images.__getitems__(next(batches)))
 
 
 def attention_rows(rounds: int) -> Iterator[dict[str, Any]]:

@@ -16,7 +16,7 @@ from transformers import (
 from transformers import __version__ as transformers_version
 
 from .configuration_omni_vision import OmniVisionConfig
-from .image_processing_omni_vision import OmniVisionImageProcessor, OmniVisionImageProcessorPil, PictureError
+from .image_processing_omni_vision import ImageReadError, OmniVisionImageProcessor, OmniVisionImageProcessorPil
 from .modeling_omni_vision import (
     OmniVisionForImageClassification,
     OmniVisionModel,
@@ -43,6 +43,7 @@ OmniVisionImageProcessor.register_for_auto_class()
 OmniVisionImageProcessorPil.register_for_auto_class()
 
 __all__ = [
+    "ImageReadError",
     "OmniVisionConfig",
     "OmniVisionForImageClassification",
     "OmniVisionImageProcessor",
@@ -50,7 +51,6 @@ __all__ = [
     "OmniVisionModel",
     "OmniVisionModelOutput",
     "OmniVisionPreTrainedModel",
-    "PictureError",
 ]
 
 # Models of several parts use what transformers has since 5.23; the encoder does not need it.

@@ -13,7 +13,7 @@
 # limitations under the License.
 """Configuration of OmniVision, the ViTTiny encoder.
 
-Defaults are the specification's: 224 px pictures, 16 px patches, width 128, four layers, two heads,
+Defaults are the specification's: 224 px images, 16 px patches, width 128, four layers, two heads,
 MLP 512, dropout 0.1: 916,992 parameters. Values that cannot work are refused here, once, with a
 `ValueError`; the model checks nothing again. The saved `config.json` names every published class,
 so that each Auto class opens a folder whichever class wrote it.
@@ -62,12 +62,12 @@ class OmniVisionConfig(PreTrainedConfig):
 
     Args:
         image_size (`int` or pair of `int`, *optional*, defaults to 224):
-            Native picture size in pixels, one number for a square or (height, width). The model takes
+            Native image size in pixels, one number for a square or (height, width). The model takes
             other sizes too (any multiple of the patch size) and interpolates its positions for them.
         patch_size (`int` or pair of `int`, *optional*, defaults to 16):
             Patch size in pixels, one number or (height, width). Must divide `image_size`.
         num_channels (`int`, *optional*, defaults to 3):
-            Channels of a picture: 3 for colour, 1 for grey, any other number for your own tensors.
+            Channels of an image: 3 for colour, 1 for grey, any other number for your own tensors.
         hidden_size (`int`, *optional*, defaults to 128):
             Width of every token. Must be a multiple of `num_attention_heads`.
         num_hidden_layers (`int`, *optional*, defaults to 4):
@@ -85,9 +85,9 @@ class OmniVisionConfig(PreTrainedConfig):
             Dropout on attention weights, in [0, 1).
         drop_path_rate (`float`, *optional*, defaults to 0.0):
             Stochastic depth (https://huggingface.co/papers/1603.09382): the chance that the last layer
-            is skipped for a picture; it rises linearly from 0 at the first layer. In [0, 1).
+            is skipped for an image; it rises linearly from 0 at the first layer. In [0, 1).
         patch_drop_rate (`float`, *optional*, defaults to 0.0):
-            Share of the patches of each picture that training leaves out, another random one each time
+            Share of the patches of each image that training leaves out, another random one each time
             (https://huggingface.co/papers/2208.07220): half of them make a step nearly twice as fast. In [0, 1).
         initializer_range (`float`, *optional*, defaults to 0.02):
             Standard deviation of the initial weights.
@@ -99,7 +99,7 @@ class OmniVisionConfig(PreTrainedConfig):
             What the classification head reads: `"cls"`, the `"mean"` of the patch tokens, or both side
             by side, `"cls_mean"`.
         num_register_tokens (`int`, *optional*, defaults to 0):
-            Learned tokens without a place in the picture (https://huggingface.co/papers/2309.16588),
+            Learned tokens without a place in the image (https://huggingface.co/papers/2309.16588),
             between CLS and the patches.
 
     Raises:
@@ -118,7 +118,7 @@ class OmniVisionConfig(PreTrainedConfig):
 
     model_type = "omni_vision"
     base_config_key = "vision_config"
-    # The Trainer would otherwise gather these for every evaluated picture.
+    # The Trainer would otherwise gather these for every evaluated image.
     keys_to_ignore_at_inference = ["hidden_states", "attentions", "cls", "grid"]
 
     image_size: int | list[int] | tuple[int, int] = 224
@@ -148,7 +148,7 @@ class OmniVisionConfig(PreTrainedConfig):
 
     @property
     def image_size_hw(self) -> tuple[int, int]:
-        """Native picture size in pixels: (height, width)."""
+        """Native image size in pixels: (height, width)."""
         return _pair(self.image_size)
 
     @property
@@ -158,13 +158,13 @@ class OmniVisionConfig(PreTrainedConfig):
 
     @property
     def grid_size(self) -> tuple[int, int]:
-        """Patches of a picture of native size: (rows, columns)."""
+        """Patches of an image of native size: (rows, columns)."""
         (height, width), (patch_height, patch_width) = self.image_size_hw, self.patch_size_hw
         return height // patch_height, width // patch_width
 
     @property
     def num_patches(self) -> int:
-        """Number of patches of a picture of native size."""
+        """Number of patches of an image of native size."""
         rows, columns = self.grid_size
         return rows * columns
 

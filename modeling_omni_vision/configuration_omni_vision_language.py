@@ -31,8 +31,8 @@ LANGUAGE_AUTO_MAP = {
 FUSIONS = ("early", "late")
 FEATURES = ("cls", "grid", "cls+grid")
 PROJECTORS = ("linear", "mlp")
-# What LLaVA lets one choose and we do not: pictures are always read after the tower's last layer and final norm.
-FIXED = {"vision_feature_layer": -1, "vision_feature_select_strategy": "full"}
+# What LLaVA lets one choose and we do not: images are always read after the tower's last layer and final norm.
+FIXED = {"vision_feature_layer": -1}
 
 
 @value_errors
@@ -43,34 +43,34 @@ class OmniVisionLanguageConfig(LlavaConfig):
 
     Args:
         vision_config ([`OmniVisionConfig`] or `dict`, *optional*):
-            The picture tower; by default the specification's ViTTiny.
+            The image tower; by default the specification's ViTTiny.
         text_config (`PreTrainedConfig` or `dict`, *optional*):
             Any language model that `AutoModelForCausalLM` builds, with its `model_type`; by default a Llama.
         fusion (`str`, *optional*, defaults to `"early"`):
-            `"early"`: the vectors of a picture take the places of its tokens in the prompt, as in LLaVA. `"late"`:
-            words attend to the pictures before them in gated layers between those of the language model, as in
+            `"early"`: the vectors of an image take the places of its tokens in the prompt, as in LLaVA. `"late"`:
+            words attend to the images before them in gated layers between those of the language model, as in
             Flamingo (https://huggingface.co/papers/2204.14198).
-        select_feature (`str`, *optional*):
-            What is shown of a picture, taken after the tower's final norm: `"cls"`, the specification's one token,
+        vision_feature_select_strategy (`str`, *optional*):
+            What is shown of an image, taken after the tower's final norm: `"cls"`, the specification's one token,
             `"grid"`, its patches, or `"cls+grid"`. Defaults to `"cls"` for early and `"grid"` for late fusion, which
             refuses `"cls"`: attention over a single token has nothing to choose.
         projector (`str`, *optional*, defaults to `"linear"`):
-            What brings picture vectors to the width of the language model: `"linear"`, the specification's, or
+            What brings image vectors to the width of the language model: `"linear"`, the specification's, or
             `"mlp"`, two layers with `projector_hidden_act` between them.
-        pixel_shuffle (`int`, *optional*, defaults to 1):
+        scale_factor (`int`, *optional*, defaults to 1):
             Side of the squares of patches that are put side by side in one token: 2 makes 49 tokens of 196. Must
             divide rows and columns of the grid; needs a grid. With `"cls+grid"`, CLS is repeated to the same width.
-        cross_attention_every (`int`, *optional*, defaults to 4):
-            Late fusion: words look at the pictures before every layer whose number, from 1, is a multiple of this.
+        cross_attention_interval (`int`, *optional*, defaults to 4):
+            Late fusion: words look at the images before every layer whose number, from 1, is a multiple of this.
         image_token_index (`int`, *optional*):
-            Token of the vocabulary that stands for a picture in the prompt: `image_seq_length` of them for one
-            picture. Defaults to the last one.
+            Token of the vocabulary that stands for an image in the prompt: `image_seq_length` of them for one
+            image. Defaults to the last one.
         projector_hidden_act (`str`, *optional*, defaults to `"gelu"`):
             Activation of the `"mlp"` projector.
         multimodal_projector_bias (`bool`, *optional*, defaults to `True`):
             Whether the projector has biases.
         image_seq_length (`int`, *optional*):
-            Derived, whatever is given: tokens that stand for a picture in the prompt, as many as `picture_length` in
+            Derived, whatever is given: tokens that stand for an image in the prompt, as many as `num_image_tokens` in
             early fusion and one in late fusion.
 
     Raises:
@@ -80,7 +80,7 @@ class OmniVisionLanguageConfig(LlavaConfig):
     ```python
     >>> from modeling_omni_vision import OmniVisionLanguageConfig
 
-    >>> OmniVisionLanguageConfig(select_feature="grid", pixel_shuffle=2).image_seq_length
+    >>> OmniVisionLanguageConfig(vision_feature_select_strategy="grid", scale_factor=2).image_seq_length
     49
     ```
     """
@@ -97,20 +97,20 @@ class OmniVisionLanguageConfig(LlavaConfig):
     text_config: dict | PreTrainedConfig | None = None
     image_token_index: int | None = None  # type: ignore[assignment]
     image_seq_length: int = 1
-    vision_feature_select_strategy: str = "full"  # type: ignore[assignment]
     vision_feature_layer: int | list[int] = -1
     fusion: str = "early"
-    select_feature: str | None = None
+    # One of `FEATURES`, where LLaVA has "default" and "full": registers and CLS are told apart here.
+    vision_feature_select_strategy: str | None = None  # type: ignore[assignment]
     projector: str = "linear"
-    pixel_shuffle: int = 1
-    cross_attention_every: int = 4
+    scale_factor: int = 1
+    cross_attention_interval: int = 4
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         self.auto_map = {**LANGUAGE_AUTO_MAP, **(getattr(self, "auto_map", None) or {})}
         vocabulary = self.text_config.get_text_config().vocab_size  # type: ignore[union-attr]
-        if self.select_feature is None:
-            self.select_feature = "grid" if self.fusion == "late" else "cls"
+        if self.vision_feature_select_strategy is None:
+            self.vision_feature_select_strategy = "grid" if self.fusion == "late" else "cls"
         if self.image_token_index is None:
             self.image_token_index = vocabulary - 1
         if not 0 <= self.image_token_index < vocabulary:
@@ -120,16 +120,16 @@ class OmniVisionLanguageConfig(LlavaConfig):
             )
         self._check_choices()
         self._check_features()
-        self.image_seq_length = self.picture_length if self.fusion == "early" else 1
+        self.image_seq_length = self.num_image_tokens if self.fusion == "early" else 1
 
     @property
-    def picture_length(self) -> int:
-        """Number of vectors that the language model sees of a picture of native size."""
-        patches = self.vision_config.num_patches // self.pixel_shuffle**2  # type: ignore[union-attr]
-        return {"cls": 1, "grid": patches, "cls+grid": 1 + patches}[self.select_feature or "cls"]
+    def num_image_tokens(self) -> int:
+        """Number of vectors that the language model sees of an image of native size."""
+        patches = self.vision_config.num_patches // self.scale_factor**2  # type: ignore[union-attr]
+        return {"cls": 1, "grid": patches, "cls+grid": 1 + patches}[self.vision_feature_select_strategy or "cls"]
 
     def _check_choices(self) -> None:
-        choices = {"fusion": FUSIONS, "select_feature": FEATURES, "projector": PROJECTORS}
+        choices = {"fusion": FUSIONS, "vision_feature_select_strategy": FEATURES, "projector": PROJECTORS}
         for name, allowed in {**choices, "projector_hidden_act": tuple(ACT2FN)}.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(
@@ -138,10 +138,10 @@ class OmniVisionLanguageConfig(LlavaConfig):
         for name, only in FIXED.items():
             if getattr(self, name) != only:
                 raise ValueError(
-                    f"`{name}` must be {only!r}, got {getattr(self, name)!r}: pictures are read after the final "
-                    "norm, so that nothing in the tower lacks a gradient. `select_feature` chooses the tokens."
+                    f"`{name}` must be {only!r}, got {getattr(self, name)!r}: images are read after the final "
+                    "norm, so that nothing in the tower lacks a gradient."
                 )
-        for name in ("pixel_shuffle", "cross_attention_every"):
+        for name in ("scale_factor", "cross_attention_interval"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be an integer of at least 1, got {getattr(self, name)!r}.")
 
@@ -152,17 +152,17 @@ class OmniVisionLanguageConfig(LlavaConfig):
                 f"`vision_config` must be of model type {OmniVisionConfig.model_type!r}, got {vision.model_type!r}. "
                 "Other towers fit transformers' LlavaForConditionalGeneration."
             )
-        if self.select_feature == "cls":
+        if self.vision_feature_select_strategy == "cls":
             if self.fusion == "late":
-                raise ValueError("Late fusion needs a `select_feature` of 'grid' or 'cls+grid', got 'cls': one token.")
-            if self.pixel_shuffle > 1:
                 raise ValueError(
-                    f"`pixel_shuffle` needs patches, got {self.pixel_shuffle} with 'cls'. Select the grid."
+                    "Late fusion needs `vision_feature_select_strategy` 'grid' or 'cls+grid', got 'cls': one token."
                 )
+            if self.scale_factor > 1:
+                raise ValueError(f"`scale_factor` needs patches, got {self.scale_factor} with 'cls'. Select the grid.")
             return
-        if any(side % self.pixel_shuffle for side in vision.grid_size):
+        if any(side % self.scale_factor for side in vision.grid_size):
             raise ValueError(
-                f"`pixel_shuffle` must divide rows and columns of the grid, got {self.pixel_shuffle} for "
+                f"`scale_factor` must divide rows and columns of the grid, got {self.scale_factor} for "
                 f"{vision.grid_size}. 1 leaves all patches."
             )
         if vision.patch_drop_rate:

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Configuration of an OmniVision picture tower beside any text encoder, for search and zero-shot classification."""
+"""Configuration of an OmniVision image tower beside any text encoder, for search and zero-shot classification."""
 
 from typing import Any
 
@@ -39,16 +39,16 @@ class OmniVisionRetrievalConfig(PreTrainedConfig):
 
     Args:
         vision_config ([`OmniVisionConfig`] or `dict`, *optional*):
-            The picture tower; by default the specification's ViTTiny.
+            The image tower; by default the specification's ViTTiny.
         text_config (`PreTrainedConfig` or `dict`, *optional*):
             Any text encoder that `AutoModel` builds, with its `model_type`; by default a BERT.
         embedding_dim (`int`, *optional*, defaults to 64):
-            Width of what both towers are projected to, for a token and for a whole picture or sentence.
-        select_tokens (`str`, *optional*, defaults to `"grid"`):
-            Which picture tokens take part in late interaction: `"grid"`, the patches alone, or `"cls+grid"`.
-        skipped_token_ids (`list[int]`, *optional*):
+            Width of what both towers are projected to, for a token and for a whole image or sentence.
+        vision_feature_select_strategy (`str`, *optional*, defaults to `"grid"`):
+            Which image tokens take part in late interaction: `"grid"`, the patches alone, or `"cls+grid"`.
+        skiplist_token_ids (`list[int]`, *optional*):
             Tokens of a text that have no part in late interaction, such as those that open and close it: their
-            vectors are zero. [`OmniVisionRetrievalProcessor.skipped_token_ids`] tells those of a tokenizer.
+            vectors are zero. [`OmniVisionRetrievalProcessor.skiplist_token_ids`] tells those of a tokenizer.
         contrastive_loss (`str`, *optional*, defaults to `"softmax"`):
             `"softmax"`, over a batch in both directions (https://huggingface.co/papers/2103.00020), or
             `"sigmoid"`, each pair for itself (https://huggingface.co/papers/2303.15343).
@@ -70,8 +70,8 @@ class OmniVisionRetrievalConfig(PreTrainedConfig):
     vision_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None
     embedding_dim: int = 64
-    select_tokens: str = "grid"
-    skipped_token_ids: list[int] | None = None
+    vision_feature_select_strategy: str = "grid"
+    skiplist_token_ids: list[int] | None = None
     contrastive_loss: str = "softmax"
     logit_scale_init_value: float = 2.6592
     initializer_range: float = 0.02
@@ -84,7 +84,7 @@ class OmniVisionRetrievalConfig(PreTrainedConfig):
         self.auto_map = {**RETRIEVAL_AUTO_MAP, **(getattr(self, "auto_map", None) or {})}
         if self.embedding_dim < 1:
             raise ValueError(f"`embedding_dim` must be at least 1, got {self.embedding_dim!r}. 64 is usual.")
-        for name, choices in (("select_tokens", SELECTIONS), ("contrastive_loss", LOSSES)):
+        for name, choices in (("vision_feature_select_strategy", SELECTIONS), ("contrastive_loss", LOSSES)):
             if getattr(self, name) not in choices:
                 raise ValueError(
                     f"`{name}` must be one of {', '.join(map(repr, choices))}, got {getattr(self, name)!r}."
@@ -92,14 +92,14 @@ class OmniVisionRetrievalConfig(PreTrainedConfig):
         vision: Any = self.vision_config
         if vision.pooling == "cls_mean":
             raise ValueError(
-                "One projection serves tokens and wholes, so `pooling` of the picture tower must be 'cls' or 'mean', "
+                "One projection serves tokens and wholes, so `pooling` of the image tower must be 'cls' or 'mean', "
                 f"got {vision.pooling!r}. Choose one of them."
             )
 
     @property
     def image_seq_length(self) -> int:
-        """Number of vectors that a picture of native size has in late interaction."""
-        return self.vision_config.num_patches + (self.select_tokens == "cls+grid")  # type: ignore[union-attr]
+        """Number of vectors that an image of native size has in late interaction."""
+        return self.vision_config.num_patches + (self.vision_feature_select_strategy == "cls+grid")  # type: ignore[union-attr]
 
 
 __all__ = ["OmniVisionRetrievalConfig"]

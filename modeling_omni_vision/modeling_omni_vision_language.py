@@ -15,10 +15,10 @@
 
 Unusual here:
 - LLaVA's class, with a whole `AutoModelForCausalLM` inside in place of a body and a head of ours: whatever it does to
-  its logits (biases, soft caps, scales), it does here too, and without a picture it is the same function.
-- Pictures are read after the tower's last layer and final norm: nothing that is trained lacks a gradient.
+  its logits (biases, soft caps, scales), it does here too, and without an image it is the same function.
+- Images are read after the tower's last layer and final norm: nothing that is trained lacks a gradient.
 - Late fusion is the same class with gated cross-attention in front of every k-th layer of the decoder. Its weights lie
-  beside the language model, whose own keep their names. Keys and values of the pictures are computed once and travel
+  beside the language model, whose own keep their names. Keys and values of the images are computed once and travel
   with the KV cache.
 - Weights that are missing from a checkpoint are an error: a random tower is no model.
 """
@@ -42,8 +42,8 @@ from .configuration_omni_vision_language import OmniVisionLanguageConfig
 from .modeling_omni_vision import OmniVisionModel, OmniVisionModelOutput
 
 
-# Where a KV cache keeps the pictures of its conversation.
-MEMORY = "omni_vision_pictures"
+# Where a KV cache keeps the images of its conversation.
+MEMORY = "omni_vision_images"
 LLAVA_ONLY = ("vision_feature_layer", "vision_feature_select_strategy", "image_sizes")
 
 
@@ -52,12 +52,12 @@ def shuffle_pixels(grid: torch.Tensor, rows: int, factor: int) -> torch.Tensor:
     Put squares of `factor` by `factor` patches side by side.
 
     Args:
-        grid: Patches (pictures, rows * columns, hidden), row by row.
+        grid: Patches (images, rows * columns, hidden), row by row.
         rows: Number of rows.
         factor: Side of a square.
 
     Returns:
-        Tokens (pictures, rows * columns / factor**2, factor**2 * hidden), row by row; a token holds the patches of its
+        Tokens (images, rows * columns / factor**2, factor**2 * hidden), row by row; a token holds the patches of its
         square, row by row.
 
     Raises:
@@ -66,20 +66,20 @@ def shuffle_pixels(grid: torch.Tensor, rows: int, factor: int) -> torch.Tensor:
     columns = grid.shape[1] // rows
     if rows % factor or columns % factor:
         raise ValueError(
-            f"`pixel_shuffle` must divide rows and columns of the grid, got {factor} for {rows} rows and {columns} "
-            "columns. Resize the pictures to the native size of the tower."
+            f"`scale_factor` must divide rows and columns of the grid, got {factor} for {rows} rows and {columns} "
+            "columns. Resize the images to the native size of the tower."
         )
     squares = grid.unflatten(1, (rows // factor, factor, columns // factor, factor))
     return squares.transpose(2, 3).flatten(3).flatten(1, 2)
 
 
 class OmniVisionProjector(nn.Module):
-    """Chooses what is shown of a picture and brings it to the width of the language model."""
+    """Chooses what is shown of an image and brings it to the width of the language model."""
 
     def __init__(self, config: OmniVisionLanguageConfig):
         super().__init__()
         vision: Any = config.vision_config
-        self.select_feature, self.factor = config.select_feature, config.pixel_shuffle
+        self.vision_feature_select_strategy, self.factor = config.vision_feature_select_strategy, config.scale_factor
         self.patch_height = vision.patch_size_hw[0]
         narrow, wide = vision.hidden_size * self.factor**2, config.text_config.get_text_config().hidden_size  # type: ignore[union-attr]
         bias = config.multimodal_projector_bias
@@ -90,22 +90,22 @@ class OmniVisionProjector(nn.Module):
             self.linear_2 = nn.Linear(wide, wide, bias=bias)
 
     def forward(self, output: OmniVisionModelOutput, height: int) -> torch.Tensor:
-        """Map what the tower says of pictures of this height in pixels to (pictures, picture_length, text hidden)."""
+        """Map what the tower says of images of this height in pixels to (images, num_image_tokens, text hidden)."""
         tokens: Any = output.cls
         # CODEPATH: the specification's checkpoints show CLS alone, others the grid, or both.
-        if self.select_feature != "cls":
+        if self.vision_feature_select_strategy != "cls":
             grid: Any = output.grid
             grid, cls = (
                 shuffle_pixels(grid, height // self.patch_height, self.factor),
                 tokens.repeat(1, 1, self.factor**2),
             )
-            tokens = grid if self.select_feature == "grid" else torch.cat((cls, grid), dim=1)
+            tokens = grid if self.vision_feature_select_strategy == "grid" else torch.cat((cls, grid), dim=1)
         tokens = self.linear_1(tokens)
         return self.linear_2(self.act(tokens)) if hasattr(self, "linear_2") else tokens
 
 
 class OmniVisionCrossAttention(nn.Module):
-    """Gated cross-attention: words look at pictures; the gate is shut at first, the language model then unchanged."""
+    """Gated cross-attention: words look at images; the gate is shut at first, the language model then unchanged."""
 
     def __init__(self, config: OmniVisionLanguageConfig):
         super().__init__()
@@ -120,9 +120,9 @@ class OmniVisionCrossAttention(nn.Module):
         self.o_proj = nn.Linear(inner, text.hidden_size, bias=False)
         self.gate = nn.Parameter(torch.empty(1))
 
-    def keys_values(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Map picture vectors (batch, vectors, hidden) to keys and values (batch, heads, vectors, head_dim)."""
-        return self._heads(self.k_proj(pictures)), self._heads(self.v_proj(pictures))
+    def keys_values(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map image vectors (batch, vectors, hidden) to keys and values (batch, heads, vectors, head_dim)."""
+        return self._heads(self.k_proj(images)), self._heads(self.v_proj(images))
 
     def forward(
         self, hidden_states: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, visible: torch.Tensor
@@ -132,7 +132,7 @@ class OmniVisionCrossAttention(nn.Module):
 
         Args:
             hidden_states: Words (batch, length, hidden).
-            keys: Of pictures (batch, heads, vectors, head_dim).
+            keys: Of images (batch, heads, vectors, head_dim).
             values: Of the same shape.
             visible: Which word may look at which vector, boolean (batch, 1, length, vectors). A word that may look at
                 none is left as it is, to the bit.
@@ -149,11 +149,11 @@ class OmniVisionCrossAttention(nn.Module):
         return tokens.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
 
 
-def look_at_pictures(
+def cross_attention_hook(
     index: int, layer: nn.Module, args: tuple, kwargs: dict[str, Any]
 ) -> tuple[tuple, dict[str, Any]]:
     """Run before decoder layer `index`, as a hook: let its words look; the layer itself never sees the keyword."""
-    looks = kwargs.pop("picture_looks", {})
+    looks = kwargs.pop("cross_attention_calls", {})
     if index in looks:
         # Taken out: what is left at the end was never looked at.
         args = (looks.pop(index)(args[0]), *args[1:])
@@ -161,44 +161,46 @@ def look_at_pictures(
 
 
 @dataclass
-class PictureMemory:
+class ImageKVCache:
     """
-    The pictures of a batch of conversations, for late fusion.
+    The images of a batch of conversations, for late fusion.
 
     Args:
         keys_values: For each cross-attention, keys and values (batch, heads, vectors, head_dim).
-        filled: Which vectors are of a picture and not padding, boolean (batch, vectors).
+        filled: Which vectors are of an image and not padding, boolean (batch, vectors).
     """
 
     keys_values: list[tuple[torch.Tensor, torch.Tensor]]
     filled: torch.Tensor
 
-    def __add__(self, later: "PictureMemory") -> "PictureMemory":
+    def __add__(self, later: "ImageKVCache") -> "ImageKVCache":
         pairs = zip(self.keys_values, later.keys_values, strict=True)
         joined = [(torch.cat((k, n), dim=2), torch.cat((v, m), dim=2)) for (k, v), (n, m) in pairs]
-        return PictureMemory(joined, torch.cat((self.filled, later.filled), dim=1))
+        return ImageKVCache(joined, torch.cat((self.filled, later.filled), dim=1))
 
 
-def sort_pictures(pictures: torch.Tensor, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def group_images_by_prompt(
+    images: torch.Tensor, places: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """
-    Give each row of a batch its pictures.
+    Give each row of a batch its images.
 
     Args:
-        pictures: All of them, in the order of their tokens: (pictures, tokens, hidden).
-        places: Where their tokens stand, boolean (batch, length), one for each picture.
+        images: All of them, in the order of their tokens: (images, tokens, hidden).
+        places: Where their tokens stand, boolean (batch, length), one for each image.
 
     Returns:
-        Vectors (batch, most * tokens, hidden), where `most` is the largest number of pictures in a row and others are
+        Vectors (batch, most * tokens, hidden), where `most` is the largest number of images in a row and others are
         padded with zeros; which of them are filled (batch, most * tokens); which are visible (batch, length, most *
-        tokens): a word sees the pictures whose token stands at or before it.
+        tokens): a word sees the images whose token stands at or before it.
     """
     counts = places.sum(1)
     number = torch.arange(int(counts.max()), device=places.device)
     filled = number < counts[:, None]
     visible = number < places.cumsum(1).unsqueeze(-1)
-    rows = pictures.new_zeros(*filled.shape, *pictures.shape[1:])
-    rows = rows.masked_scatter(filled[..., None, None], pictures).flatten(1, 2)
-    tokens = pictures.shape[1]
+    rows = images.new_zeros(*filled.shape, *images.shape[1:])
+    rows = rows.masked_scatter(filled[..., None, None], images).flatten(1, 2)
+    tokens = images.shape[1]
     return rows, filled.repeat_interleave(tokens, dim=-1), visible.repeat_interleave(tokens, dim=-1)
 
 
@@ -221,7 +223,7 @@ def decoder_layers(language_model: Any) -> nn.ModuleList:
 class OmniVisionForConditionalGeneration(LlavaForConditionalGeneration):
     """A language model that sees, by early or late fusion (`config.fusion`).
 
-    Early: picture vectors take the places of the image tokens. Late: one image token marks where a picture stands, and
+    Early: image vectors take the places of the image tokens. Late: one image token marks where an image stands, and
     words from there on look at it through gated cross-attention, which needs a decoder with a list of `layers`.
 
     Example:
@@ -243,7 +245,7 @@ class OmniVisionForConditionalGeneration(LlavaForConditionalGeneration):
     base_model_prefix = ""
     _tied_weights_keys = None  # type: ignore[assignment]
     _tp_plan = None  # type: ignore[assignment]
-    # Counting pictures waits for numbers from the device.
+    # Counting images waits for numbers from the device.
     _can_compile_fullgraph = False
 
     def __init__(self, config: OmniVisionLanguageConfig):
@@ -262,16 +264,20 @@ class OmniVisionForConditionalGeneration(LlavaForConditionalGeneration):
         # CODEPATH: checkpoints of late fusion only.
         if config.fusion == "late":
             layers = decoder_layers(self.language_model)
-            self.looking_layers = range(config.cross_attention_every - 1, len(layers), config.cross_attention_every)
-            if not self.looking_layers:
+            self.cross_attention_layers = range(
+                config.cross_attention_interval - 1, len(layers), config.cross_attention_interval
+            )
+            if not self.cross_attention_layers:
                 raise ValueError(
-                    f"`cross_attention_every` must be at most the number of decoder layers, {len(layers)}, got "
-                    f"{config.cross_attention_every}. Lower it."
+                    f"`cross_attention_interval` must be at most the number of decoder layers, {len(layers)}, got "
+                    f"{config.cross_attention_interval}. Lower it."
                 )
-            self.cross_attention = nn.ModuleList([OmniVisionCrossAttention(config) for _ in self.looking_layers])
+            self.cross_attention = nn.ModuleList(
+                [OmniVisionCrossAttention(config) for _ in self.cross_attention_layers]
+            )
             for index, layer in enumerate(layers):
-                layer.register_forward_pre_hook(partial(look_at_pictures, index), with_kwargs=True)
-        # A picture is shown, never said.
+                layer.register_forward_pre_hook(partial(cross_attention_hook, index), with_kwargs=True)
+        # An image is shown, never said.
         self.generation_config.suppress_tokens = [config.image_token_id]
         self.post_init()
 
@@ -283,7 +289,7 @@ class OmniVisionForConditionalGeneration(LlavaForConditionalGeneration):
 
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
-        # Transformers reads this file and finds an attention without a choice: to pictures, whose mask only torch's
+        # Transformers reads this file and finds an attention without a choice: to images, whose mask only torch's
         # own takes. Tower and language model have the choice.
         return True
 
@@ -323,18 +329,20 @@ class OmniVisionForConditionalGeneration(LlavaForConditionalGeneration):
 
     def get_image_features(self, pixel_values: torch.Tensor, **kwargs: Any) -> OmniVisionModelOutput:
         """
-        Encode and project pictures (pictures, channels, height, width).
+        Encode and project images (images, channels, height, width).
 
         Returns:
-            What the tower returns, its `pooler_output` a list with the vectors of each picture: (picture_length, text
-            hidden) in early fusion, (1, picture_length, text hidden) in late; as long as its tokens are many.
+            What the tower returns, its `pooler_output` a list with the vectors of each image: (num_image_tokens, text
+            hidden) in early fusion, (1, num_image_tokens, text hidden) in late; as long as its tokens are many.
         """
         ignored = sorted(name for name in LLAVA_ONLY if kwargs.pop(name, None) is not None)
         if ignored:
-            raise ValueError(f"Expected none of LLaVA's options of its towers, got {ignored!r}. Set `select_feature`.")
+            raise ValueError(
+                f"Expected none of LLaVA's options of its towers, got {ignored!r}. Set the configuration's."
+            )
         output = self.vision_tower(pixel_values, **{**kwargs, "return_dict": True})
         vectors = self.multi_modal_projector(output, pixel_values.shape[-2])
-        # CODEPATH: as in `forward`. `generate` repeats pictures for beams by the lengths of these.
+        # CODEPATH: as in `forward`. `generate` repeats images for beams by the lengths of these.
         output.pooler_output = list(vectors.unsqueeze(1) if self.config.fusion == "late" else vectors)
         return output
 
@@ -358,14 +366,14 @@ class OmniVisionForConditionalGeneration(LlavaForConditionalGeneration):
         Args:
             input_ids (`torch.LongTensor` of shape `(batch, length)`):
                 Prompts from the processor.
-            pixel_values (`torch.FloatTensor` of shape `(pictures, channels, height, width)`, *optional*):
-                All pictures of the batch, in the order of their tokens.
+            pixel_values (`torch.FloatTensor` of shape `(images, channels, height, width)`, *optional*):
+                All images of the batch, in the order of their tokens.
             attention_mask (`torch.LongTensor` of shape `(batch, length)`, *optional*):
                 1 for tokens, 0 for padding, on either side.
             position_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*):
                 Places of the tokens; those of `generate` leave padding out.
             past_key_values (`Cache`, *optional*):
-                What came before; it knows its pictures, give only new ones.
+                What came before; it knows its images, give only new ones.
             inputs_embeds (`torch.FloatTensor` of shape `(batch, length, hidden)`, *optional*):
                 In place of `input_ids`; image tokens are found by their embedding.
             labels (`torch.LongTensor` of shape `(batch, length)`, *optional*):
@@ -378,7 +386,7 @@ class OmniVisionForConditionalGeneration(LlavaForConditionalGeneration):
                 What the language model takes, such as `use_cache`.
 
         Raises:
-            `ValueError`: for image tokens that are not as many as the vectors of the pictures.
+            `ValueError`: for image tokens that are not as many as the vectors of the images.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Expected either `input_ids` or `inputs_embeds`, got both or neither. Give one of them.")
@@ -389,7 +397,7 @@ class OmniVisionForConditionalGeneration(LlavaForConditionalGeneration):
         given = {"attention_mask": attention_mask, "position_ids": position_ids, "past_key_values": past_key_values}
         given |= {"labels": labels, "logits_to_keep": logits_to_keep}
         output = self.language_model(**text, **given, **kwargs, return_dict=True)
-        if unseen := sorted(text.get("picture_looks", {})):
+        if unseen := sorted(text.get("cross_attention_calls", {})):
             raise ValueError(
                 f"Late fusion needs a decoder that passes keywords on to all of its layers, got "
                 f"{type(self.language_model).__name__}, where layers {unseen} got none. Use early fusion."
@@ -411,9 +419,9 @@ class OmniVisionForConditionalGeneration(LlavaForConditionalGeneration):
         input_ids: torch.Tensor | None,
         inputs_embeds: torch.Tensor | None,
         past_key_values: Any,
-    ) -> tuple[dict[str, Any], PictureMemory | None, torch.Tensor | None]:
+    ) -> tuple[dict[str, Any], ImageKVCache | None, torch.Tensor | None]:
         """
-        Bring pictures and words together.
+        Bring images and words together.
 
         Args:
             encoded: What `get_image_features` returned, or None.
@@ -422,30 +430,30 @@ class OmniVisionForConditionalGeneration(LlavaForConditionalGeneration):
             past_key_values: What came before, or None.
 
         Returns:
-            Arguments for the language model, the same as without pictures where there are none; in late fusion the
-            pictures that its cache is to keep; the vectors of new pictures.
+            Arguments for the language model, the same as without images where there are none; in late fusion the
+            images that its cache is to keep; the vectors of new images.
         """
         text: dict[str, Any] = {"input_ids": input_ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
         begins = past_key_values is None or not past_key_values.get_seq_length()
         vectors = places = None
-        # A prompt is checked even where it comes without pictures; what is generated after it is only text.
+        # A prompt is checked even where it comes without images; what is generated after it is only text.
         if encoded is not None or begins:
-            vectors, places = self.match_pictures(encoded, **text)
+            vectors, places = self.match_images(encoded, **text)
         # CODEPATH: checkpoints say in their configuration which fusion they were trained with.
         if self.config.fusion == "late":
             earlier = None if begins else getattr(past_key_values, MEMORY, None)
-            memory, text["picture_looks"] = self.prepare_looks(vectors, places, earlier)
+            memory, text["cross_attention_calls"] = self.prepare_cross_attention(vectors, places, earlier)
             return text, memory, vectors
         if vectors is not None and places is not None:
             embeds = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
             text = {"inputs_embeds": embeds.masked_scatter(places.unsqueeze(-1), vectors)}
         return text, None, vectors
 
-    def match_pictures(
+    def match_images(
         self, encoded: Any, input_ids: torch.Tensor | None = None, inputs_embeds: torch.Tensor | None = None
     ) -> tuple[torch.Tensor | None, torch.Tensor]:
         """
-        Find where pictures go.
+        Find where images go.
 
         Args:
             encoded: What `get_image_features` returned, or None.
@@ -453,11 +461,11 @@ class OmniVisionForConditionalGeneration(LlavaForConditionalGeneration):
             inputs_embeds: In place of them (batch, length, hidden).
 
         Returns:
-            All vectors of the pictures, (image tokens, text hidden) in early and (image tokens, picture_length, text
+            All vectors of the images, (image tokens, text hidden) in early and (image tokens, num_image_tokens, text
             hidden) in late fusion, or None; and where the image tokens stand, boolean (batch, length).
 
         Raises:
-            `ValueError`: if there is another number of image tokens than the pictures have.
+            `ValueError`: if there is another number of image tokens than the images have.
         """
         embedding: Any = self.get_input_embeddings()
         token = torch.tensor(self.config.image_token_id, device=embedding.weight.device)
@@ -471,38 +479,38 @@ class OmniVisionForConditionalGeneration(LlavaForConditionalGeneration):
         )
         expected, got = 0 if vectors is None else len(vectors), int(places.sum())
         if expected != got:
-            pictures = 0 if encoded is None else len(encoded.pooler_output)
+            images = 0 if encoded is None else len(encoded.pooler_output)
             raise ValueError(
-                f"Expected {expected} image tokens in the prompts for {pictures} pictures, got {got}. The processor "
-                f"writes {self.config.image_seq_length} for each picture; give it pictures and prompts together."
+                f"Expected {expected} image tokens in the prompts for {images} images, got {got}. The processor "
+                f"writes {self.config.image_seq_length} for each image; give it images and prompts together."
             )
         return vectors, places
 
-    def prepare_looks(
-        self, vectors: torch.Tensor | None, places: torch.Tensor | None, memory: PictureMemory | None
-    ) -> tuple[PictureMemory | None, dict[int, Callable[[torch.Tensor], torch.Tensor]]]:
+    def prepare_cross_attention(
+        self, vectors: torch.Tensor | None, places: torch.Tensor | None, memory: ImageKVCache | None
+    ) -> tuple[ImageKVCache | None, dict[int, Callable[[torch.Tensor], torch.Tensor]]]:
         """
         Prepare late fusion for one call of the language model.
 
         Args:
-            vectors: New pictures (pictures, picture_length, text hidden), or None.
+            vectors: New images (images, num_image_tokens, text hidden), or None.
             places: Where their tokens stand, boolean (batch, length), or None.
-            memory: Earlier pictures of the conversations, or None.
+            memory: Earlier images of the conversations, or None.
 
         Returns:
-            Earlier and new pictures together, and for each layer that looks at them what to run before it.
+            Earlier and new images together, and for each layer that looks at them what to run before it.
         """
         visible = None if memory is None else memory.filled.unsqueeze(1)
         if vectors is not None and places is not None:
-            rows, filled, seen = sort_pictures(vectors, places)
-            new = PictureMemory([block.keys_values(rows) for block in self.cross_attention], filled)  # type: ignore[operator]
+            rows, filled, seen = group_images_by_prompt(vectors, places)
+            new = ImageKVCache([block.keys_values(rows) for block in self.cross_attention], filled)  # type: ignore[operator]
             if memory is not None and visible is not None:
                 seen = torch.cat((visible.expand(-1, seen.shape[1], -1), seen), dim=-1)
                 new = memory + new
             memory, visible = new, seen
         if memory is None or visible is None:
             return None, {}
-        blocks = zip(self.looking_layers, self.cross_attention, memory.keys_values, strict=True)
+        blocks = zip(self.cross_attention_layers, self.cross_attention, memory.keys_values, strict=True)
         return memory, {
             layer: partial(block, keys=keys, values=values, visible=visible.unsqueeze(1))
             for layer, block, (keys, values) in blocks

@@ -11,11 +11,11 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""An OmniVision picture tower and any text encoder in one space: search by one vector or by one per patch.
+"""An OmniVision image tower and any text encoder in one space: search by one vector or by one per patch.
 
 Unusual here:
 - One folder, three doors: transformers' `AutoModel` and zero-shot pipeline, `SentenceTransformer` (one vector for each
-  picture and text) and `MultiVectorEncoder` (one for each patch and word). What the libraries read of this class, its
+  image and text) and `MultiVectorEncoder` (one for each patch and word). What the libraries read of this class, its
   name, annotations and argument names included, is a contract that tests hold.
 - CLS has no part in late interaction unless the configuration says so: it would win most words.
 - Weights that are missing from a checkpoint are an error: a random tower is no model.
@@ -46,16 +46,16 @@ class OmniVisionRetrievalOutput(ModelOutput):
     Args:
         loss (`torch.FloatTensor` of shape `(1,)`, *optional*):
             Contrastive loss over the batch, in both directions, with `return_loss=True`.
-        logits_per_image (`torch.FloatTensor` of shape `(pictures, texts)`, *optional*):
-            Cosines of whole pictures and texts, times the learned factor.
-        logits_per_text (`torch.FloatTensor` of shape `(texts, pictures)`, *optional*):
+        logits_per_image (`torch.FloatTensor` of shape `(images, texts)`, *optional*):
+            Cosines of whole images and texts, times the learned factor.
+        logits_per_text (`torch.FloatTensor` of shape `(texts, images)`, *optional*):
             The same, transposed.
         embeddings (`torch.FloatTensor` of shape `(batch, tokens, embedding_dim)`, *optional*):
-            Normalised vectors for late interaction, of the pictures or, where there are none, of the texts.
+            Normalised vectors for late interaction, of the images or, where there are none, of the texts.
         text_embeds (`torch.FloatTensor` of shape `(texts, embedding_dim)`, *optional*):
             Normalised vectors of whole texts.
-        image_embeds (`torch.FloatTensor` of shape `(pictures, embedding_dim)`, *optional*):
-            Normalised vectors of whole pictures.
+        image_embeds (`torch.FloatTensor` of shape `(images, embedding_dim)`, *optional*):
+            Normalised vectors of whole images.
     """
 
     loss: torch.FloatTensor | None = None
@@ -68,17 +68,17 @@ class OmniVisionRetrievalOutput(ModelOutput):
 
 def contrastive_loss(logits: torch.Tensor, kind: str = "softmax") -> torch.Tensor:
     """
-    Mean loss of logits (pictures, texts) whose diagonal holds the true pairs.
+    Mean loss of logits (images, texts) whose diagonal holds the true pairs.
 
     `"softmax"`: cross-entropy over rows and over columns, averaged (CLIP). `"sigmoid"`: every pair is a yes-or-no
-    question, summed over all and divided by the pictures (SigLIP).
+    question, summed over all and divided by the images (SigLIP).
 
     Raises:
-        `ValueError`: for fewer than two pairs, or another number of texts than pictures.
+        `ValueError`: for fewer than two pairs, or another number of texts than images.
     """
     if logits.shape[0] != logits.shape[1] or len(logits) < 2:
         raise ValueError(
-            f"A contrastive loss needs at least two pairs, as many texts as pictures, got {logits.shape[0]} pictures "
+            f"A contrastive loss needs at least two pairs, as many texts as images, got {logits.shape[0]} images "
             f"and {logits.shape[1]} texts. Raise the batch size, drop the last incomplete batch."
         )
     if kind == "softmax":
@@ -89,7 +89,7 @@ def contrastive_loss(logits: torch.Tensor, kind: str = "softmax") -> torch.Tenso
 
 
 class OmniVisionForRetrieval(PreTrainedModel):
-    """Pictures and texts in one space, as whole vectors and as vectors of patches and words.
+    """Images and texts in one space, as whole vectors and as vectors of patches and words.
 
     Example:
     ```python
@@ -157,7 +157,7 @@ class OmniVisionForRetrieval(PreTrainedModel):
 
     def get_image_features(self, pixel_values: torch.Tensor) -> BaseModelOutputWithPooling:
         """
-        Encode pictures: tokens of the tower, and as `pooler_output` (batch, embedding_dim) its whole, projected: CLS,
+        Encode images: tokens of the tower, and as `pooler_output` (batch, embedding_dim) its whole, projected: CLS,
         or the mean of the patches where the tower's `pooling` says so.
         """
         output = self.vision_model(pixel_values)
@@ -191,24 +191,24 @@ class OmniVisionForRetrieval(PreTrainedModel):
         **kwargs: Any,
     ) -> OmniVisionRetrievalOutput:
         """
-        Embed pictures, texts, or both.
+        Embed images, texts, or both.
 
         Args:
-            pixel_values (`torch.FloatTensor` of shape `(pictures, channels, height, width)`, *optional*):
-                Pictures from the processor.
+            pixel_values (`torch.FloatTensor` of shape `(images, channels, height, width)`, *optional*):
+                Images from the processor.
             input_ids (`torch.LongTensor` of shape `(texts, length)`, *optional*):
                 Texts from the processor.
             attention_mask (`torch.LongTensor`, *optional*):
-                1 for words, 0 for padding, of the texts. Without texts it belongs to the pictures and is not read.
+                1 for words, 0 for padding, of the texts. Without texts it belongs to the images and is not read.
             token_type_ids (`torch.LongTensor`, *optional*):
                 For text encoders that have them.
             return_loss (`bool`, *optional*):
-                Compute the contrastive loss of picture i with text i against all others of the batch.
+                Compute the contrastive loss of image i with text i against all others of the batch.
             kwargs:
                 What libraries add, such as `return_dict`.
 
         Raises:
-            `ValueError`: for neither pictures nor texts, or a loss without pairs.
+            `ValueError`: for neither images nor texts, or a loss without pairs.
         """
         if pixel_values is None and input_ids is None:
             raise ValueError("Expected `pixel_values`, `input_ids` or both, got neither. Use the processor.")
@@ -237,7 +237,7 @@ class OmniVisionForRetrieval(PreTrainedModel):
         self, tokens: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor | None
     ) -> torch.Tensor:
         """Project tokens (texts, length, hidden) of texts; padding and skipped tokens become zero, and add nothing."""
-        skipped = torch.tensor(self.config.skipped_token_ids or [], device=input_ids.device, dtype=input_ids.dtype)
+        skipped = torch.tensor(self.config.skiplist_token_ids or [], device=input_ids.device, dtype=input_ids.dtype)
         seen = ~torch.isin(input_ids, skipped)
         if attention_mask is not None:
             seen = seen & attention_mask.bool()
@@ -245,9 +245,13 @@ class OmniVisionForRetrieval(PreTrainedModel):
 
     def select(self, tokens: torch.Tensor) -> torch.Tensor:
         """Leave the tokens that late interaction sees, of (batch, 1 + registers + patches, hidden)."""
-        grid = tokens[:, self.vision_model.num_leading_tokens :]
+        grid = tokens[:, self.vision_model.num_prefix_tokens :]
         # CODEPATH: the specification's comparison; published checkpoints have "grid".
-        return torch.cat((tokens[:, :1], grid), dim=1) if self.config.select_tokens == "cls+grid" else grid
+        return (
+            torch.cat((tokens[:, :1], grid), dim=1)
+            if self.config.vision_feature_select_strategy == "cls+grid"
+            else grid
+        )
 
 
 __all__ = ["OmniVisionForRetrieval", "OmniVisionRetrievalOutput"]

@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 from transformers import __version__ as transformers_version
 
-from modeling_omni_vision.data.sources import load_pictures
+from modeling_omni_vision.data.sources import load_images
 from modeling_omni_vision.hub import verify
 
 
@@ -29,14 +29,14 @@ def test_a_checkpoint_in_the_box_verifies_and_is_small(folder):
 
 
 @torch.inference_mode()
-def test_the_native_twin_equals_ours_on_every_picture_of_a_test_set_through_its_own_processor():
-    rows = load_pictures("digits")["test"]["image"]
-    pictures = [Image.open(BytesIO(row["bytes"])) for row in rows]
+def test_the_native_twin_equals_ours_on_every_image_of_a_test_set_through_its_own_processor():
+    rows = load_images("digits")["test"]["image"]
+    images = [Image.open(BytesIO(row["bytes"])) for row in rows]
     logits = []
     for folder in (OURS, TWIN):
         processor = AutoImageProcessor.from_pretrained(folder)
         model = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=False).eval()
-        logits.append(model(processor(pictures, return_tensors="pt")["pixel_values"]).logits)
+        logits.append(model(processor(images, return_tensors="pt")["pixel_values"]).logits)
     ours, theirs = logits
     assert len(ours) == 360
     torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=0)

@@ -22,16 +22,16 @@ from PIL import Image, ImageCms, ImageFile
 from transformers import ViTImageProcessor, ViTImageProcessorPil
 
 from modeling_omni_vision.image_processing_omni_vision import (
+    ImageReadError,
     OmniVisionImageProcessor,
     OmniVisionImageProcessorPil,
-    PictureError,
-    load_picture,
+    read_image,
 )
 
 
 BACKENDS = [OmniVisionImageProcessor, OmniVisionImageProcessorPil]
 both_backends = pytest.mark.parametrize("backend", BACKENDS, ids=["torchvision", "pil"])
-LEVELS = {"do_resize": False, "do_rescale": False, "do_normalize": False}  # what load_picture made, untouched
+LEVELS = {"do_resize": False, "do_rescale": False, "do_normalize": False}  # what read_image made, untouched
 
 
 def noise(height=20, width=30, channels=3, seed=0, dtype=np.uint8):
@@ -51,11 +51,11 @@ def encode(image, form="PNG", **options):
 
 
 def levels(backend, source, **options):
-    """What the processor makes of one picture before it resizes: (C, H, W) levels."""
+    """What the processor makes of one image before it resizes: (C, H, W) levels."""
     return backend(**LEVELS)(source, return_tensors="pt", **options)["pixel_values"][0].float().numpy()
 
 
-# --- every road, the same picture ---
+# --- every road, the same image ---
 
 
 def stored_for(upright, orientation):
@@ -73,8 +73,8 @@ def stored_for(upright, orientation):
 
 
 def roads(data, folder):
-    """Every road by which the same encoded picture may arrive."""
-    path = folder / "picture.bin"
+    """Every road by which the same encoded image may arrive."""
+    path = folder / "image.bin"
     path.write_bytes(data)
     rows = datasets.Dataset.from_dict({"image": [str(path)]})
     loaded = Image.open(path)
@@ -108,7 +108,7 @@ def test_every_exif_orientation_is_upright_by_every_road(orientation, tmp_path):
     data = encode(np.ascontiguousarray(stored_for(upright, orientation)), exif=exif)
     for name, source in roads(data, tmp_path).items():
         if name != "datasets column":
-            np.testing.assert_array_equal(load_picture(source), upright, err_msg=name)
+            np.testing.assert_array_equal(read_image(source), upright, err_msg=name)
     for backend in BACKENDS:
         for name, source in roads(data, tmp_path).items():
             np.testing.assert_array_equal(levels(backend, source), upright.transpose(2, 0, 1), err_msg=name)
@@ -120,13 +120,13 @@ def test_exif_is_applied_in_other_formats(form, tmp_path):
     exif[0x0112] = 6
     stored = smooth(16, 24)
     data = encode(stored, form, exif=exif)
-    plain = load_picture(encode(stored, form))
+    plain = read_image(encode(stored, form))
     for name, source in roads(data, tmp_path).items():
         if name != "datasets column":
-            np.testing.assert_array_equal(load_picture(source), np.rot90(plain, -1), err_msg=name)
+            np.testing.assert_array_equal(read_image(source), np.rot90(plain, -1), err_msg=name)
 
 
-def test_broken_exif_does_not_cost_the_picture():
+def test_broken_exif_does_not_cost_the_image():
     pixels = noise()
     image = Image.fromarray(pixels)
     image.info["exif"] = b"Exif\x00\x00garbage that is no TIFF"
@@ -134,7 +134,7 @@ def test_broken_exif_does_not_cost_the_picture():
         image.getexif()
     image = Image.fromarray(pixels)
     image.info["exif"] = b"Exif\x00\x00garbage that is no TIFF"
-    np.testing.assert_array_equal(load_picture(image), pixels)
+    np.testing.assert_array_equal(read_image(image), pixels)
 
 
 @both_backends
@@ -191,7 +191,7 @@ def test_a_file_object_is_read_from_its_start_and_left_open():
     buffer = io.BytesIO(encode(noise()))
     buffer.seek(0, io.SEEK_END)
     for _ in range(2):
-        np.testing.assert_array_equal(load_picture(buffer), noise())
+        np.testing.assert_array_equal(read_image(buffer), noise())
     assert not buffer.closed
 
 
@@ -200,21 +200,21 @@ def test_a_stream_that_cannot_seek_is_read():
         def __init__(self, data):
             self.read = io.BytesIO(data).read
 
-    np.testing.assert_array_equal(load_picture(Stream(encode(noise()))), noise())
+    np.testing.assert_array_equal(read_image(Stream(encode(noise()))), noise())
 
 
 @pytest.fixture
 def server():
-    """A loopback web server: `/picture.png`, `/moved` to it, and 404 with a web page for all else."""
+    """A loopback web server: `/image.png`, `/moved` to it, and 404 with a web page for all else."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            found = {"/picture.png": 200, "/moved": 302}.get(self.path, 404)
+            found = {"/image.png": 200, "/moved": 302}.get(self.path, 404)
             self.send_response(found)
             if found == 302:
-                self.send_header("Location", "/picture.png")
+                self.send_header("Location", "/image.png")
             self.end_headers()
-            self.wfile.write(encode(noise()) if found == 200 else b"<html>no such picture</html>")
+            self.wfile.write(encode(noise()) if found == 200 else b"<html>no such image</html>")
 
         def log_message(self, *arguments):
             pass
@@ -226,17 +226,17 @@ def server():
 
 
 def test_a_url_is_read_and_a_missing_one_is_refused_by_name(server):
-    np.testing.assert_array_equal(load_picture(f"{server}/picture.png"), noise())
-    np.testing.assert_array_equal(load_picture(f"{server}/moved"), noise())
-    with pytest.raises(PictureError, match=r"/none\.png.*404"):
-        load_picture(f"{server}/none.png")
+    np.testing.assert_array_equal(read_image(f"{server}/image.png"), noise())
+    np.testing.assert_array_equal(read_image(f"{server}/moved"), noise())
+    with pytest.raises(ImageReadError, match=r"/none\.png.*404"):
+        read_image(f"{server}/none.png")
 
 
 def test_a_data_uri_may_be_percent_encoded():
     data = encode(noise())
     quoted = "data:image/png," + "".join(f"%{byte:02x}" for byte in data)
-    np.testing.assert_array_equal(load_picture(quoted), noise())
-    np.testing.assert_array_equal(load_picture("DATA:;base64," + base64.b64encode(data).decode()), noise())
+    np.testing.assert_array_equal(read_image(quoted), noise())
+    np.testing.assert_array_equal(read_image("DATA:;base64," + base64.b64encode(data).decode()), noise())
 
 
 @both_backends
@@ -255,21 +255,21 @@ def test_fetching_first_changes_nothing(backend, tmp_path):
     once = processor(sources, return_tensors="pt")["pixel_values"]
     fetched = processor.fetch_images(processor.fetch_images(sources))
     assert torch.equal(processor(fetched, return_tensors="pt")["pixel_values"], once)
-    with pytest.raises(PictureError, match=r"missing\.png"):
+    with pytest.raises(ImageReadError, match=r"missing\.png"):
         processor.fetch_images(["missing.png"])
 
 
 # --- modes and ranges ---
 
 
-def palette_picture(**info):
+def palette_image(**info):
     image = Image.new("P", (6, 5), 1)
     image.putpalette([0, 0, 0, 200, 100, 50])
     image.info.update(info)
     return image
 
 
-def rgba_palette_picture():
+def rgba_palette_image():
     image = Image.new("P", (6, 5), 1)
     image.putpalette([0, 0, 0, 255, 200, 100, 50, 0], "RGBA")
     return image
@@ -298,11 +298,11 @@ MODES = {
     "L transparent": (with_info(Image.new("L", (6, 5), 100), transparency=100), WHITE),
     "LA hidden": (Image.new("LA", (6, 5), (100, 0)), WHITE),
     "LA half": (Image.new("LA", (6, 5), (100, 128)), ((100 * 128 + 255 * 127) / 255,) * 3),
-    "P": (palette_picture(), BROWN),
-    "P transparent entry": (palette_picture(transparency=1), WHITE),
-    "P other entry transparent": (palette_picture(transparency=0), BROWN),
-    "P half transparent entry": (palette_picture(transparency=bytes([255, 128])), HALF_BROWN),
-    "P with RGBA palette": (rgba_palette_picture(), WHITE),
+    "P": (palette_image(), BROWN),
+    "P transparent entry": (palette_image(transparency=1), WHITE),
+    "P other entry transparent": (palette_image(transparency=0), BROWN),
+    "P half transparent entry": (palette_image(transparency=bytes([255, 128])), HALF_BROWN),
+    "P with RGBA palette": (rgba_palette_image(), WHITE),
     "PA": (Image.merge("PA", [Image.new("L", (6, 5), v) for v in (1, 0)]), WHITE),
     "RGB": (Image.new("RGB", (6, 5), BROWN), BROWN),
     "RGB transparent": (with_info(Image.new("RGB", (6, 5), BROWN), transparency=BROWN), WHITE),
@@ -342,25 +342,25 @@ def test_sixteen_bits_are_rescaled_by_their_range_and_not_rounded():
     expected = values * (255 / 65535)
     int32 = Image.fromarray(values.astype(np.int32), "I")
     for source in (values, Image.fromarray(values), int32, encode(Image.fromarray(values)), torch.from_numpy(values)):
-        got = load_picture(source)
+        got = read_image(source)
         assert got.dtype == np.float32
         np.testing.assert_allclose(got[..., 0], expected, rtol=1e-6)
 
 
-def test_load_picture_keeps_eight_bits_as_bytes():
+def test_load_image_keeps_eight_bits_as_bytes():
     for source in (Image.fromarray(noise()), noise(), torch.from_numpy(noise()), encode(noise()), noise(channels=4)):
-        assert load_picture(source).dtype == np.uint8
-    assert load_picture(noise() > 127).dtype == np.uint8
-    assert set(np.unique(load_picture(noise(20, 30, 1) > 127))) == {0, 255}
+        assert read_image(source).dtype == np.uint8
+    assert read_image(noise() > 127).dtype == np.uint8
+    assert set(np.unique(read_image(noise(20, 30, 1) > 127))) == {0, 255}
 
 
 def test_floats_are_never_rescaled_twice_nor_rounded():
     unit = np.random.default_rng(0).random((20, 30, 3))
-    np.testing.assert_allclose(load_picture(unit), unit * 255, rtol=1e-6)
-    np.testing.assert_allclose(load_picture(unit * 255), unit * 255, rtol=1e-6)
-    np.testing.assert_allclose(load_picture(torch.tensor(unit).bfloat16()), unit * 255, rtol=2**-8)
-    np.testing.assert_array_equal(load_picture(np.ones((20, 30, 3))), np.full((20, 30, 3), 255.0))
-    np.testing.assert_array_equal(load_picture(np.zeros((20, 30, 3))), np.zeros((20, 30, 3)))
+    np.testing.assert_allclose(read_image(unit), unit * 255, rtol=1e-6)
+    np.testing.assert_allclose(read_image(unit * 255), unit * 255, rtol=1e-6)
+    np.testing.assert_allclose(read_image(torch.tensor(unit).bfloat16()), unit * 255, rtol=2**-8)
+    np.testing.assert_array_equal(read_image(np.ones((20, 30, 3))), np.full((20, 30, 3), 255.0))
+    np.testing.assert_array_equal(read_image(np.zeros((20, 30, 3))), np.zeros((20, 30, 3)))
 
 
 @both_backends
@@ -397,7 +397,7 @@ def test_alpha_gives_the_same_by_every_road(backend):
 
 
 @both_backends
-def test_grey_pictures_and_two_channels(backend):
+def test_grey_images_and_two_channels(backend):
     grey = noise(channels=1)
     expected = np.broadcast_to(grey, (3, 20, 30))
     for source in (grey, grey[..., None], grey[None], Image.fromarray(grey), torch.from_numpy(grey), grey / 255.0):
@@ -413,7 +413,7 @@ def test_colour_to_grey_is_pillows_luma(backend):
     expected = np.array(Image.fromarray(pixels).convert("L"))
     np.testing.assert_array_equal(levels(backend, pixels, num_channels=1)[0], expected)
     # Floats are not rounded, so half a level apart.
-    got = load_picture(pixels / 255.0, num_channels=1)[..., 0]
+    got = read_image(pixels / 255.0, num_channels=1)[..., 0]
     np.testing.assert_allclose(got, expected, atol=0.5001)
 
 
@@ -444,7 +444,7 @@ def test_other_channel_counts_are_taken_as_they_are(backend, channels, dtype):
         plane = alone(pixels[..., channel], return_tensors="pt")["pixel_values"]
         torch.testing.assert_close(out[:1, channel], plane[0], atol=1 / 255 + 1e-6, rtol=0)
     for wrong in (Image.fromarray(noise()), noise(channels=3), noise(channels=1)):
-        with pytest.raises(PictureError, match=f"{channels}"):
+        with pytest.raises(ImageReadError, match=f"{channels}"):
             processor(wrong)
 
 
@@ -466,10 +466,10 @@ def test_without_conversion_the_channels_stay(backend):
 @pytest.mark.parametrize("shape", [(3, 50, 3), (4, 50, 3), (1, 50, 3), (2, 50, 3), (3, 50, 1), (4, 4, 4), (3, 3, 3)])
 def test_an_ambiguous_channel_axis_is_refused_unless_named(shape):
     array = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    with pytest.raises(PictureError, match="input_data_format"):
-        load_picture(array)
-    assert load_picture(array, input_data_format="channels_last").shape == (*shape[:2], 3)
-    assert load_picture(array, input_data_format="channels_first").shape == (*shape[1:], 3)
+    with pytest.raises(ImageReadError, match="input_data_format"):
+        read_image(array)
+    assert read_image(array, input_data_format="channels_last").shape == (*shape[:2], 3)
+    assert read_image(array, input_data_format="channels_first").shape == (*shape[1:], 3)
 
 
 @both_backends
@@ -483,12 +483,12 @@ def test_the_processor_takes_the_layout_from_the_caller(backend):
 def test_a_2d_array_is_grey_whatever_its_height_and_the_named_layout():
     for layout in (None, "channels_first", "channels_last"):
         for height in (1, 3, 4, 20):
-            assert load_picture(np.zeros((height, 30), np.uint8), input_data_format=layout).shape == (height, 30, 3)
+            assert read_image(np.zeros((height, 30), np.uint8), input_data_format=layout).shape == (height, 30, 3)
 
 
 def test_a_named_layout_must_fit_the_channels():
-    with pytest.raises(PictureError, match="channels"):
-        load_picture(noise(20, 30), input_data_format="channels_first")
+    with pytest.raises(ImageReadError, match="channels"):
+        read_image(noise(20, 30), input_data_format="channels_first")
 
 
 @both_backends
@@ -513,13 +513,13 @@ def test_batches_of_every_kind_are_flattened_in_order(backend):
 
 @both_backends
 @pytest.mark.parametrize("disable_grouping", [None, True, False])
-def test_a_picture_does_not_depend_on_its_neighbours(backend, disable_grouping):
-    # Same shape, different depth: stacked, the 8-bit picture would be resized as floats and no longer rounded.
-    pictures = [noise(30, 40), noise(30, 40, dtype=np.float32, seed=1) / 255.5, noise(30, 40, seed=2), noise(50, 20)]
+def test_an_image_does_not_depend_on_its_neighbours(backend, disable_grouping):
+    # Same shape, different depth: stacked, the 8-bit image would be resized as floats and no longer rounded.
+    images = [noise(30, 40), noise(30, 40, dtype=np.float32, seed=1) / 255.5, noise(30, 40, seed=2), noise(50, 20)]
     processor = backend(size={"height": 32, "width": 48})
-    together = processor(pictures, return_tensors="pt", disable_grouping=disable_grouping)["pixel_values"]
-    for picture, row in zip(pictures, together, strict=True):
-        assert torch.equal(processor(picture, return_tensors="pt")["pixel_values"][0], row)
+    together = processor(images, return_tensors="pt", disable_grouping=disable_grouping)["pixel_values"]
+    for image, row in zip(images, together, strict=True):
+        assert torch.equal(processor(image, return_tensors="pt")["pixel_values"][0], row)
 
 
 # --- resizing: stock, backends, filters ---
@@ -531,7 +531,7 @@ def test_a_picture_does_not_depend_on_its_neighbours(backend, disable_grouping):
     ids=["torchvision", "pil"],
 )
 @pytest.mark.parametrize("shape", [(20, 30), (64, 48), (224, 224), (300, 400), (481, 333)])
-def test_plain_colour_pictures_are_pixel_identical_to_stock_vit(ours, stock, shape):
+def test_plain_colour_images_are_pixel_identical_to_stock_vit(ours, stock, shape):
     # The native twin ships stock processors: they must see what ours see.
     processor = ours()
     statistics = {"image_mean": processor.image_mean, "image_std": processor.image_std}
@@ -566,7 +566,7 @@ def test_backends_agree_within_one_grey_level(shape, target, make):
 def test_where_rounding_meets_rounding_the_backends_are_two_levels_apart():
     # Enlarging 64, 128 or 192 pixels to 224 puts many values on a tie, which torchvision's 15-bit weights break in
     # another way than Pillow's 22-bit ones, once per direction. Measured: 3 values of 150,528 for noise, 65 for a
-    # smooth picture. To round otherwise would part from the stock processors, and the native twin ships those.
+    # smooth image. To round otherwise would part from the stock processors, and the native twin ships those.
     for make in (noise, smooth):
         difference = backend_difference(make(128, 128))
         assert difference.max() <= 2
@@ -575,13 +575,13 @@ def test_where_rounding_meets_rounding_the_backends_are_two_levels_apart():
 
 @both_backends
 @pytest.mark.parametrize("resample", [0, 2, 3])
-def test_filters_keep_deep_pictures_beside_eight_bit_ones(backend, resample):
+def test_filters_keep_deep_images_beside_eight_bit_ones(backend, resample):
     # Stripes make bicubic overshoot: 8 bits are clipped by the resizer, floats must be, too. (Not a checkerboard:
     # 8 bits are clipped after each direction and floats at the end, which differs by 18 levels in its corners.)
     board = np.broadcast_to((np.arange(40) // 8 % 2 * 255).astype(np.uint8), (40, 40))
     options = {**LEVELS, "do_resize": True, "size": 64, "resample": resample}
     eight = backend(**options)(board, return_tensors="pt")["pixel_values"].float()
-    # White is 1/257 of a level darker, so that it stays a float picture.
+    # White is 1/257 of a level darker, so that it stays a float image.
     deep = backend(**options)(board.astype(np.uint16) * 257 - (board > 0), return_tensors="pt")["pixel_values"]
     assert deep.min() >= 0
     assert deep.max() <= 255
@@ -617,7 +617,7 @@ def test_the_first_frame_counts(backend):
         np.testing.assert_array_equal(levels(backend, data), noise(seed=0).transpose(2, 0, 1))
 
 
-# --- what cannot be a picture ---
+# --- what cannot be an image ---
 
 
 def chunk(kind, content):
@@ -629,14 +629,14 @@ def png_of_size(width, height):
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
 
 
-def not_a_picture(kind):
+def not_an_image(kind):
     floats = np.full((20, 30, 3), 0.5)
     return {
         "None": None,
         "number": 3,
         "number list": [[1, 2], [3, 4]],
         "empty bytes": b"",
-        "text": b"this is not a picture",
+        "text": b"this is not an image",
         "html": b"<!doctype html><html></html>",
         "empty file": io.BytesIO(),
         "text file": io.StringIO("text"),
@@ -650,8 +650,8 @@ def not_a_picture(kind):
         "bomb": png_of_size(60000, 60000),
         "zero PNG": png_of_size(0, 10),
         "EPS": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 30\n%%EndComments\n",
-        "missing path": "no/such/picture.png",
-        "missing Path": Path("no/such/picture.png"),
+        "missing path": "no/such/image.png",
+        "missing Path": Path("no/such/image.png"),
         "folder": str(Path(__file__).parent),
         "empty path": "",
         "path with a null": "a\0b.png",
@@ -692,26 +692,26 @@ def not_a_picture(kind):
 
 
 REFUSED = [
-    line.strip().split('"')[1] for line in inspect.getsource(not_a_picture).splitlines() if line.startswith("        ")
+    line.strip().split('"')[1] for line in inspect.getsource(not_an_image).splitlines() if line.startswith("        ")
 ]
 
 
 @both_backends
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_cannot_be_a_picture_is_refused_by_name(kind, backend):
-    with pytest.raises(PictureError, match=r"^picture 1: ") as caught:
-        backend()([noise(), not_a_picture(kind)])
+def test_what_cannot_be_an_image_is_refused_by_name(kind, backend):
+    with pytest.raises(ImageReadError, match=r"^image 1: ") as caught:
+        backend()([noise(), not_an_image(kind)])
     assert isinstance(caught.value, ValueError)
     assert len(str(caught.value)) < 600
     if kind != "number list":
-        with pytest.raises(PictureError):
-            load_picture(not_a_picture(kind))
+        with pytest.raises(ImageReadError):
+            read_image(not_an_image(kind))
 
 
 @pytest.mark.parametrize("empty", [[], (), [[]], np.zeros((0, 20, 30, 3), np.uint8), torch.zeros(0, 3, 20, 30)])
 def test_an_empty_batch_is_refused(empty):
     for backend in BACKENDS:
-        with pytest.raises(PictureError, match="at least one picture"):
+        with pytest.raises(ImageReadError, match="at least one image"):
             backend()(empty)
 
 
@@ -719,22 +719,22 @@ def test_the_message_names_index_path_problem_and_remedy(tmp_path):
     broken = tmp_path / "holiday.jpg"
     broken.write_bytes(encode(noise(80, 80), "JPEG")[:-500])
     for source in (broken, str(broken), {"bytes": None, "path": str(broken)}, Image.open(broken)):
-        with pytest.raises(PictureError, match=r"picture 2: .*holiday\.jpg.*truncated.*: replace or remove"):
+        with pytest.raises(ImageReadError, match=r"image 2: .*holiday\.jpg.*truncated.*: replace or remove"):
             OmniVisionImageProcessor()([noise(), noise(), source])
-    with pytest.raises(PictureError, match=r"picture 0: ndarray of shape \(20, 30, 5\) and dtype uint8: expected"):
+    with pytest.raises(ImageReadError, match=r"image 0: ndarray of shape \(20, 30, 5\) and dtype uint8: expected"):
         OmniVisionImageProcessor()(np.zeros((20, 30, 5), np.uint8))
 
 
 def test_an_eps_file_is_refused_before_ghostscript_could_run_it():
-    for source in (not_a_picture("EPS"), io.BytesIO(not_a_picture("EPS"))):
-        with pytest.raises(PictureError, match="EPS is a program"):
-            load_picture(source)
+    for source in (not_an_image("EPS"), io.BytesIO(not_an_image("EPS"))):
+        with pytest.raises(ImageReadError, match="EPS is a program"):
+            read_image(source)
 
 
 def test_the_error_survives_pickling():
     # Data loader workers send their exceptions to the main process in this way.
-    with pytest.raises(PictureError) as caught:
-        load_picture(b"")
+    with pytest.raises(ImageReadError) as caught:
+        read_image(b"")
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
@@ -744,8 +744,8 @@ def test_nothing_half_decoded_comes_back_even_if_pillow_was_told_to_allow_it(mon
     assert Image.open(io.BytesIO(broken)).convert("RGB").size == (80, 80)  # what Pillow would hand out
 
     def refused(_):
-        with pytest.raises(PictureError, match="truncated"):
-            load_picture(broken)
+        with pytest.raises(ImageReadError, match="truncated"):
+            read_image(broken)
         return True
 
     with ThreadPoolExecutor(4) as threads:
@@ -753,21 +753,21 @@ def test_nothing_half_decoded_comes_back_even_if_pillow_was_told_to_allow_it(mon
     assert ImageFile.LOAD_TRUNCATED_IMAGES is True  # the user's own choice is back
 
 
-def test_a_picture_that_failed_once_fails_again():
+def test_an_image_that_failed_once_fails_again():
     # After a failed decode Pillow's second load() returns what it had got so far.
     data = bytearray(encode(noise(80, 80)))
     data[-5000:-4000] = bytes(1000)
     image = Image.open(io.BytesIO(data))
     for _ in range(3):
-        with pytest.raises(PictureError):
-            load_picture(image)
+        with pytest.raises(ImageReadError):
+            read_image(image)
 
 
 def test_a_missing_image_package_part_is_refused_too(monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL.ImageCms", None)
     monkeypatch.delattr("PIL.ImageCms")
-    with pytest.raises(PictureError, match="PIL image LAB"):
-        load_picture(Image.new("LAB", (6, 5)))
+    with pytest.raises(ImageReadError, match="PIL image LAB"):
+        read_image(Image.new("LAB", (6, 5)))
 
 
 # --- options, saving, loading ---
@@ -832,7 +832,7 @@ def test_auto_map_names_both_backends_only_where_the_code_is_saved(monkeypatch):
 OPEN_ELSEWHERE = """
 import json, os, sys
 
-folder, copy, pictures, blocked = sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4] == "blocked"
+folder, copy, images, blocked = sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4] == "blocked"
 if blocked:
     import importlib.util
 
@@ -848,7 +848,7 @@ if blocked:
 # Not from the top level: there, transformers 5.5 asks for torchvision even where the PIL backend is wanted.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-picture = os.path.join(pictures, "picture.png")
+image = os.path.join(images, "image.png")
 report = []
 for source in (folder, copy):
     for backend in ({}, {"backend": "pil"}, {"backend": "torchvision"}):
@@ -857,7 +857,7 @@ for source in (folder, copy):
         except ImportError as error:
             report.append(f"ImportError: {error}")
             continue
-        values = processor(picture, return_tensors="np")["pixel_values"]
+        values = processor(image, return_tensors="np")["pixel_values"]
         report.append([type(processor).__name__, str(values.shape), float(abs(values).sum())])
         if source == folder:
             processor.save_pretrained(copy)
@@ -870,9 +870,9 @@ print(json.dumps(report))
 
 @pytest.mark.parametrize("torchvision", ["present", "blocked"])
 def test_a_stranger_opens_both_backends_from_a_published_folder(torchvision, tmp_path, monkeypatch):
-    published, pictures = tmp_path / "x.y" / "a-b", tmp_path / "elsewhere"
-    pictures.mkdir()
-    (pictures / "picture.png").write_bytes(encode(noise(60, 50)))
+    published, images = tmp_path / "x.y" / "a-b", tmp_path / "elsewhere"
+    images.mkdir()
+    (images / "image.png").write_bytes(encode(noise(60, 50)))
     processors = [backend(size={"height": 32, "width": 48}) for backend in BACKENDS]
     monkeypatch.setattr(OmniVisionImageProcessorPil, "_auto_class", "AutoImageProcessor")
     processors[1].save_pretrained(published)
@@ -880,10 +880,10 @@ def test_a_stranger_opens_both_backends_from_a_published_folder(torchvision, tmp
 
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environment |= {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
-    arguments = [str(published), str(tmp_path / "copy"), str(pictures), torchvision]
+    arguments = [str(published), str(tmp_path / "copy"), str(images), torchvision]
     done = subprocess.run(
         [sys.executable, "-c", OPEN_ELSEWHERE, *arguments],
-        cwd=pictures,
+        cwd=images,
         env=environment,
         capture_output=True,
         text=True,

@@ -19,7 +19,7 @@ from modeling_omni_vision.image_processing_omni_vision import OmniVisionImagePro
 if not (suite_folder() / PACKAGE / "complete").exists():
     pytest.skip("no suite: run `python tests/fetch_transformers_suite.py`", allow_module_level=True)
 
-# The suite imports this neighbour, which its archive leaves out, to find pictures on the Hub; we draw ours.
+# The suite imports this neighbour, which its archive leaves out, to find images on the Hub; we draw ours.
 stand_in = types.ModuleType("fetch_hub_objects_for_ci")
 stand_in.url_to_local_path = lambda url: url
 sys.modules.setdefault("fetch_hub_objects_for_ci", stand_in)
@@ -32,7 +32,7 @@ if not hasattr(common, "ImageProcessingTester"):
 BACKENDS = {"torchvision": OmniVisionImageProcessor, "pil": OmniVisionImageProcessorPil}
 
 
-def drawn_picture(url):
+def drawn_image(url):
     return Image.radial_gradient("L").resize((640, 480)).convert("RGB")
 
 
@@ -61,7 +61,7 @@ class TestImageProcessorsInTransformersSuite(common.ImageProcessingTestMixin, un
     def setUp(self):
         super().setUp()
         AutoImageProcessor.register(OmniVisionConfig, image_processor_classes=BACKENDS, exist_ok=True)
-        common.load_test_image = drawn_picture
+        common.load_test_image = drawn_image
 
     def test_image_processor_to_json_string(self):
         # The suite compares JSON with the options it gave: a colour goes in as a tuple and comes out as a list.

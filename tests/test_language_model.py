@@ -36,8 +36,8 @@ if Version(transformers_version) < Version("5.23"):
 
 from modeling_omni_vision import OmniVisionForConditionalGeneration, OmniVisionLanguageConfig, OmniVisionProcessor
 from modeling_omni_vision.interop import compose_language_model, prepare_tokenizer
-from modeling_omni_vision.modeling_omni_vision_language import shuffle_pixels, sort_pictures
-from modeling_omni_vision.processing_omni_vision_language import picture_chat_template
+from modeling_omni_vision.modeling_omni_vision_language import group_images_by_prompt, shuffle_pixels
+from modeling_omni_vision.processing_omni_vision_language import image_chat_template
 
 
 VISION = {
@@ -49,17 +49,25 @@ VISION = {
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
 }
-# Every way in which a picture can reach the words; numbers of vectors of a picture of 4 x 4 patches.
+# Every way in which an image can reach the words; numbers of vectors of an image of 4 x 4 patches.
 EARLY = [
-    ({"select_feature": "cls"}, 1),
-    ({"select_feature": "grid"}, 16),
-    ({"select_feature": "cls+grid"}, 17),
-    ({"select_feature": "grid", "pixel_shuffle": 2, "projector": "mlp"}, 4),
-    ({"select_feature": "cls+grid", "pixel_shuffle": 4}, 2),
+    ({"vision_feature_select_strategy": "cls"}, 1),
+    ({"vision_feature_select_strategy": "grid"}, 16),
+    ({"vision_feature_select_strategy": "cls+grid"}, 17),
+    ({"vision_feature_select_strategy": "grid", "scale_factor": 2, "projector": "mlp"}, 4),
+    ({"vision_feature_select_strategy": "cls+grid", "scale_factor": 4}, 2),
 ]
 LATE = [
-    ({"fusion": "late", "cross_attention_every": 1}, 16),
-    ({"fusion": "late", "cross_attention_every": 2, "select_feature": "cls+grid", "pixel_shuffle": 2}, 5),
+    ({"fusion": "late", "cross_attention_interval": 1}, 16),
+    (
+        {
+            "fusion": "late",
+            "cross_attention_interval": 2,
+            "vision_feature_select_strategy": "cls+grid",
+            "scale_factor": 2,
+        },
+        5,
+    ),
 ]
 BOTH = [EARLY[1][0], LATE[0][0]]
 ABOUT_FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
@@ -82,8 +90,8 @@ def make(tiny_llama_config, word_tokenizer):
         torch.manual_seed(0)
         model = OmniVisionForConditionalGeneration(config).eval()
         open_gates(model)
-        pictures = OmniVisionImageProcessor(size={"height": 32, "width": 32})
-        return model, OmniVisionProcessor(pictures, tokenizer, image_seq_length=config.image_seq_length)
+        images = OmniVisionImageProcessor(size={"height": 32, "width": 32})
+        return model, OmniVisionProcessor(images, tokenizer, image_seq_length=config.image_seq_length)
 
     return build
 
@@ -105,35 +113,37 @@ def answer(model, batch, **options):
 
 
 @pytest.mark.parametrize(("options", "vectors"), EARLY + LATE)
-def test_a_picture_takes_as_many_tokens_and_shows_as_many_vectors_as_the_configuration_says(make, options, vectors):
+def test_an_image_takes_as_many_tokens_and_shows_as_many_vectors_as_the_configuration_says(make, options, vectors):
     model, processor = make(**options)
     early = model.config.fusion == "early"
-    assert (model.config.picture_length, model.config.image_seq_length) == (vectors, vectors if early else 1)
+    assert (model.config.num_image_tokens, model.config.image_seq_length) == (vectors, vectors if early else 1)
     batch = ask(processor, "<image> what is it", RED)
     assert int((batch["input_ids"] == model.config.image_token_id).sum()) == model.config.image_seq_length
     output = model(**batch)
     assert output.image_hidden_states.shape == ((vectors, 32) if early else (1, vectors, 32))
     assert output.logits.shape == (*batch["input_ids"].shape, model.config.text_config.vocab_size)
     other = model(**ask(processor, "<image> what is it", BLUE)).logits
-    # A picture is seen: the next word depends on it by far more than rounding.
+    # An image is seen: the next word depends on it by far more than rounding.
     assert (output.logits[:, -1] - other[:, -1]).abs().max() > 1e-3
 
 
 def test_the_specifications_early_fusion_is_cls_projected_and_put_before_the_words(make):
     model, processor = make()
-    assert (model.config.select_feature, model.config.projector) == ("cls", "linear")
+    assert (model.config.vision_feature_select_strategy, model.config.projector) == ("cls", "linear")
     batch = ask(processor, "<image> what is it", RED)
     cls = model.vision_tower(batch["pixel_values"]).cls
-    picture = cls @ model.multi_modal_projector.linear_1.weight.T + model.multi_modal_projector.linear_1.bias
+    image = cls @ model.multi_modal_projector.linear_1.weight.T + model.multi_modal_projector.linear_1.bias
     words = model.get_input_embeddings()(batch["input_ids"][:, 1:])
-    by_hand = model.language_model(inputs_embeds=torch.cat((picture, words), dim=1)).logits
+    by_hand = model.language_model(inputs_embeds=torch.cat((image, words), dim=1)).logits
     assert torch.allclose(model(**batch).logits, by_hand, atol=1e-6)
 
 
 @pytest.mark.parametrize("registers", [0, 3])
 def test_features_are_taken_after_the_final_norm_and_without_registers(make, registers):
     for select in ("cls", "grid", "cls+grid"):
-        model, processor = make(select_feature=select, vision_config={**VISION, "num_register_tokens": registers})
+        model, processor = make(
+            vision_feature_select_strategy=select, vision_config={**VISION, "num_register_tokens": registers}
+        )
         pixels = ask(processor, "<image>", RED)["pixel_values"]
         tower = model.vision_tower(pixels)
         tokens = {"cls": tower.cls, "grid": tower.grid, "cls+grid": torch.cat((tower.cls, tower.grid), 1)}[select]
@@ -154,9 +164,9 @@ def test_pixel_shuffle_puts_squares_of_neighbours_side_by_side():
 
 
 def test_pixel_shuffle_makes_49_tokens_of_the_specifications_196(tiny_llama_config):
-    options = {"text_config": tiny_llama_config, "select_feature": "grid"}
+    options = {"text_config": tiny_llama_config, "vision_feature_select_strategy": "grid"}
     assert OmniVisionLanguageConfig(**options).image_seq_length == 196
-    assert OmniVisionLanguageConfig(**options, pixel_shuffle=2).image_seq_length == 49
+    assert OmniVisionLanguageConfig(**options, scale_factor=2).image_seq_length == 49
 
 
 @pytest.mark.parametrize(("options", "vectors"), EARLY + LATE)
@@ -199,7 +209,7 @@ def test_gradient_checkpointing_changes_no_gradient(make):
 
 
 @pytest.mark.parametrize("options", BOTH)
-def test_without_a_picture_it_is_the_language_model_to_the_bit(make, options):
+def test_without_an_image_it_is_the_language_model_to_the_bit(make, options):
     model, processor = make(**options)
     batch = ask(processor, ["what is it", "a red circle is blue ."])
     assert "pixel_values" not in batch
@@ -222,14 +232,14 @@ def test_the_language_model_keeps_its_names_and_layers_in_late_fusion(make):
     model, _ = make(**LATE[1][0])
     bare = LlamaForCausalLM(model.config.text_config)
     assert list(model.language_model.state_dict()) == list(bare.state_dict())
-    assert list(model.looking_layers) == [1]
+    assert list(model.cross_attention_layers) == [1]
     beside = {name.split(".")[0] for name in model.state_dict()}
     assert beside == {"vision_tower", "multi_modal_projector", "language_model", "cross_attention"}
 
 
-def test_words_see_the_pictures_whose_token_stands_before_them():
+def test_words_see_the_images_whose_token_stands_before_them():
     places = torch.tensor([[0, 1, 0, 1, 0], [0, 0, 0, 0, 0], [0, 0, 0, 1, 0]]).bool()
-    rows, filled, visible = sort_pictures(torch.arange(1.0, 7.0).view(3, 2, 1), places)
+    rows, filled, visible = group_images_by_prompt(torch.arange(1.0, 7.0).view(3, 2, 1), places)
     assert rows.squeeze(-1).tolist() == [[1, 2, 3, 4], [0, 0, 0, 0], [5, 6, 0, 0]]
     assert filled.long().tolist() == [[1, 1, 1, 1], [0, 0, 0, 0], [1, 1, 0, 0]]
     assert visible[0].long().tolist() == [[0] * 4, [1, 1, 0, 0], [1, 1, 0, 0], [1] * 4, [1] * 4]
@@ -238,7 +248,7 @@ def test_words_see_the_pictures_whose_token_stands_before_them():
 
 
 @pytest.mark.parametrize("options", BOTH)
-def test_a_picture_changes_neither_another_row_nor_the_words_before_it(make, options):
+def test_an_image_changes_neither_another_row_nor_the_words_before_it(make, options):
     model, processor = make(**options)
     text = ["what is <image> it", "a circle <image>", "a red circle is blue ."]
     one = ask(processor, text, [RED, BLUE])
@@ -248,7 +258,7 @@ def test_a_picture_changes_neither_another_row_nor_the_words_before_it(make, opt
     first = int((one["input_ids"][0] == model.config.image_token_id).nonzero()[0])
     assert torch.equal(logits[0, :first], changed[0, :first])
     assert not torch.equal(logits[0, first:], changed[0, first:])
-    # A row without a picture, beside rows with some, is what the language model makes of it alone.
+    # A row without an image, beside rows with some, is what the language model makes of it alone.
     words = {name: one[name] for name in ("input_ids", "attention_mask")}
     assert torch.equal(logits[2], model.language_model(**words).logits[2])
 
@@ -257,13 +267,13 @@ def test_a_picture_changes_neither_another_row_nor_the_words_before_it(make, opt
 def test_a_batch_answers_like_its_rows_alone_on_either_side_of_padding(make, options):
     model, processor = make(**options)
     text = ["<image> what is it", "a <image> circle is <image> red or a square . what", "is it blue ?"]
-    pictures = [[RED], [BLUE, GREEN], []]
-    together = ask(processor, text, pictures)
-    alone = [ask(processor, prompt, images) for prompt, images in zip(text, pictures, strict=True)]
+    images = [[RED], [BLUE, GREEN], []]
+    together = ask(processor, text, images)
+    alone = [ask(processor, prompt, shown) for prompt, shown in zip(text, images, strict=True)]
     for row, single in zip(answer(model, together), alone, strict=True):
         assert torch.equal(row, answer(model, single)[0])
     for side in ("left", "right"):
-        logits = model(**ask(processor, text, pictures, padding_side=side)).logits
+        logits = model(**ask(processor, text, images, padding_side=side)).logits
         for row, single in zip(logits, alone, strict=True):
             expected = model(**single).logits[0]
             padded = row[-len(expected) :] if side == "left" else row[: len(expected)]
@@ -283,7 +293,7 @@ def test_the_cache_changes_no_answer(make, options):
 
 
 @pytest.mark.parametrize("options", BOTH)
-def test_a_cache_that_is_used_again_has_forgotten_its_pictures(make, options):
+def test_a_cache_that_is_used_again_has_forgotten_its_images(make, options):
     model, processor = make(**options)
     plain = ask(processor, ["what is it", "a circle is"])
     logits = []
@@ -308,7 +318,7 @@ def test_the_tower_runs_once_for_an_answer_and_so_do_the_keys_of_late_fusion(mak
 
 
 @pytest.mark.parametrize("options", BOTH)
-def test_a_conversation_goes_on_with_another_picture_and_its_cache(make, options):
+def test_a_conversation_goes_on_with_another_image_and_its_cache(make, options):
     model, processor = make(**options)
     first, second = ask(processor, "<image> what is it", RED), ask(processor, "a <image> circle", BLUE)
     start = model(**first, use_cache=True)
@@ -317,7 +327,7 @@ def test_a_conversation_goes_on_with_another_picture_and_its_cache(make, options
     whole = model(**ask(processor, "<image> what is it a <image> circle", [RED, BLUE]))
     length = second["input_ids"].shape[1]
     assert torch.allclose(goes_on.logits, whole.logits[:, -length:], atol=1e-5)
-    # The order of pictures counts.
+    # The order of images counts.
     swapped = model(**ask(processor, "<image> what is it a <image> circle", [BLUE, RED]))
     assert not torch.allclose(whole.logits[:, -1], swapped.logits[:, -1], atol=1e-3)
 
@@ -366,22 +376,22 @@ def test_a_copy_looks_with_its_own_weights(make):
 @pytest.mark.parametrize(
     ("text", "images", "numbers"),
     [
-        ("<image> what is it", [RED, BLUE], "got 1 <image> in the text and 2 pictures"),
-        ("<image> what <image> is it", [RED], "got 2 <image> in the text and 1 pictures"),
-        ("<image> what is it", [], "got 1 <image> in the text and 0 pictures"),
-        ("<image> what is it", None, "got 1 <image> in the text and 0 pictures"),
-        ("what is it", [RED], "got 0 <image> in the text and 1 pictures"),
-        # The sum is right, the rows are not: pictures would move to another prompt.
-        (["<image> what", "<image> is <image> it"], [[RED, BLUE], [GREEN]], r"\[1, 2\] <image> and \[2, 1\] pictures"),
+        ("<image> what is it", [RED, BLUE], "got 1 <image> in the text and 2 images"),
+        ("<image> what <image> is it", [RED], "got 2 <image> in the text and 1 images"),
+        ("<image> what is it", [], "got 1 <image> in the text and 0 images"),
+        ("<image> what is it", None, "got 1 <image> in the text and 0 images"),
+        ("what is it", [RED], "got 0 <image> in the text and 1 images"),
+        # The sum is right, the rows are not: images would move to another prompt.
+        (["<image> what", "<image> is <image> it"], [[RED, BLUE], [GREEN]], r"\[1, 2\] <image> and \[2, 1\] images"),
     ],
 )
-def test_the_processor_refuses_another_number_of_pictures_with_both_numbers(make, text, images, numbers):
+def test_the_processor_refuses_another_number_of_images_with_both_numbers(make, text, images, numbers):
     _, processor = make()
     with pytest.raises(ValueError, match=numbers):
         ask(processor, text, images)
 
 
-def test_the_processor_takes_no_pictures_in_every_spelling(make):
+def test_the_processor_takes_no_images_in_every_spelling(make):
     _, processor = make()
     plain = ask(processor, ["what is it", "a circle"])
     for nothing in ([], [[], []], ()):
@@ -391,21 +401,21 @@ def test_the_processor_takes_no_pictures_in_every_spelling(make):
         processor()
 
 
-@pytest.mark.parametrize("options", [*BOTH, {"select_feature": "cls"}])
+@pytest.mark.parametrize("options", [*BOTH, {"vision_feature_select_strategy": "cls"}])
 def test_the_model_refuses_another_number_of_image_tokens_with_both_numbers(make, options):
     model, processor = make(**options)
     batch = ask(processor, "<image> what is it", RED)
     length = model.config.image_seq_length
     two = torch.cat((batch["pixel_values"], batch["pixel_values"]))
-    with pytest.raises(ValueError, match=rf"Expected {2 * length} image tokens .* for 2 pictures, got {length}\."):
+    with pytest.raises(ValueError, match=rf"Expected {2 * length} image tokens .* for 2 images, got {length}\."):
         model(input_ids=batch["input_ids"], pixel_values=two)
-    with pytest.raises(ValueError, match=rf"Expected 0 image tokens .* for 0 pictures, got {length}\."):
+    with pytest.raises(ValueError, match=rf"Expected 0 image tokens .* for 0 images, got {length}\."):
         model(input_ids=batch["input_ids"])
-    with pytest.raises(ValueError, match=rf"Expected {length} image tokens .* for 1 pictures, got 0\."):
+    with pytest.raises(ValueError, match=rf"Expected {length} image tokens .* for 1 images, got 0\."):
         model(input_ids=batch["input_ids"][:, length:], pixel_values=batch["pixel_values"])
 
 
-def test_a_larger_picture_is_refused_where_it_has_more_patches_and_taken_where_none_are_counted(make):
+def test_a_larger_image_is_refused_where_it_has_more_patches_and_taken_where_none_are_counted(make):
     pixels = torch.randn(1, 3, 64, 32)
     for options, taken in ((EARLY[0][0], True), (EARLY[1][0], False), (LATE[0][0], True)):
         model, processor = make(**options)
@@ -432,19 +442,22 @@ def test_a_language_model_never_says_the_image_token(make):
     ("wrong", "match"),
     [
         ({"fusion": "middle"}, "fusion"),
-        ({"select_feature": "patches"}, "select_feature"),
+        ({"vision_feature_select_strategy": "patches"}, "vision_feature_select_strategy"),
         ({"projector": "conv"}, "projector"),
         ({"projector_hidden_act": "magic"}, "projector_hidden_act"),
-        ({"pixel_shuffle": 2}, "needs patches"),
-        ({"pixel_shuffle": 3, "select_feature": "grid"}, "must divide rows and columns"),
-        ({"pixel_shuffle": 0}, "at least 1"),
-        ({"pixel_shuffle": "2"}, "pixel_shuffle"),
-        ({"cross_attention_every": 0}, "at least 1"),
-        ({"fusion": "late", "select_feature": "cls"}, "Late fusion needs"),
+        ({"scale_factor": 2}, "needs patches"),
+        ({"scale_factor": 3, "vision_feature_select_strategy": "grid"}, "must divide rows and columns"),
+        ({"scale_factor": 0}, "at least 1"),
+        ({"scale_factor": "2"}, "scale_factor"),
+        ({"cross_attention_interval": 0}, "at least 1"),
+        ({"fusion": "late", "vision_feature_select_strategy": "cls"}, "Late fusion needs"),
         ({"vision_feature_layer": -2}, "vision_feature_layer"),
         ({"vision_feature_select_strategy": "default"}, "vision_feature_select_strategy"),
         ({"image_token_index": 20}, "0 to 19, got 20"),
-        ({"select_feature": "grid", "vision_config": {**VISION, "patch_drop_rate": 0.5}}, "patch_drop_rate"),
+        (
+            {"vision_feature_select_strategy": "grid", "vision_config": {**VISION, "patch_drop_rate": 0.5}},
+            "patch_drop_rate",
+        ),
         ({"vision_config": AutoConfig.for_model("clip_vision_model")}, "clip_vision_model"),
     ],
 )
@@ -464,12 +477,12 @@ def test_late_fusion_refuses_decoders_that_it_cannot_enter(make):
     with pytest.raises(ValueError, match="got GPT2LMHeadModel"):
         make(fusion="late", text_config=GPT2Config(**sizes))
     with pytest.raises(ValueError, match="at most the number of decoder layers, 2, got 3"):
-        make(fusion="late", cross_attention_every=3)
+        make(fusion="late", cross_attention_interval=3)
     model, processor = make(**LATE[0][0])
     deaf = model.language_model.model.layers[1]
     deaf._forward_pre_hooks.clear()
     forward = deaf.forward
-    deaf.forward = lambda *args, picture_looks=None, **kwargs: forward(*args, **kwargs)
+    deaf.forward = lambda *args, cross_attention_calls=None, **kwargs: forward(*args, **kwargs)
     with pytest.raises(ValueError, match=r"LlamaForCausalLM, where layers \[1\] got none"):
         model(**ask(processor, "<image> what", RED))
 
@@ -523,7 +536,14 @@ def test_saving_and_loading_twice_changes_no_bit(make, options, tmp_path):
     assert torch.equal(answer(opened, batch), answer(model, batch))
     assert opened.generation_config.suppress_tokens == [model.config.image_token_id]
     assert read.chat_template == processor.chat_template
-    kept = ("fusion", "select_feature", "projector", "pixel_shuffle", "cross_attention_every", "auto_map")
+    kept = (
+        "fusion",
+        "vision_feature_select_strategy",
+        "projector",
+        "scale_factor",
+        "cross_attention_interval",
+        "auto_map",
+    )
     assert [getattr(opened.config, name) for name in kept] == [getattr(model.config, name) for name in kept]
     names = {path.name for path in (tmp_path / "first").glob("*.py")}
     assert names == {path.name for path in (tmp_path / "second").glob("*.py")}
@@ -583,7 +603,7 @@ CHATML = (
 )
 
 
-def test_a_chat_with_pictures_is_written_as_the_language_model_learnt_it(make, word_tokenizer):
+def test_a_chat_with_images_is_written_as_the_language_model_learnt_it(make, word_tokenizer):
     _, processor = make()
     parts = [{"type": "image", "image": RED}, {"type": "text", "text": "what is it"}]
     chat = [{"role": "user", "content": "a circle ?"}, {"role": "user", "content": parts}]
@@ -591,12 +611,12 @@ def test_a_chat_with_pictures_is_written_as_the_language_model_learnt_it(make, w
     spoken = OmniVisionProcessor(processor.image_processor, prepare_tokenizer(word_tokenizer, "<image>"))
     write = partial(spoken.apply_chat_template, add_generation_prompt=True)
     assert write(chat) == "<s>user a circle ?</s><s>user <image>\nwhat is it</s><s>assistant "
-    # Without a picture, the language model's own template to the letter.
+    # Without an image, the language model's own template to the letter.
     plain = [{"role": "user", "content": "what is it"}]
     assert write(plain) == word_tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
     assert processor.apply_chat_template(chat, add_generation_prompt=True).endswith("it\nASSISTANT:")
     # Wrapped again, as in a folder that is opened and composed anew, it stays the same.
-    again = picture_chat_template(spoken.chat_template)
+    again = image_chat_template(spoken.chat_template)
     assert spoken.apply_chat_template(chat, chat_template=again, add_generation_prompt=True) == write(chat)
     batch = spoken.apply_chat_template(
         [chat, plain], tokenize=True, return_dict=True, return_tensors="pt", processor_kwargs={"padding": True}
@@ -610,8 +630,8 @@ def test_a_tokenizer_without_the_image_token_is_refused(word_tokenizer):
         OmniVisionProcessor(OmniVisionImageProcessor(), word_tokenizer)
 
 
-def test_serving_engines_learn_how_many_tokens_pictures_take(make):
-    _, processor = make(select_feature="grid")
+def test_serving_engines_learn_how_many_tokens_images_take(make):
+    _, processor = make(vision_feature_select_strategy="grid")
     counted = processor._get_num_multimodal_tokens(image_sizes=[(30, 40), (500, 20)])
     assert counted["num_image_tokens"] == [16, 16]
     with pytest.raises(ValueError, match="truncation"):
@@ -789,7 +809,12 @@ def test_a_real_language_model_learns_to_see_without_a_bit_of_it_changing(smollm
 
     drawn = draw_objects(size=32, sizes={"train": 48, "validation": 4})
     monkeypatch.setattr(language, "load_questions", lambda *options: drawn)
-    options = {"select_feature": "grid", "pixel_shuffle": 2, "stage": "projector", "attn_implementation": "eager"}
+    options = {
+        "vision_feature_select_strategy": "grid",
+        "scale_factor": 2,
+        "stage": "projector",
+        "attn_implementation": "eager",
+    }
     recipe = LanguageArguments("objects", vision=str(eyes), text=str(smollm2), **options)
     options = {"eval_strategy": "no", "save_strategy": "no", "do_predict": False, "disable_tqdm": True}
     options |= {"per_device_train_batch_size": 6, "learning_rate": 2e-3, "max_steps": 16, "logging_steps": 4}
@@ -797,12 +822,12 @@ def test_a_real_language_model_learns_to_see_without_a_bit_of_it_changing(smollm
     trained = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["training"]
     losses = [entry["loss"] for entry in trained["history"]]
     assert losses[-1] < losses[0] / 2
-    unchanged = {name: part["unchanged"] for name, part in trained["parts"].items()}
+    unchanged = {name: part["unchanged"] for name, part in trained["multi_vector"].items()}
     assert unchanged == {"vision": True, "text": True, "projector": False}
     model = AutoModelForImageTextToText.from_pretrained(folder)
     before = AutoModelForCausalLM.from_pretrained(smollm2).state_dict()
     for name, value in model.language_model.state_dict().items():
-        # One more row, for the picture token.
+        # One more row, for the image token.
         assert torch.equal(value[: len(before[name])], before[name]), name
     batch = AutoProcessor.from_pretrained(folder).apply_chat_template(ABOUT_FRANCE, **CHAT_OPTIONS)
     assert torch.equal(*text_logits(model, smollm2, batch))

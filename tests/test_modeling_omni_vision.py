@@ -62,8 +62,8 @@ def reference_of(model):
             "self_attn.out_proj": "attention.o_proj",
             "linear1": "mlp.fc1",
             "linear2": "mlp.fc2",
-            "norm1": "norm_before",
-            "norm2": "norm_after",
+            "norm1": "layernorm_before",
+            "norm2": "layernorm_after",
         }.items():
             for kind in ("weight", "bias"):
                 pairs[f"blocks.{n}.{theirs}.{kind}"] = f"layers.{n}.{mine}.{kind}"
@@ -138,7 +138,7 @@ def test_the_output_has_the_documented_shapes_and_parts(tiny_config):
     assert torch.equal(output.pooler_output, output.cls[:, 0])
 
 
-def test_the_picture_may_have_any_size_that_is_a_multiple_of_the_patch(tiny_model):
+def test_the_image_may_have_any_size_that_is_a_multiple_of_the_patch(tiny_model):
     assert tiny_model(torch.randn(1, 3, 16, 56)).grid.shape == (1, 2 * 7, 32)
 
 
@@ -200,7 +200,7 @@ def test_masked_patches_change_nothing(tiny_model):
     mask[:, 9:] = 0  # the lower two rows of patches
     other = pixels.clone()
     other[:, :, 16:] = 7.0
-    first, second = (tiny_model(picture, attention_mask=mask).pooler_output for picture in (pixels, other))
+    first, second = (tiny_model(image, attention_mask=mask).pooler_output for image in (pixels, other))
     torch.testing.assert_close(first, second, atol=1e-6, rtol=0)
     assert not torch.allclose(first, tiny_model(pixels).pooler_output, atol=1e-3)
 
@@ -380,12 +380,12 @@ def test_drop_path_skips_whole_layers_in_training_only(tiny_config):
     changed = (layer(tokens) != tokens).flatten(1).any(1).float().mean().item()
     assert changed == pytest.approx(0.75, abs=0.1)  # both branches dropped for a quarter; 4.6 deviations of 400 draws
     expected = layer.eval()(tokens)
-    one_branch = tokens + layer.attention(layer.norm_before(tokens))[0]
+    one_branch = tokens + layer.attention(layer.layernorm_before(tokens))[0]
     assert not torch.equal(expected, one_branch)
     assert torch.equal(layer(tokens), expected)
 
 
-def test_dropped_patches_are_another_random_share_of_each_picture_and_never_cls_or_registers(tiny_config):
+def test_dropped_patches_are_another_random_share_of_each_image_and_never_cls_or_registers(tiny_config):
     config = copy.copy(tiny_config)
     config.patch_drop_rate, config.num_register_tokens = 0.5, 2
     model = OmniVisionModel(config).train()
@@ -397,7 +397,7 @@ def test_dropped_patches_are_another_random_share_of_each_picture_and_never_cls_
     (tokens,) = seen
     assert tokens.shape[1] == 3 + config.num_patches // 2
     assert torch.equal(tokens[:, :3], everything[:3].expand(6, -1, -1))
-    chosen = [{int((everything == token).all(-1).nonzero()) for token in picture[3:]} for picture in tokens]
+    chosen = [{int((everything == token).all(-1).nonzero()) for token in image[3:]} for image in tokens]
     assert all(len(patches) == config.num_patches // 2 for patches in chosen)
     assert len(set(map(frozenset, chosen))) > 1
 

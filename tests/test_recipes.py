@@ -78,7 +78,7 @@ def test_what_a_recipe_starts_from_it_has_made_before(calls_of, recipe):
     made = set()
     for words in calls_of(recipe):
         named = dict(pairwise(words))
-        read = {named.get(name, "") for name in ("--model", "--vision", "--text", "--checkpoint")}
+        read = {named.get(name, "") for name in ("--model", "--vision", "--text", "--model")}
         assert {path for path in read if path.startswith("runs/")} - made == set()
         made |= {named.get(name, "") for name in ("--output_dir", "--output")}
 

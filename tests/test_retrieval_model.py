@@ -59,7 +59,7 @@ def config(**changes):
         "vision_config": VISION,
         "text_config": text.to_dict(),
         "embedding_dim": 16,
-        "skipped_token_ids": [0, 2, 3],
+        "skiplist_token_ids": [0, 2, 3],
     }
     return OmniVisionRetrievalConfig(**options | changes)
 
@@ -72,20 +72,20 @@ def model():
 
 @pytest.fixture
 def processor():
-    pictures = OmniVisionImageProcessor(size={"height": 32, "width": 32})
-    return OmniVisionRetrievalProcessor(pictures, word_tokenizer(), image_seq_length=config().image_seq_length)
+    images = OmniVisionImageProcessor(size={"height": 32, "width": 32})
+    return OmniVisionRetrievalProcessor(images, word_tokenizer(), image_seq_length=config().image_seq_length)
 
 
 @pytest.fixture
-def pictures():
+def images():
     return [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue", "green")]
 
 
 TEXTS = ["a red circle", "a blue square and a ring"]
 
 
-def test_a_picture_has_one_vector_for_each_patch_and_a_text_one_for_each_word(model, processor, pictures):
-    seen = processor(images=pictures, return_tensors="pt")
+def test_an_image_has_one_vector_for_each_patch_and_a_text_one_for_each_word(model, processor, images):
+    seen = processor(images=images, return_tensors="pt")
     assert seen["attention_mask"].shape == (3, 16)
     patches = model(**seen).embeddings
     assert patches.shape == (3, 16, 16)
@@ -95,10 +95,10 @@ def test_a_picture_has_one_vector_for_each_patch_and_a_text_one_for_each_word(mo
     assert lengths.tolist() == [3, 6]
 
 
-def test_late_interaction_leaves_out_cls_and_registers_unless_told_otherwise(pictures, processor):
-    pixels = processor(images=pictures, return_tensors="pt")["pixel_values"]
+def test_late_interaction_leaves_out_cls_and_registers_unless_told_otherwise(images, processor):
+    pixels = processor(images=images, return_tensors="pt")["pixel_values"]
     for select, expected in (("grid", 16), ("cls+grid", 17)):
-        options = config(select_tokens=select, vision_config={**VISION, "num_register_tokens": 3})
+        options = config(vision_feature_select_strategy=select, vision_config={**VISION, "num_register_tokens": 3})
         assert options.image_seq_length == expected
         model = OmniVisionForRetrieval(options).eval()
         embeddings = model(pixel_values=pixels).embeddings
@@ -109,8 +109,8 @@ def test_late_interaction_leaves_out_cls_and_registers_unless_told_otherwise(pic
         assert torch.allclose(embeddings, wanted, atol=1e-6)
 
 
-def test_the_whole_of_a_picture_is_what_the_towers_pooling_says(pictures, processor):
-    pixels = processor(images=pictures, return_tensors="pt")["pixel_values"]
+def test_the_whole_of_an_image_is_what_the_towers_pooling_says(images, processor):
+    pixels = processor(images=images, return_tensors="pt")["pixel_values"]
     wholes = {}
     for pooling in ("cls", "mean"):
         torch.manual_seed(0)
@@ -147,24 +147,30 @@ def test_a_loss_without_other_pairs_is_refused(shape):
 
 
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
-def test_every_weight_that_the_loss_can_reach_gets_a_gradient(processor, pictures, kind):
+def test_every_weight_that_the_loss_can_reach_gets_a_gradient(processor, images, kind):
     model = OmniVisionForRetrieval(config(contrastive_loss=kind)).train()
     model(
-        **processor(images=pictures[:2], text=TEXTS, padding=True, return_tensors="pt"), return_loss=True
+        **processor(images=images[:2], text=TEXTS, padding=True, return_tensors="pt"), return_loss=True
     ).loss.backward()
     without = [name for name, weight in model.named_parameters() if weight.grad is None]
     assert all(name.startswith("text_model.pooler") for name in without)
 
 
-def test_neither_pictures_nor_texts_and_a_loss_of_one_side_are_refused(model, processor, pictures):
+def test_neither_images_nor_texts_and_a_loss_of_one_side_are_refused(model, processor, images):
     with pytest.raises(ValueError, match="got neither"):
         model()
     with pytest.raises(ValueError, match="got only one"):
-        model(**processor(images=pictures, return_tensors="pt"), return_loss=True)
+        model(**processor(images=images, return_tensors="pt"), return_loss=True)
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"select_tokens": "cls"}, {"contrastive_loss": "triplet"}, {"embedding_dim": 0}, {"embedding_dim": "x"}]
+    "wrong",
+    [
+        {"vision_feature_select_strategy": "cls"},
+        {"contrastive_loss": "triplet"},
+        {"embedding_dim": 0},
+        {"embedding_dim": "x"},
+    ],
 )
 def test_a_configuration_that_cannot_work_is_a_value_error(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
@@ -172,7 +178,7 @@ def test_a_configuration_that_cannot_work_is_a_value_error(wrong):
 
 
 def test_a_tower_whose_whole_is_too_wide_for_the_projection_of_its_tokens_is_refused():
-    with pytest.raises(ValueError, match="`pooling` of the picture tower must be 'cls' or 'mean', got 'cls_mean'"):
+    with pytest.raises(ValueError, match="`pooling` of the image tower must be 'cls' or 'mean', got 'cls_mean'"):
         config(vision_config=VISION | {"pooling": "cls_mean"})
 
 
@@ -194,7 +200,7 @@ def test_what_sentence_transformers_reads_is_there(model, processor):
     assert set(model.config.auto_map) == {"AutoConfig", "AutoModel", "AutoModelForZeroShotImageClassification"}
     processor.image_seq_length = 17  # a property would raise
     assert set(processor.get_attributes()) == {"image_processor", "tokenizer"}
-    assert processor.skipped_token_ids == [0, 2, 3]
+    assert processor.skiplist_token_ids == [0, 2, 3]
 
 
 def test_weights_that_are_missing_are_an_error_and_not_a_random_tower(model, tmp_path):
@@ -209,7 +215,13 @@ def test_weights_that_are_missing_are_an_error_and_not_a_random_tower(model, tmp
 def test_saving_and_loading_changes_no_bit_and_keeps_the_choices(model, tmp_path):
     model.save_pretrained(tmp_path)
     again = OmniVisionForRetrieval.from_pretrained(tmp_path)
-    for name in ("embedding_dim", "select_tokens", "contrastive_loss", "skipped_token_ids", "auto_map"):
+    for name in (
+        "embedding_dim",
+        "vision_feature_select_strategy",
+        "contrastive_loss",
+        "skiplist_token_ids",
+        "auto_map",
+    ):
         assert getattr(again.config, name) == getattr(model.config, name)
     for (name, ours), (other, theirs) in zip(model.state_dict().items(), again.state_dict().items(), strict=True):
         assert name == other
@@ -232,19 +244,19 @@ from transformers import AutoModel, AutoProcessor, pipeline
 
 folder, texts = sys.argv[1], json.loads(sys.argv[2])
 trust = {"trust_remote_code": True}
-pictures = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue", "green")]
+images = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue", "green")]
 model, processor = AutoModel.from_pretrained(folder, **trust), AutoProcessor.from_pretrained(folder, **trust)
-batch = processor(images=pictures, text=texts, padding=True, return_tensors="pt")
+batch = processor(images=images, text=texts, padding=True, return_tensors="pt")
 found = {"cosine": (model(**batch).logits_per_image / model.logit_scale.exp()).tolist()}
 
 zero_shot = pipeline("zero-shot-image-classification", model=folder, **trust)
-found["labels"] = len(zero_shot(pictures[0], candidate_labels=texts, hypothesis_template="{}"))
+found["labels"] = len(zero_shot(images[0], candidate_labels=texts, hypothesis_template="{}"))
 
 pooled = SentenceTransformer(folder, **trust)
-found["pooled"] = pooled.similarity(pooled.encode(pictures), pooled.encode(texts)).tolist()
+found["pooled"] = pooled.similarity(pooled.encode(images), pooled.encode(texts)).tolist()
 
 late = MultiVectorEncoder(folder, **trust)
-queries, documents = late.encode_query(texts), late.encode_document(pictures)
+queries, documents = late.encode_query(texts), late.encode_document(images)
 found["late"] = late.similarity(queries, documents).tolist()
 queries, documents = list(map(torch.as_tensor, queries)), list(map(torch.as_tensor, documents))
 found["by_hand"] = [[float((query @ seen.T).amax(1).sum()) for seen in documents] for query in queries]
@@ -252,8 +264,8 @@ found["by_hand"] = [[float((query @ seen.T).amax(1).sum()) for seen in documents
 for number, opened in enumerate((pooled, late)):
     opened.save(f"{folder}-again-{number}")
 again = SentenceTransformer(f"{folder}-again-0", **trust)
-found["drift"] = float(abs(again.encode(pictures) - pooled.encode(pictures)).max())
-again = MultiVectorEncoder(f"{folder}-again-1", **trust).encode_document(pictures)
+found["drift"] = float(abs(again.encode(images) - pooled.encode(images)).max())
+again = MultiVectorEncoder(f"{folder}-again-1", **trust).encode_document(images)
 found["late_drift"] = max(float((torch.as_tensor(a) - b).abs().max()) for a, b in zip(again, documents))
 print(json.dumps(found))
 """
@@ -261,9 +273,9 @@ print(json.dumps(found))
 
 @pytest.mark.skipif(importlib.util.find_spec("sentence_transformers") is None, reason="needs sentence-transformers")
 def test_a_stranger_opens_one_folder_by_three_doors_and_saves_it_again_without_drift(
-    model, processor, pictures, tmp_path
+    model, processor, images, tmp_path
 ):
-    folder = tmp_path / "search.v1" / "pictures-and-words"
+    folder = tmp_path / "search.v1" / "images-and-words"
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     client = tmp_path / "client.py"
@@ -274,14 +286,14 @@ def test_a_stranger_opens_one_folder_by_three_doors_and_saves_it_again_without_d
     done = subprocess.run(command, capture_output=True, text=True, env=variables, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
-    batch = processor(images=pictures, text=TEXTS, padding=True, return_tensors="pt")
+    batch = processor(images=images, text=TEXTS, padding=True, return_tensors="pt")
     ours = model(**batch)
     cosine = ours.image_embeds @ ours.text_embeds.T
     # Another process, the same arithmetic: batches of another shape are summed in another order.
     for name in ("cosine", "pooled"):
         assert torch.allclose(torch.tensor(found[name]), cosine, atol=1e-5), name
     words = model(**processor(text=TEXTS, padding=True, return_tensors="pt")).embeddings
-    patches = model(**processor(images=pictures, return_tensors="pt")).embeddings
+    patches = model(**processor(images=images, return_tensors="pt")).embeddings
     late = torch.einsum("qwd,psd->qpws", words, patches).amax(-1).sum(-1)
     for name in ("late", "by_hand"):
         assert torch.allclose(torch.tensor(found[name]), late, atol=1e-5), name

@@ -34,7 +34,7 @@ MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES["omni_vision"] = "OmniVisionForImag
 
 
 def masked_sdpa_tests():
-    """Name the suite's tests that pass a mask as long as a text; before 5.23 they do so to picture encoders, too."""
+    """Name the suite's tests that pass a mask as long as a text; before 5.23 they do so to image encoders, too."""
     if Version(transformers.__version__) >= Version("5.23"):
         return []
     names = [name for name in dir(ModelTesterMixin) if name.startswith("test_eager_matches_sdpa_inference")]
@@ -85,7 +85,7 @@ class TestOmniVisionInTransformersSuite(ModelTesterMixin, unittest.TestCase):
             assert model.get_output_embeddings() is None
 
     for name in masked_sdpa_tests():
-        locals()[name] = unittest.skip("this suite's mask does not fit tokens of a picture")(lambda self: None)
+        locals()[name] = unittest.skip("this suite's mask does not fit tokens of an image")(lambda self: None)
 
     @pytest.mark.slow
     def test_torch_compile_for_training(self):

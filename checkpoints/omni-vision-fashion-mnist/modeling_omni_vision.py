@@ -17,7 +17,7 @@ Unusual here:
 - Everything that writes into the residual stream has zero mean over channels, from initialisation
   on (`center_residual_`). LayerNorm and RMSNorm are then the same function up to a bias, so the
   specification's two descriptions agree and a stock `ViTModel` can hold the same weights.
-- Positions are interpolated for any picture whose sides are multiples of the patch size.
+- Positions are interpolated for any image whose sides are multiples of the patch size.
 - `attention_maps` gives what CLS looks at on every attention backend.
 """
 
@@ -72,7 +72,7 @@ class OmniVisionPatchProjection(nn.Conv2d):
     """Convolution whose stride is its kernel; in bfloat16 on CPU as unfold + linear, which is faster there."""
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Turn pictures (batch, channels, height, width) into (batch, hidden, rows, columns)."""
+        """Turn images (batch, channels, height, width) into (batch, hidden, rows, columns)."""
         if self.weight.dtype != torch.bfloat16 or pixel_values.device.type != "cpu":
             return super().forward(pixel_values)
         height, width = self.kernel_size
@@ -81,7 +81,7 @@ class OmniVisionPatchProjection(nn.Conv2d):
 
 
 class OmniVisionPatchEmbeddings(nn.Module):
-    """Cuts pictures into patches and projects each to a token: unfold + linear, as one convolution."""
+    """Cuts images into patches and projects each to a token: unfold + linear, as one convolution."""
 
     def __init__(self, config: OmniVisionConfig):
         super().__init__()
@@ -94,7 +94,7 @@ class OmniVisionPatchEmbeddings(nn.Module):
         self.projection.writes_residual = True  # type: ignore[assignment]
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Turn pictures (batch, channels, height, width) into patch tokens (batch, hidden, rows, columns)."""
+        """Turn images (batch, channels, height, width) into patch tokens (batch, hidden, rows, columns)."""
         channels, (patch_height, patch_width) = self.num_channels, self.patch_size
         if pixel_values.ndim != 4 or pixel_values.shape[1] != channels or not pixel_values.is_floating_point():
             raise ValueError(
@@ -105,7 +105,7 @@ class OmniVisionPatchEmbeddings(nn.Module):
         if height % patch_height or width % patch_width or not height or not width:
             raise ValueError(
                 f"The sides of `pixel_values` must be multiples of the patch size {(patch_height, patch_width)}, got "
-                f"(height, width) = {(height, width)}. Resize the pictures, e.g. to {self.config.image_size_hw}."
+                f"(height, width) = {(height, width)}. Resize the images, e.g. to {self.config.image_size_hw}."
             )
         return self.projection(pixel_values.to(self.projection.weight.dtype))
 
@@ -134,7 +134,7 @@ class OmniVisionEmbeddings(nn.Module):
         return resized.to(positions.dtype).flatten(2).transpose(1, 2)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Turn pictures (batch, channels, height, width) into tokens (batch, 1 + registers + patches, hidden)."""
+        """Turn images (batch, channels, height, width) into tokens (batch, 1 + registers + patches, hidden)."""
         patches = self.patch_embeddings(pixel_values)
         batch, _, rows, columns = patches.shape
         # Joined first: positions are then added to one contiguous tensor.
@@ -245,18 +245,18 @@ def block_norm(config: OmniVisionConfig) -> nn.Module:
 
 
 def drop_path(branch: torch.Tensor, rate: float, training: bool) -> torch.Tensor:
-    """Drop the whole branch for a share `rate` of the pictures in training; keep the expected value."""
+    """Drop the whole branch for a share `rate` of the images in training; keep the expected value."""
     if rate == 0.0 or not training:
         return branch
     keep = branch.new_empty((branch.shape[0], 1, 1)).bernoulli_(1 - rate)
     return branch * (keep / (1 - rate))
 
 
-def drop_patches(tokens: torch.Tensor, num_leading_tokens: int, rate: float, training: bool) -> torch.Tensor:
-    """Leave out a random share `rate` of the patches of each picture in training, and with them their cost."""
+def drop_patches(tokens: torch.Tensor, num_prefix_tokens: int, rate: float, training: bool) -> torch.Tensor:
+    """Leave out a random share `rate` of the patches of each image in training, and with them their cost."""
     if rate == 0.0 or not training:
         return tokens
-    leading, patches = tokens[:, :num_leading_tokens], tokens[:, num_leading_tokens:]
+    leading, patches = tokens[:, :num_prefix_tokens], tokens[:, num_prefix_tokens:]
     num_kept = max(1, round(patches.shape[1] * (1 - rate)))
     # In any order: attention does not know one, positions are in the tokens already.
     kept = torch.rand(patches.shape[:2], device=patches.device).topk(num_kept).indices
@@ -268,9 +268,9 @@ class OmniVisionLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: OmniVisionConfig, layer_index: int = 0):
         super().__init__()
-        self.norm_before = block_norm(config)
+        self.layernorm_before = block_norm(config)
         self.attention = OmniVisionAttention(config)
-        self.norm_after = block_norm(config)
+        self.layernorm_after = block_norm(config)
         self.mlp = OmniVisionMLP(config)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.drop_path_rate = config.drop_path_rate * layer_index / max(config.num_hidden_layers - 1, 1)
@@ -283,17 +283,17 @@ class OmniVisionLayer(GradientCheckpointingLayer):
         **kwargs: Any,
     ) -> torch.Tensor:
         """Map tokens (batch, tokens, hidden) to tokens, all or the first `num_queries`, which look at all of them."""
-        normed = self.norm_before(hidden_states)
+        normed = self.layernorm_before(hidden_states)
         attended, _ = self.attention(normed, attention_mask, num_queries=num_queries, **kwargs)
         hidden_states = hidden_states[:, :num_queries] + drop_path(
             self.dropout(attended), self.drop_path_rate, self.training
         )
-        refined = self.mlp(self.norm_after(hidden_states))
+        refined = self.mlp(self.layernorm_after(hidden_states))
         return hidden_states + drop_path(self.dropout(refined), self.drop_path_rate, self.training)
 
     def cls_weights(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Attention weights of CLS over all tokens, (batch, heads, tokens), from this layer's input."""
-        return self.attention.cls_weights(self.norm_before(hidden_states))
+        return self.attention.cls_weights(self.layernorm_before(hidden_states))
 
 
 class OmniVisionPreTrainedModel(PreTrainedModel):
@@ -359,7 +359,7 @@ def _center_(parameter: torch.Tensor, channels: int) -> None:
 
 
 class OmniVisionModel(OmniVisionPreTrainedModel):
-    """The bare encoder: pictures in, CLS and grid tokens out.
+    """The bare encoder: images in, CLS and grid tokens out.
 
     Example:
     ```python
@@ -378,7 +378,7 @@ class OmniVisionModel(OmniVisionPreTrainedModel):
         self.embeddings = OmniVisionEmbeddings(config)
         self.layers = nn.ModuleList([OmniVisionLayer(config, index) for index in range(config.num_hidden_layers)])
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.num_leading_tokens = 1 + config.num_register_tokens
+        self.num_prefix_tokens = 1 + config.num_register_tokens
         self.post_init()
 
     @merge_with_config_defaults
@@ -391,11 +391,11 @@ class OmniVisionModel(OmniVisionPreTrainedModel):
         **kwargs: Any,
     ) -> OmniVisionModelOutput:
         """
-        Encode pictures.
+        Encode images.
 
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch, channels, height, width)`):
-                Pictures from the image processor; sides must be multiples of the patch size.
+                Images from the image processor; sides must be multiples of the patch size.
             attention_mask (`torch.Tensor` of shape `(batch, 1 + registers + patches)`, *optional*):
                 1 for tokens that may be looked at, 0 for those that may not. With a mask no patches are dropped.
             cls_only (`bool`, *optional*, defaults to `False`):
@@ -417,7 +417,7 @@ class OmniVisionModel(OmniVisionPreTrainedModel):
             raise ValueError("`cls_only` must be false where there is an `attention_mask`, got true. Leave one out.")
         if attention_mask is None:
             rate = self.config.patch_drop_rate
-            hidden_states = drop_patches(hidden_states, self.num_leading_tokens, rate, self.training)
+            hidden_states = drop_patches(hidden_states, self.num_prefix_tokens, rate, self.training)
         mask = create_bidirectional_mask(
             config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask
         )
@@ -429,7 +429,7 @@ class OmniVisionModel(OmniVisionPreTrainedModel):
             last_hidden_state=hidden_states,
             pooler_output=hidden_states[:, 0],
             cls=hidden_states[:, :1],
-            grid=hidden_states[:, self.num_leading_tokens :],
+            grid=hidden_states[:, self.num_prefix_tokens :],
         )
 
     @torch.no_grad()
@@ -441,7 +441,7 @@ class OmniVisionModel(OmniVisionPreTrainedModel):
 
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch, channels, height, width)`):
-                Pictures from the image processor.
+                Images from the image processor.
             layers (sequence of `int`, *optional*, defaults to `(-1,)`):
                 Layers to look into, counted from 0, or from the end with negative numbers.
 
@@ -490,16 +490,16 @@ def classification_loss(logits: torch.Tensor, labels: torch.Tensor, config: PreT
         guess = "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
         problem = "regression" if config.num_labels == 1 else guess
     logits, labels = logits.float(), labels.to(logits.device)
-    one_per_picture = problem == "single_label_classification" and not labels.is_floating_point()
+    one_per_image = problem == "single_label_classification" and not labels.is_floating_point()
     if problem == "regression" and config.num_labels == 1:
         logits, labels = logits.flatten(), labels.flatten()
-    expected = logits.shape[:1] if one_per_picture else logits.shape
+    expected = logits.shape[:1] if one_per_image else logits.shape
     if labels.shape != expected:
         raise ValueError(
-            f"Labels for {problem} of {len(logits)} pictures must have shape {tuple(expected)}, got {labels.dtype} of "
+            f"Labels for {problem} of {len(logits)} images must have shape {tuple(expected)}, got {labels.dtype} of "
             f"shape {tuple(labels.shape)}. Correct the labels, or set `problem_type` in the configuration."
         )
-    if one_per_picture:
+    if one_per_image:
         return nn.functional.cross_entropy(logits, labels.long())
     if problem == "single_label_classification":
         return nn.functional.cross_entropy(logits, labels.float())
@@ -531,7 +531,7 @@ class OmniVisionForImageClassification(OmniVisionPreTrainedModel):
     ```
     """
 
-    # All losses here are means over the pictures of a batch: the Trainer divides by accumulation steps.
+    # All losses here are means over the images of a batch: the Trainer divides by accumulation steps.
     accepts_loss_kwargs = False
 
     def __init__(self, config: OmniVisionConfig):
@@ -549,11 +549,11 @@ class OmniVisionForImageClassification(OmniVisionPreTrainedModel):
         **kwargs: Any,
     ) -> ImageClassifierOutput:
         """
-        Classify pictures.
+        Classify images.
 
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch, channels, height, width)`):
-                Pictures from the image processor.
+                Images from the image processor.
             labels (`torch.Tensor`, *optional*):
                 Truth to compute the loss against; `classification_loss` says which shapes mean what.
             attention_mask (`torch.Tensor` of shape `(batch, 1 + registers + patches)`, *optional*):

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Pictures and prompts for [`OmniVisionForConditionalGeneration`]: each `<image>` stands for one picture."""
+"""Images and prompts for [`OmniVisionForConditionalGeneration`]: each `<image>` stands for one image."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -45,14 +45,14 @@ PLAIN_CHAT = """\
 """
 
 
-def picture_chat_template(chat_template: str | None, image_token: str = "<image>") -> str:
+def image_chat_template(chat_template: str | None, image_token: str = "<image>") -> str:
     """
-    Make a chat template take pictures.
+    Make a chat template take images.
 
     Args:
         chat_template: The one of the language model, which stays as it is for messages of plain text; None for
             models without one, whose chats are then written as `USER: ...` and `ASSISTANT: ...`.
-        image_token: What is written, with a line break, where a message has a picture.
+        image_token: What is written, with a line break, where a message has an image.
     """
     return FLATTEN_CONTENT.replace("IMAGE_TOKEN", image_token) + (
         PLAIN_CHAT if chat_template is None else chat_template
@@ -67,21 +67,21 @@ def _flat(images: Any) -> list[Any]:
 
 class OmniVisionProcessor(LlavaProcessor):
     """
-    Prepare pictures, prompts or both.
+    Prepare images, prompts or both.
 
-    Each `<image>` of a prompt stands for the next picture and becomes `image_seq_length` of them: one for each vector
-    of the picture in early fusion, a single one in late fusion, where it only marks the place.
+    Each `<image>` of a prompt stands for the next image and becomes `image_seq_length` of them: one for each vector
+    of the image in early fusion, a single one in late fusion, where it only marks the place.
 
     Args:
         image_processor: An [`OmniVisionImageProcessor`].
         tokenizer: The tokenizer of the language model, with the image token in its vocabulary. It pads on the left
             from now on, as `generate` needs it; a call may say `padding_side="right"`.
         image_seq_length (`int`, *optional*, defaults to 1):
-            Tokens that stand for a picture in the prompt, `config.image_seq_length`.
+            Tokens that stand for an image in the prompt, `config.image_seq_length`.
         chat_template (`str`, *optional*):
-            By default the tokenizer's, extended by [`picture_chat_template`].
+            By default the tokenizer's, extended by [`image_chat_template`].
         image_token (`str`, *optional*, defaults to `"<image>"`):
-            What stands for a picture in prompts.
+            What stands for an image in prompts.
 
     Raises:
         `ValueError`: if the tokenizer does not know the image token as one token.
@@ -104,22 +104,22 @@ class OmniVisionProcessor(LlavaProcessor):
             )
         if chat_template is None:
             own = None if tokenizer.chat_template is None else tokenizer.get_chat_template()
-            chat_template = picture_chat_template(own, image_token)
+            chat_template = image_chat_template(own, image_token)
         super().__init__(image_processor, tokenizer, chat_template=chat_template, image_token=image_token)
         self.image_seq_length = image_seq_length
         # Answers grow on the right. Set here because saving a tokenizer does not always keep its side.
         self.tokenizer.padding_side = "left"
 
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs: Any) -> str:
-        """Return what stands for picture `image_idx` in the text that is tokenized."""
+        """Return what stands for image `image_idx` in the text that is tokenized."""
         return self.image_token * self.image_seq_length
 
     def prepare_inputs_layout(self, images: Any = None, text: Any = None, *args: Any, **kwargs: Any) -> Any:
         """
-        Bring pictures to one flat list, in order, where an empty list is none at all.
+        Bring images to one flat list, in order, where an empty list is none at all.
 
         Raises:
-            `ValueError`: if pictures are grouped by prompt and a group does not fit its prompt.
+            `ValueError`: if images are grouped by prompt and a group does not fit its prompt.
         """
         grouped = isinstance(images, (list, tuple)) and any(isinstance(group, (list, tuple)) for group in images)
         if grouped and isinstance(text, (list, tuple)):
@@ -129,17 +129,17 @@ class OmniVisionProcessor(LlavaProcessor):
 
     def validate_inputs(self, images: Any = None, text: Any = None, *args: Any, **kwargs: Any) -> None:
         """
-        Check that there is a picture for each image token.
+        Check that there is an image for each image token.
 
         Raises:
-            `ValueError`: with both numbers, if there is not; for neither pictures nor text.
+            `ValueError`: with both numbers, if there is not; for neither images nor text.
         """
         if text is not None and all(isinstance(prompt, str) for prompt in text):
             expected, got = sum(prompt.count(self.image_token) for prompt in text), len(images or [])
             if expected != got:
                 raise ValueError(
-                    f"Expected a picture for each {self.image_token}, got {expected} {self.image_token} in the text "
-                    f"and {got} pictures. Write {self.image_token} once for each picture."
+                    f"Expected an image for each {self.image_token}, got {expected} {self.image_token} in the text "
+                    f"and {got} images. Write {self.image_token} once for each image."
                 )
         super().validate_inputs(images, text, *args, **kwargs)
 
@@ -147,16 +147,16 @@ class OmniVisionProcessor(LlavaProcessor):
         expected, got = [prompt.count(self.image_token) for prompt in text], [len(_flat(group)) for group in images]
         if expected != got:
             raise ValueError(
-                f"Expected as many pictures in each group as its prompt has {self.image_token}, got {expected} "
-                f"{self.image_token} and {got} pictures. Group the pictures by prompt, or pass them in one flat list."
+                f"Expected as many images in each group as its prompt has {self.image_token}, got {expected} "
+                f"{self.image_token} and {got} images. Group the images by prompt, or pass them in one flat list."
             )
 
     def _get_num_multimodal_tokens(self, image_sizes: Any = None, **kwargs: Any) -> MultiModalData:
-        """Tell serving engines how many tokens pictures take: the same number for each, whatever its size."""
+        """Tell serving engines how many tokens images take: the same number for each, whatever its size."""
         if image_sizes is None:
             return MultiModalData()
         count = len(image_sizes)
         return MultiModalData(num_image_tokens=[self.image_seq_length] * count, num_image_patches=[1] * count)
 
 
-__all__ = ["OmniVisionProcessor", "picture_chat_template"]
+__all__ = ["OmniVisionProcessor", "image_chat_template"]

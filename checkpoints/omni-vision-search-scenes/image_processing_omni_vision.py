@@ -11,10 +11,10 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""One policy for every picture, and the two image processors that apply it.
+"""One policy for every image, and the two image processors that apply it.
 
-`load_picture` reads a picture from whatever holds it (PIL, NumPy, torch, path, bytes, file, row of `datasets`, URL) as
-levels 0..255, so the same picture gives the same tensor by every road; what cannot be a picture is a `PictureError`.
+`read_image` reads an image from whatever holds it (PIL, NumPy, torch, path, bytes, file, row of `datasets`, URL) as
+levels 0..255, so the same image gives the same tensor by every road; what cannot be an image is a `ImageReadError`.
 `OmniVisionImageProcessorPil` (Pillow and NumPy) is the reference, `OmniVisionImageProcessor` (torchvision) agrees with
 it. The table of all rules is in the docstring of `OmniVisionImageProcessor`.
 """
@@ -44,8 +44,8 @@ GREY_STATISTICS = {"image_mean": (0.459,), "image_std": (0.226,)}  # luma of Ima
 Layout = str | ChannelDimension | None
 
 
-class PictureError(ValueError):
-    """An input that cannot be a picture: the message names it, what is wrong, and what to do."""
+class ImageReadError(ValueError):
+    """An input that cannot be an image: the message names it, what is wrong, and what to do."""
 
 
 # --- from any source to an upright PIL image ---
@@ -90,11 +90,11 @@ def _fetch(url: str) -> bytes:
 def _upright(image: Image.Image) -> Image.Image:
     """Decode `image` to its last pixel and apply its EXIF orientation."""
     if 0 in image.size:
-        raise PictureError(f"expected at least one pixel, got a size of {image.size}: leave it out")
+        raise ImageReadError(f"expected at least one pixel, got a size of {image.size}: leave it out")
     try:
         image.load()
     except Exception:
-        image.close()  # a second try would return half a picture
+        image.close()  # a second try would return half an image
         raise
     try:
         orientation = image.getexif().get(0x0112, 1)
@@ -116,10 +116,10 @@ def _open(source: Any) -> Image.Image:
             return _upright(source)
         if not isinstance(source, (str, os.PathLike)) and not hasattr(source, "read"):
             expected = "a PIL image, array, tensor, path, bytes, file, dict with 'bytes' or 'path', URL or data URI"
-            raise PictureError(f"expected {expected}, got {type(source).__name__}: convert it to one of these")
+            raise ImageReadError(f"expected {expected}, got {type(source).__name__}: convert it to one of these")
         with Image.open(source) as image:
             if image.format == "EPS":
-                raise PictureError("EPS is a program for Ghostscript to run: convert it to PNG")
+                raise ImageReadError("EPS is a program for Ghostscript to run: convert it to PNG")
             return _upright(image)
 
 
@@ -131,7 +131,7 @@ def _channels_last(array: np.ndarray, num_channels: int | None, data_format: Lay
     counts = (1, 2, 3, 4) if num_channels in (None, 1, 3) else (num_channels,)
     expected = f"expected {' or '.join(map(str, counts))} channels and at least one pixel"
     if array.ndim not in (2, 3) or 0 in array.shape:
-        raise PictureError(f"{expected}, as (H, W), (H, W, C) or (C, H, W): reshape it")
+        raise ImageReadError(f"{expected}, as (H, W), (H, W, C) or (C, H, W): reshape it")
     if array.ndim == 2:
         array, data_format = array[..., None], ChannelDimension.LAST
     first, last = array.shape[0] in counts, array.shape[-1] in counts
@@ -139,10 +139,10 @@ def _channels_last(array: np.ndarray, num_channels: int | None, data_format: Lay
         first = ChannelDimension(data_format) == ChannelDimension.FIRST
         last = not first
     if first and last:
-        raise PictureError("either end may be the channels: pass input_data_format='channels_first' or '..._last'")
+        raise ImageReadError("either end may be the channels: pass input_data_format='channels_first' or '..._last'")
     array = np.moveaxis(array, 0, -1) if first else array
     if array.shape[-1] not in counts:
-        raise PictureError(f"{expected}: reshape it (a stack of grey pictures is passed as list(array))")
+        raise ImageReadError(f"{expected}: reshape it (a stack of grey images is passed as list(array))")
     return array
 
 
@@ -155,7 +155,7 @@ def _levels(pixels: np.ndarray) -> np.ndarray:
     if pixels.dtype.kind == "u" and pixels.dtype.itemsize == 2:
         return pixels.astype(np.float32) / np.float32(257)  # 65535 / 257 is exactly 255
     if pixels.dtype.kind != "f":
-        raise PictureError(
+        raise ImageReadError(
             f"expected bool, uint8, uint16 or float pixels, got {pixels.dtype}, whose range is not "
             "known: use .astype('uint8') for values 0..255, .astype('uint16') for 0..65535"
         )
@@ -164,7 +164,7 @@ def _levels(pixels: np.ndarray) -> np.ndarray:
     # "not": a NaN fails every comparison. Just above 1 is a rounding error on [0, 1], not black.
     if not (low >= 0 and high <= 255) or 1 < high < 1.01:
         got = f"got [{low:.7g}, {high:.7g}]"
-        raise PictureError(f"expected floats in [0, 1] or [0, 255], {got}: rescale them (is it normalised already?)")
+        raise ImageReadError(f"expected floats in [0, 1] or [0, 255], {got}: rescale them (is it normalised already?)")
     return levels * np.float32(255) if high <= 1 else levels
 
 
@@ -204,7 +204,7 @@ def _convert_pil(image: Image.Image, num_channels: int, background: tuple[int, .
 
 
 def _read(source: Any, num_channels: int | None, background: tuple[int, ...], data_format: Layout) -> np.ndarray:
-    """Do the work of `load_picture`, raising whatever the decoders raise."""
+    """Do the work of `read_image`, raising whatever the decoders raise."""
     if isinstance(source, torch.Tensor):
         source = source.detach().cpu()
         source = (source.float() if source.is_floating_point() else source).numpy()
@@ -217,7 +217,7 @@ def _read(source: Any, num_channels: int | None, background: tuple[int, ...], da
         image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
         return _convert_pil(image, num_channels or 3, background)
     if num_channels not in (None, 1, 3):
-        raise PictureError(f"num_channels={num_channels} takes only arrays of that many channels")
+        raise ImageReadError(f"num_channels={num_channels} takes only arrays of that many channels")
     image = _open(source)
     if image.mode == "F" or image.mode.startswith("I"):
         return _convert_levels(_deep_levels(image), num_channels or 1, background)
@@ -246,20 +246,20 @@ def _naming(source: Any) -> Iterator[None]:
     """Turn whatever reading raises into the one error that users get, with the name of the input."""
     try:
         yield
-    except PictureError as error:
-        raise PictureError(f"{_describe(source)}: {error}") from error
+    except ImageReadError as error:
+        raise ImageReadError(f"{_describe(source)}: {error}") from error
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, bombs and more
         reason = f"{type(error).__name__}: {str(error)[:200]}"
-        raise PictureError(f"{_describe(source)}: cannot be read ({reason}): replace or remove it") from error
+        raise ImageReadError(f"{_describe(source)}: cannot be read ({reason}): replace or remove it") from error
 
 
-def load_picture(
+def read_image(
     source: Any,
     num_channels: int | None = 3,
     background_color: Sequence[int] = (255, 255, 255),
     input_data_format: Layout = None,
 ) -> np.ndarray:
-    """Read one picture from any source, by the rules in the table of `OmniVisionImageProcessor`.
+    """Read one image from any source, by the rules in the table of `OmniVisionImageProcessor`.
 
     Args:
         source: PIL image, NumPy array, torch tensor, path (`str` or `Path`), bytes, file object, `{"bytes", "path"}`,
@@ -273,7 +273,7 @@ def load_picture(
         Levels 0..255 of shape (H, W, C): uint8 for 8-bit sources, float32 (not rounded) for 16-bit and float ones.
 
     Raises:
-        PictureError: if the source cannot be a picture; the message names it.
+        ImageReadError: if the source cannot be an image; the message names it.
     """
     with _naming(source):
         return _read(source, num_channels, tuple(background_color), input_data_format)
@@ -294,7 +294,7 @@ def _is_sequence(images: Any) -> bool:
 
 
 def _flatten(images: Any) -> Iterator[Any]:
-    """Yield single pictures from a picture, sequences of any nesting, and 4-D arrays."""
+    """Yield single images from an image, sequences of any nesting, and 4-D arrays."""
     if _is_sequence(images):
         for image in images:
             yield from _flatten(image)
@@ -310,7 +310,7 @@ def _check_statistics(num_channels: int, **statistics: Any) -> None:
             raise ValueError(f"{name}: expected {num_channels} numbers, got {value!r}: pass {name}")
 
 
-class _PicturePolicy(BaseImageProcessor):
+class _ImagePolicy(BaseImageProcessor):
     """What both backends share: defaults, loading, and an `auto_map` that names the pair."""
 
     valid_kwargs = OmniVisionImageProcessorKwargs
@@ -353,44 +353,44 @@ class _PicturePolicy(BaseImageProcessor):
             raise ValueError(f"background_color: expected three integers 0..255, got {color!r}")
         kwargs["background_color"] = color
         for name, grey in GREY_STATISTICS.items():
-            if channels == 1 and kwargs[name] == tuple(getattr(_PicturePolicy, name)):
+            if channels == 1 and kwargs[name] == tuple(getattr(_ImagePolicy, name)):
                 kwargs[name] = grey
             if kwargs["do_normalize"] and kwargs["do_convert_rgb"]:
                 _check_statistics(channels, **{name: kwargs[name]})
         return kwargs
 
     def _prepare_image_like_inputs(self, images: Any, *args: Any, **kwargs: Any) -> list[Any]:
-        """Load every picture; name the one that cannot be loaded."""
+        """Load every image; name the one that cannot be loaded."""
         kwargs.pop("expected_ndims", None)
-        pictures = []
+        loaded = []
         for index, image in enumerate(_flatten(images)):
             try:
-                pictures.append(self.process_image(image, *args, **kwargs))
-            except PictureError as error:
-                raise PictureError(f"picture {index}: {error}") from error
-        if not pictures:
-            raise PictureError(f"expected at least one picture, got {_describe(images)}: pass some")
-        return pictures
+                loaded.append(self.process_image(image, *args, **kwargs))
+            except ImageReadError as error:
+                raise ImageReadError(f"image {index}: {error}") from error
+        if not loaded:
+            raise ImageReadError(f"expected at least one image, got {_describe(images)}: pass some")
+        return loaded
 
     def process_image(self, image: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load one picture as an array (C, H, W) of levels 0..255."""
+        """Load one image as an array (C, H, W) of levels 0..255."""
         num_channels = kwargs.get("num_channels", self.num_channels) if kwargs.get("do_convert_rgb", True) else None
         background_color = kwargs.get("background_color", self.background_color)
-        picture = load_picture(image, num_channels, background_color, kwargs.get("input_data_format"))
+        values = read_image(image, num_channels, background_color, kwargs.get("input_data_format"))
         if kwargs.get("do_normalize"):
-            _check_statistics(picture.shape[-1], **{name: kwargs.get(name) for name in GREY_STATISTICS})
-        if picture.dtype != np.uint8:
-            whole = np.rint(picture)  # floats that hold an 8-bit picture are that picture
-            if np.abs(picture - whole).max() < 1e-4:
-                picture = whole.astype(np.uint8)
-        return np.moveaxis(picture, -1, 0)
+            _check_statistics(values.shape[-1], **{name: kwargs.get(name) for name in GREY_STATISTICS})
+        if values.dtype != np.uint8:
+            whole = np.rint(values)  # floats that hold an 8-bit image are that image
+            if np.abs(values - whole).max() < 1e-4:
+                values = whole.astype(np.uint8)
+        return np.moveaxis(values, -1, 0)
 
 
-class OmniVisionImageProcessor(_PicturePolicy, TorchvisionBackend):
-    """Turn pictures into `pixel_values` (batch, channels, height, width) with torchvision.
+class OmniVisionImageProcessor(_ImagePolicy, TorchvisionBackend):
+    """Turn images into `pixel_values` (batch, channels, height, width) with torchvision.
 
     By default: resize to 224 x 224 (bilinear, antialiased), multiply by 1/255, subtract ImageNet's mean, divide by its
-    standard deviation. `size={"shortest_edge": n}` keeps the aspect ratio. A picture is first read as levels 0..255 by
+    standard deviation. `size={"shortest_edge": n}` keeps the aspect ratio. An image is first read as levels 0..255 by
     these rules, then rescaled exactly once (`do_rescale=False` leaves 0..255):
 
     | input | rule |
@@ -408,16 +408,16 @@ class OmniVisionImageProcessor(_PicturePolicy, TorchvisionBackend):
     | bool; uint8 | 0 and 255; as it is |
     | uint16; PIL I;16, I | times 255/65535, not rounded; I outside 0..65535 is refused |
     | other integers | refused, their range is not known |
-    | floats and PIL F up to 1 | times 255 (decided for each picture by itself) |
+    | floats and PIL F up to 1 | times 255 (decided for each image by itself) |
     | floats and PIL F up to 255 | as they are |
     | floats below 0, above 255, NaN, or with a maximum between 1 and 1.01 | refused |
     | 2-D array | grey |
     | 3-D array | the first or last axis is channels, whichever has a length of 1 to 4 |
     | 3-D array where both or neither is | refused, unless `input_data_format` says |
     | several frames | the first |
-    | empty, truncated, bomb, not a picture, no pixel, no such file, EPS | refused |
+    | empty, truncated, bomb, not an image, no pixel, no such file, EPS | refused |
 
-    Refused: `PictureError`, a `ValueError` with the picture's index, its path or type, and what to do.
+    Refused: `ImageReadError`, a `ValueError` with the image's index, its path or type, and what to do.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -425,9 +425,9 @@ class OmniVisionImageProcessor(_PicturePolicy, TorchvisionBackend):
         super().__init__(**kwargs)
 
     def process_image(self, image: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Load one picture as a tensor (C, H, W) on `device`, by default the CPU."""
-        picture = np.require(super().process_image(image, **kwargs), requirements=["C", "W"])
-        return torch.from_numpy(picture).to(kwargs.get("device"))
+        """Load one image as a tensor (C, H, W) on `device`, by default the CPU."""
+        values = np.require(super().process_image(image, **kwargs), requirements=["C", "W"])
+        return torch.from_numpy(values).to(kwargs.get("device"))
 
     def resize(self, image: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Resize; no filter takes float levels out of 0..255, as none does with 8-bit ones."""
@@ -435,13 +435,13 @@ class OmniVisionImageProcessor(_PicturePolicy, TorchvisionBackend):
         return resized.clamp(0, 255) if resized.is_floating_point() else resized
 
     def _preprocess(self, images: list[torch.Tensor], **kwargs: Any) -> BatchFeature:  # type: ignore[override]
-        """Keep 8-bit and float pictures apart: stacked together, they would all become float."""
+        """Keep 8-bit and float images apart: stacked together, they would all become float."""
         if len({image.dtype for image in images}) > 1:
             kwargs["disable_grouping"] = True
         return super()._preprocess(images, **kwargs)
 
 
-class OmniVisionImageProcessorPil(_PicturePolicy, PilBackend):
+class OmniVisionImageProcessorPil(_ImagePolicy, PilBackend):
     """Do what `OmniVisionImageProcessor` does (see its table) with Pillow and NumPy alone."""
 
     def resize(self, image: Any, size: Any, resample: Any = None, **kwargs: Any) -> Any:  # type: ignore[override]
@@ -457,4 +457,4 @@ class OmniVisionImageProcessorPil(_PicturePolicy, PilBackend):
         return np.clip(np.stack([np.asarray(plane) for plane in planes]), 0, 255)
 
 
-__all__ = ["OmniVisionImageProcessor", "OmniVisionImageProcessorPil", "PictureError", "load_picture"]
+__all__ = ["ImageReadError", "OmniVisionImageProcessor", "OmniVisionImageProcessorPil", "read_image"]

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Pictures and texts for [`OmniVisionForRetrieval`]: an image processor and a tokenizer behind one call."""
+"""Images and texts for [`OmniVisionForRetrieval`]: an image processor and a tokenizer behind one call."""
 
 from typing import Any
 
@@ -22,13 +22,13 @@ from transformers.feature_extraction_utils import BatchFeature
 
 class OmniVisionRetrievalProcessor(ProcessorMixin):
     """
-    Prepare pictures, texts or both.
+    Prepare images, texts or both.
 
     Args:
         image_processor: An [`OmniVisionImageProcessor`].
         tokenizer: The tokenizer of the text encoder.
         image_seq_length (`int`, *optional*, defaults to 196):
-            Vectors that a picture has in late interaction, `config.image_seq_length`. A plain number that may be
+            Vectors that an image has in late interaction, `config.image_seq_length`. A plain number that may be
             set: sentence-transformers reads it to draw maps.
     """
 
@@ -39,14 +39,14 @@ class OmniVisionRetrievalProcessor(ProcessorMixin):
         self.image_seq_length = image_seq_length
 
     def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> BatchFeature:
-        """Prepare a batch; pictures alone get an `attention_mask` of ones, which late interaction asks for."""
+        """Prepare a batch; images alone get an `attention_mask` of ones, which late interaction asks for."""
         batch = super().__call__(images=images, text=text, **kwargs)
         if text is None and images is not None:
             batch["attention_mask"] = torch.ones(len(batch["pixel_values"]), self.image_seq_length, dtype=torch.long)
         return batch
 
     @property
-    def skipped_token_ids(self) -> list[int]:
+    def skiplist_token_ids(self) -> list[int]:
         """Special tokens of the tokenizer, but for the one of unknown words: what late interaction has no use for."""
         return sorted(set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id})
 

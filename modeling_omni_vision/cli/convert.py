@@ -3,11 +3,11 @@
 Ours to a stock ViT or DINOv2 that plain transformers opens with no remote code (the native twin; both are run and
 compared). `--target vit` refuses what needs a DINOv2: pooled patches and register tokens.
 
-    python scripts/convert.py --target native --checkpoint runs/digits --output runs/digits-native
+    python scripts/convert.py --target native --model runs/digits --output runs/digits-native
 
 mu-Omni's vision encoder to ours:
 
-    python scripts/convert.py --source muomni --checkpoint vision.pt --output runs/muomni
+    python scripts/convert.py --source muomni --model vision.pt --output runs/muomni
 
 """
 
@@ -22,9 +22,7 @@ from ..interop import convert_from_muomni, convert_to_native, convert_to_vit
 class ConvertArguments:
     """What to convert. Give exactly one of `--source` and `--target`."""
 
-    checkpoint: str = field(
-        metadata={"help": "Folder of ours (with --target), or mu-Omni's vision.pt (with --source)."}
-    )
+    model: str = field(metadata={"help": "Folder of ours (with --target), or mu-Omni's vision.pt (with --source)."})
     output: str = field(metadata={"help": "New or empty folder to write."})
     source: str | None = field(default=None, metadata={"help": "Where the checkpoint comes from: muomni."})
     target: str | None = field(
@@ -44,15 +42,13 @@ def main(argv: list[str] | None = None) -> None:
     match (arguments.source, arguments.target):
         case (None, "native" | "vit"):
             convert = convert_to_vit if arguments.target == "vit" else convert_to_native
-            twin = convert(arguments.checkpoint, arguments.output)
+            twin = convert(arguments.model, arguments.output)
             print(
                 f"OK: {twin.folder} is a stock {twin.architecture}, largest difference {twin.difference:.1e}"
                 + ("" if twin.has_processor else "; the checkpoint had no image processor, so it has none")
             )
         case ("muomni", None):
-            ours = convert_from_muomni(
-                arguments.checkpoint, arguments.output, arguments.num_heads, arguments.spec_config
-            )
+            ours = convert_from_muomni(arguments.model, arguments.output, arguments.num_heads, arguments.spec_config)
             print(
                 f"OK: {ours.folder} holds {ours.num_parameters:,} parameters, "
                 f"{ours.config.num_attention_heads} heads, residual mean {ours.residual_mean:.1e}"

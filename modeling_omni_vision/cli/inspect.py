@@ -1,6 +1,6 @@
-"""Write pictures of a dataset as PNG files, in one folder for each label.
+"""Write images of a dataset as PNG files, in one folder for each label.
 
-python scripts/export_pictures.py --dataset digits --split test --count 20 --output runs/quickstart/pictures
+python scripts/export_images.py --dataset digits --split test --count 20 --output runs/quickstart/images
 """
 
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ from pathlib import Path
 from PIL import Image
 from transformers import HfArgumentParser
 
-from ..data.sources import load_pictures
-from ..image_processing_omni_vision import load_picture
+from ..data.sources import load_images
+from ..image_processing_omni_vision import read_image
 
 
 @dataclass
@@ -21,12 +21,12 @@ class ExportArguments:
     dataset: str = field(metadata={"help": "as in scripts/train.py"})
     output: str = field(metadata={"help": "folder to write into; made when it does not exist"})
     split: str = field(default="test", metadata={"help": "train, validation or test"})
-    count: int = field(default=20, metadata={"help": "number of pictures, spread evenly over the split"})
+    count: int = field(default=20, metadata={"help": "number of images, spread evenly over the split"})
 
 
 def export(arguments: ExportArguments) -> list[Path]:
-    """Write the pictures and return their paths."""
-    rows = load_pictures(arguments.dataset)[arguments.split]
+    """Write the images and return their paths."""
+    rows = load_images(arguments.dataset)[arguments.split]
     step = max(len(rows) // arguments.count, 1)
     written = []
     for index in list(range(0, len(rows), step))[: arguments.count]:
@@ -34,13 +34,13 @@ def export(arguments: ExportArguments) -> list[Path]:
         folder = Path(arguments.output) / rows.features["label"].int2str(row["label"])
         folder.mkdir(parents=True, exist_ok=True)
         written.append(folder / f"{arguments.split}_{index:05d}.png")
-        Image.fromarray(load_picture(row["image"], num_channels=None).squeeze()).save(written[-1])
+        Image.fromarray(read_image(row["image"], num_channels=None).squeeze()).save(written[-1])
     return written
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     (arguments,) = HfArgumentParser(ExportArguments).parse_args_into_dataclasses(argv)  # type: ignore[arg-type]
-    print(f"{len(export(arguments))} pictures in {arguments.output}")
+    print(f"{len(export(arguments))} images in {arguments.output}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""See where in pictures the answers of a language model come from: pictures, questions, answers and maps as one PNG.
+"""See where in images the answers of a language model come from: images, questions, answers and maps as one PNG.
 
-    python scripts/looks.py --checkpoint checkpoints/omni-vision-language-scenes --output looks.png
-    python scripts/looks.py --checkpoint runs/seeing --dataset mine.jsonl --split validation --output looks.png
+    python scripts/looks.py --model checkpoints/omni-vision-language-scenes --output looks.png
+    python scripts/looks.py --model runs/seeing --dataset mine.jsonl --split validation --output looks.png
 
 The checkpoint's code runs (`trust_remote_code`); pass a `--revision` for checkpoints that are not yours.
 """
@@ -22,10 +22,10 @@ from ..interpretability.occlusion import look, plot_looks
 class LooksArguments:
     """What to look at."""
 
-    checkpoint: str = field(metadata={"help": "Folder or Hub id of a language model that sees."})
+    model: str = field(metadata={"help": "Folder or Hub id of a language model that sees."})
     dataset: str = field(default="scenes", metadata={"help": "Questions, as for scripts/train_language.py."})
-    split: str = field(default="test", metadata={"help": "Split whose first pictures are drawn."})
-    count: int = field(default=12, metadata={"help": "Pictures; each is asked its n-th question in turn."})
+    split: str = field(default="test", metadata={"help": "Split whose first images are drawn."})
+    count: int = field(default=12, metadata={"help": "Images; each is asked its n-th question in turn."})
     output: str = field(default="looks.png", metadata={"help": "PNG to write."})
     revision: str | None = field(default=None, metadata={"help": "Commit of the checkpoint on the Hub."})
 
@@ -36,19 +36,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.split not in data or args.count < 1:
         raise ValueError(f"Expected a split of {[*data]} and a count of at least 1, got {args.split!r}, {args.count}.")
     trust = {"trust_remote_code": True, "revision": args.revision}
-    processor = AutoProcessor.from_pretrained(args.checkpoint, **trust)
-    model = AutoModelForImageTextToText.from_pretrained(args.checkpoint, **trust).eval()
-    # Pictures between which a conversation goes on would need more than a line.
+    processor = AutoProcessor.from_pretrained(args.model, **trust)
+    model = AutoModelForImageTextToText.from_pretrained(args.model, **trust).eval()
+    # Images between which a conversation goes on would need more than a line.
     rows = [row for row in data[args.split] if len(row["images"]) == 1][: args.count]
-    pictures, found, truths = [], [], []
+    images, found, truths = [], [], []
     for number, row in enumerate(rows):
-        picture = open_stored(row["images"][0]).convert("RGB")
+        image = open_stored(row["images"][0]).convert("RGB")
         question = row["questions"][number % len(row["questions"])]
         text = question["messages"][-1]["content"].replace("<image>", "").strip()
-        pictures.append(np.asarray(picture))
-        found.append(look(model, processor, picture, text))
+        images.append(np.asarray(image))
+        found.append(look(model, processor, image, text))
         truths.append(question["answer"])
-    print(plot_looks(pictures, found, truths, Path(args.output)))
+    print(plot_looks(images, found, truths, Path(args.output)))
 
 
 if __name__ == "__main__":

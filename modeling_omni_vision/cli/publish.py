@@ -1,6 +1,6 @@
 """Write a checkpoint as a folder for the Hub, prove that it opens without our package, and push it if asked.
 
-    python scripts/publish.py --checkpoint runs/digits --output published/digits --repo_id me/omni-vision-digits
+    python scripts/publish.py --model runs/digits --output published/digits --repo_id me/omni-vision-digits
 
 Without `--push` nothing leaves this machine.
 """
@@ -17,7 +17,7 @@ from ..hub import publish
 class PublishArguments:
     """What to publish, and where."""
 
-    checkpoint: str = field(metadata={"help": "folder of the trained model, its image processor and metrics.json"})
+    model: str = field(metadata={"help": "folder of the trained model, its image processor and metrics.json"})
     output: str = field(metadata={"help": "folder to write: new, empty, or one that this script wrote before"})
     repo_id: str | None = field(default=None, metadata={"help": "repository on the Hub, owner/name"})
     push: bool = field(default=False, metadata={"help": "upload after everything was checked"})

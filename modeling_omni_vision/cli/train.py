@@ -1,9 +1,9 @@
-"""Train a classifier on your pictures.
+"""Train a classifier on your images.
 
     accelerate launch scripts/train.py --dataset digits --output_dir runs/digits \
         --config '{"image_size": 16, "patch_size": 4, "num_channels": 1}'
 
-`--dataset` takes digits, shapes, a folder of pictures, IDX or Parquet files, a saved dataset, or a
+`--dataset` takes digits, shapes, a folder of images, IDX or Parquet files, a saved dataset, or a
 dataset of the Hub. All of transformers' TrainingArguments work as well; `--help` lists everything.
 On several CPU processes: torchrun --nproc_per_node 2 scripts/train.py (the same arguments).
 """

@@ -1,12 +1,12 @@
-"""Train a language model to answer questions about pictures, and measure whether it looks at them.
+"""Train a language model to answer questions about images, and measure whether it looks at them.
 
-    python scripts/train_language.py --dataset scenes --select_feature grid --output_dir runs/seeing \
+    python scripts/train_language.py --dataset scenes --vision_feature_select_strategy grid --output_dir runs/seeing \
         --config '{"image_size": 64, "patch_size": 8}' --muon_learning_rate 0.02 --text_muon_learning_rate 0.02
 
-`--dataset` takes scenes (drawn, with questions), easy-vqa, or JSON lines of conversations with pictures. Stages, each
+`--dataset` takes scenes (drawn, with questions), easy-vqa, or JSON lines of conversations with images. Stages, each
 from the folder of the one before: `--vision mine --text any/language-model --stage projector`, then `--model` with
-`--stage lora` or `all`. Controls: `--shown nothing`, `shuffled`, `symbols` or `symbol_map`. All TrainingArguments work
-as well.
+`--stage lora` or `all`. Controls: `--image_input nothing`, `shuffled`, `symbols` or `symbol_map`. All
+TrainingArguments work as well.
 On several CPU processes: torchrun --nproc_per_node 2 scripts/train_language.py (the same arguments).
 """
 
@@ -28,13 +28,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         folder = train_language(recipe, args)
     if args.process_index == 0:
         record = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        print(f"{'split':11} {'shown':9} {'questions':12} {'exact':>6} {'95 % interval':>15} {'of':>6}")
+        print(f"{'split':11} {'image_input':9} {'questions':12} {'exact':>6} {'95 % interval':>15} {'of':>6}")
         for split, controls in record.get("answers", {}).items():
-            for shown, found in controls.items():
+            for image_input, found in controls.items():
                 for kind, value in {"all": found, **found["kinds"]}.items():
                     low, high = value["interval"]
                     scores = f"{value['accuracy']:6.3f} {low:6.3f} to {high:.3f} {value['questions']:6d}"
-                    print(f"{split:11} {shown:9} {kind:12} {scores}")
+                    print(f"{split:11} {image_input:9} {kind:12} {scores}")
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 

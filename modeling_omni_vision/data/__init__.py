@@ -1,1 +1,1 @@
-"""Where pictures come from: sources, drawn shapes, augmentation, batches."""
+"""Where images come from: sources, drawn shapes, augmentation, batches."""

@@ -1,6 +1,6 @@
-"""Random changes to training pictures, from torchvision v2, fast and reproducible.
+"""Random changes to training images, from torchvision v2, fast and reproducible.
 
-Randomness never comes from the global generator: what happens to a picture depends on (seed, epoch,
+Randomness never comes from the global generator: what happens to an image depends on (seed, epoch,
 row) alone, so that neither workers nor processes nor batch size nor a resumed run change it. For
 speed, each stage has `DRAWS` random draws per epoch, each row gets one of them, and the rows of a
 batch with the same draw go through torchvision together. Mixup and CutMix mix a whole batch and
@@ -54,13 +54,13 @@ class Augmentation:
     """The random part of a training recipe.
 
     Args:
-        num_pictures: Rows of the dataset.
+        num_images: Rows of the dataset.
         size: (height, width) in pixels that come out.
-        crop_scale: Smallest share of the picture's area that a random-resized crop may keep, in (0, 1]; 0 means
-            no such crop, the whole picture is resized.
-        shift: Pixels by which the picture may move in each direction; what is uncovered is black.
-        flip: Mirror every second picture.
-        rand_augment: Magnitude of RandAugment, 1 to 30, two operations per picture; 0 means none.
+        min_crop_scale: Smallest share of the image's area that a random-resized crop may keep, in (0, 1]; 0 means
+            no such crop, the whole image is resized.
+        shift: Pixels by which the image may move in each direction; what is uncovered is black.
+        flip: Mirror every second image.
+        rand_augment: Magnitude of RandAugment, 1 to 30, two operations per image; 0 means none.
         random_erasing: Chance that a rectangle is set to the mean colour, in [0, 1].
         mixup: Alpha of mixup's Beta distribution; 0 means none.
         cutmix: Alpha of CutMix's Beta distribution; 0 means none. With both, each batch gets one of them.
@@ -73,10 +73,10 @@ class Augmentation:
 
     def __init__(
         self,
-        num_pictures: int,
+        num_images: int,
         size: tuple[int, int],
-        crop_scale: float = 0.0,
-        shift: int = 0,
+        min_crop_scale: float = 0.0,
+        max_translate: int = 0,
         flip: bool = False,
         rand_augment: int = 0,
         random_erasing: float = 0.0,
@@ -85,17 +85,17 @@ class Augmentation:
         num_classes: int = 2,
         seed: int = 0,
     ) -> None:
-        _check_range("crop_scale", crop_scale, 0, 1)
-        _check_range("shift", shift, 0, min(size))
+        _check_range("min_crop_scale", min_crop_scale, 0, 1)
+        _check_range("max_translate", max_translate, 0, min(size))
         _check_range("rand_augment", rand_augment, 0, 30)
         _check_range("random_erasing", random_erasing, 0, 1)
         _check_range("mixup", mixup, 0, 100)
         _check_range("cutmix", cutmix, 0, 100)
-        self.num_pictures = num_pictures
+        self.num_images = num_images
         self.seed = seed
         self._tables: dict[int, tuple[int, torch.Tensor, list[int]]] = {}
-        self.crop = v2.RandomResizedCrop(size, scale=(crop_scale, 1.0)) if crop_scale else None
-        geometry: list[Transform] = [v2.RandomCrop(size, padding=shift)] if shift else []
+        self.crop = v2.RandomResizedCrop(size, scale=(min_crop_scale, 1.0)) if min_crop_scale else None
+        geometry: list[Transform] = [v2.RandomCrop(size, padding=max_translate)] if max_translate else []
         geometry += [v2.RandomHorizontalFlip()] if flip else []
         augment = v2.RandAugment(
             num_ops=1, magnitude=rand_augment, num_magnitude_bins=31, interpolation=InterpolationMode.BILINEAR
@@ -107,25 +107,25 @@ class Augmentation:
         mixers += [v2.CutMix(alpha=cutmix, num_classes=num_classes)] if cutmix else []
         self.mixer = v2.RandomChoice(mixers) if mixers else None
 
-    def crop_picture(self, picture: torch.Tensor, row: int, epoch: int) -> torch.Tensor:
-        """Cut a random part out of one decoded picture (C, H, W) and resize it to the size of the model."""
+    def crop_image(self, image: torch.Tensor, row: int, epoch: int) -> torch.Tensor:
+        """Cut a random part out of one decoded image (C, H, W) and resize it to the size of the model."""
         if self.crop is None:
-            return picture
+            return image
         with seeded(self.seed, epoch, 0, row):
-            return self.crop(picture)
+            return self.crop(image)
 
-    def crop_pictures(self, pictures: torch.Tensor, rows: Sequence[int], epoch: int) -> torch.Tensor:
-        """Do the same with pictures (B, C, H, W) that all have one size."""
-        return pictures if self.crop is None else self._apply(self.crop, pictures, rows, epoch, 0)
+    def crop_images(self, images: torch.Tensor, rows: Sequence[int], epoch: int) -> torch.Tensor:
+        """Do the same with images (B, C, H, W) that all have one size."""
+        return images if self.crop is None else self._apply(self.crop, images, rows, epoch, 0)
 
-    def pictures(self, pictures: torch.Tensor, rows: Sequence[int], epoch: int) -> torch.Tensor:
-        """Shift, flip and RandAugment pictures (B, C, H, W) of the size of the model, uint8 in, uint8 out."""
+    def images(self, images: torch.Tensor, rows: Sequence[int], epoch: int) -> torch.Tensor:
+        """Shift, flip and RandAugment images (B, C, H, W) of the size of the model, uint8 in, uint8 out."""
         for stage, transform in enumerate(self.stages, start=1):
-            pictures = self._apply(transform, pictures, rows, epoch, stage)
-        return pictures
+            images = self._apply(transform, images, rows, epoch, stage)
+        return images
 
     def pixels(self, pixel_values: torch.Tensor, rows: Sequence[int], epoch: int) -> torch.Tensor:
-        """Erase rectangles of normalised pictures (B, C, H, W)."""
+        """Erase rectangles of normalised images (B, C, H, W)."""
         if self.erasing is None:
             return pixel_values
         return self._apply(self.erasing, pixel_values, rows, epoch, len(self.stages) + 1)
@@ -133,14 +133,14 @@ class Augmentation:
     def mix(
         self, pixel_values: torch.Tensor, labels: torch.Tensor, rows: Sequence[int], epoch: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mix normalised pictures (B, C, H, W) pairwise; labels (B,) become shares of classes (B, classes)."""
+        """Mix normalised images (B, C, H, W) pairwise; labels (B,) become shares of classes (B, classes)."""
         if self.mixer is None:
             return pixel_values, labels
         with seeded(self.seed, epoch, len(self.stages) + 2, *(int(row) for row in rows)):
             return self.mixer(pixel_values, labels)
 
     def _apply(
-        self, transform: Transform, pictures: torch.Tensor, rows: Sequence[int], epoch: int, stage: int
+        self, transform: Transform, images: torch.Tensor, rows: Sequence[int], epoch: int, stage: int
     ) -> torch.Tensor:
         table, seeds = self._draws(epoch, stage)
         draws = table[torch.as_tensor(rows)]
@@ -150,7 +150,7 @@ class Augmentation:
         parts = []
         # One fork for all draws: saving and restoring the generator costs as much as a transform.
         with torch.random.fork_rng(devices=[]):
-            for seed, part in zip(seeds, pictures[order].split(counts), strict=True):
+            for seed, part in zip(seeds, images[order].split(counts), strict=True):
                 if len(part):
                     torch.default_generator.manual_seed(seed)
                     parts.append(transform(part))
@@ -158,9 +158,9 @@ class Augmentation:
         return torch.empty_like(changed).index_copy_(0, order, changed)
 
     def _draws(self, epoch: int, stage: int) -> tuple[torch.Tensor, list[int]]:
-        """Give each row of the dataset one of the draws of a stage, (num_pictures,), and each draw its seed."""
+        """Give each row of the dataset one of the draws of a stage, (num_images,), and each draw its seed."""
         if self._tables.get(stage, (None,))[0] != epoch:
-            draws = np.random.default_rng([self.seed, epoch, stage]).integers(DRAWS, size=self.num_pictures)
+            draws = np.random.default_rng([self.seed, epoch, stage]).integers(DRAWS, size=self.num_images)
             seeds = [_seed(self.seed, epoch, stage, draw) for draw in range(DRAWS)]
             self._tables[stage] = epoch, torch.from_numpy(draws), seeds
         return self._tables[stage][1:]

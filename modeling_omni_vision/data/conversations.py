@@ -1,6 +1,6 @@
-"""Conversations about pictures from files: easy-VQA, and any JSON lines.
+"""Conversations about images from files: easy-VQA, and any JSON lines.
 
-easy-VQA (https://github.com/vzhou842/easy-VQA, MIT, `pip install --no-deps easy-vqa`) has 4,000 drawn pictures with
+easy-VQA (https://github.com/vzhou842/easy-VQA, MIT, `pip install --no-deps easy-vqa`) has 4,000 drawn images with
 38,575 questions to train and 1,000 with 9,673 to test, 13 answers.
 """
 
@@ -18,7 +18,7 @@ EASY_VQA_SHAPES = ("circle", "rectangle", "triangle")
 
 
 def load_easy_vqa(folder: str = "") -> dict[str, list[dict[str, Any]]]:
-    """Read easy-VQA as rows of `questions.FEATURES`, a row for each picture; kinds are yes_no, colour and shape.
+    """Read easy-VQA as rows of `questions.FEATURES`, a row for each image; kinds are yes_no, colour and shape.
 
     Args:
         folder: Its data, with `train` and `test`; by default that of the installed package.
@@ -39,11 +39,11 @@ def load_easy_vqa(folder: str = "") -> dict[str, list[dict[str, Any]]]:
 
 
 def load_conversations(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """Read conversations with pictures, a JSON object on each line, as rows of `questions.FEATURES`.
+    """Read conversations with images, a JSON object on each line, as rows of `questions.FEATURES`.
 
     `{"image": "a.png", "messages": [{"role": "user", "content": "What is it?"}, {"role": "assistant", "content": "A
     cat."}]}`: files lie beside the JSON lines; several are `"images": [...]`. LLaVA's `"conversations"`, with `"from"`
-    and `"value"`, are read too. Pictures stand where the text says `<image>`, or before the first question. Each
+    and `"value"`, are read too. Images stand where the text says `<image>`, or before the first question. Each
     thing that the assistant says is an answer, to all that was said before. `"kind"` and `"symbols"` are optional.
 
     Args:
@@ -66,13 +66,13 @@ def _easy_vqa_rows(folder: Path) -> list[dict[str, Any]]:
     try:
         listed = json.loads((folder / "questions.json").read_text(encoding="utf-8"))
         asked: dict[int, list[tuple[str, str]]] = {}
-        for text, answer, picture in listed:
-            asked.setdefault(int(picture), []).append((text, answer))
+        for text, answer, image in listed:
+            asked.setdefault(int(image), []).append((text, answer))
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"Expected the questions of easy-VQA in {str(folder)!r}, got {error}. Correct it.") from error
     return [
         {
-            "images": [{"bytes": None, "path": str(folder / "images" / f"{picture}.png")}],
+            "images": [{"bytes": None, "path": str(folder / "images" / f"{image}.png")}],
             "questions": [
                 {
                     "messages": [{"role": "user", "content": f"{IMAGE}\n{text}"}],
@@ -83,7 +83,7 @@ def _easy_vqa_rows(folder: Path) -> list[dict[str, Any]]:
             ],
             "symbols": "",
         }
-        for picture, questions in asked.items()
+        for image, questions in asked.items()
     ]
 
 
@@ -117,10 +117,10 @@ def _read_line(given: dict[str, Any], folder: Path) -> dict[str, Any]:
         first["content"] = f"{IMAGE}\n" * len(images) + first["content"]
         marked = len(images)
     if marked != len(images):
-        raise ValueError(f"{marked} times {IMAGE} for {len(images)} pictures")
+        raise ValueError(f"{marked} times {IMAGE} for {len(images)} images")
     missing = [name for name in images if not (folder / name).is_file()]
     if missing:
-        raise ValueError(f"no picture {missing[0]!r}")
+        raise ValueError(f"no image {missing[0]!r}")
     questions = [
         {"messages": messages[:index], "answer": message["content"], "kind": str(given.get("kind", "answer"))}
         for index, message in enumerate(messages)

@@ -1,6 +1,6 @@
 """Emoji of three vendors with names and keywords: one concept, three drawing styles.
 
-The pictures come with npm, `npm install --prefix emoji PACKAGES`, and stay where they are licensed:
+The images come with npm, `npm install --prefix emoji PACKAGES`, and stay where they are licensed:
 emoji-datasource-google (Noto, Apache-2.0), emoji-datasource-twitter (Twemoji, CC-BY-4.0) and
 @lobehub/fluent-emoji-3d (MIT); unicode-emoji-json and emojilib (MIT) have the words.
 """
@@ -51,7 +51,7 @@ def load_emoji(folder: Path, seed: int = 0) -> DatasetDict:
 
     Returns:
         Splits with the columns `image`, `texts` (the name, then its keywords), `concept`, `group`, `vendor`:
-        `train` (two vendors), `validation` and `test` (concepts without any training picture, the same two
+        `train` (two vendors), `validation` and `test` (concepts without any training image, the same two
         vendors), `unseen_style` (the third vendor's drawings of the trained concepts), `validation_unseen_style` and
         `test_unseen_style` (the third vendor's of the concepts of `validation` and of `test`).
 
@@ -129,8 +129,8 @@ def _rows(folder: Path) -> list[dict[str, Any]]:
         texts = [name, *(word.replace("_", " ") for word in words[1:] if word.replace("_", " ") != name)]
         for vendor, file in _files(folder, entry).items():
             if file.is_file():
-                picture = {"bytes": file.read_bytes(), "path": None}
-                rows.append({"image": picture, "texts": texts, "concept": name, "group": group, "vendor": vendor})
+                image = {"bytes": file.read_bytes(), "path": None}
+                rows.append({"image": image, "texts": texts, "concept": name, "group": group, "vendor": vendor})
     return rows
 
 

@@ -1,7 +1,7 @@
 """Reads folders of IDX files, the format of the MNIST family, straight into a dataset.
 
-Nothing is re-encoded: each picture becomes a PGM or PPM file in memory (a header and the raw
-pixels), which Pillow opens like any other, so 60,000 pictures take well under a second.
+Nothing is re-encoded: each image becomes a PGM or PPM file in memory (a header and the raw
+pixels), which Pillow opens like any other, so 60,000 images take well under a second.
 """
 
 import gzip
@@ -49,7 +49,7 @@ def load_idx(folder: Path) -> DatasetDict:
         images, labels = read_idx(files[split, "images"]), read_idx(files[split, "labels"])
         if images.ndim not in (3, 4) or labels.shape != images.shape[:1]:
             raise ValueError(
-                f"Expected pictures (n, height, width) and one label for each, got shapes {images.shape} in "
+                f"Expected images (n, height, width) and one label for each, got shapes {images.shape} in "
                 f"{files[split, 'images']} and {labels.shape} in {files[split, 'labels']}. Fetch both files again."
             )
         arrays[split] = images, labels
@@ -113,7 +113,7 @@ def _class_names(folder: Path, largest: int) -> list[str]:
 def _to_dataset(images: np.ndarray, labels: np.ndarray, names: list[str]) -> Dataset:
     channels = 1 if images.ndim == 3 else images.shape[3]
     if channels not in (1, 3) or 0 in images.shape[1:3]:
-        raise ValueError(f"Expected grey or RGB pictures, got an array {images.shape}. Convert them first.")
+        raise ValueError(f"Expected grey or RGB images, got an array {images.shape}. Convert them first.")
     header = f"P{5 if channels == 1 else 6} {images.shape[2]} {images.shape[1]} 255\n".encode()
     pixels = images.reshape(len(images), -1)
     stored = np.concatenate([np.broadcast_to(np.frombuffer(header, np.uint8), (len(images), len(header))), pixels], 1)

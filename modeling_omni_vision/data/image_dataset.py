@@ -1,7 +1,7 @@
-"""From rows of pictures to batches of `pixel_values`, by the image processor's own policy.
+"""From rows of images to batches of `pixel_values`, by the image processor's own policy.
 
-`Pictures` decodes, resizes and (in training) augments; small sets stay in memory as they are after
-resizing. `PictureCollator` normalises a whole batch at once and mixes it. Without augmentation the
+`ImageDataset` decodes, resizes and (in training) augments; small sets stay in memory as they are after
+resizing. `ImageCollator` normalises a whole batch at once and mixes it. Without augmentation the
 pixels are exactly those of the image processor.
 """
 
@@ -14,29 +14,29 @@ from datasets import Dataset
 from torch.utils.data import Dataset as TorchDataset
 from transformers.image_utils import SizeDict
 
-from ..image_processing_omni_vision import OmniVisionImageProcessor, PictureError
+from ..image_processing_omni_vision import ImageReadError, OmniVisionImageProcessor
 from .augmentation import Augmentation, WithEpoch
 
 
 logger = logging.getLogger(__name__)
 
-MEMORY_LIMIT = 2**30  # bytes of decoded pictures of the model's size; Fashion-MNIST needs 47 MB
+MEMORY_LIMIT = 2**30  # bytes of decoded images of the model's size; Fashion-MNIST needs 47 MB
 DECODING_CHUNK = 512
 
 Sample = dict[str, Any]
 
 
-class Pictures(WithEpoch, TorchDataset):
-    """Rows of a dataset as samples for `PictureCollator`.
+class ImageDataset(WithEpoch, TorchDataset):
+    """Rows of a dataset as samples for `ImageCollator`.
 
-    A sample is a dictionary with `picture` (C, H, W) in levels 0..255 at the size of the model, `label`, `row`,
+    A sample is a dictionary with `image` (C, H, W) in levels 0..255 at the size of the model, `label`, `row`,
     and `augmentation`, `epoch` for the collator.
 
     Args:
-        dataset: Columns `image` and `label`, as `load_pictures` gives them.
+        dataset: Columns `image` and `label`, as `load_images` gives them.
         processor: Decides channels, background, size and normalisation.
         augmentation: Random changes, for training only.
-        memory_limit: Keep decoded pictures in memory if they take no more bytes than this.
+        memory_limit: Keep decoded images in memory if they take no more bytes than this.
     """
 
     def __init__(
@@ -64,29 +64,29 @@ class Pictures(WithEpoch, TorchDataset):
         """Return the samples of many rows, which costs less than one by one.
 
         Raises:
-            PictureError: if a picture cannot be read; names the row and, where there is one, the file.
+            ImageReadError: if an image cannot be read; names the row and, where there is one, the file.
         """
         rows, epoch = list(rows), self.epoch
-        pictures = self._memory[rows] if self._memory is not None else self._decode(rows)
+        images = self._memory[rows] if self._memory is not None else self._decode(rows)
         if self.augmentation is not None:
-            if isinstance(pictures, torch.Tensor):
-                pictures = self.augmentation.crop_pictures(pictures, rows, epoch)
+            if isinstance(images, torch.Tensor):
+                images = self.augmentation.crop_images(images, rows, epoch)
             else:
-                pictures = torch.stack([_to_bytes(picture) for picture in pictures])
-            pictures = self.augmentation.pictures(pictures, rows, epoch)
+                images = torch.stack([_to_bytes(image) for image in images])
+            images = self.augmentation.images(images, rows, epoch)
         labels = self.labels[rows].tolist()
         return [
-            {"picture": picture, "label": label, "row": row, "epoch": epoch, "augmentation": self.augmentation}
-            for picture, label, row in zip(pictures, labels, rows, strict=True)
+            {"image": image, "label": label, "row": row, "epoch": epoch, "augmentation": self.augmentation}
+            for image, label, row in zip(images, labels, rows, strict=True)
         ]
 
     def _decode(self, rows: list[int]) -> list[torch.Tensor]:
         """Decode rows and bring them to the size of the model, cutting out a part if the recipe says so."""
-        pictures = self._load_rows(rows)
+        images = self._load_rows(rows)
         if self.augmentation is not None and self.augmentation.crop is not None:
-            crop = self.augmentation.crop_picture
-            return [crop(_to_bytes(picture), row, self.epoch) for row, picture in zip(rows, pictures, strict=True)]
-        return self._resize(pictures)
+            crop = self.augmentation.crop_image
+            return [crop(_to_bytes(image), row, self.epoch) for row, image in zip(rows, images, strict=True)]
+        return self._resize(images)
 
     def _load_rows(self, rows: list[int]) -> list[torch.Tensor]:
         sources = self.dataset[rows]["image"]
@@ -95,22 +95,22 @@ class Pictures(WithEpoch, TorchDataset):
     def _load(self, row: int, source: Any) -> torch.Tensor:
         try:
             return self.processor.process_image(source)
-        except PictureError as error:
-            raise PictureError(f"The picture in row {row} of the dataset cannot be read. {error}") from error
+        except ImageReadError as error:
+            raise ImageReadError(f"The image in row {row} of the dataset cannot be read. {error}") from error
 
-    def _resize(self, pictures: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Resize as the image processor does: pictures of one shape and type together."""
+    def _resize(self, images: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Resize as the image processor does: images of one shape and type together."""
         if not self.processor.do_resize:
-            return pictures
+            return images
         size, resample = SizeDict(**dict(self.processor.size)), self.processor.resample
         groups: dict[tuple[torch.Size, torch.dtype], list[int]] = {}
-        for index, picture in enumerate(pictures):
-            groups.setdefault((picture.shape, picture.dtype), []).append(index)
-        resized = list(pictures)
+        for index, image in enumerate(images):
+            groups.setdefault((image.shape, image.dtype), []).append(index)
+        resized = list(images)
         for indices in groups.values():
-            stack = self.processor.resize(torch.stack([pictures[index] for index in indices]), size, resample)
-            for index, picture in zip(indices, stack, strict=True):
-                resized[index] = picture
+            stack = self.processor.resize(torch.stack([images[index] for index in indices]), size, resample)
+            for index, image in zip(indices, stack, strict=True):
+                resized[index] = image
         return resized
 
     def _fits(self, memory_limit: int) -> bool:
@@ -122,27 +122,27 @@ class Pictures(WithEpoch, TorchDataset):
         if not size.get("height") or not size.get("width"):
             raise ValueError(
                 f"Expected an image processor with a fixed height and width, got size {self.processor.size!r}. "
-                "Set both, so that pictures of any shape make one batch."
+                "Set both, so that images of any shape make one batch."
             )
         return size["height"], size["width"]
 
     def _decode_all(self) -> torch.Tensor | None:
-        """Decode the whole dataset (N, C, H, W); None if its pictures must be decoded again each time."""
+        """Decode the whole dataset (N, C, H, W); None if its images must be decoded again each time."""
         crops = self.augmentation is not None and self.augmentation.crop is not None
         chunks = []
         for start in range(0, len(self), DECODING_CHUNK):
             chunk = self._load_rows(list(range(start, min(start + DECODING_CHUNK, len(self)))))
             # Random crops are cut out of the original: out of its small copy they would be blurred.
-            if crops and any(picture.shape[1:] != self._size() for picture in chunk):
+            if crops and any(image.shape[1:] != self._size() for image in chunk):
                 return None
-            if any(picture.dtype != torch.uint8 for picture in chunk):
+            if any(image.dtype != torch.uint8 for image in chunk):
                 return None
             chunks.append(torch.stack(self._resize(chunk)))
         return torch.cat(chunks)
 
 
-class PictureCollator:
-    """Turn samples of `Pictures` into a batch for the model.
+class ImageCollator:
+    """Turn samples of `ImageDataset` into a batch for the model.
 
     A batch holds `pixel_values` (B, C, H, W) and `labels`, class numbers (B,) or, where mixed, shares of classes
     (B, classes); in training also `rows` (B,), which the Trainer takes out again.
@@ -153,7 +153,7 @@ class PictureCollator:
 
     def __call__(self, samples: list[Sample]) -> dict[str, torch.Tensor]:
         """Normalise the batch at once, then erase and mix as the samples' augmentation says."""
-        pixel_values = normalised(self.processor, torch.stack(_one_type([sample["picture"] for sample in samples])))
+        pixel_values = normalised(self.processor, torch.stack(_one_type([sample["image"] for sample in samples])))
         labels = torch.tensor([sample["label"] for sample in samples])
         augmentation: Augmentation | None = samples[0]["augmentation"]
         if augmentation is None:
@@ -164,10 +164,10 @@ class PictureCollator:
         return {"pixel_values": pixel_values, "labels": labels, "rows": torch.tensor(rows)}
 
 
-def normalised(processor: Any, pictures: torch.Tensor) -> torch.Tensor:
+def normalised(processor: Any, images: torch.Tensor) -> torch.Tensor:
     """Turn levels (B, C, H, W) of the model's size into pixel values, as a torchvision image processor does."""
     return processor.rescale_and_normalize(
-        pictures,
+        images,
         processor.do_rescale,
         processor.rescale_factor,
         processor.do_normalize,
@@ -176,14 +176,14 @@ def normalised(processor: Any, pictures: torch.Tensor) -> torch.Tensor:
     ).float()
 
 
-def _to_bytes(picture: torch.Tensor) -> torch.Tensor:
-    """Round levels of deep pictures to 8 bits, which augmentation works on."""
-    return picture if picture.dtype == torch.uint8 else picture.round().to(torch.uint8)
+def _to_bytes(image: torch.Tensor) -> torch.Tensor:
+    """Round levels of deep images to 8 bits, which augmentation works on."""
+    return image if image.dtype == torch.uint8 else image.round().to(torch.uint8)
 
 
-def _one_type(pictures: list[torch.Tensor]) -> list[torch.Tensor]:
-    types = {picture.dtype for picture in pictures}
-    return pictures if len(types) == 1 else [picture.float() for picture in pictures]
+def _one_type(images: list[torch.Tensor]) -> list[torch.Tensor]:
+    types = {image.dtype for image in images}
+    return images if len(types) == 1 else [image.float() for image in images]
 
 
-__all__ = ["PictureCollator", "Pictures", "normalised"]
+__all__ = ["ImageCollator", "ImageDataset", "normalised"]

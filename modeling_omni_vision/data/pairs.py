@@ -1,6 +1,6 @@
-"""Pictures with words, from anywhere, as one `DatasetDict`: train, validation and perhaps test.
+"""Images with words, from anywhere, as one `DatasetDict`: train, validation and perhaps test.
 
-`load_pairs` always returns the columns `image`, `texts`, a list of one or more texts that all fit the picture, and
+`load_pairs` always returns the columns `image`, `texts`, a list of one or more texts that all fit the image, and
 `concept`, which is the same for pairs that are about the same: those are no wrong answers to each other.
 `draw_scenes` makes such pairs of drawn shapes, with combinations of colour and shape that only the test split has.
 """
@@ -15,7 +15,7 @@ from datasets import Dataset, DatasetDict, Features, Image, List, Value
 from sklearn.model_selection import train_test_split
 
 from .emoji import load_emoji
-from .sources import IMAGE_COLUMNS, VALIDATION_SHARE, choose_column, load_any, name_splits, picture_columns
+from .sources import IMAGE_COLUMNS, VALIDATION_FRACTION, choose_column, image_columns, load_any, name_splits
 from .stored_images import store
 from .synthetic.shapes import COLOURS, SHAPES, draw_scene
 
@@ -34,20 +34,20 @@ def load_pairs(
     dataset: str,
     image_column: str | None = None,
     text_column: str | None = None,
-    validation_share: float = VALIDATION_SHARE,
+    validation_fraction: float = VALIDATION_FRACTION,
     seed: int = 0,
 ) -> DatasetDict:
-    """Load pictures with texts and hold out a validation split.
+    """Load images with texts and hold out a validation split.
 
     Args:
         dataset: What to load, the first that fits:
             `scenes` (drawn, one or two objects; see `draw_scenes`), `scenes:2` or `scenes:1-3` for other numbers;
-            `emoji:FOLDER` (three vendors' drawings, see `emoji.load_emoji`); a folder of pictures with a
+            `emoji:FOLDER` (three vendors' drawings, see `emoji.load_emoji`); a folder of images with a
             `metadata.jsonl` that names each `file_name` and its `text`; a Parquet file, or a folder of them; a folder
             written by `save_to_disk`; otherwise a dataset of the Hub, `owner/name` or `owner/name:configuration`.
-        image_column: Column of the pictures; needed only where it cannot be told.
+        image_column: Column of the images; needed only where it cannot be told.
         text_column: Column of the texts, each a string or a list of them; needed only where it cannot be told.
-        validation_share: What to hold out of train where there is no validation split: a share below 1, or a number.
+        validation_fraction: Held out of train where there is no validation split: a share below 1, or a number.
         seed: Seed of that choice.
 
     Returns:
@@ -56,7 +56,7 @@ def load_pairs(
 
     Raises:
         ValueError: for a source that does not exist or cannot be read, columns that are missing or cannot be told,
-            pictures without a text, fewer than two pairs, or too few to hold any out.
+            images without a text, fewer than two pairs, or too few to hold any out.
     """
     name, _, details = dataset.partition(":")
     if name == "scenes":
@@ -64,11 +64,11 @@ def load_pairs(
     if name == "emoji":
         return load_emoji(Path(details or "emoji").expanduser(), seed=seed)
     splits = name_splits(load_any(dataset), dataset)
-    image = choose_column("image", image_column, picture_columns(splits["train"]), IMAGE_COLUMNS, splits["train"])
+    image = choose_column("image", image_column, image_columns(splits["train"]), IMAGE_COLUMNS, splits["train"])
     text = choose_column("text", text_column, _text_columns(splits["train"]), TEXT_COLUMNS, splits["train"])
     pairs = {name: _two_columns(split, image, text, name, dataset) for name, split in splits.items()}
     if "validation" not in pairs:
-        pairs["train"], pairs["validation"] = _hold_out(pairs["train"], validation_share, seed)
+        pairs["train"], pairs["validation"] = _hold_out(pairs["train"], validation_fraction, seed)
     for name, split in pairs.items():
         if len(split) < 2:
             raise ValueError(
@@ -104,7 +104,7 @@ def draw_scenes(
     Args:
         objects: The fewest and the most objects of a scene. Those of validation and test have the most.
         seed: Seed of the drawings.
-        size: Side of a picture in pixels.
+        size: Side of an image in pixels.
         sizes: Pairs per split, by default 20,000 to train, 200 for validation and test.
     """
     features = Features({"image": Image(decode=False), "texts": List(Value("string")), "concept": Value("string")})
@@ -148,7 +148,7 @@ def _draw(
     for index, pairs in enumerate(scenes):
         scene = draw_scene(np.random.default_rng([*key, index]), [(colour, shape) for colour, shape in pairs], size)
         yield {
-            "image": store(scene.picture),
+            "image": store(scene.image),
             "texts": scene.texts,
             "concept": ", ".join(sorted(item.name for item in scene.objects)),
         }
@@ -166,7 +166,7 @@ def _holds_text(feature: Any) -> bool:
 def _two_columns(split: Dataset, image: str, text: str, name: str, dataset: str) -> Dataset:
     if not {image, text} <= set(split.column_names) or not _holds_text(split.features[text]):
         raise ValueError(
-            f"Expected pictures in {image!r} and texts in {text!r} in the {name} split of {dataset!r}, got "
+            f"Expected images in {image!r} and texts in {text!r} in the {name} split of {dataset!r}, got "
             f"{split.features}. Name other columns with --image_column and --text_column."
         )
     texts = [[value] if isinstance(value, str) else list(value or []) for value in split[text][:]]
@@ -174,20 +174,21 @@ def _two_columns(split: Dataset, image: str, text: str, name: str, dataset: str)
     empty = [row for row, lines in enumerate(texts) if not lines]
     if empty:
         raise ValueError(
-            f"{len(empty)} pictures of the {name} split of {dataset!r} have no text, the first in row {empty[0]}. "
+            f"{len(empty)} images of the {name} split of {dataset!r} have no text, the first in row {empty[0]}. "
             "Describe them, or leave them out."
         )
-    pictures = split.select_columns([image]).rename_column(image, "image") if image != "image" else split
-    pictures = pictures.select_columns(["image"]).cast_column("image", Image(decode=False))
-    pictures = pictures.add_column("texts", texts, feature=List(Value("string")))
-    return pictures.add_column("concept", [" / ".join(sorted(lines)) for lines in texts], feature=Value("string"))
+    images = split.select_columns([image]).rename_column(image, "image") if image != "image" else split
+    images = images.select_columns(["image"]).cast_column("image", Image(decode=False))
+    images = images.add_column("texts", texts, feature=List(Value("string")))
+    return images.add_column("concept", [" / ".join(sorted(lines)) for lines in texts], feature=Value("string"))
 
 
 def _hold_out(train: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
     size = share if share < 1 else int(share)
     if not 0 < share < max(len(train) - 1, 1):
         raise ValueError(
-            f"`validation_share` must be a share between 0 and 1 or a number below {len(train)} pairs, got {share!r}."
+            f"`validation_fraction` must be a share between 0 and 1 or a number below {len(train)} pairs, "
+            f"got {share!r}."
         )
     rows, held_out = train_test_split(np.arange(len(train)), test_size=size, random_state=seed)
     return train.select(np.sort(rows)), train.select(np.sort(held_out))

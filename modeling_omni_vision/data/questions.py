@@ -1,7 +1,7 @@
-"""Pictures with questions, from anywhere, as one `DatasetDict`: train, validation and perhaps more.
+"""Images with questions, from anywhere, as one `DatasetDict`: train, validation and perhaps more.
 
-A row is a conversation: `images`, `questions`, each with its `messages` (where a picture stands, the text says
-`<image>`), the `answer` that comes next and a `kind` to measure it by, and `symbols`, what is in the picture in words,
+A row is a conversation: `images`, `questions`, each with its `messages` (where an image stands, the text says
+`<image>`), the `answer` that comes next and a `kind` to measure it by, and `symbols`, what is in the image in words,
 for models that need not look. `draw_questions` draws scenes and asks about them so that the questions alone tell
 nothing: each text has all of its answers equally often. `draw_objects` draws one object and asks what it is.
 """
@@ -17,7 +17,7 @@ from datasets import Dataset, DatasetDict, Features, Image, List, Value, concate
 
 from .conversations import load_conversations, load_easy_vqa
 from .pairs import HELD_OUT_COMBINATIONS, SCENE_SIDE, seen_combinations
-from .sources import VALIDATION_SHARE
+from .sources import VALIDATION_FRACTION
 from .stored_images import store
 from .synthetic.shapes import COLOURS, SHAPES, DrawnObject, Scene, draw_scene
 
@@ -35,7 +35,7 @@ FEATURES = Features(
         "symbols": Value("string"),
     }
 )
-# Questions that one picture gets of each kind, at most.
+# Questions that one image gets of each kind, at most.
 SCENE_KINDS = {"colour": 4, "shape": 4, "count": 3, "left_right": 4, "above_below": 4, "caption": 1}
 OBJECT_KINDS = {"colour": "What colour is the object?", "shape": "What shape is the object?", "name": "What is it?"}
 QUESTION_SIZES = {"train": 12_000, "validation": 200, "test": 600, "held_out": 600}
@@ -64,8 +64,8 @@ class Question:
     answers: tuple[str, ...] = ()
 
 
-def load_questions(dataset: str, validation_share: float = VALIDATION_SHARE, seed: int = 0) -> DatasetDict:
-    """Load pictures with questions and hold out a validation split.
+def load_questions(dataset: str, validation_fraction: float = VALIDATION_FRACTION, seed: int = 0) -> DatasetDict:
+    """Load images with questions and hold out a validation split.
 
     Args:
         dataset: What to load, the first that fits:
@@ -75,7 +75,7 @@ def load_questions(dataset: str, validation_share: float = VALIDATION_SHARE, see
             elsewhere; a `.jsonl` file of conversations or a folder with `train.jsonl` and perhaps `validation.jsonl`
             and `test.jsonl` (see `conversations.load_conversations`). Several, joined by ` + `, are trained on
             together; the other splits are those of the first.
-        validation_share: What to hold out of train where there is no validation split: a share of the rows, or a
+        validation_fraction: What to hold out of train where there is no validation split: a share of the rows, or a
             number of them.
         seed: Seed of that choice.
 
@@ -88,8 +88,8 @@ def load_questions(dataset: str, validation_share: float = VALIDATION_SHARE, see
     """
     first, *more = dataset.split(" + ")
     if more:
-        data = load_questions(first, validation_share, seed)
-        others = [load_questions(other, validation_share, seed)["train"] for other in more]
+        data = load_questions(first, validation_fraction, seed)
+        others = [load_questions(other, validation_fraction, seed)["train"] for other in more]
         data["train"] = concatenate_datasets([data["train"], *others])
         return data
     name, _, details = dataset.partition(":")
@@ -101,10 +101,11 @@ def load_questions(dataset: str, validation_share: float = VALIDATION_SHARE, see
     splits = {name: Dataset.from_list(found, features=FEATURES) for name, found in rows.items()}
     if "validation" not in splits:
         count = len(splits["train"])
-        held_out = round(validation_share * count) if validation_share < 1 else int(validation_share)
+        held_out = round(validation_fraction * count) if validation_fraction < 1 else int(validation_fraction)
         if not 0 < held_out < count:
             raise ValueError(
-                f"`validation_share` must leave rows on both sides, got {validation_share!r} of {count} conversations."
+                f"`validation_fraction` must leave rows on both sides, got {validation_fraction!r} of {count} "
+                "conversations."
             )
         order = np.random.default_rng(seed).permutation(count)
         whole = splits["train"]
@@ -134,7 +135,7 @@ def draw_questions(
 ) -> DatasetDict:
     """Draw scenes of one to four objects, and ask about them.
 
-    Colours and shapes are asked of what there is only one of, in pictures with several colours or shapes, so that
+    Colours and shapes are asked of what there is only one of, in images with several colours or shapes, so that
     something must be found to be named; numbers up to four, sides and heights where they are clear; a caption names
     all objects from left to right. Train, validation and test never show a combination of
     `HELD_OUT_COMBINATIONS`; in the split `held_out` every scene has one, and questions about a colour, a shape or a
@@ -143,8 +144,8 @@ def draw_questions(
     Args:
         kinds: Which questions to ask, of `SCENE_KINDS`.
         seed: Seed of the drawings.
-        size: Side of a picture in pixels.
-        sizes: Pictures per split, by default 12,000 to train, 200 for validation, 600 for test and held_out.
+        size: Side of an image in pixels.
+        sizes: Images per split, by default 12,000 to train, 200 for validation, 600 for test and held_out.
     """
     return _drawn(_draw, kinds, (seed,), size, sizes or QUESTION_SIZES)
 
@@ -163,11 +164,11 @@ def draw_objects(
     Args:
         kinds: Which questions to ask, of `OBJECT_KINDS`; each object gets all of them.
         seed: Seed of the drawings.
-        size: Side of a picture in pixels.
-        sizes: Pictures per split, by default 6,000 to train, 80 for validation, 240 for test and held_out.
+        size: Side of an image in pixels.
+        sizes: Images per split, by default 6,000 to train, 80 for validation, 240 for test and held_out.
     """
     drawn = _drawn(_draw_one, kinds, (seed, 1), size, sizes or OBJECT_SIZES)
-    # They are drawn in turns. Whoever is shown the picture half a split further on must not find the same combination.
+    # They are drawn in turns. Whoever is shown the image half a split further on must not find the same combination.
     return DatasetDict({name: rows if name == "train" else rows.shuffle(seed) for name, rows in drawn.items()})
 
 
@@ -179,7 +180,7 @@ def scene_questions(scene: Scene, about: Sequence[str] | None = None) -> Iterato
         about: Names of objects, "red square", that questions about a colour, a shape or a place must be about; by
             default all.
     """
-    objects, size = scene.objects, scene.picture.width
+    objects, size = scene.objects, scene.image.width
     # What is held out cannot be balanced: a colour may have one such shape only.
     seen = seen_combinations() if about is None else []
     # Where everything is red, "red" is right whatever is asked: who learns this learns to look later or never.
@@ -210,7 +211,7 @@ def scene_questions(scene: Scene, about: Sequence[str] | None = None) -> Iterato
     for shape in dict.fromkeys(item.shape for item in objects):
         found = NUMBERS[_number(objects, shape=shape) - 1]
         yield Question("count", f"How many {PLURALS[shape]} are there?", found, NUMBERS)
-    yield Question("caption", "What is in the picture?", _caption(objects))
+    yield Question("caption", "What is in the image?", _caption(objects))
 
 
 def scene_texts() -> list[str]:
@@ -218,7 +219,7 @@ def scene_texts() -> list[str]:
     names = [*COLOURS, *SHAPES, *PLURALS.values(), *NUMBERS, *map(str, range(GRID))]
     return [
         " ".join(names),
-        "What colour is the? What shape is the object? How many objects are there? What is in the picture?",
+        "What colour is the? What shape is the object? How many objects are there? What is in the image?",
         "Is the left or right of the above or below the? a, an and",
     ]
 
@@ -231,7 +232,7 @@ def centre(item: DrawnObject) -> tuple[float, float]:
 
 def symbols_of(scene: Scene) -> str:
     """Say in words all that the questions are about: each object with the column and row of its middle, 0 to 31."""
-    scale = GRID / scene.picture.width
+    scale = GRID / scene.image.width
     named = ((item.name, *(int(scale * value) for value in centre(item))) for item in scene.objects)
     return ", ".join(f"{name} {x} {y}" for name, x, y in named)
 
@@ -280,7 +281,7 @@ def _draw(kinds: Sequence[str], key: Sequence[int], size: int, count: int, held_
 
 def _row(scene: Scene, questions: Sequence[Question]) -> dict[str, Any]:
     return {
-        "images": [store(scene.picture)],
+        "images": [store(scene.image)],
         "questions": [
             {
                 "messages": [{"role": "user", "content": f"<image>\n{question.text}"}],

@@ -41,8 +41,8 @@ def draw_scene_patches(
     Args:
         patch: Side of a patch in pixels.
         seed: Seed of the drawings; they are others than those of the questions with the same seed.
-        size: Side of a picture in pixels.
-        sizes: Pictures per split, by default 12,000 to train, 500 for validation and 500 for held_out.
+        size: Side of an image in pixels.
+        sizes: Images per split, by default 12,000 to train, 500 for validation and 500 for held_out.
 
     Returns:
         Columns `image` and, for each patch in raster order, `colours` (numbers in `PATCH_COLOURS`), `shapes`
@@ -50,10 +50,10 @@ def draw_scene_patches(
         objects there are, of its colour and of its shape; background has zeros in all of them.
 
     Raises:
-        ValueError: for a patch that does not divide the picture.
+        ValueError: for a patch that does not divide the image.
     """
     if patch < 1 or size % patch:
-        raise ValueError(f"`patch` must divide the side of a picture, {size}, got {patch!r}. Choose another size.")
+        raise ValueError(f"`patch` must divide the side of an image, {size}, got {patch!r}. Choose another size.")
     splits = {}
     for number, (name, count) in enumerate((sizes or SCENE_SIZES).items()):
         options = {"key": (seed, 77, number, DRAWING), "size": size, "patch": patch, "count": count}
@@ -67,7 +67,7 @@ def patch_labels(scene: Scene, patch: int) -> dict[str, np.ndarray]:
     """Say what the patches of a scene show: `colours` and `shapes` (patches,), `places` (patches, 2), `numbers`
     (patches, 3).
     """
-    side = scene.picture.width
+    side = scene.image.width
     covers = np.stack([_shares(item.mask, patch) for item in scene.objects])
     largest = covers.argmax(0)
     shown = covers.max(0) >= COVERED
@@ -94,7 +94,7 @@ def _draw(key: Sequence[int], size: int, patch: int, count: int, held_out: bool)
         rng = np.random.default_rng([*key, index])
         scene = draw_scene(rng, choose_objects(rng, held_out), size)
         labels = {name: values.tolist() for name, values in patch_labels(scene, patch).items()}
-        yield {"image": store(scene.picture), **labels}
+        yield {"image": store(scene.image), **labels}
 
 
 __all__ = ["PATCH_COLOURS", "PATCH_SHAPES", "draw_scene_patches", "patch_labels"]

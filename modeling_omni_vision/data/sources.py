@@ -1,6 +1,6 @@
-"""Labelled pictures from anywhere, as one `DatasetDict`: train, validation and perhaps test.
+"""Labelled images from anywhere, as one `DatasetDict`: train, validation and perhaps test.
 
-`load_pictures` finds out what it was given (a built-in name, a folder, a file, a Hub dataset) and
+`load_images` finds out what it was given (a built-in name, a folder, a file, a Hub dataset) and
 always returns the columns `image` and `label`. Validation is held out of train, stratified and the
 same for every run; the test split is only passed through.
 """
@@ -35,32 +35,32 @@ SPLIT_NAMES = {
 }
 IMAGE_COLUMNS = ("image", "img", "picture", "pixel_values")
 LABEL_COLUMNS = ("label", "labels", "class", "target", "fine_label")
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 DIGITS_TEST_SHARE = 0.2
 # What is held out of train where nobody says otherwise: training and whoever finds its split again must agree.
-VALIDATION_SHARE = 0.1
+VALIDATION_FRACTION = 0.1
 
 
-def load_pictures(
+def load_images(
     dataset: str,
     image_column: str | None = None,
     label_column: str | None = None,
-    validation_share: float = VALIDATION_SHARE,
+    validation_fraction: float = VALIDATION_FRACTION,
     seed: int = 0,
 ) -> DatasetDict:
-    """Load labelled pictures and hold out a validation split.
+    """Load labelled images and hold out a validation split.
 
     Args:
         dataset: What to load, the first that fits:
             `digits` (scikit-learn's 1,797 scanned digits); `shapes`, `shapes:colour`, `shapes:shape` or
             `shapes:red,blue` (drawn, see `shapes.draw_shapes`); a folder with IDX files (the MNIST family); a
-            folder written by `save_to_disk`; a Parquet file, or a folder of them; a folder of pictures, one
+            folder written by `save_to_disk`; a Parquet file, or a folder of them; a folder of images, one
             sub-folder per class, perhaps within `train`, `validation` and `test`; otherwise a dataset of the
             Hub, `owner/name` or `owner/name:configuration`.
-        image_column: Column of the pictures; needed only where it cannot be told.
+        image_column: Column of the images; needed only where it cannot be told.
         label_column: Column of the classes; needed only where it cannot be told.
-        validation_share: What to hold out of train where there is no validation split: a share below 1, or a
-            number of pictures. Every class gives its part.
+        validation_fraction: What to hold out of train where there is no validation split: a share below 1, or a
+            number of images. Every class gives its part.
         seed: Seed of that choice. It does not depend on the seed of training, so that runs can be compared.
 
     Returns:
@@ -69,7 +69,7 @@ def load_pictures(
 
     Raises:
         ValueError: for a source that does not exist or cannot be read, columns or labels that are missing or
-            cannot be told, fewer than two classes, an empty split, or too few pictures to hold any out.
+            cannot be told, fewer than two classes, an empty split, or too few images to hold any out.
     """
     splits = name_splits(load_any(dataset), dataset)
     image, label = _find_columns(splits["train"], image_column, label_column)
@@ -83,7 +83,7 @@ def load_pictures(
     splits = {name: _two_columns(split, image, label) for name, split in splits.items()}
     splits = _class_labels(splits, dataset)
     if "validation" not in splits:
-        splits["train"], splits["validation"] = _hold_out(splits["train"], validation_share, seed)
+        splits["train"], splits["validation"] = _hold_out(splits["train"], validation_fraction, seed)
     _check(splits, dataset)
     return DatasetDict({name: splits[name] for name in SPLIT_NAMES if name in splits})
 
@@ -115,8 +115,8 @@ def _load_path(path: Path) -> DatasetDict:
     if path.is_dir() and has_idx_files(path):
         return load_idx(path)
     is_saved = (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
-    if path.is_dir() and not is_saved and not _holds(path, (".parquet", *PICTURE_SUFFIXES)):
-        raise ValueError(f"Expected pictures, Parquet or IDX files in {path}, got none. Correct the path.")
+    if path.is_dir() and not is_saved and not _holds(path, (".parquet", *IMAGE_SUFFIXES)):
+        raise ValueError(f"Expected images, Parquet or IDX files in {path}, got none. Correct the path.")
     try:
         if is_saved:
             saved = load_from_disk(str(path))
@@ -136,9 +136,9 @@ def _load_digits() -> DatasetDict:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    pictures = np.rint(digits.images * (255 / digits.images.max())).astype(np.uint8)
+    images = np.rint(digits.images * (255 / digits.images.max())).astype(np.uint8)
     features = Features({"image": Image(), "label": ClassLabel(names=[str(name) for name in digits.target_names])})
-    rows = {"image": list(pictures), "label": digits.target.tolist()}
+    rows = {"image": list(images), "label": digits.target.tolist()}
     whole = Dataset.from_dict(rows, features=features)
     parts = whole.train_test_split(DIGITS_TEST_SHARE, stratify_by_column="label", seed=0)
     return DatasetDict({"train": parts["train"], "test": parts["test"]})
@@ -161,14 +161,14 @@ def name_splits(loaded: DatasetDict, dataset: str) -> dict[str, Dataset]:
 
 def _find_columns(split: Dataset, image: str | None, label: str | None) -> tuple[str, str]:
     features = split.features
-    pictures = picture_columns(split)
+    images = image_columns(split)
     classes = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
-    image = choose_column("image", image, pictures, IMAGE_COLUMNS, split)
+    image = choose_column("image", image, images, IMAGE_COLUMNS, split)
     return image, choose_column("label", label, classes, LABEL_COLUMNS, split)
 
 
-def picture_columns(split: Dataset) -> list[str]:
-    """Name the columns that hold pictures."""
+def image_columns(split: Dataset) -> list[str]:
+    """Name the columns that hold images."""
     return [name for name, feature in split.features.items() if isinstance(feature, Image) or _holds_bytes(feature)]
 
 
@@ -190,13 +190,13 @@ def choose_column(kind: str, wanted: str | None, candidates: list[str], usual: t
     if not named or (len(candidates) > 1 and named[0] != usual[0]):
         raise ValueError(
             f"Expected one column that is clearly the {kind}, got {split.column_names}. Say which with "
-            f"--{kind}_column; for a folder of pictures, put each class into a sub-folder."
+            f"--{kind}_column; for a folder of images, put each class into a sub-folder."
         )
     return named[0]
 
 
 def _holds_bytes(feature: Any) -> bool:
-    """Tell whether a Parquet column holds encoded pictures without saying so."""
+    """Tell whether a Parquet column holds encoded images without saying so."""
     if isinstance(feature, dict):
         return set(feature) == {"bytes", "path"}
     return isinstance(feature, Value) and feature.dtype in ("binary", "large_binary")
@@ -207,9 +207,9 @@ def _two_columns(split: Dataset, image: str, label: str) -> Dataset:
     split = split.rename_columns({old: new for old, new in ((image, "image"), (label, "label")) if old != new})
     try:
         return split.cast_column("image", Image(decode=False))
-    except Exception as error:  # a column that holds no pictures fails in pyarrow, in one of many ways
+    except Exception as error:  # a column that holds no images fails in pyarrow, in one of many ways
         raise ValueError(
-            f"Expected pictures in the column {image!r}, got {split.features['image']}. Choose another column."
+            f"Expected images in the column {image!r}, got {split.features['image']}. Choose another column."
         ) from error
 
 
@@ -224,7 +224,7 @@ def _class_labels(splits: dict[str, Dataset], dataset: str) -> dict[str, Dataset
     for name, values in columns.items():
         missing = sum(value is None or value == -1 for value in values)
         if missing:
-            raise ValueError(f"{missing} of {len(values)} pictures of the {name} split of {dataset!r} have no label.")
+            raise ValueError(f"{missing} of {len(values)} images of the {name} split of {dataset!r} have no label.")
     if isinstance(feature, ClassLabel):
         names = feature.names
         different = [name for name, split in splits.items() if _names(split) != names]
@@ -252,19 +252,19 @@ def _names(split: Dataset) -> list[str] | None:
 def _hold_out(train: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
     if not 0 < share < max(len(train), 1):
         raise ValueError(
-            f"`validation_share` must be a share between 0 and 1 or a number of pictures below {len(train)}, "
+            f"`validation_fraction` must be a share between 0 and 1 or a number of images below {len(train)}, "
             f"got {share!r}. Choose another."
         )
     size = share if share < 1 else int(share)
     try:
-        # Not `Dataset.train_test_split`: it reads labels one by one, seconds for 60,000 pictures, and draws others.
+        # Not `Dataset.train_test_split`: it reads labels one by one, seconds for 60,000 images, and draws others.
         rows, held_out = train_test_split(
             np.arange(len(train)), test_size=size, stratify=train["label"][:], random_state=seed
         )
     except ValueError as error:
         raise ValueError(
-            f"No validation split of {share:g} can be held out of {len(train)} pictures with every class in both "
-            f"({error}) Add pictures, change `validation_share`, or provide a validation split."
+            f"No validation split of {share:g} can be held out of {len(train)} images with every class in both "
+            f"({error}) Add images, change `validation_fraction`, or provide a validation split."
         ) from error
     return train.select(np.sort(rows)), train.select(np.sort(held_out))
 
@@ -272,18 +272,18 @@ def _hold_out(train: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset
 def _check(splits: dict[str, Dataset], dataset: str) -> None:
     for name, split in splits.items():
         if not len(split):
-            raise ValueError(f"Expected pictures in the {name} split of {dataset!r}, got none. Add some.")
+            raise ValueError(f"Expected images in the {name} split of {dataset!r}, got none. Add some.")
     present = set(splits["train"]["label"][:])
     if len(present) < 2:
-        raise ValueError(f"Expected pictures of at least two classes in {dataset!r}, got {len(present)}. Add a class.")
+        raise ValueError(f"Expected images of at least two classes in {dataset!r}, got {len(present)}. Add a class.")
 
 
 __all__ = [
     "IMAGE_COLUMNS",
-    "VALIDATION_SHARE",
+    "VALIDATION_FRACTION",
     "choose_column",
+    "image_columns",
     "load_any",
-    "load_pictures",
+    "load_images",
     "name_splits",
-    "picture_columns",
 ]

@@ -1,4 +1,4 @@
-"""Pictures as an undecoded column of datasets holds them: a dict of `bytes` and `path`."""
+"""Images as an undecoded column of datasets holds them: a dict of `bytes` and `path`."""
 
 import io
 from collections.abc import Mapping
@@ -8,14 +8,14 @@ from PIL import Image as PilImage
 
 
 def open_stored(source: Mapping[str, Any]) -> PilImage.Image:
-    """Open a picture as an undecoded column holds it, with `bytes` or a `path`; Pillow decodes it when asked."""
+    """Open an image as an undecoded column holds it, with `bytes` or a `path`; Pillow decodes it when asked."""
     return PilImage.open(io.BytesIO(source["bytes"]) if source["bytes"] else source["path"])
 
 
-def store(picture: PilImage.Image) -> dict[str, Any]:
-    """Store a picture without loss (PNG), as `open_stored` opens it."""
+def store(image: PilImage.Image) -> dict[str, Any]:
+    """Store an image without loss (PNG), as `open_stored` opens it."""
     content = io.BytesIO()
-    picture.save(content, format="PNG", compress_level=1)
+    image.save(content, format="PNG", compress_level=1)
     return {"bytes": content.getvalue(), "path": None}
 
 

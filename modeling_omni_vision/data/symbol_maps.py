@@ -1,6 +1,6 @@
 """Drawn scenes as maps of symbols: where an object stands, patches say in bars all that questions are about.
 
-A model that is shown such a map has nothing to recognise, and all else is as with pictures. It is told what
+A model that is shown such a map has nothing to recognise, and all else is as with images. It is told what
 `data.scene_patches` teaches a tower, without a mistake: what is missed then is not for lack of eyes.
 """
 
@@ -15,7 +15,7 @@ from .questions import GRID, MOST_OBJECTS
 from .synthetic.shapes import COLOURS, SHAPES
 
 
-PATCH = 8  # pixels, and as many patches side by side in a picture of 64
+PATCH = 8  # pixels, and as many patches side by side in an image of 64
 OBJECT = re.compile(rf"({'|'.join(COLOURS)}) ({'|'.join(SHAPES)}) (\d+) (\d+)")
 AROUND = 2  # squared distance of the middle's patch to its eight neighbours, at most
 # Background, and a bar that is off or on. The processor makes about 0, -1 and 1 of them.
@@ -35,7 +35,7 @@ def draw_symbol_map(symbols: str) -> PilImage.Image:
         symbols: Objects with the column and row of their middle, 0 to 31, "red square 3 4, blue circle 20 9".
 
     Returns:
-        An RGB picture of 64 by 64 pixels, for a tower of that size whose patches have 8.
+        An RGB image of 64 by 64 pixels, for a tower of that size whose patches have 8.
 
     Raises:
         ValueError: for anything else than such objects, or two whose middles lie in the same patch.

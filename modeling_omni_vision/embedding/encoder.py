@@ -1,4 +1,4 @@
-"""Pictures and texts as the vectors of late interaction, by a retrieval checkpoint opened in sentence-transformers.
+"""Images and texts as the vectors of late interaction, by a retrieval checkpoint opened in sentence-transformers.
 
 Encoding, pooling and MaxSim are the library's. Here: lists of files in which a broken one costs only itself, the words
 that a text's vectors belong to, and a fingerprint that tells two checkpoints apart.
@@ -23,7 +23,7 @@ from sentence_transformers.multi_vector_encoder.modules import HierarchicalToken
 logger = logging.getLogger(__name__)
 
 POOL_FACTOR = 3
-# Pictures decoded at the same time: sixteen of 12 megapixels are some 600 MB.
+# Images decoded at the same time: sixteen of 12 megapixels are some 600 MB.
 BATCH_SIZE = 16
 
 
@@ -42,8 +42,8 @@ class EncodedText:
     owners: tuple[int, ...]
 
 
-class PictureEncoder:
-    """A retrieval checkpoint that turns pictures and texts into vectors.
+class ImageTextEncoder:
+    """A retrieval checkpoint that turns images and texts into vectors.
 
     Args:
         checkpoint: Folder or Hub id of an `OmniVisionForRetrieval` with its processor. Its code runs.
@@ -79,20 +79,20 @@ class PictureEncoder:
             found.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return found.hexdigest()
 
-    def pictures(self, sources: Sequence[Any], pool_factor: float = 1) -> list[torch.Tensor]:
+    def images(self, sources: Sequence[Any], pool_factor: float = 1) -> list[torch.Tensor]:
         """
-        Encode pictures, all or none.
+        Encode images, all or none.
 
         Args:
             sources: Paths (`str` or `Path`) or PIL images.
-            pool_factor: Merge like vectors of one picture, to about one of this many; 1 merges none.
+            pool_factor: Merge like vectors of one image, to about one of this many; 1 merges none.
 
         Returns:
             Vectors (n, embedding_dim) for each, of length 1.
         """
         pooling = HierarchicalTokenPooling(pool_factor, num_protected_tokens=0) if pool_factor > 1 else None
         # Decoded by our own policy: the library's way with a path loses transparency and 16-bit levels, and takes a
-        # path that does not end like a picture's for a text.
+        # path that does not end like an image's for a text.
         decode = self.model.processor.image_processor.fetch_images
         inputs: list[Any] = [decode(os.fspath(one) if isinstance(one, os.PathLike) else one) for one in sources]
         return self.model.encode_document(
@@ -113,11 +113,11 @@ class PictureEncoder:
         for start in range(0, len(files), BATCH_SIZE):
             batch = files[start : start + BATCH_SIZE]
             try:
-                read += zip(batch, _arrays(self.pictures(batch, pool_factor)), strict=True)
+                read += zip(batch, _arrays(self.images(batch, pool_factor)), strict=True)
             except Exception:  # decoders raise many kinds; what is at fault is found one by one
                 for file in batch:
                     try:
-                        read.append((file, _arrays(self.pictures([file], pool_factor))[0]))
+                        read.append((file, _arrays(self.images([file], pool_factor))[0]))
                     except Exception as error:
                         failed.append((file, reason(error, file)))
         return read, failed
@@ -132,7 +132,7 @@ class PictureEncoder:
         embeds = torch.as_tensor(self.model.encode_query([text], show_progress_bar=False)[0]).float()
         seen = embeds.norm(dim=-1) > 0.5
         read = self.model.tokenizer(text, truncation=True)
-        skipped = set(self._config.skipped_token_ids or [])
+        skipped = set(self._config.skiplist_token_ids or [])
         owners = [word for word, token in zip(read.word_ids(), read["input_ids"], strict=True) if token not in skipped]
         if not seen.any():
             raise ValueError(f"Expected a text with at least one word that the checkpoint knows, got {text!r}.")
@@ -145,10 +145,10 @@ class PictureEncoder:
             embeds[seen], tuple(text[span.start : span.end] for span in spans), tuple(numbers[word] for word in owners)
         )
 
-    def word_maps(self, text: EncodedText, picture: Any) -> torch.Tensor:
-        """Similarity of each word to each patch of a picture (path or PIL image): (words, rows, columns)."""
+    def word_maps(self, text: EncodedText, image: Any) -> torch.Tensor:
+        """Similarity of each word to each patch of an image (path or PIL image): (words, rows, columns)."""
         rows, columns = self.grid_size
-        patches = self.pictures([picture])[0][-rows * columns :]
+        patches = self.images([image])[0][-rows * columns :]
         maps = maxsim_similarity_map(text.embeds, patches, (columns, rows))
         owners = torch.tensor(text.owners)
         return torch.stack([maps[owners == word].mean(0) for word in range(len(text.words))])
@@ -159,10 +159,10 @@ def reason(error: Exception, file: Path) -> str:
     text = " ".join(str(error).split())
     for name in (repr(str(file)), str(file)):
         text = text.replace(name, "the file")
-    return text.removeprefix("picture 0: ").removeprefix("the file: ")[:200] or type(error).__name__
+    return text.removeprefix("image 0: ").removeprefix("the file: ")[:200] or type(error).__name__
 
 
-def picture_files(places: Iterable[str | Path]) -> list[tuple[Path, str]]:
+def image_files(places: Iterable[str | Path]) -> list[tuple[Path, str]]:
     """
     List the files named and all below the folders named, sorted, each once, with its folder within the place.
 
@@ -174,7 +174,7 @@ def picture_files(places: Iterable[str | Path]) -> list[tuple[Path, str]]:
     found: dict[Path, str] = {}
     for place in map(Path, places):
         if not place.exists():
-            raise ValueError(f"Expected files or folders of pictures, got {str(place)!r}, which does not exist.")
+            raise ValueError(f"Expected files or folders of images, got {str(place)!r}, which does not exist.")
         for file in sorted(place.rglob("*")) if place.is_dir() else [place]:
             inside = file.relative_to(place) if place.is_dir() else Path(file.name)
             if file.is_file() and not any(part.startswith(".") for part in inside.parts):
@@ -186,4 +186,4 @@ def _arrays(embeds: Sequence[torch.Tensor]) -> list[np.ndarray]:
     return [one.detach().float().cpu().numpy().astype(np.float16) for one in embeds]
 
 
-__all__ = ["BATCH_SIZE", "POOL_FACTOR", "EncodedText", "PictureEncoder", "picture_files", "reason"]
+__all__ = ["BATCH_SIZE", "POOL_FACTOR", "EncodedText", "ImageTextEncoder", "image_files", "reason"]

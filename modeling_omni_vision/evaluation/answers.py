@@ -12,7 +12,7 @@ from .metrics import CONFIDENCE, NUM_RESAMPLES
 
 
 @dataclass(frozen=True)
-class Answered:
+class AnswerResult:
     """Whether an answer is exactly right, the kind of its question, and which conversation it belongs to."""
 
     right: bool
@@ -20,7 +20,7 @@ class Answered:
     row: int
 
 
-def answer_metrics(answers: Sequence[Answered]) -> dict[str, Any]:
+def answer_metrics(answers: Sequence[AnswerResult]) -> dict[str, Any]:
     """
     Measure exact answers.
 
@@ -37,11 +37,11 @@ def answer_metrics(answers: Sequence[Answered]) -> dict[str, Any]:
     return {**_measured(answers), "kinds": {kind: _measured(found) for kind, found in kinds.items()}}
 
 
-def blind_prior(train: Dataset, split: Dataset) -> list[Answered]:
+def blind_prior(train: Dataset, split: Dataset) -> list[AnswerResult]:
     """
     Answer the questions of a split by their text alone: as training most often answers that text, or else that kind.
 
-    Nobody who sees no picture and learns from the same questions does better, but by chance.
+    Nobody who sees no image and learns from the same questions does better, but by chance.
     """
     by_text: defaultdict[str, Counter[str]] = defaultdict(Counter)
     by_kind: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -52,7 +52,7 @@ def blind_prior(train: Dataset, split: Dataset) -> list[Answered]:
     for row, question in _questions(split):
         known = by_text.get(_text(question)) or by_kind.get(question["kind"]) or Counter([""])
         best = known.most_common(1)[0][0]
-        answers.append(Answered(best == question["answer"], question["kind"], row))
+        answers.append(AnswerResult(best == question["answer"], question["kind"], row))
     return answers
 
 
@@ -64,12 +64,12 @@ def _text(question: dict[str, Any]) -> str:
     return "\n".join(f"{turn['role']}: {turn['content']}" for turn in question["messages"])
 
 
-def _in_order(answers: Sequence[Answered]) -> list[str]:
+def _in_order(answers: Sequence[AnswerResult]) -> list[str]:
     return list(dict.fromkeys(answer.kind for answer in answers))
 
 
-def _measured(answers: Sequence[Answered]) -> dict[str, Any]:
-    """Measure one kind; conversations are drawn again, not questions, which share a picture."""
+def _measured(answers: Sequence[AnswerResult]) -> dict[str, Any]:
+    """Measure one kind; conversations are drawn again, not questions, which share an image."""
     _, rows = np.unique([answer.row for answer in answers], return_inverse=True)
     right = np.bincount(rows, weights=[answer.right for answer in answers])
     asked = np.bincount(rows)
@@ -83,4 +83,4 @@ def _measured(answers: Sequence[Answered]) -> dict[str, Any]:
     }
 
 
-__all__ = ["Answered", "answer_metrics", "blind_prior"]
+__all__ = ["AnswerResult", "answer_metrics", "blind_prior"]

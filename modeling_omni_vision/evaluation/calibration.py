@@ -1,7 +1,7 @@
 """Temperature scaling (Guo et al. 2017, https://huggingface.co/papers/1706.04599), fitted on what training held out.
 
 The temperature divides all logits: it changes how sure a model says it is, and no answer. It is never fitted on the
-pictures it is measured on.
+images it is measured on.
 """
 
 from typing import Any
@@ -28,7 +28,7 @@ def temperature_scaling(held_out: Predictions, measured: Predictions) -> dict[st
         measured: Predictions of the evaluated split.
 
     Returns:
-        `temperature`, `fitted_on` (split and number of pictures), and `before` and `after` for
+        `temperature`, `fitted_on` (split and number of images), and `before` and `after` for
         `expected_calibration_error` and `nll` of the evaluated split; or only `left_out`, the reason.
     """
     temperature = fit_temperature(held_out.logits, held_out.labels)
@@ -44,7 +44,7 @@ def temperature_scaling(held_out: Predictions, measured: Predictions) -> dict[st
     }
     return {
         "temperature": temperature,
-        "fitted_on": {"split": HELD_OUT, "pictures": len(held_out.labels)},
+        "fitted_on": {"split": HELD_OUT, "images": len(held_out.labels)},
         **found,
     }
 
@@ -54,8 +54,8 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float | None:
     Find the temperature of least negative log-likelihood.
 
     Args:
-        logits: Shape (pictures, classes).
-        labels: Classes, shape (pictures,).
+        logits: Shape (images, classes).
+        labels: Classes, shape (images,).
 
     Returns:
         The temperature. None where there is none within bounds: a model without a mistake should be ever surer,
@@ -76,7 +76,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float | None:
 
 
 def softened(logits: np.ndarray, temperature: float) -> np.ndarray:
-    """Probabilities (pictures, classes) of logits that are divided by a temperature."""
+    """Probabilities (images, classes) of logits that are divided by a temperature."""
     return np.exp(log_softmax(logits / temperature, axis=1))
 
 

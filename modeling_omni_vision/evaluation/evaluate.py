@@ -1,4 +1,4 @@
-"""Evaluation of a checkpoint folder on a split: numbers into its `metrics.json`, pictures beside it.
+"""Evaluation of a checkpoint folder on a split: numbers into its `metrics.json`, images beside it.
 
 Any image classifier that plain transformers opens will do, ours and its native twin alike; maps of
 attention are drawn where the model gives them.
@@ -17,8 +17,8 @@ import torch
 from datasets import Dataset
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
-from ..data.sources import load_pictures
-from ..image_processing_omni_vision import load_picture
+from ..data.sources import load_images
+from ..image_processing_omni_vision import read_image
 from ..interpretability.plots import plot_attention, plot_confusion, plot_mistakes, plot_training
 from ..records.command import without_folder
 from ..records.metrics_file import merge_metrics, read_metrics
@@ -45,7 +45,7 @@ class EvaluationReport:
 
     metrics: dict[str, Any]
     metrics_file: Path
-    pictures: list[Path] = field(default_factory=list)
+    images: list[Path] = field(default_factory=list)
 
 
 def evaluate(
@@ -55,7 +55,7 @@ def evaluate(
     output_dir: str | Path | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
-    validation_share: float | None = None,
+    validation_fraction: float | None = None,
     batch_size: int = 64,
     command: str | None = None,
     robustness: bool = False,
@@ -65,37 +65,37 @@ def evaluate(
 
     Args:
         checkpoint: Folder with a classifier and its image processor.
-        dataset: Anything that `load_pictures` reads.
+        dataset: Anything that `load_images` reads.
         split: `"train"`, `"validation"` or `"test"`.
         output_dir: Where PNG files go; `plots` in the checkpoint where None.
-        image_column: Column of the pictures, where it cannot be told.
+        image_column: Column of the images, where it cannot be told.
         label_column: Column of the classes, where it cannot be told.
-        validation_share: What the training run held out, where its record does not say so.
-        batch_size: Pictures in one forward.
+        validation_fraction: What the training run held out, where its record does not say so.
+        batch_size: Images in one forward.
         command: What to record as the command that measured this.
         robustness: Measure the accuracy under corruptions, and with the mirror image, too: some 25 times the work.
 
     Returns:
         The numbers, which also stand in `metrics.json` of the checkpoint under `"evaluation"`, with those of the
-        corruptions under `"robustness"` (everything else in that file is kept), and the pictures drawn.
+        corruptions under `"robustness"` (everything else in that file is kept), and the images drawn.
 
     Raises:
         `ValueError`: if the folder holds no classifier or no image processor, there is no such split, the
-            classes of model and data differ, the data or the share is not that of the run, a picture cannot be
+            classes of model and data differ, the data or the share is not that of the run, an image cannot be
             read, or the model gives NaN; if the test split was opened by other weights, or the same weights now
             have another accuracy.
     """
     folder = Path(checkpoint)
     model, processor = load_classifier(folder)
     training = read_training(folder)
-    share = validation_share_of(training, dataset, validation_share)
-    splits = load_pictures(dataset, image_column, label_column, share)
+    share = validation_share_of(training, dataset, validation_fraction)
+    splits = load_images(dataset, image_column, label_column, share)
     check_held_out(training, splits, dataset)
     rows = pick_split(splits, split, dataset)
     names = class_names(model.config)
     check_classes(names, rows.features["label"].names, dataset)
     # Before the evaluated split is looked at: an error here must not have cost anybody the test split.
-    reason = why_not_fitted(training, dataset, split, validation_share)
+    reason = why_not_fitted(training, dataset, split, validation_fraction)
     held_out = None if reason else predict(model, processor, splits[HELD_OUT], batch_size)
     if held_out is not None:
         check_loss(training, held_out, dataset)
@@ -191,7 +191,7 @@ def draw_all(
     predictions: Predictions,
     sections: dict[str, dict[str, Any]],
 ) -> list[Path]:
-    """Draw every picture that there is something to draw for, and return their paths."""
+    """Draw every image that there is something to draw for, and return their paths."""
     metrics, robustness = sections["evaluation"], sections.get("robustness")
     names, temperature = list(metrics["per_class"]), metrics["calibration"].get("temperature")
     scaled = softened(predictions.logits, temperature) if temperature else None
@@ -223,7 +223,7 @@ def draw_mistakes(model: Any, rows: Dataset, predictions: Predictions, names: li
     wrong = np.flatnonzero(predictions.predicted != predictions.labels)
     surest = wrong[np.argsort(-predictions.probabilities.max(axis=1)[wrong], kind="stable")][:MISTAKES_SHOWN]
     return plot_mistakes(
-        [load_picture(rows[int(index)]["image"], shown_channels(model)) for index in surest],
+        [read_image(rows[int(index)]["image"], shown_channels(model)) for index in surest],
         [names[predictions.labels[index]] for index in surest],
         [names[predictions.predicted[index]] for index in surest],
         [float(predictions.probabilities[index].max()) for index in surest],
@@ -235,29 +235,29 @@ def draw_mistakes(model: Any, rows: Dataset, predictions: Predictions, names: li
 def draw_attention(
     model: Any, processor: Any, rows: Dataset, predictions: Predictions, names: list[str], path: Path
 ) -> Path:
-    """Draw the last layer's attention on the first picture of some classes, as the model saw them."""
+    """Draw the last layer's attention on the first image of some classes, as the model saw them."""
     present = [int(np.flatnonzero(predictions.labels == label)[0]) for label in np.unique(predictions.labels)]
     chosen = [present[index] for index in np.linspace(0, len(present) - 1, min(MAPS_SHOWN, len(present))).astype(int)]
-    images = rows[chosen]["image"]
-    pixels = pixel_values(model, processor, images, chosen[0])
+    sources = rows[chosen]["image"]
+    pixels = pixel_values(model, processor, sources, chosen[0])
     maps = model.attention_maps(pixels)[:, 0].float().numpy()
     height, width = pixels.shape[2:]
     captions = [
         names[truth] if truth == answer else f"{names[truth]}\nsaid {names[answer]}"
         for truth, answer in zip(predictions.labels[chosen], predictions.predicted[chosen], strict=True)
     ]
-    pictures = [resized(load_picture(image, shown_channels(model)), height, width) for image in images]
-    return plot_attention(pictures, maps, captions, path)
+    images = [resized(read_image(image, shown_channels(model)), height, width) for image in sources]
+    return plot_attention(images, maps, captions, path)
 
 
 def shown_channels(model: Any) -> int | None:
-    """Channels a picture is shown with: as the model sees it, or as it is where it sees something else."""
+    """Channels an image is shown with: as the model sees it, or as it is where it sees something else."""
     return model.config.num_channels if model.config.num_channels in (1, 3) else None
 
 
-def resized(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+def resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Bring levels (rows, columns, channels) to another size."""
-    planes = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None].float()
+    planes = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
     planes = torch.nn.functional.interpolate(planes, size=(height, width), mode="bilinear", antialias=True)
     return planes[0].permute(1, 2, 0).numpy()
 

@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from operator import itemgetter
 from typing import Any
 
-from ..data.sources import VALIDATION_SHARE
+from ..data.sources import VALIDATION_FRACTION
 from ..records.command import without_folder
 from .metrics import negative_log_likelihood
 from .predictions import Predictions
 
 
 HELD_OUT = "validation"
-# Relative. A run in bf16 and an evaluation in float32 differ by 0.02 % on 10,000 pictures, by more on few.
+# Relative. A run in bf16 and an evaluation in float32 differ by 0.02 % on 10,000 images, by more on few.
 SAME_LOSS = 0.02
 
 
@@ -28,11 +28,11 @@ def validation_share_of(training: Mapping[str, Any], dataset: str, given: float 
         `ValueError`: if the caller says something else than the run recorded: it would be another split.
     """
     if not trained_on(training, dataset):
-        return VALIDATION_SHARE if given is None else given
-    recorded = training["arguments"].get("validation_share", VALIDATION_SHARE)
+        return VALIDATION_FRACTION if given is None else given
+    recorded = training["arguments"].get("validation_fraction", VALIDATION_FRACTION)
     if given not in (None, recorded):
         raise ValueError(
-            f"`validation_share` must be that of the training run, {recorded!r}, got {given!r}: pictures that the "
+            f"`validation_fraction` must be that of the training run, {recorded!r}, got {given!r}: images that the "
             "model was trained on would count as held out. Leave it out."
         )
     return recorded
@@ -51,8 +51,8 @@ def check_held_out(training: Mapping[str, Any], splits: Mapping[str, Any], datas
     now = {name: len(rows) for name, rows in splits.items()}
     if any(count not in (None, now[name]) for name, count in then.items()):
         raise ValueError(
-            f"The splits of {dataset!r} must be those of the training run, {then!r} pictures, got {now!r}. Other "
-            "pictures would count as held out: evaluate on the data as it was."
+            f"The splits of {dataset!r} must be those of the training run, {then!r} images, got {now!r}. Other "
+            "images would count as held out: evaluate on the data as it was."
         )
 
 
@@ -60,7 +60,7 @@ def check_loss(training: Mapping[str, Any], found: Predictions, dataset: str) ->
     """
     Raise `ValueError` where a model does on the validation split what it did not when its run measured it.
 
-    Two splits can have the same size and other pictures, by another seed or another order of the data. On pictures
+    Two splits can have the same size and other images, by another seed or another order of the data. On images
     that a model was trained on its loss is lower, so that the recorded loss tells them apart.
     """
     losses = recorded_losses(training) if trained_on(training, dataset) else []
@@ -68,7 +68,7 @@ def check_loss(training: Mapping[str, Any], found: Predictions, dataset: str) ->
     if losses and min(abs(loss - recorded) - max(SAME_LOSS * recorded, 0.1 * SAME_LOSS) for recorded in losses) > 0:
         raise ValueError(
             f"On the {HELD_OUT} split the loss must be that of the training run, {losses!r}, got {loss:.4f}: these "
-            f"are not the pictures that were held out of {dataset!r} then, or not the weights of that run."
+            f"are not the images that were held out of {dataset!r} then, or not the weights of that run."
         )
 
 
@@ -86,7 +86,7 @@ def why_not_fitted(training: Mapping[str, Any], dataset: str, split: str, given:
     if split == HELD_OUT:
         return "the evaluated split is the one that a temperature is fitted on"
     if given is None and not trained_on(training, dataset):
-        return "no record says what training held out of this data, and no validation_share was given"
+        return "no record says what training held out of this data, and no validation_fraction was given"
     return None
 
 

@@ -16,11 +16,11 @@ CONFIDENCE = 0.95
 
 
 def check_predictions(probabilities: np.ndarray, labels: np.ndarray) -> None:
-    """Raise `ValueError` unless these are probabilities (pictures, classes) and classes (pictures,) of them."""
+    """Raise `ValueError` unless these are probabilities (images, classes) and classes (images,) of them."""
     count, classes = probabilities.shape if probabilities.ndim == 2 else (0, 0)
     if not count or labels.shape != (count,) or labels.dtype.kind not in "iu":
         raise ValueError(
-            "Expected probabilities of shape (pictures, classes), at least one picture, with an integer label each, "
+            "Expected probabilities of shape (images, classes), at least one image, with an integer label each, "
             f"got shapes {probabilities.shape} and {labels.shape}, labels of {labels.dtype}. Pass the whole split."
         )
     if labels.min() < 0 or labels.max() >= classes:
@@ -30,7 +30,7 @@ def check_predictions(probabilities: np.ndarray, labels: np.ndarray) -> None:
         )
     if not np.allclose(probabilities.sum(axis=1), 1, atol=1e-3) or probabilities.min() < 0:
         raise ValueError(
-            "Probabilities must be finite, not negative, and add up to 1 for each picture, got rows that add up to "
+            "Probabilities must be finite, not negative, and add up to 1 for each image, got rows that add up to "
             f"{probabilities.sum(axis=1).min():.3f} or more. Apply softmax to the logits; NaN means a broken model."
         )
 
@@ -41,11 +41,11 @@ def accuracy_interval(
     """
     Percentile bootstrap interval of an accuracy.
 
-    Resampling pictures with replacement makes the number of right ones binomial, so it is drawn from that
-    distribution: the same interval as drawing pictures, at any number of them.
+    Resampling images with replacement makes the number of right ones binomial, so it is drawn from that
+    distribution: the same interval as drawing images, at any number of them.
 
     Args:
-        correct: For each picture, whether its class was right; shape (pictures,).
+        correct: For each image, whether its class was right; shape (images,).
         confidence: Share of resamples inside the interval.
         num_resamples: How often the set is drawn again.
         seed: Seed of the draws.
@@ -64,15 +64,15 @@ def calibration_bins(
     probabilities: np.ndarray, labels: np.ndarray, num_bins: int = NUM_BINS
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
-    Sort pictures into bins of equal width by the probability of the predicted class.
+    Sort images into bins of equal width by the probability of the predicted class.
 
     Args:
-        probabilities: Shape (pictures, classes).
-        labels: Classes, shape (pictures,).
+        probabilities: Shape (images, classes).
+        labels: Classes, shape (images,).
         num_bins: Bins between 0 and 1; each holds its upper edge, the first 0 too.
 
     Returns:
-        Mean confidence, accuracy and number of pictures of each bin, each of shape (bins,); the first two
+        Mean confidence, accuracy and number of images of each bin, each of shape (bins,); the first two
         are NaN for an empty bin.
     """
     confidence = probabilities.max(axis=1)
@@ -87,9 +87,9 @@ def calibration_bins(
 
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, num_bins: int = NUM_BINS) -> float:
     """
-    Mean gap between confidence and accuracy over bins of equal width, weighted by the pictures in each.
+    Mean gap between confidence and accuracy over bins of equal width, weighted by the images in each.
 
-    0 means that of the pictures predicted with 80 % confidence 80 % are right. See `calibration_bins`.
+    0 means that of the images predicted with 80 % confidence 80 % are right. See `calibration_bins`.
     """
     mean_confidence, accuracy, counts = calibration_bins(probabilities, labels, num_bins)
     used = counts > 0
@@ -106,8 +106,8 @@ def classification_metrics(probabilities: np.ndarray, labels: np.ndarray, names:
     Everything that `metrics.json` says about predictions.
 
     Args:
-        probabilities: Shape (pictures, classes), rows adding up to 1.
-        labels: Classes, integers of shape (pictures,).
+        probabilities: Shape (images, classes), rows adding up to 1.
+        labels: Classes, integers of shape (images,).
         names: Name of each class.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What a classifier says about rows of pictures, ours or a stock one: logits, and the pixels it said it of."""
+"""What a classifier says about rows of images, ours or a stock one: logits, and the pixels it said it of."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,28 +10,28 @@ import torch
 from datasets import Dataset
 
 from ..image_processing_omni_vision import (
+    ImageReadError,
     OmniVisionImageProcessor,
     OmniVisionImageProcessorPil,
-    PictureError,
-    load_picture,
+    read_image,
 )
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model said about a split: logits (pictures, classes) in float64, and the truth (pictures,)."""
+    """What a model said about a split: logits (images, classes) in float64, and the truth (images,)."""
 
     logits: np.ndarray
     labels: np.ndarray
 
     @cached_property
     def probabilities(self) -> np.ndarray:
-        """Probabilities (pictures, classes), rows adding up to 1."""
+        """Probabilities (images, classes), rows adding up to 1."""
         return torch.from_numpy(self.logits).softmax(dim=-1).numpy()
 
     @property
     def predicted(self) -> np.ndarray:
-        """Class of highest probability for each picture."""
+        """Class of highest probability for each image."""
         return self.probabilities.argmax(axis=1)
 
     @property
@@ -51,7 +51,7 @@ def predict(model: Any, processor: Any, rows: Dataset, batch_size: int = 64, mir
 
 
 def batches(rows: Dataset, batch_size: int) -> Iterator[tuple[list[Any], int]]:
-    """Give the pictures of rows in batches, each with the number of its first row."""
+    """Give the images of rows in batches, each with the number of its first row."""
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size!r}. Choose a larger one.")
     for start in range(0, len(rows), batch_size):
@@ -60,28 +60,28 @@ def batches(rows: Dataset, batch_size: int) -> Iterator[tuple[list[Any], int]]:
 
 def pixel_values(model: Any, processor: Any, images: Sequence[Any], first_row: int, **options: Any) -> torch.Tensor:
     """
-    Prepare pictures for a model: one policy for reading them, whichever image processor follows.
+    Prepare images for a model: one policy for reading them, whichever image processor follows.
 
     Args:
         model: The classifier.
         processor: Its image processor.
-        images: Anything that `load_picture` reads.
+        images: Anything that `read_image` reads.
         first_row: Row of the first of them, for the message about one that cannot be read.
         **options: What the image processor shall do otherwise than it is configured to.
 
     Raises:
-        `ValueError`: if a picture cannot be read.
+        `ValueError`: if an image cannot be read.
     """
     try:
         if isinstance(processor, (OmniVisionImageProcessor, OmniVisionImageProcessorPil)):
             batch = processor(list(images), return_tensors="pt", **options)
         else:
             # Stock processors divide floats by 255 too, which is right for the levels that come out here.
-            pictures = [load_picture(image, model.config.num_channels) for image in images]
-            batch = processor(pictures, return_tensors="pt", input_data_format="channels_last", **options)
-    except PictureError as error:
+            arrays = [read_image(image, model.config.num_channels) for image in images]
+            batch = processor(arrays, return_tensors="pt", input_data_format="channels_last", **options)
+    except ImageReadError as error:
         last = first_row + len(images) - 1
-        raise ValueError(f"A picture in rows {first_row} to {last} of the split cannot be read. {error}") from error
+        raise ValueError(f"An image in rows {first_row} to {last} of the split cannot be read. {error}") from error
     return batch["pixel_values"].to(model.dtype)
 
 

@@ -1,4 +1,4 @@
-"""Pictures of how far to trust a model: calibration before and after scaling, accuracy under corruption."""
+"""Images of how far to trust a model: calibration before and after scaling, accuracy under corruption."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,11 +16,11 @@ def plot_calibration(
     probabilities: np.ndarray, labels: np.ndarray, path: Path, scaled: np.ndarray | None = None
 ) -> Path:
     """
-    Draw accuracy against confidence in 15 bins, and below it how many pictures each bin holds.
+    Draw accuracy against confidence in 15 bins, and below it how many images each bin holds.
 
     Args:
-        probabilities: Shape (pictures, classes).
-        labels: Classes, shape (pictures,).
+        probabilities: Shape (images, classes).
+        labels: Classes, shape (images,).
         path: PNG to write.
         scaled: Probabilities after temperature scaling, drawn to the right of those before it.
     """
@@ -30,12 +30,12 @@ def plot_calibration(
     for (above, below), (title, shown) in zip(panels.T, titles.items(), strict=True):
         draw_calibration(above, below, shown, labels, title)
     panels[0, 0].set_ylabel("accuracy")
-    panels[1, 0].set_ylabel("pictures")
+    panels[1, 0].set_ylabel("images")
     return save(figure, path)
 
 
 def draw_calibration(above: Axes, below: Axes, probabilities: np.ndarray, labels: np.ndarray, title: str) -> None:
-    """Draw one calibration, its accuracy above, its pictures below."""
+    """Draw one calibration, its accuracy above, its images below."""
     confidence, accuracy, counts = calibration_bins(probabilities, labels)
     edges = np.linspace(0, 1, len(counts) + 1)
     used = counts > 0
@@ -43,7 +43,7 @@ def draw_calibration(above: Axes, below: Axes, probabilities: np.ndarray, labels
     above.bar(
         edges[:-1][used], accuracy[used], np.diff(edges)[used], align="edge", color=OURS, alpha=0.35, edgecolor="w"
     )
-    above.plot(confidence[used], accuracy[used], "o", color=OURS, markersize=4, label="bins with pictures")
+    above.plot(confidence[used], accuracy[used], "o", color=OURS, markersize=4, label="bins with images")
     gap = expected_calibration_error(probabilities, labels)
     above.set(ylim=(0, 1.03), title=f"{title}expected calibration error {gap:.3f}".capitalize())
     above.legend(loc="upper left", frameon=False)

@@ -1,7 +1,7 @@
-"""Accuracy under corruptions of growing severity: rotation, blur, noise and erasing of the picture a model sees.
+"""Accuracy under corruptions of growing severity: rotation, blur, noise and erasing of the image a model sees.
 
-A picture is changed at the model's input size, in 8-bit levels before normalisation. What chance decides depends
-on seed and row alone, so that batch size changes nothing and a curve is one picture getting worse, not many.
+An image is changed at the model's input size, in 8-bit levels before normalisation. What chance decides depends
+on seed and row alone, so that batch size changes nothing and a curve is one image getting worse, not many.
 """
 
 import math
@@ -22,12 +22,12 @@ from .predictions import Predictions, batches, pixel_values
 
 @dataclass(frozen=True)
 class Corruption:
-    """One way to spoil pictures.
+    """One way to spoil images.
 
     Attributes:
         unit: What a severity is counted in.
         severities: Rising, 0 first: nothing is changed there.
-        apply: From levels (B, C, H, W), a severity above 0 and a random generator for each picture to one or
+        apply: From levels (B, C, H, W), a severity above 0 and a random generator for each image to one or
             more spoilt batches, over which the accuracy is averaged.
     """
 
@@ -37,13 +37,13 @@ class Corruption:
 
 
 def rotated(levels: torch.Tensor, degrees: float, generators: Sequence[np.random.Generator]) -> list[torch.Tensor]:
-    """Turn pictures in both directions; what comes in from outside is black."""
+    """Turn images in both directions; what comes in from outside is black."""
     angles = sorted({degrees % 360, -degrees % 360})
     return [functional.rotate(levels, angle, interpolation=InterpolationMode.BILINEAR) for angle in angles]
 
 
 def blurred(levels: torch.Tensor, sigma: float, generators: Sequence[np.random.Generator]) -> list[torch.Tensor]:
-    """Blur pictures with a Gaussian that is cut off at three sigma, or at the size of the picture."""
+    """Blur images with a Gaussian that is cut off at three sigma, or at the size of the image."""
     radius = min(math.ceil(3 * sigma), min(levels.shape[-2:]) - 1)
     return [functional.gaussian_blur(levels, [2 * radius + 1] * 2, [sigma, sigma])]
 
@@ -55,7 +55,7 @@ def noisy(levels: torch.Tensor, deviation: float, generators: Sequence[np.random
 
 
 def erased(levels: torch.Tensor, share: float, generators: Sequence[np.random.Generator]) -> list[torch.Tensor]:
-    """Make a share of the area black: a square anywhere in a square picture, otherwise of the picture's shape."""
+    """Make a share of the area black: a square anywhere in a square image, otherwise of the image's shape."""
     sides = [round(side * math.sqrt(share)) for side in levels.shape[-2:]]
     free = np.array(levels.shape[-2:]) - sides
     black = torch.zeros(1, dtype=levels.dtype)
@@ -83,7 +83,7 @@ def measure_robustness(
         model: Classifier, ours or a stock one.
         processor: Its image processor, on torchvision.
         rows: Columns `image` and `label`.
-        batch_size: Pictures in one forward.
+        batch_size: Images in one forward.
         seed: Seed of noise and places.
 
     Returns:
@@ -120,7 +120,7 @@ def measure_robustness(
 
 
 def correct(model: Any, processor: Any, levels: torch.Tensor, labels: np.ndarray) -> np.ndarray:
-    """Whether each picture is classified right, from levels (B, C, H, W) of the model's input size."""
+    """Whether each image is classified right, from levels (B, C, H, W) of the model's input size."""
     logits = model(normalised(processor, levels).to(model.dtype)).logits
     return Predictions(logits.double().numpy(), labels).correct
 
@@ -135,9 +135,9 @@ def point(severity: float, right: np.ndarray) -> dict[str, Any]:
 
 
 def mirror_average(plain: Predictions, mirrored: Predictions) -> dict[str, Any]:
-    """Accuracy of the mean probabilities of each picture and its mirror image: reported beside, never instead."""
+    """Accuracy of the mean probabilities of each image and its mirror image: reported beside, never instead."""
     both = (plain.probabilities + mirrored.probabilities) / 2
-    return {"views": "picture and its mirror", "accuracy": float((both.argmax(axis=1) == plain.labels).mean())}
+    return {"views": "image and its mirror", "accuracy": float((both.argmax(axis=1) == plain.labels).mean())}
 
 
 __all__ = ["CORRUPTIONS", "Corruption", "measure_robustness", "mirror_average"]

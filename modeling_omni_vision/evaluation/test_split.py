@@ -1,6 +1,6 @@
 """The test split is opened once for each run; `test_opened.json` in its folder says when, and by which weights.
 
-Every road to predictions on a test split goes through `open_test_split` before the first picture is read. The same
+Every road to predictions on a test split goes through `open_test_split` before the first image is read. The same
 weights may come again: that is a reproduction, and must give the same accuracy. Other weights may not, for whoever
 looks twice chooses by what was seen. It keeps honest people honest; who deletes the record is not stopped.
 """
@@ -63,7 +63,7 @@ class OpenedSplit:
             raise SplitRefusedError(
                 f"The weights in {str(self.folder)!r} must give the accuracy again that was recorded on "
                 f"{self.record['date']}, expected {self.accuracy!r}, got {accuracy!r}. Something else has changed: "
-                "pictures, image processor, configuration, library or machine. Put it back; nothing was written."
+                "images, image processor, configuration, library or machine. Put it back; nothing was written."
             )
         return {SECTION: {**self.record, "accuracy": accuracy}}
 
@@ -72,7 +72,7 @@ def open_test_split(
     folder: str | Path, model: nn.Module, rows: Dataset, dataset: str, command: str | None = None
 ) -> OpenedSplit:
     """
-    Open the test split for the weights of a run, or again for the same weights; call before a picture is read.
+    Open the test split for the weights of a run, or again for the same weights; call before an image is read.
 
     Args:
         folder: Folder of the run, or a published one.
@@ -121,7 +121,7 @@ def describe(folder: Path, model: nn.Module, rows: Dataset, dataset: str, comman
         "run": hashlib.sha256(json.dumps([weights, recipe], sort_keys=True).encode()).hexdigest(),
         "weights": weights,
         "dataset": without_folder(dataset),
-        "pictures": len(rows),
+        "images": len(rows),
         "labels": labels_digest(rows),
         "date": datetime.now(UTC).date().isoformat(),
         "command": command,
@@ -138,7 +138,7 @@ def weights_digest(model: nn.Module) -> str:
 
 
 def labels_digest(rows: Dataset) -> str:
-    """SHA-256 over class names and all labels in their order: cheap, and no picture is read for it."""
+    """SHA-256 over class names and all labels in their order: cheap, and no image is read for it."""
     digest = hashlib.sha256(json.dumps(rows.features["label"].names).encode())
     digest.update(np.asarray(rows["label"][:], dtype="<i8").tobytes())
     return digest.hexdigest()
@@ -192,8 +192,8 @@ def refuse_another(folder: Path, record: dict[str, Any], wanted: dict[str, Any])
         )
     if record["labels"] != wanted["labels"]:
         raise SplitRefusedError(
-            f"The test split that the run in {str(folder)!r} opened on {record['date']} was {record.get('pictures')} "
-            f"pictures of {record.get('dataset')!r}, got {wanted['pictures']} pictures of {wanted['dataset']!r} with "
+            f"The test split that the run in {str(folder)!r} opened on {record['date']} was {record.get('images')} "
+            f"images of {record.get('dataset')!r}, got {wanted['images']} images of {wanted['dataset']!r} with "
             "other labels. Name that dataset; to measure the model on other data, copy it into a folder of its own."
         )
 

@@ -31,12 +31,12 @@ from transformers import (
 PACKAGE = "modeling_omni_vision"
 # Models of several parts by `model_type`; every other one is an encoder or a classifier, ours or stock.
 KINDS = {"omni_vision_retrieval": "search", "omni_vision_language": "language"}
-NUM_PICTURES = 2
+NUM_IMAGES = 2
 # Not square and not the native size: resizing is part of what is proven.
-PICTURE_SIZE = (45, 60)
+IMAGE_SIZE = (45, 60)
 RECIPE = (
-    "level(n, y, x, c) = (40 * n + 3 * y + 5 * x + (y * x) // 7 + 60 * c) % 256 for picture n, row y, column x, "
-    f"channel c; {NUM_PICTURES} pictures; the processor gets them as 8-bit pictures of {PICTURE_SIZE} pixels, the "
+    "level(n, y, x, c) = (40 * n + 3 * y + 5 * x + (y * x) // 7 + 60 * c) % 256 for image n, row y, column x, "
+    f"channel c; {NUM_IMAGES} images; the processor gets them as 8-bit images of {IMAGE_SIZE} pixels, the "
     "model as level / 127.5 - 1 at its native size, in float32 on the CPU"
 )
 TEXTS = ["This is a red circle and a blue square", "A green triangle"]
@@ -44,7 +44,7 @@ QUESTION = "What is it?"
 RECIPES = {
     "encoder": RECIPE,
     "search": f"{RECIPE}; texts, padded by the processor: {TEXTS!r}",
-    "language": f"{RECIPE}; a user asks {QUESTION!r} in the chat template, about each picture and about none",
+    "language": f"{RECIPE}; a user asks {QUESTION!r} in the chat template, about each image and about none",
 }
 
 
@@ -64,29 +64,29 @@ def refuse_network(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def levels(num_channels: int, size: tuple[int, int]) -> np.ndarray:
-    """Draw the fixed pictures of `RECIPE`: uint8 of shape (pictures, height, width, channels)."""
-    n, y, x, c = np.meshgrid(*map(np.arange, (NUM_PICTURES, *size, num_channels)), indexing="ij")
+    """Draw the fixed images of `RECIPE`: uint8 of shape (images, height, width, channels)."""
+    n, y, x, c = np.meshgrid(*map(np.arange, (NUM_IMAGES, *size, num_channels)), indexing="ij")
     return ((40 * n + 3 * y + 5 * x + (y * x) // 7 + 60 * c) % 256).astype(np.uint8)
 
 
 def pixels_for_model(config: PretrainedConfig) -> torch.Tensor:
-    """Scale the fixed pictures to float32 (pictures, channels, height, width) of a model's native size."""
+    """Scale the fixed images to float32 (images, channels, height, width) of a model's native size."""
     size = (config.image_size, config.image_size) if isinstance(config.image_size, int) else tuple(config.image_size)
     return torch.from_numpy(levels(config.num_channels, size)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def pictures_for_processor(num_channels: int) -> list[Any]:
-    """Wrap the fixed pictures as people pass them: PIL for grey and colour, arrays for other channel counts."""
-    drawn = levels(num_channels, PICTURE_SIZE)
+def images_for_processor(num_channels: int) -> list[Any]:
+    """Wrap the fixed images as people pass them: PIL for grey and colour, arrays for other channel counts."""
+    drawn = levels(num_channels, IMAGE_SIZE)
     if num_channels in (1, 3):
-        return [Image.fromarray(picture.squeeze(-1) if num_channels == 1 else picture) for picture in drawn]
+        return [Image.fromarray(image.squeeze(-1) if num_channels == 1 else image) for image in drawn]
     return list(drawn)
 
 
 @torch.inference_mode()
 def outputs_of_folder(folder: str | Path, trust_remote_code: bool) -> dict[str, torch.Tensor]:
     """
-    Open a folder through the Auto classes and run it on the fixed pictures.
+    Open a folder through the Auto classes and run it on the fixed images.
 
     Args:
         folder: Checkpoint folder.
@@ -94,7 +94,7 @@ def outputs_of_folder(folder: str | Path, trust_remote_code: bool) -> dict[str, 
 
     Returns:
         Tensors of float32: what the model computes, see `encoder_outputs`, `search_outputs` and `language_outputs`,
-        and for each backend of the image processor its pixels (pictures, channels, height, width). Tokens of texts
+        and for each backend of the image processor its pixels (images, channels, height, width). Tokens of texts
         are integers.
     """
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
@@ -104,18 +104,18 @@ def outputs_of_folder(folder: str | Path, trust_remote_code: bool) -> dict[str, 
     channels = vision_of(config).num_channels
     for backend in ("pil", "torchvision"):
         processor = AutoImageProcessor.from_pretrained(folder, backend=backend, **options)
-        prepared = processor(pictures_for_processor(channels), return_tensors="pt")
+        prepared = processor(images_for_processor(channels), return_tensors="pt")
         outputs[f"pixel_values_{backend}"] = prepared["pixel_values"].float()
     return {name: output.contiguous() for name, output in outputs.items()}
 
 
 def vision_of(config: Any) -> Any:
-    """Return the configuration of the picture tower, which an encoder is itself."""
+    """Return the configuration of the image tower, which an encoder is itself."""
     return config.vision_config if config.model_type in KINDS else config
 
 
 def encoder_outputs(folder: str | Path, config: Any, options: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """Compute `last_hidden_state` (pictures, tokens, hidden) and for a classifier `logits` (pictures, labels)."""
+    """Compute `last_hidden_state` (images, tokens, hidden) and for a classifier `logits` (images, labels)."""
     pixels = pixels_for_model(config)
     is_classifier = any("ForImageClassification" in name for name in config.architectures or ())
     auto_class = AutoModelForImageClassification if is_classifier else AutoModel
@@ -129,7 +129,7 @@ def encoder_outputs(folder: str | Path, config: Any, options: dict[str, Any]) ->
 def search_outputs(
     folder: str | Path, config: Any, options: dict[str, Any], auto_class: Any = AutoModel
 ) -> dict[str, torch.Tensor]:
-    """Compute vectors of patches, words, whole pictures and texts, their `logits_per_image`, and tokens of texts."""
+    """Compute vectors of patches, words, whole images and texts, their `logits_per_image`, and tokens of texts."""
     model = auto_class.from_pretrained(folder, dtype=torch.float32, **options).eval()
     texts = AutoProcessor.from_pretrained(folder, **options)(text=TEXTS, padding=True, return_tensors="pt")
     pixels = pixels_for_model(vision_of(config))
@@ -147,15 +147,15 @@ def search_outputs(
 def language_outputs(
     folder: str | Path, config: Any, options: dict[str, Any], auto_class: Any = None
 ) -> dict[str, torch.Tensor]:
-    """Compute `logits` (prompts, length, vocabulary) of a question about each picture and about none, and tokens."""
+    """Compute `logits` (prompts, length, vocabulary) of a question about each image and about none, and tokens."""
     # Not at the top of the file: encoders are opened with an older transformers too.
     from transformers import AutoModelForImageTextToText
 
     model = (auto_class or AutoModelForImageTextToText).from_pretrained(folder, dtype=torch.float32, **options).eval()
     processor = AutoProcessor.from_pretrained(folder, **options)
-    pictures = pictures_for_processor(vision_of(config).num_channels)
+    images = images_for_processor(vision_of(config).num_channels)
     outputs = {}
-    for name, shown in (("seeing", pictures), ("blind", [])):
+    for name, shown in (("seeing", images), ("blind", [])):
         asked = [{"type": "text", "text": QUESTION}]
         content = [{"type": "image"}, *asked] if shown else asked
         prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)

@@ -10,7 +10,7 @@ from .spelling import cell, number, spelled
 
 
 # What `metrics.json` calls the vectors that were compared, and what readers do.
-VECTORS = {"parts": "patches and words", "wholes": "one vector each"}
+VECTORS = {"multi_vector": "patches and words", "single_vector": "one vector each"}
 RANKS = {"recall@1": "{:.2%}", "recall@5": "{:.2%}", "ndcg@10": "{:.4f}"}
 # Sentences and whole pages of a vocabulary say little on a card.
 MAX_WORDS = 300
@@ -18,7 +18,7 @@ MAX_WORDS = 300
 
 def retrieval(metrics: dict[str, Any]) -> dict[str, Any]:
     """
-    Spell how well pictures and texts find each other.
+    Spell how well images and texts find each other.
 
     Returns:
         The `header` and the `rows` of a table, and for the metadata as `results` (split, measure, name, value).

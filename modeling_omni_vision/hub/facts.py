@@ -21,7 +21,7 @@ from .remote_code import python_files
 from .spelling import by, cell, leaf, number, one_line, spelled, table
 
 
-WEIGHTS_NAME, PICTURES_NAME = "model.safetensors", "plots"
+WEIGHTS_NAME, IMAGES_NAME = "model.safetensors", "plots"
 # Stock models that can hold our weights: a folder of one of them holds no code.
 NATIVE_TYPES = ("vit", "dinov2", "dinov2_with_registers")
 MEASURES = {
@@ -29,17 +29,17 @@ MEASURES = {
     "macro_f1": ("macro-F1", "{:.4f}"),
     "expected_calibration_error": ("expected calibration error", "{:.4f}"),
 }
-# Pictures of results that may stand beside a card, and what they show.
-PICTURES = {
+# Images of results that may stand beside a card, and what they show.
+IMAGES = {
     "training": "Loss and accuracy over epochs",
     "confusion": "Confusion matrix",
     "calibration": "Accuracy against confidence",
     "mistakes": "The surest mistakes",
-    "robustness": "Accuracy on corrupted pictures",
+    "robustness": "Accuracy on corrupted images",
     "attention": "What CLS looks at",
 }
-# What a section calls the number of pictures it was measured on.
-COUNTS = ("num_examples", "pictures", "n")
+# What a section calls the number of images it was measured on.
+COUNTS = ("num_examples", "images", "n")
 # Longer tables say little on a page; the numbers stay in metrics.json.
 MAX_CLASSES = 30
 
@@ -50,7 +50,7 @@ def card_facts(folder: Path) -> dict[str, Any]:
     metrics = read_metrics(folder)
     sizes = tensor_sizes(folder / WEIGHTS_NAME)
     kind = KINDS.get(config.model_type, "encoder")
-    # What a card says of layers and pixels, it says of the picture tower.
+    # What a card says of layers and pixels, it says of the image tower.
     vision = config if kind == "encoder" else config.vision_config
     is_native = config.model_type in NATIVE_TYPES
     is_classifier = any("ForImageClassification" in name for name in config.architectures or ())
@@ -88,7 +88,7 @@ def card_facts(folder: Path) -> dict[str, Any]:
         "answers": answers(metrics),
         "words": known_words(folder),
         "data_audit": table(metrics.get("data_audit") or {}),
-        "pictures": pictures(folder),
+        "images": images(folder),
         "dataset": cell(dataset_name(metrics)) if dataset_name(metrics) else None,
         "code_files": [path.name for path in python_files(folder)],
         "release": release_name(file_hashes(folder)),
@@ -116,7 +116,7 @@ def measured(metrics: dict[str, Any], section: str) -> dict[str, Any] | None:
         rows.insert(1, ("accuracy, bootstrap interval", f"{low:.2%} to {high:.2%}"))
     count = next((results[name] for name in COUNTS if results.get(name) is not None), None)
     if count is not None:
-        rows.append(("pictures", spelled(count)))
+        rows.append(("images", spelled(count)))
     rows += calibration_rows(inside(results, "calibration"), section)
     mirrored = inside(results, "test_time_augmentation")
     if mirrored:
@@ -148,9 +148,9 @@ def calibration_rows(calibration: dict[str, Any], section: str) -> list[tuple[st
             f"{check(values.get(when), section, f'calibration.{name}'):.4f}" for when in ("before", "after")
         )
 
-    pictures_of = f"{spelled(fitted.get('pictures'))} pictures of the {cell(fitted.get('split'))} split"
+    images_of = f"{spelled(fitted.get('images'))} images of the {cell(fitted.get('split'))} split"
     return [
-        (f"temperature, fitted on {pictures_of}", f"{temperature:.4f}"),
+        (f"temperature, fitted on {images_of}", f"{temperature:.4f}"),
         ("expected calibration error, before and after scaling", both("expected_calibration_error", share)),
         ("negative log-likelihood, before and after scaling", both("nll", amount)),
     ]
@@ -177,12 +177,12 @@ def robustness(metrics: dict[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def pictures(folder: Path) -> dict[str, str]:
-    """Link the pictures of results that lie beside the card, by name."""
+def images(folder: Path) -> dict[str, str]:
+    """Link the images of results that lie beside the card, by name."""
     return {
-        name: f"![{shows}]({PICTURES_NAME}/{name}.png)"
-        for name, shows in PICTURES.items()
-        if (folder / PICTURES_NAME / f"{name}.png").is_file()
+        name: f"![{shows}]({IMAGES_NAME}/{name}.png)"
+        for name, shows in IMAGES.items()
+        if (folder / IMAGES_NAME / f"{name}.png").is_file()
     }
 
 
@@ -219,4 +219,4 @@ def dataset_name(metrics: dict[str, Any]) -> str | None:
     return next((leaf(name) for name in named if isinstance(name, str) and name), None)
 
 
-__all__ = ["PICTURES", "PICTURES_NAME", "WEIGHTS_NAME", "card_facts"]
+__all__ = ["IMAGES", "IMAGES_NAME", "WEIGHTS_NAME", "card_facts"]

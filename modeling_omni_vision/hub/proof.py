@@ -71,7 +71,7 @@ def file_hashes(folder: Path) -> dict[str, str]:
 
 
 def release_name(hashes: dict[str, str]) -> str:
-    """Name what a folder computes: changes with code, weights, configuration, numbers, not with prose and pictures."""
+    """Name what a folder computes: changes with code, weights, configuration, numbers, not with prose and images."""
     told = {name: digest for name, digest in hashes.items() if not name.endswith((".md", ".png"))}
     content = "".join(f"{digest}  {name}\n" for name, digest in sorted(told.items()))
     return f"r-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
@@ -99,7 +99,7 @@ def open_in_clean_process(folder: Path, trust_remote_code: bool) -> dict[str, to
     with tempfile.TemporaryDirectory(prefix="omni-vision-opening-") as scratch:
         empty, answer = Path(scratch, "empty"), Path(scratch, "outputs.pt")
         empty.mkdir()
-        child = Path(__file__).with_name("opening.py")
+        child = Path(__file__).with_name("clean_process.py")
         try:
             done = subprocess.run(
                 [sys.executable, "-I", child, folder.absolute(), answer, "trust" if trust_remote_code else "distrust"],

@@ -22,11 +22,11 @@ from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, PreTrain
 from transformers import __version__ as transformers_version
 
 from .. import OmniVisionForImageClassification, OmniVisionModel
-from ..interop.folder import whole_folder
+from ..interop.folder import atomic_output_dir
 from ..interop.to_native import NATIVE_CLASSES
 from .card import CARD_NAME, render_card
 from .clean_process import KINDS, outputs_of_folder
-from .facts import PICTURES, PICTURES_NAME, WEIGHTS_NAME
+from .facts import IMAGES, IMAGES_NAME, WEIGHTS_NAME
 from .numbers import METRICS_NAME, read_metrics
 from .proof import (
     PROOF_NAME,
@@ -61,7 +61,7 @@ MEASURED_BY = {
 # How a model was opened when it was saved, which transformers writes into some configurations, is no part of it.
 ORIGINS = ("_name_or_path", "name_or_path", "is_local", "local_files_only")
 # Whoever opens the card loads all of them.
-MAX_PICTURE_BYTES = 150_000
+MAX_IMAGE_BYTES = 150_000
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Published:
 
 
 def publish(
-    checkpoint: str | Path,
+    model: str | Path,
     output: str | Path,
     repo_id: str | None = None,
     push: bool = False,
@@ -96,9 +96,9 @@ def publish(
     The folder appears whole or not at all. One that this function wrote and nobody changed is replaced, no other.
 
     Args:
-        checkpoint: Folder of a model of ours or of its native twin, with its processor and, for all but a bare
+        model: Folder of a model of ours or of its native twin, with its processor and, for all but a bare
             encoder, metrics.json. Its weights are published in the precision they have, and with them the
-            pictures in its folder `plots` that the evaluation drew.
+            images in its folder `plots` that the evaluation drew.
         output: Folder to write.
         repo_id: Repository that the card names and that `push` goes to, `owner/name`.
         push: Upload to the Hub in one commit, and tag it with the release. Files that the repository has
@@ -112,7 +112,7 @@ def publish(
         `ValueError`: for a checkpoint or an output that cannot be published; says why.
         OpeningError: if the folder does not open without our package, or computes something else there.
     """
-    source, target = Path(checkpoint), Path(os.path.abspath(output))
+    source, target = Path(model), Path(os.path.abspath(output))
     if push and not repo_id:
         raise ValueError("Pushing needs the repository as `repo_id`, expected 'owner/name', got None. Name it.")
     with replacing(target) as folder:
@@ -122,7 +122,7 @@ def publish(
         largest = compare_or_refuse(ours, theirs)
         card = render_card(folder, repo_id or target.name, template)
         (folder / CARD_NAME).write_text(card, encoding="utf-8", newline="\n")
-        command = f"python scripts/publish.py --checkpoint {source.name} --output {target.name}"
+        command = f"python scripts/publish.py --model {source.name} --output {target.name}"
         digest = write_proof(folder, theirs, command + (f" --repo_id {repo_id}" if repo_id else ""))
         failures = check_files(folder) + check_content(folder)
         if failures:
@@ -138,7 +138,7 @@ def publish(
 def replacing(target: Path) -> Iterator[Path]:
     """Give a staging folder that takes the place of `target` if the block ends well and `target` may be replaced."""
     if not (target.is_dir() and (target / PROOF_NAME).exists()):
-        with whole_folder(target) as folder:
+        with atomic_output_dir(target) as folder:
             yield folder
         return
     changed = check_files(target)
@@ -148,7 +148,7 @@ def replacing(target: Path) -> Iterator[Path]:
             "Name another folder, or delete this one."
         )
     new, old = (target.with_name(f".{target.name}.{os.getpid()}.{kind}") for kind in ("new", "old"))
-    with whole_folder(new) as folder:
+    with atomic_output_dir(new) as folder:
         yield folder
     target.rename(old)
     try:
@@ -160,7 +160,7 @@ def replacing(target: Path) -> Iterator[Path]:
 
 
 def write_checkpoint(source: Path, folder: Path) -> None:
-    """Write code, configuration, weights, processor, numbers, pictures, REMOTE_CODE.md; refuse what is not whole."""
+    """Write code, configuration, weights, processor, numbers, images, REMOTE_CODE.md; refuse what is not whole."""
     model = load_model(source)
     metrics = read_metrics(source)
     if metrics:
@@ -187,13 +187,13 @@ def write_checkpoint(source: Path, folder: Path) -> None:
     if not (folder / WEIGHTS_NAME).is_file():
         raise ValueError(f"The weights must be written as {WEIGHTS_NAME}, got {sorted(os.listdir(folder))!r}.")
     forget_origins(folder)
-    copy_pictures(source, folder)
+    copy_images(source, folder)
     if type(model).__name__ in OURS:
         write_note(folder)
 
 
 def load_processor(source: Path, model_type: str) -> Any:
-    """Load what prepares pictures, in a model of several parts texts too; refuse a folder that lacks it."""
+    """Load what prepares images, in a model of several parts texts too; refuse a folder that lacks it."""
     several = model_type in KINDS
     auto_class, what = (
         (AutoProcessor, "processor and tokenizer") if several else (AutoImageProcessor, "image processor")
@@ -223,18 +223,18 @@ def forget_origins(folder: Path) -> None:
             path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
 
 
-def copy_pictures(source: Path, folder: Path) -> None:
-    """Copy the pictures of results; what else lies beside them, or is too large for a card, stays at home."""
-    for name in PICTURES:
-        picture = source / PICTURES_NAME / f"{name}.png"
-        if not picture.is_file():
+def copy_images(source: Path, folder: Path) -> None:
+    """Copy the images of results; what else lies beside them, or is too large for a card, stays at home."""
+    for name in IMAGES:
+        image = source / IMAGES_NAME / f"{name}.png"
+        if not image.is_file():
             continue
-        size = picture.stat().st_size
-        if size > MAX_PICTURE_BYTES:
-            logger.warning("%s is left out: %d bytes, at most %d are published.", picture, size, MAX_PICTURE_BYTES)
+        size = image.stat().st_size
+        if size > MAX_IMAGE_BYTES:
+            logger.warning("%s is left out: %d bytes, at most %d are published.", image, size, MAX_IMAGE_BYTES)
             continue
-        (folder / PICTURES_NAME).mkdir(exist_ok=True)
-        shutil.copyfile(picture, folder / PICTURES_NAME / picture.name)
+        (folder / IMAGES_NAME).mkdir(exist_ok=True)
+        shutil.copyfile(image, folder / IMAGES_NAME / image.name)
 
 
 def without_paths(value: Any) -> Any:

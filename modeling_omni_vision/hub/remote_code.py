@@ -40,7 +40,7 @@ def write_note(folder: Path) -> None:
     text = f"""# Code that runs with `trust_remote_code=True`
 
 These files and no others. They open no file, start no process and use no network when they are imported, and the
-image processor reads only the pictures that it is given. Compare with `sha256sum -c REMOTE_CODE.md`:
+image processor reads only the images that it is given. Compare with `sha256sum -c REMOTE_CODE.md`:
 
 ```
 {hashes}

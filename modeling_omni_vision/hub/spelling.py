@@ -53,7 +53,7 @@ def one_line(command: Any) -> str | None:
 
 
 def by(size: int | list[int] | tuple[int, int]) -> str:
-    """Spell a picture size, height first."""
+    """Spell an image size, height first."""
     height, width = (size, size) if isinstance(size, int) else size
     return f"{height} x {width}"
 

@@ -1,7 +1,7 @@
-"""An untrained language model that sees, of two checkpoints: pictures come from one, words from the other.
+"""An untrained language model that sees, of two checkpoints: images come from one, words from the other.
 
-Nothing is lost on the way: without a picture the composite is the language model, to the bit. New are the projector,
-in late fusion the gated cross-attention, and one token for pictures.
+Nothing is lost on the way: without an image the composite is the language model, to the bit. New are the projector,
+in late fusion the gated cross-attention, and one token for images.
 """
 
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from ..configuration_omni_vision import OmniVisionConfig
 from ..configuration_omni_vision_retrieval import OmniVisionRetrievalConfig
 from ..modeling_omni_vision import OmniVisionModel
 from ..modeling_omni_vision_retrieval import OmniVisionForRetrieval
-from .folder import whole_folder
+from .folder import atomic_output_dir
 
 
 @dataclass
 class Composite:
-    """What was composed: its folder, its parameters, those of them that are new, and image tokens for a picture."""
+    """What was composed: its folder, its parameters, those of them that are new, and image tokens for an image."""
 
     folder: Path
     num_parameters: int
@@ -41,15 +41,15 @@ def compose_language_model(
     Build an untrained `OmniVisionForConditionalGeneration` and its processor, and save both.
 
     Args:
-        vision: Folder or Hub name of an OmniVision checkpoint, whose pictures are prepared as it was trained on them;
-            of a model for search, its picture tower is taken.
+        vision: Folder or Hub name of an OmniVision checkpoint, whose images are prepared as it was trained on them;
+            of a model for search, its image tower is taken.
         text: Folder or Hub name of a language model that `AutoModelForCausalLM` and `AutoTokenizer` open, or of
             another composite, whose language model is taken.
         output: New or empty folder.
         fusion: `"early"` or `"late"`.
         dtype: What all weights are kept in: `"float32"`, `"bfloat16"` or `"float16"`.
-        image_token: What stands for a picture in prompts; added to the vocabulary if it is not there.
-        options: Of `OmniVisionLanguageConfig`, such as `select_feature`.
+        image_token: What stands for an image in prompts; added to the vocabulary if it is not there.
+        options: Of `OmniVisionLanguageConfig`, such as `vision_feature_select_strategy`.
 
     Raises:
         `ValueError`: for a vision checkpoint of another kind, weights that are missing, another dtype, or options that
@@ -62,7 +62,7 @@ def compose_language_model(
 
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"`dtype` must be 'float32', 'bfloat16' or 'float16', got {dtype!r}.")
-    with whole_folder(output) as folder:
+    with atomic_output_dir(output) as folder:
         tower = _open_tower(vision, dtype)
         words = _open_words(text, dtype)
         # Dropped patches would leave image tokens without a vector.
@@ -82,12 +82,12 @@ def compose_language_model(
         model.language_model.load_state_dict(words.state_dict())
         model.generation_config = words.generation_config
         model.generation_config.pad_token_id = tokenizer.pad_token_id
-        # A picture is shown, never said.
+        # An image is shown, never said.
         never = model.generation_config.suppress_tokens or []
         model.generation_config.suppress_tokens = [*never, config.image_token_id]
-        pictures = AutoImageProcessor.from_pretrained(vision, trust_remote_code=False)
+        images = AutoImageProcessor.from_pretrained(vision, trust_remote_code=False)
         processor = OmniVisionProcessor(
-            pictures, tokenizer, image_seq_length=config.image_seq_length, image_token=image_token
+            images, tokenizer, image_seq_length=config.image_seq_length, image_token=image_token
         )
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
@@ -96,7 +96,7 @@ def compose_language_model(
 
 
 def prepare_tokenizer(tokenizer: Any, image_token: str) -> Any:
-    """Give a tokenizer what prompts with pictures need: the image token and a padding token."""
+    """Give a tokenizer what prompts with images need: the image token and a padding token."""
     if tokenizer.convert_tokens_to_ids(image_token) in (None, tokenizer.unk_token_id):
         tokenizer.add_tokens(image_token, special_tokens=True)
     if tokenizer.pad_token is None:

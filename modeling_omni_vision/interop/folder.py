@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def whole_folder(output_dir: str | Path) -> Iterator[Path]:
+def atomic_output_dir(output_dir: str | Path) -> Iterator[Path]:
     """
     Give a staging folder to write into; it becomes `output_dir` only if the block ends without an error.
 
@@ -40,4 +40,4 @@ def whole_folder(output_dir: str | Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-__all__ = ["whole_folder"]
+__all__ = ["atomic_output_dir"]

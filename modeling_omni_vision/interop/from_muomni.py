@@ -1,7 +1,7 @@
 """mu-Omni's `vision.pt` becomes a checkpoint folder of ours, exactly.
 
 Its blocks are `torch.nn.TransformerEncoderLayer`s: LayerNorm inside, one stacked matrix for query, key
-and value, RMSNorm at the end. Everything but the number of heads stands in the shapes. Its pictures are
+and value, RMSNorm at the end. Everything but the number of heads stands in the shapes. Its images are
 resized to a square and scaled to [0, 1], nothing else, and the folder's image processor does the same.
 """
 
@@ -17,7 +17,7 @@ import torch
 from ..configuration_omni_vision import OmniVisionConfig
 from ..image_processing_omni_vision import OmniVisionImageProcessor
 from ..modeling_omni_vision import OmniVisionModel
-from .folder import whole_folder
+from .folder import atomic_output_dir
 
 
 # The specification's names and ours, as in its `configs/vision_tiny.json`.
@@ -40,9 +40,9 @@ FIXED_NAMES = {
     "norm.weight": "norm.weight",
 }
 BLOCK_NAMES = {
-    "norm1": "norm_before",
+    "norm1": "layernorm_before",
     "self_attn.out_proj": "attention.o_proj",
-    "norm2": "norm_after",
+    "norm2": "layernorm_after",
     "linear1": "mlp.fc1",
     "linear2": "mlp.fc2",
 }
@@ -105,7 +105,7 @@ def convert_from_muomni(
         do_normalize=False,
         **({} if config.num_channels == 3 else {"num_channels": config.num_channels}),
     )
-    with whole_folder(output_dir) as folder:
+    with atomic_output_dir(output_dir) as folder:
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
     return MuOmniReport(Path(output_dir), config, model.num_parameters(), model.residual_mean())

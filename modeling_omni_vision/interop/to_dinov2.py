@@ -4,7 +4,7 @@ Its head reads CLS and the mean of the patches side by side; where ours reads on
 the other are zero. Its layer scale is one, its mask token is zero and never used.
 
 Only inference is the same: in training it drops tokens after the embeddings only, and drops paths at the
-same rate in every layer. Pictures of another size than the native one give the same without registers; with
+same rate in every layer. Images of another size than the native one give the same without registers; with
 them the stock code smooths the positions while it interpolates (`antialias`), and ours does not. Releases of
 transformers 4 before huggingface/transformers#37836 take the registers into the mean of the patches.
 """
@@ -25,12 +25,12 @@ from .stock import Ours, StockModel, is_classifier, shared_options, stock_weight
 
 # Names on disk, not those in memory: every release of transformers reads them.
 LAYER_NAMES = {
-    "norm_before": "norm1",
+    "layernorm_before": "norm1",
     "attention.q_proj": "attention.attention.query",
     "attention.k_proj": "attention.attention.key",
     "attention.v_proj": "attention.attention.value",
     "attention.o_proj": "attention.output.dense",
-    "norm_after": "norm2",
+    "layernorm_after": "norm2",
     "mlp.fc1": "mlp.fc1",
     "mlp.fc2": "mlp.fc2",
 }

@@ -24,7 +24,7 @@ from transformers import (
 
 from ..configuration_omni_vision import OmniVisionConfig
 from ..modeling_omni_vision import OmniVisionForImageClassification, OmniVisionModel
-from .folder import whole_folder
+from .folder import atomic_output_dir
 from .stock import Ours, StockModel
 from .to_dinov2 import as_dinov2
 from .to_vit import as_vit, without_place_in_vit
@@ -109,7 +109,7 @@ def write_twin(model: Ours, stock: StockModel, checkpoint: str | Path, output_di
             model.config.drop_path_rate,
         )
     stock.config.architectures, stock.config.dtype = [stock.stock_class.__name__], model.dtype
-    with whole_folder(output_dir) as folder:
+    with atomic_output_dir(output_dir) as folder:
         stock.config.save_pretrained(folder)
         save_file(stock.weights, folder / "model.safetensors", metadata={"format": "pt"})
         has_processor = write_stock_processor(Path(checkpoint), folder, model.config.num_channels)
@@ -157,7 +157,7 @@ def write_stock_processor(checkpoint: Path, folder: Path, num_channels: int) -> 
         return False
     written = json.loads(source.read_text(encoding="utf-8"))
     stock = {name: written[name] for name in PROCESSOR_FIELDS if name in written}
-    # A stock processor would make three channels of every picture: grey models take grey pictures as they are.
+    # A stock processor would make three channels of every image: grey models take grey images as they are.
     stock |= {"do_convert_rgb": num_channels == 3, "image_processor_type": "ViTImageProcessor"}
     text = json.dumps(stock, indent=2, sort_keys=True) + "\n"
     (folder / source.name).write_text(text, encoding="utf-8")

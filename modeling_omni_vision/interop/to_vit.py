@@ -12,12 +12,12 @@ from .stock import Ours, StockModel, is_classifier, shared_options, stock_weight
 
 # Names on disk, not those in memory: every release of transformers reads them.
 LAYER_NAMES = {
-    "norm_before": "layernorm_before",
+    "layernorm_before": "layernorm_before",
     "attention.q_proj": "attention.attention.query",
     "attention.k_proj": "attention.attention.key",
     "attention.v_proj": "attention.attention.value",
     "attention.o_proj": "attention.output.dense",
-    "norm_after": "layernorm_after",
+    "layernorm_after": "layernorm_after",
     "mlp.fc1": "intermediate.dense",
     "mlp.fc2": "output.dense",
 }

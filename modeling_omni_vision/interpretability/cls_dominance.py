@@ -41,32 +41,32 @@ def dominance(words: torch.Tensor, tokens: torch.Tensor, kinds: torch.Tensor, ev
 
     Args:
         words: Word vectors (texts, words, dim); all-zero rows are padding.
-        tokens: Picture vectors (pictures, tokens, dim), as many pictures as texts.
-        kinds: What each token is, an index into `KINDS`, (pictures, tokens).
-        every_pair: Ask every text of every picture, not only of its own.
+        tokens: Image vectors (images, tokens, dim), as many images as texts.
+        kinds: What each token is, an index into `KINDS`, (images, tokens).
+        every_pair: Ask every text of every image, not only of its own.
 
     Raises:
-        ValueError: if the numbers of texts, pictures and kinds do not fit.
+        ValueError: if the numbers of texts, images and kinds do not fit.
     """
     if len(words) != len(tokens) or kinds.shape != tokens.shape[:2]:
         raise ValueError(
-            f"Expected as many texts as pictures and a kind for each token, got {len(words)} texts, pictures "
+            f"Expected as many texts as images and a kind for each token, got {len(words)} texts, images "
             f"{tuple(tokens.shape)} and kinds {tuple(kinds.shape)}."
         )
     words, tokens = normalize(words.float(), dim=-1), normalize(tokens.float(), dim=-1)
     present = words.norm(dim=-1) > 0.5
     wins = torch.zeros(len(KINDS))
     margins, cosines = [], {kind: [] for kind in KINDS}  # type: ignore[var-annotated]
-    for picture in range(len(tokens)):
-        asked = words[present] if every_pair else words[picture][present[picture]]
-        found = asked @ tokens[picture].T
-        wins += torch.bincount(kinds[picture][found.argmax(1)], minlength=len(KINDS))
-        is_cls = kinds[picture] == CLS
+    for image in range(len(tokens)):
+        asked = words[present] if every_pair else words[image][present[image]]
+        found = asked @ tokens[image].T
+        wins += torch.bincount(kinds[image][found.argmax(1)], minlength=len(KINDS))
+        is_cls = kinds[image] == CLS
         if is_cls.any() and not is_cls.all():
             margins.append(found[:, is_cls].max(1).values - found[:, ~is_cls].max(1).values)
         for number, kind in enumerate(KINDS):
-            if (kinds[picture] == number).any():
-                cosines[kind].append(found[:, kinds[picture] == number].flatten())
+            if (kinds[image] == number).any():
+                cosines[kind].append(found[:, kinds[image] == number].flatten())
     chance = torch.bincount(kinds.flatten(), minlength=len(KINDS)).float()
     return Dominance(
         shares=dict(zip(KINDS, (wins / wins.sum().clamp_min(1)).tolist(), strict=True)),
@@ -78,7 +78,7 @@ def dominance(words: torch.Tensor, tokens: torch.Tensor, kinds: torch.Tensor, ev
 
 @torch.no_grad()
 def all_tokens(model: OmniVisionForRetrieval, pixel_values: torch.Tensor) -> torch.Tensor:
-    """Project and normalise every token of the picture tower, CLS and registers too: (batch, tokens, dim)."""
+    """Project and normalise every token of the image tower, CLS and registers too: (batch, tokens, dim)."""
     return normalize(model.visual_projection(model.vision_model(pixel_values).last_hidden_state), dim=-1)
 
 
@@ -86,7 +86,7 @@ def token_kinds(cover: torch.Tensor, registers: int, threshold: float = 0.25) ->
     """Tell what each token of `all_tokens` is.
 
     Args:
-        cover: Share of each patch that objects cover, (pictures, patches).
+        cover: Share of each patch that objects cover, (images, patches).
         registers: Number of register tokens.
         threshold: From which share on a patch counts as object.
     """
@@ -98,7 +98,7 @@ def token_kinds(cover: torch.Tensor, registers: int, threshold: float = 0.25) ->
 def simulate_mixtures(
     concepts: int,
     context: float,
-    pictures: int = 400,
+    images: int = 400,
     patches: int = 196,
     dim: int = 64,
     noise: float = 0.125,
@@ -106,13 +106,13 @@ def simulate_mixtures(
 ) -> float:
     """Share of words that CLS wins where everything is known.
 
-    Patches are a concept plus noise, CLS is the normalised sum of the picture's concepts, and so is the sentence. A
+    Patches are a concept plus noise, CLS is the normalised sum of the image's concepts, and so is the sentence. A
     word is `(1 - context) * concept + context * sentence` plus noise.
 
     Args:
-        concepts: Concepts in each picture, and words in each sentence.
+        concepts: Concepts in each image, and words in each sentence.
         context: How much of the sentence a word has taken up, from 0 to 1.
-        pictures: Number of pictures.
+        images: Number of images.
         patches: Patches of each.
         dim: Width of all vectors.
         noise: Standard deviation of each coordinate of the noise.
@@ -123,12 +123,12 @@ def simulate_mixtures(
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator)
 
-    meaning = normalize(draw(pictures, concepts, dim), dim=-1)
+    meaning = normalize(draw(images, concepts, dim), dim=-1)
     sentence = normalize(meaning.sum(1, keepdim=True), dim=-1)
-    of = torch.randint(concepts, (pictures, patches), generator=generator)
-    seen = meaning.gather(1, of[..., None].expand(-1, -1, dim)) + noise * draw(pictures, patches, dim)
-    words = (1 - context) * meaning + context * sentence + noise * draw(pictures, concepts, dim)
-    kinds = torch.cat((torch.full((pictures, 1), CLS), torch.full((pictures, patches), OBJECT)), dim=1)
+    of = torch.randint(concepts, (images, patches), generator=generator)
+    seen = meaning.gather(1, of[..., None].expand(-1, -1, dim)) + noise * draw(images, patches, dim)
+    words = (1 - context) * meaning + context * sentence + noise * draw(images, concepts, dim)
+    kinds = torch.cat((torch.full((images, 1), CLS), torch.full((images, patches), OBJECT)), dim=1)
     return dominance(words, torch.cat((sentence, seen), dim=1), kinds).shares["cls"]
 
 

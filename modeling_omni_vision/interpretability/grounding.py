@@ -101,7 +101,7 @@ def ground(
     totals = {kind: dict.fromkeys(("pointing", "mass", "deletion", "background"), 0.0) for kind in kinds}
     count = 0
     for scene in scenes:
-        pixels = processor(images=[scene.picture], return_tensors="pt")["pixel_values"]
+        pixels = processor(images=[scene.image], return_tensors="pt")["pixel_values"]
         rows, columns = _grid(model, pixels)
         asked = named_words(scene, processor.tokenizer, rows, columns)
         vectors = word_vectors(model, processor, scene.caption)
@@ -130,7 +130,7 @@ def word_vectors(model: OmniVisionForRetrieval, processor: OmniVisionRetrievalPr
 
 
 def maxsim_maps(model: OmniVisionForRetrieval, pixels: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
-    """Cosine of each word (words, dim) with each patch of one picture: (words, rows, columns)."""
+    """Cosine of each word (words, dim) with each patch of one image: (words, rows, columns)."""
     patches = _patches(model, pixels)
     return (words @ patches[0].T).unflatten(-1, _grid(model, pixels))
 
@@ -155,7 +155,7 @@ def _maps(
 
 
 def _patches(model: OmniVisionForRetrieval, pixels: torch.Tensor) -> torch.Tensor:
-    tokens = model.vision_model(pixels).last_hidden_state[:, model.vision_model.num_leading_tokens :]
+    tokens = model.vision_model(pixels).last_hidden_state[:, model.vision_model.num_prefix_tokens :]
     return normalize(model.visual_projection(tokens), dim=-1)
 
 
@@ -178,7 +178,7 @@ def _rollout(model: OmniVisionForRetrieval, pixels: torch.Tensor) -> torch.Tenso
     for layer in attentions:
         mixed = (layer[0].mean(0) + torch.eye(len(flow))) / 2
         flow = mixed @ flow
-    return flow[0, vision.num_leading_tokens :]
+    return flow[0, vision.num_prefix_tokens :]
 
 
 def _gradient_maps(model: OmniVisionForRetrieval, pixels: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
@@ -206,14 +206,14 @@ def _deletion(
     rows, columns = heat.shape[1:]
     background = pixels.flatten(2).median(-1).values[0][:, None, None]
     order = heat.flatten(1).argsort(dim=1, descending=True)
-    pictures = []
+    images = []
     for index in range(len(words)):
         for share in DELETED:
             gone = torch.zeros(rows * columns, dtype=torch.bool)
             gone[order[index, : max(1, round(share * rows * columns))]] = True
             gone = gone.view(rows, columns).repeat_interleave(height, 0).repeat_interleave(width, 1)
-            pictures.append(torch.where(gone, background, pixels[0]))
-    patches = _patches(model, torch.cat((pixels, torch.stack(pictures))))
+            images.append(torch.where(gone, background, pixels[0]))
+    patches = _patches(model, torch.cat((pixels, torch.stack(images))))
     best = (patches @ words.T).amax(1)  # (1 + words * shares, words)
     left = best[1:].view(len(words), len(DELETED), len(words))
     return [float(best[0, index] - left[index, :, index].mean()) for index in range(len(words))]

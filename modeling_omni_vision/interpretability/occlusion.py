@@ -1,8 +1,8 @@
-"""Where in a picture an answer comes from: pictures, questions, answers, and the patches that the answer needs.
+"""Where in an image an answer comes from: images, questions, answers, and the patches that the answer needs.
 
 The attention of one layer does not tell: words read patches in one layer, and the answer reads those words in the
 next. Occlusion does (Zeiler and Fergus 2014, https://arxiv.org/abs/1311.2901): a window of patches is made like the
-rest of the picture, and the answer becomes less probable where it was needed. Gradient x input, tried first, was no
+rest of the image, and the answer becomes less probable where it was needed. Gradient x input, tried first, was no
 guide: patches of the object in question are redundant, and the answer too sure for a slope.
 """
 
@@ -23,8 +23,8 @@ WINDOW = 3  # patches, about an object of a scene
 
 
 @dataclass(frozen=True)
-class Look:
-    """A question about a picture, the answer of the model, and what each patch says for it (rows, columns), or None
+class OcclusionResult:
+    """A question about an image, the answer of the model, and what each patch says for it (rows, columns), or None
     where CLS is all that is shown.
     """
 
@@ -34,18 +34,20 @@ class Look:
 
 
 @torch.no_grad()
-def look(model: Any, processor: Any, picture: PilImage.Image, question: str, max_new_tokens: int = 32) -> Look:
+def look(
+    model: Any, processor: Any, image: PilImage.Image, question: str, max_new_tokens: int = 32
+) -> OcclusionResult:
     """
     Ask and see where the answer comes from.
 
     Args:
         model: An [`OmniVisionForConditionalGeneration`], of early or late fusion.
         processor: Its processor.
-        picture: What the question is about.
+        image: What the question is about.
         question: A line of text.
         max_new_tokens: The answer is cut there.
     """
-    content = [{"type": "image", "image": picture}, {"type": "text", "text": question}]
+    content = [{"type": "image", "image": image}, {"type": "text", "text": question}]
     inputs = processor.apply_chat_template(
         [{"role": "user", "content": content}],
         tokenize=True,
@@ -58,30 +60,30 @@ def look(model: Any, processor: Any, picture: PilImage.Image, question: str, max
     pixels = inputs.pop("pixel_values")
     rows, columns = grid_shape(model.config, pixels)
     if not rows:
-        return Look(question, answer, None)
+        return OcclusionResult(question, answer, None)
     encoded = model.get_image_features(pixels)
     variants = occluded(encoded.pooler_output[0], rows, columns)
     encoded.pooler_output = variants
     many = {name: value.expand(len(variants), -1) for name, value in inputs.items()}
     scores = model(**many, mm_encoder_outputs={"image": encoded}).logits[:, -1].log_softmax(-1)[:, said[0]]
     relevance = (scores[0] - scores[1:]).unflatten(0, (rows, columns))
-    return Look(question, answer, relevance.cpu().numpy())
+    return OcclusionResult(question, answer, relevance.cpu().numpy())
 
 
 def grid_shape(config: Any, pixels: torch.Tensor) -> tuple[int, int]:
-    """Give rows and columns of what the language model sees of pictures (pictures, channels, height, width); none of
+    """Give rows and columns of what the language model sees of images (images, channels, height, width); none of
     CLS alone.
     """
-    if config.select_feature == "cls":
+    if config.vision_feature_select_strategy == "cls":
         return 0, 0
     patch_height, patch_width = config.vision_config.patch_size_hw
     rows, columns = pixels.shape[-2] // patch_height, pixels.shape[-1] // patch_width
-    return rows // config.pixel_shuffle, columns // config.pixel_shuffle
+    return rows // config.scale_factor, columns // config.scale_factor
 
 
 def occluded(vectors: torch.Tensor, rows: int, columns: int) -> list[torch.Tensor]:
     """
-    Make the vectors of a picture, as they are and once for each place of the grid without what is around it.
+    Make the vectors of an image, as they are and once for each place of the grid without what is around it.
 
     Args:
         vectors: (..., rows * columns, hidden), after any CLS.
@@ -104,13 +106,15 @@ def occluded(vectors: torch.Tensor, rows: int, columns: int) -> list[torch.Tenso
     return variants
 
 
-def plot_looks(pictures: Sequence[np.ndarray], looks: Sequence[Look], truths: Sequence[str], path: Path) -> Path:
+def plot_looks(
+    images: Sequence[np.ndarray], looks: Sequence[OcclusionResult], truths: Sequence[str], path: Path
+) -> Path:
     """
-    Draw a sheet: each picture with its question, beside it the patches that the answer needs.
+    Draw a sheet: each image with its question, beside it the patches that the answer needs.
 
     Args:
-        pictures: Arrays (height, width, 3) of levels 0..255.
-        looks: One for each picture.
+        images: Arrays (height, width, 3) of levels 0..255.
+        looks: One for each image.
         truths: Right answers; another answer is drawn in red, with the right one in brackets. "" where none is known.
         path: PNG to write.
     """
@@ -122,17 +126,17 @@ def plot_looks(pictures: Sequence[np.ndarray], looks: Sequence[Look], truths: Se
     for axes in panels.flat:
         axes.axis("off")
     pairs = [(row[column], row[column + 1]) for row in panels for column in range(0, 2 * across, 2)]
-    for (left, right), picture, found, truth in zip(pairs, pictures, looks, truths, strict=False):
+    for (left, right), image, found, truth in zip(pairs, images, looks, truths, strict=False):
         for axes in (left, right):
             axes.axis("on")
-        show(left, picture)
+        show(left, image)
         left.set_title(_broken(found.question), fontsize=8, color=OURS)
         correct = truth in ("", found.answer)
         said = found.answer if correct else f"{found.answer} ({truth})"
         if found.relevance is None:
-            show(right, picture)
+            show(right, image)
         else:
-            overlay(right, picture, found.relevance.clip(min=0))
+            overlay(right, image, found.relevance.clip(min=0))
         right.set_title(_broken(said), fontsize=8, color=OURS if correct else TRUTH)
     return save(figure, path)
 
@@ -146,4 +150,4 @@ def _broken(text: str, width: int = 30) -> str:
     return f"{text[:middle]}\n{text[middle + 1 :]}"
 
 
-__all__ = ["Look", "look", "plot_looks"]
+__all__ = ["OcclusionResult", "look", "plot_looks"]

@@ -1,4 +1,4 @@
-"""Pictures of results: confusion, training curves, worst mistakes, pairs, attention. PNG, no display needed.
+"""Images of results: confusion, training curves, worst mistakes, pairs, attention. PNG, no display needed.
 
 Every function takes plain arrays and writes one file; equal input gives equal bytes.
 """
@@ -24,7 +24,7 @@ MAX_COLOURS = 4096
 
 
 def save(figure: Figure, path: Path, **texts: str) -> Path:
-    """Write a figure, and texts about it, without the date and version that would make equal pictures differ."""
+    """Write a figure, and texts about it, without the date and version that would make equal images differ."""
     figure.set_dpi(DPI)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -138,7 +138,7 @@ def draw(axes: Axes, entries: Sequence[Mapping[str, float]], key: str, label: st
 
 
 def plot_mistakes(
-    pictures: Sequence[np.ndarray],
+    images: Sequence[np.ndarray],
     truth: Sequence[str],
     predicted: Sequence[str],
     confidence: Sequence[float],
@@ -146,25 +146,25 @@ def plot_mistakes(
     columns: int = 8,
 ) -> Path:
     """
-    Draw a sheet of wrongly classified pictures, each with what it is and what it was taken for.
+    Draw a sheet of wrongly classified images, each with what it is and what it was taken for.
 
     Args:
-        pictures: Arrays (height, width, 1 or 3) of levels 0..255, the surest mistakes first; may be empty.
+        images: Arrays (height, width, 1 or 3) of levels 0..255, the surest mistakes first; may be empty.
         truth: Name of the true class of each.
         predicted: Name of the predicted class of each.
         confidence: Probability of the predicted class of each.
         path: PNG to write.
-        columns: Pictures in a row.
+        columns: Images in a row.
     """
-    if not pictures:
+    if not images:
         figure = Figure(figsize=(4, 1.2))
         figure.text(0.5, 0.5, "No mistakes.", ha="center", va="center", fontsize=14)
         return save(figure, path)
     return draw_sheet(
-        pictures,
+        images,
         [f"is {shortened(name, 14)}" for name in truth],
         [f"said {shortened(name, 14)}, {sure:.0%}" for name, sure in zip(predicted, confidence, strict=True)],
-        [TRUTH] * len(pictures),
+        [TRUTH] * len(images),
         "Surest mistakes",
         path,
         columns,
@@ -180,12 +180,12 @@ def plot_pairs(
     columns: int = 6,
 ) -> Path:
     """
-    Draw a sheet of test pictures beside training pictures that are like them; labels that differ are red.
+    Draw a sheet of test images beside training images that are like them; labels that differ are red.
 
     Args:
-        pairs: A test and a training picture each, arrays (height, width, 1 or 3) of one size, levels 0..255.
-        test_names: Class of each test picture.
-        train_names: Class of each training picture.
+        pairs: A test and a training image each, arrays (height, width, 1 or 3) of one size, levels 0..255.
+        test_names: Class of each test image.
+        train_names: Class of each training image.
         notes: What else to say about each pair, in few letters.
         path: PNG to write.
         columns: Pairs in a row.
@@ -196,7 +196,7 @@ def plot_pairs(
         [f"test: {shortened(name, 14)}" for name in test_names],
         [f"train: {shortened(name, 14)}\n{note}" for name, note in zip(train_names, notes, strict=True)],
         [OURS if test == train else TRUTH for test, train in zip(test_names, train_names, strict=True)],
-        "Test pictures and the nearest training pictures",
+        "Test images and the nearest training images",
         path,
         columns,
         panel=(2.1, 1.7),
@@ -204,7 +204,7 @@ def plot_pairs(
 
 
 def draw_sheet(
-    pictures: Sequence[np.ndarray],
+    images: Sequence[np.ndarray],
     above: Sequence[str],
     below: Sequence[str],
     colours: Sequence[str],
@@ -213,15 +213,15 @@ def draw_sheet(
     columns: int,
     panel: tuple[float, float] = (1.7, 2.25),
 ) -> Path:
-    """Draw pictures in rows, each with a line above it and, in its own colour, one or two below it."""
-    rows = -(-len(pictures) // columns)
-    columns = min(columns, len(pictures))
+    """Draw images in rows, each with a line above it and, in its own colour, one or two below it."""
+    rows = -(-len(images) // columns)
+    columns = min(columns, len(images))
     figure = Figure(figsize=(panel[0] * columns, panel[1] * rows + 0.4), layout="constrained")
     figure.suptitle(title, fontsize=12)
     panels = figure.subplots(rows, columns, squeeze=False).flat
-    for picture, over, under, colour in zip(pictures, above, below, colours, strict=True):
+    for image, over, under, colour in zip(images, above, below, colours, strict=True):
         axes = next(panels)
-        show(axes, picture)
+        show(axes, image)
         axes.set_title(over, fontsize=8.5, color=OURS, pad=3)
         axes.set_xlabel(under, fontsize=8.5, color=colour, labelpad=3)
     for axes in panels:
@@ -229,9 +229,9 @@ def draw_sheet(
     return save(figure, path)
 
 
-def show(axes: Axes, picture: np.ndarray) -> None:
-    """Show a picture of levels 0..255 without ticks, small ones in sharp pixels."""
-    levels = np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+def show(axes: Axes, image: np.ndarray) -> None:
+    """Show an image of levels 0..255 without ticks, small ones in sharp pixels."""
+    levels = np.clip(np.rint(image), 0, 255).astype(np.uint8)
     grey = levels.shape[-1] == 1
     small = max(levels.shape[:2]) < 100
     axes.imshow(
@@ -246,39 +246,39 @@ def show(axes: Axes, picture: np.ndarray) -> None:
 
 
 def plot_attention(
-    pictures: Sequence[np.ndarray], maps: np.ndarray, captions: Sequence[str], path: Path, max_heads: int = 4
+    images: Sequence[np.ndarray], maps: np.ndarray, captions: Sequence[str], path: Path, max_heads: int = 4
 ) -> Path:
     """
-    Draw what CLS looks at: each picture, the mean over heads on top of it, and single heads.
+    Draw what CLS looks at: each image, the mean over heads on top of it, and single heads.
 
     Args:
-        pictures: Arrays (height, width, 1 or 3) of levels 0..255, of the model's size.
-        maps: Attention of one layer, shape (pictures, heads, rows, columns); each map is shaded from 0 to
+        images: Arrays (height, width, 1 or 3) of levels 0..255, of the model's size.
+        maps: Attention of one layer, shape (images, heads, rows, columns); each map is shaded from 0 to
             its own highest value.
-        captions: One or two lines for each picture.
+        captions: One or two lines for each image.
         path: PNG to write.
         max_heads: Single heads shown, from the first.
     """
     heads = min(maps.shape[1], max_heads)
-    figure = Figure(figsize=(1.75 * (2 + heads), 1.8 * len(pictures) + 0.7), layout="constrained")
+    figure = Figure(figsize=(1.75 * (2 + heads), 1.8 * len(images) + 0.7), layout="constrained")
     figure.suptitle("What CLS looks at in the last layer (grey: nothing, yellow: most)", fontsize=11)
-    panels = figure.subplots(len(pictures), 2 + heads, squeeze=False)
-    titles = ["picture", "mean of heads", *(f"head {index}" for index in range(heads))]
-    for row, picture, attention, caption in zip(panels, pictures, maps, captions, strict=True):
-        show(row[0], picture)
+    panels = figure.subplots(len(images), 2 + heads, squeeze=False)
+    titles = ["image", "mean of heads", *(f"head {index}" for index in range(heads))]
+    for row, image, attention, caption in zip(panels, images, maps, captions, strict=True):
+        show(row[0], image)
         row[0].set_ylabel("\n".join(map(shortened, caption.splitlines())), fontsize=8.5)
-        overlay(row[1], picture, attention.mean(axis=0))
+        overlay(row[1], image, attention.mean(axis=0))
         for axes, one in zip(row[2:], attention, strict=False):
-            overlay(axes, picture, one)
+            overlay(axes, image, one)
     for axes, title in zip(panels[0], titles, strict=True):
         axes.set_title(title, fontsize=9.5)
     return save(figure, path)
 
 
-def overlay(axes: Axes, picture: np.ndarray, attention: np.ndarray) -> None:
-    """Lay a map (rows, columns) over a grey picture of any size; what is not looked at stays as it is."""
-    height, width = picture.shape[:2]
-    show(axes, 50 + 0.6 * picture.mean(axis=-1, keepdims=True))
+def overlay(axes: Axes, image: np.ndarray, attention: np.ndarray) -> None:
+    """Lay a map (rows, columns) over a grey image of any size; what is not looked at stays as it is."""
+    height, width = image.shape[:2]
+    show(axes, 50 + 0.6 * image.mean(axis=-1, keepdims=True))
     strength = attention / max(float(attention.max()), 1e-12)
     axes.imshow(
         strength,

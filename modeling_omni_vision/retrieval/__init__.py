@@ -1,1 +1,1 @@
-"""Search: training and evaluation through sentence-transformers, bulk embedding, and an index of pictures."""
+"""Search: training and evaluation through sentence-transformers, bulk embedding, and an index of images."""

@@ -1,6 +1,6 @@
-"""Random changes of a pair for training: another of its texts, its picture moved, tinted, on another background.
+"""Random changes of a pair for training: another of its texts, its image moved, tinted, on another background.
 
-As for pictures with labels (`data/augmentation.py`), what happens to a pair depends on (seed, epoch, row) alone: no
+As for images with labels (`data/augmentation.py`), what happens to a pair depends on (seed, epoch, row) alone: no
 workers, no processes and no resumed run change it.
 """
 
@@ -16,7 +16,7 @@ from ..data.augmentation import WithEpoch, seeded
 TURN, SHIFT, SCALE = 15.0, (0.08, 0.08), (0.75, 1.1)
 TINT = {"brightness": 0.3, "contrast": 0.3, "saturation": 0.4, "hue": 0.04}
 FILL = 255
-# So few for each picture that a frozen text encoder soon has read them all (`losses.FrozenTexts`).
+# So few for each image that a frozen text encoder soon has read them all (`losses.TextFeatureCache`).
 CAPTIONS = 12
 
 
@@ -25,7 +25,7 @@ class PairAugmentation(WithEpoch):
     Changes pairs at random; without `augment` only one of several texts is chosen.
 
     Args:
-        augment: Also shift, turn, scale and tint pictures; transparent ones get a background of random colour.
+        augment: Also shift, turn, scale and tint images; transparent ones get a background of random colour.
         seed: Seed of all changes.
     """
 
@@ -48,26 +48,26 @@ class PairAugmentation(WithEpoch):
         others = caption.sample(texts[1:], min(caption.randint(1, 4), len(texts) - 1))
         return ", ".join(([texts[0]] if style < 0.7 else []) + others)
 
-    def picture(self, picture: PilImage.Image, row: int) -> PilImage.Image:
-        """Change a picture; without `augment` it stays as it is."""
+    def image(self, image: PilImage.Image, row: int) -> PilImage.Image:
+        """Change an image; without `augment` it stays as it is."""
         if not self.augment:
-            return picture
+            return image
         with seeded(self._seed, self.epoch, row):
-            if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-                picture = self._move_transparent(picture.convert("RGBA"), self._random("picture", row))
+            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+                image = self._move_transparent(image.convert("RGBA"), self._random("image", row))
             else:
-                picture = self._move(picture.convert("RGB"))
-            return self._tint(picture)
+                image = self._move(image.convert("RGB"))
+            return self._tint(image)
 
     def _random(self, what: str, row: int) -> random.Random:
         # Strings seed alike in every process.
         return random.Random(f"{what} {self._seed} {self.epoch} {row}")
 
-    def _move_transparent(self, picture: PilImage.Image, chance: random.Random) -> PilImage.Image:
-        draw, sides = chance.uniform, zip(SHIFT, picture.size, strict=True)
+    def _move_transparent(self, image: PilImage.Image, chance: random.Random) -> PilImage.Image:
+        draw, sides = chance.uniform, zip(SHIFT, image.size, strict=True)
         shift = [round(draw(-share, share) * side) for share, side in sides]
         turn, scale = draw(-TURN, TURN), draw(*SCALE)
-        moved = v2.functional.affine(picture, turn, shift, scale, [0.0, 0.0], fill=[0, 0, 0, 0])
+        moved = v2.functional.affine(image, turn, shift, scale, [0.0, 0.0], fill=[0, 0, 0, 0])
         light = chance.random() < 0.7
         colour = tuple(chance.randint(180, 255) if light else chance.randint(0, 255) for _ in range(3))
         background = PilImage.new("RGBA", moved.size, (*colour, 255))

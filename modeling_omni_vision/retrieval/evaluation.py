@@ -1,4 +1,4 @@
-"""How well pictures and texts find each other, by the evaluators of sentence-transformers, and zero-shot accuracy."""
+"""How well images and texts find each other, by the evaluators of sentence-transformers, and zero-shot accuracy."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,19 +15,19 @@ from ..data.stored_images import open_stored
 
 
 RANKS = [1, 5, 10]
-DIRECTIONS = ("text_to_picture", "picture_to_text")
-TEMPLATES = ("This is a {}", "a {}", "a picture of a {}")
+DIRECTIONS = ("text_to_image", "image_to_text")
+TEMPLATES = ("This is a {}", "a {}", "an image of a {}")
 
 
 def evaluators(split: Dataset, late_interaction: bool, batch_size: int = 64) -> dict[str, Any]:
-    """Make an evaluator for each of `DIRECTIONS`: every text once, against all pictures of a split, and back.
+    """Make an evaluator for each of `DIRECTIONS`: every text once, against all images of a split, and back.
 
     Args:
         split: Columns `image`, `texts` (the first one asks) and `concept`, as `load_pairs` gives them.
         late_interaction: For a `MultiVectorEncoder`; otherwise for a `SentenceTransformer`.
         batch_size: Rows that are embedded at a time.
     """
-    pictures = {str(row): picture for row, picture in enumerate(decoded(split))}
+    images = {str(row): image for row, image in enumerate(decoded(split))}
     concepts = split["concept"][:]
     texts: dict[str, str] = {}
     for concept, lines in zip(concepts, split["texts"][:], strict=True):
@@ -35,7 +35,7 @@ def evaluators(split: Dataset, late_interaction: bool, batch_size: int = 64) -> 
     found_by = {concept: {str(row) for row, other in enumerate(concepts) if other == concept} for concept in texts}
     fits = {str(row): {concept} for row, concept in enumerate(concepts)}
     kind: Any = MultiVectorInformationRetrievalEvaluator if late_interaction else InformationRetrievalEvaluator
-    asked = {DIRECTIONS[0]: (texts, pictures, found_by), DIRECTIONS[1]: (pictures, texts, fits)}
+    asked = {DIRECTIONS[0]: (texts, images, found_by), DIRECTIONS[1]: (images, texts, fits)}
     return {
         name: kind(
             *parts,
@@ -74,9 +74,9 @@ def retrieval_metrics(model: Any, split: Dataset, batch_size: int = 64) -> dict[
 
 
 def zero_shot_predictions(
-    model: Any, pictures: Sequence[Any], names: Sequence[str], templates: Sequence[str] = TEMPLATES
+    model: Any, images: Sequence[Any], names: Sequence[str], templates: Sequence[str] = TEMPLATES
 ) -> torch.Tensor:
-    """Tell for each picture which name fits best, as indices (pictures,); the scores of all templates are averaged.
+    """Tell for each image which name fits best, as indices (images,); the scores of all templates are averaged.
 
     Raises:
         ValueError: for a template without {}, or fewer than two names.
@@ -87,19 +87,19 @@ def zero_shot_predictions(
     if len(names) < 2:
         raise ValueError(f"Expected at least two names to choose from, got {list(names)!r}. Add some.")
     score = _scorer(isinstance(model, MultiVectorEncoder), texts_ask=True)
-    seen = model.encode_document(list(pictures))
+    seen = model.encode_document(list(images))
     total = sum(score(model.encode_query([template.format(name) for name in names]), seen) for template in templates)
     return torch.as_tensor(total).argmax(dim=0).cpu()
 
 
 def decoded(split: Dataset) -> list[PilImage.Image]:
-    """Open the pictures of a split, which must fit into memory."""
-    pictures: list[PilImage.Image] = []
+    """Open the images of a split, which must fit into memory."""
+    images: list[PilImage.Image] = []
     for source in split["image"][:]:
-        picture = open_stored(source)
-        picture.load()
-        pictures.append(picture)
-    return pictures
+        image = open_stored(source)
+        image.load()
+        images.append(image)
+    return images
 
 
 def _scorer(late_interaction: bool, texts_ask: bool) -> Any:
@@ -107,8 +107,8 @@ def _scorer(late_interaction: bool, texts_ask: bool) -> Any:
     if not late_interaction:
         return cos_sim
     if texts_ask:
-        return lambda texts, pictures: maxsim(texts, pictures, length_normalize=True)
-    return lambda pictures, texts: maxsim(texts, pictures, length_normalize=True).T
+        return lambda texts, images: maxsim(texts, images, length_normalize=True)
+    return lambda images, texts: maxsim(texts, images, length_normalize=True).T
 
 
 __all__ = ["DIRECTIONS", "TEMPLATES", "decoded", "evaluators", "retrieval_metrics", "zero_shot_predictions"]

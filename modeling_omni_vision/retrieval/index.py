@@ -1,11 +1,11 @@
-"""An index of pictures on disk that late interaction searches: LanceDB keeps and finds, sentence-transformers scores.
+"""An index of images on disk that late interaction searches: LanceDB keeps and finds, sentence-transformers scores.
 
 Unusual here:
-- Every score is the exact MaxSim of the stored 16-bit vectors. Up to `EXACT_LIMIT` pictures all are scored; beyond, an
+- Every score is the exact MaxSim of the stored 16-bit vectors. Up to `EXACT_LIMIT` images all are scored; beyond, an
   IvfRq index proposes, LanceDB refines, and the best `CANDIDATES` of `REFINE` times as many are scored.
 - An index knows the weights that made it and refuses others: vectors of two models cannot be compared.
 - What `add` returned from is on disk, whatever kills the process next. A lock file lets one process write at a time,
-  so that two which add the same picture keep one row; readers never wait.
+  so that two which add the same image keep one row; readers never wait.
 """
 
 import heapq
@@ -25,25 +25,25 @@ from lancedb.expr import Expr, col
 from lancedb.index import IvfRq
 from sentence_transformers.util import maxsim
 
-from ..embedding.encoder import PictureEncoder, picture_files
+from ..embedding.encoder import ImageTextEncoder, image_files
 from ..records.metrics_file import write_json
 from .table import FIELDS, FORMAT, Block, as_block, as_table, explained_filter, new_settings, schema_of
 
 
-# Up to here scoring all pictures takes no longer than asking the approximate index, whose time grows with the vectors
-# of the query (some 6 ms each, as much as 150 pictures take), as that of scoring does with the pictures.
+# Up to here scoring all images takes no longer than asking the approximate index, whose time grows with the vectors
+# of the query (some 6 ms each, as much as 150 images take), as that of scoring does with the images.
 EXACT_LIMIT, EXACT_PER_VECTOR = 3000, 150
 # Rows that the approximate index hands over; each was chosen among REFINE times as many by its exact distance.
 CANDIDATES, REFINE = 50, 20
-COMMIT = 256  # pictures a commit; killed, a run loses the work on no more than these
+COMMIT = 256  # images a commit; killed, a run loses the work on no more than these
 SAMPLE_RATE = 64  # vectors a partition that training the approximate index looks at
 KEEP_VERSIONS = timedelta(minutes=10)
-TABLE, SETTINGS, LOCK = "pictures", "index.json", "write.lock"
+TABLE, SETTINGS, LOCK = "images", "index.json", "write.lock"
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A picture found: its MaxSim with the query, and everything that the index holds about it but vectors."""
+    """An image found: its MaxSim with the query, and everything that the index holds about it but vectors."""
 
     score: float
     id: str
@@ -53,7 +53,7 @@ class Hit:
 
 @dataclass
 class AddReport:
-    """What `add_pictures` did: numbers of pictures, and the files that could not be read with the reason of each."""
+    """What `add_images` did: numbers of images, and the files that could not be read with the reason of each."""
 
     added: int = 0
     updated: int = 0
@@ -66,15 +66,15 @@ class AddReport:
         return asdict(self) | {"failed": [{"path": path, "reason": reason} for path, reason in self.failed]}
 
 
-class PictureIndex:
+class ImageIndex:
     """
-    Pictures that can be added, changed, deleted, filtered and found.
+    Images that can be added, changed, deleted, filtered and found.
 
     Args:
         folder: Where the index is, or is to be made.
         encoder: The checkpoint that makes the vectors. An index that exists can be read, filtered and deleted from
             without one.
-        pool_factor: Merge like vectors of a picture to about one of this many; by default what the index has, 3 for a
+        pool_factor: Merge like vectors of an image to about one of this many; by default what the index has, 3 for a
             new one. 1 merges none.
         columns: Metadata beside what files tell by themselves (`folder`, `name`, `bytes`, `modified`), for a new
             index: names and types out of "str", "int", "float" and "bool".
@@ -87,7 +87,7 @@ class PictureIndex:
     def __init__(
         self,
         folder: str | Path,
-        encoder: PictureEncoder | None = None,
+        encoder: ImageTextEncoder | None = None,
         pool_factor: float | None = None,
         columns: Mapping[str, str] | None = None,
         make: bool = True,
@@ -108,7 +108,7 @@ class PictureIndex:
         return FileLock(self.folder / LOCK).acquire(poll_interval=0.01)
 
     def _make(
-        self, encoder: PictureEncoder | None, pool_factor: float | None, columns: Mapping[str, str] | None
+        self, encoder: ImageTextEncoder | None, pool_factor: float | None, columns: Mapping[str, str] | None
     ) -> None:
         """Write the settings of a new index, unless another process is a moment earlier."""
         if encoder is None:
@@ -152,7 +152,7 @@ class PictureIndex:
 
     @property
     def pool_factor(self) -> float:
-        """How many vectors of a picture became one, about."""
+        """How many vectors of an image became one, about."""
         return self.settings["pool_factor"]
 
     @property
@@ -171,10 +171,10 @@ class PictureIndex:
 
     def add(self, rows: Sequence[Mapping[str, Any]], vectors: Sequence[np.ndarray]) -> None:
         """
-        Put pictures in; one whose id is there replaces it. When this returns they are on disk.
+        Put images in; one whose id is there replaces it. When this returns they are on disk.
 
         Args:
-            rows: `id`, and what else is known of the columns, for each picture.
+            rows: `id`, and what else is known of the columns, for each image.
             vectors: Its vectors (n, embedding_dim), n at least 1, none of them zero.
 
         Raises:
@@ -185,7 +185,7 @@ class PictureIndex:
             with self._writing():
                 (self.table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(batch))
 
-    def add_pictures(
+    def add_images(
         self,
         places: Sequence[str | Path],
         metadata: Callable[[Path], Mapping[str, Any]] | None = None,
@@ -195,7 +195,7 @@ class PictureIndex:
         """
         Put in the files named and all below the folders named, `COMMIT` at a time.
 
-        The id of a picture is its path. A file whose size and date are those in the index is left alone, so a run that
+        The id of an image is its path. A file whose size and date are those in the index is left alone, so a run that
         was stopped goes on where it was; one that cannot be read is left out, and its older row stays.
 
         Args:
@@ -206,7 +206,7 @@ class PictureIndex:
         """
         done, known = AddReport(), {row["id"]: row for row in self.rows(columns=("id", "bytes", "modified"))}
         todo = []
-        for path, folder in picture_files(places):
+        for path, folder in image_files(places):
             about = path.stat()
             row: dict[str, Any] = {"id": str(path), "path": str(path), "folder": folder, "name": path.name}
             row |= {"bytes": about.st_size, "modified": about.st_mtime_ns}
@@ -228,7 +228,7 @@ class PictureIndex:
         return done
 
     def delete(self, ids: Iterable[str] = (), where: str | None = None) -> int:
-        """Delete pictures by id, or all that a filter finds; returns how many."""
+        """Delete images by id, or all that a filter finds; returns how many."""
         names = list(ids)
         with self._writing():
             before = len(self)
@@ -278,12 +278,12 @@ class PictureIndex:
     def rows(
         self, where: str | None = None, columns: Sequence[str] = FIELDS, limit: int | None = None
     ) -> list[dict[str, Any]]:
-        """What the index holds about pictures, all or those that a filter finds."""
+        """What the index holds about images, all or those that a filter finds."""
         with explained_filter(where, self.columns) as condition:
             return self._scan(condition, columns).limit(limit).to_list()
 
     def vectors(self, ids: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Vectors (n, embedding_dim) that the index holds of some pictures, by id."""
+        """Vectors (n, embedding_dim) that the index holds of some images, by id."""
         blocks = map(as_block, self._scan(col("id").isin(list(ids)), ["id", "vectors"]).limit(None).to_batches())
         return {
             name: embeds[number, mask[number]] for names, embeds, mask in blocks for number, name in enumerate(names)
@@ -303,13 +303,13 @@ class PictureIndex:
         refine: int = REFINE,
     ) -> list[Hit]:
         """
-        Find the pictures with the highest MaxSim.
+        Find the images with the highest MaxSim.
 
         Args:
             query: Vectors (n, embedding_dim) of length 1.
-            limit: How many pictures.
+            limit: How many images.
             where: SQL condition on the columns, such as `folder = 'cats' AND bytes > 1000`.
-            exact: Score every picture; by default where that takes no longer.
+            exact: Score every image; by default where that takes no longer.
             candidates: How many the approximate index hands over; at least five times `limit`.
             refine: It chooses each among this many by exact distance. More of both finds more, and takes longer.
 
@@ -357,15 +357,15 @@ class PictureIndex:
         ]
 
     def search_text(self, text: str, **options: Any) -> list[Hit]:
-        """Find pictures by words; options as for `search`."""
+        """Find images by words; options as for `search`."""
         return self.search(self.needs_encoder().text(text).embeds, **options)
 
-    def search_picture(self, picture: Any, **options: Any) -> list[Hit]:
-        """Find pictures like one (path or PIL image), whose vectors are merged as those of the index are."""
-        return self.search(self.needs_encoder().pictures([picture], self.pool_factor)[0], **options)
+    def search_image(self, image: Any, **options: Any) -> list[Hit]:
+        """Find images like one (path or PIL image), whose vectors are merged as those of the index are."""
+        return self.search(self.needs_encoder().images([image], self.pool_factor)[0], **options)
 
     def _blocks(self, where: str | None) -> Iterator[Block]:
-        """Read ids and vectors of all pictures, or those a filter finds; what is small stays for the next query."""
+        """Read ids and vectors of all images, or those a filter finds; what is small stays for the next query."""
         wanted = (self.table.version, where)
         if self._kept is not None and self._kept[0] == wanted:
             return iter(self._kept[1])
@@ -379,7 +379,7 @@ class PictureIndex:
         for ids, embeds, mask in blocks:
             yield from zip(maxsim([query], embeds, b_mask=mask)[0].tolist(), ids, strict=True)
 
-    def needs_encoder(self) -> PictureEncoder:
+    def needs_encoder(self) -> ImageTextEncoder:
         """Return the checkpoint, or say that it is wanted."""
         if self.encoder is None:
             raise ValueError(
@@ -389,4 +389,4 @@ class PictureIndex:
         return self.encoder
 
 
-__all__ = ["CANDIDATES", "EXACT_LIMIT", "REFINE", "AddReport", "Hit", "PictureIndex"]
+__all__ = ["CANDIDATES", "EXACT_LIMIT", "REFINE", "AddReport", "Hit", "ImageIndex"]

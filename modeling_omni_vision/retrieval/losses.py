@@ -1,7 +1,7 @@
 """The contrastive loss of whole vectors and of late interaction, over batches of any size and any number of processes.
 
 sentence-transformers scores, gathers and re-computes (GradCache); what it lacks is here: late interaction in both
-directions, SigLIP's loss, a temperature that is learned, texts that fit several pictures of a batch, and pictures of
+directions, SigLIP's loss, a temperature that is learned, texts that fit several images of a batch, and images of
 one concept that find each other.
 """
 
@@ -26,41 +26,41 @@ TEXT_FEATURES = ("input_ids", "attention_mask", "token_type_ids")
 
 class TwoWayContrastiveLoss(CachedLossMixin, nn.Module):
     """
-    Mean loss of texts (first column) and pictures (second column) whose rows belong together.
+    Mean loss of texts (first column) and images (second column) whose rows belong together.
 
-    `"softmax"` is CLIP's: each text must find its picture and each picture its text among all of the batch.
-    `"sigmoid"` is SigLIP's: every pair is a yes-or-no question, summed over all, divided by the pictures. A score is
+    `"softmax"` is CLIP's: each text must find its image and each image its text among all of the batch.
+    `"sigmoid"` is SigLIP's: every pair is a yes-or-no question, summed over all, divided by the images. A score is
     the cosine of whole vectors, or, for a `MultiVectorEncoder`, MaxSim divided by the words of the text: otherwise
-    long texts would win every picture. The score's factor and SigLIP's bias are the model's own, and learned with it.
+    long texts would win every image. The score's factor and SigLIP's bias are the model's own, and learned with it.
 
-    With several processes, texts and pictures of all of them are gathered with their gradients: the mean of the
+    With several processes, texts and images of all of them are gathered with their gradients: the mean of the
     processes' gradients is that of one process with the whole batch.
 
     Args:
         model: A `SentenceTransformer` or `MultiVectorEncoder` around an [`OmniVisionForRetrieval`].
         mini_batch_size: Embed so many rows at a time and compute them twice, for batches that memory cannot hold
             (GradCache, https://huggingface.co/papers/2101.06983); 0 embeds the batch at once.
-        whole_weight: With a `MultiVectorEncoder`, the mean of its loss and so many times that of whole vectors, from
-            one pass through the towers: what is trained so serves every door. 0 is late interaction alone.
-        picture_weight: Add so many times the loss of pictures that look for the others with their label among all
-            pictures (supervised contrast, https://huggingface.co/papers/2004.11362), a mean over those that have any.
+        single_vector_weight: With a `MultiVectorEncoder`, the mean of its loss and this times that of single vectors,
+            from one pass through the towers: the result serves every class. 0 is late interaction alone.
+        image_pair_weight: Add so many times the loss of images that look for the others with their label among all
+            images (supervised contrast, https://huggingface.co/papers/2004.11362), a mean over those that have any.
     """
 
     def __init__(
-        self, model: Any, mini_batch_size: int = 0, whole_weight: float = 0.0, picture_weight: float = 0.0
+        self, model: Any, mini_batch_size: int = 0, single_vector_weight: float = 0.0, image_pair_weight: float = 0.0
     ) -> None:
         super().__init__()
         self.model = model
         self.mini_batch_size = mini_batch_size
-        self.picture_weight = picture_weight
+        self.image_pair_weight = image_pair_weight
         self.late_interaction = isinstance(model, MultiVectorEncoder)
-        self.whole_weight = whole_weight if self.late_interaction else 0.0
+        self.single_vector_weight = single_vector_weight if self.late_interaction else 0.0
         # In a tuple, so that it is no module of this one: its parameters are the model's.
-        self._core = (core_of(model),)
-        self._texts = FrozenTexts(self._core[0])
+        self._core = (unwrap_retrieval_model(model),)
+        self._texts = TextFeatureCache(self._core[0])
         self._wholes: list[torch.Tensor] = []
         for projection in (self._core[0].visual_projection, self._core[0].text_projection):
-            if self.whole_weight:
+            if self.single_vector_weight:
                 # sentence-transformers passes on one output of the model, here two are needed: these see both.
                 projection.register_forward_hook(self._keep_wholes)
             if mini_batch_size:
@@ -75,13 +75,13 @@ class TwoWayContrastiveLoss(CachedLossMixin, nn.Module):
         """Compute the loss of a batch.
 
         Args:
-            sentence_features: Features of the texts, then of the pictures.
+            sentence_features: Features of the texts, then of the images.
             labels: What fits what, numbers (batch, 2 + texts) of each pair's concept, of its text, and of all texts
-                that fit its picture; or of concepts alone (batch,). Pictures are no negatives of a text of the same
+                that fit its image; or of concepts alone (batch,). Images are no negatives of a text of the same
                 concept, nor of one that is among their own: "a red square" is right for a scene that has more in it.
 
         Raises:
-            ValueError: for fewer than two pairs over all processes, or `picture_weight` without labels.
+            ValueError: for fewer than two pairs over all processes, or `image_pair_weight` without labels.
         """
         columns = [
             {**features, "task": task} for features, task in zip(sentence_features, ("query", "document"), strict=True)
@@ -113,21 +113,21 @@ class TwoWayContrastiveLoss(CachedLossMixin, nn.Module):
     ) -> torch.Tensor:
         """Compute the loss from what `embed_minibatch` gave for both columns; GradCache asks for it."""
         masks = [[chunk.detach().ne(0).any(-1) for chunk in column] for column in reps]
-        (texts, words), (pictures, patches) = (
+        (texts, words), (images, patches) = (
             cat_padded_token_embeddings(column, mask) for column, mask in zip(reps, masks, strict=True)
         )
         all_texts, all_words = all_gather_padded(texts, words, with_grad=True)
-        all_pictures, all_patches = all_gather_padded(pictures, patches, with_grad=True)
+        all_images, all_patches = all_gather_padded(images, patches, with_grad=True)
         total = len(all_texts)
         if total < 2:
             raise ValueError(
                 f"A contrastive loss needs at least two pairs, got {total}. Raise --per_device_train_batch_size, and "
                 "leave out an incomplete last batch with --dataloader_drop_last true."
             )
-        if self.picture_weight and labels is None:
-            raise ValueError("`picture_weight` needs labels that say what pictures are about, got none. Give them.")
-        gathered = (texts, all_texts, words, all_words), (pictures, all_pictures, patches, all_patches)
-        if not self.whole_weight:
+        if self.image_pair_weight and labels is None:
+            raise ValueError("`image_pair_weight` needs labels that say what images are about, got none. Give them.")
+        gathered = (texts, all_texts, words, all_words), (images, all_images, patches, all_patches)
+        if not self.single_vector_weight:
             loss = self._loss(*gathered, labels=labels)
         else:
             # The first vector is the whole, the others its words or patches.
@@ -135,16 +135,16 @@ class TwoWayContrastiveLoss(CachedLossMixin, nn.Module):
                 self._loss(*(tuple(tensor[:, part] for tensor in side) for side in gathered), labels=labels)
                 for part in (slice(1), slice(1, None))
             )
-            loss = (self.whole_weight * wholes + parts) / (self.whole_weight + 1)
+            loss = (self.single_vector_weight * wholes + parts) / (self.single_vector_weight + 1)
         if with_backward:
             loss.backward()
         return loss
 
     def _loss(
-        self, of_texts: tuple[torch.Tensor, ...], of_pictures: tuple[torch.Tensor, ...], *, labels: torch.Tensor | None
+        self, of_texts: tuple[torch.Tensor, ...], of_images: tuple[torch.Tensor, ...], *, labels: torch.Tensor | None
     ) -> torch.Tensor:
         """Compute the loss of one kind of vectors: own ones, all ones, and which of both are present."""
-        (texts, all_texts, words, all_words), (pictures, all_pictures, patches, all_patches) = of_texts, of_pictures
+        (texts, all_texts, words, all_words), (images, all_images, patches, all_patches) = of_texts, of_images
         count, total = len(texts), len(all_texts)
         rows = torch.arange(count, device=texts.device) + get_rank() * count
         fitting = fitting_back = torch.zeros(count, total, dtype=torch.bool, device=texts.device)
@@ -152,19 +152,19 @@ class TwoWayContrastiveLoss(CachedLossMixin, nn.Module):
         if labels is not None:
             labels = labels.reshape(count, -1)
             every_label = all_gather(labels)
-            alike, fitting, fitting_back = what_fits(labels, every_label, rows)
-            if self.picture_weight:
+            alike, fitting, fitting_back = false_negative_mask(labels, every_label, rows)
+            if self.image_pair_weight:
                 # Of all processes, so that the mean of theirs is that of one with the whole batch.
                 concepts = every_label[:, 0]
                 with_others = int((concepts[:, None] == concepts[None]).sum(1).gt(1).sum())
-                likeness = likeness_loss(_scores(pictures, all_pictures, patches, all_patches), alike, rows)
-                of_pairs = self.picture_weight * likeness * (total / count / max(with_others, 1))
-        scores = _scores(texts, all_pictures, words, all_patches)
+                likeness = supervised_contrastive_loss(_scores(images, all_images, patches, all_patches), alike, rows)
+                of_pairs = self.image_pair_weight * likeness * (total / count / max(with_others, 1))
+        scores = _scores(texts, all_images, words, all_patches)
         if self._core[0].config.contrastive_loss == "sigmoid":
             sign = -torch.ones_like(scores)
             sign[torch.arange(count), rows] = 1
             return of_pairs - logsigmoid(sign * scores).masked_fill(fitting, 0).sum() / count
-        back = scores if total == count else _scores(all_texts, pictures, all_words, patches)
+        back = scores if total == count else _scores(all_texts, images, all_words, patches)
         forth, back = scores.masked_fill(fitting, float("-inf")), back.T.masked_fill(fitting_back, float("-inf"))
         return of_pairs + (cross_entropy(forth, rows) + cross_entropy(back, rows)) / 2
 
@@ -194,7 +194,7 @@ class TwoWayContrastiveLoss(CachedLossMixin, nn.Module):
         if self.late_interaction:
             self._wholes.clear()
             vectors = self.model(features, task=task)["token_embeddings"]
-            if self.whole_weight:
+            if self.single_vector_weight:
                 whole = normalize(self._wholes.pop(), dim=-1)
                 vectors = torch.cat((whole.unsqueeze(1), vectors), dim=1)
         elif task == "query" and self._texts.applicable:
@@ -210,7 +210,7 @@ class TwoWayContrastiveLoss(CachedLossMixin, nn.Module):
         return vectors
 
 
-class FrozenTexts:
+class TextFeatureCache:
     """
     Means of texts before their projection, by a text encoder that is not trained: each text is read only once.
 
@@ -249,24 +249,24 @@ class FrozenTexts:
         return torch.stack([self._known[name] for name in names])
 
 
-def core_of(model: Any) -> OmniVisionForRetrieval:
+def unwrap_retrieval_model(model: Any) -> OmniVisionForRetrieval:
     """Find the [`OmniVisionForRetrieval`] in a model of sentence-transformers, wrapped or not."""
     return getattr(model, "module", model)[0].auto_model
 
 
-def what_fits(
+def false_negative_mask(
     labels: torch.Tensor, every_label: torch.Tensor, rows: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """
     Tell which pairs are no negatives of each other, without those that belong together.
 
     Args:
-        labels: Numbers (pairs, 1 or 2 + texts) of own pairs: concept, text, and all texts of the picture.
+        labels: Numbers (pairs, 1 or 2 + texts) of own pairs: concept, text, and all texts of the image.
         every_label: The same of all pairs.
         rows: Which of all pairs each own one is.
 
     Returns:
-        Three of (pairs, all pairs): the same concept; this text fits that picture; this picture fits that text.
+        Three of (pairs, all pairs): the same concept; this text fits that image; this image fits that text.
     """
     alike = labels[:, :1] == every_label[:, 0]
     fits, fits_back = alike.clone(), alike.clone()
@@ -279,13 +279,13 @@ def what_fits(
     return alike, fits, fits_back
 
 
-def likeness_loss(scores: torch.Tensor, same: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """Sum over pictures of what it costs to find the others of their kind, each against all pictures but itself.
+def supervised_contrastive_loss(scores: torch.Tensor, same: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Sum over images of what it costs to find the others of their kind, each against all images but itself.
 
     Args:
-        scores: Of pictures with all pictures (pictures, all pictures).
-        same: Where another picture is about the same; without the picture itself.
-        rows: Which of all pictures each one is.
+        scores: Of images with all images (images, all images).
+        same: Where another image is about the same; without the image itself.
+        rows: Which of all images each one is.
     """
     itself = torch.zeros_like(same)
     itself[torch.arange(len(rows)), rows] = True
@@ -293,9 +293,9 @@ def likeness_loss(scores: torch.Tensor, same: torch.Tensor, rows: torch.Tensor) 
     return (surprise.masked_fill(~same, 0).sum(1) / same.sum(1).clamp(min=1)).sum()
 
 
-def _scores(texts: torch.Tensor, pictures: torch.Tensor, words: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
-    """MaxSim of every text with every picture (texts, pictures), a mean over words."""
-    return maxsim(texts, pictures, a_mask=words, b_mask=patches, length_normalize=True)
+def _scores(texts: torch.Tensor, images: torch.Tensor, words: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
+    """MaxSim of every text with every image (texts, images), a mean over words."""
+    return maxsim(texts, images, a_mask=words, b_mask=patches, length_normalize=True)
 
 
-__all__ = ["TwoWayContrastiveLoss", "core_of", "likeness_loss", "what_fits"]
+__all__ = ["TwoWayContrastiveLoss", "false_negative_mask", "supervised_contrastive_loss", "unwrap_retrieval_model"]

@@ -1,4 +1,4 @@
-"""What a search checkpoint sees in one picture: where each word looks, where CLS looks, which token wins each word."""
+"""What a search checkpoint sees in one image: where each word looks, where CLS looks, which token wins each word."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,44 +8,42 @@ import torch
 from matplotlib.figure import Figure
 from torch.nn.functional import normalize
 
-from ..embedding.encoder import PictureEncoder
+from ..embedding.encoder import ImageTextEncoder
 from ..interpretability.cls_dominance import all_tokens
 from ..interpretability.plots import plot_attention, save
 from .contact_sheet import contact_sheet
 from .index import Hit
-from .losses import core_of
+from .losses import unwrap_retrieval_model
 
 
 KINDS = {"CLS": "#c0392b", "best register": "#8e44ad", "best patch": "#1f5fa8"}
 
 
 @torch.no_grad()
-def visualize(checkpoint: str, picture: str, text: str, folder: Path, revision: str | None = None) -> list[Path]:
-    """Draw a picture and a query.
+def visualize(checkpoint: str, image: str, text: str, folder: Path, revision: str | None = None) -> list[Path]:
+    """Draw an image and a query.
 
     Args:
         checkpoint: Folder or Hub id of an [`OmniVisionForRetrieval`] with its processor. Its code runs.
-        picture: File of the picture.
+        image: File of the image.
         text: The query.
         folder: Where `words.png` (a heat map for each word), `attention.png` (what CLS attends to in the last layer)
             and `winners.png` (for each word the cosine of CLS, of the best register and of the best patch) go.
         revision: Commit, branch or tag on the Hub.
 
     Raises:
-        ValueError: for a picture that cannot be read, a text without a word, or what is no retrieval checkpoint.
+        ValueError: for an image that cannot be read, a text without a word, or what is no retrieval checkpoint.
     """
-    encoder = PictureEncoder(checkpoint, revision)
-    model, processor = core_of(encoder.model).eval(), encoder.model.processor
+    encoder = ImageTextEncoder(checkpoint, revision)
+    model, processor = unwrap_retrieval_model(encoder.model).eval(), encoder.model.processor
     read = encoder.text(text)
-    pixels = processor(images=[picture], return_tensors="pt")["pixel_values"]
-    score = float((read.embeds @ encoder.pictures([picture])[0].T).amax(1).mean())
-    hit = Hit(score, picture, picture)
+    pixels = processor(images=[image], return_tensors="pt")["pixel_values"]
+    score = float((read.embeds @ encoder.images([image])[0].T).amax(1).mean())
+    hit = Hit(score, image, image)
     files = [contact_sheet([hit], folder / "words.png", f"{text}: where each word looks", encoder, text)]
     attention = model.vision_model.attention_maps(pixels)[:, 0].numpy()
-    files.append(
-        plot_attention([shown(processor, picture)], attention, [Path(picture).name], folder / "attention.png")
-    )
-    tokens, leading = all_tokens(model, pixels)[0], model.vision_model.num_leading_tokens
+    files.append(plot_attention([shown(processor, image)], attention, [Path(image).name], folder / "attention.png"))
+    tokens, leading = all_tokens(model, pixels)[0], model.vision_model.num_prefix_tokens
     found = normalize(read.embeds, dim=-1) @ tokens.T
     parts = {"CLS": found[:, 0], "best patch": found[:, leading:].amax(1)}
     if leading > 1:
@@ -73,10 +71,10 @@ def plot_winners(words: Sequence[str], cosines: dict[str, list[float]], path: Pa
     return save(figure, path)
 
 
-def shown(processor: object, picture: str) -> np.ndarray:
-    """The picture as the model sees it, levels 0..255 of the model's size (height, width, channels)."""
+def shown(processor: object, image: str) -> np.ndarray:
+    """The image as the model sees it, levels 0..255 of the model's size (height, width, channels)."""
     images = processor.image_processor  # type: ignore[attr-defined]
-    levels = images(images=[picture], do_normalize=False, return_tensors="pt")["pixel_values"][0]
+    levels = images(images=[image], do_normalize=False, return_tensors="pt")["pixel_values"][0]
     return (levels * 255).permute(1, 2, 0).numpy()
 
 

@@ -1,4 +1,4 @@
-"""How pictures lie in the table of an index: columns, any number of 16-bit vectors each, and settings."""
+"""How images lie in the table of an index: columns, any number of 16-bit vectors each, and settings."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -8,14 +8,14 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from ..embedding.encoder import POOL_FACTOR, PictureEncoder
+from ..embedding.encoder import POOL_FACTOR, ImageTextEncoder
 
 
 FORMAT = 1
 FIELDS = ("id", "path", "folder", "name", "bytes", "modified")
 TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
 
-# Ids; their vectors (pictures, most vectors, embedding_dim), padded; which of these are vectors.
+# Ids; their vectors (images, most vectors, embedding_dim), padded; which of these are vectors.
 Block = tuple[list[str], torch.Tensor, torch.Tensor]
 
 
@@ -38,7 +38,7 @@ def as_lists(vectors: Sequence[np.ndarray], width: int) -> pa.Array:
 
 
 def new_settings(
-    encoder: PictureEncoder | None, pool_factor: float | None, columns: Mapping[str, str] | None
+    encoder: ImageTextEncoder | None, pool_factor: float | None, columns: Mapping[str, str] | None
 ) -> dict[str, Any]:
     """
     What an index remembers of how it was made.
@@ -110,7 +110,7 @@ def as_table(rows: Sequence[Mapping[str, Any]], vectors: Sequence[np.ndarray], s
     width = schema.field("vectors").type.value_type.list_size
     for one, made in zip(ids, vectors, strict=True):
         lengths = np.linalg.norm(np.asarray(made, dtype=np.float32), axis=-1) if np.ndim(made) == 2 else np.zeros(0)
-        # A picture with no vector, or one that has no direction, would lie in the index and never be found.
+        # An image with no vector, or one that has no direction, would lie in the index and never be found.
         if not len(lengths) or np.shape(made)[1] != width or not (np.isfinite(lengths) & (lengths > 0)).all():
             raise ValueError(
                 f"Expected at least one vector of width {width}, finite and none of them zero, got an array of shape "

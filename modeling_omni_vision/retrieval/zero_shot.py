@@ -1,4 +1,4 @@
-"""Zero-shot classification of labelled pictures by the names of their classes, by every door of a checkpoint."""
+"""Zero-shot classification of labelled images by the names of their classes, by every door of a checkpoint."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -10,7 +10,7 @@ from PIL import Image as PilImage
 from sentence_transformers import MultiVectorEncoder, SentenceTransformer
 
 from ..data.pairs import HELD_OUT_COMBINATIONS
-from ..data.sources import load_pictures
+from ..data.sources import load_images
 from ..data.synthetic.shapes import COLOURS, SHAPES, draw_scene
 from ..evaluation.metrics import accuracy_interval
 from ..records.metrics_file import merge_metrics
@@ -23,12 +23,12 @@ SIZE = 64
 
 
 def zero_shot(checkpoint: Path, dataset: str, templates: Sequence[str], split: str = "test") -> dict[str, Any]:
-    """Classify pictures by names alone and keep the accuracy as `zero_shot` in the checkpoint's metrics.json.
+    """Classify images by names alone and keep the accuracy as `zero_shot` in the checkpoint's metrics.json.
 
     Args:
         checkpoint: Folder of an `OmniVisionForRetrieval` with its processor. Its code runs.
         dataset: `combinations`, ten fresh drawings of each of the 48 colours of shapes; or anything that
-            `load_pictures` takes.
+            `load_images` takes.
         templates: Sentences with {} where the name goes; their scores are averaged.
         split: Split of a labelled dataset.
 
@@ -36,15 +36,15 @@ def zero_shot(checkpoint: Path, dataset: str, templates: Sequence[str], split: s
         For `parts` (late interaction) and `wholes` (single vectors): `accuracy`, its 95 % bootstrap interval, and for
         drawn combinations `held_out`, the accuracy on those that training did not show.
     """
-    pictures, labels, names = _combinations() if dataset == "combinations" else _labelled(dataset, split)
+    images, labels, names = _combinations() if dataset == "combinations" else _labelled(dataset, split)
     doors: dict[str, Any] = {
-        "parts": MultiVectorEncoder(str(checkpoint), trust_remote_code=True),
-        "wholes": SentenceTransformer(str(checkpoint), trust_remote_code=True),
+        "multi_vector": MultiVectorEncoder(str(checkpoint), trust_remote_code=True),
+        "single_vector": SentenceTransformer(str(checkpoint), trust_remote_code=True),
     }
     found: dict[str, Any] = {
         "dataset": dataset,
         "templates": list(templates),
-        "pictures": len(pictures),
+        "images": len(images),
         "classes": len(names),
         "chance": 1 / len(names),
     }
@@ -52,7 +52,7 @@ def zero_shot(checkpoint: Path, dataset: str, templates: Sequence[str], split: s
         labels, [names.index(" ".join(pair)) for pair in HELD_OUT_COMBINATIONS if " ".join(pair) in names]
     )
     for name, door in doors.items():
-        right = (zero_shot_predictions(door, pictures, names, templates).numpy() == labels).astype(float)
+        right = (zero_shot_predictions(door, images, names, templates).numpy() == labels).astype(float)
         found[name] = {
             "accuracy": float(right.mean()),
             "accuracy_interval": list(accuracy_interval(right.astype(bool))),
@@ -67,14 +67,14 @@ def _combinations() -> tuple[list[PilImage.Image], np.ndarray, list[str]]:
     pairs = list(product(COLOURS, SHAPES))
     labels = np.tile(np.arange(len(pairs)), PER_COMBINATION)
     drawn = [
-        draw_scene(np.random.default_rng([SEED, number]), [pairs[label]], SIZE).picture
+        draw_scene(np.random.default_rng([SEED, number]), [pairs[label]], SIZE).image
         for number, label in enumerate(labels)
     ]
     return drawn, labels, [" ".join(pair) for pair in pairs]
 
 
 def _labelled(dataset: str, split: str) -> tuple[list[PilImage.Image], np.ndarray, list[str]]:
-    data = load_pictures(dataset)
+    data = load_images(dataset)
     if split not in data:
         raise ValueError(f"Expected a split of {dataset!r}, one of {', '.join(data)}, got {split!r}.")
     rows = data[split]

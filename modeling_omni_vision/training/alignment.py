@@ -20,35 +20,35 @@ from ..modeling_omni_vision_language import shuffle_pixels
 
 logger = logging.getLogger(__name__)
 
-PICTURES, BATCH = 1_500, 32
+IMAGES, BATCH = 1_500, 32
 LEARNING_RATE, LAST_SHARE = 2e-3, 0.02
 
 
-def align_projector(model: Any, processor: Any, steps: int, seed: int = 0, pictures: int = PICTURES) -> float:
+def align_projector(model: Any, processor: Any, steps: int, seed: int = 0, images: int = IMAGES) -> float:
     """
     Teach the projector of a composite, in place, the words for colour and shape of what drawn scenes show.
 
     Args:
         model: A composite of early fusion that is shown the grid; nothing else of it changes.
         processor: Its processor.
-        steps: Steps of 32 pictures.
+        steps: Steps of 32 images.
         seed: Seed of their order.
-        pictures: Scenes to draw, none with a combination of `HELD_OUT_COMBINATIONS`.
+        images: Scenes to draw, none with a combination of `HELD_OUT_COMBINATIONS`.
 
     Returns:
         What is missed in the end: the squared distance to the words as a share of their variance.
 
     Raises:
-        ValueError: for a composite that is shown anything but the grid, or pictures that cannot be drawn.
+        ValueError: for a composite that is shown anything but the grid, or images that cannot be drawn.
     """
     config = model.config
-    if (config.fusion, config.select_feature) != ("early", "grid"):
+    if (config.fusion, config.vision_feature_select_strategy) != ("early", "grid"):
         raise ValueError(
             f"Only a grid between the words can be said in words, got {config.fusion} fusion of "
-            f"{config.select_feature}. Choose early fusion of the grid, or leave out the alignment."
+            f"{config.vision_feature_select_strategy}. Choose early fusion of the grid, or leave out the alignment."
         )
     (height, _), (patch, _) = config.vision_config.image_size_hw, config.vision_config.patch_size_hw
-    scenes = draw_scene_patches(patch, size=height, sizes={"train": pictures})["train"]
+    scenes = draw_scene_patches(patch, size=height, sizes={"train": images})["train"]
     (cls, grid), words = _seen(model, processor, scenes), _words(model, processor, scenes, height // patch)
     projector = model.multi_modal_projector
     weights = [*projector.parameters()]
@@ -58,8 +58,8 @@ def align_projector(model: Any, processor: Any, steps: int, seed: int = 0, pictu
     missed = torch.tensor(1.0)
     for _ in range(steps):
         rows = torch.randint(len(grid), (BATCH,), generator=generator)
-        shown: dict[str, Any] = {"cls": cls[rows], "grid": grid[rows]}
-        said = projector(OmniVisionModelOutput(**shown), height)
+        image_input: dict[str, Any] = {"cls": cls[rows], "grid": grid[rows]}
+        said = projector(OmniVisionModelOutput(**image_input), height)
         missed = (said - words[rows]).square().mean() / words.var()
         # Their gradients alone: others are not to be seen by whoever trains next.
         for weight, gradient in zip(weights, torch.autograd.grad(missed, weights), strict=True):
@@ -73,12 +73,12 @@ def align_projector(model: Any, processor: Any, steps: int, seed: int = 0, pictu
 
 @torch.no_grad()
 def _seen(model: Any, processor: Any, scenes: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
-    """Encode scenes: CLS (pictures, 1, hidden) and patches (pictures, patches, hidden)."""
+    """Encode scenes: CLS (images, 1, hidden) and patches (images, patches, hidden)."""
     model.vision_tower.eval()
     found = []
     for start in range(0, len(scenes), BATCH):
-        pictures = [open_stored(image) for image in scenes[start : start + BATCH]["image"]]
-        pixels = processor.image_processor(pictures, return_tensors="pt")["pixel_values"]
+        images = [open_stored(image) for image in scenes[start : start + BATCH]["image"]]
+        pixels = processor.image_processor(images, return_tensors="pt")["pixel_values"]
         output = model.vision_tower(pixel_values=pixels)
         found.append((output.cls, output.grid))
     cls, grid = zip(*found, strict=True)
@@ -87,15 +87,15 @@ def _seen(model: Any, processor: Any, scenes: Dataset) -> tuple[torch.Tensor, to
 
 @torch.no_grad()
 def _words(model: Any, processor: Any, scenes: Dataset, rows: int) -> torch.Tensor:
-    """Say in embeddings what tokens show: (pictures, tokens, text hidden); for background, the mean of all words."""
+    """Say in embeddings what tokens show: (images, tokens, text hidden); for background, the mean of all words."""
     embeddings = model.get_input_embeddings().weight
     colours, shapes = (_named(embeddings, processor, names[1:]) for names in (PATCH_COLOURS, PATCH_SHAPES))
     colour, shape = (torch.tensor(scenes[name][:]) for name in ("colours", "shapes"))
-    shown = (colour > 0).float().unsqueeze(-1)
-    factor = model.config.pixel_shuffle
-    named = shown * (colours[colour] + shapes[shape]) / 2
+    image_input = (colour > 0).float().unsqueeze(-1)
+    factor = model.config.scale_factor
+    named = image_input * (colours[colour] + shapes[shape]) / 2
     total = shuffle_pixels(named, rows, factor).unflatten(-1, (factor**2, -1)).sum(-2)
-    count = shuffle_pixels(shown, rows, factor).sum(-1, keepdim=True)
+    count = shuffle_pixels(image_input, rows, factor).sum(-1, keepdim=True)
     return torch.where(count > 0, total / count.clamp(min=1), embeddings.mean(0))
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from ..data.sources import VALIDATION_SHARE
+from ..data.sources import VALIDATION_FRACTION
 from .fields import read_fields
 
 
@@ -19,14 +19,14 @@ class RecipeArguments:
 
     dataset: str = field(
         metadata={
-            "help": "digits, shapes (also shapes:colour, shapes:shape, shapes:red,blue), a folder of pictures, IDX or "
+            "help": "digits, shapes (also shapes:colour, shapes:shape, shapes:red,blue), a folder of images, IDX or "
             "Parquet files, a saved dataset, or a dataset of the Hub."
         }
     )
-    image_column: str | None = field(default=None, metadata={"help": "Column of the pictures, if it cannot be told."})
+    image_column: str | None = field(default=None, metadata={"help": "Column of the images, if it cannot be told."})
     label_column: str | None = field(default=None, metadata={"help": "Column of the classes, if it cannot be told."})
-    validation_share: float = field(
-        default=VALIDATION_SHARE,
+    validation_fraction: float = field(
+        default=VALIDATION_FRACTION,
         metadata={"help": "Held out of train if there is no validation split: a share, or a number."},
     )
     model: str | None = field(default=None, metadata={"help": "Checkpoint to start from; by default a new model."})
@@ -34,11 +34,13 @@ class RecipeArguments:
         default=None,
         metadata={"help": "Fields of OmniVisionConfig (and attn_implementation), as JSON or a JSON file."},
     )
-    crop_scale: float = field(
+    min_crop_scale: float = field(
         default=0.0, metadata={"help": "Random-resized crop: smallest share of the area, 0 means none."}
     )
-    shift: int = field(default=0, metadata={"help": "Random shift in pixels of the model's input, 0 means none."})
-    flip: bool = field(default=False, metadata={"help": "Mirror every second picture."})
+    max_translate: int = field(
+        default=0, metadata={"help": "Random shift in pixels of the model's input, 0 means none."}
+    )
+    flip: bool = field(default=False, metadata={"help": "Mirror every second image."})
     rand_augment: int = field(
         default=0, metadata={"help": "RandAugment magnitude, 1 to 30 (3 is light); 0 means none."}
     )
@@ -89,11 +91,9 @@ class RecipeArguments:
 class OmniVisionTrainingArguments(TrainingArguments):
     """`TrainingArguments` with defaults that suit a small encoder; every one can be changed."""
 
-    per_device_train_batch_size: int = field(default=64, metadata={"help": "Pictures per step and device."})
-    per_device_eval_batch_size: int = field(
-        default=256, metadata={"help": "Pictures per evaluation batch and device."}
-    )
-    num_train_epochs: float = field(default=30.0, metadata={"help": "Passes over the training pictures."})
+    per_device_train_batch_size: int = field(default=64, metadata={"help": "Images per step and device."})
+    per_device_eval_batch_size: int = field(default=256, metadata={"help": "Images per evaluation batch and device."})
+    num_train_epochs: float = field(default=30.0, metadata={"help": "Passes over the training images."})
     learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate, for the topmost layers."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Shape of the learning rate over time."})
     warmup_steps: float = field(default=0.05, metadata={"help": "Steps to warm up, or their share if below 1."})
@@ -110,12 +110,12 @@ class OmniVisionTrainingArguments(TrainingArguments):
         default=True,
         metadata={"help": "Open the test split, once, at the end; false for trial runs, compared on validation."},
     )
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay false: pictures are a column."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay false: images are a column."})
 
     def __post_init__(self) -> None:
         self.given = _given(self)
         if self.remove_unused_columns:
-            raise ValueError("`remove_unused_columns` must be false, got true: it removes the pictures. Leave it out.")
+            raise ValueError("`remove_unused_columns` must be false, got true: it removes the images. Leave it out.")
         if not torch.accelerator.is_available():
             # Otherwise torchrun starts separate runs without a GPU, bf16 is refused, and memory is pinned in vain.
             self.use_cpu = True

@@ -1,4 +1,4 @@
-"""Batches in which the pictures of one concept are together, so that they can find each other."""
+"""Batches in which the images of one concept are together, so that they can find each other."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,19 +8,19 @@ from datasets import Dataset
 from sentence_transformers.base.sampler import DefaultBatchSampler
 
 
-TOGETHER = 2  # pictures of a concept
+TOGETHER = 2  # images of a concept
 
 
 class ConceptBatches(DefaultBatchSampler):
     """
-    Batches of concepts in random order, with two pictures of a concept one after the other.
+    Batches of concepts in random order, with two images of a concept one after the other.
 
-    Every picture comes once in an epoch. A concept of more pictures comes several times, with other pairs of them in
+    Every image comes once in an epoch. A concept of more images comes several times, with other pairs of them in
     each epoch: all at once would leave few concepts in a batch to be told from each other. A pair that does not fit
     into a batch goes on in the next.
 
     Args:
-        dataset: Training pairs, as `training_pairs` gives them: their `concept` is read, without a picture opened.
+        dataset: Training pairs, as `training_pairs` gives them: their `concept` is read, without an image opened.
         batch_size: Pairs in a batch.
         drop_last: Leave out the last batch if it is not full.
         generator: Gives the random order; it is seeded anew for each epoch.
@@ -60,7 +60,7 @@ class ConceptBatches(DefaultBatchSampler):
 
 
 def rows_by_concept(dataset: Dataset) -> dict[str, list[int]]:
-    """Give the rows of each concept, in the order of their first picture."""
+    """Give the rows of each concept, in the order of their first image."""
     rows: dict[str, list[int]] = {}
     for row, concept in enumerate(dataset.with_format(None)["concept"][:]):
         rows.setdefault(concept, []).append(row)

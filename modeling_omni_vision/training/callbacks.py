@@ -32,7 +32,7 @@ class NonFiniteLossError(ValueError):
 
 class DataEpochCallback(TrainerCallback):
     """
-    Tells the training pictures which epoch it is; accelerate does so only on some of its roads.
+    Tells the training images which epoch it is; accelerate does so only on some of its roads.
 
     Args:
         data: What has a `set_epoch`, by default the training dataset.
@@ -147,7 +147,7 @@ def unwrap(model: nn.Module | None) -> nn.Module | None:
     return getattr(model, "_orig_mod", model)
 
 
-def rest_frozen(model: nn.Module) -> None:
+def set_frozen_to_eval(model: nn.Module) -> None:
     """Put the parts of a model that are not trained into evaluation mode: dropout is for what can learn from it."""
     for part in model.children():
         if not any(parameter.requires_grad for parameter in part.parameters()):
@@ -190,7 +190,7 @@ __all__ = [
     "StopOnSigterm",
     "TrainingInterruptedError",
     "exit_when_interrupted",
-    "rest_frozen",
+    "set_frozen_to_eval",
     "train_until_done",
     "unwrap",
 ]

@@ -10,8 +10,8 @@ from transformers import set_seed
 
 from ..configuration_omni_vision import OmniVisionConfig
 from ..data.augmentation import Augmentation
-from ..data.image_dataset import PictureCollator, Pictures
-from ..data.sources import load_pictures
+from ..data.image_dataset import ImageCollator, ImageDataset
+from ..data.sources import load_images
 from ..evaluation.evaluate import class_names, load_classifier, predict
 from ..evaluation.metrics import classification_metrics
 from ..evaluation.test_split import open_test_split
@@ -50,8 +50,8 @@ def train(recipe: RecipeArguments, args: OmniVisionTrainingArguments) -> Path:
     output_dir = Path(str(args.output_dir))
     checkpoint = find_checkpoint(output_dir, args.resume_from_checkpoint)
     set_seed(args.seed)
-    with args.main_process_first(desc="loading pictures"):
-        data = load_pictures(recipe.dataset, recipe.image_column, recipe.label_column, recipe.validation_share)
+    with args.main_process_first(desc="loading images"):
+        data = load_images(recipe.dataset, recipe.image_column, recipe.label_column, recipe.validation_fraction)
     model, processor = build_model(recipe, data["train"].features["label"].names)
     trainer = OmniVisionTrainer(
         ema_decay=recipe.ema_decay,
@@ -60,9 +60,9 @@ def train(recipe: RecipeArguments, args: OmniVisionTrainingArguments) -> Path:
         center_residual=recipe.center_residual,
         model=model,
         args=args,
-        data_collator=PictureCollator(processor),
-        train_dataset=training_pictures(recipe, args, data["train"], processor),
-        eval_dataset=Pictures(data["validation"], processor),
+        data_collator=ImageCollator(processor),
+        train_dataset=training_images(recipe, args, data["train"], processor),
+        eval_dataset=ImageDataset(data["validation"], processor),
         processing_class=processor,
     )
     _hint(model, args)
@@ -158,18 +158,18 @@ def build_model(
     return model.float(), OmniVisionImageProcessor.from_pretrained(recipe.model, size=size)
 
 
-def training_pictures(
+def training_images(
     recipe: RecipeArguments,
     args: OmniVisionTrainingArguments,
     train: Dataset,
     processor: OmniVisionImageProcessor,
-) -> Pictures:
-    """Make the training pictures with the augmentation of the recipe."""
+) -> ImageDataset:
+    """Make the training images with the augmentation of the recipe."""
     augmentation = Augmentation(
-        num_pictures=len(train),
+        num_images=len(train),
         size=(processor.size["height"], processor.size["width"]),
-        crop_scale=recipe.crop_scale,
-        shift=recipe.shift,
+        min_crop_scale=recipe.min_crop_scale,
+        max_translate=recipe.max_translate,
         flip=recipe.flip,
         rand_augment=recipe.rand_augment,
         random_erasing=recipe.random_erasing,
@@ -178,7 +178,7 @@ def training_pictures(
         num_classes=train.features["label"].num_classes,
         seed=args.data_seed if args.data_seed is not None else args.seed,
     )
-    return Pictures(train, processor, augmentation)
+    return ImageDataset(train, processor, augmentation)
 
 
 def _new_processor(config: OmniVisionConfig) -> OmniVisionImageProcessor:
@@ -203,7 +203,7 @@ def _test(folder: Path, data: DatasetDict, dataset: str, command: str) -> dict[s
             "accuracy": found["accuracy"],
             "accuracy_interval": found["accuracy_interval"],
             "loss": found["nll"],
-            "pictures": found["num_examples"],
+            "images": found["num_examples"],
         },
         **opened.section(found["accuracy"]),
     }
@@ -226,4 +226,4 @@ def _hint(model: OmniVisionForImageClassification, args: OmniVisionTrainingArgum
         )
 
 
-__all__ = ["build_model", "find_checkpoint", "train", "training_pictures"]
+__all__ = ["build_model", "find_checkpoint", "train", "training_images"]

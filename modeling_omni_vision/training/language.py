@@ -21,7 +21,7 @@ from ..data.conversations import IMAGE
 from ..data.pairs import SCENE_SIDE
 from ..data.questions import load_questions, scene_texts
 from ..data.symbol_maps import PATCH
-from ..evaluation.answers import Answered, answer_metrics, blind_prior
+from ..evaluation.answers import AnswerResult, answer_metrics, blind_prior
 from ..image_processing_omni_vision import OmniVisionImageProcessor
 from ..interop.compose import compose_language_model
 from ..modeling_omni_vision import OmniVisionModel
@@ -29,7 +29,7 @@ from ..modeling_omni_vision_language import OmniVisionForConditionalGeneration
 from ..processing_omni_vision_language import OmniVisionProcessor
 from ..records.metrics_file import has_bf16_instructions, merge_metrics
 from .alignment import align_projector
-from .callbacks import DataEpochCallback, rest_frozen, train_until_done
+from .callbacks import DataEpochCallback, set_frozen_to_eval, train_until_done
 from .classification import find_checkpoint
 from .language_arguments import NEW, LanguageArguments, LanguageTrainingArguments
 from .language_data import IGNORED, SEEN, AnswerCollator, Conversations, LengthGroups, show
@@ -52,14 +52,14 @@ NEW_CHAT = """\
 {%- if add_generation_prompt -%}{{- '<assistant>' -}}{%- endif -%}
 """
 PARTS = {"vision": "vision_tower.", "text": "language_model."}
-# Sizes of pictures and of patches that a map of symbols is drawn for.
+# Sizes of images and of patches that a map of symbols is drawn for.
 MAPPED = ((SCENE_SIDE, SCENE_SIDE), (PATCH, PATCH))
 # Attention that takes a mask of ours; others see through it or refuse it.
 PACKABLE = ("sdpa", "eager")
 
 
 def train_language(recipe: LanguageArguments, args: LanguageTrainingArguments) -> Path:
-    """Train a composite to answer questions about pictures; measure it and its controls once at the end.
+    """Train a composite to answer questions about images; measure it and its controls once at the end.
 
     Args:
         recipe: Questions, model, and what is trained.
@@ -76,17 +76,17 @@ def train_language(recipe: LanguageArguments, args: LanguageTrainingArguments) -
     checkpoint = find_checkpoint(folder, args.resume_from_checkpoint)
     set_seed(args.seed)
     with args.main_process_first(desc="loading questions"):
-        data = load_questions(recipe.dataset, recipe.validation_share)
+        data = load_questions(recipe.dataset, recipe.validation_fraction)
     model, processor = start(recipe, args, data["train"])
-    seeing = recipe.shown in SEEN
+    seeing = recipe.image_input in SEEN
     vision: Any = model.config.vision_config
-    if recipe.shown == "symbol_map" and (vision.image_size_hw, vision.patch_size_hw) != MAPPED:
+    if recipe.image_input == "symbol_map" and (vision.image_size_hw, vision.patch_size_hw) != MAPPED:
         raise ValueError(
             f"A map of symbols is for towers of {SCENE_SIDE} pixels whose patches have {PATCH}, got "
             f"{vision.image_size_hw} and {vision.patch_size_hw}. Give it a --config with these."
         )
     rates = learning_rates(recipe, args.learning_rate)
-    choose_trained(model, recipe.stage, rates, recipe.lora_rank, seeing)
+    freeze_parameters(model, recipe.stage, rates, recipe.lora_rank, seeing)
     before = fingerprints(model)
     trainer = LanguageTrainer(
         model,
@@ -94,8 +94,10 @@ def train_language(recipe: LanguageArguments, args: LanguageTrainingArguments) -
         recipe,
         args=args,
         data_collator=AnswerCollator(processor),
-        train_dataset=Conversations(data["train"], processor, recipe.shown, recipe.pack),
-        eval_dataset=Conversations(data["validation"], processor, recipe.shown, recipe.pack),
+        train_dataset=Conversations(data["train"], processor, recipe.image_input, recipe.max_questions_per_sequence),
+        eval_dataset=Conversations(
+            data["validation"], processor, recipe.image_input, recipe.max_questions_per_sequence
+        ),
         processing_class=processor,
     )
     warn_of_imitated_bf16(args)
@@ -111,7 +113,14 @@ def train_language(recipe: LanguageArguments, args: LanguageTrainingArguments) -
         if args.do_predict:
             # From the files, in float32, as others will open them.
             saved = OmniVisionForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-            measured = measure(saved, processor, data, recipe.shown, recipe.pack, args.per_device_eval_batch_size)
+            measured = measure(
+                saved,
+                processor,
+                data,
+                recipe.image_input,
+                recipe.max_questions_per_sequence,
+                args.per_device_eval_batch_size,
+            )
             merge_metrics(folder, {"answers": measured})
     return folder
 
@@ -133,10 +142,10 @@ def start(
                 recipe.text if recipe.text != NEW else _new_decoder(recipe, train, parts / "text"),
                 parts / "composite",
                 recipe.fusion,
-                select_feature=recipe.select_feature,
+                vision_feature_select_strategy=recipe.vision_feature_select_strategy,
                 projector=recipe.projector,
-                pixel_shuffle=recipe.pixel_shuffle,
-                cross_attention_every=recipe.cross_attention_every,
+                scale_factor=recipe.scale_factor,
+                cross_attention_interval=recipe.cross_attention_interval,
             )
     opened = _open(str(parts / "composite"), recipe.attn_implementation)
     if recipe.align_steps:
@@ -158,12 +167,12 @@ def learning_rates(recipe: LanguageArguments, learning_rate: float) -> dict[str,
     return {"vision": 0.0 if only_new else vision, "text": 0.0 if only_new else text, "projector": learning_rate}
 
 
-def choose_trained(
+def freeze_parameters(
     model: nn.Module, stage: str, rates: dict[str, float], lora_rank: int = 8, seeing: bool = True
 ) -> None:
     """Freeze in place what has no learning rate; in stage `lora` put LoRA into the language model and freeze the rest.
 
-    Without pictures the tower and the projector are frozen too: they would wait for gradients that never come.
+    Without images the tower and the projector are frozen too: they would wait for gradients that never come.
     """
     if stage == "lora":
         # Only this stage needs the package.
@@ -227,9 +236,10 @@ class LanguageTrainer(PlainFolderTrainer):
     ) -> None:
         super().__init__(model, **kwargs)
         attention = {part.config._attn_implementation for part in (model.language_model, model.vision_tower)}
-        if recipe.pack > 1 and not attention <= set(PACKABLE):
+        if recipe.max_questions_per_sequence > 1 and not attention <= set(PACKABLE):
             raise ValueError(
-                f"Packed questions need an attention of {', '.join(PACKABLE)}, got {sorted(attention)}. Set --pack 1."
+                f"Packed questions need an attention of {', '.join(PACKABLE)}, got {sorted(attention)}. "
+                "Set --max_questions_per_sequence 1."
             )
         self.composite, self.rates, self.recipe = model, rates, recipe  # `self.model`, with its type
         self.add_callback(DataEpochCallback())
@@ -253,7 +263,7 @@ class LanguageTrainer(PlainFolderTrainer):
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Compute the loss with frozen parts as they are when used, and logits where something is to be said."""
-        rest_frozen(self.composite)
+        set_frozen_to_eval(self.composite)
         if self.composite.language_model.loss_function is ForCausalLMLoss and self.label_smoother is None:
             labels = inputs["labels"][:, 1:]
             places = answer_places(labels)
@@ -311,7 +321,7 @@ def answer_places(labels: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def exact_answers(model: Any, collator: Any, data: Conversations, batch_size: int) -> list[Answered]:
+def exact_answers(model: Any, collator: Any, data: Conversations, batch_size: int) -> list[AnswerResult]:
     """Tell which answers the model would give exactly, most probable word first.
 
     An answer is the one of `generate` without sampling if and only if each of its tokens is the most probable one
@@ -319,7 +329,7 @@ def exact_answers(model: Any, collator: Any, data: Conversations, batch_size: in
     """
     was_training = model.training
     model.eval()
-    answers: list[Answered] = []
+    answers: list[AnswerResult] = []
     for first in range(0, len(data), batch_size):
         numbers = range(first, min(first + batch_size, len(data)))
         items = [data[number] for number in numbers]
@@ -327,14 +337,14 @@ def exact_answers(model: Any, collator: Any, data: Conversations, batch_size: in
         labels = batch.pop("labels")[:, 1:]
         places = answer_places(labels)
         logits = model(**batch, logits_to_keep=places, use_cache=False).logits
-        # A picture is shown, never said.
+        # An image is shown, never said.
         logits[..., model.config.image_token_id] = -torch.inf
         wrong = (labels[:, places] != IGNORED) & (logits.argmax(-1) != labels[:, places])
         for number, item, row in zip(numbers, items, wrong.tolist(), strict=True):
             missed = zip(places.tolist(), row, strict=True)
             failed = {item.segments[place + 1] for place, is_wrong in missed if is_wrong}
             answers += [
-                Answered(segment not in failed, kind, data.rows_of[number])
+                AnswerResult(segment not in failed, kind, data.rows_of[number])
                 for segment, kind in enumerate(item.kinds, 1)
             ]
     model.train(was_training)
@@ -342,11 +352,16 @@ def exact_answers(model: Any, collator: Any, data: Conversations, batch_size: in
 
 
 def measure(
-    model: Any, processor: Any, data: DatasetDict, shown: str = "pictures", pack: int = 1, batch_size: int = 16
+    model: Any,
+    processor: Any,
+    data: DatasetDict,
+    image_input: str = "images",
+    max_questions_per_sequence: int = 1,
+    batch_size: int = 16,
 ) -> dict[str, Any]:
     """Measure every split but train: exact answers, beside those by the questions alone (`prior`).
 
-    A model that was trained on pictures is also measured with `shuffled` pictures and with `nothing` to see.
+    A model that was trained on images is also measured with `shuffled` images and with `nothing` to see.
 
     Returns:
         For each split, for each of these, what `answer_metrics` says.
@@ -357,10 +372,10 @@ def measure(
         if name == "train":
             continue
         found[name] = {"prior": answer_metrics(blind_prior(data["train"], split))}
-        for control in ("pictures", "shuffled", "nothing") if shown == "pictures" else (shown,):
+        for control in ("images", "shuffled", "nothing") if image_input == "images" else (image_input,):
             if control == "shuffled" and sum(len(images) for images in split["images"][:]) < 2:
                 continue
-            rows = Conversations(split, processor, control, pack)
+            rows = Conversations(split, processor, control, max_questions_per_sequence)
             found[name][control] = answer_metrics(exact_answers(model, collator, rows, batch_size))
     return found
 
@@ -412,14 +427,14 @@ def _new_tower(recipe: LanguageArguments, folder: Path) -> str:
     config = recipe.vision_config()
     height, width = config.image_size_hw
     OmniVisionModel(config).save_pretrained(folder)
-    pictures = OmniVisionImageProcessor(size={"height": height, "width": width}, num_channels=config.num_channels)
-    pictures.save_pretrained(folder)
+    images = OmniVisionImageProcessor(size={"height": height, "width": width}, num_channels=config.num_channels)
+    images.save_pretrained(folder)
     return str(folder)
 
 
 def _new_decoder(recipe: LanguageArguments, train: Dataset, folder: Path) -> str:
     drawn = recipe.dataset.partition(":")[0] == "scenes"
-    tokenizer = new_tokenizer(scene_texts() if drawn else _texts(train, recipe.shown))
+    tokenizer = new_tokenizer(scene_texts() if drawn else _texts(train, recipe.image_input))
     fields = {**recipe.decoder_fields(), "vocab_size": len(tokenizer), "bos_token_id": None}
     fields |= {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     LlamaForCausalLM(LlamaConfig(**fields)).save_pretrained(folder)
@@ -427,13 +442,13 @@ def _new_decoder(recipe: LanguageArguments, train: Dataset, folder: Path) -> str
     return str(folder)
 
 
-def _texts(train: Dataset, shown: str) -> Iterator[str]:
+def _texts(train: Dataset, image_input: str) -> Iterator[str]:
     for questions, symbols in zip(train["questions"][:], train["symbols"][:], strict=True):
         for question in questions:
-            # The mark of a picture is no word.
+            # The mark of an image is no word.
             yield from (turn["content"] for turn in show(question["messages"], "nothing", ""))
             yield question["answer"]
-        if shown == "symbols":
+        if image_input == "symbols":
             yield symbols
 
 
@@ -480,9 +495,9 @@ def _describe(
 __all__ = [
     "LanguageTrainer",
     "answer_places",
-    "choose_trained",
     "exact_answers",
     "fingerprints",
+    "freeze_parameters",
     "language_groups",
     "learning_rates",
     "measure",

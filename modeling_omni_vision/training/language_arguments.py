@@ -7,12 +7,12 @@ import torch
 from transformers import LlamaConfig, TrainingArguments
 
 from ..configuration_omni_vision import OmniVisionConfig
-from ..data.sources import VALIDATION_SHARE
+from ..data.sources import VALIDATION_FRACTION
 from .fields import read_fields
 
 
 STAGES = ("projector", "lora", "all")
-SHOWN = ("pictures", "shuffled", "nothing", "symbols", "symbol_map")
+IMAGE_INPUTS = ("images", "shuffled", "nothing", "symbols", "symbol_map")
 NEW = "new"
 # A decoder that learns drawn scenes in minutes of one core; with its words below a million parameters.
 NEW_DECODER = {
@@ -32,11 +32,11 @@ class LanguageArguments:
     dataset: str = field(
         metadata={
             "help": "scenes (also scenes:colour,count or scenes:caption), easy-vqa, or a .jsonl of conversations with "
-            "pictures or a folder of such; several, joined by ' + ', are trained on together."
+            "images or a folder of such; several, joined by ' + ', are trained on together."
         }
     )
-    validation_share: float = field(
-        default=VALIDATION_SHARE,
+    validation_fraction: float = field(
+        default=VALIDATION_FRACTION,
         metadata={"help": "Held out of train if there is no validation split: a share, or a number."},
     )
     model: str | None = field(
@@ -44,10 +44,10 @@ class LanguageArguments:
     )
     vision: str | None = field(
         default=None,
-        metadata={"help": "Checkpoint of the picture tower, or of a model for search that has one; by default new."},
+        metadata={"help": "Checkpoint of the image tower, or of a model for search that has one; by default new."},
     )
     config: str | None = field(
-        default=None, metadata={"help": "Fields of OmniVisionConfig for a new picture tower, as JSON."}
+        default=None, metadata={"help": "Fields of OmniVisionConfig for a new image tower, as JSON."}
     )
     text: str = field(
         default=NEW,
@@ -60,15 +60,15 @@ class LanguageArguments:
         default=None, metadata={"help": "Fields of LlamaConfig for a new language model, as JSON."}
     )
     fusion: str = field(default="early", metadata={"help": "early or late, as in scripts/compose.py."})
-    select_feature: str | None = field(
+    vision_feature_select_strategy: str | None = field(
         default=None, metadata={"help": "cls, grid or cls+grid; by default cls for early and grid for late fusion."}
     )
     projector: str = field(default="linear", metadata={"help": "linear, or mlp: two layers."})
-    pixel_shuffle: int = field(
+    scale_factor: int = field(
         default=1, metadata={"help": "Side of the squares of patches that become one token: 2 makes 16 of 64."}
     )
-    cross_attention_every: int = field(
-        default=4, metadata={"help": "Late fusion: the layers that look at pictures, every k-th."}
+    cross_attention_interval: int = field(
+        default=4, metadata={"help": "Late fusion: the layers that look at images, every k-th."}
     )
     align_steps: int = field(
         default=0,
@@ -89,51 +89,51 @@ class LanguageArguments:
     )
     lora_rank: int = field(default=8, metadata={"help": "Rank of LoRA on q_proj and v_proj, in stage lora."})
     vision_learning_rate: float | None = field(
-        default=None, metadata={"help": "Of the picture tower; by default --learning_rate, in stage lora 0."}
+        default=None, metadata={"help": "Of the image tower; by default --learning_rate, in stage lora 0."}
     )
     text_learning_rate: float | None = field(
         default=None, metadata={"help": "Of the language model or its LoRA; by default --learning_rate."}
     )
     muon_learning_rate: float = field(
         default=0.0,
-        metadata={"help": "Muon for the matrices of the picture tower's layers (0.02 is usual); 0: none."},
+        metadata={"help": "Muon for the matrices of the image tower's layers (0.02 is usual); 0: none."},
     )
     text_muon_learning_rate: float = field(
         default=0.0, metadata={"help": "Muon for those of the language model's layers, in stage all; 0: none."}
     )
-    pack: int = field(
-        default=20, metadata={"help": "Questions about one picture that share one reading of it; 1: none do."}
+    max_questions_per_sequence: int = field(
+        default=20, metadata={"help": "Questions about one image that share one reading of it; 1: none do."}
     )
-    shown: str = field(
-        default="pictures",
+    image_input: str = field(
+        default="images",
         metadata={
-            "help": "pictures, or a control: nothing, shuffled pictures, the truth in words (symbols) or, "
+            "help": "images, or a control: nothing, shuffled images, the truth in words (symbols) or, "
             "without anything to recognise, in patches (symbol_map)."
         },
     )
 
     def __post_init__(self) -> None:
-        for name, allowed in (("stage", STAGES), ("shown", SHOWN)):
+        for name, allowed in (("stage", STAGES), ("image_input", IMAGE_INPUTS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
         composed = [name for name in ("vision", "config", "text_config", "align_steps") if getattr(self, name)]
         if self.model is not None and composed:
             raise ValueError(f"`model` has all of its parts, got {composed!r} too. Leave out one of them.")
         if self.vision is not None and self.config is not None:
-            raise ValueError("`config` is for a new picture tower, got a checkpoint in `vision` too. Leave out one.")
+            raise ValueError("`config` is for a new image tower, got a checkpoint in `vision` too. Leave out one.")
         if self.text != NEW and self.text_config is not None:
             raise ValueError(f"`text_config` is for a new language model, got the checkpoint {self.text!r} too.")
-        for name in ("pack", "lora_rank"):
+        for name in ("max_questions_per_sequence", "lora_rank"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)!r}.")
         rates = ("vision_learning_rate", "text_learning_rate", "muon_learning_rate", "text_muon_learning_rate")
         for name in (*rates, "align_steps"):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"`{name}` must be at least 0, got {getattr(self, name)!r}. 0 is none.")
-        if self.shown in ("nothing", "symbols") and self.stage != "all":
+        if self.image_input in ("nothing", "symbols") and self.stage != "all":
             raise ValueError(
-                f"Without pictures only the language model learns: `shown` {self.shown!r} needs `stage` 'all', got "
-                f"{self.stage!r}."
+                f"Without images only the language model learns: `image_input` {self.image_input!r} needs `stage` "
+                f"'all', got {self.stage!r}."
             )
         self.vision_config()
         self.decoder_fields()
@@ -161,7 +161,8 @@ class LanguageTrainingArguments(TrainingArguments):
     """`TrainingArguments` with defaults that suit small models; every one can be changed."""
 
     per_device_train_batch_size: int = field(
-        default=16, metadata={"help": "Conversations per step and device, each of up to `pack` questions."}
+        default=16,
+        metadata={"help": "Conversations per step and device, each of up to `max_questions_per_sequence` questions."},
     )
     per_device_eval_batch_size: int = field(default=16, metadata={"help": "Conversations measured at a time."})
     num_train_epochs: float = field(default=5.0, metadata={"help": "Passes over the training conversations."})
@@ -183,11 +184,11 @@ class LanguageTrainingArguments(TrainingArguments):
     logging_steps: float = field(default=0.02, metadata={"help": "Steps between logs, or their share if below 1."})
     report_to: str | None = field(default="none", metadata={"help": "Trackers to report to."})
     do_predict: bool = field(default=True, metadata={"help": "Measure all splits and the controls at the end, once."})
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay false: pictures are a column."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay false: images are a column."})
 
     def __post_init__(self) -> None:
         if self.remove_unused_columns:
-            raise ValueError("`remove_unused_columns` must be false, got true: it removes the pictures. Leave it out.")
+            raise ValueError("`remove_unused_columns` must be false, got true: it removes the images. Leave it out.")
         if not torch.accelerator.is_available():
             # Otherwise torchrun starts separate runs without a GPU, bf16 is refused, and memory is pinned in vain.
             self.use_cpu = True

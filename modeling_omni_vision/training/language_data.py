@@ -1,6 +1,6 @@
-"""Conversations as batches: answers are learnt, everything else is only read, and one picture serves many questions.
+"""Conversations as batches: answers are learnt, everything else is only read, and one image serves many questions.
 
-Packing: the questions about a picture share what stands before them, the picture above all. Each goes on from there as
+Packing: the questions about an image share what stands before them, the image above all. Each goes on from there as
 if it were the only one: its words do not see those of other questions, and their positions start anew. The losses are
 those of the questions one by one.
 """
@@ -20,14 +20,14 @@ from ..data.symbol_maps import draw_symbol_map
 
 
 IGNORED = -100
-SEEN = ("pictures", "shuffled", "symbol_map")  # what is shown as pictures
+SEEN = ("images", "shuffled", "symbol_map")  # what is shown as images
 SHARED = 0  # the segment of what all questions of a sequence see
 
 
 @dataclass
 class AnsweredSequence:
     """
-    Questions about the same pictures, as tokens.
+    Questions about the same images, as tokens.
 
     Args:
         tokens: What all of them share, then question and answer of each.
@@ -35,7 +35,7 @@ class AnsweredSequence:
         positions: Place of each token, as if its question were the only one.
         segments: 0 for what is shared, then the number of the question, from 1.
         kinds: Kind of each question.
-        pictures: Undecoded pictures, in the order of their tokens.
+        images: Undecoded images, in the order of their tokens.
     """
 
     tokens: list[int]
@@ -43,7 +43,7 @@ class AnsweredSequence:
     positions: list[int]
     segments: list[int]
     kinds: list[str]
-    pictures: list[Any]
+    images: list[Any]
 
 
 def encode_question(processor: Any, messages: Sequence[dict[str, str]], answer: str) -> tuple[list[int], list[int]]:
@@ -51,7 +51,7 @@ def encode_question(processor: Any, messages: Sequence[dict[str, str]], answer: 
 
     Args:
         processor: An [`OmniVisionProcessor`].
-        messages: What was said; `<image>` stands for a picture.
+        messages: What was said; `<image>` stands for an image.
         answer: What is to be said next.
 
     Raises:
@@ -67,25 +67,25 @@ def encode_question(processor: Any, messages: Sequence[dict[str, str]], answer: 
             "the template of the processor."
         )
     begins = tokenizer.bos_token is not None and prompt.startswith(tokenizer.bos_token)
-    pictures = processor.image_token * processor.image_seq_length
-    asked = tokenizer(prompt.replace(processor.image_token, pictures), add_special_tokens=not begins)["input_ids"]
+    images = processor.image_token * processor.image_seq_length
+    asked = tokenizer(prompt.replace(processor.image_token, images), add_special_tokens=not begins)["input_ids"]
     # Apart from the prompt, as they come one by one when generated.
     said = tokenizer(whole[len(prompt) :].rstrip("\n"), add_special_tokens=False)["input_ids"]
     end = tokenizer.eos_token_id
     return asked, [*(said[: said.index(end)] if end in said else said), end]
 
 
-def show(messages: Sequence[dict[str, str]], shown: str, symbols: str) -> list[dict[str, str]]:
-    """Put in place of pictures what is shown: `pictures`, `shuffled` ones or a `symbol_map`, `nothing`, or `symbols`.
+def show(messages: Sequence[dict[str, str]], image_input: str, symbols: str) -> list[dict[str, str]]:
+    """Put in place of images what is shown: `images`, `shuffled` ones or a `symbol_map`, `nothing`, or `symbols`.
 
     Raises:
         ValueError: for symbols where the data have none.
     """
-    if shown in SEEN:
+    if image_input in SEEN:
         return [*messages]
-    if shown == "symbols" and not symbols:
+    if image_input == "symbols" and not symbols:
         raise ValueError("Expected `symbols` in every row, got none. Choose data that have them, such as scenes.")
-    instead = "" if shown == "nothing" else symbols
+    instead = "" if image_input == "nothing" else symbols
     marks = (f"{IMAGE}\n", IMAGE)
     changed = []
     for turn in messages:
@@ -97,13 +97,13 @@ def show(messages: Sequence[dict[str, str]], shown: str, symbols: str) -> list[d
 
 
 def pack_questions(
-    prompts: Sequence[list[int]], answers: Sequence[list[int]], kinds: Sequence[str], pictures: list[Any]
+    prompts: Sequence[list[int]], answers: Sequence[list[int]], kinds: Sequence[str], images: list[Any]
 ) -> AnsweredSequence:
-    """Write several questions about the same pictures into one sequence; what their prompts begin with is shared."""
+    """Write several questions about the same images into one sequence; what their prompts begin with is shared."""
     # The last token of a prompt says the first of the answer: it belongs to its question.
     shared = min(_common(prompts), *(len(prompt) - 1 for prompt in prompts))
     tokens = prompts[0][:shared]
-    found = AnsweredSequence([*tokens], [IGNORED] * shared, [*range(shared)], [SHARED] * shared, [*kinds], pictures)
+    found = AnsweredSequence([*tokens], [IGNORED] * shared, [*range(shared)], [SHARED] * shared, [*kinds], images)
     for number, (prompt, answer) in enumerate(zip(prompts, answers, strict=True), 1):
         own = prompt[shared:]
         length = len(own) + len(answer)
@@ -121,42 +121,44 @@ class Conversations(torch.utils.data.Dataset):
     Args:
         rows: A split of `load_questions`.
         processor: An [`OmniVisionProcessor`].
-        shown: What stands in for pictures; see `show`. Shuffled pictures are those of other rows; a map of symbols is
-            drawn (`draw_symbol_map`) in place of the one picture of a row.
+        shown: What stands in for images; see `show`. Shuffled images are those of other rows; a map of symbols is
+            drawn (`draw_symbol_map`) in place of the one image of a row.
         pack: Most questions of a sequence.
     """
 
-    def __init__(self, rows: Dataset, processor: Any, shown: str = "pictures", pack: int = 1) -> None:
+    def __init__(
+        self, rows: Dataset, processor: Any, image_input: str = "images", max_questions_per_sequence: int = 1
+    ) -> None:
         self.epoch = 0
-        self.rows, self.shuffled, self.mapped = rows, shown == "shuffled", shown == "symbol_map"
+        self.rows, self.shuffled, self.mapped = rows, image_input == "shuffled", image_input == "symbol_map"
         self.sequences: list[AnsweredSequence] = []
         self.rows_of: list[int] = []
         counts = [len(images) for images in rows["images"][:]]
         self.starts = [sum(counts[:row]) for row in range(len(counts))] if self.shuffled else []
-        self.pictures = [(row, place) for row, count in enumerate(counts) for place in range(count)]
-        if self.shuffled and len(self.pictures) < 2:
-            raise ValueError(f"Shuffling needs at least two pictures, got {len(self.pictures)}. Add some.")
+        self.images = [(row, place) for row, count in enumerate(counts) for place in range(count)]
+        if self.shuffled and len(self.images) < 2:
+            raise ValueError(f"Shuffling needs at least two images, got {len(self.images)}. Add some.")
         if self.mapped and max(counts, default=1) > 1:
-            raise ValueError(f"Symbols are of one picture, got {max(counts)} pictures in a row. Choose other data.")
+            raise ValueError(f"Symbols are of one image, got {max(counts)} images in a row. Choose other data.")
         known: dict[Any, tuple[list[int], list[int]]] = {}
         token = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
         for row, (questions, symbols) in enumerate(zip(rows["questions"][:], rows["symbols"][:], strict=True)):
             encoded = []
             for question in questions:
-                messages = show(question["messages"], shown, symbols)
+                messages = show(question["messages"], image_input, symbols)
                 key = (*((turn["role"], turn["content"]) for turn in messages), question["answer"])
                 if key not in known:
                     known[key] = encode_question(processor, messages, question["answer"])
                 encoded.append((*known[key], question["kind"]))
-            for start in range(0, len(encoded), pack):
-                self._add(row, encoded[start : start + pack], token)
+            for start in range(0, len(encoded), max_questions_per_sequence):
+                self._add(row, encoded[start : start + max_questions_per_sequence], token)
 
     def _add(self, row: int, encoded: list[tuple[list[int], list[int], str]], token: int) -> None:
         prompts, answers, kinds = ([*column] for column in zip(*encoded, strict=True))
         sequence = pack_questions(prompts, answers, kinds, [])
         marks = [place == token for place in sequence.tokens]
         if any(mark and segment for mark, segment in zip(marks, sequence.segments, strict=True)) and len(encoded) > 1:
-            # A picture between questions: they do not share all pictures.
+            # An image between questions: they do not share all images.
             for question in encoded:
                 self._add(row, [question], token)
             return
@@ -181,11 +183,11 @@ class Conversations(torch.utils.data.Dataset):
         if self.mapped:
             images = [store(draw_symbol_map(self.rows[row]["symbols"])) for _ in images]
         if self.shuffled:
-            # All pictures, turned by half: never one's own.
-            first, count = self.starts[row] + len(self.pictures) // 2, len(self.pictures)
-            others = [self.pictures[(first + place) % count] for place in range(len(images))]
+            # All images, turned by half: never one's own.
+            first, count = self.starts[row] + len(self.images) // 2, len(self.images)
+            others = [self.images[(first + place) % count] for place in range(len(images))]
             images = [self.rows[other]["images"][place] for other, place in others]
-        return AnsweredSequence(**{**vars(sequence), "pictures": images})
+        return AnsweredSequence(**{**vars(sequence), "images": images})
 
 
 class AnswerCollator:
@@ -219,13 +221,11 @@ class AnswerCollator:
         }
         if any(len(item.kinds) > 1 for item in items):
             batch["attention_mask"] = packed_mask(segments)
-        pictures = [
-            picture
-            for item in items
-            for picture in item.pictures[: item.tokens.count(self.token) // self.image_seq_length]
+        images = [
+            image for item in items for image in item.images[: item.tokens.count(self.token) // self.image_seq_length]
         ]
-        if pictures:
-            batch["pixel_values"] = self.prepare([open_stored(picture) for picture in pictures], return_tensors="pt")[
+        if images:
+            batch["pixel_values"] = self.prepare([open_stored(image) for image in images], return_tensors="pt")[
                 "pixel_values"
             ]
         return batch

@@ -1,4 +1,4 @@
-"""Validation accuracy, without gathering more than one number per picture."""
+"""Validation accuracy, without gathering more than one number per image."""
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ def predicted_classes(logits: torch.Tensor | tuple[torch.Tensor, ...], labels: t
 
 
 def accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    """Share of pictures whose predicted class is the right one."""
+    """Share of images whose predicted class is the right one."""
     return {"accuracy": float(np.mean(prediction.predictions == prediction.label_ids))}
 
 

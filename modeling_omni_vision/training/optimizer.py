@@ -69,7 +69,7 @@ def muon_for(model: nn.Module, num_layers: int, args: TrainingArguments, muon_le
     """Make Muon for the matrices of a model's layers, and AdamW for all else, as the arguments say.
 
     Args:
-        model: What is trained; its layers are those of a picture tower somewhere in it.
+        model: What is trained; its layers are those of an image tower somewhere in it.
         num_layers: How many these are.
         args: Learning rate, weight decay and the constants of AdamW.
         muon_learning_rate: Of the matrices of the layers; 0 leaves them to AdamW.

@@ -1,7 +1,7 @@
 """Teach a tower what each patch of a drawn scene shows: the colour and shape of the object there, its middle, and how
 many there are.
 
-A tower that was trained on whole pictures, or to be found by a bag of words, need not know which shape is where, and
+A tower that was trained on whole images, or to be found by a bag of words, need not know which shape is where, and
 no language model can read from its patches what is not in them. Labels for every patch teach it in minutes.
 """
 
@@ -70,7 +70,7 @@ class PatchTeacher(nn.Module):
         Compare what the heads say with what the patches show.
 
         Args:
-            pixel_values: Pictures (batch, channels, height, width).
+            pixel_values: Images (batch, channels, height, width).
             colours: Numbers in `PATCH_COLOURS` (batch, patches).
             shapes: Numbers in `PATCH_SHAPES` (batch, patches).
             places: Middles of the objects as shares of the side (batch, patches, 2).
@@ -112,7 +112,7 @@ def train_patches(config: OmniVisionConfig, muon_learning_rate: float, args: Omn
     """Teach a new tower and save it, with the scores of its heads, which are left behind, in `metrics.json`.
 
     Args:
-        config: The tower; its picture size and patch size must be square.
+        config: The tower; its image size and patch size must be square.
         muon_learning_rate: Muon's for the matrices of the layers, 0 for none.
         args: Everything that transformers' Trainer knows.
 
@@ -126,7 +126,7 @@ def train_patches(config: OmniVisionConfig, muon_learning_rate: float, args: Omn
     (height, width), (patch, across) = config.image_size_hw, config.patch_size_hw
     if height != width or patch != across or config.num_channels != 3:
         raise ValueError(
-            f"Drawn scenes are square and coloured, got pictures of {height} x {width} in {config.num_channels} "
+            f"Drawn scenes are square and coloured, got images of {height} x {width} in {config.num_channels} "
             f"channel(s) and patches of {patch} x {across}. Correct --config."
         )
     with args.main_process_first(desc="drawing scenes"):
@@ -158,7 +158,7 @@ def train_patches(config: OmniVisionConfig, muon_learning_rate: float, args: Omn
             "machine": describe_machine(),
             "minutes": round(minutes, 2),
             "resumed_from": None if checkpoint is None else checkpoint.name,
-            "pictures": {name: len(split) for name, split in data.items()},
+            "images": {name: len(split) for name, split in data.items()},
             "parameters": teacher.tower.num_parameters(),
         }
         merge_metrics(folder, {"training": training, "patches": scores})
@@ -194,9 +194,9 @@ class _Collator:
         self.processor = processor
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        pictures: list[PilImage.Image] = [open_stored(row["image"]) for row in rows]
+        images: list[PilImage.Image] = [open_stored(row["image"]) for row in rows]
         return {
-            "pixel_values": self.processor(pictures, return_tensors="pt")["pixel_values"],
+            "pixel_values": self.processor(images, return_tensors="pt")["pixel_values"],
             **{name: torch.tensor([row[name] for row in rows]) for name in ("colours", "shapes", "places", "numbers")},
         }
 

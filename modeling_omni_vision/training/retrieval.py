@@ -20,11 +20,11 @@ from ..modeling_omni_vision_retrieval import OmniVisionForRetrieval
 from ..processing_omni_vision_retrieval import OmniVisionRetrievalProcessor
 from ..records.metrics_file import merge_metrics
 from ..retrieval.augmentation import PairAugmentation
-from ..retrieval.build import build_retrieval, open_door
+from ..retrieval.build import as_sentence_transformer, build_retrieval
 from ..retrieval.evaluation import evaluators, retrieval_metrics
-from ..retrieval.losses import TwoWayContrastiveLoss, core_of
+from ..retrieval.losses import TwoWayContrastiveLoss, unwrap_retrieval_model
 from .batches import ConceptBatches, rows_by_concept
-from .callbacks import DataEpochCallback, NonFiniteLossError, rest_frozen, train_until_done
+from .callbacks import DataEpochCallback, NonFiniteLossError, set_frozen_to_eval, train_until_done
 from .classification import find_checkpoint
 from .optimizer import muon_for
 from .retrieval_arguments import RetrievalArguments, RetrievalTrainingArguments
@@ -40,7 +40,7 @@ TEMPERATURE = ("logit_scale", "logit_bias")
 
 
 def train_retrieval(recipe: RetrievalArguments, args: RetrievalTrainingArguments) -> Path:
-    """Train a picture tower and a text encoder to find each other; measure both directions once at the end.
+    """Train an image tower and a text encoder to find each other; measure both directions once at the end.
 
     Args:
         recipe: Pairs, model, and what is trained.
@@ -57,13 +57,13 @@ def train_retrieval(recipe: RetrievalArguments, args: RetrievalTrainingArguments
     folder = Path(str(args.output_dir))
     checkpoint = find_checkpoint(folder, args.resume_from_checkpoint)
     set_seed(args.seed)
-    data = load_pairs(recipe.dataset, recipe.image_column, recipe.text_column, recipe.validation_share)
+    data = load_pairs(recipe.dataset, recipe.image_column, recipe.text_column, recipe.validation_fraction)
     model, processor = _start(recipe, data)
-    door = open_door(model, processor, recipe.late_interaction)
-    choose_trained(core_of(door), recipe.train, recipe.lora_rank)
+    door = as_sentence_transformer(model, processor, recipe.late_interaction)
+    freeze_parameters(unwrap_retrieval_model(door), recipe.train, recipe.lora_rank)
     trainer = trainer_of(door, recipe, args, data)
     minutes = train_until_done(trainer, checkpoint) / 60
-    trained = merged(core_of(trainer.model), recipe.lora_rank)
+    trained = merged(unwrap_retrieval_model(trainer.model), recipe.lora_rank)
     if trainer.is_world_process_zero():
         trained.save_pretrained(folder)
         processor.save_pretrained(folder)
@@ -75,8 +75,8 @@ def train_retrieval(recipe: RetrievalArguments, args: RetrievalTrainingArguments
             # From the files, in float32, as others will open them.
             model = OmniVisionForRetrieval.from_pretrained(folder)
             doors = {
-                name: open_door(model, processor, name == "parts")
-                for name in ("parts", "wholes")
+                name: as_sentence_transformer(model, processor, name == "multi_vector")
+                for name in ("multi_vector", "single_vector")
                 if recipe.vectors in (name, "both")
             }
             tests = {
@@ -91,10 +91,10 @@ def train_retrieval(recipe: RetrievalArguments, args: RetrievalTrainingArguments
     return folder
 
 
-def choose_trained(model: OmniVisionForRetrieval, train: str, lora_rank: int = 0) -> None:
-    """Freeze in place what is not trained: `all`, the `picture` or the `text` tower, or only the `heads`.
+def freeze_parameters(model: OmniVisionForRetrieval, train: str, lora_rank: int = 0) -> None:
+    """Freeze in place what is not trained: `all`, the `image` or the `text` tower, or only the `heads`.
 
-    With `lora_rank`, the picture tower gets LoRA on the query and value projections and is frozen beside it.
+    With `lora_rank`, the image tower gets LoRA on the query and value projections and is frozen beside it.
     The projections and the temperature are always trained.
     """
     if lora_rank:
@@ -102,7 +102,7 @@ def choose_trained(model: OmniVisionForRetrieval, train: str, lora_rank: int = 0
             LoraConfig(r=lora_rank, lora_alpha=2 * lora_rank, target_modules=LORA_TARGETS, modules_to_save=[*HEADS])
         )
     for name, parameter in model.named_parameters():
-        tower = "picture" if name.startswith("vision_model.") else "text" if name.startswith("text_model.") else None
+        tower = "image" if name.startswith("vision_model.") else "text" if name.startswith("text_model.") else None
         if lora_rank and tower != "text":
             # The adapter has chosen, but for what belongs to no module.
             parameter.requires_grad_(parameter.requires_grad or name in TEMPERATURE)
@@ -131,29 +131,29 @@ class _RetrievalTrainer:
     """What both trainers of sentence-transformers get: Muon, and the loss of one who knows nothing beside the loss."""
 
     muon_learning_rate: float = 0.0
-    picture_weight: float = 0.0
+    image_pair_weight: float = 0.0
     sigmoid: bool = False
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """Make the optimizer, with Muon for the layers of the picture tower if it has a learning rate."""
+        """Make the optimizer, with Muon for the layers of the image tower if it has a learning rate."""
         trainer: Any = self
         if trainer.optimizer is None and self.muon_learning_rate:
-            core = core_of(trainer.model)
+            core = unwrap_retrieval_model(trainer.model)
             layers = core.config.vision_config.num_hidden_layers
             # That of sentence-transformers would make groups of its own.
             trainer.optimizer = muon_for(core, layers, trainer.args, self.muon_learning_rate)
         return super().create_optimizer(*args, **kwargs)  # type: ignore[misc]
 
     def get_batch_sampler(self, *args: Any, **kwargs: Any) -> Any:
-        """Make the sampler, with the pictures of a concept in one batch where they are to find each other."""
-        if self.picture_weight:
+        """Make the sampler, with the images of a concept in one batch where they are to find each other."""
+        if self.image_pair_weight:
             return ConceptBatches(*args, **kwargs)
         return super().get_batch_sampler(*args, **kwargs)  # type: ignore[misc]
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the loss with frozen towers as they are when used."""
         trainer: Any = self
-        rest_frozen(core_of(trainer.model))
+        set_frozen_to_eval(unwrap_retrieval_model(trainer.model))
         return super().compute_loss(*args, **kwargs)  # type: ignore[misc]
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -184,7 +184,7 @@ class _RetrievalTrainer:
 
 
 class SingleVectorTrainer(_RetrievalTrainer, SentenceTransformerTrainer):
-    """Trains one vector for each picture and text."""
+    """Trains one vector for each image and text."""
 
 
 class LateInteractionTrainer(_RetrievalTrainer, MultiVectorEncoderTrainer):
@@ -219,12 +219,12 @@ def trainer_of(
     """Make the trainer of a model of sentence-transformers on the pairs of `load_pairs`.
 
     Raises:
-        ValueError: for a `picture_weight` where no concept has two pictures.
+        ValueError: for a `image_pair_weight` where no concept has two images.
     """
-    if recipe.picture_weight and all(len(rows) < 2 for rows in rows_by_concept(data["train"]).values()):
+    if recipe.image_pair_weight and all(len(rows) < 2 for rows in rows_by_concept(data["train"]).values()):
         raise ValueError(
-            f"`picture_weight` needs concepts with several pictures to train on, got {recipe.picture_weight!r} and "
-            f"none among {len(data['train'])} pairs. Leave it out."
+            f"`image_pair_weight` needs concepts with several images to train on, got {recipe.image_pair_weight!r} "
+            f"and none among {len(data['train'])} pairs. Leave it out."
         )
     kind = LateInteractionTrainer if recipe.late_interaction else SingleVectorTrainer
     if args.ddp_find_unused_parameters is None:
@@ -236,13 +236,13 @@ def trainer_of(
         model=door,
         args=args,
         train_dataset=training_pairs(data["train"], change, recipe.texts),
-        loss=TwoWayContrastiveLoss(door, recipe.mini_batch_size, recipe.weight_of_wholes, recipe.picture_weight),
+        loss=TwoWayContrastiveLoss(door, recipe.mini_batch_size, recipe.weight_of_wholes, recipe.image_pair_weight),
         evaluator=_evaluator(data["validation"], recipe.late_interaction, args.per_device_eval_batch_size),
     )
-    trainer.add_callback(TemperatureLimit(core_of(door)))
+    trainer.add_callback(TemperatureLimit(unwrap_retrieval_model(door)))
     trainer.add_callback(DataEpochCallback(change))
-    trainer.muon_learning_rate, trainer.picture_weight = recipe.muon_learning_rate, recipe.picture_weight
-    trainer.sigmoid = core_of(door).config.contrastive_loss == "sigmoid"
+    trainer.muon_learning_rate, trainer.image_pair_weight = recipe.muon_learning_rate, recipe.image_pair_weight
+    trainer.sigmoid = unwrap_retrieval_model(door).config.contrastive_loss == "sigmoid"
     return trainer
 
 
@@ -252,22 +252,22 @@ def training_pairs(train: Dataset, change: PairAugmentation, texts: str = "any")
 
     Args:
         train: Columns `image`, `texts` and `concept`, as `load_pairs` gives them.
-        change: Chooses texts and changes pictures.
-        texts: Choose `any` of a picture's texts, or the `first`.
+        change: Chooses texts and changes images.
+        texts: Choose `any` of an image's texts, or the `first`.
 
     Returns:
         Rows whose label says what fits what, as `TwoWayContrastiveLoss` reads it: numbers of the concept, of the text,
-        and of all texts of the picture, the `first` ones too.
+        and of all texts of the image, the `first` ones too.
     """
     most = max(map(len, train["texts"][:]))
 
     def read(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        pictures = [open_stored(source) for source in rows["image"]]
+        images = [open_stored(source) for source in rows["image"]]
         offered = [lines[:1] if texts == "first" else lines for lines in rows["texts"]]
         chosen = [change.text(lines, row) for lines, row in zip(offered, rows["row"], strict=True)]
         return {
             "text": chosen,
-            "image": [change.picture(picture, row) for picture, row in zip(pictures, rows["row"], strict=True)],
+            "image": [change.image(image, row) for image, row in zip(images, rows["row"], strict=True)],
             "label": [
                 [_number(concept), _number(text), *(_number(line) for line in _repeat(lines, most))]
                 for concept, text, lines in zip(rows["concept"], chosen, rows["texts"], strict=True)
@@ -298,7 +298,7 @@ def _start(
 ) -> tuple[OmniVisionForRetrieval, OmniVisionRetrievalProcessor]:
     if recipe.model is not None:
         model = OmniVisionForRetrieval.from_pretrained(recipe.model)
-        model.config.select_tokens = recipe.select_tokens
+        model.config.vision_feature_select_strategy = recipe.vision_feature_select_strategy
         processor = OmniVisionRetrievalProcessor.from_pretrained(recipe.model)
         processor.image_seq_length = model.config.image_seq_length
         return model, processor
@@ -307,7 +307,7 @@ def _start(
         recipe.text,
         (line for lines in data["train"]["texts"][:] for line in lines),
         recipe.embedding_dim,
-        recipe.select_tokens,
+        recipe.vision_feature_select_strategy,
         recipe.contrastive_loss,
         recipe.vision_fields() if recipe.vision else None,
     )
@@ -321,7 +321,7 @@ def _describe(
     minutes: float,
     checkpoint: Path | None,
 ) -> dict[str, Any]:
-    parameters = list(core_of(trainer.model).parameters())
+    parameters = list(unwrap_retrieval_model(trainer.model).parameters())
     return {
         "recipe": {name: value for name, value in vars(recipe).items() if value is not None},
         "arguments": {
@@ -357,7 +357,7 @@ __all__ = [
     "LateInteractionTrainer",
     "SingleVectorTrainer",
     "chance_loss",
-    "choose_trained",
+    "freeze_parameters",
     "merged",
     "train_retrieval",
     "trainer_of",

@@ -7,12 +7,12 @@ import torch
 from sentence_transformers import MultiVectorEncoderTrainingArguments, SentenceTransformerTrainingArguments
 
 from ..configuration_omni_vision import OmniVisionConfig
-from ..data.sources import VALIDATION_SHARE
+from ..data.sources import VALIDATION_FRACTION
 from .fields import read_fields
 
 
-TRAINED = ("all", "picture", "text", "heads")
-VECTORS = ("both", "parts", "wholes")
+TRAINED = ("all", "image", "text", "heads")
+VECTORS = ("both", "multi_vector", "single_vector")
 TEXTS = ("any", "first")
 
 
@@ -22,30 +22,30 @@ class RetrievalArguments:
 
     dataset: str = field(
         metadata={
-            "help": "scenes (also scenes:2, scenes:1-3), emoji:FOLDER, a folder of pictures with a metadata.jsonl, "
-            "Parquet files, a saved dataset, or a dataset of the Hub with pictures and texts."
+            "help": "scenes (also scenes:2, scenes:1-3), emoji:FOLDER, a folder of images with a metadata.jsonl, "
+            "Parquet files, a saved dataset, or a dataset of the Hub with images and texts."
         }
     )
-    image_column: str | None = field(default=None, metadata={"help": "Column of the pictures, if it cannot be told."})
+    image_column: str | None = field(default=None, metadata={"help": "Column of the images, if it cannot be told."})
     text_column: str | None = field(default=None, metadata={"help": "Column of the texts, if it cannot be told."})
-    validation_share: float = field(
-        default=VALIDATION_SHARE,
+    validation_fraction: float = field(
+        default=VALIDATION_FRACTION,
         metadata={"help": "Held out of train if there is no validation split: a share, or a number."},
     )
     texts: str = field(
         default="any",
         metadata={
-            "help": "Of several texts of a picture, train with any, chosen anew each time, or the first. Where some "
-            "texts name one thing of the picture only, words of late interaction learn to point at things."
+            "help": "Of several texts of an image, train with any, chosen anew each time, or the first. Where some "
+            "texts name one thing of the image only, words of late interaction learn to point at things."
         },
     )
     model: str | None = field(
         default=None, metadata={"help": "Retrieval checkpoint to start from; by default a new one of two towers."}
     )
-    vision: str | None = field(default=None, metadata={"help": "Checkpoint of the picture tower; by default new."})
+    vision: str | None = field(default=None, metadata={"help": "Checkpoint of the image tower; by default new."})
     config: str | None = field(
         default=None,
-        metadata={"help": "Fields of OmniVisionConfig as JSON: of a new picture tower, or instead of `vision`'s own."},
+        metadata={"help": "Fields of OmniVisionConfig as JSON: of a new image tower, or instead of `vision`'s own."},
     )
     text: str = field(
         default="minilm",
@@ -58,61 +58,61 @@ class RetrievalArguments:
         default="both",
         metadata={"help": "Train MaxSim of patches and words (parts), one vector for each whole (wholes), or both."},
     )
-    whole_weight: float = field(
+    single_vector_weight: float = field(
         default=1.0,
         metadata={
             "help": "With `vectors` both: weight of the loss of whole vectors beside that of parts. A fifth, with "
             "registers and `texts` any, makes words point, and parts find about as well."
         },
     )
-    select_tokens: str = field(
-        default="grid", metadata={"help": "Picture tokens in late interaction: grid, or cls+grid."}
+    vision_feature_select_strategy: str = field(
+        default="grid", metadata={"help": "Image tokens in late interaction: grid, or cls+grid."}
     )
     contrastive_loss: str = field(default="softmax", metadata={"help": "softmax (CLIP) or sigmoid (SigLIP)."})
     train: str = field(
-        default="picture",
-        metadata={"help": "Towers to train beside the projections: all, picture, text, or heads for neither."},
+        default="image",
+        metadata={"help": "Towers to train beside the projections: all, image, text, or heads for neither."},
     )
     lora_rank: int = field(
         default=0,
-        metadata={"help": "Train the picture tower by LoRA of this rank on q_proj and v_proj; 0: all of its weights."},
+        metadata={"help": "Train the image tower by LoRA of this rank on q_proj and v_proj; 0: all of its weights."},
     )
     mini_batch_size: int = field(
         default=0, metadata={"help": "GradCache: embed so many rows at a time and compute them twice; 0: at once."}
     )
-    picture_weight: float = field(
+    image_pair_weight: float = field(
         default=0.0,
         metadata={
-            "help": "Weight of a loss by which pictures of the same concept find each other, in batches that bring "
+            "help": "Weight of a loss by which images of the same concept find each other, in batches that bring "
             "them together; 0: none. Of use where a concept is drawn or photographed in several ways."
         },
     )
     augment: bool = field(
         default=False,
-        metadata={"help": "Shift, turn, scale and tint pictures, on random backgrounds where they have none."},
+        metadata={"help": "Shift, turn, scale and tint images, on random backgrounds where they have none."},
     )
     muon_learning_rate: float = field(
         default=0.0,
-        metadata={"help": "Muon for the matrices of the picture tower's layers (0.02 is usual); 0: none."},
+        metadata={"help": "Muon for the matrices of the image tower's layers (0.02 is usual); 0: none."},
     )
 
     def __post_init__(self) -> None:
         for name, known in (("train", TRAINED), ("vectors", VECTORS), ("texts", TEXTS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"`{name}` must be one of {', '.join(known)}, got {getattr(self, name)!r}.")
-        if self.lora_rank < 0 or (self.lora_rank and self.train not in ("picture", "all")):
+        if self.lora_rank < 0 or (self.lora_rank and self.train not in ("image", "all")):
             raise ValueError(
-                f"`lora_rank` must be at least 0, and needs the picture tower among what is trained, got "
+                f"`lora_rank` must be at least 0, and needs the image tower among what is trained, got "
                 f"{self.lora_rank!r} with `train` {self.train!r}. Set one of them otherwise."
             )
         if self.model is not None and (self.vision is not None or self.config is not None):
             raise ValueError("`model` has both towers, got `vision` or `config` too. Leave out one of them.")
-        if self.whole_weight <= 0 or (self.whole_weight != 1 and self.vectors != "both"):
+        if self.single_vector_weight <= 0 or (self.single_vector_weight != 1 and self.vectors != "both"):
             raise ValueError(
-                f"`whole_weight` must be above 0, and is for `vectors` both, got {self.whole_weight!r} with "
-                f"{self.vectors!r}. Leave it out, or set --vectors both."
+                f"`single_vector_weight` must be above 0, and is for `vectors` both, got "
+                f"{self.single_vector_weight!r} with {self.vectors!r}. Leave it out, or set --vectors both."
             )
-        for name in ("mini_batch_size", "muon_learning_rate", "picture_weight"):
+        for name in ("mini_batch_size", "muon_learning_rate", "image_pair_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must be at least 0, which is none, got {getattr(self, name)!r}.")
         self.vision_config()
@@ -120,12 +120,12 @@ class RetrievalArguments:
     @property
     def weight_of_wholes(self) -> float:
         """Weight of whole vectors beside a late interaction that is trained, 0 where it is trained alone."""
-        return self.whole_weight if self.vectors == "both" else 0.0
+        return self.single_vector_weight if self.vectors == "both" else 0.0
 
     @property
     def late_interaction(self) -> bool:
         """Whether vectors of patches and words are trained, alone or beside whole ones."""
-        return self.vectors != "wholes"
+        return self.vectors != "single_vector"
 
     def vision_config(self) -> OmniVisionConfig:
         """Read `config` as that of a new tower.

@@ -26,7 +26,7 @@ class PlainFolderTrainer(Trainer):
 
 
 class OmniVisionTrainer(PlainFolderTrainer):
-    """Trains a classifier on batches of `PictureCollator`.
+    """Trains a classifier on batches of `ImageCollator`.
 
     Beside what `Trainer` does: with `ema_decay`, averaged weights are evaluated, saved, and what training ends with,
     while checkpoints keep both kinds so that a resumed run equals an uninterrupted one; label smoothing works with
@@ -116,7 +116,7 @@ class OmniVisionTrainer(PlainFolderTrainer):
             raise NonFiniteLossError(
                 f"Expected a finite {name}, got {float(value)} at step {self.state.global_step + 1}, in the batch of "
                 f"rows {self._rows} of the training split. The weights were not changed by it and earlier checkpoints "
-                "are intact: look at these pictures, lower the learning rate, or use bf16 in place of fp16."
+                "are intact: look at these images, lower the learning rate, or use bf16 in place of fp16."
             )
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:

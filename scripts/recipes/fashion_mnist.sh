@@ -9,8 +9,8 @@
 source "$(dirname "$0")/common.sh"
 # Without their names classes are called 0 to 9.
 cp scripts/recipes/fashion_mnist_classes.txt data/fashion_mnist/classes.txt
-COMMON=(--dataset data/fashion_mnist --validation_share 5000 --bf16 "$BF16" --per_device_train_batch_size 256
-    --muon_learning_rate 0.02 --learning_rate 1.2e-3 --weight_decay 0.05 --flip true --shift 1
+COMMON=(--dataset data/fashion_mnist --validation_fraction 5000 --bf16 "$BF16" --per_device_train_batch_size 256
+    --muon_learning_rate 0.02 --learning_rate 1.2e-3 --weight_decay 0.05 --flip true --max_translate 1
     --label_smoothing_factor 0.1 --ema_decay 0.998)
 # First half of the patches at full learning rate, which is twice as fast as all of them...
 if [ ! -f "$RUNS/fashion_mnist_start/metrics.json" ]; then
@@ -27,7 +27,7 @@ if [ ! -f "$RUNS/fashion_mnist_middle/metrics.json" ]; then
         --config '{"patch_drop_rate": 0.25, "attn_implementation": "eager"}' --resume_from_checkpoint true --seed 43 \
         --lr_scheduler_type cosine --warmup_steps 0.01 --num_train_epochs 18 --do_predict false
 fi
-# ...and twice more from the full learning rate to nothing, since training pictures were no surer than held-out ones. The
+# ...and twice more from the full learning rate to nothing, since training images were no surer than held-out ones. The
 # test split is opened once, at the end. (The weights in the box went from machine to machine: only their last part
 # computed in bfloat16.)
 again() {

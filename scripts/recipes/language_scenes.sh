@@ -10,7 +10,7 @@ source "$(dirname "$0")/common.sh"
 # colour and their shape, in words only...
 bash scripts/recipes/language_scenes_words.sh
 COMMON=(--text_muon_learning_rate 0.01 --learning_rate 1e-3 --bf16 "$BF16" --resume_from_checkpoint true)
-# ...then the pictures in place of the words, while the tower stays as it is: for two kinds of questions first, then for
+# ...then the images in place of the words, while the tower stays as it is: for two kinds of questions first, then for
 # all that have short answers. (All kinds from the start take several times as long to begin to learn.)
 [ -f "$RUNS/language_scenes_start/metrics.json" ] || python scripts/train_language.py "${COMMON[@]}" \
     --dataset scenes:colour,shape --model "$RUNS/language_scenes_words" --vision_learning_rate 0 \

@@ -25,7 +25,7 @@ fi
 # The projector first learns the words for what patches show. Batches are not of equally long answers: these would all be
 # of the same shapes, and the loss jumps.
 python scripts/train_language.py --dataset objects --vision "$RUNS/language_scenes_tower" --text "$RUNS/smollm2" \
-    --select_feature grid --projector mlp --pixel_shuffle 2 --align_steps 400 --stage projector --learning_rate 3e-4 \
+    --vision_feature_select_strategy grid --projector mlp --scale_factor 2 --align_steps 400 --stage projector --learning_rate 3e-4 \
     --attn_implementation eager --bf16 "$BF16" --per_device_train_batch_size 8 --train_sampling_strategy random \
     --lr_scheduler_type linear --max_steps 200 --eval_strategy steps --eval_steps 100 --save_strategy steps \
     --save_steps 100 --output_dir "$RUNS/language_smollm2" "$@"

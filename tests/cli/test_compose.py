@@ -27,7 +27,7 @@ if Version(transformers_version) < Version("5.23"):
 
 @pytest.fixture
 def eyes(tiny_classifier, tmp_path):
-    """A classifier of grey pictures whose training dropped patches, and what prepares its pictures."""
+    """A classifier of grey images whose training dropped patches, and what prepares its images."""
     config = tiny_classifier.config
     config.num_channels, config.patch_drop_rate = 1, 0.5
     folder = tmp_path / "eyes"
@@ -49,11 +49,11 @@ def test_one_command_makes_a_model_that_answers_and_says_what_is_new(
     options = (
         "--fusion",
         fusion,
-        "--select_feature",
+        "--vision_feature_select_strategy",
         "cls+grid",
         "--projector",
         "mlp",
-        "--cross_attention_every",
+        "--cross_attention_interval",
         "2",
     )
     model, processor = compose(eyes, tiny_llama_folder, output, *options)
@@ -84,7 +84,7 @@ def test_both_checkpoints_are_in_it_to_the_bit_and_the_vocabulary_has_one_word_m
     eyes, tiny_llama_folder, tmp_path, fusion
 ):
     model, processor = compose(
-        eyes, tiny_llama_folder, tmp_path / "seeing", "--fusion", fusion, "--cross_attention_every", "1"
+        eyes, tiny_llama_folder, tmp_path / "seeing", "--fusion", fusion, "--cross_attention_interval", "1"
     )
     tower, bare = OmniVisionModel.from_pretrained(eyes), AutoModelForCausalLM.from_pretrained(tiny_llama_folder)
     for name, weight in tower.state_dict().items():
@@ -115,9 +115,11 @@ def test_a_vocabulary_with_room_is_not_resized_and_a_known_image_token_is_used(
     assert model.config.image_token_id == processor.image_token_id == len(word_tokenizer) - 1
 
 
-def test_a_model_for_search_gives_its_picture_tower(tiny_llama_folder, tmp_path):
+def test_a_model_for_search_gives_its_image_tower(tiny_llama_folder, tmp_path):
     searching = "checkpoints/omni-vision-search-scenes"
-    model, processor = compose(searching, tiny_llama_folder, tmp_path / "seeing", "--select_feature", "grid")
+    model, processor = compose(
+        searching, tiny_llama_folder, tmp_path / "seeing", "--vision_feature_select_strategy", "grid"
+    )
     tower = OmniVisionForRetrieval.from_pretrained(searching).vision_model
     weights = model.vision_tower.state_dict()
     assert weights.keys() == tower.state_dict().keys()
@@ -129,7 +131,7 @@ def test_a_model_for_search_gives_its_picture_tower(tiny_llama_folder, tmp_path)
 
 def test_another_composite_gives_its_language_model_with_its_words(eyes, tiny_llama_folder, tmp_path):
     first, processor = compose(eyes, tiny_llama_folder, tmp_path / "first")
-    second, again = compose(eyes, tmp_path / "first", tmp_path / "second", "--select_feature", "grid")
+    second, again = compose(eyes, tmp_path / "first", tmp_path / "second", "--vision_feature_select_strategy", "grid")
     weights = second.language_model.state_dict()
     for name, weight in first.language_model.state_dict().items():
         assert torch.equal(weights[name], weight), name
@@ -143,7 +145,9 @@ def test_another_composite_gives_its_language_model_with_its_words(eyes, tiny_ll
 def test_all_weights_are_kept_in_the_precision_that_is_asked_for(eyes, tiny_llama_folder, tmp_path, dtype):
     for fusion in ("early", "late"):
         folder = tmp_path / fusion
-        compose(eyes, tiny_llama_folder, folder, "--dtype", dtype, "--fusion", fusion, "--cross_attention_every", "1")
+        compose(
+            eyes, tiny_llama_folder, folder, "--dtype", dtype, "--fusion", fusion, "--cross_attention_interval", "1"
+        )
         with safe_open(folder / "model.safetensors", framework="pt") as weights:
             kinds = {str(weights.get_tensor(name).dtype) for name in weights.keys()}  # noqa: SIM118
         assert kinds == {f"torch.{dtype}"}
@@ -155,7 +159,7 @@ def test_all_weights_are_kept_in_the_precision_that_is_asked_for(eyes, tiny_llam
     [
         (("--fusion", "middle"), "fusion"),
         (("--dtype", "float64"), "dtype"),
-        (("--pixel_shuffle", "3", "--select_feature", "grid"), "pixel_shuffle"),
+        (("--scale_factor", "3", "--vision_feature_select_strategy", "grid"), "scale_factor"),
         (("--fusion", "late"), "at most the number of decoder layers, 2, got 4"),
     ],
 )
@@ -177,7 +181,7 @@ def test_another_encoder_and_a_checkpoint_without_a_head_are_refused(eyes, tiny_
     assert not (tmp_path / "seeing").exists()
 
 
-def test_a_question_about_a_picture_is_answered_word_by_word(eyes, tiny_llama_folder, tmp_path, capsys, monkeypatch):
+def test_a_question_about_an_image_is_answered_word_by_word(eyes, tiny_llama_folder, tmp_path, capsys, monkeypatch):
     model, processor = compose(eyes, tiny_llama_folder, tmp_path / "seeing")
     Image.new("RGB", (40, 30), "red").save(tmp_path / "red.png")
     capsys.readouterr()
@@ -186,7 +190,7 @@ def test_a_question_about_a_picture_is_answered_word_by_word(eyes, tiny_llama_fo
     monkeypatch.setattr(
         TextStreamer, "on_finalized_text", lambda *args, **end: pieces.append(args[1]) or put(*args, **end)
     )
-    command = ["red.png", "what is it ?", "--checkpoint", "seeing", "--max_new_tokens", "5"]
+    command = ["red.png", "what is it ?", "--model", "seeing", "--max_new_tokens", "5"]
     monkeypatch.chdir(tmp_path)
     ask_main(command)
     chat = [

@@ -10,7 +10,7 @@ from modeling_omni_vision.interop import convert_to_native
 
 @pytest.mark.parametrize("registers", [0, 2])
 @pytest.mark.parametrize("num_channels", [1, 3])
-def test_a_native_twin_predicts_what_ours_does_from_files_of_grey_and_colour_pictures(
+def test_a_native_twin_predicts_what_ours_does_from_files_of_grey_and_colour_images(
     tiny_config, tmp_path, num_channels, registers
 ):
     config = type(tiny_config).from_dict(
@@ -18,7 +18,7 @@ def test_a_native_twin_predicts_what_ours_does_from_files_of_grey_and_colour_pic
     )
     model = OmniVisionForImageClassification(config).eval()
     with torch.no_grad():
-        # Far from the initialisation the answers depend on the picture, so that equal ones mean something.
+        # Far from the initialisation the answers depend on the image, so that equal ones mean something.
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3)
     model.center_residual_().save_pretrained(tmp_path / "ours")

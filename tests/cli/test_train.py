@@ -32,28 +32,28 @@ CONFIG = {
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    """A folder of 48 pictures in two classes."""
+def images(tmp_path):
+    """A folder of 48 images in two classes."""
     rng = np.random.default_rng(0)
     for number, name in enumerate(("dark", "light")):
-        (tmp_path / "pictures" / name).mkdir(parents=True)
+        (tmp_path / "images" / name).mkdir(parents=True)
         for index in range(24):
             levels = rng.integers(100 * number, 100 * number + 120, (8, 8)).astype(np.uint8)
-            Image.fromarray(levels).save(tmp_path / "pictures" / name / f"{index}.png")
-    return tmp_path / "pictures"
+            Image.fromarray(levels).save(tmp_path / "images" / name / f"{index}.png")
+    return tmp_path / "images"
 
 
-def words(pictures, output_dir, **options):
+def words(images, output_dir, **options):
     defaults = {
         "config": json.dumps(CONFIG),
         "num_train_epochs": 2,
         "per_device_train_batch_size": 12,
-        "validation_share": 12,
+        "validation_fraction": 12,
         "disable_tqdm": True,
         "logging_steps": 1,
         "use_cpu": True,
     }
-    given = {"dataset": pictures, "output_dir": output_dir, **defaults, **options}
+    given = {"dataset": images, "output_dir": output_dir, **defaults, **options}
     return [word for name, value in given.items() for word in (f"--{name}", str(value))]
 
 
@@ -76,9 +76,9 @@ def weights_of(folder):
     return load_file(folder / "model.safetensors")
 
 
-def test_the_script_trains_and_prints_one_line_of_result(pictures, tmp_path, capsys):
+def test_the_script_trains_and_prints_one_line_of_result(images, tmp_path, capsys):
     main = runpy.run_path(str(SCRIPT))["main"]
-    main(words(pictures, tmp_path / "run"))
+    main(words(images, tmp_path / "run"))
     last = capsys.readouterr().out.strip().splitlines()[-1]
     assert re.fullmatch(rf"{tmp_path}/run: validation accuracy \d\.\d{{4}}", last)
     assert (tmp_path / "run" / "model.safetensors").is_file()
@@ -99,28 +99,28 @@ def test_the_script_is_short_and_its_example_names_flags_that_exist():
 
 
 @pytest.mark.slow
-def test_two_processes_train_together_and_equal_one_process_with_the_whole_batch(pictures, tmp_path):
-    # Augmentation belongs to the row, so both see the same pictures.
-    options = {"rand_augment": 9, "flip": True, "shift": 1, "ema_decay": 0.9}
-    output = two_processes(words(pictures, tmp_path / "two", per_device_train_batch_size=6, **options))
+def test_two_processes_train_together_and_equal_one_process_with_the_whole_batch(images, tmp_path):
+    # Augmentation belongs to the row, so both see the same images.
+    options = {"rand_augment": 9, "flip": True, "max_translate": 1, "ema_decay": 0.9}
+    output = two_processes(words(images, tmp_path / "two", per_device_train_batch_size=6, **options))
     assert len(re.findall(r"validation accuracy", output)) == 1
     record = json.loads((tmp_path / "two" / "metrics.json").read_text())
     assert record["training"]["processes"] == 2
     assert record["training"]["steps"] == 6
-    runpy.run_path(str(SCRIPT))["main"](words(pictures, tmp_path / "one", **options))
+    runpy.run_path(str(SCRIPT))["main"](words(images, tmp_path / "one", **options))
     # The Trainer logs the mean over processes; sums are done in another order: 1e-7, which Adam's first steps enlarge.
     assert losses_of(tmp_path / "two") == pytest.approx(losses_of(tmp_path / "one"), abs=2e-5)
 
 
 @pytest.mark.slow
-def test_two_processes_keep_the_residual_stream_centred_and_resume_bit_for_bit(pictures, tmp_path):
+def test_two_processes_keep_the_residual_stream_centred_and_resume_bit_for_bit(images, tmp_path):
     from modeling_omni_vision import OmniVisionForImageClassification
 
     options = {"ema_decay": 0.9, "mixup": 0.2, "flip": True, "save_strategy": "steps", "save_steps": 2}
     options |= {"per_device_train_batch_size": 6, "load_best_model_at_end": False}
-    two_processes(words(pictures, tmp_path / "whole", **options))
+    two_processes(words(images, tmp_path / "whole", **options))
     checkpoint = tmp_path / "whole" / "checkpoint-4"
-    two_processes(words(pictures, tmp_path / "again", resume_from_checkpoint=checkpoint, **options))
+    two_processes(words(images, tmp_path / "again", resume_from_checkpoint=checkpoint, **options))
     whole, again = weights_of(tmp_path / "whole"), weights_of(tmp_path / "again")
     assert all(torch.equal(whole[name], again[name]) for name in whole)
     # Rounding of means of 16 float32 weights below 1.
@@ -128,10 +128,10 @@ def test_two_processes_keep_the_residual_stream_centred_and_resume_bit_for_bit(p
 
 
 @pytest.mark.slow
-def test_of_two_processes_one_opens_the_test_split_and_a_refusal_fails_both(pictures, tmp_path):
+def test_of_two_processes_one_opens_the_test_split_and_a_refusal_fails_both(images, tmp_path):
     (tmp_path / "splits").mkdir()
-    shutil.copytree(pictures, tmp_path / "splits" / "test")
-    pictures.rename(tmp_path / "splits" / "train")
+    shutil.copytree(images, tmp_path / "splits" / "test")
+    images.rename(tmp_path / "splits" / "train")
     options = {"per_device_train_batch_size": 6, "load_best_model_at_end": False}
     arguments = words(tmp_path / "splits", tmp_path / "run", **options)
     output = two_processes(arguments)
@@ -149,9 +149,9 @@ def test_of_two_processes_one_opens_the_test_split_and_a_refusal_fails_both(pict
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
-def test_sigterm_saves_a_checkpoint_says_so_and_fails(pictures, tmp_path, processes):
+def test_sigterm_saves_a_checkpoint_says_so_and_fails(images, tmp_path, processes):
     launcher = [sys.executable] if processes == 1 else TORCHRUN
-    arguments = words(pictures, tmp_path / "run", num_train_epochs=100000, eval_strategy="no", save_strategy="no")
+    arguments = words(images, tmp_path / "run", num_train_epochs=100000, eval_strategy="no", save_strategy="no")
     with open(tmp_path / "log", "w") as log:
         running = subprocess.Popen([*launcher, str(SCRIPT), *arguments], env=environment(), stdout=log, stderr=log)
         try:

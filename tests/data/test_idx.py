@@ -14,7 +14,7 @@ def idx_bytes(array):
 
 @pytest.mark.parametrize("gz", [True, False])
 @pytest.mark.parametrize("channels", [(), (3,)])
-def test_pictures_and_labels_come_out_as_they_were_written(tmp_path, write_idx, gz, channels):
+def test_images_and_labels_come_out_as_they_were_written(tmp_path, write_idx, gz, channels):
     written = write_idx(tmp_path, gz=gz, channels=channels)
     loaded = load_idx(tmp_path)
     for split, name in (("train", "train"), ("t10k", "test")):
@@ -31,7 +31,7 @@ def test_torchvision_keeps_its_files_in_a_folder_called_raw_and_emnist_with_a_pr
     assert set(load_idx(tmp_path / "emnist")) == {"train", "test"}
 
 
-def test_classes_are_named_by_a_file_beside_the_pictures(tmp_path, write_idx):
+def test_classes_are_named_by_a_file_beside_the_images(tmp_path, write_idx):
     write_idx(tmp_path)
     (tmp_path / "classes.txt").write_text("shirt\nshoe\n\nbag\ncoat\n")
     assert load_idx(tmp_path)["train"].features["label"].names == ["shirt", "shoe", "bag", "coat"]

@@ -6,18 +6,18 @@ from PIL import Image as PilImage
 from torch.utils.data import DataLoader
 
 from modeling_omni_vision.data.augmentation import Augmentation
-from modeling_omni_vision.data.image_dataset import PictureCollator, Pictures
+from modeling_omni_vision.data.image_dataset import ImageCollator, ImageDataset
 from modeling_omni_vision.image_processing_omni_vision import OmniVisionImageProcessor
 
 
 FEATURES = Features({"image": Image(decode=False), "label": ClassLabel(names=["a", "b", "c"])})
 
 
-def dataset_of(pictures, tmp_path, suffix="png"):
+def dataset_of(images, tmp_path, suffix="png"):
     paths = []
-    for index, picture in enumerate(pictures):
+    for index, image in enumerate(images):
         paths.append(str(tmp_path / f"{index}.{suffix}"))
-        picture.save(paths[-1])
+        image.save(paths[-1])
     labels = [index % 3 for index in range(len(paths))]
     return Dataset.from_dict({"image": paths, "label": labels}, features=FEATURES)
 
@@ -25,16 +25,16 @@ def dataset_of(pictures, tmp_path, suffix="png"):
 @pytest.fixture
 def mixed_sources():
     rng = np.random.default_rng(0)
-    pictures = [PilImage.fromarray(rng.integers(0, 256, (9 + i, 14 - i, 3), dtype=np.uint8)) for i in range(4)]
-    pictures += [PilImage.fromarray(rng.integers(0, 256, (10, 10, 4), dtype=np.uint8)) for _ in range(2)]
-    pictures += [PilImage.fromarray(rng.integers(0, 256, (10, 10), dtype=np.uint8)) for _ in range(2)]
+    images = [PilImage.fromarray(rng.integers(0, 256, (9 + i, 14 - i, 3), dtype=np.uint8)) for i in range(4)]
+    images += [PilImage.fromarray(rng.integers(0, 256, (10, 10, 4), dtype=np.uint8)) for _ in range(2)]
+    images += [PilImage.fromarray(rng.integers(0, 256, (10, 10), dtype=np.uint8)) for _ in range(2)]
     turned = PilImage.fromarray(rng.integers(0, 256, (6, 10, 3), dtype=np.uint8))
     turned.getexif()[0x0112] = 6
-    return [*pictures, turned]
+    return [*images, turned]
 
 
-def batch_of(pictures, rows):
-    return PictureCollator(pictures.processor)(pictures.__getitems__(rows))
+def batch_of(images, rows):
+    return ImageCollator(images.processor)(images.__getitems__(rows))
 
 
 @pytest.mark.parametrize("num_channels", [1, 3])
@@ -44,23 +44,23 @@ def test_without_augmentation_the_pixels_are_those_of_the_image_processor(
 ):
     dataset = dataset_of(mixed_sources, tmp_path)
     processor = OmniVisionImageProcessor(size={"height": 8, "width": 12}, num_channels=num_channels)
-    batch = batch_of(Pictures(dataset, processor, memory_limit=memory_limit), list(range(len(dataset))))
+    batch = batch_of(ImageDataset(dataset, processor, memory_limit=memory_limit), list(range(len(dataset))))
     expected = processor([row["path"] for row in dataset["image"]], return_tensors="pt")["pixel_values"]
     assert torch.equal(batch["pixel_values"], expected)
     assert batch["labels"].tolist() == dataset["label"][:]
     assert set(batch) == {"pixel_values", "labels"}
 
 
-def test_deep_pictures_keep_their_depth_in_evaluation_and_are_rounded_in_training(tmp_path):
+def test_deep_images_keep_their_depth_in_evaluation_and_are_rounded_in_training(tmp_path):
     rng = np.random.default_rng(0)
     deep = [PilImage.fromarray(rng.integers(0, 65536, (10, 10), dtype=np.uint16)) for _ in range(4)]
     flat = [PilImage.fromarray(rng.integers(0, 256, (10, 10), dtype=np.uint8)) for _ in range(2)]
     dataset = dataset_of([*deep, *flat], tmp_path)
     processor = OmniVisionImageProcessor(size={"height": 8, "width": 8}, num_channels=1)
     expected = processor([row["path"] for row in dataset["image"]], return_tensors=None)["pixel_values"]
-    batch = batch_of(Pictures(dataset, processor), list(range(6)))
+    batch = batch_of(ImageDataset(dataset, processor), list(range(6)))
     assert torch.equal(batch["pixel_values"], torch.stack(list(expected)))
-    trained = batch_of(Pictures(dataset, processor, Augmentation(6, (8, 8), flip=False)), list(range(6)))
+    trained = batch_of(ImageDataset(dataset, processor, Augmentation(6, (8, 8), flip=False)), list(range(6)))
     # Half a level of 255, in units of the standard deviation.
     assert (trained["pixel_values"] - batch["pixel_values"]).abs().max() <= 0.5001 / 255 / 0.226
 
@@ -68,21 +68,21 @@ def test_deep_pictures_keep_their_depth_in_evaluation_and_are_rounded_in_trainin
 def test_one_row_is_what_it_is_in_a_batch(tmp_path, mixed_sources):
     dataset = dataset_of(mixed_sources, tmp_path)
     processor = OmniVisionImageProcessor(size={"height": 8, "width": 8})
-    for augmentation in (None, Augmentation(9, (8, 8), crop_scale=0.3, flip=True, rand_augment=5)):
-        pictures = Pictures(dataset, processor, augmentation)
-        batch = pictures.__getitems__([3, 0, 7])
-        assert torch.equal(pictures[7]["picture"], batch[2]["picture"])
-        assert pictures[7]["label"] == batch[2]["label"] == 1
+    for augmentation in (None, Augmentation(9, (8, 8), min_crop_scale=0.3, flip=True, rand_augment=5)):
+        images = ImageDataset(dataset, processor, augmentation)
+        batch = images.__getitems__([3, 0, 7])
+        assert torch.equal(images[7]["image"], batch[2]["image"])
+        assert images[7]["label"] == batch[2]["label"] == 1
 
 
 def test_small_sets_are_decoded_once_and_large_ones_each_time(tmp_path, mixed_sources):
     dataset = dataset_of(mixed_sources, tmp_path)
     processor = OmniVisionImageProcessor(size={"height": 8, "width": 8})
     exact = len(dataset) * 3 * 8 * 8
-    kept = Pictures(dataset, processor, memory_limit=exact)
-    read_again = Pictures(dataset, processor, memory_limit=exact - 1)
+    kept = ImageDataset(dataset, processor, memory_limit=exact)
+    read_again = ImageDataset(dataset, processor, memory_limit=exact - 1)
     (tmp_path / "0.png").write_bytes(b"gone")
-    assert kept[0]["picture"].shape == (3, 8, 8)
+    assert kept[0]["image"].shape == (3, 8, 8)
     with pytest.raises(ValueError, match=r"row 0 .*0\.png"):
         read_again[0]
 
@@ -91,11 +91,11 @@ def test_crops_are_cut_out_of_the_original_not_out_of_a_small_copy(tmp_path):
     checks = np.indices((64, 64)).sum(axis=0) % 2 * 255  # shrunk to 8 px it would be plain grey
     dataset = dataset_of([PilImage.fromarray(checks.astype(np.uint8))] * 4, tmp_path)
     processor = OmniVisionImageProcessor(size={"height": 8, "width": 8}, num_channels=1)
-    pictures = Pictures(dataset, processor, Augmentation(4, (8, 8), crop_scale=0.015))
+    images = ImageDataset(dataset, processor, Augmentation(4, (8, 8), min_crop_scale=0.015))
     spreads = []
     for epoch in range(8):
-        pictures.set_epoch(epoch)
-        spreads += [float(sample["picture"].float().std()) for sample in pictures.__getitems__(range(4))]
+        images.set_epoch(epoch)
+        spreads += [float(sample["image"].float().std()) for sample in images.__getitems__(range(4))]
     # Out of an 8 px copy, which is grey within one level, no crop would have a spread above 1.
     assert max(spreads) > 10
 
@@ -104,18 +104,20 @@ def test_crops_are_cut_out_of_the_original_not_out_of_a_small_copy(tmp_path):
 def test_workers_make_the_same_batches_and_hear_of_the_epoch(tmp_path, mixed_sources, num_workers):
     dataset = dataset_of(mixed_sources, tmp_path)
     processor = OmniVisionImageProcessor(size={"height": 8, "width": 8})
-    pictures = Pictures(dataset, processor, Augmentation(9, (8, 8), shift=2, rand_augment=9, mixup=0.5, num_classes=3))
+    images = ImageDataset(
+        dataset, processor, Augmentation(9, (8, 8), max_translate=2, rand_augment=9, mixup=0.5, num_classes=3)
+    )
     loader = DataLoader(
-        pictures,
+        images,
         batch_size=4,
-        collate_fn=PictureCollator(processor),
+        collate_fn=ImageCollator(processor),
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
     )
     for epoch in (0, 1):
-        pictures.set_epoch(epoch)
+        images.set_epoch(epoch)
         for batch in loader:
-            expected = batch_of(pictures, batch["rows"].tolist())
+            expected = batch_of(images, batch["rows"].tolist())
             assert torch.equal(batch["pixel_values"], expected["pixel_values"])
             assert torch.equal(batch["labels"], expected["labels"])
 
@@ -123,4 +125,4 @@ def test_workers_make_the_same_batches_and_hear_of_the_epoch(tmp_path, mixed_sou
 def test_a_processor_without_a_fixed_size_is_refused(tmp_path, mixed_sources):
     processor = OmniVisionImageProcessor(size={"shortest_edge": 8})
     with pytest.raises(ValueError, match="fixed height and width"):
-        Pictures(dataset_of(mixed_sources, tmp_path), processor)
+        ImageDataset(dataset_of(mixed_sources, tmp_path), processor)

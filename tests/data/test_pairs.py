@@ -20,11 +20,11 @@ SIZES = {"train": 60, "validation": 20, "test": 20}
 
 @pytest.fixture
 def folder(tmp_path):
-    """Four pictures with a metadata.jsonl beside them."""
+    """Four images with a metadata.jsonl beside them."""
     rows = []
     for number, colour in enumerate(["red", "green", "blue", "white"]):
         PilImage.new("RGB", (9, 7), colour).save(tmp_path / f"{number}.png")
-        rows.append({"file_name": f"{number}.png", "text": f"a {colour} picture"})
+        rows.append({"file_name": f"{number}.png", "text": f"a {colour} image"})
     (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return tmp_path
 
@@ -86,29 +86,27 @@ def test_numbers_of_objects_that_make_no_scene_are_refused(text):
 
 
 def test_a_folder_with_metadata_is_pairs_and_some_are_held_out(folder):
-    data = load_pairs(str(folder), validation_share=2)
+    data = load_pairs(str(folder), validation_fraction=2)
     assert {name: len(split) for name, split in data.items()} == {"train": 2, "validation": 2}
     rows = [row for split in data.values() for row in split]
-    assert sorted(row["texts"][0] for row in rows) == [
-        f"a {name} picture" for name in ("blue", "green", "red", "white")
-    ]
+    assert sorted(row["texts"][0] for row in rows) == [f"a {name} image" for name in ("blue", "green", "red", "white")]
     assert all(row["concept"] == row["texts"][0] for row in rows)
 
 
-def test_a_folder_with_metadata_may_have_one_text_or_several_for_each_picture(folder):
+def test_a_folder_with_metadata_may_have_one_text_or_several_for_each_image(folder):
     rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
     for row in rows:
-        row["text"] = [row["text"], "a picture"] if row["file_name"] != "0.png" else [row["text"]]
+        row["text"] = [row["text"], "an image"] if row["file_name"] != "0.png" else [row["text"]]
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    data = load_pairs(str(folder), validation_share=2)
+    data = load_pairs(str(folder), validation_fraction=2)
     texts = sorted(row["texts"] for split in data.values() for row in split)
-    assert texts == [[f"a {name} picture", "a picture"] for name in ("blue", "green")] + [
-        ["a red picture"],
-        ["a white picture", "a picture"],
+    assert texts == [[f"a {name} image", "an image"] for name in ("blue", "green")] + [
+        ["a red image"],
+        ["a white image", "an image"],
     ]
 
 
-def test_parquet_may_hold_several_texts_for_a_picture_in_columns_of_any_name(folder, tmp_path):
+def test_parquet_may_hold_several_texts_for_an_image_in_columns_of_any_name(folder, tmp_path):
     features = Features({"photo": Image(), "words": datasets.List(Value("string")), "id": Value("int64")})
     rows = {
         "photo": [str(folder / f"{number}.png") for number in range(4)],
@@ -116,26 +114,26 @@ def test_parquet_may_hold_several_texts_for_a_picture_in_columns_of_any_name(fol
         "id": [1, 2, 3, 4],
     }
     Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "pairs.parquet")
-    data = load_pairs(str(tmp_path / "pairs.parquet"), validation_share=2)
+    data = load_pairs(str(tmp_path / "pairs.parquet"), validation_fraction=2)
     texts = sorted(row["texts"] for split in data.values() for row in split)
     assert texts == [["four"], ["one"], ["three"], ["two", "deux"]]
 
 
-def test_a_picture_without_a_text_is_named(folder):
+def test_an_image_without_a_text_is_named(folder):
     rows = [{"file_name": f"{number}.png", "text": "" if number == 2 else "x"} for number in range(4)]
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    with pytest.raises(ValueError, match=r"1 pictures of the train split .* have no text, the first in row 2"):
+    with pytest.raises(ValueError, match=r"1 images of the train split .* have no text, the first in row 2"):
         load_pairs(str(folder))
 
 
-def test_a_folder_of_pictures_without_texts_is_refused(folder):
+def test_a_folder_of_images_without_texts_is_refused(folder):
     (folder / "metadata.jsonl").unlink()
     with pytest.raises(ValueError, match="clearly the text"):
         load_pairs(str(folder))
 
 
 def test_too_few_pairs_to_hold_any_out_are_refused(folder):
-    with pytest.raises(ValueError, match="validation_share"):
-        load_pairs(str(folder), validation_share=4)
+    with pytest.raises(ValueError, match="validation_fraction"):
+        load_pairs(str(folder), validation_fraction=4)
     with pytest.raises(ValueError, match="at least two pairs in the validation split"):
-        load_pairs(str(folder), validation_share=1)
+        load_pairs(str(folder), validation_fraction=1)

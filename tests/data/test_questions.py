@@ -75,11 +75,11 @@ def answer_from(symbols, text):
     return "above" if first[3] < other[3] else "below"
 
 
-def test_every_row_has_a_picture_and_questions_of_all_kinds_come_up(drawn):
+def test_every_row_has_an_image_and_questions_of_all_kinds_come_up(drawn):
     assert drawn["train"].features == FEATURES
     assert {question["kind"] for question in asked(drawn["train"])} == set(SCENE_KINDS)
-    picture = Image.open(io.BytesIO(drawn["train"][0]["images"][0]["bytes"]))
-    assert (picture.size, picture.mode) == ((32, 32), "RGB")
+    image = Image.open(io.BytesIO(drawn["train"][0]["images"][0]["bytes"]))
+    assert (image.size, image.mode) == ((32, 32), "RGB")
     for question in asked(drawn["train"]):
         assert [turn["role"] for turn in question["messages"]] == ["user"]
         assert question["messages"][0]["content"].count("<image>") == 1
@@ -134,7 +134,7 @@ def test_combinations_held_out_are_in_every_scene_of_their_split_and_in_no_other
 
 def test_positions_are_those_of_the_pixels_and_sides_are_asked_only_where_they_are_clear():
     scene = draw_scene(np.random.default_rng(3), [("red", "square"), ("blue", "circle")], 64)
-    pixels = np.asarray(scene.picture).astype(int)
+    pixels = np.asarray(scene.image).astype(int)
     red = (pixels[..., 0] > 180) & (pixels[..., 1] < 100)
     assert centre(scene.objects[0]) == pytest.approx((np.nonzero(red)[1].mean(), np.nonzero(red)[0].mean()), abs=0.5)
     (x, y), (u, v) = map(centre, scene.objects)
@@ -176,7 +176,7 @@ def test_the_words_of_scenes_are_known_without_drawing_any(drawn):
         for question in asked(split):
             used |= words(text_of(question)) | words(question["answer"])
     assert used <= known
-    # Small pictures have few columns; besides those numbers nearly all words come up.
+    # Small images have few columns; besides those numbers nearly all words come up.
     assert {word for word in known - used if not word.isdigit()} <= {*COLOURS, *SHAPES}
 
 
@@ -244,8 +244,8 @@ def easy_vqa(tmp_path):
     return tmp_path
 
 
-def test_easy_vqa_keeps_its_split_and_holds_pictures_not_questions_out_of_train(easy_vqa):
-    data = load_questions(f"easy-vqa:{easy_vqa}", validation_share=0.2)
+def test_easy_vqa_keeps_its_split_and_holds_images_not_questions_out_of_train(easy_vqa):
+    data = load_questions(f"easy-vqa:{easy_vqa}", validation_fraction=0.2)
     assert {name: len(split) for name, split in data.items()} == {"train": 8, "validation": 2, "test": 2}
     assert [question["kind"] for question in data["test"][0]["questions"]] == ["colour", "yes_no", "shape"]
     paths = [row["images"][0]["path"] for name in ("train", "validation") for row in data[name]]
@@ -261,7 +261,7 @@ def test_several_sources_are_trained_on_together_and_measured_on_the_first(easy_
     (tmp_path / "mine").mkdir()
     talk = [turn("user", "What is it?"), turn("assistant", "Red.")]
     mine = write(tmp_path / "mine", *({"image": "a.png", "messages": talk} for _ in range(4)))
-    data = load_questions(f"easy-vqa:{easy_vqa} + {mine}", validation_share=1)
+    data = load_questions(f"easy-vqa:{easy_vqa} + {mine}", validation_fraction=1)
     assert {name: len(split) for name, split in data.items()} == {"train": 9 + 3, "validation": 1, "test": 2}
     kinds = [row["questions"][0]["kind"] for row in data["train"]]
     assert kinds == ["colour"] * 9 + ["answer"] * 3
@@ -303,14 +303,14 @@ def test_each_thing_that_the_assistant_says_is_an_answer_to_all_before_it(tmp_pa
         "kind": "answer",
     }
     assert third["questions"][0]["messages"][0]["content"] == "<image>\nAnd<image>\n"
-    assert load_questions(str(tmp_path), validation_share=1)["train"].num_rows == 2
+    assert load_questions(str(tmp_path), validation_fraction=1)["train"].num_rows == 2
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
         ({"image": "a.png"}, "line 1 of"),
-        ({"image": "c.png", "messages": [turn("user", "?"), turn("assistant", "!")]}, "no picture 'c.png'"),
+        ({"image": "c.png", "messages": [turn("user", "?"), turn("assistant", "!")]}, "no image 'c.png'"),
         (
             {"image": "a.png", "messages": [turn("user", "<image><image>"), turn("assistant", "!")]},
             "2 times <image> for 1",

@@ -63,5 +63,5 @@ def test_splits_have_labels_for_every_patch_and_keep_combinations_apart(drawn):
 
 
 def test_patches_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="must divide the side of a picture, 64, got 7"):
+    with pytest.raises(ValueError, match="must divide the side of an image, 64, got 7"):
         draw_scene_patches(patch=7)

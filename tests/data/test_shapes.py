@@ -7,8 +7,8 @@ from modeling_omni_vision.data.synthetic.shapes import COLOURS, SHAPES, draw_sce
 def test_the_same_seed_draws_the_same_scene_and_another_seed_another():
     first, again, other = (draw_scene(np.random.default_rng(seed), objects=2) for seed in (1, 1, 2))
     assert first.caption == again.caption
-    assert np.array_equal(np.asarray(first.picture), np.asarray(again.picture))
-    assert not np.array_equal(np.asarray(first.picture), np.asarray(other.picture))
+    assert np.array_equal(np.asarray(first.image), np.asarray(again.image))
+    assert not np.array_equal(np.asarray(first.image), np.asarray(other.image))
 
 
 def test_a_scene_says_what_it_shows_in_the_words_of_the_specification():
@@ -24,7 +24,7 @@ def test_every_colour_and_shape_is_drawn_in_its_colour_within_its_mask():
         for shape in SHAPES:
             scene = draw_scene(np.random.default_rng(3), [(colour, shape)], size=64)
             (item,) = scene.objects
-            inside = np.asarray(scene.picture, dtype=float)[item.mask].mean(axis=0)
+            inside = np.asarray(scene.image, dtype=float)[item.mask].mean(axis=0)
             # Paint varies by 12 levels a channel; edge pixels are up to half background (up to 255).
             nearest = min(COLOURS, key=lambda name: np.abs(inside - np.array(COLOURS[name])).sum())
             assert nearest == colour, (colour, shape)
@@ -117,7 +117,7 @@ def test_labels_follow_from_captions_and_classes_are_balanced(task, names):
     assert set(np.bincount(data["train"]["label"])) == {60 // len(names)}
 
 
-def test_train_and_test_show_different_pictures():
+def test_train_and_test_show_different_images():
     data = draw_shapes(size=16, sizes={"train": 20, "test": 20})
-    pictures = [[np.asarray(picture).tobytes() for picture in data[split]["image"]] for split in ("train", "test")]
-    assert not set(pictures[0]) & set(pictures[1])
+    images = [[np.asarray(image).tobytes() for image in data[split]["image"]] for split in ("train", "test")]
+    assert not set(images[0]) & set(images[1])

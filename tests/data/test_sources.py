@@ -3,18 +3,18 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PilImage
 
-from modeling_omni_vision.data.image_dataset import Pictures
-from modeling_omni_vision.data.sources import load_pictures
+from modeling_omni_vision.data.image_dataset import ImageDataset
+from modeling_omni_vision.data.sources import load_images
 from modeling_omni_vision.image_processing_omni_vision import OmniVisionImageProcessor
 
 
-def picture(value, size=4):
+def image(value, size=4):
     return PilImage.fromarray(np.full((size, size, 3), value, np.uint8))
 
 
 def rows(count=24, classes=3, first=0):
     return {
-        "image": [picture((first + index) % 256) for index in range(count)],
+        "image": [image((first + index) % 256) for index in range(count)],
         "label": [index % classes for index in range(count)],
     }
 
@@ -24,7 +24,7 @@ FEATURES = Features({"image": Image(), "label": ClassLabel(names=NAMES)})
 
 
 def value_of(example):
-    """The grey value that names one of the test pictures."""
+    """The grey value that names one of the test images."""
     import io
 
     source = example["image"]
@@ -40,11 +40,11 @@ def save_folder(folder, per_class=8, classes=("ant", "bee"), first=0):
     for number, name in enumerate(classes):
         (folder / name).mkdir(parents=True)
         for index in range(per_class):
-            picture(first + number * per_class + index).save(folder / name / f"{index}.png")
+            image(first + number * per_class + index).save(folder / name / f"{index}.png")
 
 
 def test_digits_are_there_without_a_network_with_every_class_everywhere():
-    data = load_pictures("digits")
+    data = load_images("digits")
     assert {name: len(split) for name, split in data.items()} == {"train": 1293, "validation": 144, "test": 360}
     for split in data.values():
         assert set(split["label"]) == set(range(10))
@@ -53,14 +53,14 @@ def test_digits_are_there_without_a_network_with_every_class_everywhere():
 
 def test_shapes_can_be_asked_for_by_keyword(monkeypatch):
     monkeypatch.setattr("modeling_omni_vision.data.synthetic.shapes.SPLIT_SIZES", {"train": 60, "test": 20})
-    data = load_pictures("shapes:circle")
+    data = load_images("shapes:circle")
     assert data["train"].features["label"].names == ["circle", "not circle"]
     assert set(data) == {"train", "validation", "test"}
 
 
-def test_no_picture_is_in_two_splits_and_none_is_lost(tmp_path):
+def test_no_image_is_in_two_splits_and_none_is_lost(tmp_path):
     Dataset.from_dict(rows(60), features=FEATURES).save_to_disk(tmp_path / "saved")
-    data = load_pictures(str(tmp_path / "saved"), validation_share=0.2)
+    data = load_images(str(tmp_path / "saved"), validation_fraction=0.2)
     assert set(data) == {"train", "validation"}
     assert sorted(values(data["train"]) + values(data["validation"])) == list(range(60))
     assert len(data["validation"]) == 12
@@ -68,20 +68,27 @@ def test_no_picture_is_in_two_splits_and_none_is_lost(tmp_path):
 
 def test_validation_is_stratified_and_decided_by_its_own_seed(tmp_path):
     Dataset.from_dict(rows(60), features=FEATURES).save_to_disk(tmp_path / "saved")
-    first, again, other = (load_pictures(str(tmp_path / "saved"), seed=seed) for seed in (0, 0, 1))
+    first, again, other = (load_images(str(tmp_path / "saved"), seed=seed) for seed in (0, 0, 1))
     assert np.bincount(first["validation"]["label"]).tolist() == [2, 2, 2]
     assert values(first["validation"]) == values(again["validation"]) != values(other["validation"])
 
 
-def test_the_pictures_held_out_are_the_same_in_every_release(tmp_path):
-    # Runs record the share, not the rows: with other rows, a run would find pictures again that it trained on.
+def test_the_images_held_out_are_the_same_in_every_release(tmp_path):
+    # Runs record the share, not the rows: with other rows, a run would find images again that it trained on.
     Dataset.from_dict(rows(60), features=FEATURES).save_to_disk(tmp_path / "saved")
-    assert values(load_pictures(str(tmp_path / "saved"), validation_share=6)["validation"]) == [19, 22, 36, 44, 45, 59]
+    assert values(load_images(str(tmp_path / "saved"), validation_fraction=6)["validation"]) == [
+        19,
+        22,
+        36,
+        44,
+        45,
+        59,
+    ]
 
 
-def test_a_share_of_one_or_more_is_a_number_of_pictures(tmp_path):
+def test_a_share_of_one_or_more_is_a_number_of_images(tmp_path):
     Dataset.from_dict(rows(60), features=FEATURES).save_to_disk(tmp_path / "saved")
-    assert len(load_pictures(str(tmp_path / "saved"), validation_share=9)["validation"]) == 9
+    assert len(load_images(str(tmp_path / "saved"), validation_fraction=9)["validation"]) == 9
 
 
 def test_an_existing_validation_split_is_respected(tmp_path):
@@ -89,15 +96,15 @@ def test_an_existing_validation_split_is_respected(tmp_path):
     DatasetDict({name: Dataset.from_dict(part, features=FEATURES) for name, part in parts.items()}).save_to_disk(
         tmp_path / "saved"
     )
-    data = load_pictures(str(tmp_path / "saved"))
+    data = load_images(str(tmp_path / "saved"))
     assert values(data["train"]) == list(range(24))
     assert values(data["validation"]) == list(range(100, 106))
     assert values(data["test"]) == list(range(200, 206))
 
 
 def test_a_folder_of_classes_is_read(tmp_path):
-    save_folder(tmp_path / "pictures")
-    data = load_pictures(str(tmp_path / "pictures"), validation_share=0.25)
+    save_folder(tmp_path / "images")
+    data = load_images(str(tmp_path / "images"), validation_fraction=0.25)
     assert data["train"].features["label"].names == ["ant", "bee"]
     assert len(data["train"]) == 12
     for split in data.values():
@@ -106,10 +113,10 @@ def test_a_folder_of_classes_is_read(tmp_path):
 
 
 def test_a_folder_of_splits_is_read(tmp_path):
-    save_folder(tmp_path / "pictures" / "train")
-    save_folder(tmp_path / "pictures" / "validation", per_class=2, first=50)
-    save_folder(tmp_path / "pictures" / "test", per_class=2, first=100)
-    data = load_pictures(str(tmp_path / "pictures"))
+    save_folder(tmp_path / "images" / "train")
+    save_folder(tmp_path / "images" / "validation", per_class=2, first=50)
+    save_folder(tmp_path / "images" / "test", per_class=2, first=100)
+    data = load_images(str(tmp_path / "images"))
     assert {name: len(split) for name, split in data.items()} == {"train": 16, "validation": 4, "test": 4}
 
 
@@ -118,7 +125,7 @@ def test_parquet_is_read_from_a_file_and_from_a_folder(tmp_path):
     (tmp_path / "folder").mkdir()
     dataset.to_parquet(tmp_path / "folder" / "train-0.parquet")
     for source in (tmp_path / "folder", tmp_path / "folder" / "train-0.parquet"):
-        data = load_pictures(str(source))
+        data = load_images(str(source))
         assert data["train"].features["label"].names == NAMES
         assert sorted(values(data["train"]) + values(data["validation"])) == list(range(30))
 
@@ -132,11 +139,11 @@ def test_parquet_by_other_tools_holds_bytes_and_words(tmp_path):
     contents = []
     for index in range(20):
         stream = io.BytesIO()
-        picture(index).save(stream, format="PNG")
+        image(index).save(stream, format="PNG")
         contents.append(stream.getvalue())
     table = pa.table({"photo": pa.array(contents, pa.binary()), "species": ["bee", "ant"] * 10})
     pq.write_table(table, tmp_path / "other.parquet")
-    data = load_pictures(str(tmp_path / "other.parquet"), label_column="species")
+    data = load_images(str(tmp_path / "other.parquet"), label_column="species")
     assert data["train"].features["label"].names == ["ant", "bee"]
     for example in data["train"]:
         assert example["label"] == 1 - value_of(example) % 2
@@ -144,7 +151,7 @@ def test_parquet_by_other_tools_holds_bytes_and_words(tmp_path):
 
 def test_idx_folders_are_found_by_their_file_names(tmp_path, write_idx):
     write_idx(tmp_path / "fashion")
-    data = load_pictures(str(tmp_path / "fashion"), validation_share=4)
+    data = load_images(str(tmp_path / "fashion"), validation_fraction=4)
     assert {name: len(split) for name, split in data.items()} == {"train": 16, "validation": 4, "test": 20}
 
 
@@ -158,9 +165,9 @@ def test_idx_folders_are_found_by_their_file_names(tmp_path, write_idx):
 )
 def test_names_numbers_and_flags_become_classes(tmp_path, labels, names, numbers):
     Dataset.from_dict(
-        {"image": [picture(index) for index in range(20)], "label": labels * 5}, features=None
+        {"image": [image(index) for index in range(20)], "label": labels * 5}, features=None
     ).cast_column("image", Image()).save_to_disk(tmp_path / "saved")
-    data = load_pictures(str(tmp_path / "saved"))
+    data = load_images(str(tmp_path / "saved"))
     assert data["train"].features["label"].names == names
     for example in data["train"]:
         assert example["label"] == numbers[value_of(example) % 4]
@@ -176,32 +183,32 @@ def test_columns_of_other_names_are_found_or_named(tmp_path):
     columns = {"photo": rows()["image"], "kind": rows()["label"], "id": list(range(24))}
     features = Features({"photo": Image(), "kind": ClassLabel(names=NAMES), "id": Value("int64")})
     source = save(tmp_path, columns, features)
-    assert load_pictures(source)["train"].column_names == ["image", "label"]
-    assert load_pictures(source, image_column="photo", label_column="kind")["train"].features["label"].names == NAMES
+    assert load_images(source)["train"].column_names == ["image", "label"]
+    assert load_images(source, image_column="photo", label_column="kind")["train"].features["label"].names == NAMES
     with pytest.raises(ValueError, match=r"`label_column`.*'kind'.*got 'klass'"):
-        load_pictures(source, label_column="klass")
-    with pytest.raises(ValueError, match="Expected pictures in the column 'id'"):
-        load_pictures(source, image_column="id")
+        load_images(source, label_column="klass")
+    with pytest.raises(ValueError, match="Expected images in the column 'id'"):
+        load_images(source, image_column="id")
 
 
 def test_two_possible_columns_are_not_guessed_between(tmp_path):
     columns = {"left": rows()["image"], "right": rows()["image"], "label": rows()["label"]}
     features = Features({"left": Image(), "right": Image(), "label": ClassLabel(names=NAMES)})
     with pytest.raises(ValueError, match="--image_column"):
-        load_pictures(save(tmp_path, columns, features))
+        load_images(save(tmp_path, columns, features))
 
 
-def test_pictures_without_labels_are_refused_with_a_way_out(tmp_path):
+def test_images_without_labels_are_refused_with_a_way_out(tmp_path):
     for index in range(4):
-        picture(index).save(tmp_path / f"{index}.png")
+        image(index).save(tmp_path / f"{index}.png")
     with pytest.raises(ValueError, match="each class into a sub-folder"):
-        load_pictures(str(tmp_path))
+        load_images(str(tmp_path))
 
 
 def test_missing_labels_are_counted(tmp_path):
     columns = rows() | {"label": [0, 1, None] * 8}
-    with pytest.raises(ValueError, match="8 of 24 pictures of the train split"):
-        load_pictures(save(tmp_path, columns, FEATURES))
+    with pytest.raises(ValueError, match="8 of 24 images of the train split"):
+        load_images(save(tmp_path, columns, FEATURES))
 
 
 def test_a_test_split_without_labels_is_left_out(tmp_path, caplog):
@@ -209,7 +216,7 @@ def test_a_test_split_without_labels_is_left_out(tmp_path, caplog):
     DatasetDict({name: Dataset.from_dict(part, features=FEATURES) for name, part in parts.items()}).save_to_disk(
         tmp_path / "saved"
     )
-    assert set(load_pictures(str(tmp_path / "saved"))) == {"train", "validation"}
+    assert set(load_images(str(tmp_path / "saved"))) == {"train", "validation"}
     assert "has no labels" in caplog.text
 
 
@@ -224,19 +231,19 @@ def test_a_test_split_without_labels_is_left_out(tmp_path, caplog):
 def test_sets_that_teach_nothing_are_refused(tmp_path, columns, message):
     features = None if columns["label"][:1] == [0.5] else FEATURES
     with pytest.raises(ValueError, match=message):
-        load_pictures(save(tmp_path, columns, features))
+        load_images(save(tmp_path, columns, features))
 
 
 def test_an_empty_set_is_refused(tmp_path):
     Dataset.from_dict(rows(0), features=FEATURES).to_parquet(tmp_path / "empty.parquet")
     with pytest.raises(ValueError, match=r"empty\.parquet cannot be read"):
-        load_pictures(str(tmp_path / "empty.parquet"))
+        load_images(str(tmp_path / "empty.parquet"))
 
 
 @pytest.mark.parametrize("share", [0, -0.1, 24, 1000, float("nan")])
 def test_a_validation_share_that_leaves_nothing_is_refused(tmp_path, share):
-    with pytest.raises(ValueError, match="validation_share"):
-        load_pictures(save(tmp_path, rows(), FEATURES), validation_share=share)
+    with pytest.raises(ValueError, match="validation_fraction"):
+        load_images(save(tmp_path, rows(), FEATURES), validation_fraction=share)
 
 
 @pytest.mark.parametrize(
@@ -245,20 +252,20 @@ def test_a_validation_share_that_leaves_nothing_is_refused(tmp_path, share):
 )
 def test_a_path_that_is_not_there_is_never_looked_up_on_the_hub(name, message):
     with pytest.raises(ValueError, match=message):
-        load_pictures(name)
+        load_images(name)
 
 
 def test_a_hub_dataset_that_cannot_be_reached_is_a_clear_error():
     with pytest.raises(ValueError, match=r"dataset of the Hub that can be reached, got 'nobody/nothing'"):
-        load_pictures("nobody/nothing")
+        load_images("nobody/nothing")
 
 
-def test_a_folder_without_pictures_and_a_file_of_another_kind_are_refused(tmp_path):
+def test_a_folder_without_images_and_a_file_of_another_kind_are_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(ValueError, match="Expected pictures, Parquet or IDX files"):
-        load_pictures(str(tmp_path))
+    with pytest.raises(ValueError, match="Expected images, Parquet or IDX files"):
+        load_images(str(tmp_path))
     with pytest.raises(ValueError, match=r"\.parquet"):
-        load_pictures(str(tmp_path / "notes.txt"))
+        load_images(str(tmp_path / "notes.txt"))
 
 
 def test_splits_with_other_classes_than_train_are_refused(tmp_path):
@@ -267,14 +274,14 @@ def test_splits_with_other_classes_than_train_are_refused(tmp_path):
         {"train": Dataset.from_dict(rows(), features=FEATURES), "test": Dataset.from_dict(rows(), features=other)}
     ).save_to_disk(tmp_path / "saved")
     with pytest.raises(ValueError, match=r"\['test'\].*other classes"):
-        load_pictures(str(tmp_path / "saved"))
+        load_images(str(tmp_path / "saved"))
 
 
-def test_a_broken_picture_in_a_folder_is_named(tmp_path):
-    save_folder(tmp_path / "pictures")
-    broken = tmp_path / "pictures" / "bee" / "3.png"
+def test_a_broken_image_in_a_folder_is_named(tmp_path):
+    save_folder(tmp_path / "images")
+    broken = tmp_path / "images" / "bee" / "3.png"
     broken.write_bytes(broken.read_bytes()[:40])
-    data = load_pictures(str(tmp_path / "pictures"), validation_share=0.25)
+    data = load_images(str(tmp_path / "images"), validation_fraction=0.25)
     processor = OmniVisionImageProcessor(size={"height": 8, "width": 8})
     with pytest.raises(ValueError, match=r"(?s)row \d+ .*bee/3\.png"):
-        [Pictures(split, processor) for split in data.values()]
+        [ImageDataset(split, processor) for split in data.values()]

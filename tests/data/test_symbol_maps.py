@@ -9,9 +9,9 @@ from modeling_omni_vision.data.synthetic.shapes import COLOURS, SHAPES
 SYMBOLS = "red square 3 4, blue circle 20 9, blue star 10 25"
 
 
-def read(picture):
+def read(image):
     """Read a map again: what its bars say, with all patches (row, column) that say so."""
-    pixels = np.asarray(picture.convert("L"))
+    pixels = np.asarray(image.convert("L"))
     found = {}
     for row, column in np.ndindex(8, 8):
         patch = pixels[8 * row : 8 * row + 8, 8 * column : 8 * column + 8]
@@ -29,9 +29,9 @@ def read(picture):
 
 
 def test_a_map_says_of_each_object_where_it_stands_all_that_questions_are_about():
-    picture = draw_symbol_map(SYMBOLS)
-    assert (picture.mode, picture.size) == ("RGB", (64, 64))
-    found = read(picture)
+    image = draw_symbol_map(SYMBOLS)
+    assert (image.mode, image.size) == ("RGB", (64, 64))
+    found = read(image)
     around = {
         (*facts, column, row): {
             (y, x) for y in range(row - 1, row + 2) for x in range(column - 1, column + 2) if min(x, y) >= 0

@@ -40,10 +40,10 @@ def test_a_temperature_changes_how_sure_a_model_is_and_no_answer():
     assert (softer.max(axis=1) < sample.probabilities.max(axis=1)).all()
 
 
-@pytest.mark.parametrize("shift", [0, 1], ids=["never wrong", "always wrong"])
-def test_a_model_that_is_never_or_always_wrong_has_no_temperature(shift):
+@pytest.mark.parametrize("max_translate", [0, 1], ids=["never wrong", "always wrong"])
+def test_a_model_that_is_never_or_always_wrong_has_no_temperature(max_translate):
     labels = np.arange(30) % 3
-    logits = np.eye(3)[(labels + shift) % 3] * 2.0
+    logits = np.eye(3)[(labels + max_translate) % 3] * 2.0
     assert fit_temperature(logits, labels) is None
     left_out = temperature_scaling(Predictions(logits, labels), Predictions(logits, labels))
     assert list(left_out) == ["left_out"]
@@ -54,7 +54,7 @@ def test_it_is_fitted_on_one_split_and_measured_on_the_other():
     found = temperature_scaling(held_out, measured)
     assert found["temperature"] == fit_temperature(held_out.logits, held_out.labels)
     assert found["temperature"] != fit_temperature(measured.logits, measured.labels)
-    assert found["fitted_on"] == {"split": "validation", "pictures": 4000}
+    assert found["fitted_on"] == {"split": "validation", "images": 4000}
     after = softmax(measured.logits / found["temperature"], axis=1)
     for name, measure in (
         ("expected_calibration_error", expected_calibration_error),

@@ -6,13 +6,13 @@ import pytest
 import torch
 from datasets import ClassLabel as Classes
 from datasets import Dataset, DatasetDict, Features, Image
-from PIL import Image as Picture
+from PIL import Image as PilImage
 from PIL import ImageOps
 from scipy.special import softmax
 
 from modeling_omni_vision import OmniVisionConfig, OmniVisionForImageClassification, OmniVisionImageProcessor
 from modeling_omni_vision.cli.evaluate import main
-from modeling_omni_vision.data.sources import load_pictures
+from modeling_omni_vision.data.sources import load_images
 from modeling_omni_vision.evaluation.calibration import fit_temperature
 from modeling_omni_vision.evaluation.evaluate import evaluate
 from modeling_omni_vision.evaluation.robustness import CORRUPTIONS
@@ -23,10 +23,10 @@ from modeling_omni_vision.records.metrics_file import merge_metrics
 NAMES = ["dark", "light", "red"]
 
 
-def picture(label, index):
+def image(label, index):
     draw = np.random.default_rng(10 * label + index)
     levels = draw.integers(0, 60, (20 + index, 24, 3), dtype=np.uint8)
-    return Picture.fromarray(levels + np.array([[0, 0, 0], [180, 180, 180], [180, 0, 0]], dtype=np.uint8)[label])
+    return PilImage.fromarray(levels + np.array([[0, 0, 0], [180, 180, 180], [180, 0, 0]], dtype=np.uint8)[label])
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def dataset(tmp_path_factory):
     features = Features({"image": Image(), "label": Classes(names=NAMES)})
 
     def split(count):
-        rows = [{"image": picture(label, index), "label": label} for index in range(count) for label in range(3)]
+        rows = [{"image": image(label, index), "label": label} for index in range(count) for label in range(3)]
         return Dataset.from_list(rows, features=features)
 
     DatasetDict({"train": split(8), "test": split(3)}).save_to_disk(folder)
@@ -60,7 +60,7 @@ def new_checkpoint(tmp_path):
             **change,
         )
         model = OmniVisionForImageClassification(config)
-        # Far from the initialisation the answers depend on the picture, so that equal numbers mean something.
+        # Far from the initialisation the answers depend on the image, so that equal numbers mean something.
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.4)
@@ -81,7 +81,7 @@ def by_hand(checkpoint):
     """Predictions one by one, without anything of `evaluate`."""
     model = OmniVisionForImageClassification.from_pretrained(checkpoint).eval()
     processor = OmniVisionImageProcessor.from_pretrained(checkpoint)
-    pairs = [(label, picture(label, index)) for index in range(3) for label in range(3)]
+    pairs = [(label, image(label, index)) for index in range(3) for label in range(3)]
     with torch.inference_mode():
         return [(label, int(model(**processor(one, return_tensors="pt")).logits.argmax(-1))) for label, one in pairs]
 
@@ -99,7 +99,7 @@ def test_numbers_agree_with_predictions_made_one_by_one(checkpoint, dataset):
 
 def test_metrics_json_gets_the_evaluation_and_keeps_what_others_wrote(checkpoint, dataset, tmp_path, capsys):
     (checkpoint / "metrics.json").write_text('{"training": {"epochs": 3}, "evaluation": {"accuracy": 2}}')
-    main(["--checkpoint", str(checkpoint), "--dataset", str(dataset), "--output", str(tmp_path / "png")])
+    main(["--model", str(checkpoint), "--dataset", str(dataset), "--output", str(tmp_path / "png")])
     written = json.loads((checkpoint / "metrics.json").read_text())
     assert written["training"] == {"epochs": 3}
     assert set(written["evaluation"]) == {
@@ -120,7 +120,7 @@ def test_metrics_json_gets_the_evaluation_and_keeps_what_others_wrote(checkpoint
     assert written["evaluation"]["num_examples"] == 9
     assert written["evaluation"]["dataset"] == "saved"
     # Published with the checkpoint: it must not tell where on this machine anything is.
-    assert written["evaluation"]["command"].startswith("python scripts/evaluate.py --checkpoint run --dataset saved")
+    assert written["evaluation"]["command"].startswith("python scripts/evaluate.py --model run --dataset saved")
     assert str(tmp_path) not in (checkpoint / "metrics.json").read_text()
     assert {path.name for path in (tmp_path / "png").iterdir()} == {
         "confusion.png",
@@ -131,10 +131,10 @@ def test_metrics_json_gets_the_evaluation_and_keeps_what_others_wrote(checkpoint
     assert f"{written['evaluation']['accuracy']:.2%}" in capsys.readouterr().out
 
 
-def test_pictures_go_into_the_checkpoint_by_default_and_curves_are_drawn_where_training_left_them(checkpoint, dataset):
+def test_images_go_into_the_checkpoint_by_default_and_curves_are_drawn_where_training_left_them(checkpoint, dataset):
     merge_metrics(checkpoint, {"training": {"history": [{"epoch": 1, "loss": 2.0}]}})
     report = evaluate(checkpoint, str(dataset), "validation")
-    assert {path.parent for path in report.pictures} == {checkpoint / "plots"}
+    assert {path.parent for path in report.images} == {checkpoint / "plots"}
     assert (checkpoint / "plots" / "training.png").is_file()
 
 
@@ -149,7 +149,7 @@ def test_the_native_twin_is_evaluated_to_the_same_numbers_without_attention(new_
     assert report.metrics["confusion_matrix"] == ours["confusion_matrix"]
     # Weights equal to 1e-6, pixels equal: probabilities differ in the sixth digit at most.
     assert report.metrics["nll"] == pytest.approx(ours["nll"], abs=1e-5)
-    assert "attention.png" not in {path.name for path in report.pictures}
+    assert "attention.png" not in {path.name for path in report.images}
 
 
 def logits_by_hand(checkpoint, rows):
@@ -161,21 +161,21 @@ def logits_by_hand(checkpoint, rows):
 
 
 def record_run(checkpoint, evaluations=(), **data):
-    record = {"arguments": {"validation_share": 9.0}, "dataset": {"name": "saved", **data}}
+    record = {"arguments": {"validation_fraction": 9.0}, "dataset": {"name": "saved", **data}}
     merge_metrics(checkpoint, {"training": record | {"evaluations": list(evaluations)}})
 
 
-def test_the_temperature_is_that_of_the_pictures_which_training_held_out(checkpoint, dataset):
+def test_the_temperature_is_that_of_the_images_which_training_held_out(checkpoint, dataset):
     record_run(checkpoint, train=15, validation=9, test=9)
     found = evaluate(checkpoint, str(dataset), "test").metrics["calibration"]
-    held_out = load_pictures(str(dataset), validation_share=9)["validation"]
+    held_out = load_images(str(dataset), validation_fraction=9)["validation"]
     # Rounding of float32 logits, in other batches.
     assert found["temperature"] == pytest.approx(fit_temperature(*logits_by_hand(checkpoint, held_out)), rel=1e-4)
-    assert found["fitted_on"] == {"split": "validation", "pictures": 9}
+    assert found["fitted_on"] == {"split": "validation", "images": 9}
     assert found["nll"]["before"] != found["nll"]["after"]
     # Where no record is, whoever calls has to say the share; then the same is found.
     (checkpoint / "metrics.json").unlink()
-    assert evaluate(checkpoint, str(dataset), "test", validation_share=9).metrics["calibration"] == found
+    assert evaluate(checkpoint, str(dataset), "test", validation_fraction=9).metrics["calibration"] == found
 
 
 def test_no_temperature_is_fitted_on_what_is_measured_or_on_what_nobody_says_was_held_out(checkpoint, dataset):
@@ -189,7 +189,7 @@ def test_no_temperature_is_fitted_on_what_is_measured_or_on_what_nobody_says_was
 def test_another_split_than_the_run_had_is_an_error_and_not_another_number(checkpoint, dataset):
     record_run(checkpoint, validation=9)
     with pytest.raises(ValueError, match="training run"):
-        evaluate(checkpoint, str(dataset), "validation", validation_share=0.1)
+        evaluate(checkpoint, str(dataset), "validation", validation_fraction=0.1)
     record_run(checkpoint, validation=10)
     with pytest.raises(ValueError, match="as it was"):
         evaluate(checkpoint, str(dataset), "validation")
@@ -197,14 +197,14 @@ def test_another_split_than_the_run_had_is_an_error_and_not_another_number(check
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
-def test_pictures_on_which_the_run_had_another_loss_are_not_those_that_it_held_out(checkpoint, dataset, split):
-    loss = evaluate(checkpoint, str(dataset), "validation", validation_share=9).metrics["nll"]
+def test_images_on_which_the_run_had_another_loss_are_not_those_that_it_held_out(checkpoint, dataset, split):
+    loss = evaluate(checkpoint, str(dataset), "validation", validation_fraction=9).metrics["nll"]
     (checkpoint / "metrics.json").unlink()
     record_run(checkpoint, [{"epoch": 1.0, "accuracy": 0.5, "loss": loss * 1.001}])
     evaluate(checkpoint, str(dataset), split)
     (checkpoint / "metrics.json").unlink()
     record_run(checkpoint, [{"epoch": 1.0, "accuracy": 0.5, "loss": loss * 1.1}])
-    with pytest.raises(ValueError, match="not the pictures that were held out"):
+    with pytest.raises(ValueError, match="not the images that were held out"):
         evaluate(checkpoint, str(dataset), split)
     assert "evaluation" not in json.loads((checkpoint / "metrics.json").read_text())
 
@@ -215,7 +215,7 @@ def test_curves_begin_at_the_accuracy_and_the_mirror_stands_beside_it(checkpoint
     if native:
         folder = tmp_path / "twin"
         convert_to_native(checkpoint, folder)
-    main(["--checkpoint", str(folder), "--dataset", str(dataset), "--robustness", "true", "--batch_size", "4"])
+    main(["--model", str(folder), "--dataset", str(dataset), "--robustness", "true", "--batch_size", "4"])
     written = json.loads((folder / "metrics.json").read_text())
     robustness, accuracy = written["robustness"], written["evaluation"]["accuracy"]
     assert set(robustness) == {*CORRUPTIONS, "units", "num_examples", "seed", "split", "dataset", "command", "date"}
@@ -226,12 +226,12 @@ def test_curves_begin_at_the_accuracy_and_the_mirror_stands_beside_it(checkpoint
     assert len({point["accuracy"] for name in CORRUPTIONS for point in robustness[name]}) > 1
     assert (folder / "plots" / "robustness.png").is_file()
     assert "robustness.png" in capsys.readouterr().out
-    rows = load_pictures(str(dataset))["test"]
-    mirrored = rows.map(lambda row: {"image": ImageOps.mirror(Picture.open(BytesIO(row["image"]["bytes"])))})
+    rows = load_images(str(dataset))["test"]
+    mirrored = rows.map(lambda row: {"image": ImageOps.mirror(PilImage.open(BytesIO(row["image"]["bytes"])))})
     views = [logits_by_hand(checkpoint, part)[0] for part in (rows, mirrored)]
     both = sum(softmax(logits, axis=1) for logits in views).argmax(axis=1)
     assert written["evaluation"]["test_time_augmentation"] == {
-        "views": "picture and its mirror",
+        "views": "image and its mirror",
         "accuracy": pytest.approx((both == np.asarray(rows["label"])).mean()),
     }
 

@@ -11,7 +11,7 @@ from modeling_omni_vision.evaluation.held_out import (
 from modeling_omni_vision.evaluation.predictions import Predictions
 
 
-RUN = {"arguments": {"validation_share": 9}, "dataset": {"name": "photos", "train": 15, "validation": 9}}
+RUN = {"arguments": {"validation_fraction": 9}, "dataset": {"name": "photos", "train": 15, "validation": 9}}
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ EVALUATIONS = [
 
 
 def with_loss(loss):
-    """Predictions of nine pictures with that negative log-likelihood."""
+    """Predictions of nine images with that negative log-likelihood."""
     sure = np.exp(-loss)
     return Predictions(np.log([[sure, 1 - sure]] * 9), np.zeros(9, dtype=int))
 
@@ -79,8 +79,8 @@ def test_the_loss_of_the_run_found_again_up_to_rounding_is_its_split(loss):
 
 
 @pytest.mark.parametrize("loss", [0.46, 0.6, 0.8])
-def test_another_loss_means_other_pictures_though_the_counts_are_the_same(loss):
-    with pytest.raises(ValueError, match=f"got {loss:.4f}: these are not the pictures"):
+def test_another_loss_means_other_images_though_the_counts_are_the_same(loss):
+    with pytest.raises(ValueError, match=f"got {loss:.4f}: these are not the images"):
         check_loss({**RUN, "evaluations": EVALUATIONS}, with_loss(loss), "photos")
     # Of other data, or where nothing was recorded, nothing is known.
     check_loss({**RUN, "evaluations": EVALUATIONS}, with_loss(loss), "other")

@@ -44,7 +44,7 @@ def test_the_result_can_be_written_as_json_and_read_again():
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
-def test_the_interval_is_that_of_resampled_pictures_and_the_same_every_time():
+def test_the_interval_is_that_of_resampled_images_and_the_same_every_time():
     correct = np.arange(200) % 10 != 0
     low, high = accuracy_interval(correct)
     assert (low, high) == accuracy_interval(correct)
@@ -62,7 +62,7 @@ def test_the_interval_of_a_perfect_model_is_a_point():
 
 
 def test_calibration_error_equals_the_gap_that_was_built_in():
-    # 100 pictures said with 0.8, of which 60 are right; 50 said with 0.55, of which 50 are right.
+    # 100 images said with 0.8, of which 60 are right; 50 said with 0.55, of which 50 are right.
     probabilities = np.array([[0.8, 0.2]] * 100 + [[0.55, 0.45]] * 50)
     labels = np.array([0] * 60 + [1] * 40 + [0] * 50)
     expected = (100 * 0.2 + 50 * 0.45) / 150

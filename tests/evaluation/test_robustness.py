@@ -12,7 +12,7 @@ from modeling_omni_vision.image_processing_omni_vision import OmniVisionImagePro
 
 
 class LeftOrRight:
-    """A classifier that says on which side a picture is brighter; remembers what it was shown."""
+    """A classifier that says on which side an image is brighter; remembers what it was shown."""
 
     dtype = torch.float32
     config = SimpleNamespace(num_channels=1)
@@ -30,14 +30,14 @@ class LeftOrRight:
 
 @pytest.fixture(scope="module")
 def rows():
-    """Fourteen grey pictures of 12 x 12, on a dark and rough ground one side of which is brighter."""
+    """Fourteen grey images of 12 x 12, on a dark and rough ground one side of which is brighter."""
     draw = np.random.default_rng(0)
-    pictures = draw.integers(0, 80, (14, 12, 12)).astype(np.uint8)
+    images = draw.integers(0, 80, (14, 12, 12)).astype(np.uint8)
     labels = [index % 2 for index in range(14)]
-    for index, picture in enumerate(pictures):
-        picture[:, 6 * labels[index] :][:, :6] += np.uint8(4 + index)
+    for index, image in enumerate(images):
+        image[:, 6 * labels[index] :][:, :6] += np.uint8(4 + index)
     features = Features({"image": Image(), "label": ClassLabel(names=["left", "right"])})
-    return Dataset.from_dict({"image": list(pictures), "label": labels}, features=features)
+    return Dataset.from_dict({"image": list(images), "label": labels}, features=features)
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def levels():
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_severities_rise_from_none_and_change_pictures_into_pictures(name, levels):
+def test_severities_rise_from_none_and_change_images_into_images(name, levels):
     severities = CORRUPTIONS[name].severities
     assert severities[0] == 0
     assert list(severities) == sorted(set(severities))
@@ -74,7 +74,7 @@ def test_severities_rise_from_none_and_change_pictures_into_pictures(name, level
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
 @pytest.mark.parametrize("shape", [(2, 3, 3), (2, 9, 24)], ids=["tiny", "wide"])
-def test_pictures_may_be_tiny_or_not_square(name, shape):
+def test_images_may_be_tiny_or_not_square(name, shape):
     levels = torch.randint(0, 256, (2, *shape), dtype=torch.uint8)
     for severity in CORRUPTIONS[name].severities[1:]:
         assert all(spoilt.shape == levels.shape for spoilt in apply(name, levels, severity))
@@ -121,22 +121,22 @@ def test_erasing_takes_its_share_in_one_black_piece_anywhere(size):
     assert set(spoilt.unique().tolist()) == {0, 200}
     assert {int(one.any(1).sum()) for one in black} == {height}
     assert {int(one.any(0).sum()) for one in black} == {width}
-    # Every side of the picture is reached by some.
+    # Every side of the image is reached by some.
     assert all(side.any() for side in (black[:, 0], black[:, -1], black[:, :, 0], black[:, :, -1]))
 
 
-def test_curves_are_those_of_pictures_spoilt_one_by_one(rows, processor):
+def test_curves_are_those_of_images_spoilt_one_by_one(rows, processor):
     curves = measure_robustness(LeftOrRight(), processor, rows, batch_size=5, seed=3)
     assert list(curves) == list(CORRUPTIONS)
-    pictures = torch.stack([processor.process_image(row["image"]) for row in rows])
+    images = torch.stack([processor.process_image(row["image"]) for row in rows])
     model, truth = LeftOrRight(), np.array(rows["label"])
     for name, points in curves.items():
         assert [entry["severity"] for entry in points] == list(CORRUPTIONS[name].severities)
         for entry in points[1:]:
             right = []
-            for row, (picture, label) in enumerate(zip(pictures, truth, strict=True)):
+            for row, (image, label) in enumerate(zip(images, truth, strict=True)):
                 generator = [np.random.default_rng([3, row])]
-                views = CORRUPTIONS[name].apply(picture[None], entry["severity"], generator)
+                views = CORRUPTIONS[name].apply(image[None], entry["severity"], generator)
                 inputs = [processor(view[0], return_tensors="pt")["pixel_values"] for view in views]
                 right.append(np.mean([int(model(one).logits.argmax()) == label for one in inputs]))
             assert entry["accuracy"] == pytest.approx(np.mean(right), abs=1e-12)
@@ -177,6 +177,6 @@ def test_the_mirror_is_averaged_in_as_probabilities():
     mirrored = Predictions(np.log([[0.8, 0.2], [0.2, 0.8], [0.6, 0.4]]), labels)
     # 0.60, 0.55, 0.45 for the first class: all right, where each view alone has one or two mistakes.
     assert mirror_average(plain, mirrored) == {
-        "views": "picture and its mirror",
+        "views": "image and its mirror",
         "accuracy": 1.0,
     }

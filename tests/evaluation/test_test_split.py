@@ -19,13 +19,13 @@ FEATURES = Features({"image": Image(), "label": ClassLabel(names=NAMES)})
 def split(count, seed=0):
     generator = torch.Generator().manual_seed(seed)
     labels = [index % 2 for index in range(count)]
-    pictures = [torch.randint(120 * label, 120 * label + 120, (8, 8), generator=generator) for label in labels]
-    return Dataset.from_dict({"image": [p.byte().numpy() for p in pictures], "label": labels}, features=FEATURES)
+    images = [torch.randint(120 * label, 120 * label + 120, (8, 8), generator=generator) for label in labels]
+    return Dataset.from_dict({"image": [p.byte().numpy() for p in images], "label": labels}, features=FEATURES)
 
 
 @pytest.fixture
 def dataset(tmp_path):
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     DatasetDict({"train": split(8), "validation": split(4, 1), "test": split(10, 2)}).save_to_disk(folder)
     return str(folder)
 
@@ -66,7 +66,7 @@ def contents(folder):
 
 @pytest.fixture
 def looks(monkeypatch):
-    """Hashes of the weights that were shown pictures, in order."""
+    """Hashes of the weights that were shown images, in order."""
     seen = []
 
     def watch(model, *args):
@@ -78,11 +78,11 @@ def looks(monkeypatch):
 
 
 def test_the_first_look_leaves_a_record_of_who_looked_at_what(run, dataset, tmp_path):
-    command = "python scripts/evaluate.py --checkpoint run"
+    command = "python scripts/evaluate.py --model run"
     accuracy = evaluate(run, dataset, command=command).metrics["accuracy"]
     lock = record_of(run, LOCK_FILE)
     assert lock["weights"] == weights_digest(classifier())
-    assert (lock["dataset"], lock["pictures"], lock["command"]) == ("pictures", 10, command)
+    assert (lock["dataset"], lock["images"], lock["command"]) == ("images", 10, command)
     assert lock["date"] == record_of(run)["evaluation"]["date"]
     assert record_of(run)["test_opened"] == {**lock, "accuracy": accuracy}
     assert str(tmp_path) not in (run / LOCK_FILE).read_text()
@@ -96,7 +96,7 @@ def test_other_splits_leave_no_record(run, dataset):
     assert "test_opened" not in record_of(run)
 
 
-def test_the_lock_is_made_before_the_first_picture_is_read(run, dataset, monkeypatch):
+def test_the_lock_is_made_before_the_first_image_is_read(run, dataset, monkeypatch):
     def stop(*args):
         raise KeyboardInterrupt
 
@@ -106,9 +106,9 @@ def test_the_lock_is_made_before_the_first_picture_is_read(run, dataset, monkeyp
     assert (run / LOCK_FILE).is_file()
 
 
-def test_no_picture_is_read_for_the_record(run, dataset):
+def test_no_image_is_read_for_the_record(run, dataset):
     rows = split(10, 2).cast_column("image", Image(decode=False))
-    broken = [{"bytes": b"no picture", "path": None}] * len(rows)
+    broken = [{"bytes": b"no image", "path": None}] * len(rows)
     rows = Dataset.from_dict({"image": broken, "label": rows["label"][:]}, features=rows.features)
     assert open_test_split(run, classifier(), rows, dataset).accuracy is None
 
@@ -127,7 +127,7 @@ def test_the_same_weights_may_come_again_and_the_log_says_that_it_is_a_reproduct
 def test_a_reproduction_with_another_accuracy_is_an_error_and_writes_nothing(run, dataset):
     evaluate(run, dataset)
     metrics = record_of(run)
-    # One picture of ten: the smallest difference there is.
+    # One image of ten: the smallest difference there is.
     metrics["test_opened"]["accuracy"] += 0.1
     (run / "metrics.json").write_text(json.dumps(metrics))
     before = contents(run)
@@ -138,7 +138,7 @@ def test_a_reproduction_with_another_accuracy_is_an_error_and_writes_nothing(run
 
 def test_another_image_processor_is_found_out_by_its_accuracy(tmp_path, dataset):
     folders = (save(classifier(seed), tmp_path / f"seed{seed}") for seed in range(50))
-    # A constant answer is right for half of the pictures, and stays so whatever the pixels are.
+    # A constant answer is right for half of the images, and stays so whatever the pixels are.
     folder = next(folder for folder in folders if evaluate(folder, dataset).metrics["accuracy"] != 0.5)
     processor = record_of(folder, "preprocessor_config.json")
     (folder / "preprocessor_config.json").write_text(json.dumps({**processor, "image_mean": [50.0]}))
@@ -146,7 +146,7 @@ def test_another_image_processor_is_found_out_by_its_accuracy(tmp_path, dataset)
         evaluate(folder, dataset)
 
 
-def test_other_weights_are_refused_before_they_see_a_picture_and_change_nothing(run, dataset, looks):
+def test_other_weights_are_refused_before_they_see_an_image_and_change_nothing(run, dataset, looks):
     evaluate(run, dataset)
     save(classifier(seed=2), run)
     before = contents(run)
@@ -195,7 +195,7 @@ def test_the_same_labels_in_another_folder_are_the_same_test_split_and_other_lab
     evaluate(run, str(moved))
     other = tmp_path / "other"
     DatasetDict({"train": split(8), "validation": split(4, 1), "test": split(12, 2)}).save_to_disk(other)
-    with pytest.raises(SplitRefusedError, match=r"10 pictures of 'pictures', got 12 pictures of 'other'"):
+    with pytest.raises(SplitRefusedError, match=r"10 images of 'images', got 12 images of 'other'"):
         evaluate(run, str(other))
 
 

@@ -22,7 +22,7 @@ from experiments.benchmark_peers import (
 )
 from experiments.training_step import attention_rows, data_line, data_rows
 from modeling_omni_vision import OmniVisionConfig
-from modeling_omni_vision.data.image_dataset import Pictures
+from modeling_omni_vision.data.image_dataset import ImageDataset
 
 
 TINY = OmniVisionConfig(image_size=16, patch_size=8, hidden_size=32, num_hidden_layers=1, intermediate_size=64)
@@ -189,9 +189,9 @@ def test_every_augmentation_has_its_share_of_the_step_and_every_shape_its_attent
     data, attention = list(data_rows(rounds=2)), list(attention_rows(rounds=2))
     assert [row["augmentation"] for row in data] == [
         "none",
-        "shift 2, flip true, random_erasing 0.25",
-        "shift 2, flip true, random_erasing 0.25, mixup 0.2, cutmix 1.0",
-        "shift 2, flip true, random_erasing 0.25, rand_augment 9",
+        "max_translate 2, flip true, random_erasing 0.25",
+        "max_translate 2, flip true, random_erasing 0.25, mixup 0.2, cutmix 1.0",
+        "max_translate 2, flip true, random_erasing 0.25, rand_augment 9",
     ]
     assert all(0 < row["share_waiting"][dtype] < 1 for row in data for dtype in ("bfloat16", "float32"))
     assert [(row["tokens"], row["dtype"]) for row in attention] == [
@@ -217,7 +217,7 @@ def test_a_slow_data_path_is_noticed(tiny_training, clock, monkeypatch):
         return call
 
     monkeypatch.setattr(peers, "training_step", slow(peers.training_step, 3))
-    monkeypatch.setattr(Pictures, "__getitems__", slow(Pictures.__getitems__, 1))
+    monkeypatch.setattr(ImageDataset, "__getitems__", slow(ImageDataset.__getitems__, 1))
     for row in data_rows(rounds=2):
         assert row["share_waiting"] == {"bfloat16": 0.25, "float32": 0.25}
         assert (row["data_ms"], row["step_ms"]["float32"]) == (1000, 3000)
@@ -237,7 +237,7 @@ def test_attention_above_one_means_that_eager_is_faster(tiny_training, clock, mo
 
 def test_batches_of_the_measurement_are_augmented_as_in_training(tiny_training):
     config = OmniVisionConfig(**TINY_SHAPE)
-    dataset = training_step.random_pictures(config, 8)
+    dataset = training_step.random_images(config, 8)
     batches = []
     for options in ({}, {"flip": True}, {"mixup": 0.2}):
         torch.manual_seed(0)  # decides the order of rows
@@ -273,5 +273,5 @@ def test_peak_memory_of_a_larger_batch_is_larger_by_what_it_needs():
     small, large = (
         peak_memory(OmniVisionConfig(), Case("forward", size, "float32", "sdpa"), threads=1) for size in (1, 32)
     )
-    # 32 pictures of 588 KiB alone; our tokens and MLP at least as much again.
+    # 32 images of 588 KiB alone; our tokens and MLP at least as much again.
     assert all(large[name] - small[name] > 30 for name in large)

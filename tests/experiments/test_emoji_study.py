@@ -31,10 +31,8 @@ def drawings(vendor, names):
         drawn, place = Image.new("RGBA", (16, 16), "gray"), COLOURS.index(name)
         ImageDraw.Draw(drawn).rectangle((2 * place, 0, 2 * place + 3, 15), fill=name)
         drawn.save(content, format="PNG")
-        picture = {"bytes": content.getvalue(), "path": None}
-        rows.append(
-            {"image": picture, "texts": [name, f"{name} thing"], "concept": name, "group": "", "vendor": vendor}
-        )
+        image = {"bytes": content.getvalue(), "path": None}
+        rows.append({"image": image, "texts": [name, f"{name} thing"], "concept": name, "group": "", "vendor": vendor})
     return rows
 
 
@@ -57,25 +55,25 @@ def test_each_split_is_asked_by_names_and_keywords_and_the_unseen_style_finds_it
     found = study_emoji(tmp_path, DatasetDict({name: Dataset.from_list(rows) for name, rows in splits.items()}))
     for split in ("validation", "validation_unseen_style", "test", "test_unseen_style"):
         asked = found["texts"][split]
-        ways = {"wholes", "wholes, keywords", "wholes, ensemble"}
+        ways = {"single_vector", "single_vector, keywords", "single_vector, ensemble"}
         ways |= {f"{way}, with neighbours" for way in ways}
         ways |= {f"{way}, without hubs" for way in ways}
-        assert asked.keys() == ways | {"parts", "parts, keywords", "keyword oracle"}
+        assert asked.keys() == ways | {"multi_vector", "multi_vector, keywords", "keyword oracle"}
         # By the library, which also has nDCG.
-        assert "ndcg@10" in asked["wholes"]["picture_to_text"]
-        assert asked["wholes"]["picture_to_text"]["candidates"] == 2
-        assert asked["keyword oracle"]["picture_to_text"]["recall@1"] == 1
+        assert "ndcg@10" in asked["single_vector"]["image_to_text"]
+        assert asked["single_vector"]["image_to_text"]["candidates"] == 2
+        assert asked["keyword oracle"]["image_to_text"]["recall@1"] == 1
     # The same drawing in another order finds its own concept, by pixels and by any tower.
     for name, concepts in (("trained concepts", 4), ("validation concepts", 2), ("held-out concepts", 2)):
         scores = found["styles"][name]
-        assert scores.keys() == {"wholes", "parts", "pixels", "chance"}
-        assert scores["wholes"]["recall@1"] == scores["pixels"]["recall@1"] == 1
+        assert scores.keys() == {"single_vector", "multi_vector", "pixels", "chance"}
+        assert scores["single_vector"]["recall@1"] == scores["pixels"]["recall@1"] == 1
         assert scores["chance"]["recall@1"] == pytest.approx(1 / concepts)
     assert json.loads((tmp_path / "metrics.json").read_text())["emoji"] == found
 
 
 class Told:
-    """A model whose vectors are given: one axis for each word, and pictures by their colour."""
+    """A model whose vectors are given: one axis for each word, and images by their colour."""
 
     axes = ("red", "blue", "emoji", "sky", "fire")
 
@@ -87,10 +85,10 @@ class Told:
         vectors = torch.tensor([[float(axis in text) for axis in self.axes] for text in texts])
         return vectors / vectors.norm(dim=1, keepdim=True)
 
-    def encode_document(self, pictures, **options):
+    def encode_document(self, images, **options):
         assert options["normalize_embeddings"]
         seen = {(255, 0, 0): [1.0, 0.0, 0.0, 0.0, 0.0], (0, 0, 255): [0.0, 0.0, 0.0, 1.0, 0.0]}
-        return torch.tensor([seen[picture.getpixel((0, 0))] for picture in pictures])
+        return torch.tensor([seen[image.getpixel((0, 0))] for image in images])
 
 
 def painted(*colours_and_texts):
@@ -102,48 +100,50 @@ def painted(*colours_and_texts):
     return Dataset.from_list(rows)
 
 
-# Pictures of nothing: no text is near to them, and they are near to no picture.
+# Images of nothing: no text is near to them, and they are near to no image.
 NOTHING = Known(torch.zeros(10, 5), {way: torch.zeros(10, 5) for way in emoji_study.WAYS})
 
 
 def test_an_ensemble_is_the_mean_direction_of_a_name_an_emoji_of_it_all_keywords_at_once_and_each():
     told = Told()
     split = painted(("red", ["red", "fire"]), ("blue", ["blue", "sky"]), ("blue", ["blue", "sky"]))
-    found = emoji_study.way_metrics(told, Told(), split, NOTHING)["wholes, ensemble"]
+    found = emoji_study.way_metrics(told, Told(), split, NOTHING)["single_vector, ensemble"]
     groups = [["red", "blue"], ["an emoji of red", "an emoji of blue"], ["red, fire", "blue, sky"], ["fire", "sky"]]
     # First by names alone and with keywords alone.
     assert told.asked == [groups[0], groups[2], *groups]
-    # The blue pictures look like the sky, which no name has: the keywords find them, and they find them.
-    assert found["picture_to_text"]["recall@1"] == found["text_to_picture"]["recall@1"] == 1
-    assert (found["picture_to_text"]["candidates"], found["picture_to_text"]["questions"]) == (2, 3)
-    assert (found["text_to_picture"]["candidates"], found["text_to_picture"]["questions"]) == (3, 2)
+    # The blue images look like the sky, which no name has: the keywords find them, and they find them.
+    assert found["image_to_text"]["recall@1"] == found["text_to_image"]["recall@1"] == 1
+    assert (found["image_to_text"]["candidates"], found["image_to_text"]["questions"]) == (2, 3)
+    assert (found["text_to_image"]["candidates"], found["text_to_image"]["questions"]) == (3, 2)
 
 
-def test_what_a_text_wins_anyway_from_training_pictures_is_taken_off():
+def test_what_a_text_wins_anyway_from_training_images_is_taken_off():
     split = painted(("red", ["red", "fire"]), ("blue", ["blue", "sky"]))
-    # A picture of the sky is as near to "red" as to "blue", but "red" is what all that was trained on is near to.
-    red = replace(NOTHING, pictures=torch.tensor([[1.0, 0.0, 0.0, 0.0, 0.0]]).repeat(10, 1))
+    # An image of the sky is as near to "red" as to "blue", but "red" is what all that was trained on is near to.
+    red = replace(NOTHING, images=torch.tensor([[1.0, 0.0, 0.0, 0.0, 0.0]]).repeat(10, 1))
     for known, right in (
-        (NOTHING, {"wholes": 0.75, "wholes, keywords": 1}),
-        (red, {"wholes": 1, "wholes, keywords": 1}),
+        (NOTHING, {"single_vector": 0.75, "single_vector, keywords": 1}),
+        (red, {"single_vector": 1, "single_vector, keywords": 1}),
     ):
         found = emoji_study.way_metrics(Told(), Told(), split, known)
         for way, share in right.items():
-            scores = found[f"{way}, without hubs"]["picture_to_text"]
+            scores = found[f"{way}, without hubs"]["image_to_text"]
             assert (scores["recall@1"], scores["candidates"], scores["questions"]) == (share, 2, 2), (way, scores)
 
 
-def test_the_meaning_of_the_nearest_training_pictures_is_added():
-    # By its name a picture of the sky finds nothing; those that were trained on look like it, and were called blue.
+def test_the_meaning_of_the_nearest_training_images_is_added():
+    # By its name an image of the sky finds nothing; those that were trained on look like it, and were called blue.
     split = painted(("red", ["red"]), ("blue", ["blue"]))
     trained = painted(*[("blue", ["blue thing"])] * 5, *[("red", ["red thing"])] * 5)
     known = Known.of(Told(), Told(), trained)
     found = emoji_study.way_metrics(Told(), Told(), split, known)
-    assert found["wholes"]["picture_to_text"]["recall@1"] == 0.75
+    assert found["single_vector"]["image_to_text"]["recall@1"] == 0.75
     for how in ("with neighbours", "with neighbours, without hubs"):
-        assert found[f"wholes, {how}"]["picture_to_text"]["recall@1"] == 1
-    assert known.pictures.shape == (10, 5)
-    assert known.meanings["wholes"].tolist() == [[0.0, 1.0, 0.0, 0.0, 0.0]] * 5 + [[1.0, 0.0, 0.0, 0.0, 0.0]] * 5
+        assert found[f"single_vector, {how}"]["image_to_text"]["recall@1"] == 1
+    assert known.images.shape == (10, 5)
+    assert (
+        known.meanings["single_vector"].tolist() == [[0.0, 1.0, 0.0, 0.0, 0.0]] * 5 + [[1.0, 0.0, 0.0, 0.0, 0.0]] * 5
+    )
 
 
 def test_names_and_keywords_are_asked_as_one_text():

@@ -41,12 +41,12 @@ def test_the_oracle_finds_a_name_whose_words_are_among_the_keywords():
 
 
 def test_pixels_find_the_same_drawing_and_not_its_mirror():
-    pictures = []
+    images = []
     for place in (0, 20):
-        picture = Image.new("RGBA", (40, 40), (0, 0, 0, 0))
-        ImageDraw.Draw(picture).rectangle((place, 5, place + 15, 20), fill="red")
-        pictures.append(picture)
-    assert pixel_scores(pictures, pictures).argmax(1).tolist() == [0, 1]
+        image = Image.new("RGBA", (40, 40), (0, 0, 0, 0))
+        ImageDraw.Draw(image).rectangle((place, 5, place + 15, 20), fill="red")
+        images.append(image)
+    assert pixel_scores(images, images).argmax(1).tolist() == [0, 1]
 
 
 def test_what_is_transparent_is_white():

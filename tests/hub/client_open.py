@@ -52,7 +52,7 @@ def look(name):
         AutoImageProcessor.from_pretrained(name, backend=backend, **trust) for backend in ("torchvision", "pil")
     ]
     pixels = torch.linspace(-1, 1, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
-    picture = Image.new("RGB", (50, 40), (200, 30, 60))
+    image = Image.new("RGB", (50, 40), (200, 30, 60))
     with torch.no_grad():
         output, logits = model(pixels), classifier(pixels).logits
         hidden_in_classifier = classifier.base_model(pixels).last_hidden_state
@@ -62,12 +62,12 @@ def look(name):
         "config": [type(config).__name__, config.model_type, sorted(config.auto_map)],
         "classes": [type(opened).__name__ for opened in (model, classifier, *processors)],
         "modules": [type(opened).__module__ for opened in (config, model, classifier, *processors)],
-        "pixels": [list(processor(picture, return_tensors="pt")["pixel_values"].shape) for processor in processors],
+        "pixels": [list(processor(image, return_tensors="pt")["pixel_values"].shape) for processor in processors],
         "cls": output.cls[:, 0].tolist(),
         "hidden_in_classifier": hidden_in_classifier[:, 0].tolist(),
         "logits": logits.tolist(),
-        "features": [len(features(picture)[0]), len(features(picture)[0][0])],
-        "labels": sorted(answer["label"] for answer in classes(picture)),
+        "features": [len(features(image)[0]), len(features(image)[0][0])],
+        "labels": sorted(answer["label"] for answer in classes(image)),
         "seen": list(seen),
     }
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from modeling_omni_vision import OmniVisionConfig, OmniVisionForImageClassification, OmniVisionImageProcessor
 from modeling_omni_vision.hub import publish
-from modeling_omni_vision.hub.facts import PICTURES
+from modeling_omni_vision.hub.facts import IMAGES
 
 
 HERE = Path(__file__).parent
@@ -31,7 +31,7 @@ def metrics():
             "best_epoch": None,
             "dataset": {"name": "zoo/animals", "classes": LABELS, "train": 1000},
         },
-        "test": {"accuracy": 0.8375, "pictures": 123},
+        "test": {"accuracy": 0.8375, "images": 123},
         "evaluation": {
             "accuracy": 0.8375,
             "accuracy_interval": [0.79, 0.88],
@@ -40,15 +40,15 @@ def metrics():
             "num_examples": 123,
             "split": "test",
             "dataset": "zoo/animals",
-            "command": "python scripts/evaluate.py --checkpoint animals",
+            "command": "python scripts/evaluate.py --model animals",
             "per_class": dict.fromkeys(LABELS, row),
             "calibration": {
                 "temperature": 1.62531,
-                "fitted_on": {"split": "validation", "pictures": 1117},
+                "fitted_on": {"split": "validation", "images": 1117},
                 "expected_calibration_error": {"before": 0.0313, "after": 0.01271},
                 "nll": {"before": 0.51734, "after": 0.44921},
             },
-            "test_time_augmentation": {"views": "picture and its mirror", "accuracy": 0.8415},
+            "test_time_augmentation": {"views": "image and its mirror", "accuracy": 0.8415},
         },
         "robustness": {
             "rotation": [{"severity": 0, "accuracy": 0.8375}, {"severity": 45, "accuracy": 0.4113}],
@@ -81,7 +81,7 @@ def checkpoint(tmp_path_factory, metrics):
     (folder / "metrics.json").write_text(json.dumps(metrics))
     (folder / "plots").mkdir()
     # The last one is somebody's own.
-    for number, name in enumerate((*PICTURES, "holiday")):
+    for number, name in enumerate((*IMAGES, "holiday")):
         Image.new("L", (8, 8), number).save(folder / "plots" / f"{name}.png")
     return folder
 

@@ -44,12 +44,12 @@ def test_the_card_shows_the_numbers_of_metrics_and_weights(checkpoint):
         "| accuracy, bootstrap interval | 79.00% to 88.00% |",
         "| macro-F1 | 0.8211 |",
         "| expected calibration error | 0.0313 |",
-        "| pictures | 123 |",
+        "| images | 123 |",
         "| owl | 0.8125 | 0.75 | 0.78 | 41 |",
         "| loss | 0.123456 |",
         "| epochs | 3 |",
         "| dataset: train | 1,000 |",
-        "\npython scripts/evaluate.py --checkpoint animals\n",
+        "\npython scripts/evaluate.py --model animals\n",
         "\naccelerate launch scripts/train.py --dataset zoo/animals\n",
     ):
         assert row in card
@@ -59,10 +59,10 @@ def test_the_card_shows_the_numbers_of_metrics_and_weights(checkpoint):
 def test_the_card_shows_calibration_mirror_corruptions_and_doubtful_labels(checkpoint):
     card = render_card(checkpoint, "me/animals")
     for row in (
-        "| temperature, fitted on 1,117 pictures of the validation split | 1.6253 |",
+        "| temperature, fitted on 1,117 images of the validation split | 1.6253 |",
         "| expected calibration error, before and after scaling | 0.0313, 0.0127 |",
         "| negative log-likelihood, before and after scaling | 0.5173, 0.4492 |",
-        "| accuracy averaged over picture and its mirror, for comparison | 84.15% |",
+        "| accuracy averaged over image and its mirror, for comparison | 84.15% |",
         "| rotation (degrees) | 0: 83.75%, 45: 41.13% |",
         "| gaussian blur (sigma in pixels) | 0: 83.75%, 0.5: 82.11% |",
         "| suspected_labels | 1,713 |",
@@ -71,7 +71,7 @@ def test_the_card_shows_calibration_mirror_corruptions_and_doubtful_labels(check
     ):
         assert f"\n{row}\n" in card
     assert "Accuracy by severity on the test split of `zoo/animals`" in card
-    # The accuracy of the model index stays that of the plain pictures.
+    # The accuracy of the model index stays that of the plain images.
     assert [result.metric_value for result in ModelCard(card).data.eval_results] == [0.8375]
 
 
@@ -82,7 +82,7 @@ def test_the_card_says_why_there_is_no_temperature(folder):
     assert "before and after" not in card
 
 
-def test_the_card_shows_the_pictures_that_lie_beside_it_where_they_belong(folder):
+def test_the_card_shows_the_images_that_lie_beside_it_where_they_belong(folder):
     card = render_card(folder, "animals")
     shown = re.findall(r"^!\[[^\]]+\]\((\S+)\)$", card, flags=re.MULTILINE)
     assert shown == [
@@ -116,7 +116,7 @@ def test_numbers_that_were_not_measured_are_left_out(folder):
     (folder / "metrics.json").write_text('{"test": {"accuracy": 0.5}}')
     card = render_card(folder, "animals")
     assert "| accuracy | 50.00% |" in card
-    for word in ("None", "nan", "macro-F1", "interval", "| class |", "pictures |"):
+    for word in ("None", "nan", "macro-F1", "interval", "| class |", "images |"):
         assert word not in card
     (folder / "metrics.json").unlink()
     card = render_card(folder, "animals")

@@ -80,10 +80,10 @@ SEARCH_METRICS = {
     },
     "retrieval": {
         vectors: {
-            split: {direction: MEASURED | {"candidates": 200} for direction in ("text_to_picture", "picture_to_text")}
+            split: {direction: MEASURED | {"candidates": 200} for direction in ("text_to_image", "image_to_text")}
             for split in ("validation", "test")
         }
-        for vectors in ("parts", "wholes")
+        for vectors in ("multi_vector", "single_vector")
     },
 }
 LANGUAGE_METRICS = {
@@ -93,7 +93,7 @@ LANGUAGE_METRICS = {
             "colour": {"accuracy": 0.8765, "accuracy_interval": [0.84, 0.91], "num_examples": 321},
             "count": {"accuracy": 0.5432},
         },
-        "test_without_picture": {"colour": {"accuracy": 0.1234, "accuracy_interval": [0.1, 0.15]}},
+        "test_without_image": {"colour": {"accuracy": 0.1234, "accuracy_interval": [0.1, 0.15]}},
     },
 }
 METRICS = {"search": SEARCH_METRICS, "language": LANGUAGE_METRICS}
@@ -117,13 +117,13 @@ def save_search(folder):
         max_position_embeddings=32,
     )
     config = OmniVisionRetrievalConfig(
-        vision_config=VISION, text_config=text.to_dict(), embedding_dim=16, skipped_token_ids=[0, 2, 3]
+        vision_config=VISION, text_config=text.to_dict(), embedding_dim=16, skiplist_token_ids=[0, 2, 3]
     )
     OmniVisionForRetrieval(config).save_pretrained(folder)
     inputs = ["input_ids", "token_type_ids", "attention_mask"]
     words = word_tokenizer([*SPECIAL.values(), *WORDS], SPECIAL, model_input_names=inputs, model_max_length=32)
-    pictures = OmniVisionImageProcessor(size={"height": 32, "width": 32})
-    OmniVisionRetrievalProcessor(pictures, words, image_seq_length=config.image_seq_length).save_pretrained(folder)
+    images = OmniVisionImageProcessor(size={"height": 32, "width": 32})
+    OmniVisionRetrievalProcessor(images, words, image_seq_length=config.image_seq_length).save_pretrained(folder)
 
 
 def save_language(folder):
@@ -143,10 +143,12 @@ def save_language(folder):
         eos_token_id=3,
         tie_word_embeddings=True,
     )
-    config = OmniVisionLanguageConfig(vision_config=VISION, text_config=text, select_feature="grid", pixel_shuffle=2)
+    config = OmniVisionLanguageConfig(
+        vision_config=VISION, text_config=text, vision_feature_select_strategy="grid", scale_factor=2
+    )
     OmniVisionForConditionalGeneration(config).save_pretrained(folder)
-    pictures = OmniVisionImageProcessor(size={"height": 32, "width": 32})
-    OmniVisionProcessor(pictures, words, image_seq_length=config.image_seq_length).save_pretrained(folder)
+    images = OmniVisionImageProcessor(size={"height": 32, "width": 32})
+    OmniVisionProcessor(images, words, image_seq_length=config.image_seq_length).save_pretrained(folder)
 
 
 SAVE = {"search": save_search, "language": save_language}
@@ -159,7 +161,7 @@ def kind(request):
 
 @pytest.fixture(scope="module")
 def run_folder(kind, tmp_path_factory):
-    """A folder as training leaves it, with a checkpoint of the Trainer and pictures of somebody's own."""
+    """A folder as training leaves it, with a checkpoint of the Trainer and images of somebody's own."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("runs") / kind
     SAVE[kind](folder)
@@ -217,7 +219,7 @@ def test_the_folder_holds_what_a_stranger_needs_and_verifies(kind, published_mod
     assert found.difference <= 1e-6
 
 
-def test_the_proof_holds_pictures_words_and_both_together(kind, published_model):
+def test_the_proof_holds_images_words_and_both_together(kind, published_model):
     proof = json.loads((published_model.folder / "proof.json").read_text())
     pixels = {"pixel_values_pil", "pixel_values_torchvision"}
     of_search = {"patch_embeds", "word_embeds", "image_embeds", "text_embeds", "logits_per_image", "input_ids"}
@@ -227,7 +229,7 @@ def test_the_proof_holds_pictures_words_and_both_together(kind, published_model)
     assert len(canonical(proof)) < 200_000
 
 
-def test_the_pictures_of_the_proof_differ_and_so_do_answers_with_and_without_them(kind, run_folder):
+def test_the_images_of_the_proof_differ_and_so_do_answers_with_and_without_them(kind, run_folder):
     outputs = outputs_of_folder(run_folder, trust_remote_code=False)
     first, second = outputs["logits_per_image" if kind == "search" else "logits_seeing"][:2]
     assert not torch.allclose(first, second)
@@ -377,8 +379,8 @@ def test_the_card_shows_results_recipe_words_and_limits(kind, published_model):
         assert data.tags[:2] == ["vision", "omni_vision_retrieval"]
         assert len(data.eval_results) == 16
         rows = [
-            "| patches and words | test | text to picture | 81.25% | 93.75% | 0.8765 | 200 |",
-            "| one vector each | validation | picture to text | 81.25% | 93.75% | 0.8765 | 200 |",
+            "| patches and words | test | text to image | 81.25% | 93.75% | 0.8765 | 200 |",
+            "| one vector each | validation | image to text | 81.25% | 93.75% | 0.8765 | 200 |",
             "| recipe: dataset | scenes |",
             "| arguments: learning_rate | 0.001 |",
             "| pairs: train | 20,000 |",
@@ -390,7 +392,7 @@ def test_the_card_shows_results_recipe_words_and_limits(kind, published_model):
         rows = [
             "| test: colour | 87.65% | 84.00% to 91.00% | 321 |",
             "| test: count | 54.32% | - | - |",
-            "| test without picture: colour | 12.34% | 10.00% to 15.00% | - |",
+            "| test without image: colour | 12.34% | 10.00% to 15.00% | - |",
         ]
     for row in rows:
         assert f"\n{row}\n" in card
@@ -419,9 +421,9 @@ def test_every_code_block_of_the_card_runs(kind, published_model, tmp_path, monk
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"retrieval": {"test": {"text_to_picture": MEASURED}}},
-        {"retrieval": {"parts": {"test": {"text_to_picture": MEASURED}}}},
-        {"retrieval": {"parts": {"test": {"text_to_picture": MEASURED | {"candidates": 9, "recall@1": 81}}}}},
+        {"retrieval": {"test": {"text_to_image": MEASURED}}},
+        {"retrieval": {"multi_vector": {"test": {"text_to_image": MEASURED}}}},
+        {"retrieval": {"multi_vector": {"test": {"text_to_image": MEASURED | {"candidates": 9, "recall@1": 81}}}}},
         {"retrieval": [1]},
         {"answers": {"test": {"colour": {"accuracy": 87.65}}}},
         {"answers": {"test": {"accuracy": 0.5, "accuracy_interval": 0.4}}},

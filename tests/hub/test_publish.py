@@ -16,14 +16,14 @@ from transformers import BertConfig
 from modeling_omni_vision import OmniVisionConfig, OmniVisionForImageClassification, OmniVisionModel
 from modeling_omni_vision.hub import OpeningError, publish, verify
 from modeling_omni_vision.hub.clean_process import outputs_of_folder
-from modeling_omni_vision.hub.facts import PICTURES
+from modeling_omni_vision.hub.facts import IMAGES
 from modeling_omni_vision.hub.proof import open_in_clean_process
 from modeling_omni_vision.interop import convert_to_native, convert_to_vit
 
 
 module = sys.modules[publish.__module__]  # `hub.publish` is the function
 CODE = {"configuration_omni_vision.py", "image_processing_omni_vision.py", "modeling_omni_vision.py"}
-SHOWN = {f"plots/{name}.png" for name in PICTURES}
+SHOWN = {f"plots/{name}.png" for name in IMAGES}
 MODEL = {"config.json", "model.safetensors", "preprocessor_config.json"}
 
 
@@ -150,7 +150,7 @@ def test_publishing_twice_replaces_the_folder_with_the_same_bytes(checkpoint, tm
     assert left_in(tmp_path) == ["animals"]
 
 
-def test_a_published_folder_can_be_published_onto_itself_and_keeps_its_pictures(copy, opened_here):
+def test_a_published_folder_can_be_published_onto_itself_and_keeps_its_images(copy, opened_here):
     before = content(copy)
     publish(copy, copy, repo_id="me/animals")
     # The proof names the folder it was made from.
@@ -158,20 +158,20 @@ def test_a_published_folder_can_be_published_onto_itself_and_keeps_its_pictures(
     assert before == {}
 
 
-def test_the_pictures_are_proven_like_every_file(checkpoint, copy):
+def test_the_images_are_proven_like_every_file(checkpoint, copy):
     assert all((copy / name).read_bytes() == (checkpoint / name).read_bytes() for name in SHOWN)
     (copy / "plots" / "training.png").write_bytes((copy / "plots" / "confusion.png").read_bytes())
     assert any("plots/training.png" in failure for failure in verify(copy).failures)
 
 
-def test_a_release_is_the_same_with_other_pictures(folder, tmp_path, opened_here, published):
+def test_a_release_is_the_same_with_other_images(folder, tmp_path, opened_here, published):
     shutil.rmtree(folder / "plots")
     done = publish(folder, tmp_path / "out" / "animals")
     assert done.release == published.release
     assert "plots/" not in (done.folder / "README.md").read_text()
 
 
-def test_a_picture_that_is_too_large_for_a_card_is_left_out_and_named(folder, tmp_path, opened_here, caplog):
+def test_an_image_that_is_too_large_for_a_card_is_left_out_and_named(folder, tmp_path, opened_here, caplog):
     (folder / "plots" / "mistakes.png").write_bytes(b"x" * 150_001)
     with caplog.at_level(logging.WARNING):
         done = publish(folder, tmp_path / "out" / "animals")

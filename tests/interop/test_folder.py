@@ -1,11 +1,11 @@
 import pytest
 
-from modeling_omni_vision.interop.folder import whole_folder
+from modeling_omni_vision.interop.folder import atomic_output_dir
 
 
 def test_a_folder_appears_only_when_the_block_ends_well(tmp_path):
     target = tmp_path / "a" / "b"
-    with whole_folder(target) as staging:
+    with atomic_output_dir(target) as staging:
         (staging / "file").write_text("x")
         assert not target.exists()
     assert (target / "file").read_text() == "x"
@@ -14,7 +14,7 @@ def test_a_folder_appears_only_when_the_block_ends_well(tmp_path):
 
 def test_an_error_leaves_nothing_behind(tmp_path):
     def fail():
-        with whole_folder(tmp_path / "new") as staging:
+        with atomic_output_dir(tmp_path / "new") as staging:
             (staging / "file").write_text("half")
             raise KeyError("broken")
 
@@ -26,14 +26,14 @@ def test_an_error_leaves_nothing_behind(tmp_path):
 def test_an_empty_folder_is_taken_and_a_full_one_is_refused_untouched(tmp_path):
     target = tmp_path / "out"
     target.mkdir()
-    with whole_folder(target) as staging:
+    with atomic_output_dir(target) as staging:
         (staging / "first").write_text("1")
-    with pytest.raises(ValueError, match="already holds something"), whole_folder(target):
+    with pytest.raises(ValueError, match="already holds something"), atomic_output_dir(target):
         pytest.fail("a full folder was given out")
     assert [path.name for path in target.iterdir()] == ["first"]
 
 
 def test_a_file_in_the_way_is_refused(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(ValueError, match="new or an empty folder"), whole_folder(tmp_path / "file"):
+    with pytest.raises(ValueError, match="new or an empty folder"), atomic_output_dir(tmp_path / "file"):
         pytest.fail("a file was given out as a folder")

@@ -85,13 +85,13 @@ def test_bare_and_compiled_state_dicts_give_the_same_weights(reference, tmp_path
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_pictures_are_prepared_as_mu_omni_prepares_them(reference, tmp_path):
+def test_images_are_prepared_as_mu_omni_prepares_them(reference, tmp_path):
     convert_from_muomni(saved(reference.state_dict(), tmp_path), tmp_path / "ours")
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8))
     processor = AutoImageProcessor.from_pretrained(tmp_path / "ours", backend="pil")
-    pixels = processor(picture, return_tensors="np")["pixel_values"][0]
-    # torchvision's Resize((32, 32)) and ToTensor on a PIL picture.
-    expected = np.asarray(picture.resize((32, 32), Image.Resampling.BILINEAR)).transpose(2, 0, 1) / 255
+    pixels = processor(image, return_tensors="np")["pixel_values"][0]
+    # torchvision's Resize((32, 32)) and ToTensor on a PIL image.
+    expected = np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR)).transpose(2, 0, 1) / 255
     assert np.abs(pixels - expected).max() < 1e-6
 
 
@@ -113,7 +113,7 @@ def test_heads_of_another_width_must_be_given_and_are_used(tmp_path):
     file = saved(reference.state_dict(), tmp_path)
     with pytest.raises(ValueError, match="--num_heads"):
         convert_from_muomni(file, tmp_path / "ours")
-    main(["--source", "muomni", "--checkpoint", str(file), "--output", str(tmp_path / "ours"), "--num_heads", "4"])
+    main(["--source", "muomni", "--model", str(file), "--output", str(tmp_path / "ours"), "--num_heads", "4"])
     pixels = torch.rand(2, 3, 32, 32)
     model = AutoModel.from_pretrained(tmp_path / "ours")
     assert (model(pixels).cls - reference(pixels)[0]).abs().max() <= 1e-5

@@ -143,7 +143,7 @@ def test_a_head_that_reads_one_token_ignores_the_other(saved, convert, pooling, 
 
 
 @pytest.mark.parametrize("size", [(64, 64), (24, 48), (16, 16)])
-def test_without_registers_pictures_of_other_sizes_give_our_logits_too(saved, convert, size):
+def test_without_registers_images_of_other_sizes_give_our_logits_too(saved, convert, size):
     model = saved(pooling="cls_mean")
     twin, _ = convert()
     pixels = torch.randn(4, 3, *size)
@@ -177,11 +177,11 @@ def test_the_stock_image_processor_gives_our_pixels(saved, convert, tmp_path, ba
     theirs = AutoImageProcessor.from_pretrained(tmp_path / "twin", backend=backend, trust_remote_code=False)
     assert type(theirs).__name__ == stock
     draw = np.random.default_rng(0)
-    pictures = [Image.fromarray(draw.integers(0, 256, (41, 30), dtype=np.uint8))]
+    images = [Image.fromarray(draw.integers(0, 256, (41, 30), dtype=np.uint8))]
     if num_channels == 3:
-        pictures.append(Image.fromarray(draw.integers(0, 256, (50, 70, 3), dtype=np.uint8)))
-    expected, found = (made(pictures, return_tensors="pt")["pixel_values"] for made in (processor, theirs))
-    assert found.shape == (len(pictures), num_channels, 32, 32)
+        images.append(Image.fromarray(draw.integers(0, 256, (50, 70, 3), dtype=np.uint8)))
+    expected, found = (made(images, return_tensors="pt")["pixel_values"] for made in (processor, theirs))
+    assert found.shape == (len(images), num_channels, 32, 32)
     # The same resize on the same bytes; normalisation rounds alike or in the last bit.
     assert (expected - found).abs().max() < 1e-6
 
@@ -245,7 +245,7 @@ def test_the_twin_keeps_the_precision_of_the_checkpoint(saved, convert, tmp_path
 )
 def test_the_script_says_which_stock_model_it_made(saved, tmp_path, capsys, pooling, registers, architecture):
     saved(pooling=pooling, num_register_tokens=registers)
-    main(["--target", "native", "--checkpoint", str(tmp_path / "ours"), "--output", str(tmp_path / "twin")])
+    main(["--target", "native", "--model", str(tmp_path / "ours"), "--output", str(tmp_path / "twin")])
     printed = capsys.readouterr().out
     assert printed.startswith("OK")
     assert architecture in printed

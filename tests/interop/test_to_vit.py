@@ -43,7 +43,7 @@ classifier, report = AutoModelForImageClassification.from_pretrained(classifier_
 assert not any(report.values()), report
 encoder, report = AutoModel.from_pretrained(encoder_folder, output_loading_info=True)
 assert not any(report.values()), report
-pictures = [Image.fromarray(given["rgb"]), Image.fromarray(given["grey"])]
+images = [Image.fromarray(given["rgb"]), Image.fromarray(given["grey"])]
 found = {}
 with torch.inference_mode():
     found["logits"] = classifier(pixels).logits.numpy()
@@ -56,7 +56,7 @@ with torch.inference_mode():
     found["body"] = body(pixels).last_hidden_state.numpy()
 for backend in ("torchvision", "pil"):
     processor = AutoImageProcessor.from_pretrained(classifier_folder, backend=backend)
-    found[backend] = processor(pictures, return_tensors="np")["pixel_values"]
+    found[backend] = processor(images, return_tensors="np")["pixel_values"]
     found[backend + "_name"] = type(processor).__name__
 found["classes"] = [type(classifier).__name__, type(encoder).__name__, classifier.config.id2label[2]]
 np.savez(result, **found)
@@ -152,7 +152,7 @@ def test_the_twin_of_an_encoder_gives_our_tokens_and_our_cls_as_pooler_output(tw
     assert np.abs(ours.pooler_output.numpy() - twins["found"]["pooled"]).max() <= EXACT
 
 
-def test_the_twin_gives_our_logits_on_larger_pictures_too(twins):
+def test_the_twin_gives_our_logits_on_larger_images_too(twins):
     large = torch.nn.functional.interpolate(torch.from_numpy(twins["given"]["pixels"]), scale_factor=2.0)
     with torch.inference_mode():
         ours = twins["classifier"](large).logits.numpy()
@@ -172,10 +172,10 @@ def test_auto_model_reads_the_body_of_a_twin_classifier(twins):
         ("pil", OmniVisionImageProcessorPil, "ViTImageProcessorPil"),
     ],
 )
-def test_stock_image_processors_give_our_pixels_on_rgb_and_grey_pictures(twins, backend, ours, stock):
+def test_stock_image_processors_give_our_pixels_on_rgb_and_grey_images(twins, backend, ours, stock):
     processor = ours.from_pretrained(twins["folder"] / "ours")
-    pictures = [Image.fromarray(twins["given"][name]) for name in ("rgb", "grey")]
-    expected = processor(pictures, return_tensors="np")["pixel_values"]
+    images = [Image.fromarray(twins["given"][name]) for name in ("rgb", "grey")]
+    expected = processor(images, return_tensors="np")["pixel_values"]
     assert str(twins["found"][backend + "_name"]) == stock
     # The same resize on the same bytes; normalisation rounds alike or in the last bit.
     assert np.abs(expected - twins["found"][backend]).max() < 1e-6
@@ -221,7 +221,7 @@ def test_every_option_that_a_stock_vit_has_is_carried_over_exactly(tiny_config, 
         assert (model(pixels).logits - twin(pixels).logits).abs().max() <= EXACT
 
 
-def test_a_grey_model_gets_a_stock_processor_that_leaves_grey_pictures_grey(tiny_config, tmp_path):
+def test_a_grey_model_gets_a_stock_processor_that_leaves_grey_images_grey(tiny_config, tmp_path):
     tiny_config.num_channels = 1
     OmniVisionForImageClassification(tiny_config).save_pretrained(tmp_path / "ours")
     ours = OmniVisionImageProcessor(size={"height": 32, "width": 32}, num_channels=1)
@@ -229,10 +229,10 @@ def test_a_grey_model_gets_a_stock_processor_that_leaves_grey_pictures_grey(tiny
     convert_to_vit(tmp_path / "ours", tmp_path / "twin")
     from transformers import AutoImageProcessor
 
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30), dtype=np.uint8))
-    stock = AutoImageProcessor.from_pretrained(tmp_path / "twin")(picture, return_tensors="pt")["pixel_values"]
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30), dtype=np.uint8))
+    stock = AutoImageProcessor.from_pretrained(tmp_path / "twin")(image, return_tensors="pt")["pixel_values"]
     assert stock.shape == (1, 1, 32, 32)
-    assert (stock - ours(picture, return_tensors="pt")["pixel_values"]).abs().max() < 1e-6
+    assert (stock - ours(image, return_tensors="pt")["pixel_values"]).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize(
@@ -302,7 +302,7 @@ def test_the_twin_keeps_the_precision_of_the_checkpoint(tiny_model, tmp_path):
 
 def test_the_script_says_what_it_made(tiny_classifier, tmp_path, capsys):
     tiny_classifier.save_pretrained(tmp_path / "ours")
-    main(["--target", "vit", "--checkpoint", str(tmp_path / "ours"), "--output", str(tmp_path / "twin")])
+    main(["--target", "vit", "--model", str(tmp_path / "ours"), "--output", str(tmp_path / "twin")])
     printed = capsys.readouterr().out
     assert printed.startswith("OK")
     assert "stock ViTForImageClassification" in printed
@@ -312,4 +312,4 @@ def test_the_script_says_what_it_made(tiny_classifier, tmp_path, capsys):
 @pytest.mark.parametrize("wrong", [[], ["--source", "muomni", "--target", "vit"], ["--target", "onnx"]], ids=str)
 def test_the_script_wants_exactly_one_known_source_or_target(wrong, tmp_path):
     with pytest.raises(ValueError, match="Exactly one"):
-        main([*wrong, "--checkpoint", "x", "--output", str(tmp_path / "y")])
+        main([*wrong, "--model", "x", "--output", str(tmp_path / "y")])

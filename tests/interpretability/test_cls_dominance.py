@@ -19,7 +19,7 @@ from modeling_omni_vision.interpretability.cls_dominance import (
 )
 
 
-# Shares of CLS that another program found for the same mixtures with other random numbers (400 pictures): a share of
+# Shares of CLS that another program found for the same mixtures with other random numbers (400 images): a share of
 # 800 words or more has a standard error of at most 0.018; three of them.
 KNOWN = {
     2: {0: 0.009, 0.25: 0.106, 0.5: 0.539, 0.75: 0.916, 1: 0.995},
@@ -28,8 +28,8 @@ KNOWN = {
 }
 
 
-def random_tokens(pictures=300, patches=196, dim=64):
-    return normalize(torch.randn(pictures, patches, dim), dim=-1)
+def random_tokens(images=300, patches=196, dim=64):
+    return normalize(torch.randn(images, patches, dim), dim=-1)
 
 
 def test_a_planted_cls_that_is_the_mean_of_the_words_wins_nearly_all_of_them():
@@ -45,7 +45,7 @@ def test_a_planted_cls_that_is_the_mean_of_the_words_wins_nearly_all_of_them():
 def test_words_that_mean_nothing_fall_on_cls_as_often_as_on_any_other_token():
     kinds = torch.cat((torch.full((300, 1), CLS), torch.full((300, 196), OBJECT)), dim=1)
     found = dominance(torch.randn(300, 20, 64), random_tokens(patches=197), kinds, every_pair=True)
-    # 1.8 million words, which depend on each other within a picture: the spread over seeds was 0.0004.
+    # 1.8 million words, which depend on each other within an image: the spread over seeds was 0.0004.
     assert found.shares["cls"] == pytest.approx(1 / 197, abs=0.0015)
     assert found.chance["cls"] == pytest.approx(1 / 197)
 
@@ -65,7 +65,7 @@ def test_padding_has_no_vote():
     assert len(found.margins) == 1
 
 
-def test_every_pair_asks_every_text_of_every_picture():
+def test_every_pair_asks_every_text_of_every_image():
     words = torch.eye(4)[:2, None]
     tokens = torch.stack([torch.eye(4)[:2], torch.eye(4)[[1, 0]]])
     kinds = torch.tensor([[OBJECT, BACKGROUND], [OBJECT, BACKGROUND]])
@@ -78,7 +78,7 @@ def test_kinds_are_cls_then_registers_then_patches_by_their_cover():
 
 
 def test_numbers_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="as many texts as pictures"):
+    with pytest.raises(ValueError, match="as many texts as images"):
         dominance(torch.randn(2, 3, 8), torch.randn(3, 4, 8), torch.zeros(3, 4, dtype=torch.long))
 
 

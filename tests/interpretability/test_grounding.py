@@ -104,14 +104,14 @@ def test_every_kind_of_map_is_scored_on_every_word(scenes, pair):
 
 def test_maxsim_maps_are_the_cosines_of_late_interaction(scenes, pair):
     model, processor = pair
-    pixels = processor(images=[scenes[0].picture], return_tensors="pt")["pixel_values"]
+    pixels = processor(images=[scenes[0].image], return_tensors="pt")["pixel_values"]
     word = torch.nn.functional.normalize(torch.randn(1, 16), dim=-1)
     maps = maxsim_maps(model, pixels, word)
     wanted = model(pixel_values=pixels).embeddings[0] @ word[0]
     assert torch.allclose(maps[0].flatten(), wanted, atol=1e-6)
 
 
-def test_painting_over_a_picture_of_one_colour_changes_nothing(pair):
+def test_painting_over_an_image_of_one_colour_changes_nothing(pair):
     model, processor = pair
     pixels = processor(images=[Image.new("RGB", (64, 64), "teal")], return_tensors="pt")["pixel_values"]
     words = torch.nn.functional.normalize(torch.randn(3, 16), dim=-1)

@@ -8,7 +8,7 @@ from PIL import Image
 from transformers import __version__ as transformers_version
 
 from modeling_omni_vision import OmniVisionImageProcessor
-from modeling_omni_vision.interpretability.occlusion import Look, look, plot_looks
+from modeling_omni_vision.interpretability.occlusion import OcclusionResult, look, plot_looks
 
 
 if Version(transformers_version) < Version("5.23"):
@@ -20,7 +20,7 @@ from modeling_omni_vision.cli.looks import main
 from modeling_omni_vision.interop import compose_language_model
 
 
-PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
+IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def composed(tiny_model, tiny_llama_folder, tmp_path):
         tiny_model.save_pretrained(eyes)
         OmniVisionImageProcessor(size={"height": 32, "width": 32}).save_pretrained(eyes)
         if options.get("fusion") == "late":
-            options["cross_attention_every"] = 1
+            options["cross_attention_interval"] = 1
         compose_language_model(str(eyes), str(tiny_llama_folder), folder, **options)
         return AutoModelForImageTextToText.from_pretrained(folder).eval(), AutoProcessor.from_pretrained(folder)
 
@@ -40,23 +40,23 @@ def composed(tiny_model, tiny_llama_folder, tmp_path):
 @pytest.mark.parametrize(
     ("options", "shape"),
     [
-        ({"select_feature": "grid"}, (4, 4)),
-        ({"select_feature": "cls+grid"}, (4, 4)),
-        ({"select_feature": "grid", "pixel_shuffle": 2}, (2, 2)),
-        ({"fusion": "late", "select_feature": "grid"}, (4, 4)),
+        ({"vision_feature_select_strategy": "grid"}, (4, 4)),
+        ({"vision_feature_select_strategy": "cls+grid"}, (4, 4)),
+        ({"vision_feature_select_strategy": "grid", "scale_factor": 2}, (2, 2)),
+        ({"fusion": "late", "vision_feature_select_strategy": "grid"}, (4, 4)),
     ],
 )
 def test_a_patch_is_needed_as_far_as_the_answer_is_less_probable_without_it(composed, options, shape):
     model, processor = composed(**options)
     for part in getattr(model, "cross_attention", []):
         torch.nn.init.ones_(part.gate)
-    found = look(model, processor, PICTURE, "what is it", max_new_tokens=2)
+    found = look(model, processor, IMAGE, "what is it", max_new_tokens=2)
     assert found.relevance.shape == shape
-    chat = [{"role": "user", "content": [{"type": "image", "image": PICTURE}, {"type": "text", "text": "what is it"}]}]
+    chat = [{"role": "user", "content": [{"type": "image", "image": IMAGE}, {"type": "text", "text": "what is it"}]}]
     inputs = processor.apply_chat_template(
         chat, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
     )
-    leading = int(options["select_feature"] == "cls+grid")
+    leading = int(options["vision_feature_select_strategy"] == "cls+grid")
 
     @torch.no_grad()
     def probability(hidden):
@@ -76,20 +76,24 @@ def test_a_patch_is_needed_as_far_as_the_answer_is_less_probable_without_it(comp
 
 
 def test_gates_that_are_shut_say_that_nothing_was_looked_at(composed):
-    model, processor = composed(fusion="late", select_feature="grid")
-    found = look(model, processor, PICTURE, "what is it", max_new_tokens=2)
+    model, processor = composed(fusion="late", vision_feature_select_strategy="grid")
+    found = look(model, processor, IMAGE, "what is it", max_new_tokens=2)
     assert abs(found.relevance).max() < 1e-6  # rounding of a batch
 
 
 def test_cls_alone_has_no_map_and_the_sheet_says_what_was_wrong(composed, tmp_path):
-    model, processor = composed(select_feature="cls")
-    found = look(model, processor, PICTURE, "what is it", max_new_tokens=2)
+    model, processor = composed(vision_feature_select_strategy="cls")
+    found = look(model, processor, IMAGE, "what is it", max_new_tokens=2)
     assert found.relevance is None
-    looks = [found, Look("Is the very red square left or right of the blue circle?", "left", np.eye(4)), found]
-    looks.append(Look("short", "$x", np.zeros((2, 2))))
+    looks = [
+        found,
+        OcclusionResult("Is the very red square left or right of the blue circle?", "left", np.eye(4)),
+        found,
+    ]
+    looks.append(OcclusionResult("short", "$x", np.zeros((2, 2))))
 
     def red(truths):
-        path = plot_looks([np.asarray(PICTURE)] * 4, looks, truths, tmp_path / "looks.png")
+        path = plot_looks([np.asarray(IMAGE)] * 4, looks, truths, tmp_path / "looks.png")
         with Image.open(path) as drawn:
             levels = np.asarray(drawn.convert("RGB")).astype(int)
         return int(((levels[..., 0] > 150) & (levels[..., 1:] < 90).all(-1)).sum())
@@ -99,8 +103,8 @@ def test_cls_alone_has_no_map_and_the_sheet_says_what_was_wrong(composed, tmp_pa
 
 
 def test_the_script_draws_questions_of_a_file(composed, tmp_path, capsys):
-    composed(select_feature="grid")
-    PICTURE.save(tmp_path / "a.png")
+    composed(vision_feature_select_strategy="grid")
+    IMAGE.save(tmp_path / "a.png")
     lines = [
         {
             "image": "a.png",
@@ -108,7 +112,7 @@ def test_the_script_draws_questions_of_a_file(composed, tmp_path, capsys):
         }
     ] * 20
     (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    options = ["--checkpoint", str(tmp_path / "seeing"), "--dataset", str(tmp_path / "mine.jsonl")]
+    options = ["--model", str(tmp_path / "seeing"), "--dataset", str(tmp_path / "mine.jsonl")]
     main([*options, "--split", "train", "--output", str(tmp_path / "looks.png")])
     assert capsys.readouterr().out.strip() == str(tmp_path / "looks.png")
     assert (tmp_path / "looks.png").stat().st_size > 5000

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from modeling_omni_vision.evaluation.reliability_plots import plot_calibration, plot_robustness
-from modeling_omni_vision.hub.publish import MAX_PICTURE_BYTES
+from modeling_omni_vision.hub.publish import MAX_IMAGE_BYTES
 from modeling_omni_vision.interpretability.plots import (
     curves,
     plot_attention,
@@ -98,9 +98,9 @@ def test_nothing_is_drawn_of_a_training_that_left_no_losses(tmp_path):
 @pytest.mark.parametrize("count", [0, 1, 9])
 def test_mistakes_are_drawn_in_any_number_and_shape(tmp_path, count):
     shapes = [(8, 8, 1), (300, 200, 3), (10, 40, 3)]
-    pictures = [np.full(shapes[index % 3], 200.0) for index in range(count)]
+    images = [np.full(shapes[index % 3], 200.0) for index in range(count)]
     names = ["a class with a long name"] * count
-    assert is_drawn(plot_mistakes(pictures, names, names, [0.5] * count, tmp_path / "m.png"))
+    assert is_drawn(plot_mistakes(images, names, names, [0.5] * count, tmp_path / "m.png"))
 
 
 @pytest.mark.parametrize("count", [1, 7])
@@ -111,20 +111,20 @@ def test_pairs_are_drawn_in_any_number_grey_and_coloured(tmp_path, count):
     assert is_drawn(plot_pairs(pairs, names, others, ["0.9990 mirrored shifted"] * count, tmp_path / "p.png"))
 
 
-def test_a_sheet_of_forty_small_pictures_is_small_enough_for_a_card(tmp_path):
+def test_a_sheet_of_forty_small_images_is_small_enough_for_a_card(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (40, 28, 28, 1))
     path = plot_mistakes(list(noise), ["a class"] * 40, ["another class"] * 40, [0.5] * 40, tmp_path / "m.png")
-    assert path.stat().st_size < MAX_PICTURE_BYTES
+    assert path.stat().st_size < MAX_IMAGE_BYTES
 
 
-def test_a_picture_of_many_colours_keeps_them(tmp_path):
+def test_an_image_of_many_colours_keeps_them(tmp_path):
     photo = np.random.default_rng(0).integers(0, 256, (99, 99, 3))
     with Image.open(plot_mistakes([photo], ["a"], ["b"], [0.5], tmp_path / "m.png")) as image:
         assert len(image.convert("RGB").getcolors(1 << 24)) > 4096
 
 
-def test_attention_is_drawn_for_pictures_that_are_not_square_and_maps_of_zero(tmp_path):
-    pictures = [np.zeros((16, 32, 1), dtype=np.uint8), np.full((16, 32, 3), 255.0)]
+def test_attention_is_drawn_for_images_that_are_not_square_and_maps_of_zero(tmp_path):
+    images = [np.zeros((16, 32, 1), dtype=np.uint8), np.full((16, 32, 3), 255.0)]
     maps = np.zeros((2, 6, 2, 4))
     maps[1, :, 1, 2] = 0.7
-    assert is_drawn(plot_attention(pictures, maps, ["a", "b\nsaid c"], tmp_path / "a.png"))
+    assert is_drawn(plot_attention(images, maps, ["a", "b\nsaid c"], tmp_path / "a.png"))

@@ -10,8 +10,8 @@ if Version(transformers_version) < Version("5.23"):
     pytest.skip("models of several parts need transformers 5.23", allow_module_level=True)
 
 from modeling_omni_vision import OmniVisionConfig
-from modeling_omni_vision.retrieval.build import build_retrieval, open_door
-from modeling_omni_vision.retrieval.conse import Reader, neighbour_scores
+from modeling_omni_vision.retrieval.build import as_sentence_transformer, build_retrieval
+from modeling_omni_vision.retrieval.conse import TextEncoderOnly, conse_scores
 
 
 # Drawings of cats and cars, and what these mean to a reader of many more words.
@@ -20,10 +20,10 @@ ANIMAL, VEHICLE = [1.0, 0.0, 1.0], [0.0, 1.0, 1.0]
 MEANINGS = normalize(torch.tensor([ANIMAL, ANIMAL, VEHICLE, VEHICLE]), dim=-1)
 
 
-def test_a_picture_means_what_the_known_pictures_most_like_it_mean():
+def test_an_image_means_what_the_known_images_most_like_it_mean():
     tiger, lorry = torch.tensor([0.95, 0.3]), torch.tensor([0.2, 0.97])
     texts = normalize(torch.tensor([[0.0, 0.9, 1.0], [0.8, 0.1, 1.0]]), dim=-1)
-    scores = neighbour_scores(normalize(torch.stack((tiger, lorry)), dim=-1), KNOWN, MEANINGS, texts, neighbours=2)
+    scores = conse_scores(normalize(torch.stack((tiger, lorry)), dim=-1), KNOWN, MEANINGS, texts, neighbours=2)
     assert scores.argmax(1).tolist() == [1, 0]
     # Around the middle of what is known, both texts lie opposite each other: what all share is taken off.
     assert torch.allclose(scores, torch.tensor([[-1.0, 1.0], [1.0, -1.0]]), atol=0.05)
@@ -33,7 +33,7 @@ def test_the_nearest_count_more_the_lower_the_temperature_and_all_of_few_count()
     # An animal is nearest, but two vehicles are near as well.
     between, known, meanings = normalize(torch.tensor([[1.0, 0.9]]), dim=-1), KNOWN[1:], MEANINGS[1:]
     scores = {
-        (neighbours, temperature): neighbour_scores(
+        (neighbours, temperature): conse_scores(
             between, known, meanings, MEANINGS[[0, 2]], neighbours=neighbours, temperature=temperature
         )[0]
         for neighbours, temperature in ((20, 0.001), (20, 10.0), (1, 10.0))
@@ -41,19 +41,19 @@ def test_the_nearest_count_more_the_lower_the_temperature_and_all_of_few_count()
     assert {how: int(found.argmax()) for how, found in scores.items()} == {(20, 0.001): 0, (20, 10.0): 1, (1, 10.0): 0}
 
 
-def test_known_pictures_without_meanings_are_refused():
+def test_known_images_without_meanings_are_refused():
     for known, meanings in ((KNOWN, MEANINGS[:3]), (KNOWN[:0], MEANINGS[:0])):
         with pytest.raises(ValueError, match=f"got {len(meanings)} for {len(known)}"):
-            neighbour_scores(KNOWN, known, meanings, MEANINGS)
+            conse_scores(KNOWN, known, meanings, MEANINGS)
 
 
 def test_a_reader_gives_the_means_of_words_before_the_projection_for_any_batch():
     torch.manual_seed(0)
     vision = OmniVisionConfig(image_size=16, patch_size=8, hidden_size=32, num_hidden_layers=1, intermediate_size=64)
     model, processor = build_retrieval(vision, "new", ["red lime blue thing"], embedding_dim=16)
-    door = open_door(model.eval(), processor, late_interaction=False)
+    door = as_sentence_transformer(model.eval(), processor, late_interaction=False)
     texts = ["red", "a blue thing", "lime", "red red lime"]
-    read = Reader(door).encode_query(texts, batch_size=3)
+    read = TextEncoderOnly(door).encode_query(texts, batch_size=3)
     assert read.shape == (4, model.text_model.config.hidden_size)
     assert torch.allclose(read.norm(dim=-1), torch.ones(4))
     projected = normalize(model.text_projection(read), dim=-1)

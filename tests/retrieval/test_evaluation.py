@@ -13,9 +13,9 @@ if Version(transformers_version) < Version("5.23"):
     pytest.skip("models of several parts need transformers 5.23", allow_module_level=True)
 
 from modeling_omni_vision import OmniVisionConfig
-from modeling_omni_vision.retrieval.build import build_retrieval, open_door
+from modeling_omni_vision.retrieval.build import as_sentence_transformer, build_retrieval
 from modeling_omni_vision.retrieval.evaluation import retrieval_metrics, zero_shot_predictions
-from modeling_omni_vision.retrieval.losses import core_of
+from modeling_omni_vision.retrieval.losses import unwrap_retrieval_model
 
 
 COLOURS = ["red", "green", "blue", "black"]
@@ -30,13 +30,13 @@ def row(colour, text, concept):
 
 @pytest.fixture(scope="module", params=[True, False], ids=["late", "single"])
 def oracle(request):
-    """A model whose pictures of a colour and words of that colour are one vector by construction."""
+    """A model whose images of a colour and words of that colour are one vector by construction."""
     torch.manual_seed(0)
     config = OmniVisionConfig(**VISION)
     model, processor = build_retrieval(config, "new", COLOURS, embedding_dim=16)
     processor.image_processor.do_normalize = False
-    door = open_door(model, processor, request.param)
-    core = core_of(door)
+    door = as_sentence_transformer(model, processor, request.param)
+    core = unwrap_retrieval_model(door)
 
     def see(pixel_values):
         mean = pixel_values.mean((2, 3))
@@ -70,7 +70,7 @@ def test_a_perfect_model_finds_everything_first_in_both_directions(oracle):
         assert found["candidates"] == 4
 
 
-def test_wrong_pictures_are_found_wanting(oracle):
+def test_wrong_images_are_found_wanting(oracle):
     shifted = [*COLOURS[1:], COLOURS[0]]
     split = Dataset.from_list([row(colour, text, text) for colour, text in zip(COLOURS, shifted, strict=True)])
     for found in retrieval_metrics(oracle, split).values():
@@ -78,23 +78,23 @@ def test_wrong_pictures_are_found_wanting(oracle):
         assert found["recall@5"] == 1
 
 
-def test_every_picture_of_a_concept_is_an_answer_to_its_text(oracle):
+def test_every_image_of_a_concept_is_an_answer_to_its_text(oracle):
     split = Dataset.from_list([row(colour, colour, colour) for colour in [*COLOURS, *COLOURS]])
     found = retrieval_metrics(oracle, split)
-    assert found["text_to_picture"]["candidates"] == 8
-    assert found["picture_to_text"]["candidates"] == 4
-    assert found["text_to_picture"]["ndcg@10"] == found["picture_to_text"]["ndcg@10"] == 1
+    assert found["text_to_image"]["candidates"] == 8
+    assert found["image_to_text"]["candidates"] == 4
+    assert found["text_to_image"]["ndcg@10"] == found["image_to_text"]["ndcg@10"] == 1
 
 
 def test_zero_shot_names_what_it_sees(oracle):
-    pictures = [Image.new("RGB", (16, 16), colour) for colour in COLOURS]
-    assert zero_shot_predictions(oracle, pictures, COLOURS).tolist() == [0, 1, 2, 3]
-    assert zero_shot_predictions(oracle, pictures, COLOURS[::-1], ["{}"]).tolist() == [3, 2, 1, 0]
+    images = [Image.new("RGB", (16, 16), colour) for colour in COLOURS]
+    assert zero_shot_predictions(oracle, images, COLOURS).tolist() == [0, 1, 2, 3]
+    assert zero_shot_predictions(oracle, images, COLOURS[::-1], ["{}"]).tolist() == [3, 2, 1, 0]
 
 
 @pytest.mark.parametrize(
     ("names", "templates", "message"),
-    [(COLOURS, ["a picture"], "templates"), (COLOURS, [], "templates"), (["red"], ["a {}"], "at least two names")],
+    [(COLOURS, ["an image"], "templates"), (COLOURS, [], "templates"), (["red"], ["a {}"], "at least two names")],
 )
 def test_zero_shot_refuses_what_cannot_be_asked(oracle, names, templates, message):
     with pytest.raises(ValueError, match=message):

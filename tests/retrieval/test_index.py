@@ -26,10 +26,10 @@ from modeling_omni_vision import OmniVisionForRetrieval, OmniVisionImageProcesso
 from modeling_omni_vision.cli import index as index_script
 from modeling_omni_vision.cli import search as search_script
 from modeling_omni_vision.data.synthetic.shapes import draw_scene
-from modeling_omni_vision.embedding.encoder import PictureEncoder, picture_files
+from modeling_omni_vision.embedding.encoder import ImageTextEncoder, image_files
 from modeling_omni_vision.retrieval import index as index_module
 from modeling_omni_vision.retrieval.contact_sheet import contact_sheet
-from modeling_omni_vision.retrieval.index import PictureIndex
+from modeling_omni_vision.retrieval.index import ImageIndex
 from modeling_omni_vision.retrieval.recall import measure, overlap, patch_queries, search_recall
 
 
@@ -41,12 +41,12 @@ def checkpoint(folder, seed=0, **changes):
     options = config(**changes)
     model = OmniVisionForRetrieval(options).eval()
     with torch.no_grad():
-        # Far from the initialisation vectors differ between patches and pictures.
+        # Far from the initialisation vectors differ between patches and images.
         for weight in model.parameters():
             weight.add_(torch.randn_like(weight) * 0.2)
     model.save_pretrained(folder)
-    pictures = OmniVisionImageProcessor(size={"height": 32, "width": 32})
-    OmniVisionRetrievalProcessor(pictures, word_tokenizer(), options.image_seq_length).save_pretrained(folder)
+    images = OmniVisionImageProcessor(size={"height": 32, "width": 32})
+    OmniVisionRetrievalProcessor(images, word_tokenizer(), options.image_seq_length).save_pretrained(folder)
     return str(folder)
 
 
@@ -57,18 +57,18 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def encoder(model):
-    return PictureEncoder(model)
+    return ImageTextEncoder(model)
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    """Eight drawn pictures in two folders."""
+def images(tmp_path):
+    """Eight drawn images in two folders."""
     rng = np.random.default_rng(0)
     for number in range(8):
-        file = tmp_path / "pictures" / ("cats", "dogs")[number % 2] / f"{number}.png"
+        file = tmp_path / "images" / ("cats", "dogs")[number % 2] / f"{number}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
-        draw_scene(rng, 1, 48).picture.save(file)
-    return tmp_path / "pictures"
+        draw_scene(rng, 1, 48).image.save(file)
+    return tmp_path / "images"
 
 
 class Maker(SimpleNamespace):
@@ -96,7 +96,7 @@ def by_hand(query, vectors):
 
 
 def test_scores_are_maxsim_of_ragged_vectors_and_come_best_first(tmp_path):
-    index, vectors = PictureIndex(tmp_path, Maker()), random_vectors(30)
+    index, vectors = ImageIndex(tmp_path, Maker()), random_vectors(30)
     assert len({len(one) for one in vectors}) > 3
     index.add(rows_of(30), vectors)
     query = torch.from_numpy(random_vectors(1, 9, (4, 5))[0]).float()
@@ -108,8 +108,8 @@ def test_scores_are_maxsim_of_ragged_vectors_and_come_best_first(tmp_path):
     assert index.search(query, limit=3) == hits[:3]
 
 
-def test_a_picture_put_in_again_is_replaced_and_one_deleted_is_gone(tmp_path):
-    index, vectors = PictureIndex(tmp_path, Maker()), random_vectors(12)
+def test_an_image_put_in_again_is_replaced_and_one_deleted_is_gone(tmp_path):
+    index, vectors = ImageIndex(tmp_path, Maker()), random_vectors(12)
     index.add(rows_of(10), vectors[:10])
     query = torch.from_numpy(vectors[11]).float()
     before = index.search(query, limit=1)[0]
@@ -122,7 +122,7 @@ def test_a_picture_put_in_again_is_replaced_and_one_deleted_is_gone(tmp_path):
 
 
 def test_a_filter_searches_only_what_it_finds_and_deletes_it(tmp_path):
-    index = PictureIndex(tmp_path, Maker(), columns={"year": "int", "mine": "bool", "share": "float", "of": "str"})
+    index = ImageIndex(tmp_path, Maker(), columns={"year": "int", "mine": "bool", "share": "float", "of": "str"})
     rows = [row | {"year": 2000 + int(row["id"]), "mine": row["id"] < "5", "of": "it's"} for row in rows_of(10)]
     index.add(rows, random_vectors(10))
     query = torch.eye(WIDTH)[:2]
@@ -136,8 +136,8 @@ def test_a_filter_searches_only_what_it_finds_and_deletes_it(tmp_path):
 
 
 def test_ids_of_any_characters_are_ids_and_never_a_filter(tmp_path):
-    index = PictureIndex(tmp_path, Maker())
-    names = ["it's", "' OR '1'='1", '"; DROP TABLE pictures; --', "фото 猫 🐈.png", "%", "_", "\\", " ", "a\nb", "0"]
+    index = ImageIndex(tmp_path, Maker())
+    names = ["it's", "' OR '1'='1", '"; DROP TABLE images; --', "фото 猫 🐈.png", "%", "_", "\\", " ", "a\nb", "0"]
     index.add([{"id": name, "path": name} for name in names], random_vectors(len(names)))
     assert {hit.id for hit in index.search(torch.eye(WIDTH)[:1], limit=20)} == set(names)
     assert set(index.vectors(names[:3])) == set(names[:3])
@@ -146,9 +146,9 @@ def test_ids_of_any_characters_are_ids_and_never_a_filter(tmp_path):
     assert len(index) == 0
 
 
-@pytest.mark.parametrize("where", ["folder =", "nothing = 3", "folder = 'x'; DROP TABLE pictures", "SELECT"])
+@pytest.mark.parametrize("where", ["folder =", "nothing = 3", "folder = 'x'; DROP TABLE images", "SELECT"])
 def test_a_filter_that_is_none_is_a_value_error_that_names_the_columns(tmp_path, where):
-    index = PictureIndex(tmp_path, Maker())
+    index = ImageIndex(tmp_path, Maker())
     index.add(rows_of(3), random_vectors(3))
     for use in (lambda: index.search(torch.eye(WIDTH)[:1], where=where), lambda: index.delete(where=where)):
         with pytest.raises(ValueError, match="SQL condition on id, path, folder"):
@@ -157,7 +157,7 @@ def test_a_filter_that_is_none_is_a_value_error_that_names_the_columns(tmp_path,
 
 
 def test_an_empty_index_finds_nothing_and_can_be_optimised_and_measured(tmp_path):
-    index = PictureIndex(tmp_path, Maker())
+    index = ImageIndex(tmp_path, Maker())
     assert index.search(torch.eye(WIDTH)[:1]) == index.rows() == []
     index.optimize()
     assert (len(index), index.delete(["a"]), measure(index)) == (0, 0, {})
@@ -175,7 +175,7 @@ def test_an_empty_index_finds_nothing_and_can_be_optimised_and_measured(tmp_path
     ],
 )
 def test_vectors_that_could_never_be_found_are_refused_and_nothing_of_their_batch_is_put_in(tmp_path, vectors):
-    index = PictureIndex(tmp_path, Maker())
+    index = ImageIndex(tmp_path, Maker())
     with pytest.raises(ValueError, match="at least one vector of width 16"):
         index.add(rows_of(2), [*random_vectors(1), vectors])
     assert len(index) == 0
@@ -185,7 +185,7 @@ def test_vectors_that_could_never_be_found_are_refused_and_nothing_of_their_batc
     "rows", [rows_of(1), [{"id": "a"}] * 2, [{"id": 1}, {"id": 2}], rows_of(2, colour="red"), rows_of(2, bytes="many")]
 )
 def test_rows_that_do_not_fit_are_refused(tmp_path, rows):
-    index = PictureIndex(tmp_path, Maker())
+    index = ImageIndex(tmp_path, Maker())
     with pytest.raises(ValueError, match="Expected"):
         index.add(rows, random_vectors(2))
     assert len(index) == 0
@@ -193,7 +193,7 @@ def test_rows_that_do_not_fit_are_refused(tmp_path, rows):
 
 @pytest.mark.parametrize("query", [torch.ones(2, WIDTH - 1), torch.ones(WIDTH), torch.ones(0, WIDTH)])
 def test_a_query_of_another_shape_is_refused(tmp_path, query):
-    index = PictureIndex(tmp_path, Maker())
+    index = ImageIndex(tmp_path, Maker())
     with pytest.raises(ValueError, match=r"query \(n, 16\)"):
         index.search(query)
 
@@ -208,25 +208,25 @@ def test_a_query_of_another_shape_is_refused(tmp_path, query):
     ],
 )
 def test_an_index_refuses_what_did_not_make_it_and_says_what_did(tmp_path, wrong):
-    PictureIndex(tmp_path, Maker())
+    ImageIndex(tmp_path, Maker())
     with pytest.raises(ValueError, match=r"expected .*, got .* build another one"):
-        PictureIndex(tmp_path, **wrong)
-    assert PictureIndex(tmp_path, Maker(name="a copy elsewhere")).pool_factor == 3
+        ImageIndex(tmp_path, **wrong)
+    assert ImageIndex(tmp_path, Maker(name="a copy elsewhere")).pool_factor == 3
 
 
 def test_no_index_is_made_where_none_is_asked_for_or_other_things_lie(tmp_path):
     (tmp_path / "mine.txt").write_text("keep")
     for options, said in ((Maker(),), "other files"), ((), "found none"):
         with pytest.raises(ValueError, match=said):
-            PictureIndex(tmp_path, *options)
+            ImageIndex(tmp_path, *options)
     with pytest.raises(ValueError, match="found none"):
-        PictureIndex(tmp_path / "new", Maker(), make=False)
+        ImageIndex(tmp_path / "new", Maker(), make=False)
     with pytest.raises(ValueError, match="folder for the index"):
-        PictureIndex(tmp_path / "mine.txt", Maker())
+        ImageIndex(tmp_path / "mine.txt", Maker())
     assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
     for options in ({"pool_factor": 0.5}, {"columns": {"a": "date"}}, {"columns": {"path": "str"}}):
         with pytest.raises(ValueError, match=r"pool_factor|columns"):
-            PictureIndex(tmp_path / "new", Maker(), **options)
+            ImageIndex(tmp_path / "new", Maker(), **options)
 
 
 # --- large sets ---
@@ -237,11 +237,11 @@ def test_beyond_the_limit_an_approximate_index_answers_with_exact_scores_and_the
 ):
     monkeypatch.setattr(index_module, "EXACT_LIMIT", 100)
     monkeypatch.setattr(index_module, "EXACT_PER_VECTOR", 0)
-    index, vectors = PictureIndex(tmp_path, Maker()), random_vectors(600, lengths=(6, 9))
+    index, vectors = ImageIndex(tmp_path, Maker()), random_vectors(600, lengths=(6, 9))
     index.add(rows_of(500, folder="old"), vectors[:500])
     index.optimize()
     assert [one.index_type for one in index.table.list_indices()] == ["IvfRq"]
-    monkeypatch.setattr(PictureIndex, "_blocks", lambda *args: pytest.fail("scored all"))
+    monkeypatch.setattr(ImageIndex, "_blocks", lambda *args: pytest.fail("scored all"))
     queries = [torch.from_numpy(one).float() for one in random_vectors(20, 5, (3, 6))]
     truth = [np.array(by_hand(query, vectors[:500])) for query in queries]
     found = [index.search(query) for query in queries]
@@ -267,10 +267,10 @@ def test_beyond_the_limit_an_approximate_index_answers_with_exact_scores_and_the
 
 
 def test_an_approximate_index_is_remade_when_the_set_has_outgrown_it(tmp_path, monkeypatch):
-    index, made = PictureIndex(tmp_path, Maker()), []
-    real = PictureIndex._make_approximate
+    index, made = ImageIndex(tmp_path, Maker()), []
+    real = ImageIndex._make_approximate
     monkeypatch.setattr(index_module, "EXACT_LIMIT", 20)
-    monkeypatch.setattr(PictureIndex, "_make_approximate", lambda self: made.append(len(self)) or real(self))
+    monkeypatch.setattr(ImageIndex, "_make_approximate", lambda self: made.append(len(self)) or real(self))
     for start, count in ((0, 20), (20, 80), (100, 100), (200, 250)):
         index.add(rows_of(count, start), random_vectors(count, start))
         index.optimize()
@@ -288,10 +288,10 @@ import sys
 import time
 from types import SimpleNamespace
 import numpy as np
-from modeling_omni_vision.retrieval.index import PictureIndex
+from modeling_omni_vision.retrieval.index import ImageIndex
 folder, name, batches = sys.argv[1], sys.argv[2], int(sys.argv[3])
 maker = SimpleNamespace(name="made", embedding_dim=16, fingerprint="0" * 64)
-index = PictureIndex(folder, maker)
+index = ImageIndex(folder, maker)
 print("ready", flush=True)
 sys.stdin.readline()
 for batch in range(batches):
@@ -329,7 +329,7 @@ def test_two_writers_lose_nothing_double_nothing_and_a_killed_one_only_what_it_h
     two.send_signal(signal.SIGKILL)
     acknowledged += len(two.communicate()[0].splitlines())
     assert one.returncode == 0
-    index = PictureIndex(tmp_path / "index", Maker())
+    index = ImageIndex(tmp_path / "index", Maker())
     ids = [row["id"] for row in index.rows(columns=("id",))]
     assert len(ids) == len(set(ids))
     expected = {f"one {batch} {number}" for batch in range(10) for number in range(5)}
@@ -349,29 +349,29 @@ def test_two_writers_lose_nothing_double_nothing_and_a_killed_one_only_what_it_h
 
 
 def test_a_reader_sees_what_another_has_written_at_the_moment_of_its_query(tmp_path):
-    one = PictureIndex(tmp_path, Maker())
-    two = PictureIndex(tmp_path)
+    one = ImageIndex(tmp_path, Maker())
+    two = ImageIndex(tmp_path)
     one.add(rows_of(3), random_vectors(3))
     assert len(two.search(torch.eye(WIDTH)[:1])) == 3
     one.delete(["1"])
     assert {hit.id for hit in two.search(torch.eye(WIDTH)[:1])} == {"0", "2"}
 
 
-# --- pictures ---
+# --- images ---
 
 
-def test_a_folder_with_broken_files_finishes_and_lists_them_with_reasons(pictures, encoder, tmp_path):
-    whole = (pictures / "cats" / "0.png").read_bytes()
+def test_a_folder_with_broken_files_finishes_and_lists_them_with_reasons(images, encoder, tmp_path):
+    whole = (images / "cats" / "0.png").read_bytes()
     broken = {
-        pictures / "cats" / "half.png": (whole[: len(whole) // 2], "truncated|cannot be read"),
-        pictures / "empty.jpg": (b"", "cannot identify"),
-        pictures / "notes.txt": (b"hello", "cannot identify"),
+        images / "cats" / "half.png": (whole[: len(whole) // 2], "truncated|cannot be read"),
+        images / "empty.jpg": (b"", "cannot identify"),
+        images / "notes.txt": (b"hello", "cannot identify"),
     }
     for file, (content, _) in broken.items():
         file.write_bytes(content)
-    (pictures / ".hidden").write_bytes(b"not looked at")
-    index = PictureIndex(tmp_path / "index", encoder)
-    done = index.add_pictures([pictures])
+    (images / ".hidden").write_bytes(b"not looked at")
+    index = ImageIndex(tmp_path / "index", encoder)
+    done = index.add_images([images])
     assert (done.added, len(index)) == (8, 8)
     found = dict(done.failed)
     assert set(found) == {str(file.resolve()) for file in broken}
@@ -380,9 +380,9 @@ def test_a_folder_with_broken_files_finishes_and_lists_them_with_reasons(picture
         assert str(file.parent) not in found[str(file.resolve())]
 
 
-def test_a_run_goes_on_where_one_stopped_and_takes_changes_in(pictures, encoder, tmp_path, monkeypatch):
+def test_a_run_goes_on_where_one_stopped_and_takes_changes_in(images, encoder, tmp_path, monkeypatch):
     monkeypatch.setattr(index_module, "COMMIT", 3)
-    index = PictureIndex(tmp_path / "index", encoder)
+    index = ImageIndex(tmp_path / "index", encoder)
     said = []
 
     def stop(line):
@@ -391,24 +391,24 @@ def test_a_run_goes_on_where_one_stopped_and_takes_changes_in(pictures, encoder,
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        index.add_pictures([pictures], report=stop)
+        index.add_images([images], report=stop)
     assert len(index) == 6
-    done = PictureIndex(tmp_path / "index", encoder).add_pictures([pictures])
+    done = ImageIndex(tmp_path / "index", encoder).add_images([images])
     assert (done.added, done.updated, done.unchanged) == (2, 0, 6)
-    file = pictures / "cats" / "0.png"
+    file = images / "cats" / "0.png"
     before = index.vectors([str(file)])
     Image.new("RGB", (50, 50), "red").save(file)
-    (pictures / "dogs" / "1.png").unlink()
-    done = index.add_pictures([pictures], remove_missing=True)
+    (images / "dogs" / "1.png").unlink()
+    done = index.add_images([images], remove_missing=True)
     assert (done.added, done.updated, done.unchanged, done.removed) == (0, 1, 6, 1)
     after = index.vectors([str(file)])[str(file)]
     assert after.shape != before[str(file)].shape or not torch.equal(after, before[str(file)])
     assert len(index) == 7
 
 
-def test_every_kind_of_file_gets_the_vectors_of_the_picture_that_it_holds(encoder, tmp_path):
-    drawn = draw_scene(np.random.default_rng(1), 1, 48).picture
-    truth = encoder.pictures([drawn])[0]
+def test_every_kind_of_file_gets_the_vectors_of_the_image_that_it_holds(encoder, tmp_path):
+    drawn = draw_scene(np.random.default_rng(1), 1, 48).image
+    truth = encoder.images([drawn])[0]
     turned = Image.Exif()
     turned[0x0112] = 6
     for name in ("a.bmp", "b.tiff", "c.tif", "d.PNG", "фото 猫.png", "it's $5.png"):
@@ -417,15 +417,15 @@ def test_every_kind_of_file_gets_the_vectors_of_the_picture_that_it_holds(encode
     drawn.save(tmp_path / "not what it says.txt", format="PNG")
     drawn.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=turned)
     drawn.convert("RGBA").save(tmp_path / "transparent.webp", lossless=True)
-    read, failed = encoder.files([file for file, _ in picture_files([tmp_path])])
+    read, failed = encoder.files([file for file, _ in image_files([tmp_path])])
     assert (len(read), failed) == (10, [])
     # Rounded to 16 bits.
     assert all(np.abs(vectors - truth.numpy()).max() < 1e-3 for _, vectors in read)
 
 
-def test_vectors_are_stored_merged_in_16_bits_and_measured_against_all_of_them(pictures, encoder, tmp_path):
-    index = PictureIndex(tmp_path / "index", encoder)
-    index.add_pictures([pictures])
+def test_vectors_are_stored_merged_in_16_bits_and_measured_against_all_of_them(images, encoder, tmp_path):
+    index = ImageIndex(tmp_path / "index", encoder)
+    index.add_images([images])
     assert str(index.table.schema.field("vectors").type.value_type.value_type) == "halffloat"
     stored = index.vectors([row["id"] for row in index.rows()])
     assert {len(one) for one in stored.values()} == {5}  # a third of 16 patches
@@ -433,8 +433,8 @@ def test_vectors_are_stored_merged_in_16_bits_and_measured_against_all_of_them(p
     assert (cost["queries"], cost["pooling_sample"], cost["search_recall"]) == (2, 8, 1.0)
     assert 0 < cost["pooling_overlap"] <= 1
     assert measure(index) == {}
-    whole = PictureIndex(tmp_path / "whole", encoder, pool_factor=1)
-    whole.add_pictures([pictures])
+    whole = ImageIndex(tmp_path / "whole", encoder, pool_factor=1)
+    whole.add_images([images])
     assert measure(whole, limit=3)["pooling_overlap"] == 1.0
     assert len(patch_queries(whole, 3)) == 3
 
@@ -445,9 +445,9 @@ def test_overlap_counts_what_both_sides_find():
     assert overlap([near, far], [near, far], [near], 1) == (1.0, 2)
 
 
-def test_words_and_pictures_find_pictures_and_a_picture_finds_itself_first(pictures, encoder, tmp_path):
-    index = PictureIndex(tmp_path / "index", encoder)
-    index.add_pictures([pictures / "cats", pictures / "dogs" / "1.png"])
+def test_words_and_images_find_images_and_an_image_finds_itself_first(images, encoder, tmp_path):
+    index = ImageIndex(tmp_path / "index", encoder)
+    index.add_images([images / "cats", images / "dogs" / "1.png"])
     assert len(index) == 5
     text = encoder.text("a red circle")
     assert (text.words, text.owners, text.embeds.shape) == (("a", "red", "circle"), (0, 1, 2), (3, WIDTH))
@@ -456,53 +456,53 @@ def test_words_and_pictures_find_pictures_and_a_picture_finds_itself_first(pictu
         encoder.model.encode_query(["a red circle"]), list(index.vectors([hit.id for hit in hits]).values())
     )
     assert sorted(hit.score for hit in hits) == pytest.approx(sorted(truth[0].tolist()), abs=1e-4)
-    file = pictures / "cats" / "2.png"
+    file = images / "cats" / "2.png"
     for query in (file, str(file), Image.open(file)):
-        assert index.search_picture(query, limit=1)[0].path == str(file)
+        assert index.search_image(query, limit=1)[0].path == str(file)
     with pytest.raises(ValueError, match="at least one word"):
         encoder.text("")
     with pytest.raises(ValueError, match="Pass `encoder`"):
-        PictureIndex(tmp_path / "index").search_text("a")
+        ImageIndex(tmp_path / "index").search_text("a")
 
 
-def test_a_map_of_a_word_has_its_highest_similarity_where_the_score_comes_from(pictures, encoder):
-    text, file = encoder.text("a blue ring"), pictures / "cats" / "0.png"
+def test_a_map_of_a_word_has_its_highest_similarity_where_the_score_comes_from(images, encoder):
+    text, file = encoder.text("a blue ring"), images / "cats" / "0.png"
     maps = encoder.word_maps(text, file)
     assert maps.shape == (3, 4, 4)
-    patches = encoder.pictures([file])[0]
+    patches = encoder.images([file])[0]
     assert torch.allclose(maps.flatten(1), text.embeds @ patches.T, atol=1e-6)
 
 
-def test_maps_leave_cls_out_of_the_grid(pictures, tmp_path):
-    encoder = PictureEncoder(checkpoint(tmp_path / "cls", select_tokens="cls+grid"))
-    file = pictures / "cats" / "0.png"
-    text, vectors = encoder.text("ring"), encoder.pictures([file])[0]
+def test_maps_leave_cls_out_of_the_grid(images, tmp_path):
+    encoder = ImageTextEncoder(checkpoint(tmp_path / "cls", vision_feature_select_strategy="cls+grid"))
+    file = images / "cats" / "0.png"
+    text, vectors = encoder.text("ring"), encoder.images([file])[0]
     assert len(vectors) == 17
     assert torch.allclose(encoder.word_maps(text, file).flatten(1), text.embeds @ vectors[1:].T, atol=1e-6)
 
 
 def test_weights_tell_checkpoints_apart_and_not_where_they_lie(model, encoder, tmp_path):
     shutil.copytree(model, tmp_path / "copy")
-    assert PictureEncoder(str(tmp_path / "copy")).fingerprint == encoder.fingerprint
-    other = PictureEncoder(checkpoint(tmp_path / "other", seed=1))
+    assert ImageTextEncoder(str(tmp_path / "copy")).fingerprint == encoder.fingerprint
+    other = ImageTextEncoder(checkpoint(tmp_path / "other", seed=1))
     assert other.fingerprint != encoder.fingerprint
-    PictureIndex(tmp_path / "index", encoder)
+    ImageIndex(tmp_path / "index", encoder)
     with pytest.raises(ValueError, match="expected weights"):
-        PictureIndex(tmp_path / "index", other)
+        ImageIndex(tmp_path / "index", other)
     with pytest.raises(ValueError, match="expected embedding_dim 16, got 8"):
-        PictureIndex(tmp_path / "index", PictureEncoder(checkpoint(tmp_path / "narrow", embedding_dim=8)))
+        ImageIndex(tmp_path / "index", ImageTextEncoder(checkpoint(tmp_path / "narrow", embedding_dim=8)))
     with pytest.raises(ValueError, match="retrieval checkpoint"):
-        PictureEncoder(str(tmp_path / "nowhere"))
+        ImageTextEncoder(str(tmp_path / "nowhere"))
 
 
 # --- sheets and scripts ---
 
 
-def test_a_sheet_shows_every_hit_and_with_words_a_map_for_each(pictures, encoder, tmp_path):
-    index = PictureIndex(tmp_path / "index", encoder)
-    index.add_pictures([pictures])
+def test_a_sheet_shows_every_hit_and_with_words_a_map_for_each(images, encoder, tmp_path):
+    index = ImageIndex(tmp_path / "index", encoder)
+    index.add_images([images])
     hits = index.search_text("a red circle", limit=6)
-    (pictures / hits[0].path).unlink()
+    (images / hits[0].path).unlink()
     plain = Image.open(contact_sheet(hits, tmp_path / "plain.png", "costs $5 and $6"))
     mapped = Image.open(contact_sheet(hits, tmp_path / "maps.png", "words", encoder, "a red circle"))
     assert plain.width > plain.height
@@ -510,29 +510,29 @@ def test_a_sheet_shows_every_hit_and_with_words_a_map_for_each(pictures, encoder
     assert Image.open(contact_sheet([], tmp_path / "none.png", "nothing")).width > 0
 
 
-def test_the_scripts_build_search_and_draw_an_index(model, pictures, tmp_path, capsys):
-    (pictures / "broken.png").write_bytes(b"no")
-    common = ["--checkpoint", model, "--index", str(tmp_path / "index")]
+def test_the_scripts_build_search_and_draw_an_index(model, images, tmp_path, capsys):
+    (images / "broken.png").write_bytes(b"no")
+    common = ["--model", model, "--index", str(tmp_path / "index")]
     (tmp_path / "queries.txt").write_text("a red circle\n\na ring\n")
     for number in range(3):
-        Image.new("RGB", (40, 40), (number, 0, 0)).save(pictures / f"more {number}.png")
-    index_script.main([*common, "--pictures", str(pictures), "--queries", str(tmp_path / "queries.txt")])
+        Image.new("RGB", (40, 40), (number, 0, 0)).save(images / f"more {number}.png")
+    index_script.main([*common, "--images", str(images), "--queries", str(tmp_path / "queries.txt")])
     said = capsys.readouterr().out
     assert "broken.png" in said
     assert "by 2 queries (texts): search finds 100.0%" in said
-    assert "11 pictures" in said
+    assert "11 images" in said
     record = json.loads((tmp_path / "index" / "last_run.json").read_text())
-    assert [file["path"] for file in record["failed"]] == [str((pictures / "broken.png").resolve())]
+    assert [file["path"] for file in record["failed"]] == [str((images / "broken.png").resolve())]
     assert record["failed"][0]["reason"]
-    index_script.main([*common, "--pictures", str(pictures), "--delete", "folder = 'dogs'", "--measure", "false"])
-    assert "7 pictures" not in capsys.readouterr().out  # deleted, then found in the folder again
+    index_script.main([*common, "--images", str(images), "--delete", "folder = 'dogs'", "--measure", "false"])
+    assert "7 images" not in capsys.readouterr().out  # deleted, then found in the folder again
     sheet = tmp_path / "hits.png"
     search_script.main([*common, "--text", "a red circle", "--limit", "3", "--sheet", str(sheet), "--maps", "true"])
     said = capsys.readouterr().out
     assert len(said.splitlines()) == 5
     assert sheet.is_file()
-    query = pictures / "cats" / "4.png"
-    search_script.main([*common, "--picture", str(query), "--where", "folder = 'cats'", "--json"])
+    query = images / "cats" / "4.png"
+    search_script.main([*common, "--image", str(query), "--where", "folder = 'cats'", "--json"])
     hits = json.loads(capsys.readouterr().out)
     assert len(hits) == 4
     assert hits[0]["path"] == str(query)
@@ -540,33 +540,33 @@ def test_the_scripts_build_search_and_draw_an_index(model, pictures, tmp_path, c
 
 
 @pytest.mark.parametrize(
-    "wrong", [[], ["--text", "a", "--picture", "b"], ["--text", "a", "--maps"], ["--picture", "a", "--maps"]]
+    "wrong", [[], ["--text", "a", "--image", "b"], ["--text", "a", "--maps"], ["--image", "a", "--maps"]]
 )
 def test_a_search_for_nothing_or_two_things_is_refused(wrong):
-    with pytest.raises(ValueError, match="--text or --picture"):
-        search_script.main(["--checkpoint", "a", "--index", "b", *wrong])
+    with pytest.raises(ValueError, match="--text or --image"):
+        search_script.main(["--model", "a", "--index", "b", *wrong])
 
 
 def test_an_empty_folder_makes_an_empty_index(model, tmp_path, capsys):
-    (tmp_path / "pictures").mkdir()
-    common = ["--checkpoint", model, "--index", str(tmp_path / "index")]
-    index_script.main([*common, "--pictures", str(tmp_path / "pictures")])
-    assert "0 pictures" in capsys.readouterr().out
+    (tmp_path / "images").mkdir()
+    common = ["--model", model, "--index", str(tmp_path / "index")]
+    index_script.main([*common, "--images", str(tmp_path / "images")])
+    assert "0 images" in capsys.readouterr().out
     search_script.main([*common, "--text", "a ring", "--sheet", str(tmp_path / "sheet.png")])
-    assert "0 of 0 pictures" in capsys.readouterr().out
+    assert "0 of 0 images" in capsys.readouterr().out
     with pytest.raises(ValueError, match="does not exist"):
-        index_script.main([*common, "--pictures", str(tmp_path / "nowhere")])
+        index_script.main([*common, "--images", str(tmp_path / "nowhere")])
 
 
-def test_the_commands_of_readme_are_true(model, pictures, tmp_path, monkeypatch, capfd):
+def test_the_commands_of_readme_are_true(model, images, tmp_path, monkeypatch, capfd):
     text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     commands = re.findall(r"^python (scripts/(?:index|search)\.py .*)$", text, flags=re.MULTILINE)
     assert len(commands) == 3
     monkeypatch.chdir(tmp_path)
-    pictures.rename("my_pictures")
+    images.rename("my_images")
     Path("runs").mkdir()
     Path("runs/search").symlink_to(model)
-    shutil.copy("my_pictures/cats/0.png", "mine.jpg")
+    shutil.copy("my_images/cats/0.png", "mine.jpg")
     for command in commands:
         script, *argv = shlex.split(command)
         {"scripts/index.py": index_script, "scripts/search.py": search_script}[script].main(argv)
@@ -578,22 +578,22 @@ def test_the_commands_of_readme_are_true(model, pictures, tmp_path, monkeypatch,
 def test_the_benchmark_has_a_row_for_each_kind_of_query_and_search_and_nothing_warns(
     model, tmp_path, monkeypatch, capfd
 ):
-    monkeypatch.setattr(index_benchmark, "PICTURE_QUERIES", 2)
+    monkeypatch.setattr(index_benchmark, "IMAGE_QUERIES", 2)
     monkeypatch.setattr(index_benchmark.run_index_benchmark, "__defaults__", (40, lambda line: None))
     file = tmp_path / "index.json"
-    benchmark_script.main(["--part", "index", "--checkpoint", model, "--output", str(file)])
+    benchmark_script.main(["--part", "index", "--model", model, "--output", str(file)])
     rows = json.loads(file.read_text())["rows"]
     assert [(row["queries"], row["search"]) for row in rows] == [
-        (kind, search) for kind in ("texts", "pictures") for search in ("exact", "IvfRq")
+        (kind, search) for kind in ("texts", "images") for search in ("exact", "IvfRq")
     ]
     for row in rows:
         assert 0.9 <= row["recall"] <= 1
         assert 0 < row["recall_of_all_vectors"] <= 1
-        assert row["bytes_per_picture"] > 5 * WIDTH * 2
+        assert row["bytes_per_image"] > 5 * WIDTH * 2
         assert row["cpu_ms"] > 0
     said = capfd.readouterr()
     assert said.out.count("| IvfRq |") == 2
     assert "WARN" not in said.err
-    for wrong in (["--part", "index"], ["--part", "memory"], ["--checkpoint", model]):
+    for wrong in (["--part", "index"], ["--part", "memory"], ["--model", model]):
         with pytest.raises(ValueError, match="--part"):
             benchmark_script.main([*wrong, "--output", str(file)])

@@ -20,15 +20,20 @@ if Version(transformers_version) < Version("5.23"):
 from modeling_omni_vision import OmniVisionConfig
 from modeling_omni_vision.modeling_omni_vision_retrieval import contrastive_loss
 from modeling_omni_vision.retrieval import losses
-from modeling_omni_vision.retrieval.build import build_retrieval, open_door
-from modeling_omni_vision.retrieval.losses import TwoWayContrastiveLoss, core_of, likeness_loss, what_fits
+from modeling_omni_vision.retrieval.build import as_sentence_transformer, build_retrieval
+from modeling_omni_vision.retrieval.losses import (
+    TwoWayContrastiveLoss,
+    false_negative_mask,
+    supervised_contrastive_loss,
+    unwrap_retrieval_model,
+)
 
 
 TEXTS = ["a red circle", "a blue square and a green ring", "blue", "a green circle", "a red ring"]
 COLOURS = ["red", "blue", "navy", "green", "orange"]
-# Concept, text and the texts of the picture: text 0 fits picture 2 as well, the third and the fifth share a concept.
+# Concept, text and the texts of the image: text 0 fits image 2 as well, the third and the fifth share a concept.
 LABELS = torch.tensor([[0, 10, 10, 10], [1, 11, 11, 14], [2, 12, 12, 10], [3, 13, 13, 13], [2, 16, 16, 16]])
-# Of two processes: the first has two pictures that are like others, the second one and a text that fits the first's.
+# Of two processes: the first has two images that are like others, the second one and a text that fits the first's.
 LABELS_OF_TWO = torch.tensor([[1, 10, 10, 12], [1, 11, 11, 11], [2, 12, 12, 12], [1, 13, 13, 13]])
 VISION = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64}
 # Gradients of equal functions in another order of sums, relative to the largest; measured up to 7e-7.
@@ -49,18 +54,18 @@ def door_of(kind, late_interaction):
         for name, parameter in model.named_parameters():
             if parameter.ndim == 2 and "embeddings" not in name:
                 parameter.mul_(4)
-    return open_door(model, processor, late_interaction).train()
+    return as_sentence_transformer(model, processor, late_interaction).train()
 
 
 def columns_of(door, texts=TEXTS, colours=COLOURS):
-    pictures = [Image.new("RGB", (32, 32), colour) for colour in colours]
-    for number, picture in enumerate(pictures):
-        picture.paste("white", (0, 0, 4 + 5 * number, 12))
-    return [door.preprocess(texts), door.preprocess(pictures)]
+    images = [Image.new("RGB", (32, 32), colour) for colour in colours]
+    for number, image in enumerate(images):
+        image.paste("white", (0, 0, 4 + 5 * number, 12))
+    return [door.preprocess(texts), door.preprocess(images)]
 
 
 def gradients(door, loss):
-    core = core_of(door)
+    core = unwrap_retrieval_model(door)
     core.zero_grad()
     loss.backward()
     return {name: parameter.grad.clone() for name, parameter in core.named_parameters() if parameter.grad is not None}
@@ -72,7 +77,7 @@ def assert_close(found, wanted, name):
 
 def test_with_whole_vectors_it_is_the_loss_of_the_model_itself(kind):
     door = door_of(kind, False)
-    core, columns = core_of(door), columns_of(door)
+    core, columns = unwrap_retrieval_model(door), columns_of(door)
     inputs = {name: columns[0][name] for name in ("input_ids", "attention_mask", "token_type_ids")}
     wanted = core(pixel_values=columns[1]["pixel_values"], return_loss=True, **inputs).loss
     assert TwoWayContrastiveLoss(door)(columns).item() == pytest.approx(wanted.item(), abs=1e-5)
@@ -80,29 +85,31 @@ def test_with_whole_vectors_it_is_the_loss_of_the_model_itself(kind):
 
 def test_late_interaction_takes_the_best_patch_for_each_word_and_the_mean_over_words(kind):
     door = door_of(kind, True)
-    core, columns = core_of(door), columns_of(door)
+    core, columns = unwrap_retrieval_model(door), columns_of(door)
     tokens = core.text_model(columns[0]["input_ids"], columns[0]["attention_mask"]).last_hidden_state
     words = normalize(core.text_projection(tokens), dim=-1)
     patches = normalize(core.visual_projection(core.vision_model(columns[1]["pixel_values"]).grid), dim=-1)
     scores = torch.zeros(len(TEXTS), len(COLOURS))
     for text, ids in enumerate(columns[0]["input_ids"].tolist()):
-        real = [index for index, token in enumerate(ids) if token not in core.config.skipped_token_ids]
-        for picture in range(len(COLOURS)):
-            scores[text, picture] = (words[text, real] @ patches[picture].T).amax(1).mean()
+        real = [index for index, token in enumerate(ids) if token not in core.config.skiplist_token_ids]
+        for image in range(len(COLOURS)):
+            scores[text, image] = (words[text, real] @ patches[image].T).amax(1).mean()
     logits = scores * core.logit_scale.exp() + (core.logit_bias if kind == "sigmoid" else 0)
     wanted = contrastive_loss(logits.T, kind)
     assert TwoWayContrastiveLoss(door)(columns).item() == pytest.approx(wanted.item(), abs=1e-5)
 
 
-@pytest.mark.parametrize(("late_interaction", "whole_weight"), [(False, 0), (True, 0), (True, 1), (True, 0.2)])
+@pytest.mark.parametrize(("late_interaction", "single_vector_weight"), [(False, 0), (True, 0), (True, 1), (True, 0.2)])
 @pytest.mark.parametrize("mini_batch_size", [2, 5, 64])
 def test_gradcache_gives_the_gradients_of_the_whole_batch_the_temperatures_too(
-    kind, late_interaction, whole_weight, mini_batch_size
+    kind, late_interaction, single_vector_weight, mini_batch_size
 ):
     door = door_of(kind, late_interaction)
-    whole = TwoWayContrastiveLoss(door, 0, whole_weight, picture_weight=0.5)(columns_of(door), LABELS)
+    whole = TwoWayContrastiveLoss(door, 0, single_vector_weight, image_pair_weight=0.5)(columns_of(door), LABELS)
     wanted = gradients(door, whole / 4)
-    parts = TwoWayContrastiveLoss(door, mini_batch_size, whole_weight, picture_weight=0.5)(columns_of(door), LABELS)
+    parts = TwoWayContrastiveLoss(door, mini_batch_size, single_vector_weight, image_pair_weight=0.5)(
+        columns_of(door), LABELS
+    )
     found = gradients(door, parts / 4)
     assert parts.item() == pytest.approx(whole.item(), abs=1e-5)
     assert set(found) == set(wanted) >= {"logit_scale"}
@@ -115,11 +122,11 @@ def test_gradcache_gives_the_gradients_of_the_whole_batch_the_temperatures_too(
 def test_wholes_beside_parts_count_by_their_weight(kind, weight):
     late, single = door_of(kind, True), door_of(kind, False)
     parts, wholes = (TwoWayContrastiveLoss(door)(columns_of(door)).item() for door in (late, single))
-    found = TwoWayContrastiveLoss(late, whole_weight=weight)(columns_of(late))
+    found = TwoWayContrastiveLoss(late, single_vector_weight=weight)(columns_of(late))
     assert found.item() == pytest.approx((parts + weight * wholes) / (1 + weight), abs=1e-5)
     assert abs(parts - wholes) > 1e-3
     # One vector each has no parts beside it.
-    assert TwoWayContrastiveLoss(single, whole_weight=weight)(columns_of(single)).item() == wholes
+    assert TwoWayContrastiveLoss(single, single_vector_weight=weight)(columns_of(single)).item() == wholes
 
 
 @pytest.mark.slow
@@ -137,8 +144,8 @@ def test_two_processes_give_the_gradients_of_one(kind, late_interaction, mini_ba
     )
     found = torch.load(tmp_path / "found", weights_only=True)
     door = door_of(kind, late_interaction)
-    core_of(door).text_model.pooler.requires_grad_(False)
-    loss = TwoWayContrastiveLoss(door, picture_weight=0.5)
+    unwrap_retrieval_model(door).text_model.pooler.requires_grad_(False)
+    loss = TwoWayContrastiveLoss(door, image_pair_weight=0.5)
     loss = loss(columns_of(door, TEXTS[:4], COLOURS[:4]), LABELS_OF_TWO)
     wanted = gradients(door, loss)
     assert found["loss"].item() == pytest.approx(loss.item(), abs=1e-5)
@@ -154,28 +161,26 @@ def test_pairs_about_the_same_are_no_negatives_of_each_other(kind):
     blind = TwoWayContrastiveLoss(door)(columns)
     knowing = TwoWayContrastiveLoss(door)(columns, torch.tensor([0, 1, 2, 0]))
     assert knowing < blind
-    # The same text twice is no better than chance at telling its two pictures apart, unless it is told.
+    # The same text twice is no better than chance at telling its two images apart, unless it is told.
     apart = TwoWayContrastiveLoss(door)(columns, torch.tensor([0, 1, 2, 3]))
     assert torch.equal(apart, blind)
 
 
-def test_what_fits_is_the_same_concept_and_a_text_among_those_of_a_picture():
-    alike, fits, fits_back = what_fits(LABELS, LABELS, torch.arange(5))
+def test_what_fits_is_the_same_concept_and_a_text_among_those_of_an_image():
+    alike, fits, fits_back = false_negative_mask(LABELS, LABELS, torch.arange(5))
     assert alike.nonzero().tolist() == [[2, 4], [4, 2]]
-    # Text 0 and picture 2, seen from either side.
+    # Text 0 and image 2, seen from either side.
     assert fits.nonzero().tolist() == [[0, 2], [2, 4], [4, 2]]
     assert fits_back.nonzero().tolist() == [[2, 0], [2, 4], [4, 2]]
     # Rows 3 and 4 of a batch of which another process has the others.
-    part = what_fits(LABELS[3:], LABELS, torch.tensor([3, 4]))
+    part = false_negative_mask(LABELS[3:], LABELS, torch.tensor([3, 4]))
     assert all(torch.equal(one, whole[3:]) for one, whole in zip(part, (alike, fits, fits_back), strict=True))
 
 
 @pytest.mark.parametrize("late_interaction", [False, True])
-def test_a_text_that_fits_another_picture_is_no_wrong_answer_for_it_nor_the_picture_for_the_text(
-    kind, late_interaction
-):
+def test_a_text_that_fits_another_image_is_no_wrong_answer_for_it_nor_the_image_for_the_text(kind, late_interaction):
     door = door_of(kind, late_interaction)
-    core, columns = core_of(door), columns_of(door)
+    core, columns = unwrap_retrieval_model(door), columns_of(door)
     found = TwoWayContrastiveLoss(door)(columns, LABELS)
     texts = {name: columns[0][name] for name in ("input_ids", "attention_mask")}
     words, patches = core(**texts).embeddings, core(pixel_values=columns[1]["pixel_values"]).embeddings
@@ -197,28 +202,28 @@ def test_a_text_that_fits_another_picture_is_no_wrong_answer_for_it_nor_the_pict
     assert found < TwoWayContrastiveLoss(door)(columns, LABELS[:, 0])
 
 
-def test_pictures_look_for_the_others_of_their_kind_among_all_but_themselves():
+def test_images_look_for_the_others_of_their_kind_among_all_but_themselves():
     scores = torch.tensor([[9.0, 2.0, 0.0, 1.0], [2.0, 9.0, 1.0, 0.0], [0.0, 1.0, 9.0, 3.0], [1.0, 0.0, 3.0, 9.0]])
     same = torch.tensor([[False, True, False, False], [True, False, False, False], [False] * 4, [False] * 4])
     # The first two are alike; each must be told from two others: log(e^2 + e^0 + e^1) - 2.
     wanted = 2 * (math.log(math.exp(2) + 1 + math.e) - 2)
-    assert likeness_loss(scores, same, torch.arange(4)).item() == pytest.approx(wanted, abs=1e-6)
+    assert supervised_contrastive_loss(scores, same, torch.arange(4)).item() == pytest.approx(wanted, abs=1e-6)
     # Of three alike, the mean over the two that one looks for.
     same = torch.tensor([[False, True, True, False], *[[False] * 4] * 3])
     wanted = math.log(math.exp(2) + 1 + math.e) - (2 + 0) / 2
-    assert likeness_loss(scores, same, torch.arange(4)).item() == pytest.approx(wanted, abs=1e-6)
+    assert supervised_contrastive_loss(scores, same, torch.arange(4)).item() == pytest.approx(wanted, abs=1e-6)
 
 
 @pytest.mark.parametrize("late_interaction", [False, True])
-def test_pictures_that_find_their_like_are_added_with_their_weight_as_a_mean_over_those_that_have_any(
+def test_images_that_find_their_like_are_added_with_their_weight_as_a_mean_over_those_that_have_any(
     kind, late_interaction
 ):
     door, labels = door_of(kind, late_interaction), torch.tensor([0, 1, 2, 0, 3])
     columns = columns_of(door)
     without, once, thrice = (
-        TwoWayContrastiveLoss(door, picture_weight=weight)(columns, labels).item() for weight in (0, 1, 3)
+        TwoWayContrastiveLoss(door, image_pair_weight=weight)(columns, labels).item() for weight in (0, 1, 3)
     )
-    core = core_of(door)
+    core = unwrap_retrieval_model(door)
     vectors = normalize(core.visual_projection(core.vision_model(columns[1]["pixel_values"]).grid), dim=-1)
     if not late_interaction:
         vectors = core(pixel_values=columns[1]["pixel_values"]).image_embeds.unsqueeze(1)
@@ -229,18 +234,18 @@ def test_pictures_that_find_their_like_are_added_with_their_weight_as_a_mean_ove
     assert thrice - without == pytest.approx(3 * wanted.item(), abs=3e-4)
 
 
-def test_pictures_that_are_all_about_something_else_add_nothing_and_labels_are_needed(kind):
+def test_images_that_are_all_about_something_else_add_nothing_and_labels_are_needed(kind):
     door = door_of(kind, False)
     columns, apart = columns_of(door), torch.arange(5)
     plain = TwoWayContrastiveLoss(door)(columns, apart)
-    assert torch.equal(TwoWayContrastiveLoss(door, picture_weight=1)(columns, apart), plain)
+    assert torch.equal(TwoWayContrastiveLoss(door, image_pair_weight=1)(columns, apart), plain)
     with pytest.raises(ValueError, match="needs labels"):
-        TwoWayContrastiveLoss(door, picture_weight=1)(columns)
+        TwoWayContrastiveLoss(door, image_pair_weight=1)(columns)
 
 
 def test_a_frozen_text_encoder_reads_each_text_once_and_the_loss_is_the_same(kind, monkeypatch):
     door = door_of(kind, False)
-    core = core_of(door)
+    core = unwrap_retrieval_model(door)
     wanted = gradients(door, TwoWayContrastiveLoss(door)(columns_of(door)))
     core.text_model.requires_grad_(False).eval()
     read, forward = [], core.text_model.forward
@@ -268,8 +273,8 @@ def test_a_frozen_text_encoder_reads_each_text_once_and_the_loss_is_the_same(kin
 def test_remembered_texts_are_forgotten_before_they_fill_the_memory(monkeypatch):
     monkeypatch.setattr(losses, "REMEMBERED_TEXTS", 3)
     door = door_of("softmax", False)
-    core_of(door).text_model.requires_grad_(False).eval()
-    remembered = losses.FrozenTexts(core_of(door))
+    unwrap_retrieval_model(door).text_model.requires_grad_(False).eval()
+    remembered = losses.TextFeatureCache(unwrap_retrieval_model(door))
     every = remembered(columns_of(door)[0])
     for part in (slice(0, 3), slice(1, 4), slice(0, 2)):
         found = remembered(columns_of(door, TEXTS[part], COLOURS[part])[0])
@@ -282,16 +287,16 @@ def test_a_batch_of_one_is_refused(kind):
         TwoWayContrastiveLoss(door)(columns_of(door, TEXTS[:1], COLOURS[:1]))
 
 
-def test_a_longer_text_wins_no_picture_by_its_length():
+def test_a_longer_text_wins_no_image_by_its_length():
     door = door_of("softmax", True)
     columns = columns_of(door, ["blue", "blue blue blue blue"], ["blue", "blue"])
-    core = core_of(door)
+    core = unwrap_retrieval_model(door)
     # Without positions a word repeated is the word itself.
     with torch.no_grad():
         core.text_model.embeddings.position_embeddings.weight.zero_()
         columns[1]["pixel_values"][1] = columns[1]["pixel_values"][0]
     loss = TwoWayContrastiveLoss(door)(columns)
-    # Nobody can tell equal pictures apart, nor texts of equal words but for what [CLS] and [SEP] add to their context.
+    # Nobody can tell equal images apart, nor texts of equal words but for what [CLS] and [SEP] add to their context.
     assert loss.item() == pytest.approx(math.log(2), abs=0.05)
 
 

@@ -12,7 +12,7 @@ from modeling_omni_vision.retrieval.augmentation import CAPTIONS, PairAugmentati
 TEXTS = ["cat", "pet", "meow", "whiskers", "an animal", "paws"]
 
 
-def test_a_picture_has_a_dozen_captions_of_its_name_and_keywords():
+def test_an_image_has_a_dozen_captions_of_its_name_and_keywords():
     change = PairAugmentation(True, seed=1)
     many = {change.text(TEXTS, row) for row in range(400)}
     assert 4 <= len(many) <= CAPTIONS
@@ -26,26 +26,26 @@ def test_a_picture_has_a_dozen_captions_of_its_name_and_keywords():
     assert many != {other.text(TEXTS, row) for row in range(400)}
 
 
-def test_without_augmentation_one_of_the_texts_is_taken_and_the_picture_stays():
-    plain, picture = PairAugmentation(False), Image.new("RGBA", (8, 8), (9, 9, 9, 0))
+def test_without_augmentation_one_of_the_texts_is_taken_and_the_image_stays():
+    plain, image = PairAugmentation(False), Image.new("RGBA", (8, 8), (9, 9, 9, 0))
     assert {plain.text(TEXTS, row) for row in range(200)} == set(TEXTS)
-    assert plain.picture(picture, 0) is picture
+    assert plain.image(image, 0) is image
 
 
 def test_what_is_transparent_gets_a_background_and_the_size_stays():
-    change, picture = PairAugmentation(True), Image.new("RGBA", (16, 16), (0, 0, 0, 0))
-    colours = {change.picture(picture, row).getpixel((8, 8)) for row in range(20)}
+    change, image = PairAugmentation(True), Image.new("RGBA", (16, 16), (0, 0, 0, 0))
+    colours = {change.image(image, row).getpixel((8, 8)) for row in range(20)}
     assert len(colours) > 10
-    assert (change.picture(picture, 0).mode, change.picture(picture, 0).size) == ("RGB", (16, 16))
+    assert (change.image(image, 0).mode, change.image(image, 0).size) == ("RGB", (16, 16))
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
 def test_a_pair_changes_with_its_row_the_epoch_and_the_seed_and_with_nothing_else(mode):
-    picture = Image.linear_gradient("L").resize((16, 16)).convert(mode)
+    image = Image.linear_gradient("L").resize((16, 16)).convert(mode)
 
     def changed(change, row):
         torch.rand(1)
-        return change.picture(picture, row).tobytes(), change.text(TEXTS, row), change.text(TEXTS, row + 1)
+        return change.image(image, row).tobytes(), change.text(TEXTS, row), change.text(TEXTS, row + 1)
 
     change = PairAugmentation(True, seed=1)
     first = changed(change, 5)
@@ -57,16 +57,16 @@ def test_a_pair_changes_with_its_row_the_epoch_and_the_seed_and_with_nothing_els
     assert [change.text(TEXTS, row) for row in range(20)] != texts
 
 
-def test_changing_a_picture_leaves_the_numbers_that_others_draw():
+def test_changing_an_image_leaves_the_numbers_that_others_draw():
     torch.manual_seed(0)
     wanted = torch.rand(1)
     torch.manual_seed(0)
-    PairAugmentation(True).picture(Image.new("RGB", (8, 8)), 0)
+    PairAugmentation(True).image(Image.new("RGB", (8, 8)), 0)
     assert torch.rand(1) == wanted
 
 
 class Changed(torch.utils.data.Dataset):
-    """The same texts and picture in every row, each changed."""
+    """The same texts and image in every row, each changed."""
 
     def __init__(self, change):
         self.change = change
@@ -75,7 +75,7 @@ class Changed(torch.utils.data.Dataset):
         return 4
 
     def __getitem__(self, row):
-        return self.change.text(TEXTS, row), self.change.picture(Image.new("RGBA", (8, 8)), row).getpixel((4, 4))
+        return self.change.text(TEXTS, row), self.change.image(Image.new("RGBA", (8, 8)), row).getpixel((4, 4))
 
 
 @pytest.mark.parametrize("persistent", [False, True])

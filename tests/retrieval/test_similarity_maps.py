@@ -40,9 +40,9 @@ def checkpoint(request, tmp_path_factory):
     return str(folder)
 
 
-def test_three_pictures_show_words_attention_and_who_wins(checkpoint, tmp_path):
-    Image.new("RGB", (80, 50), "red").save(tmp_path / "picture.png")
-    files = visualize(checkpoint, str(tmp_path / "picture.png"), "a red $quare", tmp_path / "seen")
+def test_three_images_show_words_attention_and_who_wins(checkpoint, tmp_path):
+    Image.new("RGB", (80, 50), "red").save(tmp_path / "image.png")
+    files = visualize(checkpoint, str(tmp_path / "image.png"), "a red $quare", tmp_path / "seen")
     assert [file.name for file in files] == ["words.png", "attention.png", "winners.png"]
     for file in files:
         with Image.open(file) as drawn:
@@ -50,25 +50,25 @@ def test_three_pictures_show_words_attention_and_who_wins(checkpoint, tmp_path):
             assert len(drawn.convert("RGB").getcolors(1 << 24)) > 10
 
 
-def test_a_picture_that_cannot_be_read_and_a_text_without_words_are_refused(checkpoint, tmp_path):
-    (tmp_path / "broken.png").write_bytes(b"no picture")
-    Image.new("RGB", (8, 8)).save(tmp_path / "picture.png")
+def test_an_image_that_cannot_be_read_and_a_text_without_words_are_refused(checkpoint, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    Image.new("RGB", (8, 8)).save(tmp_path / "image.png")
     with pytest.raises(ValueError, match=r"broken\.png"):
         visualize(checkpoint, str(tmp_path / "broken.png"), "red", tmp_path)
     with pytest.raises(ValueError, match="at least one word"):
-        visualize(checkpoint, str(tmp_path / "picture.png"), " ", tmp_path)
+        visualize(checkpoint, str(tmp_path / "image.png"), " ", tmp_path)
 
 
 def test_the_study_writes_tables_numbers_and_a_plot(checkpoint, tmp_path):
     copy = shutil.copytree(checkpoint, tmp_path / "copy")
-    scores = {"text_to_picture": {"ndcg@10": 0.5}, "picture_to_text": {"ndcg@10": 0.25}}
+    scores = {"text_to_image": {"ndcg@10": 0.5}, "image_to_text": {"ndcg@10": 0.25}}
     (copy / "metrics.json").write_text(
-        json.dumps({"training": {"seed": 7}, "retrieval": {"parts": {"test": scores}}}), encoding="utf-8"
+        json.dumps({"training": {"seed": 7}, "retrieval": {"multi_vector": {"test": scores}}}), encoding="utf-8"
     )
     record = study_cls({"new": str(copy)}, tmp_path, scenes=3)
     found = record["checkpoints"]["new"]
     assert (found["checkpoint"], found["trained_with_seed"]) == ("copy", 7)
-    assert found["ndcg@10"] == {"text_to_picture": 0.5, "picture_to_text": 0.25}
+    assert found["ndcg@10"] == {"text_to_image": 0.5, "image_to_text": 0.25}
     assert found["grounding"]["seen"]["MaxSim"]["words"] == 12
     for state, one in found["dominance"]["seen"].items():
         assert sum(one["shares"].values()) == pytest.approx(1)

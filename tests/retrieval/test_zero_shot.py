@@ -31,8 +31,8 @@ def checkpoint(tmp_path_factory):
 def test_who_has_learnt_nothing_is_near_chance_and_it_is_written_down(checkpoint, monkeypatch):
     monkeypatch.setattr(module, "PER_COMBINATION", 2)
     found = zero_shot(checkpoint, "combinations", ["This is a {}"])
-    assert (found["pictures"], found["classes"]) == (96, 48)
-    for name in ("parts", "wholes"):
+    assert (found["images"], found["classes"]) == (96, 48)
+    for name in ("multi_vector", "single_vector"):
         # An untrained model names one class for nearly everything: two of 96 are right, give or take luck.
         assert found[name]["accuracy"] < 0.12
         low, high = found[name]["accuracy_interval"]
@@ -42,8 +42,8 @@ def test_who_has_learnt_nothing_is_near_chance_and_it_is_written_down(checkpoint
 
 
 def test_every_combination_is_drawn_equally_often_with_its_own_name():
-    pictures, labels, names = module._combinations()
-    assert len(pictures) == len(labels) == 480
+    images, labels, names = module._combinations()
+    assert len(images) == len(labels) == 480
     assert [int((labels == number).sum()) for number in range(48)] == [10] * 48
     assert names[0] == "red square"
 
@@ -51,7 +51,7 @@ def test_every_combination_is_drawn_equally_often_with_its_own_name():
 def test_labelled_datasets_bring_their_own_names(checkpoint):
     found = zero_shot(checkpoint, "shapes:red,blue", ["{}", "a {}"], "test")
     assert found["classes"] == 3
-    assert "held_out" not in found["parts"]
+    assert "held_out" not in found["multi_vector"]
 
 
 def test_a_split_that_is_not_there_is_refused(checkpoint):

@@ -20,22 +20,20 @@ CONFIG = {
 FEATURES = Features({"image": Image(), "label": ClassLabel(names=["dark", "grey", "light"])})
 
 
-def _pictures(count, seed):
+def _images(count, seed):
     rng = np.random.default_rng(seed)
     labels = np.arange(count) % 3
     noise = rng.integers(0, 60, (count, 8, 8))
-    pictures = (labels[:, None, None] * 90 + noise).astype(np.uint8)
-    return Dataset.from_dict({"image": list(pictures), "label": labels.tolist()}, features=FEATURES)
+    images = (labels[:, None, None] * 90 + noise).astype(np.uint8)
+    return Dataset.from_dict({"image": list(images), "label": labels.tolist()}, features=FEATURES)
 
 
 @pytest.fixture(scope="session")
 def tiny_source(tmp_path_factory):
-    """A saved dataset of 36 training, 9 validation and 9 test pictures of three easy classes."""
+    """A saved dataset of 36 training, 9 validation and 9 test images of three easy classes."""
     folder = tmp_path_factory.mktemp("source") / "tiny"
     counts = {"train": 36, "validation": 9, "test": 9}
-    DatasetDict({name: _pictures(count, seed) for seed, (name, count) in enumerate(counts.items())}).save_to_disk(
-        folder
-    )
+    DatasetDict({name: _images(count, seed) for seed, (name, count) in enumerate(counts.items())}).save_to_disk(folder)
     return folder
 
 

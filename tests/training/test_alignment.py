@@ -49,9 +49,9 @@ def compose(tmp_path):
 
 @pytest.mark.parametrize("projector", ["linear", "mlp"])
 def test_a_projector_learns_the_words_and_nothing_else_changes(compose, projector):
-    model, processor = compose(select_feature="grid", pixel_shuffle=2, projector=projector)
+    model, processor = compose(vision_feature_select_strategy="grid", scale_factor=2, projector=projector)
     before = fingerprints(model)
-    missed = [align_projector(model, processor, steps, pictures=40) for steps in (1, 400)]
+    missed = [align_projector(model, processor, steps, images=40) for steps in (1, 400)]
     # Measured: two layers, which start near nothing, come to a 14th, though this tower has learnt nothing.
     assert missed[1] < missed[0] / 5
     after = fingerprints(model)
@@ -60,17 +60,17 @@ def test_a_projector_learns_the_words_and_nothing_else_changes(compose, projecto
 
 
 def test_the_same_seed_gives_the_same_projector(compose):
-    model, processor = compose(select_feature="grid")
+    model, processor = compose(vision_feature_select_strategy="grid")
     start = {name: value.clone() for name, value in model.multi_modal_projector.state_dict().items()}
     found = []
     for seed in (1, 1, 2):
         model.multi_modal_projector.load_state_dict(start)
-        found.append(align_projector(model, processor, 5, seed, pictures=40))
+        found.append(align_projector(model, processor, 5, seed, images=40))
     assert found[0] == found[1] != found[2]
 
 
 def test_a_token_is_the_mean_of_the_words_for_what_its_patches_show(compose):
-    model, processor = compose(select_feature="grid", pixel_shuffle=2)
+    model, processor = compose(vision_feature_select_strategy="grid", scale_factor=2)
     embeddings, background = model.get_input_embeddings().weight, PATCH_COLOURS.index("none")
     # Of the first square of four patches, two show a red star, one shows a blue circle, one shows nothing.
     colours, shapes = [background] * 16, [background] * 16
@@ -85,7 +85,9 @@ def test_a_token_is_the_mean_of_the_words_for_what_its_patches_show(compose):
     torch.testing.assert_close(tokens[1:], embeddings.mean(0).expand(3, -1))
 
 
-@pytest.mark.parametrize("options", [{"select_feature": "cls"}, {"fusion": "late", "cross_attention_every": 1}])
+@pytest.mark.parametrize(
+    "options", [{"vision_feature_select_strategy": "cls"}, {"fusion": "late", "cross_attention_interval": 1}]
+)
 def test_what_shows_no_patches_between_the_words_is_refused(compose, options):
     with pytest.raises(ValueError, match="Only a grid between the words"):
         align_projector(*compose(**options), 5)

@@ -7,7 +7,17 @@ from modeling_omni_vision.training.arguments import OmniVisionTrainingArguments,
 
 
 OUR_FLAGS = [
-    *("dataset", "image_column", "label_column", "validation_share", "model", "config", "crop_scale", "shift", "flip"),
+    *(
+        "dataset",
+        "image_column",
+        "label_column",
+        "validation_fraction",
+        "model",
+        "config",
+        "min_crop_scale",
+        "max_translate",
+        "flip",
+    ),
     *("rand_augment", "random_erasing", "mixup", "cutmix", "ema_decay", "layer_decay"),
     *("muon_learning_rate", "mimetic_init", "center_residual"),
 ]
@@ -65,7 +75,7 @@ def test_evaluation_can_be_switched_off_alone():
 
 
 def test_dropping_the_image_column_is_refused():
-    with pytest.raises(ValueError, match="removes the pictures"):
+    with pytest.raises(ValueError, match="removes the images"):
         parse("--remove_unused_columns", "true")
 
 

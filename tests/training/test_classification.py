@@ -22,7 +22,7 @@ from modeling_omni_vision.training.trainer import OmniVisionTrainer
 
 # Everything that draws random numbers in training, at once.
 RANDOM = {
-    "shift": 1,
+    "max_translate": 1,
     "flip": True,
     "rand_augment": 5,
     "random_erasing": 0.5,
@@ -90,7 +90,7 @@ def test_a_run_learns_and_leaves_a_folder_that_opens_anywhere(arguments):
         "accuracy": 1.0,
         "accuracy_interval": [1.0, 1.0],
         "loss": record["test"]["loss"],
-        "pictures": 9,
+        "images": 9,
     }
 
 
@@ -202,7 +202,13 @@ def test_the_residual_stream_stays_centred_with_averaging_too_unless_told_otherw
 def test_gradient_accumulation_gives_the_same_losses(arguments):
     # Augmentation belongs to the row, so that two halves of a batch are changed as the whole is; mixing belongs to
     # the batch and is left out, dropout and drop-path draw from one generator and are switched off.
-    options = {"rand_augment": 9, "shift": 1, "flip": True, "random_erasing": 0.5, "label_smoothing_factor": 0.1}
+    options = {
+        "rand_augment": 9,
+        "max_translate": 1,
+        "flip": True,
+        "random_erasing": 0.5,
+        "label_smoothing_factor": 0.1,
+    }
     config = dict.fromkeys(("drop_path_rate", "hidden_dropout_prob", "attention_probs_dropout_prob"), 0.0)
     losses = []
     for name, size, steps in (("whole", 12, 1), ("parts", 4, 3)):
@@ -292,7 +298,7 @@ def test_the_script_that_evaluates_finds_the_same_accuracy_again(arguments, tiny
 
 @pytest.fixture
 def closed_source(tiny_source, tmp_path):
-    """The tiny dataset with a test split whose pictures cannot be read, though its labels can."""
+    """The tiny dataset with a test split whose images cannot be read, though its labels can."""
     data = load_from_disk(str(tiny_source)).cast_column("image", Image(decode=False))
     labels = data["test"]["label"][:]
     broken = {"image": [{"bytes": b"closed", "path": None}] * len(labels), "label": labels}
@@ -301,7 +307,7 @@ def closed_source(tiny_source, tmp_path):
     return str(tmp_path / "closed")
 
 
-def test_a_trial_run_reads_no_picture_of_the_test_split(arguments, closed_source):
+def test_a_trial_run_reads_no_image_of_the_test_split(arguments, closed_source):
     folder = train(*arguments("trial", dataset=closed_source, do_predict=False))
     assert set(record_of(folder)) == {"training"}
     assert "--do_predict false" in record_of(folder)["training"]["command"]
@@ -426,7 +432,7 @@ def test_the_attention_implementation_goes_through_the_config(arguments):
 
 
 def test_bf16_layer_decay_and_all_levers_together_run_on_a_cpu(arguments):
-    folder = train(*arguments(bf16=True, layer_decay=0.7, crop_scale=0.5, num_train_epochs=1, **RANDOM))
+    folder = train(*arguments(bf16=True, layer_decay=0.7, min_crop_scale=0.5, num_train_epochs=1, **RANDOM))
     assert weights_of(folder)["classifier.weight"].dtype == torch.float32
 
 
@@ -448,14 +454,14 @@ def test_bf16_is_named_slow_where_the_processor_only_imitates_it(arguments, monk
 
 
 def test_without_a_test_split_only_validation_is_reported(arguments, monkeypatch, caplog):
-    original = run_module.load_pictures
+    original = run_module.load_images
 
     def without_test(*args, **kwargs):
         data = original(*args, **kwargs)
         del data["test"]
         return data
 
-    monkeypatch.setattr(run_module, "load_pictures", without_test)
+    monkeypatch.setattr(run_module, "load_images", without_test)
     assert set(record_of(train(*arguments(num_train_epochs=1)))) == {"training"}
     assert "no labelled test split" in caplog.text
 

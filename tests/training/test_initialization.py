@@ -38,6 +38,6 @@ def test_the_start_is_centred_and_the_head_says_nothing_yet():
     assert model.eval()(torch.randn(2, 1, 28, 28)).logits.abs().max() == 0
 
 
-def test_oblong_pictures_odd_widths_and_models_without_a_head_are_served():
+def test_oblong_images_odd_widths_and_models_without_a_head_are_served():
     model = new_model(image_size=[28, 12], hidden_size=36, num_attention_heads=2, num_labels=0)
     assert model.eval()(torch.randn(2, 1, 28, 12)).logits.shape == (2, 36)

@@ -19,13 +19,13 @@ from modeling_omni_vision import OmniVisionForConditionalGeneration, OmniVisionP
 from modeling_omni_vision.data.questions import draw_questions
 from modeling_omni_vision.data.stored_images import open_stored
 from modeling_omni_vision.data.symbol_maps import draw_symbol_map
-from modeling_omni_vision.evaluation.answers import Answered, answer_metrics, blind_prior
-from modeling_omni_vision.processing_omni_vision_language import picture_chat_template
+from modeling_omni_vision.evaluation.answers import AnswerResult, answer_metrics, blind_prior
+from modeling_omni_vision.processing_omni_vision_language import image_chat_template
 from modeling_omni_vision.training import language
 from modeling_omni_vision.training.language import (
     LanguageTrainer,
-    choose_trained,
     exact_answers,
+    freeze_parameters,
     measure,
     merge_lora,
     train_language,
@@ -58,7 +58,7 @@ def _few_scenes(monkeypatch, scenes):
 
 
 def recipe(**changes):
-    options = {"dataset": "scenes", "select_feature": "grid"}
+    options = {"dataset": "scenes", "vision_feature_select_strategy": "grid"}
     if "model" not in changes:
         options |= {"config": json.dumps(VISION), "text_config": json.dumps(TEXT)}
     return LanguageArguments(**options | changes)
@@ -91,7 +91,7 @@ def weights(folder):
 
 def test_loss_is_on_the_tokens_of_the_answer_and_the_one_that_ends_it_alone(composite, scenes):
     _, processor = opened(composite)
-    data = Conversations(scenes["train"], processor, pack=1)
+    data = Conversations(scenes["train"], processor, max_questions_per_sequence=1)
     items = [data[number] for number in range(9)]
     labels = AnswerCollator(processor)(items)["labels"]
     questions = [question for asked in scenes["train"]["questions"] for question in asked]
@@ -107,14 +107,12 @@ def test_a_prompt_has_the_tokens_that_generate_gets(composite, scenes):
     _, processor = opened(composite)
     text = scenes["train"][0]["questions"][0]["messages"][0]["content"].removeprefix("<image>\n")
     asked, _ = encode_question(processor, scenes["train"][0]["questions"][0]["messages"], "red")
-    chat = [
-        {"role": "user", "content": [{"type": "image", "image": _picture(scenes)}, {"type": "text", "text": text}]}
-    ]
+    chat = [{"role": "user", "content": [{"type": "image", "image": _image(scenes)}, {"type": "text", "text": text}]}]
     options = {"tokenize": True, "return_dict": True, "return_tensors": "pt", "add_generation_prompt": True}
     assert processor.apply_chat_template(chat, **options)["input_ids"][0].tolist() == asked
 
 
-def _picture(scenes):
+def _image(scenes):
     import io
 
     from PIL import Image
@@ -131,7 +129,7 @@ CHATML = (
 @pytest.mark.parametrize("template", [None, CHATML], ids=["plain", "ChatML"])
 def test_the_templates_of_other_language_models_give_the_same_answers(composite, template):
     _, processor = opened(composite)
-    processor.chat_template = picture_chat_template(template)
+    processor.chat_template = image_chat_template(template)
     messages = [{"role": "user", "content": "<image>\nwhat colour is the star?"}]
     asked, said = encode_question(processor, messages, "red")
     # What ends the answer is learnt once; the line break after it is the template's.
@@ -148,16 +146,18 @@ def test_a_template_that_writes_an_answered_prompt_in_another_way_is_refused(com
 
 @pytest.mark.parametrize("fusion", ["early", "late"])
 def test_packed_questions_have_the_loss_and_the_gradients_of_the_questions_one_by_one(tmp_path, scenes, fusion):
-    late = {"fusion": "late", "cross_attention_every": 1}
+    late = {"fusion": "late", "cross_attention_interval": 1}
     folder = train_language(recipe(**late if fusion == "late" else {}), arguments(tmp_path / "run", max_steps=2))
     model, processor = opened(folder)
     for block in getattr(model, "cross_attention", []):
         block.gate.data.fill_(0.7)
     found = []
-    for pack in (1, 20):
-        data = Conversations(scenes["validation"], processor, pack=pack)
+    for max_questions_per_sequence in (1, 20):
+        data = Conversations(scenes["validation"], processor, max_questions_per_sequence=max_questions_per_sequence)
         batch = AnswerCollator(processor)([data[number] for number in range(len(data))])
-        assert (batch["attention_mask"].ndim, len(data) == 4) == ((4, True) if pack > 1 else (2, False))
+        assert (batch["attention_mask"].ndim, len(data) == 4) == (
+            (4, True) if max_questions_per_sequence > 1 else (2, False)
+        )
         model.zero_grad()
         loss = model(**batch).loss
         loss.backward()
@@ -181,7 +181,7 @@ def test_an_answer_is_exact_if_and_only_if_generate_gives_it(tmp_path, scenes):
     # Trained for a moment, so that some answers are right.
     folder = train_language(recipe(), arguments(tmp_path / "run", num_train_epochs=12, learning_rate=5e-3))
     model, processor = opened(folder)
-    singly = Conversations(scenes["test"], processor, pack=1)
+    singly = Conversations(scenes["test"], processor, max_questions_per_sequence=1)
     wanted = []
     for number in range(len(singly)):
         batch = AnswerCollator(processor)([singly[number]])
@@ -195,8 +195,8 @@ def test_an_answer_is_exact_if_and_only_if_generate_gives_it(tmp_path, scenes):
             max_new_tokens=len(answer),
         )
         wanted.append(said[0, prompt.shape[1] :].tolist() == answer)
-    for pack in (1, 20):
-        data = Conversations(scenes["test"], processor, pack=pack)
+    for max_questions_per_sequence in (1, 20):
+        data = Conversations(scenes["test"], processor, max_questions_per_sequence=max_questions_per_sequence)
         assert [answer.right for answer in exact_answers(model, AnswerCollator(processor), data, 3)] == wanted
     assert True in wanted
     assert False in wanted
@@ -204,7 +204,7 @@ def test_an_answer_is_exact_if_and_only_if_generate_gives_it(tmp_path, scenes):
 
 def test_words_that_are_not_said_get_no_logits_and_the_loss_is_the_same(composite, scenes, tmp_path):
     model, processor = opened(composite)
-    collator, data = AnswerCollator(processor), Conversations(scenes["train"], processor, pack=1)
+    collator, data = AnswerCollator(processor), Conversations(scenes["train"], processor, max_questions_per_sequence=1)
     trainer = LanguageTrainer(
         model, {}, recipe(model=str(composite)), args=arguments(tmp_path), data_collator=collator, train_dataset=data
     )
@@ -228,7 +228,7 @@ def test_a_run_leaves_a_folder_that_opens_and_its_numbers_beside_those_of_the_co
     assert record["training"]["conversations"] == SIZES
     assert list(record["answers"]) == ["validation", "test", "held_out"]
     for controls in record["answers"].values():
-        assert list(controls) == ["prior", "pictures", "shuffled", "nothing"]
+        assert list(controls) == ["prior", "images", "shuffled", "nothing"]
         assert len({found["questions"] for found in controls.values()}) == 1
         for found in controls.values():
             assert found["interval"][0] <= found["accuracy"] <= found["interval"][1]
@@ -238,39 +238,41 @@ def test_a_run_leaves_a_folder_that_opens_and_its_numbers_beside_those_of_the_co
         train_language(recipe(), arguments(tmp_path / "run"))
 
 
-@pytest.mark.parametrize("shown", ["nothing", "symbols"])
-def test_a_control_without_pictures_trains_the_language_model_alone(tmp_path, shown):
-    folder = train_language(recipe(shown=shown), arguments(tmp_path / "run", do_predict=True, num_train_epochs=1))
+@pytest.mark.parametrize("image_input", ["nothing", "symbols"])
+def test_a_control_without_images_trains_the_language_model_alone(tmp_path, image_input):
+    folder = train_language(
+        recipe(image_input=image_input), arguments(tmp_path / "run", do_predict=True, num_train_epochs=1)
+    )
     record = json.loads((folder / "metrics.json").read_text())
     assert {name: part["unchanged"] for name, part in record["training"]["parts"].items()} == {
         "vision": True,
         "text": False,
         "projector": True,
     }
-    assert list(record["answers"]["test"]) == ["prior", shown]
+    assert list(record["answers"]["test"]) == ["prior", image_input]
 
 
 def test_a_map_of_symbols_trains_all_parts_and_is_all_that_is_measured(tmp_path):
     sized = json.dumps({**VISION, "image_size": 64})
     options = {"do_predict": True, "num_train_epochs": 1}
-    folder = train_language(recipe(shown="symbol_map", config=sized), arguments(tmp_path / "run", **options))
+    folder = train_language(recipe(image_input="symbol_map", config=sized), arguments(tmp_path / "run", **options))
     record = json.loads((folder / "metrics.json").read_text())
     assert not any(part["unchanged"] for part in record["training"]["parts"].values())
     assert list(record["answers"]["test"]) == ["prior", "symbol_map"]
 
 
-def test_a_map_of_symbols_is_shown_in_place_of_the_picture_to_towers_that_it_fits_only(composite, scenes, tmp_path):
+def test_a_map_of_symbols_is_shown_in_place_of_the_image_to_towers_that_it_fits_only(composite, scenes, tmp_path):
     _, processor = opened(composite)
-    seen, mapped = (Conversations(scenes["test"], processor, shown) for shown in ("pictures", "symbol_map"))
+    seen, mapped = (Conversations(scenes["test"], processor, image_input) for image_input in ("images", "symbol_map"))
     for row in range(len(seen)):
         assert seen[row].tokens == mapped[row].tokens
-        (stored,) = mapped[row].pictures
+        (stored,) = mapped[row].images
         wanted = draw_symbol_map(scenes["test"][mapped.rows_of[row]]["symbols"])
         assert open_stored(stored).tobytes() == wanted.tobytes()
     with pytest.raises(ValueError, match=r"towers of 64 pixels whose patches have 8, got \(32, 32\) and \(8, 8\)"):
-        train_language(recipe(shown="symbol_map"), arguments(tmp_path / "run"))
+        train_language(recipe(image_input="symbol_map"), arguments(tmp_path / "run"))
     several = Dataset.from_list([{**row, "images": row["images"] * 2} for row in scenes["test"].select(range(2))])
-    with pytest.raises(ValueError, match="got 2 pictures in a row"):
+    with pytest.raises(ValueError, match="got 2 images in a row"):
         Conversations(several, processor, "symbol_map")
 
 
@@ -278,14 +280,14 @@ def test_controls_show_what_they_say(composite, scenes):
     _, processor = opened(composite)
     messages = scenes["test"][0]["questions"][0]["messages"]
     text = messages[0]["content"].removeprefix("<image>\n")
-    assert show(messages, "pictures", "")[0]["content"] == f"<image>\n{text}"
+    assert show(messages, "images", "")[0]["content"] == f"<image>\n{text}"
     assert show(messages, "nothing", "")[0]["content"] == text
     assert show(messages, "symbols", "red square 1 2")[0]["content"] == f"red square 1 2\n{text}"
     with pytest.raises(ValueError, match="Expected `symbols` in every row"):
         show(messages, "symbols", "")
-    seen, shuffled = (Conversations(scenes["test"], processor, shown) for shown in ("pictures", "shuffled"))
+    seen, shuffled = (Conversations(scenes["test"], processor, image_input) for image_input in ("images", "shuffled"))
     assert all(seen[row].tokens == shuffled[row].tokens for row in range(len(seen)))
-    assert all(seen[row].pictures != shuffled[row].pictures for row in range(len(seen)))
+    assert all(seen[row].images != shuffled[row].images for row in range(len(seen)))
 
 
 def test_the_prior_is_the_most_frequent_answer_of_the_same_text_in_training(scenes):
@@ -301,11 +303,11 @@ def test_the_prior_is_the_most_frequent_answer_of_the_same_text_in_training(scen
 
 def test_intervals_are_those_of_conversations_drawn_again_not_of_questions():
     # Four conversations, all right or all wrong: a hundred questions each say no more than one.
-    answers = [Answered(row < 2, "a", row) for row in range(4) for _ in range(100)]
+    answers = [AnswerResult(row < 2, "a", row) for row in range(4) for _ in range(100)]
     found = answer_metrics(answers)
     assert (found["accuracy"], found["questions"]) == (0.5, 400)
     assert found["interval"] == [0.0, 1.0]
-    assert answer_metrics([Answered(True, "a", 0)])["kinds"]["a"]["interval"] == [1.0, 1.0]
+    assert answer_metrics([AnswerResult(True, "a", 0)])["kinds"]["a"]["interval"] == [1.0, 1.0]
     with pytest.raises(ValueError, match="got none"):
         answer_metrics([])
 
@@ -336,7 +338,7 @@ def test_frozen_parts_stay_bit_for_bit_and_trained_ones_move(composite, tmp_path
 
 def test_merging_lora_changes_no_answer(composite, scenes):
     model, processor = opened(composite)
-    choose_trained(model, "lora", {"vision": 0.0, "text": 1.0, "projector": 1.0}, lora_rank=2)
+    freeze_parameters(model, "lora", {"vision": 0.0, "text": 1.0, "projector": 1.0}, lora_rank=2)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             parameter.data.normal_()
@@ -378,7 +380,7 @@ def test_parts_have_their_own_learning_rates(composite):
 
 def test_sequences_of_a_batch_are_about_equally_long_and_each_epoch_has_another_order(composite, scenes):
     _, processor = opened(composite)
-    data = Conversations(scenes["train"], processor, pack=2)
+    data = Conversations(scenes["train"], processor, max_questions_per_sequence=2)
     order = list(LengthGroups(data, 8, seed=1))
     assert sorted(order) == list(range(len(data)))
     assert list(LengthGroups(data, 8, seed=1)) == order
@@ -413,17 +415,17 @@ def test_bf16_leaves_weights_in_float32_and_is_named_where_it_is_imitated(compos
     ("changes", "message"),
     [
         ({"stage": "some"}, "must be one of projector, lora, all"),
-        ({"shown": "words"}, "must be one of pictures, shuffled, nothing, symbols, symbol_map"),
+        ({"image_input": "words"}, "must be one of images, shuffled, nothing, symbols, symbol_map"),
         ({"model": "somewhere", "config": "{}"}, "`model` has all of its parts"),
-        ({"vision": "somewhere"}, "`config` is for a new picture tower"),
+        ({"vision": "somewhere"}, "`config` is for a new image tower"),
         ({"text": "somewhere"}, "`text_config` is for a new language model"),
         ({"config": "{"}, "must be JSON"),
         ({"text_config": '{"width": 3}'}, "fields of LlamaConfig"),
-        ({"pack": 0}, "`pack` must be at least 1"),
+        ({"max_questions_per_sequence": 0}, "`max_questions_per_sequence` must be at least 1"),
         ({"text_learning_rate": -1.0}, "must be at least 0"),
         ({"align_steps": -1}, "`align_steps` must be at least 0"),
         ({"align_steps": 5, "model": "somewhere"}, r"`model` has all of its parts, got \[.*'align_steps'\]"),
-        ({"shown": "nothing", "stage": "projector"}, "needs `stage` 'all'"),
+        ({"image_input": "nothing", "stage": "projector"}, "needs `stage` 'all'"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(changes, message):
@@ -442,7 +444,7 @@ def test_what_cannot_be_trained_or_opened_is_refused(composite, tmp_path):
 
 def test_measuring_leaves_out_training(composite, scenes):
     model, processor = opened(composite)
-    assert list(measure(model, processor, scenes, "pictures", 12)) == ["validation", "test", "held_out"]
+    assert list(measure(model, processor, scenes, "images", 12)) == ["validation", "test", "held_out"]
 
 
 @pytest.mark.slow
@@ -465,4 +467,4 @@ def test_two_processes_train_as_the_script_says(composite, tmp_path):
     record = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert record["training"]["processes"] == 2
     assert record["training"]["arguments"]["batch"] == 4
-    assert record["answers"]["validation"]["pictures"]["questions"] > 0
+    assert record["answers"]["validation"]["images"]["questions"] > 0

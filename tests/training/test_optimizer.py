@@ -34,7 +34,7 @@ def test_every_parameter_is_in_exactly_one_group_and_frozen_ones_in_none(tiny_cl
     [
         ("omni_vision.embeddings.cls_token", 0),
         ("embeddings.patch_embeddings.projection.weight", 0),
-        ("omni_vision.layers.0.norm_before.weight", 1),
+        ("omni_vision.layers.0.layernorm_before.weight", 1),
         ("layers.11.mlp.fc1.weight", 12),
         ("omni_vision.norm.weight", 13),
         ("classifier.bias", 13),

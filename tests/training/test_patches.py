@@ -37,7 +37,7 @@ def test_a_taught_tower_opens_as_any_other_and_says_how_often_its_patches_were_r
     pixels = processor([np.zeros((64, 64, 3), dtype=np.uint8)], return_tensors="pt")["pixel_values"]
     assert tower(pixels).grid.shape == (1, 16, 32)
     record = json.loads((tmp_path / "taught" / "metrics.json").read_text())
-    assert record["training"]["pictures"] == SIZES
+    assert record["training"]["images"] == SIZES
     assert record["patches"].keys() == {"validation", "held_out"}
     printed = capsys.readouterr().out
     for split, scores in record["patches"].items():

@@ -25,15 +25,15 @@ from modeling_omni_vision import OmniVisionForRetrieval, OmniVisionImageProcesso
 from modeling_omni_vision.data import pairs
 from modeling_omni_vision.data.pairs import draw_scenes
 from modeling_omni_vision.retrieval.augmentation import PairAugmentation
-from modeling_omni_vision.retrieval.build import build_retrieval, open_door
-from modeling_omni_vision.retrieval.losses import core_of, what_fits
+from modeling_omni_vision.retrieval.build import as_sentence_transformer, build_retrieval
+from modeling_omni_vision.retrieval.losses import false_negative_mask, unwrap_retrieval_model
 from modeling_omni_vision.training.batches import ConceptBatches
 from modeling_omni_vision.training.callbacks import NonFiniteLossError, TrainingInterruptedError
 from modeling_omni_vision.training.retrieval import (
     LateInteractionTrainer,
     SingleVectorTrainer,
     chance_loss,
-    choose_trained,
+    freeze_parameters,
     merged,
     train_retrieval,
     trainer_of,
@@ -67,7 +67,7 @@ def weights(folder):
     return OmniVisionForRetrieval.from_pretrained(folder).state_dict()
 
 
-@pytest.mark.parametrize("vectors", ["both", "parts", "wholes"])
+@pytest.mark.parametrize("vectors", ["both", "multi_vector", "single_vector"])
 def test_a_run_leaves_a_folder_that_opens_by_all_doors_and_its_numbers(few_scenes, tmp_path, vectors):
     folder = train_retrieval(recipe(vectors=vectors), arguments(tmp_path / "run"))
     record = json.loads((folder / "metrics.json").read_text())
@@ -75,7 +75,7 @@ def test_a_run_leaves_a_folder_that_opens_by_all_doors_and_its_numbers(few_scene
     assert record["training"]["pairs"] == {"train": 24, "validation": 8, "test": 8}
     assert len(record["training"]["evaluations"]) == 2
     assert all(entry["chance_loss"] == pytest.approx(math.log(8)) for entry in record["training"]["history"])
-    assert set(record["retrieval"]) == ({"parts", "wholes"} if vectors == "both" else {vectors})
+    assert set(record["retrieval"]) == ({"multi_vector", "single_vector"} if vectors == "both" else {vectors})
     for splits in record["retrieval"].values():
         assert list(splits) == ["validation", "test"]
         for found in (found for directions in splits.values() for found in directions.values()):
@@ -122,7 +122,7 @@ def test_a_new_text_encoder_has_the_width_that_is_asked_for():
             build_retrieval(recipe().vision_config(), text, ["a red circle"], 16)
 
 
-@pytest.mark.parametrize("train", ["picture", "text", "heads"])
+@pytest.mark.parametrize("train", ["image", "text", "heads"])
 def test_frozen_parts_stay_bit_for_bit_and_trained_ones_move(few_scenes, tmp_path, train):
     start = train_retrieval(recipe(), arguments(tmp_path / "start", do_predict=False))
     folder = train_retrieval(
@@ -131,7 +131,7 @@ def test_frozen_parts_stay_bit_for_bit_and_trained_ones_move(few_scenes, tmp_pat
     before, after = weights(start), weights(folder)
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert {"visual_projection.weight", "text_projection.weight"} <= moved
-    assert any(name.startswith("vision_model.") for name in moved) == (train == "picture")
+    assert any(name.startswith("vision_model.") for name in moved) == (train == "image")
     assert any(name.startswith("text_model.") for name in moved) == (train == "text")
 
 
@@ -150,10 +150,10 @@ def test_towers_that_are_not_trained_are_used_without_dropout(few_scenes, tmp_pa
     assert losses[0] == losses[1]
 
 
-def test_lora_trains_queries_and_values_of_the_picture_tower_and_is_merged(few_scenes, tmp_path):
+def test_lora_trains_queries_and_values_of_the_image_tower_and_is_merged(few_scenes, tmp_path):
     start = train_retrieval(recipe(), arguments(tmp_path / "start", do_predict=False))
     folder = train_retrieval(
-        recipe(model=str(start), config=None, train="picture", lora_rank=2),
+        recipe(model=str(start), config=None, train="image", lora_rank=2),
         arguments(tmp_path / "run", do_predict=False, learning_rate=1e-2),
     )
     before, after = weights(start), weights(folder)
@@ -170,7 +170,7 @@ def test_lora_trains_queries_and_values_of_the_picture_tower_and_is_merged(few_s
 def test_merging_lora_changes_no_answer():
     torch.manual_seed(0)
     model, _ = build_retrieval(recipe().vision_config(), "new", ["a red circle"], 16)
-    choose_trained(model, "picture", lora_rank=2)
+    freeze_parameters(model, "image", lora_rank=2)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
@@ -224,7 +224,7 @@ def test_sigterm_saves_a_checkpoint_and_the_run_goes_on_from_it(few_scenes, tmp_
     assert all(torch.allclose(value, whole[name], atol=1e-6) for name, value in weights(folder).items())
 
 
-def test_any_text_of_a_picture_is_trained_with_or_the_first():
+def test_any_text_of_an_image_is_trained_with_or_the_first():
     train = draw_scenes((2, 2), size=32, sizes={"train": 40})["train"]
     change = PairAugmentation(False, 3)
     seen = {texts: training_pairs(train, change, texts)[:]["text"] for texts in ("any", "first")}
@@ -250,22 +250,22 @@ def test_each_epoch_of_a_run_chooses_texts_anew(few_scenes, tmp_path, monkeypatc
     monkeypatch.setattr(LateInteractionTrainer, "training_step", watch)
     train_retrieval(recipe(dataset="scenes:2"), arguments(tmp_path / "run", do_predict=False, num_train_epochs=3))
     assert {len(texts) for texts in seen.values()} == {3}
-    # Of 24 pictures with three texts each, all three are others for a share of 2/9, and all the same for 1/9.
+    # Of 24 images with three texts each, all three are others for a share of 2/9, and all the same for 1/9.
     assert sum(len(set(texts)) > 1 for texts in seen.values()) > 12
 
 
 @pytest.mark.parametrize("texts", ["any", "first"])
-def test_labels_tell_which_pictures_show_what_a_text_says(texts):
+def test_labels_tell_which_images_show_what_a_text_says(texts):
     train = draw_scenes((1, 2), size=32, sizes={"train": 300})["train"]
     rows = training_pairs(train, PairAugmentation(False, 3), texts)[:]
     labels = torch.tensor(rows["label"])
-    _, fits, fits_back = what_fits(labels, labels, torch.arange(300))
+    _, fits, fits_back = false_negative_mask(labels, labels, torch.arange(300))
     shown = [set(concept.split(", ")) for concept in train["concept"]]
     said = [{name for name in names if name in text} for names, text in zip(shown, rows["text"], strict=True)]
     # Two objects of the same colour, say, are two names of which a text may hold one.
     assert {len(names) for names in said} == {1, 2}
     others = ~torch.eye(300, dtype=torch.bool)
-    wanted = torch.tensor([[text <= picture for picture in shown] for text in said]) & others
+    wanted = torch.tensor([[text <= image for image in shown] for text in said]) & others
     assert wanted.sum() > 100
     assert torch.equal(fits, wanted)
     assert torch.equal(fits_back, wanted.T)
@@ -284,7 +284,7 @@ def batches(concepts, size, drop_last=True, epoch=0):
     return list(sampler), len(sampler)
 
 
-def test_pictures_of_a_concept_come_in_one_batch_each_once_in_an_epoch_and_in_another_order_each_time():
+def test_images_of_a_concept_come_in_one_batch_each_once_in_an_epoch_and_in_another_order_each_time():
     concepts = [*"abcdefgh", *"hgfedcba"]
     first, length = batches(concepts, 4)
     assert length == len(first) == 4
@@ -294,7 +294,7 @@ def test_pictures_of_a_concept_come_in_one_batch_each_once_in_an_epoch_and_in_an
     assert first == batches(concepts, 4)[0] != batches(concepts, 4, epoch=1)[0]
 
 
-def test_of_many_pictures_of_a_concept_two_come_together_and_not_always_the_same_two():
+def test_of_many_images_of_a_concept_two_come_together_and_not_always_the_same_two():
     concepts = [*"abcdefgh"] * 4
     pairs = []
     for epoch in (0, 1):
@@ -315,7 +315,7 @@ def test_the_rest_of_an_epoch_is_a_smaller_batch_or_left_out():
         assert length == len(sizes)
 
 
-def test_pictures_of_a_concept_are_trained_to_find_each_other(few_scenes, tmp_path, monkeypatch):
+def test_images_of_a_concept_are_trained_to_find_each_other(few_scenes, tmp_path, monkeypatch):
     seen = []
 
     def watch(self, *args, **kwargs):
@@ -325,9 +325,9 @@ def test_pictures_of_a_concept_are_trained_to_find_each_other(few_scenes, tmp_pa
     step = LateInteractionTrainer.training_step
     monkeypatch.setattr(LateInteractionTrainer, "training_step", watch)
     many = arguments(tmp_path / "run", num_train_epochs=1, do_predict=False, logging_steps=1)
-    scenes = recipe(dataset="scenes:1", picture_weight=2.0)
+    scenes = recipe(dataset="scenes:1", image_pair_weight=2.0)
     record = json.loads((train_retrieval(scenes, many) / "metrics.json").read_text())["training"]
-    assert record["recipe"]["picture_weight"] == 2
+    assert record["recipe"]["image_pair_weight"] == 2
     assert record["history"][0]["loss"] > record["history"][0]["chance_loss"] + 1
     for labels in seen:
         # Together: no concept comes again after another one.
@@ -336,21 +336,21 @@ def test_pictures_of_a_concept_are_trained_to_find_each_other(few_scenes, tmp_pa
 
 def test_the_weight_of_wholes_reaches_the_loss_where_both_are_trained(few_scenes, tmp_path):
     losses = {}
-    for name, weight in (("parts", 1.0), ("wholes", 1.0), ("both", 1.0), ("both", 0.25)):
+    for name, weight in (("multi_vector", 1.0), ("single_vector", 1.0), ("both", 1.0), ("both", 0.25)):
         run = arguments(tmp_path / f"{name}{weight}", max_steps=1, do_predict=False, logging_steps=1)
-        folder = train_retrieval(recipe(vectors=name, whole_weight=weight, config=json.dumps(STEADY)), run)
+        folder = train_retrieval(recipe(vectors=name, single_vector_weight=weight, config=json.dumps(STEADY)), run)
         history = json.loads((folder / "metrics.json").read_text())["training"]["history"]
         losses[name, weight] = history[0]["loss"]
-    parts, wholes = losses["parts", 1.0], losses["wholes", 1.0]
+    parts, wholes = losses["multi_vector", 1.0], losses["single_vector", 1.0]
     assert losses["both", 1.0] == pytest.approx((parts + wholes) / 2, abs=1e-4)
     assert losses["both", 0.25] == pytest.approx((parts + wholes / 4) / 1.25, abs=1e-4)
     assert abs(parts - wholes) > 0.01
 
 
-def test_where_no_concept_has_two_pictures_nothing_can_find_its_like_and_that_is_refused(tmp_path):
+def test_where_no_concept_has_two_images_nothing_can_find_its_like_and_that_is_refused(tmp_path):
     data = DatasetDict({"train": Dataset.from_dict({"concept": ["a", "b"]})})
-    with pytest.raises(ValueError, match="concepts with several pictures"):
-        trainer_of(None, recipe(picture_weight=0.5), arguments(tmp_path), data)
+    with pytest.raises(ValueError, match="concepts with several images"):
+        trainer_of(None, recipe(image_pair_weight=0.5), arguments(tmp_path), data)
 
 
 def test_a_tower_can_be_taken_with_another_pooling_and_other_attention_but_not_with_another_shape(tmp_path):
@@ -360,7 +360,7 @@ def test_a_tower_can_be_taken_with_another_pooling_and_other_attention_but_not_w
     OmniVisionImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
     fields = {"pooling": "mean", "patch_drop_rate": 0.5, "attn_implementation": "eager"}
     model, processor = build_retrieval(str(tmp_path), "new", ["a red circle"], 16, fields=fields)
-    opened = core_of(open_door(model, processor, late_interaction=False))
+    opened = unwrap_retrieval_model(as_sentence_transformer(model, processor, late_interaction=False))
     for core in (model, opened):
         config = core.vision_model.config
         assert (config.pooling, config.patch_drop_rate, config._attn_implementation) == ("mean", 0.5, "eager")
@@ -375,12 +375,12 @@ def test_attention_is_computed_as_the_configuration_asks(few_scenes, tmp_path, m
     used = []
 
     def watch(self, *args, **kwargs):
-        used.append(core_of(self.model).vision_model.config._attn_implementation)
+        used.append(unwrap_retrieval_model(self.model).vision_model.config._attn_implementation)
         return step(self, *args, **kwargs)
 
     step = SingleVectorTrainer.training_step
     monkeypatch.setattr(SingleVectorTrainer, "training_step", watch)
-    eager = recipe(vectors="wholes", config=json.dumps({**TINY, "attn_implementation": "eager"}))
+    eager = recipe(vectors="single_vector", config=json.dumps({**TINY, "attn_implementation": "eager"}))
     train_retrieval(eager, arguments(tmp_path / "run", max_steps=1, do_predict=False))
     assert used == ["eager"]
 
@@ -404,17 +404,17 @@ def test_a_finished_run_is_not_written_over(few_scenes, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"train": "everything"}, "must be one of all, picture, text, heads"),
-        ({"vectors": "some"}, "must be one of both, parts, wholes"),
-        ({"whole_weight": 0.0}, "`whole_weight` must be above 0"),
-        ({"whole_weight": 0.5, "vectors": "parts"}, "is for `vectors` both, got 0.5"),
+        ({"train": "everything"}, "must be one of all, image, text, heads"),
+        ({"vectors": "some"}, "must be one of both, multi_vector, single_vector"),
+        ({"single_vector_weight": 0.0}, "`single_vector_weight` must be above 0"),
+        ({"single_vector_weight": 0.5, "vectors": "multi_vector"}, "is for `vectors` both, got 0.5"),
         ({"texts": "all"}, "must be one of any, first"),
-        ({"lora_rank": 4, "train": "text"}, "needs the picture tower"),
+        ({"lora_rank": 4, "train": "text"}, "needs the image tower"),
         ({"model": "somewhere"}, "`model` has both towers"),
         ({"config": "{"}, "must be JSON"),
         ({"config": '{"hidden": 3}'}, "fields of OmniVisionConfig"),
         ({"mini_batch_size": -1}, "`mini_batch_size` must be at least 0"),
-        ({"picture_weight": -1.0}, "`picture_weight` must be at least 0"),
+        ({"image_pair_weight": -1.0}, "`image_pair_weight` must be at least 0"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(changes, message):
@@ -430,7 +430,7 @@ def test_a_batch_of_one_is_refused_before_anything_is_loaded(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "more",
-    ["", "--vectors parts", "--vectors wholes", "--mini_batch_size 2", "--contrastive_loss sigmoid"],
+    ["", "--vectors multi_vector", "--vectors single_vector", "--mini_batch_size 2", "--contrastive_loss sigmoid"],
 )
 def test_two_processes_train_as_the_script_says(tmp_path, more):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

@@ -1,7 +1,7 @@
 """Drawn coloured shapes with captions: the specification's "This is a red square" task.
 
 `draw_scene` draws any number of objects and knows the exact pixels of each. `draw_shapes` makes a
-labelled dataset of one-object pictures; the label comes from the caption by keyword, whole words
+labelled dataset of one-object images; the label comes from the caption by keyword, whole words
 only, so "red" is never found in "coloured". Everything follows from a seed.
 """
 
@@ -59,15 +59,15 @@ class DrawnObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """A drawn picture (PIL, RGB), its caption, and what is where."""
+    """A drawn image (PIL, RGB), its caption, and what is where."""
 
-    picture: PilImage.Image
+    image: PilImage.Image
     caption: str
     objects: tuple[DrawnObject, ...]
 
     @property
     def texts(self) -> list[str]:
-        """All that fits the picture: its caption and, of several objects, one for each of them alone."""
+        """All that fits the image: its caption and, of several objects, one for each of them alone."""
         alone = [_caption([item.name]) for item in self.objects]
         return [self.caption, *(alone if len(alone) > 1 else [])]
 
@@ -82,13 +82,13 @@ def draw_scene(
     Args:
         rng: Source of all randomness; the same generator state gives the same scene.
         objects: How many objects to draw, no two of them alike, or their (colour, shape) pairs.
-        size: Side of the square picture in pixels, at least 16.
+        size: Side of the square image in pixels, at least 16.
 
     Returns:
         The scene. Objects never overlap, so each mask is the whole object.
 
     Raises:
-        ValueError: for a picture too small, an unknown colour or shape, or more objects than fit.
+        ValueError: for an image too small, an unknown colour or shape, or more objects than fit.
     """
     pairs = _choose(rng, objects)
     if size < 16:
@@ -103,8 +103,8 @@ def draw_scene(
         mask = coverage >= 0.5
         drawn.append(DrawnObject(colour, shape, _bbox(mask), mask))
     canvas += rng.normal(0, 2, size=canvas.shape)
-    picture = PilImage.fromarray(np.clip(np.rint(canvas), 0, 255).astype(np.uint8))
-    return Scene(picture, _caption([item.name for item in drawn]), tuple(drawn))
+    image = PilImage.fromarray(np.clip(np.rint(canvas), 0, 255).astype(np.uint8))
+    return Scene(image, _caption([item.name for item in drawn]), tuple(drawn))
 
 
 def label_of(caption: str, keywords: Sequence[str]) -> int:
@@ -150,8 +150,8 @@ def draw_shapes(
             `shapes:shape` have one class per colour or shape; `shapes:red,blue` has one per keyword, then
             `other`. Classes are drawn equally often.
         seed: Seed of the drawings.
-        size: Side of a picture in pixels.
-        sizes: Pictures per split, by default 2,400 to train and 600 to test.
+        size: Side of an image in pixels.
+        sizes: Images per split, by default 2,400 to train and 600 to test.
     """
     keywords = parse_task(task)
     pools = _pools(keywords)
@@ -172,7 +172,7 @@ def _rows(
         pool = pools[index % len(pools)]
         scene = draw_scene(rng, [pool[rng.integers(len(pool))]], size)
         yield {
-            "image": store(scene.picture),
+            "image": store(scene.image),
             "caption": scene.caption,
             "label": label_of(scene.caption, keywords),
         }
@@ -202,7 +202,7 @@ def _choose(rng: np.random.Generator, objects: int | Sequence[tuple[str, str]]) 
 
 
 def _place(rng: np.random.Generator, count: int, size: int) -> list[tuple[tuple[float, float], float]]:
-    """Find circles (centre, radius) that neither overlap nor leave the picture, all from a radius that fits."""
+    """Find circles (centre, radius) that neither overlap nor leave the image, all from a radius that fits."""
     largest = size * min(0.42, 0.52 / count**0.5)
     for shrink in np.linspace(1, 0.4, PLACEMENT_ATTEMPTS):
         circles: list[tuple[tuple[float, float], float]] = []
@@ -213,7 +213,7 @@ def _place(rng: np.random.Generator, count: int, size: int) -> list[tuple[tuple[
                 circles.append(((x, y), radius))
             if len(circles) == count:
                 return circles
-    raise ValueError(f"{count} objects do not fit into {size} x {size} pixels. Ask for fewer, or a larger picture.")
+    raise ValueError(f"{count} objects do not fit into {size} x {size} pixels. Ask for fewer, or a larger image.")
 
 
 def _coverage(shape: str, centre: tuple[float, float], radius: float, turn: float, size: int) -> np.ndarray:

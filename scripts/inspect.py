@@ -1,7 +1,0 @@
-"""`omni-vision inspect`, for `accelerate launch scripts/inspect.py` and torchrun."""
-
-from modeling_omni_vision.cli.inspect import main
-
-
-if __name__ == "__main__":
-    main()
