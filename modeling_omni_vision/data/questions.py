@@ -211,7 +211,7 @@ def scene_questions(scene: Scene, about: Sequence[str] | None = None) -> Iterato
     for shape in dict.fromkeys(item.shape for item in objects):
         found = NUMBERS[_number(objects, shape=shape) - 1]
         yield Question("count", f"How many {PLURALS[shape]} are there?", found, NUMBERS)
-    yield Question("caption", "What is in the image?", _caption(objects))
+    yield Question("caption", "What is in the picture?", _caption(objects))
 
 
 def scene_texts() -> list[str]:
@@ -219,7 +219,7 @@ def scene_texts() -> list[str]:
     names = [*COLOURS, *SHAPES, *PLURALS.values(), *NUMBERS, *map(str, range(GRID))]
     return [
         " ".join(names),
-        "What colour is the? What shape is the object? How many objects are there? What is in the image?",
+        "What colour is the? What shape is the object? How many objects are there? What is in the picture?",
         "Is the left or right of the above or below the? a, an and",
     ]
 
