@@ -1,7 +1,7 @@
-"""OmniVision: a small vision encoder for the Hugging Face world.
+"""OmniVision: a small vision encoder compatible with Hugging Face transformers.
 
-Importing the package registers its classes with the Auto classes of transformers. This file never
-travels to the Hub; the Python files beside it do, the folders do not.
+Importing the package registers its classes with the Auto classes of transformers. Published checkpoints
+carry the Python files beside this one, but neither this file nor the folders.
 """
 
 from packaging.version import Version
@@ -53,7 +53,7 @@ __all__ = [
     "OmniVisionPreTrainedModel",
 ]
 
-# Models of several parts use what transformers has since 5.23; the encoder does not need it.
+# The composite models need transformers 5.23; the encoder does not.
 if Version(transformers_version) >= Version("5.23"):
     from transformers import AutoModelForImageTextToText, AutoModelForMultimodalLM
 

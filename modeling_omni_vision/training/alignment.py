@@ -15,7 +15,7 @@ from datasets import Dataset
 from ..data.scene_patches import PATCH_COLOURS, PATCH_SHAPES, draw_scene_patches
 from ..data.stored_images import open_stored
 from ..modeling_omni_vision import OmniVisionModelOutput
-from ..modeling_omni_vision_language import shuffle_pixels
+from ..modeling_omni_vision_language import pixel_shuffle
 
 
 logger = logging.getLogger(__name__)
@@ -94,8 +94,8 @@ def _words(model: Any, processor: Any, scenes: Dataset, rows: int) -> torch.Tens
     image_input = (colour > 0).float().unsqueeze(-1)
     factor = model.config.scale_factor
     named = image_input * (colours[colour] + shapes[shape]) / 2
-    total = shuffle_pixels(named, rows, factor).unflatten(-1, (factor**2, -1)).sum(-2)
-    count = shuffle_pixels(image_input, rows, factor).sum(-1, keepdim=True)
+    total = pixel_shuffle(named, rows, factor).unflatten(-1, (factor**2, -1)).sum(-2)
+    count = pixel_shuffle(image_input, rows, factor).sum(-1, keepdim=True)
     return torch.where(count > 0, total / count.clamp(min=1), embeddings.mean(0))
 
 
