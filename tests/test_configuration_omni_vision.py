@@ -68,7 +68,7 @@ def test_sizes_may_be_pairs_of_height_and_width():
         ({"hidden_act": "gelu2"}, ["hidden_act", "'gelu'", "'gelu2'"]),
     ],
 )
-def test_an_impossible_value_is_refused_when_the_config_is_made(options, words):
+def test_an_invalid_value_is_refused_at_initialisation(options, words):
     with pytest.raises(ValueError) as refusal:  # noqa: PT011 (the words are checked below)
         OmniVisionConfig(**options)
     missing = [word for word in words if word not in str(refusal.value)]
@@ -99,7 +99,7 @@ def test_a_config_comes_back_as_it_was_saved(tmp_path):
     assert ours == theirs
 
 
-def test_a_broken_config_file_is_refused_with_the_field_named(tmp_path):
+def test_an_invalid_config_file_is_refused_with_the_field_named(tmp_path):
     OmniVisionConfig().save_pretrained(tmp_path)
     text = (tmp_path / "config.json").read_text()
     (tmp_path / "config.json").write_text(text.replace('"hidden_size": 128', '"hidden_size": 127'))

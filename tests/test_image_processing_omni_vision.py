@@ -31,7 +31,7 @@ from modeling_omni_vision.image_processing_omni_vision import (
 
 BACKENDS = [OmniVisionImageProcessor, OmniVisionImageProcessorPil]
 both_backends = pytest.mark.parametrize("backend", BACKENDS, ids=["torchvision", "pil"])
-LEVELS = {"do_resize": False, "do_rescale": False, "do_normalize": False}  # what read_image made, untouched
+AS_READ = {"do_resize": False, "do_rescale": False, "do_normalize": False}  # the output of read_image, unchanged
 
 
 def noise(height=20, width=30, channels=3, seed=0, dtype=np.uint8):
@@ -50,12 +50,12 @@ def encode(image, form="PNG", **options):
     return buffer.getvalue()
 
 
-def levels(backend, source, **options):
-    """What the processor makes of one image before it resizes: (C, H, W) levels."""
-    return backend(**LEVELS)(source, return_tensors="pt", **options)["pixel_values"][0].float().numpy()
+def read_by(backend, source, **options):
+    """Pixel values 0..255 (C, H, W) of one image before the processor resizes it."""
+    return backend(**AS_READ)(source, return_tensors="pt", **options)["pixel_values"][0].float().numpy()
 
 
-# --- every road, the same image ---
+# --- every source, the same image ---
 
 
 def stored_for(upright, orientation):
@@ -72,8 +72,8 @@ def stored_for(upright, orientation):
     }[orientation]
 
 
-def roads(data, folder):
-    """Every road by which the same encoded image may arrive."""
+def sources_of(data, folder):
+    """Every kind of source of the same encoded image."""
     path = folder / "image.bin"
     path.write_bytes(data)
     rows = datasets.Dataset.from_dict({"image": [str(path)]})
@@ -101,17 +101,17 @@ def roads(data, folder):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_every_exif_orientation_is_upright_by_every_road(orientation, tmp_path):
+def test_every_exif_orientation_is_upright_from_every_source(orientation, tmp_path):
     upright = noise(5, 7)
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encode(np.ascontiguousarray(stored_for(upright, orientation)), exif=exif)
-    for name, source in roads(data, tmp_path).items():
+    for name, source in sources_of(data, tmp_path).items():
         if name != "datasets column":
             np.testing.assert_array_equal(read_image(source), upright, err_msg=name)
     for backend in BACKENDS:
-        for name, source in roads(data, tmp_path).items():
-            np.testing.assert_array_equal(levels(backend, source), upright.transpose(2, 0, 1), err_msg=name)
+        for name, source in sources_of(data, tmp_path).items():
+            np.testing.assert_array_equal(read_by(backend, source), upright.transpose(2, 0, 1), err_msg=name)
 
 
 @pytest.mark.parametrize("form", ["JPEG", "WEBP", "TIFF"])
@@ -121,12 +121,12 @@ def test_exif_is_applied_in_other_formats(form, tmp_path):
     stored = smooth(16, 24)
     data = encode(stored, form, exif=exif)
     plain = read_image(encode(stored, form))
-    for name, source in roads(data, tmp_path).items():
+    for name, source in sources_of(data, tmp_path).items():
         if name != "datasets column":
             np.testing.assert_array_equal(read_image(source), np.rot90(plain, -1), err_msg=name)
 
 
-def test_broken_exif_does_not_cost_the_image():
+def test_an_image_with_broken_exif_is_read():
     pixels = noise()
     image = Image.fromarray(pixels)
     image.info["exif"] = b"Exif\x00\x00garbage that is no TIFF"
@@ -177,7 +177,7 @@ def test_read_only_arrays_are_taken_without_a_warning():
             backend()(pixels, return_tensors="pt")
 
 
-def test_the_callers_pixels_are_never_changed():
+def test_the_callers_pixels_are_never_modified():
     image, array, tensor = Image.fromarray(noise()), noise(dtype=np.float32), torch.rand(3, 20, 30)
     before = np.array(image), array.copy(), tensor.clone()
     for backend in BACKENDS:
@@ -325,14 +325,14 @@ MODES = {
 
 @both_backends
 @pytest.mark.parametrize("mode", MODES)
-def test_every_mode_has_the_right_levels(mode, backend):
+def test_every_mode_has_the_right_pixel_values(mode, backend):
     image, expected = MODES[mode]
-    got = levels(backend, image)
+    got = read_by(backend, image)
     assert got.shape == (3, 5, 6)
-    # One level for Pillow's 8-bit arithmetic, two for its conversions from YCbCr, LAB and premultiplied alpha.
+    # One pixel value for Pillow's 8-bit arithmetic, two for its conversions from YCbCr, LAB and premultiplied alpha.
     tolerance = 2 if mode in ("YCbCr", "LAB", "RGBa half") else 1
     np.testing.assert_allclose(got[:, 2, 3], expected, atol=tolerance)
-    grey = levels(backend, image, num_channels=1)
+    grey = read_by(backend, image, num_channels=1)
     assert grey.shape == (1, 5, 6)
     np.testing.assert_allclose(grey[0, 2, 3], np.dot(expected, (0.299, 0.587, 0.114)), atol=tolerance)
 
@@ -347,7 +347,7 @@ def test_sixteen_bits_are_rescaled_by_their_range_and_not_rounded():
         np.testing.assert_allclose(got[..., 0], expected, rtol=1e-6)
 
 
-def test_load_image_keeps_eight_bits_as_bytes():
+def test_read_image_keeps_eight_bits_as_uint8():
     for source in (Image.fromarray(noise()), noise(), torch.from_numpy(noise()), encode(noise()), noise(channels=4)):
         assert read_image(source).dtype == np.uint8
     assert read_image(noise() > 127).dtype == np.uint8
@@ -372,8 +372,8 @@ def test_do_rescale_false_leaves_0_to_255(backend):
 
 
 @both_backends
-def test_transparency_shows_the_background_colour_that_the_config_names(backend, tmp_path):
-    processor = backend(**LEVELS, background_color=(10, 20, 30))
+def test_transparent_pixels_get_the_background_colour_of_the_config(backend, tmp_path):
+    processor = backend(**AS_READ, background_color=(10, 20, 30))
     processor.save_pretrained(tmp_path)
     processor = backend.from_pretrained(tmp_path)
     hidden = np.dstack([noise(), np.zeros((20, 30), np.uint8)])
@@ -385,15 +385,15 @@ def test_transparency_shows_the_background_colour_that_the_config_names(backend,
 
 
 @both_backends
-def test_alpha_gives_the_same_by_every_road(backend):
+def test_alpha_gives_the_same_from_every_source(backend):
     pixels = noise(channels=4)
-    expected = levels(backend, Image.fromarray(pixels))
-    np.testing.assert_array_equal(levels(backend, pixels), expected)
-    np.testing.assert_array_equal(levels(backend, encode(pixels)), expected)
-    np.testing.assert_array_equal(levels(backend, torch.from_numpy(pixels).permute(2, 0, 1)), expected)
-    # Floats are composited without rounding; 8 bits by Pillow, which is at most one level off.
-    np.testing.assert_allclose(levels(backend, pixels / 255.0), expected, atol=1)
-    np.testing.assert_allclose(levels(backend, pixels.astype(np.uint16) * 257), expected, atol=1)
+    expected = read_by(backend, Image.fromarray(pixels))
+    np.testing.assert_array_equal(read_by(backend, pixels), expected)
+    np.testing.assert_array_equal(read_by(backend, encode(pixels)), expected)
+    np.testing.assert_array_equal(read_by(backend, torch.from_numpy(pixels).permute(2, 0, 1)), expected)
+    # Floats are composited without rounding; 8 bits by Pillow, with a difference of at most 1.
+    np.testing.assert_allclose(read_by(backend, pixels / 255.0), expected, atol=1)
+    np.testing.assert_allclose(read_by(backend, pixels.astype(np.uint16) * 257), expected, atol=1)
 
 
 @both_backends
@@ -401,18 +401,18 @@ def test_grey_images_and_two_channels(backend):
     grey = noise(channels=1)
     expected = np.broadcast_to(grey, (3, 20, 30))
     for source in (grey, grey[..., None], grey[None], Image.fromarray(grey), torch.from_numpy(grey), grey / 255.0):
-        np.testing.assert_array_equal(levels(backend, source), expected)
-        np.testing.assert_array_equal(levels(backend, source, num_channels=1)[0], grey)
+        np.testing.assert_array_equal(read_by(backend, source), expected)
+        np.testing.assert_array_equal(read_by(backend, source, num_channels=1)[0], grey)
     opaque = np.dstack([grey, np.full_like(grey, 255)])
-    np.testing.assert_array_equal(levels(backend, opaque), expected)
+    np.testing.assert_array_equal(read_by(backend, opaque), expected)
 
 
 @both_backends
 def test_colour_to_grey_is_pillows_luma(backend):
     pixels = noise()
     expected = np.array(Image.fromarray(pixels).convert("L"))
-    np.testing.assert_array_equal(levels(backend, pixels, num_channels=1)[0], expected)
-    # Floats are not rounded, so half a level apart.
+    np.testing.assert_array_equal(read_by(backend, pixels, num_channels=1)[0], expected)
+    # Floats are not rounded: a difference of at most 0.5.
     got = read_image(pixels / 255.0, num_channels=1)[..., 0]
     np.testing.assert_allclose(got, expected, atol=0.5001)
 
@@ -432,7 +432,7 @@ def test_one_channel_has_statistics_of_its_own(backend):
 @both_backends
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 @pytest.mark.parametrize("channels", [2, 4, 5])
-def test_other_channel_counts_are_taken_as_they_are(backend, channels, dtype):
+def test_other_channel_counts_are_kept(backend, channels, dtype):
     processor = backend(num_channels=channels, image_mean=[0.0] * channels, image_std=[1.0] * channels, size=24)
     pixels = noise(channels=channels, dtype=dtype)
     out = processor([pixels, pixels.transpose(2, 0, 1)], return_tensors="pt")["pixel_values"]
@@ -450,12 +450,12 @@ def test_other_channel_counts_are_taken_as_they_are(backend, channels, dtype):
 
 @both_backends
 def test_without_conversion_the_channels_stay(backend):
-    options = {**LEVELS, "do_convert_rgb": False}
+    options = {**AS_READ, "do_convert_rgb": False}
     for image, channels in [("L", 1), ("LA", 2), ("RGB", 3), ("RGBA", 4), ("P", 3), ("CMYK", 3), ("I;16", 1)]:
         source = Image.new(image, (6, 5))
         assert backend(**options)(source, return_tensors="pt")["pixel_values"].shape == (1, channels, 5, 6)
     pixels = noise(channels=4)
-    np.testing.assert_array_equal(levels(backend, pixels, do_convert_rgb=False), pixels.transpose(2, 0, 1))
+    np.testing.assert_array_equal(read_by(backend, pixels, do_convert_rgb=False), pixels.transpose(2, 0, 1))
     with pytest.raises(ValueError, match="image_mean: expected 1 numbers"):
         backend(do_convert_rgb=False)(noise(channels=1))
 
@@ -476,7 +476,7 @@ def test_an_ambiguous_channel_axis_is_refused_unless_named(shape):
 def test_the_processor_takes_the_layout_from_the_caller(backend):
     array = noise(3, 50)
     for source in (array, torch.from_numpy(array), [array, Image.fromarray(array)]):
-        out = backend(**LEVELS)(source, input_data_format="channels_last", return_tensors="pt")["pixel_values"]
+        out = backend(**AS_READ)(source, input_data_format="channels_last", return_tensors="pt")["pixel_values"]
         np.testing.assert_array_equal(out[-1], array.transpose(2, 0, 1))
 
 
@@ -532,7 +532,7 @@ def test_an_image_does_not_depend_on_its_neighbours(backend, disable_grouping):
 )
 @pytest.mark.parametrize("shape", [(20, 30), (64, 48), (224, 224), (300, 400), (481, 333)])
 def test_plain_colour_images_are_pixel_identical_to_stock_vit(ours, stock, shape):
-    # The native twin ships stock processors: they must see what ours see.
+    # The native twin ships stock processors: their pixel values must equal ours.
     processor = ours()
     statistics = {"image_mean": processor.image_mean, "image_std": processor.image_std}
     twin = stock(**statistics, do_convert_rgb=True)
@@ -544,7 +544,7 @@ def test_plain_colour_images_are_pixel_identical_to_stock_vit(ours, stock, shape
 
 
 def backend_difference(pixels, **options):
-    """Differences of the two backends in grey levels."""
+    """Absolute differences of the two backends in pixel values 0..255."""
     first, second = (
         backend(do_normalize=False, do_rescale=False, **options)(pixels, return_tensors="pt")["pixel_values"].float()
         for backend in BACKENDS
@@ -555,7 +555,7 @@ def backend_difference(pixels, **options):
 @pytest.mark.parametrize("make", [noise, smooth])
 @pytest.mark.parametrize("target", [28, 32, 96, 224])
 @pytest.mark.parametrize("shape", [(8, 8), (28, 28), (97, 61), (250, 180), (480, 640)])
-def test_backends_agree_within_one_grey_level(shape, target, make):
+def test_backends_agree_within_one_pixel_value(shape, target, make):
     assert backend_difference(make(*shape), size=target).max() <= 1
     deep = make(*shape).astype(np.float32) / 255.5
     assert (
@@ -563,7 +563,7 @@ def test_backends_agree_within_one_grey_level(shape, target, make):
     )  # not rounded; measured 0.0042, torch has float32 weights
 
 
-def test_where_rounding_meets_rounding_the_backends_are_two_levels_apart():
+def test_backends_differ_by_two_pixel_values_where_both_directions_round():
     # Enlarging 64, 128 or 192 pixels to 224 puts many values on a tie, which torchvision's 15-bit weights break in
     # another way than Pillow's 22-bit ones, once per direction. Measured: 3 values of 150,528 for noise, 65 for a
     # smooth image. To round otherwise would part from the stock processors, and the native twin ships those.
@@ -575,17 +575,17 @@ def test_where_rounding_meets_rounding_the_backends_are_two_levels_apart():
 
 @both_backends
 @pytest.mark.parametrize("resample", [0, 2, 3])
-def test_filters_keep_deep_images_beside_eight_bit_ones(backend, resample):
+def test_filters_give_deep_images_the_values_of_eight_bit_ones(backend, resample):
     # Stripes make bicubic overshoot: 8 bits are clipped by the resizer, floats must be, too. (Not a checkerboard:
-    # 8 bits are clipped after each direction and floats at the end, which differs by 18 levels in its corners.)
+    # 8 bits are clipped after each direction and floats at the end, which differs by 18 in its corners.)
     board = np.broadcast_to((np.arange(40) // 8 % 2 * 255).astype(np.uint8), (40, 40))
-    options = {**LEVELS, "do_resize": True, "size": 64, "resample": resample}
+    options = {**AS_READ, "do_resize": True, "size": 64, "resample": resample}
     eight = backend(**options)(board, return_tensors="pt")["pixel_values"].float()
-    # White is 1/257 of a level darker, so that it stays a float image.
+    # White is darker by 1/257, so that it stays a float image.
     deep = backend(**options)(board.astype(np.uint16) * 257 - (board > 0), return_tensors="pt")["pixel_values"]
     assert deep.min() >= 0
     assert deep.max() <= 255
-    torch.testing.assert_close(deep, eight, atol=1.1, rtol=0)  # half a level of rounding in each direction
+    torch.testing.assert_close(deep, eight, atol=1.1, rtol=0)  # rounding by 0.5 in each direction
 
 
 @both_backends
@@ -610,14 +610,14 @@ def test_defaults_are_imagenets():
 
 
 @both_backends
-def test_the_first_frame_counts(backend):
+def test_the_first_frame_is_read(backend):
     frames = [Image.fromarray(noise(seed=seed)) for seed in range(3)]
     for form in ("TIFF", "PNG"):
         data = encode(frames[0], form, save_all=True, append_images=frames[1:])
-        np.testing.assert_array_equal(levels(backend, data), noise(seed=0).transpose(2, 0, 1))
+        np.testing.assert_array_equal(read_by(backend, data), noise(seed=0).transpose(2, 0, 1))
 
 
-# --- what cannot be an image ---
+# --- unreadable inputs ---
 
 
 def chunk(kind, content):
@@ -698,7 +698,7 @@ REFUSED = [
 
 @both_backends
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_cannot_be_an_image_is_refused_by_name(kind, backend):
+def test_an_unreadable_input_is_refused_by_name(kind, backend):
     with pytest.raises(ImageReadError, match=r"^image 1: ") as caught:
         backend()([noise(), not_an_image(kind)])
     assert isinstance(caught.value, ValueError)
@@ -727,7 +727,7 @@ def test_the_message_names_index_path_problem_and_remedy(tmp_path):
 
 def test_an_eps_file_is_refused_before_ghostscript_could_run_it():
     for source in (not_an_image("EPS"), io.BytesIO(not_an_image("EPS"))):
-        with pytest.raises(ImageReadError, match="EPS is a program"):
+        with pytest.raises(ImageReadError, match="EPS, a program"):
             read_image(source)
 
 
@@ -738,10 +738,10 @@ def test_the_error_survives_pickling():
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
-def test_nothing_half_decoded_comes_back_even_if_pillow_was_told_to_allow_it(monkeypatch):
+def test_truncated_images_are_refused_even_if_pillow_is_set_to_allow_them(monkeypatch):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     broken = encode(noise(80, 80), "JPEG")[:-500]
-    assert Image.open(io.BytesIO(broken)).convert("RGB").size == (80, 80)  # what Pillow would hand out
+    assert Image.open(io.BytesIO(broken)).convert("RGB").size == (80, 80)  # what Pillow would return
 
     def refused(_):
         with pytest.raises(ImageReadError, match="truncated"):
@@ -754,7 +754,7 @@ def test_nothing_half_decoded_comes_back_even_if_pillow_was_told_to_allow_it(mon
 
 
 def test_an_image_that_failed_once_fails_again():
-    # After a failed decode Pillow's second load() returns what it had got so far.
+    # After a failed decode Pillow's second load() returns the partly decoded image.
     data = bytearray(encode(noise(80, 80)))
     data[-5000:-4000] = bytes(1000)
     image = Image.open(io.BytesIO(data))
@@ -763,7 +763,7 @@ def test_an_image_that_failed_once_fails_again():
             read_image(image)
 
 
-def test_a_missing_image_package_part_is_refused_too(monkeypatch):
+def test_a_missing_module_of_pillow_is_an_image_error_too(monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL.ImageCms", None)
     monkeypatch.delattr("PIL.ImageCms")
     with pytest.raises(ImageReadError, match="PIL image LAB"):
@@ -788,7 +788,7 @@ def test_a_missing_image_package_part_is_refused_too(monkeypatch):
     ],
     ids=str,
 )
-def test_impossible_options_are_refused_when_the_processor_is_made(backend, options):
+def test_invalid_options_are_refused_at_initialisation(backend, options):
     with pytest.raises(ValueError, match=next(iter(options)) if "num_channels" not in options else "num"):
         backend(**options)
 
@@ -813,7 +813,7 @@ def test_options_survive_saving(backend, tmp_path):
 
 
 @both_backends
-def test_processors_travel_to_data_loader_workers(backend):
+def test_processors_can_be_pickled_for_data_loader_workers(backend):
     processor = pickle.loads(pickle.dumps(backend(size=32)))
     assert processor(noise())["pixel_values"][0].shape == (3, 32, 32)
 
@@ -829,7 +829,7 @@ def test_auto_map_names_both_backends_only_where_the_code_is_saved(monkeypatch):
         assert "auto_map" not in backend().to_dict()
 
 
-OPEN_ELSEWHERE = """
+LOAD_WITHOUT_PACKAGE = """
 import json, os, sys
 
 folder, copy, images, blocked = sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4] == "blocked"
@@ -869,7 +869,7 @@ print(json.dumps(report))
 
 
 @pytest.mark.parametrize("torchvision", ["present", "blocked"])
-def test_a_stranger_opens_both_backends_from_a_published_folder(torchvision, tmp_path, monkeypatch):
+def test_a_published_folder_loads_both_backends_without_this_package(torchvision, tmp_path, monkeypatch):
     published, images = tmp_path / "x.y" / "a-b", tmp_path / "elsewhere"
     images.mkdir()
     (images / "image.png").write_bytes(encode(noise(60, 50)))
@@ -882,7 +882,7 @@ def test_a_stranger_opens_both_backends_from_a_published_folder(torchvision, tmp
     environment |= {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
     arguments = [str(published), str(tmp_path / "copy"), str(images), torchvision]
     done = subprocess.run(
-        [sys.executable, "-c", OPEN_ELSEWHERE, *arguments],
+        [sys.executable, "-c", LOAD_WITHOUT_PACKAGE, *arguments],
         cwd=images,
         env=environment,
         capture_output=True,
@@ -909,7 +909,7 @@ def test_a_stranger_opens_both_backends_from_a_published_folder(torchvision, tmp
         assert "requires the Torchvision library" in report[2]
 
 
-def test_every_rule_stands_in_one_table():
+def test_every_rule_is_in_one_table():
     table = OmniVisionImageProcessor.__doc__
     for word in ("EXIF", "background_color", "num_channels", "uint16", "floats", "input_data_format", "truncated"):
         assert word in table

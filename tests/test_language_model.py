@@ -32,11 +32,11 @@ from modeling_omni_vision import OmniVisionConfig, OmniVisionImageProcessor, Omn
 
 
 if Version(transformers_version) < Version("5.23"):
-    pytest.skip("models of several parts need transformers 5.23", allow_module_level=True)
+    pytest.skip("composite models need transformers 5.23", allow_module_level=True)
 
 from modeling_omni_vision import OmniVisionForConditionalGeneration, OmniVisionLanguageConfig, OmniVisionProcessor
 from modeling_omni_vision.interop import compose_language_model, prepare_tokenizer
-from modeling_omni_vision.modeling_omni_vision_language import group_images_by_prompt, shuffle_pixels
+from modeling_omni_vision.modeling_omni_vision_language import group_images_by_prompt, pixel_shuffle
 from modeling_omni_vision.processing_omni_vision_language import image_chat_template
 
 
@@ -49,7 +49,7 @@ VISION = {
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
 }
-# Every way in which an image can reach the words; numbers of vectors of an image of 4 x 4 patches.
+# Every kind of fusion and projection, with the number of features of an image of 4 x 4 patches.
 EARLY = [
     ({"vision_feature_select_strategy": "cls"}, 1),
     ({"vision_feature_select_strategy": "grid"}, 16),
@@ -97,7 +97,7 @@ def make(tiny_llama_config, word_tokenizer):
 
 
 def open_gates(model):
-    """What training does; with gates shut no test of late fusion would say anything."""
+    """Open the gates as training does; with gates of zero late fusion has no effect to test."""
     with torch.no_grad():
         for block in getattr(model, "cross_attention", []):
             block.gate.fill_(0.7)
@@ -113,7 +113,7 @@ def answer(model, batch, **options):
 
 
 @pytest.mark.parametrize(("options", "vectors"), EARLY + LATE)
-def test_an_image_takes_as_many_tokens_and_shows_as_many_vectors_as_the_configuration_says(make, options, vectors):
+def test_an_image_has_as_many_tokens_and_features_as_the_configuration_says(make, options, vectors):
     model, processor = make(**options)
     early = model.config.fusion == "early"
     assert (model.config.num_image_tokens, model.config.image_seq_length) == (vectors, vectors if early else 1)
@@ -123,11 +123,11 @@ def test_an_image_takes_as_many_tokens_and_shows_as_many_vectors_as_the_configur
     assert output.image_hidden_states.shape == ((vectors, 32) if early else (1, vectors, 32))
     assert output.logits.shape == (*batch["input_ids"].shape, model.config.text_config.vocab_size)
     other = model(**ask(processor, "<image> what is it", BLUE)).logits
-    # An image is seen: the next word depends on it by far more than rounding.
+    # The next token depends on the image by far more than rounding.
     assert (output.logits[:, -1] - other[:, -1]).abs().max() > 1e-3
 
 
-def test_the_specifications_early_fusion_is_cls_projected_and_put_before_the_words(make):
+def test_the_specifications_early_fusion_is_cls_projected_and_prepended_to_the_text(make):
     model, processor = make()
     assert (model.config.vision_feature_select_strategy, model.config.projector) == ("cls", "linear")
     batch = ask(processor, "<image> what is it", RED)
@@ -151,16 +151,16 @@ def test_features_are_taken_after_the_final_norm_and_without_registers(make, reg
         assert torch.equal(model.get_image_features(pixels).pooler_output[0], expected)
 
 
-def test_pixel_shuffle_puts_squares_of_neighbours_side_by_side():
+def test_pixel_shuffle_concatenates_squares_of_adjacent_patches():
     rows, columns = 4, 6
     grid = torch.arange(rows * columns).view(1, -1, 1)
-    shuffled = shuffle_pixels(grid, rows, 2)
+    shuffled = pixel_shuffle(grid, rows, 2)
     assert shuffled.shape == (1, 6, 4)
     assert shuffled[0, 0].tolist() == [0, 1, 6, 7]
     assert shuffled[0, 4].tolist() == [14, 15, 20, 21]
-    assert torch.equal(shuffle_pixels(grid, rows, 1), grid)
+    assert torch.equal(pixel_shuffle(grid, rows, 1), grid)
     with pytest.raises(ValueError, match="got 4 for 4 rows and 6 columns"):
-        shuffle_pixels(grid, rows, 4)
+        pixel_shuffle(grid, rows, 4)
 
 
 def test_pixel_shuffle_makes_49_tokens_of_the_specifications_196(tiny_llama_config):
@@ -178,7 +178,7 @@ def test_every_weight_gets_a_gradient(make, options, vectors):
     assert without == []
 
 
-def test_only_the_gate_learns_in_the_first_step_of_late_fusion_and_everything_in_the_second(make):
+def test_only_the_gate_has_a_gradient_in_the_first_step_of_late_fusion_and_every_weight_in_the_second(make):
     model, processor = make(**LATE[0][0])
     with torch.no_grad():
         for block in model.cross_attention:
@@ -237,9 +237,9 @@ def test_the_language_model_keeps_its_names_and_layers_in_late_fusion(make):
     assert beside == {"vision_tower", "multi_modal_projector", "language_model", "cross_attention"}
 
 
-def test_words_see_the_images_whose_token_stands_before_them():
-    places = torch.tensor([[0, 1, 0, 1, 0], [0, 0, 0, 0, 0], [0, 0, 0, 1, 0]]).bool()
-    rows, filled, visible = group_images_by_prompt(torch.arange(1.0, 7.0).view(3, 2, 1), places)
+def test_text_tokens_attend_to_the_images_whose_token_precedes_them():
+    positions = torch.tensor([[0, 1, 0, 1, 0], [0, 0, 0, 0, 0], [0, 0, 0, 1, 0]]).bool()
+    rows, filled, visible = group_images_by_prompt(torch.arange(1.0, 7.0).view(3, 2, 1), positions)
     assert rows.squeeze(-1).tolist() == [[1, 2, 3, 4], [0, 0, 0, 0], [5, 6, 0, 0]]
     assert filled.long().tolist() == [[1, 1, 1, 1], [0, 0, 0, 0], [1, 1, 0, 0]]
     assert visible[0].long().tolist() == [[0] * 4, [1, 1, 0, 0], [1, 1, 0, 0], [1] * 4, [1] * 4]
@@ -248,7 +248,7 @@ def test_words_see_the_images_whose_token_stands_before_them():
 
 
 @pytest.mark.parametrize("options", BOTH)
-def test_an_image_changes_neither_another_row_nor_the_words_before_it(make, options):
+def test_an_image_changes_neither_another_row_nor_the_tokens_before_it(make, options):
     model, processor = make(**options)
     text = ["what is <image> it", "a circle <image>", "a red circle is blue ."]
     one = ask(processor, text, [RED, BLUE])
@@ -264,12 +264,12 @@ def test_an_image_changes_neither_another_row_nor_the_words_before_it(make, opti
 
 
 @pytest.mark.parametrize("options", BOTH)
-def test_a_batch_answers_like_its_rows_alone_on_either_side_of_padding(make, options):
+def test_a_batch_generates_what_its_rows_alone_do_on_either_side_of_padding(make, options):
     model, processor = make(**options)
     text = ["<image> what is it", "a <image> circle is <image> red or a square . what", "is it blue ?"]
     images = [[RED], [BLUE, GREEN], []]
     together = ask(processor, text, images)
-    alone = [ask(processor, prompt, shown) for prompt, shown in zip(text, images, strict=True)]
+    alone = [ask(processor, prompt, group) for prompt, group in zip(text, images, strict=True)]
     for row, single in zip(answer(model, together), alone, strict=True):
         assert torch.equal(row, answer(model, single)[0])
     for side in ("left", "right"):
@@ -277,12 +277,12 @@ def test_a_batch_answers_like_its_rows_alone_on_either_side_of_padding(make, opt
         for row, single in zip(logits, alone, strict=True):
             expected = model(**single).logits[0]
             padded = row[-len(expected) :] if side == "left" else row[: len(expected)]
-            # Rotary positions of padding shift angles: rounding, not meaning.
+            # Padding shifts rotary positions, which changes only rounding.
             assert torch.allclose(padded, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("options", [*BOTH, LATE[1][0]])
-def test_the_cache_changes_no_answer(make, options):
+def test_the_cache_changes_no_generated_token(make, options):
     model, processor = make(**options)
     batch = ask(processor, ["<image> what is it", "a <image> circle <image> is"], [RED, BLUE, GREEN])
     assert torch.equal(answer(model, batch), answer(model, batch, use_cache=False))
@@ -293,7 +293,7 @@ def test_the_cache_changes_no_answer(make, options):
 
 
 @pytest.mark.parametrize("options", BOTH)
-def test_a_cache_that_is_used_again_has_forgotten_its_images(make, options):
+def test_a_cache_that_was_reset_has_no_images(make, options):
     model, processor = make(**options)
     plain = ask(processor, ["what is it", "a circle is"])
     logits = []
@@ -307,7 +307,7 @@ def test_a_cache_that_is_used_again_has_forgotten_its_images(make, options):
 
 
 @pytest.mark.parametrize("options", BOTH)
-def test_the_tower_runs_once_for_an_answer_and_so_do_the_keys_of_late_fusion(make, options):
+def test_tower_and_keys_of_late_fusion_run_once_for_each_generation(make, options):
     model, processor = make(**options)
     calls = []
     once = [model.vision_tower, *(block.k_proj for block in getattr(model, "cross_attention", []))]
@@ -318,7 +318,7 @@ def test_the_tower_runs_once_for_an_answer_and_so_do_the_keys_of_late_fusion(mak
 
 
 @pytest.mark.parametrize("options", BOTH)
-def test_a_conversation_goes_on_with_another_image_and_its_cache(make, options):
+def test_a_conversation_continues_from_its_cache_with_another_image(make, options):
     model, processor = make(**options)
     first, second = ask(processor, "<image> what is it", RED), ask(processor, "a <image> circle", BLUE)
     start = model(**first, use_cache=True)
@@ -333,7 +333,7 @@ def test_a_conversation_goes_on_with_another_image_and_its_cache(make, options):
 
 
 @pytest.mark.parametrize("options", BOTH)
-def test_embeddings_in_place_of_tokens_give_the_same(make, options):
+def test_inputs_embeds_give_the_same_as_input_ids(make, options):
     model, processor = make(**options)
     batch = ask(processor, ["<image> what is it", "a circle <image>"], [RED, BLUE])
     logits = model(**batch).logits
@@ -344,7 +344,7 @@ def test_embeddings_in_place_of_tokens_give_the_same(make, options):
 
 
 @pytest.mark.parametrize("options", BOTH)
-def test_every_output_of_the_language_model_comes_through_on_the_attention_that_is_asked_for(make, options):
+def test_every_output_of_the_language_model_is_returned_with_the_requested_attention(make, options):
     model, processor = make(**options)
     batch = ask(processor, ["<image> what is it", "a circle"], [RED])
     expected = model(**batch).logits
@@ -361,7 +361,7 @@ def test_every_output_of_the_language_model_comes_through_on_the_attention_that_
     assert torch.equal(model(**batch, return_dict=False)[0], output.logits)
 
 
-def test_a_copy_looks_with_its_own_weights(make):
+def test_a_copy_attends_with_its_own_weights(make):
     model, processor = make(**LATE[0][0])
     batch = ask(processor, "<image> what is it", RED)
     twin = copy.deepcopy(model)
@@ -381,7 +381,7 @@ def test_a_copy_looks_with_its_own_weights(make):
         ("<image> what is it", [], "got 1 <image> in the text and 0 images"),
         ("<image> what is it", None, "got 1 <image> in the text and 0 images"),
         ("what is it", [RED], "got 0 <image> in the text and 1 images"),
-        # The sum is right, the rows are not: images would move to another prompt.
+        # The sums match, the rows do not: images would move to another prompt.
         (["<image> what", "<image> is <image> it"], [[RED, BLUE], [GREEN]], r"\[1, 2\] <image> and \[2, 1\] images"),
     ],
 )
@@ -391,7 +391,7 @@ def test_the_processor_refuses_another_number_of_images_with_both_numbers(make, 
         ask(processor, text, images)
 
 
-def test_the_processor_takes_no_images_in_every_spelling(make):
+def test_the_processor_takes_every_form_of_no_images(make):
     _, processor = make()
     plain = ask(processor, ["what is it", "a circle"])
     for nothing in ([], [[], []], ()):
@@ -415,7 +415,7 @@ def test_the_model_refuses_another_number_of_image_tokens_with_both_numbers(make
         model(input_ids=batch["input_ids"][:, length:], pixel_values=batch["pixel_values"])
 
 
-def test_a_larger_image_is_refused_where_it_has_more_patches_and_taken_where_none_are_counted(make):
+def test_a_larger_image_is_refused_only_where_its_patches_need_more_image_tokens(make):
     pixels = torch.randn(1, 3, 64, 32)
     for options, taken in ((EARLY[0][0], True), (EARLY[1][0], False), (LATE[0][0], True)):
         model, processor = make(**options)
@@ -427,15 +427,15 @@ def test_a_larger_image_is_refused_where_it_has_more_patches_and_taken_where_non
             model(input_ids=prompt, pixel_values=pixels)
 
 
-def test_a_language_model_never_says_the_image_token(make):
+def test_the_image_token_is_never_generated(make):
     for options in BOTH:
         model, processor = make(**options)
         with torch.no_grad():
             embedding = model.get_input_embeddings().weight
             embedding[model.config.image_token_id] = 20 * embedding.mean(0).sign()
         batch = ask(processor, ["<image> what is it", "what is it"], [RED])
-        for said in (answer(model, batch), answer(model, batch, use_cache=False)):
-            assert not (said == model.config.image_token_id).any()
+        for generated in (answer(model, batch), answer(model, batch, use_cache=False)):
+            assert not (generated == model.config.image_token_id).any()
 
 
 @pytest.mark.parametrize(
@@ -461,7 +461,7 @@ def test_a_language_model_never_says_the_image_token(make):
         ({"vision_config": AutoConfig.for_model("clip_vision_model")}, "clip_vision_model"),
     ],
 )
-def test_a_configuration_that_cannot_work_is_a_value_error(make, wrong, match):
+def test_an_invalid_configuration_is_a_value_error(make, wrong, match):
     with pytest.raises(ValueError, match=match):
         make(**wrong)
 
@@ -472,17 +472,17 @@ def test_options_that_only_llava_has_are_refused_and_not_ignored(make):
         model.get_image_features(ask(processor, "<image>", RED)["pixel_values"], vision_feature_layer=-2)
 
 
-def test_late_fusion_refuses_decoders_that_it_cannot_enter(make):
+def test_late_fusion_refuses_decoders_that_it_does_not_support(make):
     sizes = {"vocab_size": 20, "n_embd": 32, "n_layer": 2, "n_head": 2}
     with pytest.raises(ValueError, match="got GPT2LMHeadModel"):
         make(fusion="late", text_config=GPT2Config(**sizes))
     with pytest.raises(ValueError, match="at most the number of decoder layers, 2, got 3"):
         make(fusion="late", cross_attention_interval=3)
     model, processor = make(**LATE[0][0])
-    deaf = model.language_model.model.layers[1]
-    deaf._forward_pre_hooks.clear()
-    forward = deaf.forward
-    deaf.forward = lambda *args, cross_attention_calls=None, **kwargs: forward(*args, **kwargs)
+    layer = model.language_model.model.layers[1]
+    layer._forward_pre_hooks.clear()
+    forward = layer.forward
+    layer.forward = lambda *args, cross_attention_calls=None, **kwargs: forward(*args, **kwargs)
     with pytest.raises(ValueError, match=r"LlamaForCausalLM, where layers \[1\] got none"):
         model(**ask(processor, "<image> what", RED))
 
@@ -500,7 +500,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_any_causal_language_model_will_do_whatever_it_makes_of_its_logits(make, kind):
+def test_any_causal_language_model_works_with_its_own_processing_of_logits(make, kind):
     special = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2, "num_attention_heads": 4}
     text = AutoConfig.for_model(kind, **special | KINDS[kind])
     for options in BOTH[: 1 if kind in ("gpt2", "bloom") else 2]:
@@ -564,7 +564,7 @@ def test_half_precision_is_kept_by_saving(make, tmp_path, dtype):
             assert torch.equal(ours, theirs)
 
 
-def test_a_model_in_half_precision_sees(make):
+def test_half_precision_stays_close_to_float32(make):
     for options in BOTH:
         model, processor = make(**options)
         batch = ask(processor, "<image> what is it", RED)
@@ -587,7 +587,7 @@ def test_tied_embeddings_stay_tied_and_are_saved_once(make, tmp_path):
 
 
 @pytest.mark.parametrize("part", ["vision_tower.layers.1", "multi_modal_projector", "language_model.model.layers.0"])
-def test_weights_that_are_missing_are_an_error_and_not_a_random_tower(make, tmp_path, part):
+def test_missing_weights_are_an_error_and_not_a_random_tower(make, tmp_path, part):
     make()[0].save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     kept = {name: weight for name, weight in weights.items() if not name.startswith(part)}
@@ -603,22 +603,22 @@ CHATML = (
 )
 
 
-def test_a_chat_with_images_is_written_as_the_language_model_learnt_it(make, word_tokenizer):
+def test_a_chat_with_images_has_the_format_of_the_language_model(make, word_tokenizer):
     _, processor = make()
     parts = [{"type": "image", "image": RED}, {"type": "text", "text": "what is it"}]
     chat = [{"role": "user", "content": "a circle ?"}, {"role": "user", "content": parts}]
     word_tokenizer.chat_template = CHATML
-    spoken = OmniVisionProcessor(processor.image_processor, prepare_tokenizer(word_tokenizer, "<image>"))
-    write = partial(spoken.apply_chat_template, add_generation_prompt=True)
+    processor_of_chat = OmniVisionProcessor(processor.image_processor, prepare_tokenizer(word_tokenizer, "<image>"))
+    write = partial(processor_of_chat.apply_chat_template, add_generation_prompt=True)
     assert write(chat) == "<s>user a circle ?</s><s>user <image>\nwhat is it</s><s>assistant "
     # Without an image, the language model's own template to the letter.
     plain = [{"role": "user", "content": "what is it"}]
     assert write(plain) == word_tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
     assert processor.apply_chat_template(chat, add_generation_prompt=True).endswith("it\nASSISTANT:")
     # Wrapped again, as in a folder that is opened and composed anew, it stays the same.
-    again = image_chat_template(spoken.chat_template)
-    assert spoken.apply_chat_template(chat, chat_template=again, add_generation_prompt=True) == write(chat)
-    batch = spoken.apply_chat_template(
+    again = image_chat_template(processor_of_chat.chat_template)
+    assert processor_of_chat.apply_chat_template(chat, chat_template=again, add_generation_prompt=True) == write(chat)
+    batch = processor_of_chat.apply_chat_template(
         [chat, plain], tokenize=True, return_dict=True, return_tensors="pt", processor_kwargs={"padding": True}
     )
     assert batch["pixel_values"].shape == (1, 3, 32, 32)
@@ -626,11 +626,11 @@ def test_a_chat_with_images_is_written_as_the_language_model_learnt_it(make, wor
 
 
 def test_a_tokenizer_without_the_image_token_is_refused(word_tokenizer):
-    with pytest.raises(ValueError, match="must know '<image>' as one token"):
+    with pytest.raises(ValueError, match="must encode '<image>' as one token"):
         OmniVisionProcessor(OmniVisionImageProcessor(), word_tokenizer)
 
 
-def test_serving_engines_learn_how_many_tokens_images_take(make):
+def test_serving_engines_get_the_number_of_image_tokens(make):
     _, processor = make(vision_feature_select_strategy="grid")
     counted = processor._get_num_multimodal_tokens(image_sizes=[(30, 40), (500, 20)])
     assert counted["num_image_tokens"] == [16, 16]
@@ -638,8 +638,10 @@ def test_serving_engines_learn_how_many_tokens_images_take(make):
         ask(processor, "<image> what is it", RED, truncation=True, max_length=4)
 
 
-def test_the_tower_is_the_eyes_of_a_stock_llava_and_all_of_it_learns(tiny_llama_config, tmp_path):
-    # With the last hidden state tied to the output, `-1` is what comes after the final norm, which then learns too.
+def test_the_encoder_is_the_vision_tower_of_a_stock_llava_and_every_weight_gets_a_gradient(
+    tiny_llama_config, tmp_path
+):
+    # With the last hidden state tied to the output, `-1` is after the final norm, which then gets a gradient too.
     vision = OmniVisionConfig(**VISION, tie_last_hidden_states=True)
     config = LlavaConfig(
         vision_config=vision,
@@ -654,32 +656,32 @@ def test_the_tower_is_the_eyes_of_a_stock_llava_and_all_of_it_learns(tiny_llama_
     batch = {"input_ids": prompt, "attention_mask": torch.ones_like(prompt), "pixel_values": torch.randn(1, 3, 32, 32)}
     model(**batch, labels=prompt).loss.backward()
     assert [name for name, weight in model.named_parameters() if not weight.grad.any()] == []
-    said = model.eval().generate(**batch, **GREEDY)
+    generated = model.eval().generate(**batch, **GREEDY)
     with pytest.raises(ValueError, match="do not match"):
         model(**{**batch, "input_ids": prompt[:, 2:]})
     model.save_pretrained(tmp_path)
     again = LlavaForConditionalGeneration.from_pretrained(tmp_path)
     assert isinstance(again.model.vision_tower, OmniVisionModel)
-    assert torch.equal(again.generate(**batch, **GREEDY), said)
+    assert torch.equal(again.generate(**batch, **GREEDY), generated)
 
 
-def test_the_tower_is_the_encoder_of_a_stock_vision_encoder_decoder(tiny_config, tmp_path):
+def test_the_encoder_works_in_a_stock_vision_encoder_decoder(tiny_config, tmp_path):
     sizes = {"vocab_size": 20, "n_embd": 48, "n_layer": 2, "n_head": 2, "n_positions": 32}
     sizes |= {"is_decoder": True, "add_cross_attention": True}
     ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-    OmniVisionModel(tiny_config).save_pretrained(tmp_path / "eyes")
-    GPT2LMHeadModel(GPT2Config(**sizes, **ids)).save_pretrained(tmp_path / "mouth")
-    model = VisionEncoderDecoderModel.from_encoder_decoder_pretrained(tmp_path / "eyes", tmp_path / "mouth")
+    OmniVisionModel(tiny_config).save_pretrained(tmp_path / "tower")
+    GPT2LMHeadModel(GPT2Config(**sizes, **ids)).save_pretrained(tmp_path / "decoder")
+    model = VisionEncoderDecoderModel.from_encoder_decoder_pretrained(tmp_path / "tower", tmp_path / "decoder")
     for config in (model.config, model.generation_config):
         config.decoder_start_token_id, config.pad_token_id, config.eos_token_id = 1, 0, 2
     pixels, labels = torch.randn(2, 3, 32, 32), torch.randint(3, 20, (2, 5))
     model.train()(pixel_values=pixels, labels=labels).loss.backward()
     assert [name for name, weight in model.encoder.named_parameters() if not weight.grad.any()] == []
     assert any("crossattention" in name for name, _ in model.decoder.named_parameters())
-    said = model.eval().generate(pixels, num_beams=2, **GREEDY)
+    generated = model.eval().generate(pixels, num_beams=2, **GREEDY)
     model.save_pretrained(tmp_path / "both")
     again = VisionEncoderDecoderModel.from_pretrained(tmp_path / "both")
-    assert torch.equal(again.generate(pixels, num_beams=2, **GREEDY), said)
+    assert torch.equal(again.generate(pixels, num_beams=2, **GREEDY), generated)
 
 
 CLIENT = """
@@ -705,17 +707,17 @@ for folder in sys.argv[1:]:
     prompts = ["<image> what is it", "a <image> circle <image> is", "is it blue ?"]
     batch = processor(text=prompts, images=[red, blue, red], padding=True, return_tensors="pt")
     logits = model(**batch).logits
-    found[folder] = here = {"logits": logits.tolist(), "said": model.generate(**batch, **greedy).tolist()}
+    found[folder] = here = {"logits": logits.tolist(), "generated": model.generate(**batch, **greedy).tolist()}
     chat = [{"role": "user", "content": [{"type": "image", "image": red}, {"type": "text", "text": "what is it"}]}]
     ask = pipeline("image-text-to-text", model=folder, **trust)
-    # A random model says special tokens too.
+    # A random model generates special tokens too.
     answers = ask(text=chat, generate_kwargs=greedy, skip_special_tokens=False)
     here["chat"] = answers[0]["generated_text"][-1]["content"]
     inputs = processor.apply_chat_template(
         chat, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
     )
-    said = model.generate(**inputs, **greedy)[0, inputs["input_ids"].shape[1] :]
-    here["by_hand"] = processor.decode(said, skip_special_tokens=False)
+    generated = model.generate(**inputs, **greedy)[0, inputs["input_ids"].shape[1] :]
+    here["by_hand"] = processor.decode(generated, skip_special_tokens=False)
     here["prompt"] = ask(images=red, text="<image> what is it", generate_kwargs=greedy)[0]["generated_text"]
     model.save_pretrained(folder + "-again")
     processor.save_pretrained(folder + "-again")
@@ -727,12 +729,12 @@ print(json.dumps(found))
 """
 
 
-def test_a_stranger_opens_the_folders_asks_and_saves_them_again_without_drift(make, tmp_path):
+def test_folders_load_generate_and_save_again_without_this_package_and_without_drift(make, tmp_path):
     folders, ours = [], []
     prompts = ["<image> what is it", "a <image> circle <image> is", "is it blue ?"]
     for number, options in enumerate((EARLY[3][0], LATE[0][0])):
         model, processor = make(**options)
-        folders.append(str(tmp_path / "models.v1" / f"seeing-{number}"))
+        folders.append(str(tmp_path / "models.v1" / f"model-{number}"))
         model.save_pretrained(folders[-1])
         processor.save_pretrained(folders[-1])
         batch = ask(processor, prompts, [RED, BLUE, RED])
@@ -745,10 +747,10 @@ def test_a_stranger_opens_the_folders_asks_and_saves_them_again_without_drift(ma
     done = subprocess.run(command, capture_output=True, text=True, env=variables, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
-    for folder, (logits, said) in zip(folders, ours, strict=True):
+    for folder, (logits, generated) in zip(folders, ours, strict=True):
         here = found[folder]
         assert torch.equal(torch.tensor(here["logits"]), logits)
-        assert here["said"] == said.tolist()
+        assert here["generated"] == generated.tolist()
         assert here["chat"].strip() == here["by_hand"].strip() != ""
         assert here["prompt"].startswith("<image> what is it")
         assert here["drift"] == 0.0
@@ -777,22 +779,22 @@ def convert_smollm2(folder):
 
 
 @pytest.fixture
-def eyes(tiny_model, tmp_path):
-    tiny_model.save_pretrained(tmp_path / "eyes")
-    OmniVisionImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "eyes")
-    return tmp_path / "eyes"
+def tower_folder(tiny_model, tmp_path):
+    tiny_model.save_pretrained(tmp_path / "tower")
+    OmniVisionImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "tower")
+    return tmp_path / "tower"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fusion", ["early", "late"])
-def test_a_real_language_model_keeps_its_words_and_its_chat(fusion, smollm2, eyes, tmp_path):
-    compose_language_model(eyes, smollm2, tmp_path / "seeing", fusion=fusion)
-    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "seeing")
-    processor = AutoProcessor.from_pretrained(tmp_path / "seeing")
+def test_a_real_language_model_keeps_its_logits_and_its_chat(fusion, smollm2, tower_folder, tmp_path):
+    compose_language_model(tower_folder, smollm2, tmp_path / "model", fusion=fusion)
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "model")
+    processor = AutoProcessor.from_pretrained(tmp_path / "model")
     batch = processor.apply_chat_template(ABOUT_FRANCE, **CHAT_OPTIONS)
     assert torch.equal(*text_logits(model, smollm2, batch))
-    said = model.generate(**batch, do_sample=False, max_new_tokens=12)[0, batch["input_ids"].shape[1] :]
-    assert "Paris" in processor.decode(said)
+    generated = model.generate(**batch, do_sample=False, max_new_tokens=12)[0, batch["input_ids"].shape[1] :]
+    assert "Paris" in processor.decode(generated)
     parts = [{"type": "image", "image": RED}, {"type": "text", "text": "What is it?"}]
     batch = processor.apply_chat_template([{"role": "user", "content": parts}], **CHAT_OPTIONS)
     assert "pixel_values" in batch
@@ -801,7 +803,9 @@ def test_a_real_language_model_keeps_its_words_and_its_chat(fusion, smollm2, eye
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_real_language_model_learns_to_see_without_a_bit_of_it_changing(smollm2, eyes, tmp_path, monkeypatch):
+def test_a_vision_tower_is_trained_into_a_real_language_model_without_a_bit_of_it_changing(
+    smollm2, tower_folder, tmp_path, monkeypatch
+):
     pytest.importorskip("peft")
     from modeling_omni_vision.data.questions import draw_objects
     from modeling_omni_vision.training import language
@@ -815,14 +819,14 @@ def test_a_real_language_model_learns_to_see_without_a_bit_of_it_changing(smollm
         "stage": "projector",
         "attn_implementation": "eager",
     }
-    recipe = LanguageArguments("objects", vision=str(eyes), text=str(smollm2), **options)
+    recipe = LanguageArguments("objects", vision=str(tower_folder), text=str(smollm2), **options)
     options = {"eval_strategy": "no", "save_strategy": "no", "do_predict": False, "disable_tqdm": True}
     options |= {"per_device_train_batch_size": 6, "learning_rate": 2e-3, "max_steps": 16, "logging_steps": 4}
     folder = language.train_language(recipe, LanguageTrainingArguments(str(tmp_path / "run"), **options))
     trained = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["training"]
     losses = [entry["loss"] for entry in trained["history"]]
     assert losses[-1] < losses[0] / 2
-    unchanged = {name: part["unchanged"] for name, part in trained["multi_vector"].items()}
+    unchanged = {name: part["unchanged"] for name, part in trained["parts"].items()}
     assert unchanged == {"vision": True, "text": True, "projector": False}
     model = AutoModelForImageTextToText.from_pretrained(folder)
     before = AutoModelForCausalLM.from_pretrained(smollm2).state_dict()
@@ -834,7 +838,7 @@ def test_a_real_language_model_learns_to_see_without_a_bit_of_it_changing(smollm
 
 
 def text_logits(model, folder, batch):
-    """What a composite and its language model alone say next, of the words that both have."""
+    """Logits of a composite and of its language model alone, over the vocabulary that both have."""
     bare = AutoModelForCausalLM.from_pretrained(folder)
     ours, alone = model(**batch).logits, bare(**batch).logits
     return ours[..., : alone.shape[-1]], alone

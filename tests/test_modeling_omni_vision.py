@@ -118,7 +118,7 @@ def test_the_gradients_equal_those_of_torchs_own_layers(spec_model):
 
 
 def test_patch_embedding_is_unfold_and_linear(tiny_model):
-    """The numeric walk of spec/tokens_in_vit.md."""
+    """The worked example of spec/tokens_in_vit.md."""
     pixels, patch = torch.randn(2, 3, 32, 32), 8
     patches = pixels.unfold(2, patch, patch).unfold(3, patch, patch)
     patches = patches.permute(0, 2, 3, 1, 4, 5).reshape(2, 16, -1)
@@ -128,7 +128,7 @@ def test_patch_embedding_is_unfold_and_linear(tiny_model):
     torch.testing.assert_close(ours, expected, atol=1e-6, rtol=0)  # measured 1e-7: another order of summation
 
 
-def test_the_output_has_the_documented_shapes_and_parts(tiny_config):
+def test_the_output_has_the_documented_shapes_and_fields(tiny_config):
     tiny_config.num_register_tokens = 3
     model = OmniVisionModel(tiny_config).eval()
     output = model(torch.randn(2, 3, 32, 32))
@@ -150,32 +150,35 @@ def test_the_config_may_be_oblong_and_of_any_number_of_channels():
     assert model(torch.randn(2, 5, 24, 48)).grid.shape == (2, 3 * 4, 32)
     assert model.attention_maps(torch.randn(2, 5, 24, 48)).shape == (2, 1, 2, 3, 4)
     # An input of as many patches in another shape must not get the native positions.
-    native, turned = model.embeddings.patch_positions(3, 4), model.embeddings.patch_positions(4, 3)
+    native, turned = model.embeddings.positions(3, 4), model.embeddings.positions(4, 3)
     assert not torch.allclose(native, turned)
 
 
-def test_positions_are_the_learned_ones_at_the_native_size_and_follow_the_plane_elsewhere(tiny_model):
+def test_positions_are_the_learned_ones_at_the_native_size_and_interpolated_in_2d_elsewhere(tiny_model):
     embeddings = tiny_model.embeddings
-    assert torch.equal(embeddings.patch_positions(4, 4), embeddings.position_embeddings[:, 1:])
+    assert torch.equal(embeddings.positions(4, 4), embeddings.position_embeddings)
     with torch.no_grad():  # channel 0 counts rows, channel 1 counts columns
         rows, columns = torch.meshgrid(torch.arange(4.0), torch.arange(4.0), indexing="ij")
         embeddings.position_embeddings[0, 1:, 0] = rows.flatten()
         embeddings.position_embeddings[0, 1:, 1] = columns.flatten()
-    doubled = embeddings.patch_positions(8, 4).unflatten(1, (8, 4))[0]
+    positions = embeddings.positions(8, 4)
+    assert torch.equal(positions[:, :1], embeddings.position_embeddings[:, :1])
+    doubled = positions[:, 1:].unflatten(1, (8, 4))[0]
     assert (doubled[1:, :, 0] > doubled[:-1, :, 0]).all()
     torch.testing.assert_close(doubled[:, :, 1], columns[:1].expand(8, -1), atol=1e-5, rtol=0)
 
 
 def test_positions_are_interpolated_in_float32_for_a_bfloat16_model(tiny_model):
-    exact = tiny_model.embeddings.patch_positions(6, 6)
+    exact = tiny_model.embeddings.positions(6, 6)[:, 1:]
     half = copy.deepcopy(tiny_model).bfloat16().embeddings
     rounded_once = nn.functional.interpolate(
         half.position_embeddings[:, 1:].unflatten(1, (4, 4)).permute(0, 3, 1, 2).float(), (6, 6), mode="bicubic"
     )
-    assert half.patch_positions(6, 6).dtype == torch.bfloat16
+    positions = half.positions(6, 6)[:, 1:]
+    assert positions.dtype == torch.bfloat16
     expected = rounded_once.flatten(2).transpose(1, 2).bfloat16()
-    assert torch.equal(half.patch_positions(6, 6), expected)
-    torch.testing.assert_close(half.patch_positions(6, 6).float(), exact, atol=1e-3, rtol=0.02)  # bf16 has 8 bits
+    assert torch.equal(positions, expected)
+    torch.testing.assert_close(positions.float(), exact, atol=1e-3, rtol=0.02)  # bf16 has 8 bits
 
 
 @pytest.mark.parametrize(
@@ -212,7 +215,7 @@ def test_a_mask_that_leaves_out_cls_is_refused(tiny_model):
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa", "flex_attention"])
 @pytest.mark.parametrize("registers", [0, 2])
-def test_attention_maps_are_what_cls_looks_at_on_every_backend(tiny_config, implementation, registers):
+def test_attention_maps_are_the_attention_of_cls_on_every_backend(tiny_config, implementation, registers):
     tiny_config.num_register_tokens = registers
     model = OmniVisionModel(tiny_config).eval()
     pixels = torch.randn(2, 3, 16, 32)
@@ -225,7 +228,7 @@ def test_attention_maps_are_what_cls_looks_at_on_every_backend(tiny_config, impl
     torch.testing.assert_close(model.attention_maps(pixels, [-1, 0]), expected[:, [1, 0]], atol=1e-6, rtol=0)
 
 
-def test_attention_maps_run_no_layer_past_the_last_one_asked_for(tiny_model):
+def test_attention_maps_run_no_layer_after_the_last_requested_one(tiny_model):
     tiny_model.layers[1].forward = None  # calling it would fail
     assert tiny_model.attention_maps(torch.randn(1, 3, 32, 32), layers=[0]).shape == (1, 1, 2, 4, 4)
     assert tiny_model.attention_maps(torch.randn(1, 3, 32, 32), layers=[1]).shape == (1, 1, 2, 4, 4)
@@ -314,7 +317,7 @@ def test_label_names_are_kept(tiny_config, tmp_path):
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean", "cls_mean"])
-def test_the_head_reads_the_pooled_token_it_is_told_to(tiny_config, pooling):
+def test_the_head_reads_the_pooling_of_the_configuration(tiny_config, pooling):
     tiny_config.pooling, tiny_config.num_register_tokens = pooling, 2
     model, pixels = OmniVisionForImageClassification(tiny_config).eval(), torch.randn(2, 3, 32, 32)
     tokens = model.omni_vision(pixels).last_hidden_state
@@ -327,7 +330,7 @@ def test_the_head_reads_the_pooled_token_it_is_told_to(tiny_config, pooling):
     torch.testing.assert_close(model(pixels).logits, expected, atol=1e-6, rtol=0)
 
 
-def test_class_numbers_and_one_hot_soft_labels_have_the_same_loss(tiny_classifier):
+def test_class_indices_and_one_hot_soft_labels_have_the_same_loss(tiny_classifier):
     pixels, classes = torch.randn(4, 3, 32, 32), torch.tensor([0, 2, 1, 1])
     hard = tiny_classifier(pixels, labels=classes).loss
     tiny_classifier.config.problem_type = "single_label_classification"
@@ -385,24 +388,24 @@ def test_drop_path_skips_whole_layers_in_training_only(tiny_config):
     assert torch.equal(layer(tokens), expected)
 
 
-def test_dropped_patches_are_another_random_share_of_each_image_and_never_cls_or_registers(tiny_config):
+def test_dropped_patches_are_a_random_fraction_of_each_image_and_never_cls_or_registers(tiny_config):
     config = copy.copy(tiny_config)
     config.patch_drop_rate, config.num_register_tokens = 0.5, 2
     model = OmniVisionModel(config).train()
-    seen = []
-    model.layers[0].register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    layer_inputs = []
+    model.layers[0].register_forward_hook(lambda module, inputs, output: layer_inputs.append(inputs[0]))
     pixels = torch.randn(1, 3, 32, 32).expand(6, -1, -1, -1)
     model(pixels)
-    everything = model.embeddings(pixels[:1])[0]
-    (tokens,) = seen
+    all_tokens = model.embeddings(pixels[:1])[0]
+    (tokens,) = layer_inputs
     assert tokens.shape[1] == 3 + config.num_patches // 2
-    assert torch.equal(tokens[:, :3], everything[:3].expand(6, -1, -1))
-    chosen = [{int((everything == token).all(-1).nonzero()) for token in image[3:]} for image in tokens]
+    assert torch.equal(tokens[:, :3], all_tokens[:3].expand(6, -1, -1))
+    chosen = [{int((all_tokens == token).all(-1).nonzero()) for token in image[3:]} for image in tokens]
     assert all(len(patches) == config.num_patches // 2 for patches in chosen)
     assert len(set(map(frozenset, chosen))) > 1
 
 
-def test_evaluation_and_masks_see_every_patch_whatever_the_drop_rate(tiny_config):
+def test_evaluation_and_masks_keep_every_patch_whatever_the_drop_rate(tiny_config):
     config = copy.copy(tiny_config)
     config.patch_drop_rate = 0.9
     model, pixels = OmniVisionModel(config), torch.randn(2, 3, 32, 32)
@@ -420,15 +423,15 @@ def test_computing_the_last_layer_for_cls_alone_changes_neither_cls_nor_a_gradie
         output.cls.square().sum().backward()
         return output, [parameter.grad.clone() for parameter in model.parameters()]
 
-    (whole, expected), (short, gradients) = cls_and_gradients(False), cls_and_gradients(True)
+    (full, expected), (short, gradients) = cls_and_gradients(False), cls_and_gradients(True)
     assert (short.last_hidden_state.shape[1], short.grid.shape[1]) == (1, 0)
     # Other shapes of the same products are summed in another order; measured 2e-7 and 1e-6 of the largest.
-    torch.testing.assert_close(short.cls, whole.cls, atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(short.cls, full.cls, atol=2e-6, rtol=1e-5)
     for gradient, other in zip(gradients, expected, strict=True):
         torch.testing.assert_close(gradient, other, atol=1e-5 * max(1.0, float(other.abs().max())), rtol=1e-4)
 
 
-def test_a_classifier_in_training_saves_the_tokens_nobody_reads_and_gives_those_asked_for(tiny_config):
+def test_a_classifier_in_training_skips_unused_tokens_and_returns_requested_ones(tiny_config):
     model, pixels = OmniVisionForImageClassification(tiny_config).train(), torch.randn(2, 3, 32, 32)
     lengths = []
     model.omni_vision.layers[-1].register_forward_hook(lambda module, inputs, output: lengths.append(output.shape[1]))
@@ -442,12 +445,12 @@ def test_a_classifier_in_training_saves_the_tokens_nobody_reads_and_gives_those_
     assert states[-1].shape[1] == tokens
 
 
-def test_cls_alone_cannot_be_asked_for_with_a_mask(tiny_model):
+def test_cls_alone_cannot_be_requested_with_a_mask(tiny_model):
     with pytest.raises(ValueError, match="cls_only"):
         tiny_model(torch.randn(1, 3, 32, 32), attention_mask=torch.ones(1, 17), cls_only=True)
 
 
-def test_dropout_stands_where_torchs_layer_has_it(tiny_config):
+def test_dropout_is_where_torchs_layer_has_it(tiny_config):
     tiny_config.hidden_dropout_prob, tiny_config.attention_probs_dropout_prob = 0.25, 0.125
     layer = OmniVisionModel(tiny_config).layers[0]
     assert layer.dropout.p == layer.mlp.dropout.p == 0.25
@@ -518,11 +521,11 @@ def test_every_parameter_receives_a_gradient(tiny_config):
     model = OmniVisionForImageClassification(tiny_config).train()
     model(torch.randn(2, 3, 32, 32), labels=torch.tensor([0, 1])).loss.backward()
     without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
-    # A key bias shifts all scores of a query alike, and softmax does not see it.
+    # A key bias shifts all scores of a query alike, which softmax ignores.
     assert [name for name in without if not name.endswith("k_proj.bias")] == []
 
 
-def test_a_checkpoint_without_the_head_opens_as_the_bare_model_and_back(tiny_classifier, tmp_path):
+def test_a_classifier_checkpoint_loads_as_the_bare_model_and_back(tiny_classifier, tmp_path):
     tiny_classifier.save_pretrained(tmp_path / "classifier")
     encoder = OmniVisionModel.from_pretrained(tmp_path / "classifier")
     pixels = torch.randn(1, 3, 32, 32)
@@ -551,9 +554,9 @@ def test_the_same_seed_gives_the_same_weights():
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_published_files_import_only_what_every_user_has():
+def test_published_files_import_only_dependencies_of_transformers():
     package = Path(modeling_omni_vision.__file__).parent
-    everybody_has = {
+    allowed = {
         "torch",
         "transformers",
         "huggingface_hub",
@@ -564,9 +567,9 @@ def test_published_files_import_only_what_every_user_has():
     for file in package.glob("*_omni_vision*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Import):
-                assert {name.name.split(".")[0] for name in node.names} <= everybody_has, file.name
+                assert {name.name.split(".")[0] for name in node.names} <= allowed, file.name
             if isinstance(node, ast.ImportFrom) and node.level == 0:
-                assert node.module.split(".")[0] in everybody_has - {"__future__"}, file.name
+                assert node.module.split(".")[0] in allowed - {"__future__"}, file.name
             if isinstance(node, ast.ImportFrom) and node.level:
                 # The only relative form that transformers copies to the Hub and finds again.
                 assert node.level == 1, file.name

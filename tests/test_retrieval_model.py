@@ -20,7 +20,7 @@ from modeling_omni_vision import OmniVisionImageProcessor
 
 
 if Version(transformers_version) < Version("5.23"):
-    pytest.skip("models of several parts need transformers 5.23", allow_module_level=True)
+    pytest.skip("composite models need transformers 5.23", allow_module_level=True)
 
 from modeling_omni_vision import OmniVisionForRetrieval, OmniVisionRetrievalConfig, OmniVisionRetrievalProcessor
 from modeling_omni_vision.modeling_omni_vision_retrieval import contrastive_loss
@@ -84,18 +84,18 @@ def images():
 TEXTS = ["a red circle", "a blue square and a ring"]
 
 
-def test_an_image_has_one_vector_for_each_patch_and_a_text_one_for_each_word(model, processor, images):
-    seen = processor(images=images, return_tensors="pt")
-    assert seen["attention_mask"].shape == (3, 16)
-    patches = model(**seen).embeddings
+def test_multi_vector_embeddings_have_one_vector_for_each_patch_and_each_text_token(model, processor, images):
+    batch = processor(images=images, return_tensors="pt")
+    assert batch["attention_mask"].shape == (3, 16)
+    patches = model(**batch).embeddings
     assert patches.shape == (3, 16, 16)
     assert torch.allclose(patches.norm(dim=-1), torch.ones(3, 16))
-    read = processor(text=TEXTS, padding=True, return_tensors="pt")
-    lengths = (model(**read).embeddings.norm(dim=-1) > 0.5).sum(1)
+    text = processor(text=TEXTS, padding=True, return_tensors="pt")
+    lengths = (model(**text).embeddings.norm(dim=-1) > 0.5).sum(1)
     assert lengths.tolist() == [3, 6]
 
 
-def test_late_interaction_leaves_out_cls_and_registers_unless_told_otherwise(images, processor):
+def test_late_interaction_omits_registers_and_by_default_cls(images, processor):
     pixels = processor(images=images, return_tensors="pt")["pixel_values"]
     for select, expected in (("grid", 16), ("cls+grid", 17)):
         options = config(vision_feature_select_strategy=select, vision_config={**VISION, "num_register_tokens": 3})
@@ -103,27 +103,27 @@ def test_late_interaction_leaves_out_cls_and_registers_unless_told_otherwise(ima
         model = OmniVisionForRetrieval(options).eval()
         embeddings = model(pixel_values=pixels).embeddings
         assert embeddings.shape[1] == expected
-        whole = model.vision_model(pixels)
-        tokens = whole.grid if select == "grid" else torch.cat((whole.cls, whole.grid), 1)
+        output = model.vision_model(pixels)
+        tokens = output.grid if select == "grid" else torch.cat((output.cls, output.grid), 1)
         wanted = torch.nn.functional.normalize(model.visual_projection(tokens), dim=-1)
         assert torch.allclose(embeddings, wanted, atol=1e-6)
 
 
-def test_the_whole_of_an_image_is_what_the_towers_pooling_says(images, processor):
+def test_the_single_vector_of_an_image_follows_the_towers_pooling(images, processor):
     pixels = processor(images=images, return_tensors="pt")["pixel_values"]
-    wholes = {}
+    embeds = {}
     for pooling in ("cls", "mean"):
         torch.manual_seed(0)
         model = OmniVisionForRetrieval(config(vision_config=VISION | {"pooling": pooling})).eval()
-        seen = model.vision_model(pixels)
-        token = seen.pooler_output if pooling == "cls" else seen.grid.mean(1)
-        wholes[pooling] = model(pixel_values=pixels).image_embeds
+        output = model.vision_model(pixels)
+        token = output.pooler_output if pooling == "cls" else output.grid.mean(1)
+        embeds[pooling] = model(pixel_values=pixels).image_embeds
         expected = torch.nn.functional.normalize(model.visual_projection(token), dim=-1)
-        assert torch.equal(wholes[pooling], expected)
-    assert not torch.allclose(wholes["cls"], wholes["mean"], atol=1e-2)
+        assert torch.equal(embeds[pooling], expected)
+    assert not torch.allclose(embeds["cls"], embeds["mean"], atol=1e-2)
 
 
-def test_padding_changes_neither_a_text_nor_its_words(model, processor):
+def test_padding_changes_neither_embedding_of_a_text(model, processor):
     alone, padded = (processor(text=TEXTS[:n], padding=True, return_tensors="pt") for n in (1, 2))
     one, both = model(**alone), model(**padded)
     assert torch.allclose(one.text_embeds[0], both.text_embeds[0], atol=1e-6)
@@ -147,7 +147,7 @@ def test_a_loss_without_other_pairs_is_refused(shape):
 
 
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
-def test_every_weight_that_the_loss_can_reach_gets_a_gradient(processor, images, kind):
+def test_every_weight_that_the_loss_depends_on_gets_a_gradient(processor, images, kind):
     model = OmniVisionForRetrieval(config(contrastive_loss=kind)).train()
     model(
         **processor(images=images[:2], text=TEXTS, padding=True, return_tensors="pt"), return_loss=True
@@ -172,17 +172,17 @@ def test_neither_images_nor_texts_and_a_loss_of_one_side_are_refused(model, proc
         {"embedding_dim": "x"},
     ],
 )
-def test_a_configuration_that_cannot_work_is_a_value_error(wrong):
+def test_an_invalid_configuration_is_a_value_error(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         config(**wrong)
 
 
-def test_a_tower_whose_whole_is_too_wide_for_the_projection_of_its_tokens_is_refused():
-    with pytest.raises(ValueError, match="`pooling` of the image tower must be 'cls' or 'mean', got 'cls_mean'"):
+def test_a_pooling_that_is_too_wide_for_the_projection_of_the_tokens_is_refused():
+    with pytest.raises(ValueError, match="`pooling` must be 'cls' or 'mean' in a retrieval model, got 'cls_mean'"):
         config(vision_config=VISION | {"pooling": "cls_mean"})
 
 
-def test_what_sentence_transformers_reads_is_there(model, processor):
+def test_the_model_has_what_sentence_transformers_reads(model, processor):
     hints = {
         name: get_type_hints(getattr(type(model), name))["return"]
         for name in ("get_image_features", "get_text_features")
@@ -203,7 +203,7 @@ def test_what_sentence_transformers_reads_is_there(model, processor):
     assert processor.skiplist_token_ids == [0, 2, 3]
 
 
-def test_weights_that_are_missing_are_an_error_and_not_a_random_tower(model, tmp_path):
+def test_missing_weights_are_an_error_and_not_a_random_tower(model, tmp_path):
     model.save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     kept = {name: weight for name, weight in weights.items() if not name.startswith("vision_model.layers.1")}
@@ -259,7 +259,7 @@ late = MultiVectorEncoder(folder, **trust)
 queries, documents = late.encode_query(texts), late.encode_document(images)
 found["late"] = late.similarity(queries, documents).tolist()
 queries, documents = list(map(torch.as_tensor, queries)), list(map(torch.as_tensor, documents))
-found["by_hand"] = [[float((query @ seen.T).amax(1).sum()) for seen in documents] for query in queries]
+found["by_hand"] = [[float((query @ document.T).amax(1).sum()) for document in documents] for query in queries]
 
 for number, opened in enumerate((pooled, late)):
     opened.save(f"{folder}-again-{number}")
@@ -272,7 +272,7 @@ print(json.dumps(found))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("sentence_transformers") is None, reason="needs sentence-transformers")
-def test_a_stranger_opens_one_folder_by_three_doors_and_saves_it_again_without_drift(
+def test_one_folder_loads_with_three_libraries_without_this_package_and_saves_again_without_drift(
     model, processor, images, tmp_path
 ):
     folder = tmp_path / "search.v1" / "images-and-words"

@@ -28,7 +28,7 @@ from transformers_suite.test_configuration_common import ConfigTester
 from transformers_suite.test_modeling_common import ModelTesterMixin, floats_tensor
 
 
-# The suites look here to learn which class is a bare model (no loss) and which needs class numbers.
+# The suites read from these which class is a bare model (no loss) and which needs class indices.
 MODEL_MAPPING_NAMES["omni_vision"] = "OmniVisionModel"
 MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES["omni_vision"] = "OmniVisionForImageClassification"
 
