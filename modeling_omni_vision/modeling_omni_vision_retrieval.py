@@ -137,7 +137,7 @@ class OmniVisionForRetrieval(CompleteWeightsMixin, PreTrainedModel):
                 init.constant_(self.logit_bias, -10.0)
 
     def get_image_features(self, pixel_values: torch.Tensor) -> BaseModelOutputWithPooling:
-        """Encode images: tokens of the tower, and its pooled output projected, `pooler_output` (images, embedding_dim)."""
+        """Encode images to tokens of the tower, and a projected `pooler_output` (images, embedding_dim)."""
         output = self.vision_model(pixel_values)
         pooled = pool(output.pooler_output, output.grid, self.config.vision_config.pooling)
         return BaseModelOutputWithPooling(
@@ -150,7 +150,7 @@ class OmniVisionForRetrieval(CompleteWeightsMixin, PreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
     ) -> BaseModelOutputWithPooling:
-        """Encode texts: tokens of the tower, and their mean projected, `pooler_output` (texts, embedding_dim)."""
+        """Encode texts to tokens of the tower, and their projected mean, `pooler_output` (texts, embedding_dim)."""
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         tokens = self.text_model(input_ids=input_ids, attention_mask=mask, **types).last_hidden_state
