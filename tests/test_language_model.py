@@ -1,9 +1,6 @@
 import copy
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +24,7 @@ from transformers import (
     VisionEncoderDecoderModel,
 )
 from transformers import __version__ as transformers_version
+from without_package import run_without_package
 
 from modeling_omni_vision import OmniVisionConfig, OmniVisionImageProcessor, OmniVisionModel
 
@@ -686,13 +684,6 @@ def test_the_encoder_works_in_a_stock_vision_encoder_decoder(tiny_config, tmp_pa
 
 CLIENT = """
 import json, sys
-
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "modeling_omni_vision":
-            raise ImportError(name)
-
-sys.meta_path.insert(0, Blocked())
 import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoProcessor, pipeline
@@ -739,14 +730,7 @@ def test_folders_load_generate_and_save_again_without_this_package_and_without_d
         processor.save_pretrained(folders[-1])
         batch = ask(processor, prompts, [RED, BLUE, RED])
         ours.append((model(**batch).logits, model.generate(**batch, **GREEDY)))
-    client = tmp_path / "client.py"
-    client.write_text(CLIENT)
-    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    variables |= {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-W", "ignore", str(client), *folders]
-    done = subprocess.run(command, capture_output=True, text=True, env=variables, cwd=tmp_path, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = run_without_package(CLIENT, *folders, cwd=tmp_path)
     for folder, (logits, generated) in zip(folders, ours, strict=True):
         here = found[folder]
         assert torch.equal(torch.tensor(here["logits"]), logits)

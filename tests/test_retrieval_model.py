@@ -1,9 +1,6 @@
 import importlib.util
 import inspect
 import json
-import os
-import subprocess
-import sys
 from typing import get_type_hints
 
 import pytest
@@ -15,6 +12,7 @@ from transformers import AutoModel, BertConfig, PreTrainedTokenizerFast
 from transformers import __version__ as transformers_version
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
+from without_package import run_without_package
 
 from modeling_omni_vision import OmniVisionImageProcessor
 
@@ -230,13 +228,6 @@ def test_saving_and_loading_changes_no_bit_and_keeps_the_choices(model, tmp_path
 
 CLIENT = """
 import json, sys
-
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "modeling_omni_vision":
-            raise ImportError(name)
-
-sys.meta_path.insert(0, Blocked())
 import torch
 from PIL import Image
 from sentence_transformers import MultiVectorEncoder, SentenceTransformer
@@ -278,14 +269,7 @@ def test_one_folder_loads_with_three_libraries_without_this_package_and_saves_ag
     folder = tmp_path / "search.v1" / "images-and-words"
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    client = tmp_path / "client.py"
-    client.write_text(CLIENT)
-    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    variables |= {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-W", "ignore", str(client), str(folder), json.dumps(TEXTS)]
-    done = subprocess.run(command, capture_output=True, text=True, env=variables, cwd=tmp_path, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = run_without_package(CLIENT, folder, json.dumps(TEXTS), cwd=tmp_path)
     batch = processor(images=images, text=TEXTS, padding=True, return_tensors="pt")
     ours = model(**batch)
     cosine = ours.image_embeds @ ours.text_embeds.T
