@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 from experiments.emoji_styles import imagenet_scores, keyword_scores, own_scores, pixel_scores, ranked
 from modeling_omni_vision.records.metrics_file import merge_metrics
 from modeling_omni_vision.retrieval.conse import TextEncoderOnly, conse_scores
-from modeling_omni_vision.retrieval.csls import without_hubs
+from modeling_omni_vision.retrieval.csls import csls_scores
 from modeling_omni_vision.retrieval.evaluation import DIRECTIONS, decoded, retrieval_metrics
 
 
@@ -133,7 +133,7 @@ def way_metrics(model: Any, reader: Any, split: Dataset, known: Known) -> dict[s
         for how, (asked, anyway) in {"": scores, ", with neighbours": both}.items():
             forth, back = ranked(asked.T, list(called), concepts), ranked(asked, concepts, list(called))
             found[f"{way}{how}"] = dict(zip(DIRECTIONS, (forth, back), strict=True))
-            corrected = ranked(without_hubs(asked, anyway), concepts, list(called))
+            corrected = ranked(csls_scores(asked, anyway), concepts, list(called))
             found[f"{way}{how}, without hubs"] = {"image_to_text": corrected}
     return found
 

@@ -21,7 +21,7 @@ from modeling_omni_vision.data.synthetic.shapes import COLOURS, SHAPES, draw_sce
 from modeling_omni_vision.embedding.encoder import POOL_FACTOR, ImageTextEncoder
 from modeling_omni_vision.records.metrics_file import cpu_model
 from modeling_omni_vision.retrieval.index import CANDIDATES, EXACT_LIMIT, REFINE, Hit, ImageIndex
-from modeling_omni_vision.retrieval.recall import right
+from modeling_omni_vision.retrieval.recall import num_right
 
 
 COUNT = 4000
@@ -95,7 +95,7 @@ def index_rows(encoder: ImageTextEncoder, count: int = COUNT) -> Iterator[dict[s
                     "num_queries": len(some),
                     "vectors_a_query": statistics.mean(map(len, some)),
                     "recall": statistics.mean(
-                        right(hits, best) / LIMIT for hits, best in zip(found, exact, strict=True)
+                        num_right(hits, best) / LIMIT for hits, best in zip(found, exact, strict=True)
                     ),
                     "recall_of_all_vectors": statistics.mean(
                         sum(bool(truth[number, int(hit.id)] >= line) for hit in hits) / LIMIT
@@ -142,7 +142,7 @@ def run_index_benchmark(
     versions = {name: metadata.version(name) for name in ("lancedb", "sentence-transformers", "torch")}
     return {
         "machine": {"cpu": cpu_model(), "cores": os.cpu_count(), **versions},
-        "weights": encoder.fingerprint,
+        "weights": encoder.weights_digest,
         "defaults": {"exact_limit": EXACT_LIMIT, "candidates": CANDIDATES, "refine": REFINE},
         "rows": rows,
     }

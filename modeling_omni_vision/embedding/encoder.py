@@ -1,13 +1,12 @@
 """Images and texts as the vectors of late interaction, by a retrieval checkpoint opened in sentence-transformers.
 
-Encoding, pooling and MaxSim are the library's. Here: lists of files in which a broken one costs only itself, the words
-that a text's vectors belong to, and a fingerprint that tells two checkpoints apart.
+Encoding, pooling and MaxSim are the library's. Here: batches of files in which an unreadable one costs only itself,
+the words that the vectors of a text belong to, and per-token similarity maps.
 """
 
 import hashlib
-import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,8 +18,8 @@ from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.multi_vector_encoder.interpretability import maxsim_similarity_map
 from sentence_transformers.multi_vector_encoder.modules import HierarchicalTokenPooling
 
+from .files import read_failure
 
-logger = logging.getLogger(__name__)
 
 POOL_FACTOR = 3
 # Images decoded at the same time: sixteen of 12 megapixels are some 600 MB.
@@ -29,17 +28,17 @@ BATCH_SIZE = 16
 
 @dataclass(frozen=True)
 class EncodedText:
-    """A text as late interaction sees it.
+    """The token vectors of a text, and the words that they belong to.
 
     Args:
-        embeds: Vectors (n, embedding_dim) of length 1, without those of special tokens.
+        embeds: Vectors (tokens, embedding_dim) of length 1, without those of special tokens.
         words: The words of the text, in order.
-        owners: For each vector, the number of its word.
+        word_ids: For each vector, the index of its word.
     """
 
     embeds: torch.Tensor
     words: tuple[str, ...]
-    owners: tuple[int, ...]
+    word_ids: tuple[int, ...]
 
 
 class ImageTextEncoder:
@@ -50,7 +49,7 @@ class ImageTextEncoder:
         revision: Commit, branch or tag on the Hub.
 
     Raises:
-        ValueError: if it is no checkpoint that sentence-transformers opens as a `MultiVectorEncoder`.
+        ValueError: if sentence-transformers cannot load it as a `MultiVectorEncoder`.
     """
 
     def __init__(self, checkpoint: str, revision: str | None = None) -> None:
@@ -70,7 +69,7 @@ class ImageTextEncoder:
         return self.model[0].auto_model.config  # type: ignore[union-attr]
 
     @cached_property
-    def fingerprint(self) -> str:
+    def weights_digest(self) -> str:
         """SHA-256 of all weights by name; equal for copies of a checkpoint wherever they lie."""
         found = hashlib.sha256()
         weights = self.model[0].auto_model.state_dict()  # type: ignore[union-attr]
@@ -80,19 +79,18 @@ class ImageTextEncoder:
         return found.hexdigest()
 
     def images(self, sources: Sequence[Any], pool_factor: float = 1) -> list[torch.Tensor]:
-        """
-        Encode images, all or none.
+        """Encode images; if one cannot be read, none is encoded.
 
         Args:
             sources: Paths (`str` or `Path`) or PIL images.
-            pool_factor: Merge like vectors of one image, to about one of this many; 1 merges none.
+            pool_factor: Merge similar vectors of an image until about one in this many is left; 1 merges none.
 
         Returns:
-            Vectors (n, embedding_dim) for each, of length 1.
+            Vectors (n, embedding_dim) of length 1 for each image.
         """
         pooling = HierarchicalTokenPooling(pool_factor, num_protected_tokens=0) if pool_factor > 1 else None
-        # Decoded by our own policy: the library's way with a path loses transparency and 16-bit levels, and takes a
-        # path that does not end like an image's for a text.
+        # Decoded by our image processor: the library would lose transparency and 16-bit pixel values, and takes a
+        # path without the suffix of an image for a text.
         decode = self.model.processor.image_processor.fetch_images
         inputs: list[Any] = [decode(os.fspath(one) if isinstance(one, os.PathLike) else one) for one in sources]
         return self.model.encode_document(
@@ -102,11 +100,10 @@ class ImageTextEncoder:
     def files(
         self, files: Sequence[Path], pool_factor: float = 1
     ) -> tuple[list[tuple[Path, np.ndarray]], list[tuple[Path, str]]]:
-        """
-        Encode files; one that cannot be read costs only itself.
+        """Encode files; one that cannot be read costs only itself.
 
         Returns:
-            The files read with their vectors, and the others with the reason of each.
+            The files that were read, each with its float16 vectors (n, embedding_dim), and the others with the reason.
         """
         read: list[tuple[Path, np.ndarray]] = []
         failed: list[tuple[Path, str]] = []
@@ -114,76 +111,51 @@ class ImageTextEncoder:
             batch = files[start : start + BATCH_SIZE]
             try:
                 read += zip(batch, _arrays(self.images(batch, pool_factor)), strict=True)
-            except Exception:  # decoders raise many kinds; what is at fault is found one by one
+            except Exception:  # decoders raise many kinds; the files at fault are found one by one
                 for file in batch:
                     try:
                         read.append((file, _arrays(self.images([file], pool_factor))[0]))
                     except Exception as error:
-                        failed.append((file, reason(error, file)))
+                        failed.append((file, read_failure(error, file)))
         return read, failed
 
     def text(self, text: str) -> EncodedText:
-        """
-        Encode a text, without its special tokens.
+        """Encode a text, without its special tokens.
 
         Raises:
-            ValueError: if nothing is left.
+            ValueError: if no token is left.
         """
         embeds = torch.as_tensor(self.model.encode_query([text], show_progress_bar=False)[0]).float()
-        seen = embeds.norm(dim=-1) > 0.5
-        read = self.model.tokenizer(text, truncation=True)
-        skipped = set(self._config.skiplist_token_ids or [])
-        owners = [word for word, token in zip(read.word_ids(), read["input_ids"], strict=True) if token not in skipped]
-        if not seen.any():
+        kept = embeds.norm(dim=-1) > 0.5
+        tokens = self.model.tokenizer(text, truncation=True)
+        skiplist = set(self._config.skiplist_token_ids or [])
+        pairs = zip(tokens.word_ids(), tokens["input_ids"], strict=True)
+        owners = [word for word, token in pairs if token not in skiplist]
+        if not kept.any():
             raise ValueError(f"Expected a text with at least one word that the checkpoint knows, got {text!r}.")
-        if len(owners) != int(seen.sum()) or None in owners:
-            # A template around the text: the sum over all words is all that can be shown.
-            return EncodedText(embeds[seen], (text,), (0,) * int(seen.sum()))
+        if len(owners) != int(kept.sum()) or None in owners:
+            # The model wraps the text in a template: its tokens cannot be assigned, the whole text counts as one word.
+            return EncodedText(embeds[kept], (text,), (0,) * int(kept.sum()))
         numbers = {word: number for number, word in enumerate(dict.fromkeys(owners))}
-        spans = [read.word_to_chars(word) for word in numbers]
-        return EncodedText(
-            embeds[seen], tuple(text[span.start : span.end] for span in spans), tuple(numbers[word] for word in owners)
-        )
+        spans = [tokens.word_to_chars(word) for word in numbers]
+        words = tuple(text[span.start : span.end] for span in spans)
+        return EncodedText(embeds[kept], words, tuple(numbers[word] for word in owners))
 
-    def word_maps(self, text: EncodedText, image: Any) -> torch.Tensor:
-        """Similarity of each word to each patch of an image (path or PIL image): (words, rows, columns)."""
+    def similarity_maps(self, text: EncodedText, image: Any) -> torch.Tensor:
+        """Compute the per-token similarity maps of an image (path or PIL image), averaged over each word's tokens.
+
+        Returns:
+            Cosines with the patches of the image (words, rows, columns).
+        """
         rows, columns = self.grid_size
         patches = self.images([image])[0][-rows * columns :]
         maps = maxsim_similarity_map(text.embeds, patches, (columns, rows))
-        owners = torch.tensor(text.owners)
-        return torch.stack([maps[owners == word].mean(0) for word in range(len(text.words))])
-
-
-def reason(error: Exception, file: Path) -> str:
-    """Say in one line why a file cannot be read, without its name, which stands beside it."""
-    text = " ".join(str(error).split())
-    for name in (repr(str(file)), str(file)):
-        text = text.replace(name, "the file")
-    return text.removeprefix("image 0: ").removeprefix("the file: ")[:200] or type(error).__name__
-
-
-def image_files(places: Iterable[str | Path]) -> list[tuple[Path, str]]:
-    """
-    List the files named and all below the folders named, sorted, each once, with its folder within the place.
-
-    Hidden files and folders within a place are left out.
-
-    Raises:
-        ValueError: if a place does not exist.
-    """
-    found: dict[Path, str] = {}
-    for place in map(Path, places):
-        if not place.exists():
-            raise ValueError(f"Expected files or folders of images, got {str(place)!r}, which does not exist.")
-        for file in sorted(place.rglob("*")) if place.is_dir() else [place]:
-            inside = file.relative_to(place) if place.is_dir() else Path(file.name)
-            if file.is_file() and not any(part.startswith(".") for part in inside.parts):
-                found.setdefault(file.resolve(), inside.parent.as_posix())
-    return list(found.items())
+        word_ids = torch.tensor(text.word_ids)
+        return torch.stack([maps[word_ids == word].mean(0) for word in range(len(text.words))])
 
 
 def _arrays(embeds: Sequence[torch.Tensor]) -> list[np.ndarray]:
     return [one.detach().float().cpu().numpy().astype(np.float16) for one in embeds]
 
 
-__all__ = ["BATCH_SIZE", "POOL_FACTOR", "EncodedText", "ImageTextEncoder", "image_files", "reason"]
+__all__ = ["BATCH_SIZE", "POOL_FACTOR", "EncodedText", "ImageTextEncoder"]

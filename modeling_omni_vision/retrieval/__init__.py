@@ -1,1 +1,1 @@
-"""Search: training and evaluation through sentence-transformers, bulk embedding, and an index of images."""
+"""Retrieval: losses and evaluation through sentence-transformers, an index of images, search results as images."""

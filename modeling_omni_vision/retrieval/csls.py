@@ -1,37 +1,39 @@
-"""Texts that are near to every image, hubs, win from those that are meant; here what they win anyway is taken off.
+"""Cross-domain similarity local scaling (CSLS): texts that are similar to every image no longer win every ranking.
 
-Cross-domain similarity local scaling (CSLS, https://huggingface.co/papers/1710.04087) lowers what is near to all
-questions; for search, questions known before stand for those that come (https://huggingface.co/papers/2112.12777).
+CSLS (Conneau et al. 2018, https://huggingface.co/papers/1710.04087) takes off each score how similar either side is to
+its nearest neighbours on the other. In search the queries of the other side are not there yet: a bank of known queries
+takes their place (Bogolin et al. 2022, https://huggingface.co/papers/2112.12777).
 """
 
 import torch
 
 
-NEIGHBOURS = 10  # as in the paper
+NUM_NEIGHBOURS = 10  # as in the paper
 
 
-def without_hubs(scores: torch.Tensor, known: torch.Tensor, neighbours: int = NEIGHBOURS) -> torch.Tensor:
-    """
-    Rank answers by how much nearer they are to a question than to those that are nearest to them anyway.
+def csls_scores(
+    scores: torch.Tensor, known_scores: torch.Tensor, num_neighbours: int = NUM_NEIGHBOURS
+) -> torch.Tensor:
+    """Compute CSLS scores: twice the cosine, less the mean cosine of a candidate with its nearest known queries.
 
     Args:
-        scores: Cosines of questions with answers (questions, answers).
-        known: Cosines of other questions, such as training images, with the same answers (others, answers).
-        neighbours: How many of those that are nearest to an answer count.
+        scores: Cosines of queries with candidates (queries, candidates).
+        known_scores: Cosines of known queries, such as training images, with the same candidates (known, candidates).
+        num_neighbours: How many known queries, the nearest ones of each candidate, the mean is over.
 
     Returns:
-        Scores (questions, answers) that rank the answers of each question, and say nothing between questions.
+        Scores (queries, candidates) that rank the candidates of one query; between queries they cannot be compared.
 
     Raises:
-        ValueError: for fewer other questions than neighbours, or other answers.
+        ValueError: for fewer known queries than neighbours, or other candidates.
     """
-    if len(known) < neighbours or known.shape[1:] != scores.shape[1:]:
+    if len(known_scores) < num_neighbours or known_scores.shape[1:] != scores.shape[1:]:
         raise ValueError(
-            f"Expected scores of at least {neighbours} known questions with {scores.shape[1]} answers, got "
-            f"{tuple(known.shape)}."
+            f"Expected scores of at least {num_neighbours} known queries with {scores.shape[1]} candidates, got "
+            f"{tuple(known_scores.shape)}. Pass more known queries, scored with the same candidates."
         )
-    # CSLS also takes off what a question is near to: for one question the same from all answers.
-    return 2 * scores - known.topk(neighbours, dim=0).values.mean(0)
+    # The paper also subtracts the mean of the query's own neighbours: the same for all candidates of a query.
+    return 2 * scores - known_scores.topk(num_neighbours, dim=0).values.mean(0)
 
 
-__all__ = ["without_hubs"]
+__all__ = ["csls_scores"]

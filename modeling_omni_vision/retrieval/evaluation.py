@@ -1,4 +1,4 @@
-"""How well images and texts find each other, by the evaluators of sentence-transformers, and zero-shot accuracy."""
+"""Retrieval in both directions, by the evaluators of sentence-transformers, and zero-shot predictions."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from sentence_transformers.multi_vector_encoder.evaluation import MultiVectorInf
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 from sentence_transformers.util import cos_sim, maxsim
 
-from ..data.stored_images import open_stored
+from ..image_processing_omni_vision import OmniVisionImageProcessor
 
 
 RANKS = [1, 5, 10]
@@ -20,10 +20,10 @@ TEMPLATES = ("This is a {}", "a {}", "an image of a {}")
 
 
 def evaluators(split: Dataset, late_interaction: bool, batch_size: int = 64) -> dict[str, Any]:
-    """Make an evaluator for each of `DIRECTIONS`: every text once, against all images of a split, and back.
+    """Return an evaluator for each of `DIRECTIONS`: every text once against all images of a split, and back.
 
     Args:
-        split: Columns `image`, `texts` (the first one asks) and `concept`, as `load_pairs` gives them.
+        split: Columns `image`, `texts` (the first one is the query) and `concept`, as `load_pairs` returns them.
         late_interaction: For a `MultiVectorEncoder`; otherwise for a `SentenceTransformer`.
         batch_size: Rows that are embedded at a time.
     """
@@ -32,13 +32,13 @@ def evaluators(split: Dataset, late_interaction: bool, batch_size: int = 64) -> 
     texts: dict[str, str] = {}
     for concept, lines in zip(concepts, split["texts"][:], strict=True):
         texts.setdefault(concept, lines[0])
-    found_by = {concept: {str(row) for row, other in enumerate(concepts) if other == concept} for concept in texts}
-    fits = {str(row): {concept} for row, concept in enumerate(concepts)}
+    images_of = {concept: {str(row) for row, other in enumerate(concepts) if other == concept} for concept in texts}
+    text_of = {str(row): {concept} for row, concept in enumerate(concepts)}
     kind: Any = MultiVectorInformationRetrievalEvaluator if late_interaction else InformationRetrievalEvaluator
-    asked = {DIRECTIONS[0]: (texts, images, found_by), DIRECTIONS[1]: (images, texts, fits)}
+    inputs = {DIRECTIONS[0]: (texts, images, images_of), DIRECTIONS[1]: (images, texts, text_of)}
     return {
         name: kind(
-            *parts,
+            *queries_corpus_relevant,
             name=name,
             batch_size=batch_size,
             accuracy_at_k=RANKS,
@@ -47,18 +47,18 @@ def evaluators(split: Dataset, late_interaction: bool, batch_size: int = 64) -> 
             mrr_at_k=[10],
             map_at_k=[10],
             write_csv=False,
-            score_functions={"score": _scorer(late_interaction, texts_ask=name == DIRECTIONS[0])},
+            score_functions={"score": _scorer(late_interaction, texts_are_queries=name == DIRECTIONS[0])},
         )
-        for name, parts in asked.items()
+        for name, queries_corpus_relevant in inputs.items()
     }
 
 
 def retrieval_metrics(model: Any, split: Dataset, batch_size: int = 64) -> dict[str, dict[str, float]]:
-    """Measure both directions.
+    """Measure retrieval in both directions.
 
     Returns:
-        For each of `DIRECTIONS`: recall@1, recall@5, recall@10 (share of questions with a right answer that high),
-        ndcg@10, mrr@10, and how many candidates there were.
+        For each of `DIRECTIONS`: recall@1, recall@5, recall@10 (share of queries with a right answer among so many),
+        ndcg@10, mrr@10, and the number of `candidates`.
     """
     results = {}
     for name, evaluator in evaluators(split, isinstance(model, MultiVectorEncoder), batch_size).items():
@@ -76,7 +76,7 @@ def retrieval_metrics(model: Any, split: Dataset, batch_size: int = 64) -> dict[
 def zero_shot_predictions(
     model: Any, images: Sequence[Any], names: Sequence[str], templates: Sequence[str] = TEMPLATES
 ) -> torch.Tensor:
-    """Tell for each image which name fits best, as indices (images,); the scores of all templates are averaged.
+    """Return the index of the best name for each image (images,); the scores of all templates are averaged.
 
     Raises:
         ValueError: for a template without {}, or fewer than two names.
@@ -86,27 +86,22 @@ def zero_shot_predictions(
         raise ValueError(f"Expected templates with {{}} where the name belongs, got {wrong!r}. Correct them.")
     if len(names) < 2:
         raise ValueError(f"Expected at least two names to choose from, got {list(names)!r}. Add some.")
-    score = _scorer(isinstance(model, MultiVectorEncoder), texts_ask=True)
-    seen = model.encode_document(list(images))
-    total = sum(score(model.encode_query([template.format(name) for name in names]), seen) for template in templates)
+    score = _scorer(isinstance(model, MultiVectorEncoder), texts_are_queries=True)
+    embeds = model.encode_document(list(images))
+    total = sum(score(model.encode_query([template.format(name) for name in names]), embeds) for template in templates)
     return torch.as_tensor(total).argmax(dim=0).cpu()
 
 
 def decoded(split: Dataset) -> list[PilImage.Image]:
-    """Open the images of a split, which must fit into memory."""
-    images: list[PilImage.Image] = []
-    for source in split["image"][:]:
-        image = open_stored(source)
-        image.load()
-        images.append(image)
-    return images
+    """Return the images of a split, all in memory, read by the rules of the image processor."""
+    return OmniVisionImageProcessor().fetch_images(list(split["image"][:]))
 
 
-def _scorer(late_interaction: bool, texts_ask: bool) -> Any:
-    """Score questions with answers; whichever of them texts are, MaxSim goes over their words."""
+def _scorer(late_interaction: bool, texts_are_queries: bool) -> Any:
+    """Return a function of queries and candidates to scores; MaxSim is always averaged over the tokens of texts."""
     if not late_interaction:
         return cos_sim
-    if texts_ask:
+    if texts_are_queries:
         return lambda texts, images: maxsim(texts, images, length_normalize=True)
     return lambda images, texts: maxsim(texts, images, length_normalize=True).T
 

@@ -1,8 +1,8 @@
-"""The contrastive loss of whole vectors and of late interaction, over batches of any size and any number of processes.
+"""The contrastive loss of single vectors and of late interaction, for batches of any size and several processes.
 
-sentence-transformers scores, gathers and re-computes (GradCache); what it lacks is here: late interaction in both
-directions, SigLIP's loss, a temperature that is learned, texts that fit several images of a batch, and images of
-one concept that find each other.
+sentence-transformers scores, gathers and re-computes (GradCache). What it lacks is here: late interaction in both
+directions, SigLIP's loss, a learned temperature, a mask of false negatives, and a supervised contrastive loss of
+images of the same concept.
 """
 
 from collections.abc import Iterable
@@ -19,31 +19,32 @@ from torch.nn.functional import cross_entropy, logsigmoid, normalize
 from ..modeling_omni_vision_retrieval import OmniVisionForRetrieval
 
 
-# 384 numbers each for MiniLM: 150 MB.
-REMEMBERED_TEXTS = 100_000
+# 384 float32 numbers each for MiniLM: 150 MB.
+MAX_CACHED_TEXTS = 100_000
 TEXT_FEATURES = ("input_ids", "attention_mask", "token_type_ids")
 
 
 class TwoWayContrastiveLoss(CachedLossMixin, nn.Module):
-    """
-    Mean loss of texts (first column) and images (second column) whose rows belong together.
+    """Contrastive loss of texts (first column) and images (second column) whose rows are pairs.
 
-    `"softmax"` is CLIP's: each text must find its image and each image its text among all of the batch.
-    `"sigmoid"` is SigLIP's: every pair is a yes-or-no question, summed over all, divided by the images. A score is
-    the cosine of whole vectors, or, for a `MultiVectorEncoder`, MaxSim divided by the words of the text: otherwise
-    long texts would win every image. The score's factor and SigLIP's bias are the model's own, and learned with it.
+    `"softmax"` is CLIP's: cross-entropy of each text over all images of the batch and of each image over all texts,
+    averaged. `"sigmoid"` is SigLIP's: binary cross-entropy of every text with every image, summed and divided by the
+    number of images. A score is the cosine of single vectors, or, for a `MultiVectorEncoder`, MaxSim divided by the
+    number of text tokens: otherwise long texts would win every image. Scores are multiplied by the model's learned
+    temperature; SigLIP's bias is the model's too.
 
     With several processes, texts and images of all of them are gathered with their gradients: the mean of the
     processes' gradients is that of one process with the whole batch.
 
     Args:
         model: A `SentenceTransformer` or `MultiVectorEncoder` around an [`OmniVisionForRetrieval`].
-        mini_batch_size: Embed so many rows at a time and compute them twice, for batches that memory cannot hold
+        mini_batch_size: Embed this many rows at a time and compute them twice, for batches that memory cannot hold
             (GradCache, https://huggingface.co/papers/2101.06983); 0 embeds the batch at once.
-        single_vector_weight: With a `MultiVectorEncoder`, the mean of its loss and this times that of single vectors,
-            from one pass through the towers: the result serves every class. 0 is late interaction alone.
-        image_pair_weight: Add so many times the loss of images that look for the others with their label among all
-            images (supervised contrast, https://huggingface.co/papers/2004.11362), a mean over those that have any.
+        single_vector_weight: With a `MultiVectorEncoder`, weight of the loss of single vectors in a mean with that of
+            late interaction (weight 1), from one pass through both towers: the result loads as `SentenceTransformer`
+            too. 0 trains late interaction alone.
+        image_pair_weight: Factor of the supervised contrastive loss of images with the same label (Khosla et al.
+            2020, https://huggingface.co/papers/2004.11362), averaged over images that have any; 0 disables it.
     """
 
     def __init__(
@@ -57,18 +58,18 @@ class TwoWayContrastiveLoss(CachedLossMixin, nn.Module):
         self.single_vector_weight = single_vector_weight if self.late_interaction else 0.0
         # In a tuple, so that it is no module of this one: its parameters are the model's.
         self._core = (unwrap_retrieval_model(model),)
-        self._texts = TextFeatureCache(self._core[0])
-        self._wholes: list[torch.Tensor] = []
+        self._text_features = TextFeatureCache(self._core[0])
+        self._single_vectors: list[torch.Tensor] = []
         for projection in (self._core[0].visual_projection, self._core[0].text_projection):
             if self.single_vector_weight:
-                # sentence-transformers passes on one output of the model, here two are needed: these see both.
-                projection.register_forward_hook(self._keep_wholes)
+                # sentence-transformers passes on one output of the model, here two are needed: hooks see both.
+                projection.register_forward_hook(self._keep_single_vector)
             if mini_batch_size:
                 projection.register_forward_hook(self._touch_temperature)
 
     @property
     def uses_gradient_cache(self) -> bool:  # type: ignore[override]
-        """Whether gradients arrive through a hook; sentence-transformers asks."""
+        """Whether gradients are computed by GradCache; sentence-transformers reads this."""
         return bool(self.mini_batch_size)
 
     def forward(self, sentence_features: Iterable[dict[str, Any]], labels: torch.Tensor | None = None) -> torch.Tensor:
@@ -76,9 +77,9 @@ class TwoWayContrastiveLoss(CachedLossMixin, nn.Module):
 
         Args:
             sentence_features: Features of the texts, then of the images.
-            labels: What fits what, numbers (batch, 2 + texts) of each pair's concept, of its text, and of all texts
-                that fit its image; or of concepts alone (batch,). Images are no negatives of a text of the same
-                concept, nor of one that is among their own: "a red square" is right for a scene that has more in it.
+            labels: Integers (batch, 2 + texts): each pair's concept, its text, and all texts that fit its image; or
+                concepts alone (batch,). A text and an image of the same concept are no negatives of each other, nor
+                are an image and a text among its own: "a red square" also fits a scene that has more in it.
 
         Raises:
             ValueError: for fewer than two pairs over all processes, or `image_pair_weight` without labels.
@@ -99,7 +100,7 @@ class TwoWayContrastiveLoss(CachedLossMixin, nn.Module):
         copy_random_state: bool,
         random_state: RandContext | None = None,
     ) -> tuple[torch.Tensor, RandContext | None]:
-        """Embed some rows of a column, perhaps with the random state of the time before."""
+        """Embed some rows of a column, with the random state of the first pass if it is given."""
         part = {
             name: value[begin:end] if isinstance(value, torch.Tensor) else value
             for name, value in sentence_feature.items()
@@ -111,7 +112,7 @@ class TwoWayContrastiveLoss(CachedLossMixin, nn.Module):
     def calculate_loss(
         self, reps: list[list[torch.Tensor]], labels: torch.Tensor | None = None, *, with_backward: bool = False
     ) -> torch.Tensor:
-        """Compute the loss from what `embed_minibatch` gave for both columns; GradCache asks for it."""
+        """Compute the loss from what `embed_minibatch` returned for both columns; GradCache calls it."""
         masks = [[chunk.detach().ne(0).any(-1) for chunk in column] for column in reps]
         (texts, words), (images, patches) = (
             cat_padded_token_embeddings(column, mask) for column, mask in zip(reps, masks, strict=True)
@@ -125,17 +126,17 @@ class TwoWayContrastiveLoss(CachedLossMixin, nn.Module):
                 "leave out an incomplete last batch with --dataloader_drop_last true."
             )
         if self.image_pair_weight and labels is None:
-            raise ValueError("`image_pair_weight` needs labels that say what images are about, got none. Give them.")
+            raise ValueError("`image_pair_weight` needs labels with the concept of each image, got none. Pass them.")
         gathered = (texts, all_texts, words, all_words), (images, all_images, patches, all_patches)
         if not self.single_vector_weight:
             loss = self._loss(*gathered, labels=labels)
         else:
-            # The first vector is the whole, the others its words or patches.
-            wholes, parts = (
+            # The first vector is the single one, the others are those of tokens or patches.
+            single, multi = (
                 self._loss(*(tuple(tensor[:, part] for tensor in side) for side in gathered), labels=labels)
                 for part in (slice(1), slice(1, None))
             )
-            loss = (self.single_vector_weight * wholes + parts) / (self.single_vector_weight + 1)
+            loss = (self.single_vector_weight * single + multi) / (self.single_vector_weight + 1)
         if with_backward:
             loss.backward()
         return loss
@@ -143,62 +144,61 @@ class TwoWayContrastiveLoss(CachedLossMixin, nn.Module):
     def _loss(
         self, of_texts: tuple[torch.Tensor, ...], of_images: tuple[torch.Tensor, ...], *, labels: torch.Tensor | None
     ) -> torch.Tensor:
-        """Compute the loss of one kind of vectors: own ones, all ones, and which of both are present."""
+        """Compute the loss from vectors of this process, of all processes, and the masks of both."""
         (texts, all_texts, words, all_words), (images, all_images, patches, all_patches) = of_texts, of_images
         count, total = len(texts), len(all_texts)
         rows = torch.arange(count, device=texts.device) + get_rank() * count
-        fitting = fitting_back = torch.zeros(count, total, dtype=torch.bool, device=texts.device)
-        of_pairs: torch.Tensor | float = 0.0
+        excluded = excluded_back = torch.zeros(count, total, dtype=torch.bool, device=texts.device)
+        image_pairs: torch.Tensor | float = 0.0
         if labels is not None:
             labels = labels.reshape(count, -1)
-            every_label = all_gather(labels)
-            alike, fitting, fitting_back = false_negative_mask(labels, every_label, rows)
+            all_labels = all_gather(labels)
+            same, excluded, excluded_back = false_negative_mask(labels, all_labels, rows)
             if self.image_pair_weight:
-                # Of all processes, so that the mean of theirs is that of one with the whole batch.
-                concepts = every_label[:, 0]
+                # Counted over all processes, so that the mean of theirs is that of one with the whole batch.
+                concepts = all_labels[:, 0]
                 with_others = int((concepts[:, None] == concepts[None]).sum(1).gt(1).sum())
-                likeness = supervised_contrastive_loss(_scores(images, all_images, patches, all_patches), alike, rows)
-                of_pairs = self.image_pair_weight * likeness * (total / count / max(with_others, 1))
+                supervised = supervised_contrastive_loss(_scores(images, all_images, patches, all_patches), same, rows)
+                image_pairs = self.image_pair_weight * supervised * (total / count / max(with_others, 1))
         scores = _scores(texts, all_images, words, all_patches)
         if self._core[0].config.contrastive_loss == "sigmoid":
             sign = -torch.ones_like(scores)
             sign[torch.arange(count), rows] = 1
-            return of_pairs - logsigmoid(sign * scores).masked_fill(fitting, 0).sum() / count
+            return image_pairs - logsigmoid(sign * scores).masked_fill(excluded, 0).sum() / count
         back = scores if total == count else _scores(all_texts, images, all_words, patches)
-        forth, back = scores.masked_fill(fitting, float("-inf")), back.T.masked_fill(fitting_back, float("-inf"))
-        return of_pairs + (cross_entropy(forth, rows) + cross_entropy(back, rows)) / 2
+        forth, back = scores.masked_fill(excluded, float("-inf")), back.T.masked_fill(excluded_back, float("-inf"))
+        return image_pairs + (cross_entropy(forth, rows) + cross_entropy(back, rows)) / 2
 
-    def _keep_wholes(self, module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+    def _keep_single_vector(self, module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
         if output.ndim == 2:
-            self._wholes.append(output)
+            self._single_vectors.append(output)
 
     def _touch_temperature(self, module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
-        """Let several processes see that temperature and bias are in use, though `_embed` uses them after the model.
+        """Use temperature and bias within the model's forward, though `_embed` applies them after it.
 
-        Where some weights are in use only now and then (`find_unused_parameters`), those that are not seen in the
-        model's own pass are taken for unused, and their gradients for an error.
+        With `find_unused_parameters`, DistributedDataParallel takes parameters that no forward uses for unused, and
+        their gradients for an error.
         """
         core = self._core[0]
         numbers = (core.logit_scale, *([core.logit_bias] if core.config.contrastive_loss == "sigmoid" else []))
         return output + 0 * torch.stack(numbers).sum()
 
     def _embed(self, features: dict[str, Any]) -> torch.Tensor:
-        """
-        Embed a column as (rows, vectors, embedding_dim), or one wider for SigLIP.
+        """Embed a column as (rows, vectors, embedding_dim), or one wider for SigLIP.
 
-        The learned numbers ride in the vectors, since GradCache brings gradients to nothing else: half of the
-        temperature on each side, and the bias as one more coordinate that meets a one.
+        Temperature and bias are multiplied into the vectors, since GradCache brings gradients to nothing else: half of
+        the temperature on each side, and the bias as one more coordinate of texts against a one of images.
         """
         features, core = dict(features), self._core[0]
         task = features.pop("task")
         if self.late_interaction:
-            self._wholes.clear()
+            self._single_vectors.clear()
             vectors = self.model(features, task=task)["token_embeddings"]
             if self.single_vector_weight:
-                whole = normalize(self._wholes.pop(), dim=-1)
-                vectors = torch.cat((whole.unsqueeze(1), vectors), dim=1)
-        elif task == "query" and self._texts.applicable:
-            vectors = normalize(core.text_projection(self._texts(features)), dim=-1).unsqueeze(1)
+                single = normalize(self._single_vectors.pop(), dim=-1)
+                vectors = torch.cat((single.unsqueeze(1), vectors), dim=1)
+        elif task == "query" and self._text_features.applicable:
+            vectors = normalize(core.text_projection(self._text_features(features)), dim=-1).unsqueeze(1)
         else:
             vectors = normalize(self.model(features)["sentence_embedding"], dim=-1).unsqueeze(1)
         vectors = vectors.float()
@@ -211,91 +211,99 @@ class TwoWayContrastiveLoss(CachedLossMixin, nn.Module):
 
 
 class TextFeatureCache:
-    """
-    Means of texts before their projection, by a text encoder that is not trained: each text is read only once.
+    """Mean text features before their projection, by a frozen text encoder: each text is encoded only once.
 
     Args:
-        core: The model; whether its text encoder is frozen is looked at each time.
+        model: The model; whether its text encoder is frozen is checked at each use.
     """
 
-    def __init__(self, core: OmniVisionForRetrieval) -> None:
-        self._core = core
-        self._known: dict[bytes, torch.Tensor] = {}
+    def __init__(self, model: OmniVisionForRetrieval) -> None:
+        self._model = model
+        self._cache: dict[bytes, torch.Tensor] = {}
 
     @property
     def applicable(self) -> bool:
-        """Whether texts can be remembered: no weight changes what they give, nor does dropout."""
-        reader = self._core.text_model
-        frozen = not reader.training and not any(parameter.requires_grad for parameter in reader.parameters())
-        # Wrapped for several processes, a model must be asked as a whole.
+        """Whether features can be cached: neither training nor dropout changes them."""
+        encoder = self._model.text_model
+        frozen = not encoder.training and not any(parameter.requires_grad for parameter in encoder.parameters())
+        # DistributedDataParallel must see the forward of the whole model.
         return frozen and not torch.distributed.is_initialized()
 
     @torch.no_grad()
     def __call__(self, features: dict[str, Any]) -> torch.Tensor:
-        """Give the means (texts, hidden) of texts, reading only new ones."""
-        given = {name: features[name] for name in TEXT_FEATURES if name in features}
-        rows = zip(given["input_ids"].cpu(), given["attention_mask"].cpu().bool(), strict=True)
-        names = [row[present].numpy().tobytes() for row, present in rows]
-        new = {name: row for row, name in enumerate(names) if name not in self._known}
-        if len(self._known) + len(new) > REMEMBERED_TEXTS:
-            self._known.clear()
-            new = {name: row for row, name in enumerate(names)}
+        """Return the mean features (texts, hidden) of tokenized texts, encoding only new ones."""
+        inputs = {name: features[name] for name in TEXT_FEATURES if name in features}
+        rows = zip(inputs["input_ids"].cpu(), inputs["attention_mask"].cpu().bool(), strict=True)
+        keys = [row[present].numpy().tobytes() for row, present in rows]
+        new = {key: row for row, key in enumerate(keys) if key not in self._cache}
+        if len(self._cache) + len(new) > MAX_CACHED_TEXTS:
+            self._cache.clear()
+            new = {key: row for row, key in enumerate(keys)}
         if new:
             means: list[torch.Tensor] = []
-            hook = self._core.text_projection.register_forward_pre_hook(lambda _, inputs: means.append(inputs[0]))
-            self._core.get_text_features(**{name: value[list(new.values())] for name, value in given.items()})
+            hook = self._model.text_projection.register_forward_pre_hook(lambda _, given: means.append(given[0]))
+            self._model.get_text_features(**{name: value[list(new.values())] for name, value in inputs.items()})
             hook.remove()
-            self._known |= dict(zip(new, means[0].float(), strict=True))
-        return torch.stack([self._known[name] for name in names])
+            self._cache |= dict(zip(new, means[0].float(), strict=True))
+        return torch.stack([self._cache[key] for key in keys])
 
 
 def unwrap_retrieval_model(model: Any) -> OmniVisionForRetrieval:
-    """Find the [`OmniVisionForRetrieval`] in a model of sentence-transformers, wrapped or not."""
+    """Return the [`OmniVisionForRetrieval`] in a model of sentence-transformers, wrapped for processes or not."""
     return getattr(model, "module", model)[0].auto_model
 
 
 def false_negative_mask(
-    labels: torch.Tensor, every_label: torch.Tensor, rows: torch.Tensor
+    labels: torch.Tensor, all_labels: torch.Tensor, rows: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """
-    Tell which pairs are no negatives of each other, without those that belong together.
+    """Mark pairs of a text and an image that a contrastive loss must not take for negatives.
 
     Args:
-        labels: Numbers (pairs, 1 or 2 + texts) of own pairs: concept, text, and all texts of the image.
-        every_label: The same of all pairs.
-        rows: Which of all pairs each own one is.
+        labels: Integers (pairs, 1 or 2 + texts) of this process: concept, text, and all texts of the image.
+        all_labels: The same of all processes.
+        rows: The row in `all_labels` of each row of `labels`.
 
     Returns:
-        Three of (pairs, all pairs): the same concept; this text fits that image; this image fits that text.
+        Three masks (pairs, all pairs), false where a pair meets itself: the concepts are the same; this text fits that
+        image; this image fits that text.
     """
-    alike = labels[:, :1] == every_label[:, 0]
-    fits, fits_back = alike.clone(), alike.clone()
-    # One place after the other: all at once would be the largest tensor of a step with large batches.
-    for place in range(2, labels.shape[1]):
-        fits |= labels[:, 1:2] == every_label[:, place]
-        fits_back |= labels[:, place, None] == every_label[:, 1]
-    for found in (alike, fits, fits_back):
-        found[torch.arange(len(rows)), rows] = False
-    return alike, fits, fits_back
+    same = labels[:, :1] == all_labels[:, 0]
+    fits, fits_back = same.clone(), same.clone()
+    # One text after the other: all at once would be the largest tensor of a step with large batches.
+    for text in range(2, labels.shape[1]):
+        fits |= labels[:, 1:2] == all_labels[:, text]
+        fits_back |= labels[:, text, None] == all_labels[:, 1]
+    for mask in (same, fits, fits_back):
+        mask[torch.arange(len(rows)), rows] = False
+    return same, fits, fits_back
 
 
 def supervised_contrastive_loss(scores: torch.Tensor, same: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """Sum over images of what it costs to find the others of their kind, each against all images but itself.
+    """Compute the supervised contrastive loss of images (Khosla et al. 2020, their L_out), summed over images.
+
+    For each image, the mean over the others of its concept of -log softmax among all images but itself; 0 if there is
+    no other.
 
     Args:
-        scores: Of images with all images (images, all images).
-        same: Where another image is about the same; without the image itself.
-        rows: Which of all images each one is.
+        scores: Similarities of images with all images (images, all images), divided by the temperature.
+        same: Where another image has the same concept (images, all images); false for the image itself.
+        rows: The column in `scores` of each image itself.
     """
     itself = torch.zeros_like(same)
     itself[torch.arange(len(rows)), rows] = True
-    surprise = -scores.masked_fill(itself, float("-inf")).log_softmax(dim=1)
-    return (surprise.masked_fill(~same, 0).sum(1) / same.sum(1).clamp(min=1)).sum()
+    negative_log = -scores.masked_fill(itself, float("-inf")).log_softmax(dim=1)
+    return (negative_log.masked_fill(~same, 0).sum(1) / same.sum(1).clamp(min=1)).sum()
 
 
 def _scores(texts: torch.Tensor, images: torch.Tensor, words: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
-    """MaxSim of every text with every image (texts, images), a mean over words."""
+    """Compute MaxSim of every text with every image (texts, images), averaged over text tokens."""
     return maxsim(texts, images, a_mask=words, b_mask=patches, length_normalize=True)
 
 
-__all__ = ["TwoWayContrastiveLoss", "false_negative_mask", "supervised_contrastive_loss", "unwrap_retrieval_model"]
+__all__ = [
+    "TextFeatureCache",
+    "TwoWayContrastiveLoss",
+    "false_negative_mask",
+    "supervised_contrastive_loss",
+    "unwrap_retrieval_model",
+]

@@ -1,4 +1,4 @@
-"""What a search checkpoint sees in one image: where each word looks, where CLS looks, which token wins each word."""
+"""Per-token similarity maps of one image, the attention of CLS, and which kind of token scores best for each word."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 from ..embedding.encoder import ImageTextEncoder
 from ..interpretability.cls_dominance import all_tokens
 from ..interpretability.plots import plot_attention, save
-from .contact_sheet import contact_sheet
+from .contact_sheet import contact_sheet, escaped
 from .index import Hit
 from .losses import unwrap_retrieval_model
 
@@ -20,41 +20,42 @@ KINDS = {"CLS": "#c0392b", "best register": "#8e44ad", "best patch": "#1f5fa8"}
 
 
 @torch.no_grad()
-def visualize(checkpoint: str, image: str, text: str, folder: Path, revision: str | None = None) -> list[Path]:
-    """Draw an image and a query.
+def visualize(model: str, image: str, text: str, output: Path, revision: str | None = None) -> list[Path]:
+    """Draw how a retrieval checkpoint relates the words of a text to an image, and return the paths of three PNGs.
 
     Args:
-        checkpoint: Folder or Hub id of an [`OmniVisionForRetrieval`] with its processor. Its code runs.
+        model: Folder or Hub id of an [`OmniVisionForRetrieval`] with its processor. Its code runs.
         image: File of the image.
         text: The query.
-        folder: Where `words.png` (a heat map for each word), `attention.png` (what CLS attends to in the last layer)
-            and `winners.png` (for each word the cosine of CLS, of the best register and of the best patch) go.
+        output: Folder to write `words.png` (the similarity map of each word), `attention.png` (the attention of CLS in
+            the last layer) and `winners.png` (for each word the cosine of CLS, of the best register and of the best
+            patch) into.
         revision: Commit, branch or tag on the Hub.
 
     Raises:
         ValueError: for an image that cannot be read, a text without a word, or what is no retrieval checkpoint.
     """
-    encoder = ImageTextEncoder(checkpoint, revision)
-    model, processor = unwrap_retrieval_model(encoder.model).eval(), encoder.model.processor
-    read = encoder.text(text)
-    pixels = processor(images=[image], return_tensors="pt")["pixel_values"]
-    score = float((read.embeds @ encoder.images([image])[0].T).amax(1).mean())
-    hit = Hit(score, image, image)
-    files = [contact_sheet([hit], folder / "words.png", f"{text}: where each word looks", encoder, text)]
-    attention = model.vision_model.attention_maps(pixels)[:, 0].numpy()
-    files.append(plot_attention([shown(processor, image)], attention, [Path(image).name], folder / "attention.png"))
-    tokens, leading = all_tokens(model, pixels)[0], model.vision_model.num_prefix_tokens
-    found = normalize(read.embeds, dim=-1) @ tokens.T
-    parts = {"CLS": found[:, 0], "best patch": found[:, leading:].amax(1)}
-    if leading > 1:
-        parts["best register"] = found[:, 1:leading].amax(1)
-    owners = torch.tensor(read.owners)
-    rows = {
-        name: [float(values[owners == word].mean()) for word in range(len(read.words))]
-        for name, values in parts.items()
-    }
-    files.append(plot_winners(read.words, rows, folder / "winners.png"))
-    return files
+    encoder = ImageTextEncoder(model, revision)
+    core, image_processor = unwrap_retrieval_model(encoder.model).eval(), encoder.model.processor.image_processor
+    encoded = encoder.text(text)
+    decoded = image_processor.fetch_images(image)
+    pixel_values = image_processor(images=[decoded], return_tensors="pt")["pixel_values"]
+    resized = image_processor(images=[decoded], do_normalize=False, return_tensors="pt")["pixel_values"][0]
+    score = float((encoded.embeds @ encoder.images([decoded])[0].T).amax(1).mean())
+    title = f"{text}: similarity map of each word"
+    words = contact_sheet([Hit(score, image, image)], output / "words.png", title, encoder, text)
+    maps = core.vision_model.attention_maps(pixel_values)[:, 0].numpy()
+    # Pixel values 0..255 (height, width, channels), as large as the model's input.
+    background = (resized * 255).permute(1, 2, 0).numpy()
+    attention = plot_attention([background], maps, [Path(image).name], output / "attention.png")
+    tokens, num_prefix_tokens = all_tokens(core, pixel_values)[0], core.vision_model.num_prefix_tokens
+    cosines = normalize(encoded.embeds, dim=-1) @ tokens.T
+    kinds = {"CLS": cosines[:, 0], "best patch": cosines[:, num_prefix_tokens:].amax(1)}
+    if num_prefix_tokens > 1:
+        kinds["best register"] = cosines[:, 1:num_prefix_tokens].amax(1)
+    word_ids, numbers = torch.tensor(encoded.word_ids), range(len(encoded.words))
+    means = {name: [float(one[word_ids == number].mean()) for number in numbers] for name, one in kinds.items()}
+    return [words, attention, plot_winners(encoded.words, means, output / "winners.png")]
 
 
 def plot_winners(words: Sequence[str], cosines: dict[str, list[float]], path: Path) -> Path:
@@ -65,17 +66,10 @@ def plot_winners(words: Sequence[str], cosines: dict[str, list[float]], path: Pa
     for number, (name, values) in enumerate(cosines.items()):
         axes.bar(places + (number - (len(cosines) - 1) / 2) * width, values, width, color=KINDS[name], label=name)
     axes.axhline(0, color="black", linewidth=0.8)
-    axes.set_xticks(places, [word.replace("$", r"\$") for word in words], rotation=45 if len(words) > 8 else 0)
+    axes.set_xticks(places, [escaped(word) for word in words], rotation=45 if len(words) > 8 else 0)
     axes.set_ylabel("cosine with the word")
     axes.legend(fontsize=8)
     return save(figure, path)
-
-
-def shown(processor: object, image: str) -> np.ndarray:
-    """The image as the model sees it, levels 0..255 of the model's size (height, width, channels)."""
-    images = processor.image_processor  # type: ignore[attr-defined]
-    levels = images(images=[image], do_normalize=False, return_tensors="pt")["pixel_values"][0]
-    return (levels * 255).permute(1, 2, 0).numpy()
 
 
 __all__ = ["plot_winners", "visualize"]

@@ -1,4 +1,4 @@
-"""How images lie in the table of an index: columns, any number of 16-bit vectors each, and settings."""
+"""The table of an index: a row for each image, with columns and any number of 16-bit vectors, and its settings."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,12 +15,12 @@ FORMAT = 1
 FIELDS = ("id", "path", "folder", "name", "bytes", "modified")
 TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
 
-# Ids; their vectors (images, most vectors, embedding_dim), padded; which of these are vectors.
+# Ids; their vectors (images, most vectors, embedding_dim), padded; the mask (images, most vectors) of real ones.
 Block = tuple[list[str], torch.Tensor, torch.Tensor]
 
 
 def as_block(batch: pa.RecordBatch) -> Block:
-    """Ids and vectors of a batch of rows, in 32 bits, as MaxSim takes them."""
+    """Return ids and float32 vectors of a batch of rows, padded as MaxSim takes them."""
     column = batch["vectors"]
     lengths = torch.from_numpy(np.diff(column.offsets.to_numpy()).astype(np.int64))
     vectors = column.flatten()
@@ -31,23 +31,20 @@ def as_block(batch: pa.RecordBatch) -> Block:
 
 
 def as_lists(vectors: Sequence[np.ndarray], width: int) -> pa.Array:
-    """Arrow's view of ragged vectors as a column of lists of 16-bit vectors."""
+    """Return vectors (n, width) of each image, n differing, as a column of lists of 16-bit vectors."""
     flat = np.concatenate([np.zeros((0, width)), *vectors]).astype(np.float16)
     ends = np.cumsum([0, *map(len, vectors)]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(ends), pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), width))
 
 
 def new_settings(
-    encoder: ImageTextEncoder | None, pool_factor: float | None, columns: Mapping[str, str] | None
+    encoder: ImageTextEncoder, pool_factor: float | None, columns: Mapping[str, str] | None
 ) -> dict[str, Any]:
-    """
-    What an index remembers of how it was made.
+    """Return what an index records of how it was made.
 
     Raises:
-        ValueError: without a checkpoint, or for a factor or columns that cannot be.
+        ValueError: for a factor below 1, or columns of another type or a reserved name.
     """
-    if encoder is None:
-        raise ValueError("Expected the checkpoint that is to make the index, got none. Pass `encoder`.")
     factor = POOL_FACTOR if pool_factor is None else pool_factor
     if factor < 1:
         raise ValueError(f"`pool_factor` must be at least 1, got {pool_factor!r}. 1 keeps every vector.")
@@ -55,13 +52,13 @@ def new_settings(
     wrong = {name: kind for name, kind in columns.items() if kind not in TYPES or name in (*FIELDS, "vectors")}
     if wrong:
         raise ValueError(
-            f"`columns` must be types out of {list(TYPES)} under names other than {[*FIELDS, 'vectors']}, "
-            f"got {wrong}. Correct or leave out these."
+            f"`columns` must map names other than {[*FIELDS, 'vectors']} to types out of {list(TYPES)}, got {wrong}. "
+            "Correct or leave out these."
         )
     return {
         "format": FORMAT,
         "checkpoint": encoder.name,
-        "weights": encoder.fingerprint,
+        "weights": encoder.weights_digest,
         "embedding_dim": encoder.embedding_dim,
         "pool_factor": factor,
         "columns": columns,
@@ -70,32 +67,31 @@ def new_settings(
 
 @contextmanager
 def explained_filter(where: str | None, columns: Sequence[str]) -> Iterator[str | None]:
-    """Give a filter as the database wants it, and turn what a wrong one raises into the error that users get."""
+    """Yield a filter as LanceDB takes it; what a wrong one raises becomes a ValueError that names the columns."""
     try:
-        # In brackets, since what follows a semicolon would be ignored without a word.
+        # In brackets: otherwise LanceDB silently ignores what follows a semicolon.
         yield None if where is None else f"({where})"
     except (RuntimeError, ValueError, OSError) as error:
         if where is None:
             raise
         raise ValueError(
             f"Expected an SQL condition on {', '.join(columns)}, such as \"folder = 'cats'\", got {where!r}: "
-            f"{' '.join(str(error).split())[:200]}"
+            f"{' '.join(str(error).split())[:200]}. Correct it."
         ) from error
 
 
 def schema_of(settings: Mapping[str, Any]) -> pa.Schema:
-    """Columns of the table that an index with these settings has."""
+    """Return the columns of an index with these settings."""
     types = {name: pa.int64() if name in ("bytes", "modified") else pa.string() for name in FIELDS}
     types |= {name: TYPES[kind] for name, kind in settings["columns"].items()}
     return pa.schema([*types.items(), ("vectors", pa.list_(pa.list_(pa.float16(), settings["embedding_dim"])))])
 
 
 def as_table(rows: Sequence[Mapping[str, Any]], vectors: Sequence[np.ndarray], schema: pa.Schema) -> pa.Table:
-    """
-    Rows and their vectors as the table wants them.
+    """Return rows and their vectors (n, embedding_dim) as a table of this schema.
 
     Raises:
-        ValueError: if they do not fit each other or the table.
+        ValueError: if they do not fit each other or the schema.
     """
     names = [name for name in schema.names if name != "vectors"]
     ids = [row.get("id") for row in rows]
@@ -110,7 +106,7 @@ def as_table(rows: Sequence[Mapping[str, Any]], vectors: Sequence[np.ndarray], s
     width = schema.field("vectors").type.value_type.list_size
     for one, made in zip(ids, vectors, strict=True):
         lengths = np.linalg.norm(np.asarray(made, dtype=np.float32), axis=-1) if np.ndim(made) == 2 else np.zeros(0)
-        # An image with no vector, or one that has no direction, would lie in the index and never be found.
+        # An image without a vector, or with one of no direction, could never be found.
         if not len(lengths) or np.shape(made)[1] != width or not (np.isfinite(lengths) & (lengths > 0)).all():
             raise ValueError(
                 f"Expected at least one vector of width {width}, finite and none of them zero, got an array of shape "

@@ -1,4 +1,4 @@
-"""Zero-shot classification of labelled images by the names of their classes, by every door of a checkpoint."""
+"""Zero-shot classification of labelled images by the names of their classes: multi-vector and single-vector."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -22,48 +22,41 @@ SEED = 2026
 SIZE = 64
 
 
-def zero_shot(checkpoint: Path, dataset: str, templates: Sequence[str], split: str = "test") -> dict[str, Any]:
-    """Classify images by names alone and keep the accuracy as `zero_shot` in the checkpoint's metrics.json.
+def zero_shot(model: Path, dataset: str, templates: Sequence[str], split: str = "test") -> dict[str, Any]:
+    """Classify images by class names alone and write the accuracy as `zero_shot` into the checkpoint's metrics.json.
 
     Args:
-        checkpoint: Folder of an `OmniVisionForRetrieval` with its processor. Its code runs.
+        model: Folder of an `OmniVisionForRetrieval` with its processor. Its code runs.
         dataset: `combinations`, ten fresh drawings of each of the 48 colours of shapes; or anything that
             `load_images` takes.
         templates: Sentences with {} where the name goes; their scores are averaged.
         split: Split of a labelled dataset.
 
     Returns:
-        For `parts` (late interaction) and `wholes` (single vectors): `accuracy`, its 95 % bootstrap interval, and for
-        drawn combinations `held_out`, the accuracy on those that training did not show.
+        `dataset`, `templates`, numbers of `images` and `classes`, accuracy by `chance`; for `multi_vector` (late
+        interaction) and `single_vector`: `accuracy`, its 95 % bootstrap interval `accuracy_interval`, and for drawn
+        combinations `held_out`, the accuracy on those that are not in the training data.
     """
     images, labels, names = _combinations() if dataset == "combinations" else _labelled(dataset, split)
-    doors: dict[str, Any] = {
-        "multi_vector": MultiVectorEncoder(str(checkpoint), trust_remote_code=True),
-        "single_vector": SentenceTransformer(str(checkpoint), trust_remote_code=True),
+    encoders: dict[str, Any] = {
+        "multi_vector": MultiVectorEncoder(str(model), trust_remote_code=True),
+        "single_vector": SentenceTransformer(str(model), trust_remote_code=True),
     }
-    found: dict[str, Any] = {
-        "dataset": dataset,
-        "templates": list(templates),
-        "images": len(images),
-        "classes": len(names),
-        "chance": 1 / len(names),
-    }
-    held_out = np.isin(
-        labels, [names.index(" ".join(pair)) for pair in HELD_OUT_COMBINATIONS if " ".join(pair) in names]
-    )
-    for name, door in doors.items():
-        right = (zero_shot_predictions(door, images, names, templates).numpy() == labels).astype(float)
-        found[name] = {
-            "accuracy": float(right.mean()),
-            "accuracy_interval": list(accuracy_interval(right.astype(bool))),
-        }
+    found: dict[str, Any] = {"dataset": dataset, "templates": list(templates), "images": len(images)}
+    found |= {"classes": len(names), "chance": 1 / len(names)}
+    held_out_names = {" ".join(pair) for pair in HELD_OUT_COMBINATIONS}
+    held_out = np.array([names[label] in held_out_names for label in labels])
+    for name, encoder in encoders.items():
+        right = zero_shot_predictions(encoder, images, names, templates).numpy() == labels
+        found[name] = {"accuracy": float(right.mean()), "accuracy_interval": list(accuracy_interval(right))}
         if held_out.any():
             found[name]["held_out"] = float(right[held_out].mean())
-    merge_metrics(checkpoint, {"zero_shot": found})
+    merge_metrics(model, {"zero_shot": found})
     return found
 
 
 def _combinations() -> tuple[list[PilImage.Image], np.ndarray, list[str]]:
+    """Draw every combination `PER_COMBINATION` times: images, labels (images,), class names."""
     pairs = list(product(COLOURS, SHAPES))
     labels = np.tile(np.arange(len(pairs)), PER_COMBINATION)
     drawn = [
@@ -74,6 +67,7 @@ def _combinations() -> tuple[list[PilImage.Image], np.ndarray, list[str]]:
 
 
 def _labelled(dataset: str, split: str) -> tuple[list[PilImage.Image], np.ndarray, list[str]]:
+    """Load a split of a labelled dataset: images, labels (images,), class names."""
     data = load_images(dataset)
     if split not in data:
         raise ValueError(f"Expected a split of {dataset!r}, one of {', '.join(data)}, got {split!r}.")

@@ -14,49 +14,51 @@ from modeling_omni_vision.retrieval.build import as_sentence_transformer, build_
 from modeling_omni_vision.retrieval.conse import TextEncoderOnly, conse_scores
 
 
-# Drawings of cats and cars, and what these mean to a reader of many more words.
-KNOWN = normalize(torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]]), dim=-1)
+# Embeddings of drawings of cats and cars, and of their texts by an encoder that knows many more words.
+KNOWN_IMAGES = normalize(torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]]), dim=-1)
 ANIMAL, VEHICLE = [1.0, 0.0, 1.0], [0.0, 1.0, 1.0]
-MEANINGS = normalize(torch.tensor([ANIMAL, ANIMAL, VEHICLE, VEHICLE]), dim=-1)
+KNOWN_TEXTS = normalize(torch.tensor([ANIMAL, ANIMAL, VEHICLE, VEHICLE]), dim=-1)
 
 
-def test_an_image_means_what_the_known_images_most_like_it_mean():
+def test_texts_like_those_of_the_nearest_known_images_score_highest():
     tiger, lorry = torch.tensor([0.95, 0.3]), torch.tensor([0.2, 0.97])
     texts = normalize(torch.tensor([[0.0, 0.9, 1.0], [0.8, 0.1, 1.0]]), dim=-1)
-    scores = conse_scores(normalize(torch.stack((tiger, lorry)), dim=-1), KNOWN, MEANINGS, texts, neighbours=2)
+    scores = conse_scores(
+        normalize(torch.stack((tiger, lorry)), dim=-1), KNOWN_IMAGES, KNOWN_TEXTS, texts, num_neighbours=2
+    )
     assert scores.argmax(1).tolist() == [1, 0]
-    # Around the middle of what is known, both texts lie opposite each other: what all share is taken off.
+    # Around the mean of the known texts both lie opposite each other: what all share is taken off.
     assert torch.allclose(scores, torch.tensor([[-1.0, 1.0], [1.0, -1.0]]), atol=0.05)
 
 
 def test_the_nearest_count_more_the_lower_the_temperature_and_all_of_few_count():
     # An animal is nearest, but two vehicles are near as well.
-    between, known, meanings = normalize(torch.tensor([[1.0, 0.9]]), dim=-1), KNOWN[1:], MEANINGS[1:]
+    between, known, texts = normalize(torch.tensor([[1.0, 0.9]]), dim=-1), KNOWN_IMAGES[1:], KNOWN_TEXTS[1:]
     scores = {
         (neighbours, temperature): conse_scores(
-            between, known, meanings, MEANINGS[[0, 2]], neighbours=neighbours, temperature=temperature
+            between, known, texts, KNOWN_TEXTS[[0, 2]], num_neighbours=neighbours, temperature=temperature
         )[0]
         for neighbours, temperature in ((20, 0.001), (20, 10.0), (1, 10.0))
     }
     assert {how: int(found.argmax()) for how, found in scores.items()} == {(20, 0.001): 0, (20, 10.0): 1, (1, 10.0): 0}
 
 
-def test_known_images_without_meanings_are_refused():
-    for known, meanings in ((KNOWN, MEANINGS[:3]), (KNOWN[:0], MEANINGS[:0])):
-        with pytest.raises(ValueError, match=f"got {len(meanings)} for {len(known)}"):
-            conse_scores(KNOWN, known, meanings, MEANINGS)
+def test_known_images_without_texts_are_refused():
+    for known, texts in ((KNOWN_IMAGES, KNOWN_TEXTS[:3]), (KNOWN_IMAGES[:0], KNOWN_TEXTS[:0])):
+        with pytest.raises(ValueError, match=f"got {len(texts)} for {len(known)}"):
+            conse_scores(KNOWN_IMAGES, known, texts, KNOWN_TEXTS)
 
 
-def test_a_reader_gives_the_means_of_words_before_the_projection_for_any_batch():
+def test_the_text_encoder_alone_returns_means_of_tokens_before_the_projection_for_any_batch():
     torch.manual_seed(0)
     vision = OmniVisionConfig(image_size=16, patch_size=8, hidden_size=32, num_hidden_layers=1, intermediate_size=64)
     model, processor = build_retrieval(vision, "new", ["red lime blue thing"], embedding_dim=16)
-    door = as_sentence_transformer(model.eval(), processor, late_interaction=False)
+    encoder = as_sentence_transformer(model.eval(), processor, late_interaction=False)
     texts = ["red", "a blue thing", "lime", "red red lime"]
-    read = TextEncoderOnly(door).encode_query(texts, batch_size=3)
-    assert read.shape == (4, model.text_model.config.hidden_size)
-    assert torch.allclose(read.norm(dim=-1), torch.ones(4))
-    projected = normalize(model.text_projection(read), dim=-1)
+    features = TextEncoderOnly(encoder).encode_query(texts, batch_size=3)
+    assert features.shape == (4, model.text_model.config.hidden_size)
+    assert torch.allclose(features.norm(dim=-1), torch.ones(4))
+    projected = normalize(model.text_projection(features), dim=-1)
     assert torch.allclose(
-        projected, door.encode_query(texts, convert_to_tensor=True, normalize_embeddings=True), atol=1e-5
+        projected, encoder.encode_query(texts, convert_to_tensor=True, normalize_embeddings=True), atol=1e-5
     )

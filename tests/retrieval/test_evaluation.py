@@ -35,10 +35,10 @@ def oracle(request):
     config = OmniVisionConfig(**VISION)
     model, processor = build_retrieval(config, "new", COLOURS, embedding_dim=16)
     processor.image_processor.do_normalize = False
-    door = as_sentence_transformer(model, processor, request.param)
-    core = unwrap_retrieval_model(door)
+    encoder = as_sentence_transformer(model, processor, request.param)
+    core = unwrap_retrieval_model(encoder)
 
-    def see(pixel_values):
+    def encode_pixels(pixel_values):
         mean = pixel_values.mean((2, 3))
         code = torch.zeros(len(mean), 32)
         code[torch.arange(len(mean)), torch.where(mean.amax(1) > 0.5, mean.argmax(1), 3)] = 1
@@ -47,7 +47,7 @@ def oracle(request):
         output.pooler_output = code
         return output
 
-    def read(input_ids, **kwargs):
+    def encode_tokens(input_ids, **kwargs):
         names = processor.tokenizer.convert_ids_to_tokens(input_ids.flatten().tolist())
         code = torch.zeros(len(names), core.config.text_config.hidden_size)
         for index, name in enumerate(names):
@@ -55,12 +55,12 @@ def oracle(request):
                 code[index, COLOURS.index(name)] = 1
         return type("Output", (), {"last_hidden_state": code.view(*input_ids.shape, -1)})()
 
-    core.vision_model.forward = see
-    core.text_model.forward = read
+    core.vision_model.forward = encode_pixels
+    core.text_model.forward = encode_tokens
     with torch.no_grad():
         core.visual_projection.weight.copy_(torch.eye(16, 32))
         core.text_projection.weight.copy_(torch.eye(16, core.config.text_config.hidden_size))
-    return door
+    return encoder
 
 
 def test_a_perfect_model_finds_everything_first_in_both_directions(oracle):
@@ -70,7 +70,7 @@ def test_a_perfect_model_finds_everything_first_in_both_directions(oracle):
         assert found["candidates"] == 4
 
 
-def test_wrong_images_are_found_wanting(oracle):
+def test_a_model_that_finds_wrong_images_has_a_recall_of_zero(oracle):
     shifted = [*COLOURS[1:], COLOURS[0]]
     split = Dataset.from_list([row(colour, text, text) for colour, text in zip(COLOURS, shifted, strict=True)])
     for found in retrieval_metrics(oracle, split).values():
@@ -78,7 +78,7 @@ def test_wrong_images_are_found_wanting(oracle):
         assert found["recall@5"] == 1
 
 
-def test_every_image_of_a_concept_is_an_answer_to_its_text(oracle):
+def test_every_image_of_a_concept_is_relevant_to_its_text(oracle):
     split = Dataset.from_list([row(colour, colour, colour) for colour in [*COLOURS, *COLOURS]])
     found = retrieval_metrics(oracle, split)
     assert found["text_to_image"]["candidates"] == 8
@@ -86,7 +86,7 @@ def test_every_image_of_a_concept_is_an_answer_to_its_text(oracle):
     assert found["text_to_image"]["ndcg@10"] == found["image_to_text"]["ndcg@10"] == 1
 
 
-def test_zero_shot_names_what_it_sees(oracle):
+def test_zero_shot_predicts_the_right_name(oracle):
     images = [Image.new("RGB", (16, 16), colour) for colour in COLOURS]
     assert zero_shot_predictions(oracle, images, COLOURS).tolist() == [0, 1, 2, 3]
     assert zero_shot_predictions(oracle, images, COLOURS[::-1], ["{}"]).tolist() == [3, 2, 1, 0]
@@ -96,6 +96,6 @@ def test_zero_shot_names_what_it_sees(oracle):
     ("names", "templates", "message"),
     [(COLOURS, ["an image"], "templates"), (COLOURS, [], "templates"), (["red"], ["a {}"], "at least two names")],
 )
-def test_zero_shot_refuses_what_cannot_be_asked(oracle, names, templates, message):
+def test_zero_shot_refuses_templates_without_a_place_and_a_single_name(oracle, names, templates, message):
     with pytest.raises(ValueError, match=message):
         zero_shot_predictions(oracle, [Image.new("RGB", (16, 16))], names, templates)

@@ -26,7 +26,8 @@ from modeling_omni_vision import OmniVisionForRetrieval, OmniVisionImageProcesso
 from modeling_omni_vision.cli import index as index_script
 from modeling_omni_vision.cli import search as search_script
 from modeling_omni_vision.data.synthetic.shapes import draw_scene
-from modeling_omni_vision.embedding.encoder import ImageTextEncoder, image_files
+from modeling_omni_vision.embedding.encoder import ImageTextEncoder
+from modeling_omni_vision.embedding.files import image_files
 from modeling_omni_vision.retrieval import index as index_module
 from modeling_omni_vision.retrieval.contact_sheet import contact_sheet
 from modeling_omni_vision.retrieval.index import ImageIndex
@@ -71,11 +72,11 @@ def images(tmp_path):
     return tmp_path / "images"
 
 
-class Maker(SimpleNamespace):
-    """Stands for a checkpoint where only vectors are put in."""
+class StubEncoder(SimpleNamespace):
+    """Replaces a checkpoint where vectors are added without encoding."""
 
     def __init__(self, **changes):
-        super().__init__(**{"name": "made", "embedding_dim": WIDTH, "fingerprint": "0" * 64} | changes)
+        super().__init__(**{"name": "made", "embedding_dim": WIDTH, "weights_digest": "0" * 64} | changes)
 
 
 def random_vectors(count, seed=0, lengths=(1, 9)):
@@ -96,7 +97,7 @@ def by_hand(query, vectors):
 
 
 def test_scores_are_maxsim_of_ragged_vectors_and_come_best_first(tmp_path):
-    index, vectors = ImageIndex(tmp_path, Maker()), random_vectors(30)
+    index, vectors = ImageIndex(tmp_path, StubEncoder()), random_vectors(30)
     assert len({len(one) for one in vectors}) > 3
     index.add(rows_of(30), vectors)
     query = torch.from_numpy(random_vectors(1, 9, (4, 5))[0]).float()
@@ -108,8 +109,8 @@ def test_scores_are_maxsim_of_ragged_vectors_and_come_best_first(tmp_path):
     assert index.search(query, limit=3) == hits[:3]
 
 
-def test_an_image_put_in_again_is_replaced_and_one_deleted_is_gone(tmp_path):
-    index, vectors = ImageIndex(tmp_path, Maker()), random_vectors(12)
+def test_an_image_added_again_is_replaced_and_one_deleted_is_gone(tmp_path):
+    index, vectors = ImageIndex(tmp_path, StubEncoder()), random_vectors(12)
     index.add(rows_of(10), vectors[:10])
     query = torch.from_numpy(vectors[11]).float()
     before = index.search(query, limit=1)[0]
@@ -122,7 +123,7 @@ def test_an_image_put_in_again_is_replaced_and_one_deleted_is_gone(tmp_path):
 
 
 def test_a_filter_searches_only_what_it_finds_and_deletes_it(tmp_path):
-    index = ImageIndex(tmp_path, Maker(), columns={"year": "int", "mine": "bool", "share": "float", "of": "str"})
+    index = ImageIndex(tmp_path, StubEncoder(), columns={"year": "int", "mine": "bool", "share": "float", "of": "str"})
     rows = [row | {"year": 2000 + int(row["id"]), "mine": row["id"] < "5", "of": "it's"} for row in rows_of(10)]
     index.add(rows, random_vectors(10))
     query = torch.eye(WIDTH)[:2]
@@ -136,7 +137,7 @@ def test_a_filter_searches_only_what_it_finds_and_deletes_it(tmp_path):
 
 
 def test_ids_of_any_characters_are_ids_and_never_a_filter(tmp_path):
-    index = ImageIndex(tmp_path, Maker())
+    index = ImageIndex(tmp_path, StubEncoder())
     names = ["it's", "' OR '1'='1", '"; DROP TABLE images; --', "фото 猫 🐈.png", "%", "_", "\\", " ", "a\nb", "0"]
     index.add([{"id": name, "path": name} for name in names], random_vectors(len(names)))
     assert {hit.id for hit in index.search(torch.eye(WIDTH)[:1], limit=20)} == set(names)
@@ -147,8 +148,8 @@ def test_ids_of_any_characters_are_ids_and_never_a_filter(tmp_path):
 
 
 @pytest.mark.parametrize("where", ["folder =", "nothing = 3", "folder = 'x'; DROP TABLE images", "SELECT"])
-def test_a_filter_that_is_none_is_a_value_error_that_names_the_columns(tmp_path, where):
-    index = ImageIndex(tmp_path, Maker())
+def test_an_invalid_filter_is_a_value_error_that_names_the_columns(tmp_path, where):
+    index = ImageIndex(tmp_path, StubEncoder())
     index.add(rows_of(3), random_vectors(3))
     for use in (lambda: index.search(torch.eye(WIDTH)[:1], where=where), lambda: index.delete(where=where)):
         with pytest.raises(ValueError, match="SQL condition on id, path, folder"):
@@ -157,7 +158,7 @@ def test_a_filter_that_is_none_is_a_value_error_that_names_the_columns(tmp_path,
 
 
 def test_an_empty_index_finds_nothing_and_can_be_optimised_and_measured(tmp_path):
-    index = ImageIndex(tmp_path, Maker())
+    index = ImageIndex(tmp_path, StubEncoder())
     assert index.search(torch.eye(WIDTH)[:1]) == index.rows() == []
     index.optimize()
     assert (len(index), index.delete(["a"]), measure(index)) == (0, 0, {})
@@ -174,8 +175,8 @@ def test_an_empty_index_finds_nothing_and_can_be_optimised_and_measured(tmp_path
         np.full((1, WIDTH), np.inf),
     ],
 )
-def test_vectors_that_could_never_be_found_are_refused_and_nothing_of_their_batch_is_put_in(tmp_path, vectors):
-    index = ImageIndex(tmp_path, Maker())
+def test_vectors_that_could_never_be_found_are_refused_and_nothing_of_their_batch_is_added(tmp_path, vectors):
+    index = ImageIndex(tmp_path, StubEncoder())
     with pytest.raises(ValueError, match="at least one vector of width 16"):
         index.add(rows_of(2), [*random_vectors(1), vectors])
     assert len(index) == 0
@@ -185,7 +186,7 @@ def test_vectors_that_could_never_be_found_are_refused_and_nothing_of_their_batc
     "rows", [rows_of(1), [{"id": "a"}] * 2, [{"id": 1}, {"id": 2}], rows_of(2, colour="red"), rows_of(2, bytes="many")]
 )
 def test_rows_that_do_not_fit_are_refused(tmp_path, rows):
-    index = ImageIndex(tmp_path, Maker())
+    index = ImageIndex(tmp_path, StubEncoder())
     with pytest.raises(ValueError, match="Expected"):
         index.add(rows, random_vectors(2))
     assert len(index) == 0
@@ -193,7 +194,7 @@ def test_rows_that_do_not_fit_are_refused(tmp_path, rows):
 
 @pytest.mark.parametrize("query", [torch.ones(2, WIDTH - 1), torch.ones(WIDTH), torch.ones(0, WIDTH)])
 def test_a_query_of_another_shape_is_refused(tmp_path, query):
-    index = ImageIndex(tmp_path, Maker())
+    index = ImageIndex(tmp_path, StubEncoder())
     with pytest.raises(ValueError, match=r"query \(n, 16\)"):
         index.search(query)
 
@@ -201,32 +202,32 @@ def test_a_query_of_another_shape_is_refused(tmp_path, query):
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"encoder": Maker(fingerprint="1" * 64, name="another")},
-        {"encoder": Maker(embedding_dim=8)},
+        {"encoder": StubEncoder(weights_digest="1" * 64, name="another")},
+        {"encoder": StubEncoder(embedding_dim=8)},
         {"pool_factor": 2},
         {"columns": {"year": "int"}},
     ],
 )
-def test_an_index_refuses_what_did_not_make_it_and_says_what_did(tmp_path, wrong):
-    ImageIndex(tmp_path, Maker())
+def test_an_index_refuses_other_weights_and_settings_and_names_its_own(tmp_path, wrong):
+    ImageIndex(tmp_path, StubEncoder())
     with pytest.raises(ValueError, match=r"expected .*, got .* build another one"):
         ImageIndex(tmp_path, **wrong)
-    assert ImageIndex(tmp_path, Maker(name="a copy elsewhere")).pool_factor == 3
+    assert ImageIndex(tmp_path, StubEncoder(name="a copy elsewhere")).pool_factor == 3
 
 
-def test_no_index_is_made_where_none_is_asked_for_or_other_things_lie(tmp_path):
+def test_no_index_is_made_where_none_is_asked_for_or_other_files_lie(tmp_path):
     (tmp_path / "mine.txt").write_text("keep")
-    for options, said in ((Maker(),), "other files"), ((), "found none"):
+    for options, said in ((StubEncoder(),), "other files"), ((), "found none"):
         with pytest.raises(ValueError, match=said):
             ImageIndex(tmp_path, *options)
     with pytest.raises(ValueError, match="found none"):
-        ImageIndex(tmp_path / "new", Maker(), make=False)
+        ImageIndex(tmp_path / "new", StubEncoder(), make=False)
     with pytest.raises(ValueError, match="folder for the index"):
-        ImageIndex(tmp_path / "mine.txt", Maker())
+        ImageIndex(tmp_path / "mine.txt", StubEncoder())
     assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
     for options in ({"pool_factor": 0.5}, {"columns": {"a": "date"}}, {"columns": {"path": "str"}}):
         with pytest.raises(ValueError, match=r"pool_factor|columns"):
-            ImageIndex(tmp_path / "new", Maker(), **options)
+            ImageIndex(tmp_path / "new", StubEncoder(), **options)
 
 
 # --- large sets ---
@@ -237,7 +238,7 @@ def test_beyond_the_limit_an_approximate_index_answers_with_exact_scores_and_the
 ):
     monkeypatch.setattr(index_module, "EXACT_LIMIT", 100)
     monkeypatch.setattr(index_module, "EXACT_PER_VECTOR", 0)
-    index, vectors = ImageIndex(tmp_path, Maker()), random_vectors(600, lengths=(6, 9))
+    index, vectors = ImageIndex(tmp_path, StubEncoder()), random_vectors(600, lengths=(6, 9))
     index.add(rows_of(500, folder="old"), vectors[:500])
     index.optimize()
     assert [one.index_type for one in index.table.list_indices()] == ["IvfRq"]
@@ -266,11 +267,11 @@ def test_beyond_the_limit_an_approximate_index_answers_with_exact_scores_and_the
     assert search_recall(index, queries) >= 0.97
 
 
-def test_an_approximate_index_is_remade_when_the_set_has_outgrown_it(tmp_path, monkeypatch):
-    index, made = ImageIndex(tmp_path, Maker()), []
-    real = ImageIndex._make_approximate
+def test_an_approximate_index_is_built_anew_when_the_set_has_outgrown_it(tmp_path, monkeypatch):
+    index, made = ImageIndex(tmp_path, StubEncoder()), []
+    real = ImageIndex._build_approximate
     monkeypatch.setattr(index_module, "EXACT_LIMIT", 20)
-    monkeypatch.setattr(ImageIndex, "_make_approximate", lambda self: made.append(len(self)) or real(self))
+    monkeypatch.setattr(ImageIndex, "_build_approximate", lambda self: made.append(len(self)) or real(self))
     for start, count in ((0, 20), (20, 80), (100, 100), (200, 250)):
         index.add(rows_of(count, start), random_vectors(count, start))
         index.optimize()
@@ -281,7 +282,7 @@ def test_an_approximate_index_is_remade_when_the_set_has_outgrown_it(tmp_path, m
     assert index.table.version == version
 
 
-# --- crashes and company ---
+# --- crashes and several processes ---
 
 WRITER = """
 import sys
@@ -290,7 +291,7 @@ from types import SimpleNamespace
 import numpy as np
 from modeling_omni_vision.retrieval.index import ImageIndex
 folder, name, batches = sys.argv[1], sys.argv[2], int(sys.argv[3])
-maker = SimpleNamespace(name="made", embedding_dim=16, fingerprint="0" * 64)
+maker = SimpleNamespace(name="made", embedding_dim=16, weights_digest="0" * 64)
 index = ImageIndex(folder, maker)
 print("ready", flush=True)
 sys.stdin.readline()
@@ -329,7 +330,7 @@ def test_two_writers_lose_nothing_double_nothing_and_a_killed_one_only_what_it_h
     two.send_signal(signal.SIGKILL)
     acknowledged += len(two.communicate()[0].splitlines())
     assert one.returncode == 0
-    index = ImageIndex(tmp_path / "index", Maker())
+    index = ImageIndex(tmp_path / "index", StubEncoder())
     ids = [row["id"] for row in index.rows(columns=("id",))]
     assert len(ids) == len(set(ids))
     expected = {f"one {batch} {number}" for batch in range(10) for number in range(5)}
@@ -349,7 +350,7 @@ def test_two_writers_lose_nothing_double_nothing_and_a_killed_one_only_what_it_h
 
 
 def test_a_reader_sees_what_another_has_written_at_the_moment_of_its_query(tmp_path):
-    one = ImageIndex(tmp_path, Maker())
+    one = ImageIndex(tmp_path, StubEncoder())
     two = ImageIndex(tmp_path)
     one.add(rows_of(3), random_vectors(3))
     assert len(two.search(torch.eye(WIDTH)[:1])) == 3
@@ -369,7 +370,7 @@ def test_a_folder_with_broken_files_finishes_and_lists_them_with_reasons(images,
     }
     for file, (content, _) in broken.items():
         file.write_bytes(content)
-    (images / ".hidden").write_bytes(b"not looked at")
+    (images / ".hidden").write_bytes(b"not read")
     index = ImageIndex(tmp_path / "index", encoder)
     done = index.add_images([images])
     assert (done.added, len(index)) == (8, 8)
@@ -445,12 +446,12 @@ def test_overlap_counts_what_both_sides_find():
     assert overlap([near, far], [near, far], [near], 1) == (1.0, 2)
 
 
-def test_words_and_images_find_images_and_an_image_finds_itself_first(images, encoder, tmp_path):
+def test_texts_and_images_find_images_and_an_image_finds_itself_first(images, encoder, tmp_path):
     index = ImageIndex(tmp_path / "index", encoder)
     index.add_images([images / "cats", images / "dogs" / "1.png"])
     assert len(index) == 5
     text = encoder.text("a red circle")
-    assert (text.words, text.owners, text.embeds.shape) == (("a", "red", "circle"), (0, 1, 2), (3, WIDTH))
+    assert (text.words, text.word_ids, text.embeds.shape) == (("a", "red", "circle"), (0, 1, 2), (3, WIDTH))
     hits = index.search_text("a red circle", limit=2)
     truth = encoder.model.similarity(
         encoder.model.encode_query(["a red circle"]), list(index.vectors([hit.id for hit in hits]).values())
@@ -465,27 +466,27 @@ def test_words_and_images_find_images_and_an_image_finds_itself_first(images, en
         ImageIndex(tmp_path / "index").search_text("a")
 
 
-def test_a_map_of_a_word_has_its_highest_similarity_where_the_score_comes_from(images, encoder):
+def test_the_similarity_map_of_a_word_holds_the_cosines_that_its_score_is_the_maximum_of(images, encoder):
     text, file = encoder.text("a blue ring"), images / "cats" / "0.png"
-    maps = encoder.word_maps(text, file)
+    maps = encoder.similarity_maps(text, file)
     assert maps.shape == (3, 4, 4)
     patches = encoder.images([file])[0]
     assert torch.allclose(maps.flatten(1), text.embeds @ patches.T, atol=1e-6)
 
 
-def test_maps_leave_cls_out_of_the_grid(images, tmp_path):
+def test_similarity_maps_leave_cls_out_of_the_grid(images, tmp_path):
     encoder = ImageTextEncoder(checkpoint(tmp_path / "cls", vision_feature_select_strategy="cls+grid"))
     file = images / "cats" / "0.png"
     text, vectors = encoder.text("ring"), encoder.images([file])[0]
     assert len(vectors) == 17
-    assert torch.allclose(encoder.word_maps(text, file).flatten(1), text.embeds @ vectors[1:].T, atol=1e-6)
+    assert torch.allclose(encoder.similarity_maps(text, file).flatten(1), text.embeds @ vectors[1:].T, atol=1e-6)
 
 
-def test_weights_tell_checkpoints_apart_and_not_where_they_lie(model, encoder, tmp_path):
+def test_checkpoints_are_told_apart_by_their_weights_wherever_they_lie(model, encoder, tmp_path):
     shutil.copytree(model, tmp_path / "copy")
-    assert ImageTextEncoder(str(tmp_path / "copy")).fingerprint == encoder.fingerprint
+    assert ImageTextEncoder(str(tmp_path / "copy")).weights_digest == encoder.weights_digest
     other = ImageTextEncoder(checkpoint(tmp_path / "other", seed=1))
-    assert other.fingerprint != encoder.fingerprint
+    assert other.weights_digest != encoder.weights_digest
     ImageIndex(tmp_path / "index", encoder)
     with pytest.raises(ValueError, match="expected weights"):
         ImageIndex(tmp_path / "index", other)
@@ -498,7 +499,7 @@ def test_weights_tell_checkpoints_apart_and_not_where_they_lie(model, encoder, t
 # --- sheets and scripts ---
 
 
-def test_a_sheet_shows_every_hit_and_with_words_a_map_for_each(images, encoder, tmp_path):
+def test_a_contact_sheet_has_every_hit_and_with_a_text_a_map_for_each_word(images, encoder, tmp_path):
     index = ImageIndex(tmp_path / "index", encoder)
     index.add_images([images])
     hits = index.search_text("a red circle", limit=6)

@@ -6,7 +6,7 @@ pytest.importorskip("sentence_transformers")
 import torch
 from PIL import Image
 
-from modeling_omni_vision.retrieval.augmentation import CAPTIONS, PairAugmentation
+from modeling_omni_vision.retrieval.augmentation import NUM_CAPTIONS, PairAugmentation
 
 
 TEXTS = ["cat", "pet", "meow", "whiskers", "an animal", "paws"]
@@ -15,7 +15,7 @@ TEXTS = ["cat", "pet", "meow", "whiskers", "an animal", "paws"]
 def test_an_image_has_a_dozen_captions_of_its_name_and_keywords():
     change = PairAugmentation(True, seed=1)
     many = {change.text(TEXTS, row) for row in range(400)}
-    assert 4 <= len(many) <= CAPTIONS
+    assert 4 <= len(many) <= NUM_CAPTIONS
     for caption in many:
         words = caption.split(", ")
         assert set(words) <= set(TEXTS)
@@ -32,7 +32,7 @@ def test_without_augmentation_one_of_the_texts_is_taken_and_the_image_stays():
     assert plain.image(image, 0) is image
 
 
-def test_what_is_transparent_gets_a_background_and_the_size_stays():
+def test_a_transparent_image_gets_a_background_and_keeps_its_size():
     change, image = PairAugmentation(True), Image.new("RGBA", (16, 16), (0, 0, 0, 0))
     colours = {change.image(image, row).getpixel((8, 8)) for row in range(20)}
     assert len(colours) > 10
@@ -57,7 +57,7 @@ def test_a_pair_changes_with_its_row_the_epoch_and_the_seed_and_with_nothing_els
     assert [change.text(TEXTS, row) for row in range(20)] != texts
 
 
-def test_changing_an_image_leaves_the_numbers_that_others_draw():
+def test_augmentation_leaves_the_global_random_generator_as_it_was():
     torch.manual_seed(0)
     wanted = torch.rand(1)
     torch.manual_seed(0)

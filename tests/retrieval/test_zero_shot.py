@@ -28,7 +28,7 @@ def checkpoint(tmp_path_factory):
     return folder
 
 
-def test_who_has_learnt_nothing_is_near_chance_and_it_is_written_down(checkpoint, monkeypatch):
+def test_an_untrained_model_is_near_chance_and_the_result_is_written_to_metrics(checkpoint, monkeypatch):
     monkeypatch.setattr(module, "PER_COMBINATION", 2)
     found = zero_shot(checkpoint, "combinations", ["This is a {}"])
     assert (found["images"], found["classes"]) == (96, 48)
@@ -48,12 +48,12 @@ def test_every_combination_is_drawn_equally_often_with_its_own_name():
     assert names[0] == "red square"
 
 
-def test_labelled_datasets_bring_their_own_names(checkpoint):
+def test_labelled_datasets_use_the_names_of_their_own_classes(checkpoint):
     found = zero_shot(checkpoint, "shapes:red,blue", ["{}", "a {}"], "test")
     assert found["classes"] == 3
     assert "held_out" not in found["multi_vector"]
 
 
-def test_a_split_that_is_not_there_is_refused(checkpoint):
+def test_a_missing_split_is_refused(checkpoint):
     with pytest.raises(ValueError, match="one of train, validation, test, got 'none'"):
         zero_shot(checkpoint, "shapes", ["{}"], "none")

@@ -6,19 +6,19 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from modeling_omni_vision.retrieval.losses import TwoWayContrastiveLoss, unwrap_retrieval_model
-from tests.retrieval.test_losses import COLOURS, LABELS_OF_TWO, TEXTS, columns_of, door_of
+from tests.retrieval.test_losses import COLOURS, LABELS_OF_TWO, TEXTS, columns_of, encoder_of
 
 
 def main(kind, late_interaction, mini_batch_size, path):
     torch.distributed.init_process_group("gloo")
     rank = torch.distributed.get_rank()
-    door = door_of(kind, late_interaction == "True")
-    unwrap_retrieval_model(door).text_model.pooler.requires_grad_(False)
-    wrapped = DistributedDataParallel(door, find_unused_parameters=mini_batch_size != "0")
-    loss = TwoWayContrastiveLoss(door, int(mini_batch_size), image_pair_weight=0.5)
+    encoder = encoder_of(kind, late_interaction == "True")
+    unwrap_retrieval_model(encoder).text_model.pooler.requires_grad_(False)
+    wrapped = DistributedDataParallel(encoder, find_unused_parameters=mini_batch_size != "0")
+    loss = TwoWayContrastiveLoss(encoder, int(mini_batch_size), image_pair_weight=0.5)
     loss.model = wrapped
     own = slice(2 * rank, 2 * rank + 2)
-    columns = columns_of(door, TEXTS[:4], COLOURS[:4])
+    columns = columns_of(encoder, TEXTS[:4], COLOURS[:4])
     mine = [
         {key: value[own] if isinstance(value, torch.Tensor) else value for key, value in c.items()} for c in columns
     ]
@@ -26,7 +26,7 @@ def main(kind, late_interaction, mini_batch_size, path):
     value.backward()
     torch.distributed.all_reduce(value.detach_(), op=torch.distributed.ReduceOp.SUM)
     if rank == 0:
-        found = {name: p.grad for name, p in unwrap_retrieval_model(door).named_parameters() if p.grad is not None}
+        found = {name: p.grad for name, p in unwrap_retrieval_model(encoder).named_parameters() if p.grad is not None}
         torch.save({"loss": value / 2, "gradients": found}, path)
     torch.distributed.destroy_process_group()
 
