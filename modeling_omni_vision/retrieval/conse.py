@@ -62,11 +62,7 @@ def conse_scores(
 
 
 class TextEncoderOnly:
-    """The text encoder alone, before its projection, called as a `SentenceTransformer` is.
-
-    Args:
-        model: A `SentenceTransformer` around an [`OmniVisionForRetrieval`].
-    """
+    """The text encoder alone, before its projection, of a `SentenceTransformer`, and called as one."""
 
     def __init__(self, model: SentenceTransformer) -> None:
         self.model = model

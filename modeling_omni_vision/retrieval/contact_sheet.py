@@ -37,21 +37,20 @@ def contact_sheet(
     if not hits:
         return draw_sheet([_blank("white")], ["no image found"], [""], [TRUTH], escaped(title), path, 1)
     images = [thumbnail(hit.path) for hit in hits]
-    rows: list[list[Cell]] = [
-        [image_cell(rank, hit, image)] for rank, (hit, image) in enumerate(zip(hits, images, strict=True), 1)
-    ]
-    columns = min(5, len(hits))
+    words: tuple[str, ...] = ()
+    maps: list[torch.Tensor | None] = [None] * len(hits)
     if encoder is not None and text is not None:
         encoded = encoder.text(text)
+        words = encoded.words
         maps = [
-            None if image is None else encoder.similarity_maps(encoded, Path(hit.path))
+            encoder.similarity_maps(encoded, Path(hit.path)) if image else None
             for hit, image in zip(hits, images, strict=True)
         ]
-        limits = value_range(maps)
-        for row, image, some in zip(rows, images, maps, strict=True):
-            row += heatmap_cells(image, encoded.words, some, limits)
-        columns = 1 + len(encoded.words)
-    drawn, above, below, colours = zip(*(cell for row in rows for cell in row), strict=True)
+    limits, cells = value_range(maps), list[Cell]()
+    for rank, (hit, image, some) in enumerate(zip(hits, images, maps, strict=True), 1):
+        cells += [image_cell(rank, hit, image), *heatmap_cells(image, words, some, limits)]
+    drawn, above, below, colours = zip(*cells, strict=True)
+    columns = 1 + len(words) if words else min(5, len(hits))
     return draw_sheet(drawn, above, below, colours, escaped(title), path, columns, panel=PANEL)
 
 

@@ -8,18 +8,13 @@ takes their place (Bogolin et al. 2022, https://huggingface.co/papers/2112.12777
 import torch
 
 
-NUM_NEIGHBOURS = 10  # as in the paper
-
-
-def csls_scores(
-    scores: torch.Tensor, known_scores: torch.Tensor, num_neighbours: int = NUM_NEIGHBOURS
-) -> torch.Tensor:
+def csls_scores(scores: torch.Tensor, known_scores: torch.Tensor, num_neighbours: int = 10) -> torch.Tensor:
     """Compute CSLS scores: twice the cosine, less the mean cosine of a candidate with its nearest known queries.
 
     Args:
         scores: Cosines of queries with candidates (queries, candidates).
         known_scores: Cosines of known queries, such as training images, with the same candidates (known, candidates).
-        num_neighbours: How many known queries, the nearest ones of each candidate, the mean is over.
+        num_neighbours: How many known queries, the nearest ones of each candidate, are averaged; 10 as in the paper.
 
     Returns:
         Scores (queries, candidates) that rank the candidates of one query; between queries they cannot be compared.

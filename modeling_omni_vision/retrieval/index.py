@@ -98,6 +98,8 @@ class ImageIndex:
             self._make(encoder if make else None, pool_factor, columns)
         self.settings = json.loads((self.folder / SETTINGS).read_text(encoding="utf-8"))
         self._check(pool_factor, columns)
+        self.embedding_dim: int = self.settings["embedding_dim"]
+        self.pool_factor: float = self.settings["pool_factor"]
         # Queries see what any process has committed until then.
         database = lancedb.connect(self.folder, read_consistency_interval=timedelta(0))
         self.table = database.create_table(TABLE, schema=schema_of(self.settings), exist_ok=True)
@@ -143,16 +145,6 @@ class ImageIndex:
                 f"The index in {str(self.folder)!r} expected {name} {expected}, got {got}. Its vectors cannot be "
                 "compared with others: use what made the index, or build another one in another folder."
             )
-
-    @property
-    def embedding_dim(self) -> int:
-        """Width of every vector."""
-        return self.settings["embedding_dim"]
-
-    @property
-    def pool_factor(self) -> float:
-        """About how many vectors of an image were merged into one."""
-        return self.settings["pool_factor"]
 
     @property
     def columns(self) -> list[str]:
@@ -332,10 +324,10 @@ class ImageIndex:
 
     def _candidates(self, query: torch.Tensor, where: str | None, limit: int, refine: int) -> Iterator[Block]:
         """Read ids and vectors of the images that the approximate index returns."""
-        asked: Any = self.table.search(query.numpy(), vector_column_name="vectors").distance_type("cosine")
-        asked = asked.limit(limit).refine_factor(refine).select(["id", "vectors", "_distance"])
-        near = (asked if where is None else asked.where(where)).to_arrow()
-        return map(as_block, near.drop_columns("_distance").to_batches())
+        near: Any = self.table.search(query.numpy(), vector_column_name="vectors")
+        near = near.distance_type("cosine").limit(limit).refine_factor(refine).select(["id", "vectors", "_distance"])
+        found = (near if where is None else near.where(where)).to_arrow()
+        return map(as_block, found.drop_columns("_distance").to_batches())
 
     def _hits(self, best: Sequence[tuple[float, str]]) -> list[Hit]:
         """Return scores and ids with the columns of each image, without those deleted meanwhile."""

@@ -40,9 +40,8 @@ class TwoWayContrastiveLoss(CachedLossMixin, nn.Module):
         model: A `SentenceTransformer` or `MultiVectorEncoder` around an [`OmniVisionForRetrieval`].
         mini_batch_size: Embed this many rows at a time and compute them twice, for batches that memory cannot hold
             (GradCache, https://huggingface.co/papers/2101.06983); 0 embeds the batch at once.
-        single_vector_weight: With a `MultiVectorEncoder`, weight of the loss of single vectors in a mean with that of
-            late interaction (weight 1), from one pass through both towers: the result loads as `SentenceTransformer`
-            too. 0 trains late interaction alone.
+        single_vector_weight: With a `MultiVectorEncoder`: weight of the loss of single vectors in a mean with that of
+            late interaction (weight 1), from one pass through both towers; 0 trains late interaction alone.
         image_pair_weight: Factor of the supervised contrastive loss of images with the same label (Khosla et al.
             2020, https://huggingface.co/papers/2004.11362), averaged over images that have any; 0 disables it.
     """
@@ -281,8 +280,7 @@ def false_negative_mask(
 def supervised_contrastive_loss(scores: torch.Tensor, same: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """Compute the supervised contrastive loss of images (Khosla et al. 2020, their L_out), summed over images.
 
-    For each image, the mean over the others of its concept of -log softmax among all images but itself; 0 if there is
-    no other.
+    For each image, the mean over the others of its concept of -log softmax among all images but itself, or 0.
 
     Args:
         scores: Similarities of images with all images (images, all images), divided by the temperature.

@@ -33,8 +33,7 @@ def search_recall(index: ImageIndex, queries: Sequence[torch.Tensor], limit: int
 
 
 def num_right(found: Sequence[Hit], truth: Sequence[Hit]) -> int:
-    """Count the images found that score no less than the last true one: copies of an image tie."""
-    # Less the rounding of a sum.
+    """Count the images found that score no less than the last true one, but for rounding: copies of an image tie."""
     return sum(hit.score >= truth[-1].score - 1e-5 for hit in found)
 
 

@@ -56,7 +56,6 @@ def zero_shot(model: Path, dataset: str, templates: Sequence[str], split: str = 
 
 
 def _combinations() -> tuple[list[PilImage.Image], np.ndarray, list[str]]:
-    """Draw every combination `PER_COMBINATION` times: images, labels (images,), class names."""
     pairs = list(product(COLOURS, SHAPES))
     labels = np.tile(np.arange(len(pairs)), PER_COMBINATION)
     drawn = [
@@ -67,7 +66,6 @@ def _combinations() -> tuple[list[PilImage.Image], np.ndarray, list[str]]:
 
 
 def _labelled(dataset: str, split: str) -> tuple[list[PilImage.Image], np.ndarray, list[str]]:
-    """Load a split of a labelled dataset: images, labels (images,), class names."""
     data = load_images(dataset)
     if split not in data:
         raise ValueError(f"Expected a split of {dataset!r}, one of {', '.join(data)}, got {split!r}.")
