@@ -49,9 +49,7 @@ def conse_scores(
         ValueError: for no known images, or another number of their texts.
     """
     if not len(known_images) or len(known_images) != len(known_texts):
-        raise ValueError(
-            f"Expected a text embedding for each known image, got {len(known_texts)} for {len(known_images)}."
-        )
+        raise ValueError(f"Expected one text for each known image, got {len(known_texts)} for {len(known_images)}.")
     center = known_texts.mean(0)
     nearest = (images @ known_images.T).topk(min(num_neighbours, len(known_images)), dim=1)
     weights = (nearest.values / temperature).softmax(1)

@@ -16,7 +16,6 @@ from .index import Hit
 
 SIDE = 224
 CHARACTERS_PER_LINE, LINES = 24, 2
-PANEL = (1.9, 2.35)
 # What `draw_sheet` draws in one place: pixel values, the line above, the line below, its colour.
 Cell = tuple[np.ndarray, str, str, str]
 
@@ -51,7 +50,7 @@ def contact_sheet(
         cells += [image_cell(rank, hit, image), *heatmap_cells(image, words, some, limits)]
     drawn, above, below, colours = zip(*cells, strict=True)
     columns = 1 + len(words) if words else min(5, len(hits))
-    return draw_sheet(drawn, above, below, colours, escaped(title), path, columns, panel=PANEL)
+    return draw_sheet(drawn, above, below, colours, escaped(title), path, columns, panel=(1.9, 2.35))
 
 
 def image_cell(rank: int, hit: Hit, image: Image.Image | None) -> Cell:

@@ -234,8 +234,8 @@ class ImageIndex:
 
         Args:
             keep_versions: Versions older than this are removed; a query that still reads one fails.
-            approximate: Build the approximate index anew, or not; by default for more than `EXACT_LIMIT` images where
-                there is none, or their number has left the range of one to four times that when it was built.
+            approximate: Build the approximate index anew, or not; by default beyond `EXACT_LIMIT` images where there
+                is none, or one built of more images than now or of less than a quarter of them.
         """
         with self._writing():
             rows, made = len(self), self.table.list_indices()
@@ -299,8 +299,7 @@ class ImageIndex:
             where: SQL condition on the columns, such as `folder = 'cats' AND bytes > 1000`.
             exact: Score every image; by default where that takes no longer.
             candidates: Number of images that the approximate index returns; at least five times `limit`.
-            refine: It chooses them among this many times as many by exact distance. Raising either finds more of the
-                best images and takes longer.
+            refine: It chooses them by exact distance among this many times as many. More of both: better and slower.
 
         Raises:
             ValueError: for a query of another width, a limit below 1, or an invalid filter.

@@ -1,8 +1,7 @@
 """The contrastive loss of single vectors and of late interaction, for batches of any size and several processes.
 
 sentence-transformers scores, gathers and re-computes (GradCache). What it lacks is here: late interaction in both
-directions, SigLIP's loss, a learned temperature, a mask of false negatives, and a supervised contrastive loss of
-images of the same concept.
+directions, SigLIP's loss, a learned temperature, a mask of false negatives, and supervised contrast of images.
 """
 
 from collections.abc import Iterable
@@ -175,8 +174,7 @@ class TwoWayContrastiveLoss(CachedLossMixin, nn.Module):
     def _touch_temperature(self, module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
         """Use temperature and bias within the model's forward, though `_embed` applies them after it.
 
-        With `find_unused_parameters`, DistributedDataParallel takes parameters that no forward uses for unused, and
-        their gradients for an error.
+        Otherwise DistributedDataParallel with `find_unused_parameters` takes their gradients for an error.
         """
         core = self._core[0]
         numbers = (core.logit_scale, *([core.logit_bias] if core.config.contrastive_loss == "sigmoid" else []))

@@ -18,8 +18,7 @@ from .evaluation import decoded, zero_shot_predictions
 
 
 PER_COMBINATION = 10
-SEED = 2026
-SIZE = 64
+SEED, SIZE = 2026, 64
 
 
 def zero_shot(model: Path, dataset: str, templates: Sequence[str], split: str = "test") -> dict[str, Any]:
