@@ -30,7 +30,7 @@ from transformers import (
 
 PACKAGE = "modeling_omni_vision"
 # Models of several parts by `model_type`; every other one is an encoder or a classifier, ours or stock.
-KINDS = {"omni_vision_retrieval": "search", "omni_vision_language": "language"}
+KINDS = {"omni_vision_retrieval": "retrieval", "omni_vision_language": "language"}
 NUM_IMAGES = 2
 # Not square and not the native size: resizing is part of what is proven.
 IMAGE_SIZE = (45, 60)
@@ -42,8 +42,8 @@ RECIPE = (
 TEXTS = ["This is a red circle and a blue square", "A green triangle"]
 QUESTION = "What is it?"
 RECIPES = {
-    "encoder": RECIPE,
-    "search": f"{RECIPE}; texts, padded by the processor: {TEXTS!r}",
+    "vision": RECIPE,
+    "retrieval": f"{RECIPE}; texts, padded by the processor: {TEXTS!r}",
     "language": f"{RECIPE}; a user asks {QUESTION!r} in the chat template, about each image and about none",
 }
 
@@ -93,13 +93,13 @@ def outputs_of_folder(folder: str | Path, trust_remote_code: bool) -> dict[str, 
         trust_remote_code: Whether Python files of the folder may run.
 
     Returns:
-        Tensors of float32: what the model computes, see `encoder_outputs`, `search_outputs` and `language_outputs`,
+        Tensors of float32: what the model computes, see `encoder_outputs`, `retrieval_outputs` and `language_outputs`,
         and for each backend of the image processor its pixels (images, channels, height, width). Tokens of texts
         are integers.
     """
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     config = AutoConfig.from_pretrained(folder, **options)
-    compute = {"search": search_outputs, "language": language_outputs}
+    compute = {"retrieval": retrieval_outputs, "language": language_outputs}
     outputs = compute.get(KINDS.get(config.model_type, ""), encoder_outputs)(folder, config, options)
     channels = vision_of(config).num_channels
     for backend in ("pil", "torchvision"):
@@ -126,7 +126,7 @@ def encoder_outputs(folder: str | Path, config: Any, options: dict[str, Any]) ->
     return outputs
 
 
-def search_outputs(
+def retrieval_outputs(
     folder: str | Path, config: Any, options: dict[str, Any], auto_class: Any = AutoModel
 ) -> dict[str, torch.Tensor]:
     """Compute vectors of patches, words, whole images and texts, their `logits_per_image`, and tokens of texts."""
@@ -155,7 +155,7 @@ def language_outputs(
     processor = AutoProcessor.from_pretrained(folder, **options)
     images = images_for_processor(vision_of(config).num_channels)
     outputs = {}
-    for name, shown in (("seeing", images), ("blind", [])):
+    for name, shown in (("with_image", images), ("text_only", [])):
         asked = [{"type": "text", "text": QUESTION}]
         content = [{"type": "image"}, *asked] if shown else asked
         prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
@@ -173,8 +173,8 @@ def repeats(folder: str | Path, outputs: dict[str, torch.Tensor], trust_remote_c
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     config = AutoConfig.from_pretrained(folder, **options)
     kind = KINDS.get(config.model_type)
-    if kind == "search":
-        found = search_outputs(folder, config, options, AutoModelForZeroShotImageClassification)
+    if kind == "retrieval":
+        found = retrieval_outputs(folder, config, options, AutoModelForZeroShotImageClassification)
     elif kind == "language":
         from transformers import AutoModelForMultimodalLM
 

@@ -146,7 +146,7 @@ def summarise(outputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             kept["cls"], kept["mean_token"] = output[:, 0], output.mean(dim=1)
         elif name == "patch_embeds":
             kept[name] = output[:, :: max(output.shape[1] // 8, 1)]
-        elif name in ("logits_seeing", "logits_blind"):
+        elif name in ("logits_with_image", "logits_text_only"):
             kept[name] = output[:, -1, :: max(output.shape[2] // 256, 1)]
         elif name.startswith("pixel_values"):
             steps = (max(side // 8, 1) for side in output.shape[2:])
@@ -189,7 +189,7 @@ def digest_of(proof: dict[str, Any]) -> str:
 def recipe_of(folder: Path) -> str:
     """Say in words what the model of a folder was shown."""
     kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    return RECIPES[KINDS.get(kind, "encoder")]
+    return RECIPES[KINDS.get(kind, "vision")]
 
 
 def write_proof(folder: Path, outputs: dict[str, torch.Tensor], command: str) -> str:

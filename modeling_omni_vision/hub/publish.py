@@ -24,10 +24,11 @@ from transformers import __version__ as transformers_version
 from .. import OmniVisionForImageClassification, OmniVisionModel
 from ..interop.folder import atomic_output_dir
 from ..interop.to_native import NATIVE_CLASSES
+from ..records.metrics_file import METRICS_FILE
 from .card import CARD_NAME, render_card
+from .card_context import IMAGES, IMAGES_NAME, WEIGHTS_NAME, checked_metrics
 from .clean_process import KINDS, outputs_of_folder
-from .facts import IMAGES, IMAGES_NAME, WEIGHTS_NAME
-from .numbers import METRICS_NAME, read_metrics
+from .formatting import basename
 from .proof import (
     PROOF_NAME,
     OpeningError,
@@ -40,7 +41,6 @@ from .proof import (
     write_proof,
 )
 from .remote_code import write_note
-from .spelling import leaf
 from .verify import check_content, check_files
 
 
@@ -162,22 +162,22 @@ def replacing(target: Path) -> Iterator[Path]:
 def write_checkpoint(source: Path, folder: Path) -> None:
     """Write code, configuration, weights, processor, numbers, images, REMOTE_CODE.md; refuse what is not whole."""
     model = load_model(source)
-    metrics = read_metrics(source)
+    metrics = checked_metrics(source)
     if metrics:
         text = json.dumps(without_paths(metrics), indent=2) + "\n"
         if re.search(r"\bhf_[A-Za-z0-9]{20,}", text):
             raise ValueError(
-                f"{METRICS_NAME} must hold no access token, got one in {str(source)!r}. Revoke it, remove it."
+                f"{METRICS_FILE} must hold no access token, got one in {str(source)!r}. Revoke it, remove it."
             )
-        (folder / METRICS_NAME).write_text(text, encoding="utf-8", newline="\n")
+        (folder / METRICS_FILE).write_text(text, encoding="utf-8", newline="\n")
     elif "ForImageClassification" in type(model).__name__:
         raise ValueError(
-            f"A classifier is published with its numbers, expected {METRICS_NAME} in {str(source)!r}, got none. "
+            f"A classifier is published with its numbers, expected {METRICS_FILE} in {str(source)!r}, got none. "
             f"Run scripts/evaluate.py on {str(source)!r} first."
         )
     elif type(model).__name__ in MEASURED_BY:
         raise ValueError(
-            f"A {type(model).__name__} is published with its numbers, expected {METRICS_NAME} in {str(source)!r}, got "
+            f"A {type(model).__name__} is published with its numbers, expected {METRICS_FILE} in {str(source)!r}, got "
             f"none. {MEASURED_BY[type(model).__name__]}."
         )
     processor = load_processor(source, model.config.model_type)
@@ -243,7 +243,7 @@ def without_paths(value: Any) -> Any:
         return {name: without_paths(item) for name, item in value.items()}
     if isinstance(value, list):
         return [without_paths(item) for item in value]
-    return leaf(value) if isinstance(value, str) else value
+    return basename(value) if isinstance(value, str) else value
 
 
 def load_model(source: Path) -> PreTrainedModel:

@@ -15,8 +15,8 @@ from transformers import BertConfig
 
 from modeling_omni_vision import OmniVisionConfig, OmniVisionForImageClassification, OmniVisionModel
 from modeling_omni_vision.hub import OpeningError, publish, verify
+from modeling_omni_vision.hub.card_context import IMAGES
 from modeling_omni_vision.hub.clean_process import outputs_of_folder
-from modeling_omni_vision.hub.facts import IMAGES
 from modeling_omni_vision.hub.proof import open_in_clean_process
 from modeling_omni_vision.interop import convert_to_native, convert_to_vit
 
