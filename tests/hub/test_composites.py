@@ -340,7 +340,7 @@ def test_what_is_not_whole_is_refused_and_nothing_appears(folder, tmp_path, name
 
 
 def test_code_that_imports_our_package_does_not_open_in_the_clean_process(kind, broken):
-    code = broken / f"modeling_omni_vision_{'retrieval' if kind == 'search' else 'language'}.py"
+    code = broken / f"modeling_omni_vision_{kind}.py"
     code.write_text(code.read_text().replace("import torch\n", "import modeling_omni_vision\nimport torch\n", 1))
     with pytest.raises(OpeningError, match="modeling_omni_vision"):
         open_in_clean_process(broken, trust_remote_code=True)
@@ -362,7 +362,7 @@ def test_no_local_folder_and_no_origin_is_published(folder, tmp_path, opened_her
     assert written == {"vision": "tower", "dataset": "emoji:emoji"}
 
 
-def test_an_access_token_does_not_go_up(folder, tmp_path, opened_here):
+def test_an_access_token_is_not_published(folder, tmp_path, opened_here):
     metrics = json.loads((folder / "metrics.json").read_text())
     metrics["training"]["note"] = "hf_" + "a" * 34
     (folder / "metrics.json").write_text(json.dumps(metrics))
