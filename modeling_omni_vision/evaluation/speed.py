@@ -1,4 +1,4 @@
-"""Forward latency of a vision model: wall time by `torch.utils.benchmark`, CPU time, which a busy machine leaves true."""
+"""Forward latency of a vision model: wall time by `torch.utils.benchmark`, and CPU time, which load leaves alone."""
 
 import time
 from collections.abc import Sequence

@@ -65,10 +65,10 @@ def test_severities_rise_from_none_and_change_images_into_images(name, levels):
     assert list(severities) == sorted(set(severities))
     before = levels.clone()
     for severity in severities[1:]:
-        for spoilt in apply(name, levels, severity):
-            assert spoilt.dtype == torch.uint8
-            assert spoilt.shape == levels.shape
-            assert not torch.equal(spoilt, levels)
+        for corrupted in apply(name, levels, severity):
+            assert corrupted.dtype == torch.uint8
+            assert corrupted.shape == levels.shape
+            assert not torch.equal(corrupted, levels)
     assert torch.equal(levels, before)
 
 
@@ -77,7 +77,7 @@ def test_severities_rise_from_none_and_change_images_into_images(name, levels):
 def test_images_may_be_tiny_or_not_square(name, shape):
     levels = torch.randint(0, 256, (2, *shape), dtype=torch.uint8)
     for severity in CORRUPTIONS[name].severities[1:]:
-        assert all(spoilt.shape == levels.shape for spoilt in apply(name, levels, severity))
+        assert all(corrupted.shape == levels.shape for corrupted in apply(name, levels, severity))
 
 
 def test_rotation_turns_in_both_directions_but_not_twice_by_half_a_turn(levels):
@@ -92,8 +92,8 @@ def test_rotation_turns_in_both_directions_but_not_twice_by_half_a_turn(levels):
 def test_blur_spreads_one_bright_pixel_as_a_gaussian_of_that_width():
     levels = torch.zeros(1, 1, 31, 31, dtype=torch.uint8)
     levels[..., 15, 15] = 255
-    (spoilt,) = apply("gaussian_blur", levels, 1.5)
-    profile = spoilt[0, 0].double().sum(0)
+    (corrupted,) = apply("gaussian_blur", levels, 1.5)
+    profile = corrupted[0, 0].double().sum(0)
     variance = ((torch.arange(31) - 15) ** 2 * profile).sum() / profile.sum()
     # Whole levels cut the faint edge off.
     assert variance.sqrt() == pytest.approx(1.5, abs=0.15)
@@ -101,31 +101,31 @@ def test_blur_spreads_one_bright_pixel_as_a_gaussian_of_that_width():
 
 def test_noise_has_the_deviation_it_is_called_by_and_belongs_to_the_row():
     levels = torch.full((6, 1, 40, 40), 128, dtype=torch.uint8)
-    (spoilt,) = apply("gaussian_noise", levels, 16)
-    change = spoilt.double() - 128
+    (corrupted,) = apply("gaussian_noise", levels, 16)
+    change = corrupted.double() - 128
     # 9,600 draws: the deviation is known to 0.7 %, the mean to 0.16.
     assert change.std() == pytest.approx(16, rel=0.03)
     assert abs(change.mean()) < 0.7
-    assert not torch.equal(spoilt[0], spoilt[1])
+    assert not torch.equal(corrupted[0], corrupted[1])
     (alone,) = CORRUPTIONS["gaussian_noise"].apply(levels[2:3], 16, generators(6)[2:3])
-    assert torch.equal(alone[0], spoilt[2])
+    assert torch.equal(alone[0], corrupted[2])
 
 
 @pytest.mark.parametrize("size", [(20, 20), (10, 40)])
 def test_erasing_takes_its_share_in_one_black_piece_anywhere(size):
     levels = torch.full((200, 3, *size), 200, dtype=torch.uint8)
-    (spoilt,) = apply("erasing", levels, 0.2)
-    black = (spoilt == 0).all(dim=1)
+    (corrupted,) = apply("erasing", levels, 0.2)
+    black = (corrupted == 0).all(dim=1)
     height, width = (round(side * 0.2**0.5) for side in size)
     assert (black.sum((1, 2)) == height * width).all()
-    assert set(spoilt.unique().tolist()) == {0, 200}
+    assert set(corrupted.unique().tolist()) == {0, 200}
     assert {int(one.any(1).sum()) for one in black} == {height}
     assert {int(one.any(0).sum()) for one in black} == {width}
     # Every side of the image is reached by some.
     assert all(side.any() for side in (black[:, 0], black[:, -1], black[:, :, 0], black[:, :, -1]))
 
 
-def test_curves_are_those_of_images_spoilt_one_by_one(rows, processor):
+def test_curves_are_those_of_images_corrupted_one_by_one(rows, processor):
     curves = measure_robustness(LeftOrRight(), processor, rows, batch_size=5, seed=3)
     assert list(curves) == list(CORRUPTIONS)
     images = torch.stack([processor.process_image(row["image"]) for row in rows])
