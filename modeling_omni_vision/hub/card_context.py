@@ -116,7 +116,7 @@ def model_context(folder: Path, config: PretrainedConfig, training: dict[str, An
             f"{METRICS_FILE} must be of this checkpoint, got training.parameters {training['parameters']!r} and "
             f"weights of {total} in {str(folder)!r}. Copy the {METRICS_FILE} of its own run."
         )
-    names: dict[int, str] = config.id2label if is_classifier and config.id2label else {}
+    names: dict[Any, str] = config.id2label if is_classifier and config.id2label else {}
     return {
         "config": config,
         "kind": kind,

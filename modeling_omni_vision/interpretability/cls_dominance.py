@@ -69,7 +69,7 @@ def dominance(words: torch.Tensor, tokens: torch.Tensor, kinds: torch.Tensor, ev
 
 @torch.no_grad()
 def all_tokens(model: OmniVisionForRetrieval, pixel_values: torch.Tensor) -> torch.Tensor:
-    """Return all tokens of the vision tower, also CLS and registers, projected and normalised: (batch, tokens, dim)."""
+    """Return all tokens of the vision tower, CLS and registers too, projected, of norm 1: (batch, tokens, dim)."""
     return normalize(model.visual_projection(model.vision_model(pixel_values).last_hidden_state), dim=-1)
 
 

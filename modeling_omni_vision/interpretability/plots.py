@@ -189,7 +189,8 @@ def plot_pairs(
 
     Args:
         pairs: A test and a training image each, arrays (height, width, 1 or 3) of one size, pixel values 0..255.
-        test_names, train_names: Their classes.
+        test_names: Classes of the test images.
+        train_names: Classes of the training images.
         notes: A few more characters about each pair.
         path: PNG to write.
         columns: Pairs in a row.
