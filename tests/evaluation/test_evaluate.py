@@ -25,8 +25,8 @@ NAMES = ["dark", "light", "red"]
 
 def image(label, index):
     draw = np.random.default_rng(10 * label + index)
-    levels = draw.integers(0, 60, (20 + index, 24, 3), dtype=np.uint8)
-    return PilImage.fromarray(levels + np.array([[0, 0, 0], [180, 180, 180], [180, 0, 0]], dtype=np.uint8)[label])
+    values = draw.integers(0, 60, (20 + index, 24, 3), dtype=np.uint8)
+    return PilImage.fromarray(values + np.array([[0, 0, 0], [180, 180, 180], [180, 0, 0]], dtype=np.uint8)[label])
 
 
 @pytest.fixture(scope="module")

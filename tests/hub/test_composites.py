@@ -92,6 +92,8 @@ LANGUAGE_METRICS = {
         "test": {
             "colour": {"accuracy": 0.8765, "accuracy_interval": [0.84, 0.91], "num_examples": 321},
             "count": {"accuracy": 0.5432},
+            # As `answer_metrics` writes it.
+            "shape": {"accuracy": 0.6543, "interval": [0.6, 0.7], "questions": 99},
         },
         "test_without_image": {"colour": {"accuracy": 0.1234, "accuracy_interval": [0.1, 0.15]}},
     },
@@ -392,6 +394,7 @@ def test_the_card_shows_results_recipe_words_and_limits(kind, published_model):
         rows = [
             "| test: colour | 87.65% | 84.00% to 91.00% | 321 |",
             "| test: count | 54.32% | - | - |",
+            "| test: shape | 65.43% | 60.00% to 70.00% | 99 |",
             "| test without image: colour | 12.34% | 10.00% to 15.00% | - |",
         ]
     for row in rows:
