@@ -86,8 +86,9 @@ format: $(VENV)/installed-dev ## format the code
 benchmark: $(VENV)/installed-dev ## speed and memory beside transformers, timm and torch
 	$(BIN)/python scripts/benchmark.py
 
-checkpoints: $(VENV)/installed ## give the weights in the box the code as it is now, and prove them again
+checkpoints: $(VENV)/installed ## publish the bundled checkpoints again, with the code and the card templates as they are now
 	for folder in checkpoints/*/; do $(BIN)/python scripts/publish.py --model $$folder --output $$folder || exit 1; done
+	cp checkpoints/omni-vision-fashion-mnist/README.md model_card.md
 
 clean: ## remove everything that is not in git, virtual environments included
 	git clean -dfX

@@ -1,4 +1,4 @@
-"""The weights in the box: whole, proven, and equal to their native twin."""
+"""Bundled checkpoints: complete, proven, and equal to their native twin."""
 
 from io import BytesIO
 from pathlib import Path
@@ -19,13 +19,17 @@ OURS, TWIN = CHECKPOINTS / "omni-vision-fashion-mnist", CHECKPOINTS / "omni-visi
 
 
 @pytest.mark.parametrize("folder", sorted(CHECKPOINTS.iterdir()), ids=lambda folder: folder.name)
-def test_a_checkpoint_in_the_box_verifies_and_is_small(folder):
+def test_a_bundled_checkpoint_verifies_and_is_small(folder):
     if (folder / "processor_config.json").is_file() and Version(transformers_version) < Version("5.23"):
         pytest.skip("models of several parts need transformers 5.23")
     assert not verify(folder).failures
     # A language model is a second model beside the tower.
     limit = 16_000_000 if "language" in folder.name else 4_000_000
     assert sum(file.stat().st_size for file in folder.glob("*.safetensors")) < limit
+
+
+def test_the_model_card_at_the_root_is_that_of_the_bundled_classifier():
+    assert (CHECKPOINTS.parent / "model_card.md").read_bytes() == (OURS / "README.md").read_bytes()
 
 
 @torch.inference_mode()

@@ -15,7 +15,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, HfArgumentP
 
 from ..data.questions import load_questions
 from ..data.stored_images import open_stored
-from ..interpretability.occlusion import look, plot_looks
+from ..interpretability.occlusion import explain_answer, plot_occlusion
 
 
 @dataclass
@@ -46,9 +46,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         question = row["questions"][number % len(row["questions"])]
         text = question["messages"][-1]["content"].replace("<image>", "").strip()
         images.append(np.asarray(image))
-        found.append(look(model, processor, image, text))
+        found.append(explain_answer(model, processor, image, text))
         truths.append(question["answer"])
-    print(plot_looks(images, found, truths, Path(args.output)))
+    print(plot_occlusion(images, found, truths, Path(args.output)))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ class PublishArguments:
     output: str = field(metadata={"help": "folder to write: new, empty, or one that this script wrote before"})
     repo_id: str | None = field(default=None, metadata={"help": "repository on the Hub, owner/name"})
     push: bool = field(default=False, metadata={"help": "upload after everything was checked"})
-    template: str | None = field(default=None, metadata={"help": "model card template instead of model_card.md"})
+    template: str | None = field(default=None, metadata={"help": "Jinja template of the model card instead of ours"})
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""How often answers are exactly right, and how often they would be for one who sees nothing but the questions."""
+"""Exact-match accuracy of answers, and the text-only baseline."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ from .metrics import CONFIDENCE, NUM_RESAMPLES
 
 @dataclass(frozen=True)
 class AnswerResult:
-    """Whether an answer is exactly right, the kind of its question, and which conversation it belongs to."""
+    """Whether an answer is exactly right, the kind of its question, and the row of its conversation."""
 
     right: bool
     kind: str
@@ -21,27 +21,21 @@ class AnswerResult:
 
 
 def answer_metrics(answers: Sequence[AnswerResult]) -> dict[str, Any]:
-    """
-    Measure exact answers.
-
-    Returns:
-        `accuracy`, its `interval` (95 %, bootstrap) and `questions`, for all answers, and the same under `kinds` for
-        each kind.
-
-    Raises:
-        `ValueError`: if there are none.
+    """Return `accuracy`, its `interval` (95 %, bootstrap) and the number of `questions`, for all answers, and the same
+    under `kinds` for each kind; raise `ValueError` if there are none.
     """
     if not answers:
         raise ValueError("Expected answers to measure, got none. Give a split with questions.")
-    kinds = {kind: [answer for answer in answers if answer.kind == kind] for kind in _in_order(answers)}
-    return {**_measured(answers), "kinds": {kind: _measured(found) for kind, found in kinds.items()}}
+    by_kind: defaultdict[str, list[AnswerResult]] = defaultdict(list)
+    for answer in answers:
+        by_kind[answer.kind].append(answer)
+    return {**_measured(answers), "kinds": {kind: _measured(found) for kind, found in by_kind.items()}}
 
 
-def blind_prior(train: Dataset, split: Dataset) -> list[AnswerResult]:
-    """
-    Answer the questions of a split by their text alone: as training most often answers that text, or else that kind.
+def text_only_prior(train: Dataset, split: Dataset) -> list[AnswerResult]:
+    """Answer the questions of a split with the most frequent answer of training to that text, or else to that kind.
 
-    Nobody who sees no image and learns from the same questions does better, but by chance.
+    No text-only baseline that learns from the same questions does better, but by chance.
     """
     by_text: defaultdict[str, Counter[str]] = defaultdict(Counter)
     by_kind: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -64,12 +58,8 @@ def _text(question: dict[str, Any]) -> str:
     return "\n".join(f"{turn['role']}: {turn['content']}" for turn in question["messages"])
 
 
-def _in_order(answers: Sequence[AnswerResult]) -> list[str]:
-    return list(dict.fromkeys(answer.kind for answer in answers))
-
-
 def _measured(answers: Sequence[AnswerResult]) -> dict[str, Any]:
-    """Measure one kind; conversations are drawn again, not questions, which share an image."""
+    """Measure one kind; the bootstrap draws conversations, as questions of one conversation share an image."""
     _, rows = np.unique([answer.row for answer in answers], return_inverse=True)
     right = np.bincount(rows, weights=[answer.right for answer in answers])
     asked = np.bincount(rows)
@@ -83,4 +73,4 @@ def _measured(answers: Sequence[AnswerResult]) -> dict[str, Any]:
     }
 
 
-__all__ = ["AnswerResult", "answer_metrics", "blind_prior"]
+__all__ = ["AnswerResult", "answer_metrics", "text_only_prior"]

@@ -1,7 +1,7 @@
-"""Temperature scaling (Guo et al. 2017, https://huggingface.co/papers/1706.04599), fitted on what training held out.
+"""Temperature scaling (Guo et al. 2017, https://huggingface.co/papers/1706.04599), fitted on the validation split.
 
-The temperature divides all logits: it changes how sure a model says it is, and no answer. It is never fitted on the
-images it is measured on.
+The temperature divides all logits: it changes confidence, and no predicted class. It is never fitted on the images it
+is measured on.
 """
 
 from typing import Any
@@ -16,16 +16,12 @@ from .predictions import Predictions
 
 
 TEMPERATURES = (0.05, 20.0)
-WITHOUT_TEMPERATURE = "without a mistake a model should be ever surer, no better than chance ever less sure"
+WITHOUT_TEMPERATURE = "the best one is 0 for a model without a mistake and infinite for one no better than chance"
 
 
 def temperature_scaling(held_out: Predictions, measured: Predictions) -> dict[str, Any]:
     """
-    Fit a temperature on one split and measure on another what it does.
-
-    Args:
-        held_out: Predictions of the split to fit on, which the model was not trained on.
-        measured: Predictions of the evaluated split.
+    Fit a temperature on held-out predictions and measure it on those of the evaluated split.
 
     Returns:
         `temperature`, `fitted_on` (split and number of images), and `before` and `after` for
@@ -50,33 +46,26 @@ def temperature_scaling(held_out: Predictions, measured: Predictions) -> dict[st
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float | None:
-    """
-    Find the temperature of least negative log-likelihood.
+    """Return the temperature of least negative log-likelihood for logits (images, classes) and labels (images,).
 
-    Args:
-        logits: Shape (images, classes).
-        labels: Classes, shape (images,).
-
-    Returns:
-        The temperature. None where there is none within bounds: a model without a mistake should be ever surer,
-        one that is no better than chance ever less sure.
+    None where there is none within bounds, as for a model without a mistake or no better than chance.
     """
     if (logits.argmax(axis=1) == labels).all():
-        return None  # the likelihood rises for ever, and soon by less than can be computed
+        return None  # the likelihood rises without end, and soon by less than floats resolve
     low, high = np.log(TEMPERATURES)
     rows = np.arange(len(labels))
 
     def loss(log_temperature: float) -> float:
         return -float(log_softmax(logits / np.exp(log_temperature), axis=1)[rows, labels].mean())
 
-    # In the reciprocal of the temperature this is convex, so that there is no other minimum to fall into.
+    # Convex in the reciprocal of the temperature, so that there is no other minimum.
     found = float(minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6}).x)
     at_a_bound = min(found - low, high - found) < 1e-3
     return None if at_a_bound else float(np.exp(found))
 
 
 def softened(logits: np.ndarray, temperature: float) -> np.ndarray:
-    """Probabilities (images, classes) of logits that are divided by a temperature."""
+    """Return probabilities (images, classes) of logits divided by a temperature."""
     return np.exp(log_softmax(logits / temperature, axis=1))
 
 

@@ -1,7 +1,6 @@
-"""Evaluation of a checkpoint folder on a split: numbers into its `metrics.json`, images beside it.
+"""Evaluation of a classifier on a split: numbers into its `metrics.json`, plots beside it.
 
-Any image classifier that plain transformers opens will do, ours and its native twin alike; maps of
-attention are drawn where the model gives them.
+For any image classifier that transformers loads; attention maps are drawn where the model computes them.
 """
 
 import json
@@ -23,7 +22,7 @@ from ..interpretability.plots import plot_attention, plot_confusion, plot_mistak
 from ..records.command import without_folder
 from ..records.metrics_file import merge_metrics, read_metrics
 from .calibration import softened, temperature_scaling
-from .held_out import HELD_OUT, check_held_out, check_loss, validation_share_of, why_not_fitted
+from .held_out import HELD_OUT, check_held_out, check_loss, validation_fraction_of, why_not_fitted
 from .metrics import classification_metrics
 from .predictions import Predictions, pixel_values, predict
 from .reliability_plots import plot_calibration, plot_robustness
@@ -41,7 +40,7 @@ ROBUSTNESS_SEED = 0
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """What `evaluate` found and wrote."""
+    """What `evaluate` measured and wrote."""
 
     metrics: dict[str, Any]
     metrics_file: Path
@@ -49,10 +48,10 @@ class EvaluationReport:
 
 
 def evaluate(
-    checkpoint: str | Path,
+    model: str | Path,
     dataset: str,
     split: str = "test",
-    output_dir: str | Path | None = None,
+    output: str | Path | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
     validation_fraction: float | None = None,
@@ -64,43 +63,42 @@ def evaluate(
     Evaluate a classifier folder on one split of a dataset.
 
     Args:
-        checkpoint: Folder with a classifier and its image processor.
+        model: Folder with a classifier and its image processor.
         dataset: Anything that `load_images` reads.
         split: `"train"`, `"validation"` or `"test"`.
-        output_dir: Where PNG files go; `plots` in the checkpoint where None.
-        image_column: Column of the images, where it cannot be told.
-        label_column: Column of the classes, where it cannot be told.
-        validation_fraction: What the training run held out, where its record does not say so.
+        output: Folder for PNG files; `plots` in the folder of the model where None.
+        image_column: Column of the images, where it cannot be inferred.
+        label_column: Column of the classes, where it cannot be inferred.
+        validation_fraction: What the training run held out, where metrics.json does not record it.
         batch_size: Images in one forward.
-        command: What to record as the command that measured this.
-        robustness: Measure the accuracy under corruptions, and with the mirror image, too: some 25 times the work.
+        command: Command to record.
+        robustness: Measure accuracy on corrupted and on mirrored images, too: some 25 times the work.
 
     Returns:
-        The numbers, which also stand in `metrics.json` of the checkpoint under `"evaluation"`, with those of the
-        corruptions under `"robustness"` (everything else in that file is kept), and the images drawn.
+        The numbers, the `metrics.json` where they were merged as `evaluation` and `robustness`, and the plots.
 
     Raises:
         `ValueError`: if the folder holds no classifier or no image processor, there is no such split, the
-            classes of model and data differ, the data or the share is not that of the run, an image cannot be
-            read, or the model gives NaN; if the test split was opened by other weights, or the same weights now
-            have another accuracy.
+            classes of model and data differ, the data or the fraction is not that of the run, an image cannot be
+            read, or the model gives NaN; if other weights opened the test split, or the same weights now have another
+            accuracy.
     """
-    folder = Path(checkpoint)
-    model, processor = load_classifier(folder)
+    folder = Path(model)
+    classifier, processor = load_classifier(folder)
     training = read_training(folder)
-    share = validation_share_of(training, dataset, validation_fraction)
-    splits = load_images(dataset, image_column, label_column, share)
+    fraction = validation_fraction_of(training, dataset, validation_fraction)
+    splits = load_images(dataset, image_column, label_column, fraction)
     check_held_out(training, splits, dataset)
     rows = pick_split(splits, split, dataset)
-    names = class_names(model.config)
+    names = class_names(classifier.config)
     check_classes(names, rows.features["label"].names, dataset)
-    # Before the evaluated split is looked at: an error here must not have cost anybody the test split.
+    # Before the evaluated split is read, so that an error here does not use up the test split.
     reason = why_not_fitted(training, dataset, split, validation_fraction)
-    held_out = None if reason else predict(model, processor, splits[HELD_OUT], batch_size)
+    held_out = None if reason else predict(classifier, processor, splits[HELD_OUT], batch_size)
     if held_out is not None:
         check_loss(training, held_out, dataset)
-    opened = open_test_split(folder, model, rows, dataset, command) if split == "test" else None
-    predictions = predict(model, processor, rows, batch_size)
+    opened = open_test_split(folder, classifier, rows, dataset, command) if split == "test" else None
+    predictions = predict(classifier, processor, rows, batch_size)
     metrics = classification_metrics(predictions.probabilities, predictions.labels, names)
     if split == HELD_OUT:
         check_loss(training, predictions, dataset)
@@ -109,19 +107,19 @@ def evaluate(
     where = {"split": split, "dataset": without_folder(dataset), "command": command, "date": today}
     sections: dict[str, Any] = {"evaluation": metrics}
     if robustness:
-        mirrored = predict(model, processor, rows, batch_size, mirrored=True)
+        mirrored = predict(classifier, processor, rows, batch_size, mirrored=True)
         metrics["test_time_augmentation"] = mirror_average(predictions, mirrored)
-        sections["robustness"] = robustness_section(model, processor, rows, batch_size) | where
+        sections["robustness"] = robustness_section(classifier, processor, rows, batch_size) | where
     metrics |= where
     sections |= opened.section(metrics["accuracy"]) if opened else {}
     metrics_file = merge_metrics(folder, sections)
-    plots = Path(output_dir) if output_dir is not None else folder / PLOTS_FOLDER
-    drawn = draw_all(training, plots, model, processor, rows, predictions, sections)
+    plots = Path(output) if output is not None else folder / PLOTS_FOLDER
+    drawn = draw_all(training, plots, classifier, processor, rows, predictions, sections)
     return EvaluationReport(metrics, metrics_file, drawn)
 
 
 def load_classifier(folder: Path) -> tuple[Any, Any]:
-    """Open model and image processor of a local folder, never its code: ours is in this package."""
+    """Load model and image processor of a local folder, never its code: ours is in this package."""
     if not (folder / "config.json").is_file():
         raise ValueError(
             f"The checkpoint must be a folder with a config.json, got {str(folder)!r}. "
@@ -143,14 +141,14 @@ def load_classifier(folder: Path) -> tuple[Any, Any]:
 
 
 def pick_split(splits: dict[str, Dataset], split: str, dataset: str) -> Dataset:
-    """Return one split or say which there are."""
+    """Return one split; raise `ValueError` with the names of all where there is no such split."""
     if split not in splits:
         raise ValueError(f"`split` must be one of {sorted(splits)} for {dataset!r}, got {split!r}. Name one of them.")
     return splits[split]
 
 
 def class_names(config: Any) -> list[str]:
-    """Names of the classes of a model, in the order of its logits."""
+    """Return the names of the classes of a model, in the order of its logits."""
     return [str(config.id2label[index]) for index in range(config.num_labels)]
 
 
@@ -170,13 +168,13 @@ def check_classes(of_model: Sequence[str], of_data: Sequence[str], dataset: str)
     )
 
 
-def few(names: Sequence[str], shown: int = 6) -> str:
-    """Write out the first names of many."""
-    return f"{list(names[:shown])!r}" + (f" and {len(names) - shown} more" if len(names) > shown else "")
+def few(names: Sequence[str], count: int = 6) -> str:
+    """Format the first names of many."""
+    return f"{list(names[:count])!r}" + (f" and {len(names) - count} more" if len(names) > count else "")
 
 
 def robustness_section(model: Any, processor: Any, rows: Dataset, batch_size: int) -> dict[str, Any]:
-    """Measure what metrics.json says under `"robustness"`: a list for each corruption, and how to read them."""
+    """Measure the section `robustness` of metrics.json: a list for each corruption, units, count and seed."""
     curves = measure_robustness(model, processor, rows, batch_size, ROBUSTNESS_SEED)
     units = {name: corruption.unit for name, corruption in CORRUPTIONS.items()}
     return {**curves, "units": units, "num_examples": len(rows), "seed": ROBUSTNESS_SEED}
@@ -191,7 +189,7 @@ def draw_all(
     predictions: Predictions,
     sections: dict[str, dict[str, Any]],
 ) -> list[Path]:
-    """Draw every image that there is something to draw for, and return their paths."""
+    """Draw every plot that there are numbers for, and return their paths."""
     metrics, robustness = sections["evaluation"], sections.get("robustness")
     names, temperature = list(metrics["per_class"]), metrics["calibration"].get("temperature")
     scaled = softened(predictions.logits, temperature) if temperature else None
@@ -210,7 +208,7 @@ def draw_all(
 
 
 def read_training(folder: Path) -> dict[str, Any]:
-    """Read the course of training from `metrics.json`, or from what the Trainer left."""
+    """Read the section `training` of `metrics.json`, or where there is none the `trainer_state.json`."""
     metrics = read_metrics(folder)
     state = folder / "trainer_state.json"
     if metrics.get("training"):
@@ -219,14 +217,14 @@ def read_training(folder: Path) -> dict[str, Any]:
 
 
 def draw_mistakes(model: Any, rows: Dataset, predictions: Predictions, names: list[str], path: Path) -> Path:
-    """Draw the wrong answers that the model was surest of."""
+    """Draw the most confident mistakes."""
     wrong = np.flatnonzero(predictions.predicted != predictions.labels)
-    surest = wrong[np.argsort(-predictions.probabilities.max(axis=1)[wrong], kind="stable")][:MISTAKES_SHOWN]
+    chosen = wrong[np.argsort(-predictions.probabilities.max(axis=1)[wrong], kind="stable")][:MISTAKES_SHOWN]
     return plot_mistakes(
-        [read_image(rows[int(index)]["image"], shown_channels(model)) for index in surest],
-        [names[predictions.labels[index]] for index in surest],
-        [names[predictions.predicted[index]] for index in surest],
-        [float(predictions.probabilities[index].max()) for index in surest],
+        [read_image(rows[int(index)]["image"], displayed_channels(model)) for index in chosen],
+        [names[predictions.labels[index]] for index in chosen],
+        [names[predictions.predicted[index]] for index in chosen],
+        [float(predictions.probabilities[index].max()) for index in chosen],
         path,
     )
 
@@ -235,7 +233,7 @@ def draw_mistakes(model: Any, rows: Dataset, predictions: Predictions, names: li
 def draw_attention(
     model: Any, processor: Any, rows: Dataset, predictions: Predictions, names: list[str], path: Path
 ) -> Path:
-    """Draw the last layer's attention on the first image of some classes, as the model saw them."""
+    """Draw the last layer's attention on the first image of some classes, at the model's input size."""
     present = [int(np.flatnonzero(predictions.labels == label)[0]) for label in np.unique(predictions.labels)]
     chosen = [present[index] for index in np.linspace(0, len(present) - 1, min(MAPS_SHOWN, len(present))).astype(int)]
     sources = rows[chosen]["image"]
@@ -243,20 +241,20 @@ def draw_attention(
     maps = model.attention_maps(pixels)[:, 0].float().numpy()
     height, width = pixels.shape[2:]
     captions = [
-        names[truth] if truth == answer else f"{names[truth]}\nsaid {names[answer]}"
+        names[truth] if truth == answer else f"{names[truth]}\npred.: {names[answer]}"
         for truth, answer in zip(predictions.labels[chosen], predictions.predicted[chosen], strict=True)
     ]
-    images = [resized(read_image(image, shown_channels(model)), height, width) for image in sources]
+    images = [resized(read_image(image, displayed_channels(model)), height, width) for image in sources]
     return plot_attention(images, maps, captions, path)
 
 
-def shown_channels(model: Any) -> int | None:
-    """Channels an image is shown with: as the model sees it, or as it is where it sees something else."""
+def displayed_channels(model: Any) -> int | None:
+    """Return the channels to draw an image with: those of the model, or None (as it is) for any but 1 or 3."""
     return model.config.num_channels if model.config.num_channels in (1, 3) else None
 
 
 def resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Bring levels (rows, columns, channels) to another size."""
+    """Resize pixel values (rows, columns, channels), bilinear."""
     planes = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
     planes = torch.nn.functional.interpolate(planes, size=(height, width), mode="bilinear", antialias=True)
     return planes[0].permute(1, 2, 0).numpy()

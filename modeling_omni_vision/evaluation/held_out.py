@@ -1,4 +1,4 @@
-"""The validation split of a run, found again by what the run recorded: its share, its counts and its loss."""
+"""The validation split of a training run, checked against its record: fraction, counts and loss."""
 
 from collections.abc import Mapping
 from operator import itemgetter
@@ -15,17 +15,11 @@ HELD_OUT = "validation"
 SAME_LOSS = 0.02
 
 
-def validation_share_of(training: Mapping[str, Any], dataset: str, given: float | None) -> float:
-    """
-    Decide what to hold out of train: what the run held out where it was trained on this data.
-
-    Args:
-        training: The `training` section of metrics.json; empty where nobody recorded one.
-        dataset: What is evaluated on.
-        given: What the caller says, None for nothing.
+def validation_fraction_of(training: Mapping[str, Any], dataset: str, given: float | None) -> float:
+    """Return the fraction to hold out of train: that of the run where it was trained on this data, else the given one.
 
     Raises:
-        `ValueError`: if the caller says something else than the run recorded: it would be another split.
+        `ValueError`: if another fraction is given than the run recorded, as it would be another split.
     """
     if not trained_on(training, dataset):
         return VALIDATION_FRACTION if given is None else given
@@ -39,12 +33,12 @@ def validation_share_of(training: Mapping[str, Any], dataset: str, given: float 
 
 
 def trained_on(training: Mapping[str, Any], dataset: str) -> bool:
-    """Whether the record of a run says that it was trained on this data, and what it held out."""
+    """Whether the record of a run says that it was trained on this data, and with which arguments."""
     return "arguments" in training and (training.get("dataset") or {}).get("name") == without_folder(dataset)
 
 
 def check_held_out(training: Mapping[str, Any], splits: Mapping[str, Any], dataset: str) -> None:
-    """Raise `ValueError` where data that a run was trained on has not the splits that it had then."""
+    """Raise `ValueError` where the data of a run no longer has the split sizes that the run recorded."""
     if not trained_on(training, dataset):
         return
     then = {name: training["dataset"].get(name) for name in splits}
@@ -57,11 +51,10 @@ def check_held_out(training: Mapping[str, Any], splits: Mapping[str, Any], datas
 
 
 def check_loss(training: Mapping[str, Any], found: Predictions, dataset: str) -> None:
-    """
-    Raise `ValueError` where a model does on the validation split what it did not when its run measured it.
+    """Raise `ValueError` where the loss on the validation split is not the recorded one.
 
-    Two splits can have the same size and other images, by another seed or another order of the data. On images
-    that a model was trained on its loss is lower, so that the recorded loss tells them apart.
+    Splits of the same size can hold other images, by another seed or another order of the data. On images that a model
+    was trained on its loss is lower.
     """
     losses = recorded_losses(training) if trained_on(training, dataset) else []
     loss = negative_log_likelihood(found.probabilities, found.labels)
@@ -73,7 +66,7 @@ def check_loss(training: Mapping[str, Any], found: Predictions, dataset: str) ->
 
 
 def recorded_losses(training: Mapping[str, Any]) -> list[float]:
-    """Losses on validation that the weights a run ended with can have: the last, and those of the best ones."""
+    """Return the validation losses that the final weights of a run can have: the last one, and those of the best."""
     entries = [entry for entry in training.get("evaluations") or [] if {"accuracy", "loss"} <= set(entry)]
     if not entries:
         return []
@@ -82,7 +75,7 @@ def recorded_losses(training: Mapping[str, Any]) -> list[float]:
 
 
 def why_not_fitted(training: Mapping[str, Any], dataset: str, split: str, given: float | None) -> str | None:
-    """Say why no temperature can be fitted, None where one can; `given` is the share that the caller vouches for."""
+    """Return why no temperature can be fitted, None where one can; `given` is the fraction that the caller names."""
     if split == HELD_OUT:
         return "the evaluated split is the one that a temperature is fitted on"
     if given is None and not trained_on(training, dataset):
@@ -90,4 +83,4 @@ def why_not_fitted(training: Mapping[str, Any], dataset: str, split: str, given:
     return None
 
 
-__all__ = ["HELD_OUT", "check_held_out", "check_loss", "trained_on", "validation_share_of", "why_not_fitted"]
+__all__ = ["HELD_OUT", "check_held_out", "check_loss", "trained_on", "validation_fraction_of", "why_not_fitted"]

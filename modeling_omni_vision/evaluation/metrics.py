@@ -1,7 +1,6 @@
-"""Numbers about a classifier, from its probabilities and the truth; exact, seeded, vectorised.
+"""Metrics of a classifier, from probabilities and labels; exact, seeded, vectorised.
 
-Classes count only where they occur: a class that is neither in the truth nor predicted takes no part in
-the macro average.
+A class that is neither in the labels nor predicted takes no part in the macro average.
 """
 
 from typing import Any
@@ -38,20 +37,10 @@ def check_predictions(probabilities: np.ndarray, labels: np.ndarray) -> None:
 def accuracy_interval(
     correct: np.ndarray, confidence: float = CONFIDENCE, num_resamples: int = NUM_RESAMPLES, seed: int = 0
 ) -> tuple[float, float]:
-    """
-    Percentile bootstrap interval of an accuracy.
+    """Return the percentile bootstrap interval (low, high) of the accuracy of `correct` (images,).
 
-    Resampling images with replacement makes the number of right ones binomial, so it is drawn from that
+    Resampling images with replacement makes the number of correct ones binomial, so it is drawn from that
     distribution: the same interval as drawing images, at any number of them.
-
-    Args:
-        correct: For each image, whether its class was right; shape (images,).
-        confidence: Share of resamples inside the interval.
-        num_resamples: How often the set is drawn again.
-        seed: Seed of the draws.
-
-    Returns:
-        Lower and upper end, from 0 to 1.
     """
     count = len(correct)
     drawn = np.random.default_rng(seed).binomial(count, float(np.mean(correct)), size=num_resamples) / count
@@ -64,16 +53,11 @@ def calibration_bins(
     probabilities: np.ndarray, labels: np.ndarray, num_bins: int = NUM_BINS
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
-    Sort images into bins of equal width by the probability of the predicted class.
-
-    Args:
-        probabilities: Shape (images, classes).
-        labels: Classes, shape (images,).
-        num_bins: Bins between 0 and 1; each holds its upper edge, the first 0 too.
+    Sort images into bins of equal width by the probability (images, classes) of the predicted class.
 
     Returns:
-        Mean confidence, accuracy and number of images of each bin, each of shape (bins,); the first two
-        are NaN for an empty bin.
+        Mean confidence, accuracy and number of images of each bin, each of shape (bins,); the first two are NaN for an
+        empty bin. Each bin holds its upper edge, the first 0 too.
     """
     confidence = probabilities.max(axis=1)
     correct = probabilities.argmax(axis=1) == labels
@@ -86,29 +70,20 @@ def calibration_bins(
 
 
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, num_bins: int = NUM_BINS) -> float:
-    """
-    Mean gap between confidence and accuracy over bins of equal width, weighted by the images in each.
-
-    0 means that of the images predicted with 80 % confidence 80 % are right. See `calibration_bins`.
-    """
+    """Return the mean gap between confidence and accuracy over `calibration_bins`, weighted by the images in each."""
     mean_confidence, accuracy, counts = calibration_bins(probabilities, labels, num_bins)
     used = counts > 0
     return float((np.abs(mean_confidence - accuracy)[used] * counts[used]).sum() / counts.sum())
 
 
 def negative_log_likelihood(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Mean of -log of the probability given to the right class, in nats; a probability of 0 counts as 1e-12."""
+    """Return the mean of -log of the probability of the true class, in nats; a probability of 0 counts as 1e-12."""
     return float(-np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-12)).mean())
 
 
 def classification_metrics(probabilities: np.ndarray, labels: np.ndarray, names: list[str]) -> dict[str, Any]:
     """
-    Everything that `metrics.json` says about predictions.
-
-    Args:
-        probabilities: Shape (images, classes), rows adding up to 1.
-        labels: Classes, integers of shape (images,).
-        names: Name of each class.
+    Compute the section `evaluation` of `metrics.json` from probabilities (images, classes) and labels (images,).
 
     Returns:
         Plain numbers, lists and dicts: `accuracy`, `accuracy_interval` (95 %, bootstrap), `macro_f1`,
@@ -116,7 +91,7 @@ def classification_metrics(probabilities: np.ndarray, labels: np.ndarray, names:
         support), `confusion_matrix` (rows truth, columns prediction).
 
     Raises:
-        `ValueError`: if shapes, labels or probabilities are not what is said above.
+        `ValueError`: if shapes, labels or probabilities are none.
     """
     check_predictions(probabilities, labels)
     predicted = probabilities.argmax(axis=1)

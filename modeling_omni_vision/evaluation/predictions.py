@@ -1,4 +1,4 @@
-"""What a classifier says about rows of images, ours or a stock one: logits, and the pixels it said it of."""
+"""Predictions of a classifier, ours or a stock one, for rows of a dataset, and the pixel values it gets."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from ..image_processing_omni_vision import (
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model said about a split: logits (images, classes) in float64, and the truth (images,)."""
+    """Logits (images, classes) of a split in float64, and its labels (images,)."""
 
     logits: np.ndarray
     labels: np.ndarray
@@ -36,13 +36,13 @@ class Predictions:
 
     @property
     def correct(self) -> np.ndarray:
-        """Whether that is the true one."""
+        """Whether each image is predicted right."""
         return self.predicted == self.labels
 
 
 @torch.inference_mode()
 def predict(model: Any, processor: Any, rows: Dataset, batch_size: int = 64, mirrored: bool = False) -> Predictions:
-    """Run a classifier over rows with the columns `image` and `label`, in order, or over their mirror images."""
+    """Classify rows with the columns `image` and `label`, in order, or their mirror images."""
     logits = []
     for images, first_row in batches(rows, batch_size):
         pixels = pixel_values(model, processor, images, first_row)
@@ -51,7 +51,7 @@ def predict(model: Any, processor: Any, rows: Dataset, batch_size: int = 64, mir
 
 
 def batches(rows: Dataset, batch_size: int) -> Iterator[tuple[list[Any], int]]:
-    """Give the images of rows in batches, each with the number of its first row."""
+    """Yield the images of rows in batches, each with the number of its first row."""
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size!r}. Choose a larger one.")
     for start in range(0, len(rows), batch_size):
@@ -59,24 +59,16 @@ def batches(rows: Dataset, batch_size: int) -> Iterator[tuple[list[Any], int]]:
 
 
 def pixel_values(model: Any, processor: Any, images: Sequence[Any], first_row: int, **options: Any) -> torch.Tensor:
-    """
-    Prepare images for a model: one policy for reading them, whichever image processor follows.
-
-    Args:
-        model: The classifier.
-        processor: Its image processor.
-        images: Anything that `read_image` reads.
-        first_row: Row of the first of them, for the message about one that cannot be read.
-        **options: What the image processor shall do otherwise than it is configured to.
+    """Prepare images for a model: (images, channels, height, width), read by one policy for every image processor.
 
     Raises:
-        `ValueError`: if an image cannot be read.
+        `ValueError`: if an image cannot be read; names the rows from `first_row` on.
     """
     try:
         if isinstance(processor, (OmniVisionImageProcessor, OmniVisionImageProcessorPil)):
             batch = processor(list(images), return_tensors="pt", **options)
         else:
-            # Stock processors divide floats by 255 too, which is right for the levels that come out here.
+            # Stock processors divide floats by 255 too, as is right for the pixel values 0..255 here.
             arrays = [read_image(image, model.config.num_channels) for image in images]
             batch = processor(arrays, return_tensors="pt", input_data_format="channels_last", **options)
     except ImageReadError as error:

@@ -1,4 +1,4 @@
-"""Images of how far to trust a model: calibration before and after scaling, accuracy under corruption."""
+"""Plots of reliability: calibration before and after scaling, accuracy under corruption."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..interpretability.plots import GREY, OURS, save
+from ..interpretability.plots import GREY, OURS, panel_grid, save
 from .metrics import calibration_bins, expected_calibration_error
 
 
@@ -16,26 +16,26 @@ def plot_calibration(
     probabilities: np.ndarray, labels: np.ndarray, path: Path, scaled: np.ndarray | None = None
 ) -> Path:
     """
-    Draw accuracy against confidence in 15 bins, and below it how many images each bin holds.
+    Draw accuracy against confidence in 15 bins, and below it the number of images in each bin.
 
     Args:
         probabilities: Shape (images, classes).
         labels: Classes, shape (images,).
         path: PNG to write.
-        scaled: Probabilities after temperature scaling, drawn to the right of those before it.
+        scaled: Probabilities after temperature scaling, drawn on the right.
     """
     titles = {"": probabilities} if scaled is None else {"as trained\n": probabilities, "after scaling\n": scaled}
     figure = Figure(figsize=(0.8 + 4.2 * len(titles), 5.6), layout="constrained")
     panels = figure.subplots(2, len(titles), sharex=True, sharey="row", height_ratios=(3, 1), squeeze=False)
-    for (above, below), (title, shown) in zip(panels.T, titles.items(), strict=True):
-        draw_calibration(above, below, shown, labels, title)
+    for (above, below), (title, drawn) in zip(panels.T, titles.items(), strict=True):
+        draw_calibration(above, below, drawn, labels, title)
     panels[0, 0].set_ylabel("accuracy")
     panels[1, 0].set_ylabel("images")
     return save(figure, path)
 
 
 def draw_calibration(above: Axes, below: Axes, probabilities: np.ndarray, labels: np.ndarray, title: str) -> None:
-    """Draw one calibration, its accuracy above, its images below."""
+    """Draw one reliability diagram, accuracy above, numbers of images below."""
     confidence, accuracy, counts = calibration_bins(probabilities, labels)
     edges = np.linspace(0, 1, len(counts) + 1)
     used = counts > 0
@@ -59,13 +59,11 @@ def plot_robustness(curves: Mapping[str, Sequence[Mapping[str, Any]]], units: Ma
 
     Args:
         curves: For each corruption, points with `severity`, `accuracy` and `accuracy_interval`.
-        units: What the severities of each are counted in.
+        units: Unit of the severities of each.
         path: PNG to write.
     """
-    rows = -(-len(curves) // 2)
-    figure = Figure(figsize=(8.4, 3 * rows), layout="constrained")
-    panels = figure.subplots(rows, 2, squeeze=False, sharey=True)
-    for axes, (name, points) in zip(panels.flat, curves.items(), strict=False):
+    figure, panels = panel_grid(len(curves), 2, (4.2, 3), sharey=True)
+    for axes, (name, points) in zip(panels, curves.items(), strict=True):
         severities, accuracies = ([entry[key] for entry in points] for key in ("severity", "accuracy"))
         low, high = np.transpose([entry["accuracy_interval"] for entry in points])
         axes.fill_between(severities, low, high, color=OURS, alpha=0.25, linewidth=0)
@@ -73,10 +71,8 @@ def plot_robustness(curves: Mapping[str, Sequence[Mapping[str, Any]]], units: Ma
         axes.set_title(name.replace("_", " "), fontsize=11)
         axes.set(xlabel=units[name], xticks=severities, ylim=(0, 1.03))
         axes.grid(alpha=0.25)
-    for axes in panels[:, 0]:
+    for axes in panels[::2]:
         axes.set_ylabel("accuracy")
-    for axes in panels.flat[len(curves) :]:
-        axes.axis("off")
     return save(figure, path)
 
 

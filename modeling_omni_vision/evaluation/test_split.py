@@ -1,8 +1,8 @@
-"""The test split is opened once for each run; `test_opened.json` in its folder says when, and by which weights.
+"""The test split is opened once for each run; `test_opened.json` in its folder records when, and by which weights.
 
-Every road to predictions on a test split goes through `open_test_split` before the first image is read. The same
-weights may come again: that is a reproduction, and must give the same accuracy. Other weights may not, for whoever
-looks twice chooses by what was seen. It keeps honest people honest; who deletes the record is not stopped.
+All code that predicts on a test split calls `open_test_split` before the first image is read. The same weights may
+open it again: a reproduction, which must give the same accuracy. Other weights may not, as choosing between them would
+be model selection on test data. The record guards against mistakes, not against whoever deletes it.
 """
 
 import hashlib
@@ -35,30 +35,19 @@ NEEDED = ("weights", "labels", "date")
 
 
 class SplitRefusedError(ValueError):
-    """The test split stays closed, or what was found on it is not recorded; the message says why."""
+    """The test split may not be opened, or its accuracy not be recorded."""
 
 
 @dataclass(frozen=True)
 class OpenedSplit:
-    """A test split that may be read.
+    """A test split that may be read."""
 
-    Attributes:
-        folder: Folder of the run.
-        record: What the lock says.
-        accuracy: What was found before; None if nobody has looked yet, or got no further than making the lock.
-    """
-
-    folder: Path
-    record: dict[str, Any]
-    accuracy: float | None = None
+    folder: Path  # of the run
+    record: dict[str, Any]  # as in the file
+    accuracy: float | None = None  # measured before; None for the first time, or after a crash before it was recorded
 
     def section(self, accuracy: float) -> dict[str, dict[str, Any]]:
-        """
-        Return the record with its accuracy as a section of metrics.json.
-
-        Raises:
-            SplitRefusedError: if an earlier look at the same weights found another accuracy.
-        """
+        """Return the record with its accuracy as a section of metrics.json; refuse another accuracy than before."""
         if self.accuracy is not None and accuracy != self.accuracy:
             raise SplitRefusedError(
                 f"The weights in {str(self.folder)!r} must give the accuracy again that was recorded on "
@@ -79,14 +68,11 @@ def open_test_split(
         model: Its weights as they will be used.
         rows: The test split, columns `image` and `label`; only labels are read here.
         dataset: Its name, for the record.
-        command: What opens it, for the record.
-
-    Returns:
-        What to ask for the section of metrics.json, once the accuracy is known.
+        command: Command to record.
 
     Raises:
         SplitRefusedError: for a checkpoint within a run, for other weights or another test split than in the
-            record, and for a record that is damaged. Nothing was read or written then.
+            record, and for a damaged record. No image was read and nothing written then.
     """
     folder = Path(folder)
     if CHECKPOINT_NAME.fullmatch(folder.resolve().name):
@@ -104,7 +90,7 @@ def open_test_split(
     accuracy = records.get(METRICS_FILE, {}).get("accuracy")
     record = {name: value for name, value in next(iter(records.values())).items() if name != "accuracy"}
     logger.warning(
-        "%s: its test split was opened on %s by the same weights. This is a reproduction, no new look%s.",
+        "%s: its test split was opened on %s by the same weights. This is a reproduction, no new measurement%s.",
         folder,
         record["date"],
         "" if accuracy is None else f"; the accuracy must be {accuracy} again",
@@ -113,7 +99,7 @@ def open_test_split(
 
 
 def describe(folder: Path, model: nn.Module, rows: Dataset, dataset: str, command: str | None) -> dict[str, Any]:
-    """Say who opens what: hashes of run, weights and labels, and the plain facts."""
+    """Return the record: hashes of run, weights and labels, dataset, number of images, date and command."""
     weights = weights_digest(model)
     training = read_metrics(folder).get("training") or {}
     recipe = {name: training.get(name) for name in ("command", "arguments", "seed")}
@@ -129,7 +115,7 @@ def describe(folder: Path, model: nn.Module, rows: Dataset, dataset: str, comman
 
 
 def weights_digest(model: nn.Module) -> str:
-    """SHA-256 over name, type, shape and bytes of every tensor of a model, whatever file they came from."""
+    """Return the SHA-256 of name, dtype, shape and bytes of every tensor of a model, whatever file they came from."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
@@ -138,21 +124,21 @@ def weights_digest(model: nn.Module) -> str:
 
 
 def labels_digest(rows: Dataset) -> str:
-    """SHA-256 over class names and all labels in their order: cheap, and no image is read for it."""
+    """Return the SHA-256 of class names and all labels in their order; no image is read."""
     digest = hashlib.sha256(json.dumps(rows.features["label"].names).encode())
     digest.update(np.asarray(rows["label"][:], dtype="<i8").tobytes())
     return digest.hexdigest()
 
 
 def create_lock(path: Path, record: dict[str, Any]) -> bool:
-    """Write the lock, whole or not at all; False if there already is one, even if it came this very moment."""
+    """Write the record, complete or not at all; return False if there is one already, even since a moment ago."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.partial")
     try:
         with partial.open("x", encoding="utf-8") as file:
             file.write(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        # Fails where the name exists, as O_EXCL does and a rename does not, and never shows half a file.
+        # Fails where the name exists, unlike a rename, and never leaves half a file, unlike O_EXCL.
         path.hardlink_to(partial)
     except FileExistsError:
         return False

@@ -1,11 +1,10 @@
-"""Open a checkpoint folder as a stranger does and compute what its proof holds.
+"""Load a checkpoint folder without this package and compute what its proof holds.
 
-This file runs in a process of its own, by path and with `python -I`, so it imports nothing of ours.
-There our package cannot be imported, the Hub is offline and its cache empty, the network is refused and
-the current directory is an empty one: what works here works without us. `open_in_clean_process` in
-`proof.py` starts it; `outputs_of_folder` also runs in our own process, with the classes of the package.
+This file runs in a process of its own, by path and with `python -I`, so it imports nothing of ours. There our package
+cannot be imported, the Hub is offline and its cache empty, the network is refused and the current directory is empty.
+`open_in_clean_process` in `proof.py` starts it; `outputs_of_folder` also runs in our own process, with our classes.
 
-Unusual: inputs are arithmetic, not random numbers, so that every version of every library draws the same.
+Unusual: inputs are arithmetic, not random numbers, so that every version of every library computes the same.
 """
 
 import importlib.abc
@@ -29,21 +28,21 @@ from transformers import (
 
 
 PACKAGE = "modeling_omni_vision"
-# Models of several parts by `model_type`; every other one is an encoder or a classifier, ours or stock.
-KINDS = {"omni_vision_retrieval": "search", "omni_vision_language": "language"}
+# Models of several parts by `model_type`; every other one is an encoder or a classifier, ours or stock: "vision".
+KINDS = {"omni_vision_retrieval": "retrieval", "omni_vision_language": "language"}
 NUM_IMAGES = 2
 # Not square and not the native size: resizing is part of what is proven.
 IMAGE_SIZE = (45, 60)
 RECIPE = (
-    "level(n, y, x, c) = (40 * n + 3 * y + 5 * x + (y * x) // 7 + 60 * c) % 256 for image n, row y, column x, "
+    "value(n, y, x, c) = (40 * n + 3 * y + 5 * x + (y * x) // 7 + 60 * c) % 256 for image n, row y, column x, "
     f"channel c; {NUM_IMAGES} images; the processor gets them as 8-bit images of {IMAGE_SIZE} pixels, the "
-    "model as level / 127.5 - 1 at its native size, in float32 on the CPU"
+    "model as value / 127.5 - 1 at its native size, in float32 on the CPU"
 )
 TEXTS = ["This is a red circle and a blue square", "A green triangle"]
 QUESTION = "What is it?"
 RECIPES = {
-    "encoder": RECIPE,
-    "search": f"{RECIPE}; texts, padded by the processor: {TEXTS!r}",
+    "vision": RECIPE,
+    "retrieval": f"{RECIPE}; texts, padded by the processor: {TEXTS!r}",
     "language": f"{RECIPE}; a user asks {QUESTION!r} in the chat template, about each image and about none",
 }
 
@@ -54,7 +53,7 @@ class NoPackage(importlib.abc.MetaPathFinder):
     def find_spec(self, fullname: str, path: Sequence[str] | None = None, target: Any = None) -> None:
         """Refuse our package by name, leave every other module to the other finders."""
         if fullname.partition(".")[0] == PACKAGE:
-            raise ModuleNotFoundError(f"No module named {fullname!r}: a stranger does not have it", name=fullname)
+            raise ModuleNotFoundError(f"No module named {fullname!r}: this process runs without it", name=fullname)
 
 
 def refuse_network(event: str, arguments: tuple[Any, ...]) -> None:
@@ -63,8 +62,8 @@ def refuse_network(event: str, arguments: tuple[Any, ...]) -> None:
         raise OSError(f"the network is not to be used here: {event} {arguments[1:]!r}")
 
 
-def levels(num_channels: int, size: tuple[int, int]) -> np.ndarray:
-    """Draw the fixed images of `RECIPE`: uint8 of shape (images, height, width, channels)."""
+def fixed_images(num_channels: int, size: tuple[int, int]) -> np.ndarray:
+    """Compute the images of `RECIPE`: uint8 of shape (images, height, width, channels)."""
     n, y, x, c = np.meshgrid(*map(np.arange, (NUM_IMAGES, *size, num_channels)), indexing="ij")
     return ((40 * n + 3 * y + 5 * x + (y * x) // 7 + 60 * c) % 256).astype(np.uint8)
 
@@ -72,12 +71,12 @@ def levels(num_channels: int, size: tuple[int, int]) -> np.ndarray:
 def pixels_for_model(config: PretrainedConfig) -> torch.Tensor:
     """Scale the fixed images to float32 (images, channels, height, width) of a model's native size."""
     size = (config.image_size, config.image_size) if isinstance(config.image_size, int) else tuple(config.image_size)
-    return torch.from_numpy(levels(config.num_channels, size)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(fixed_images(config.num_channels, size)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def images_for_processor(num_channels: int) -> list[Any]:
     """Wrap the fixed images as people pass them: PIL for grey and colour, arrays for other channel counts."""
-    drawn = levels(num_channels, IMAGE_SIZE)
+    drawn = fixed_images(num_channels, IMAGE_SIZE)
     if num_channels in (1, 3):
         return [Image.fromarray(image.squeeze(-1) if num_channels == 1 else image) for image in drawn]
     return list(drawn)
@@ -86,20 +85,15 @@ def images_for_processor(num_channels: int) -> list[Any]:
 @torch.inference_mode()
 def outputs_of_folder(folder: str | Path, trust_remote_code: bool) -> dict[str, torch.Tensor]:
     """
-    Open a folder through the Auto classes and run it on the fixed images.
-
-    Args:
-        folder: Checkpoint folder.
-        trust_remote_code: Whether Python files of the folder may run.
+    Load a folder through the Auto classes and run it on the fixed images.
 
     Returns:
-        Tensors of float32: what the model computes, see `encoder_outputs`, `search_outputs` and `language_outputs`,
-        and for each backend of the image processor its pixels (images, channels, height, width). Tokens of texts
-        are integers.
+        Tensors of float32: what the model computes, see `encoder_outputs`, `retrieval_outputs`, `language_outputs`,
+        and the pixels (images, channels, height, width) of each image processor backend. Token ids are integers.
     """
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     config = AutoConfig.from_pretrained(folder, **options)
-    compute = {"search": search_outputs, "language": language_outputs}
+    compute = {"retrieval": retrieval_outputs, "language": language_outputs}
     outputs = compute.get(KINDS.get(config.model_type, ""), encoder_outputs)(folder, config, options)
     channels = vision_of(config).num_channels
     for backend in ("pil", "torchvision"):
@@ -110,7 +104,7 @@ def outputs_of_folder(folder: str | Path, trust_remote_code: bool) -> dict[str, 
 
 
 def vision_of(config: Any) -> Any:
-    """Return the configuration of the image tower, which an encoder is itself."""
+    """Return the configuration of the vision tower, which an encoder is itself."""
     return config.vision_config if config.model_type in KINDS else config
 
 
@@ -126,10 +120,10 @@ def encoder_outputs(folder: str | Path, config: Any, options: dict[str, Any]) ->
     return outputs
 
 
-def search_outputs(
+def retrieval_outputs(
     folder: str | Path, config: Any, options: dict[str, Any], auto_class: Any = AutoModel
 ) -> dict[str, torch.Tensor]:
-    """Compute vectors of patches, words, whole images and texts, their `logits_per_image`, and tokens of texts."""
+    """Compute vectors of patches, words, whole images and texts, `logits_per_image`, and the `input_ids` of texts."""
     model = auto_class.from_pretrained(folder, dtype=torch.float32, **options).eval()
     texts = AutoProcessor.from_pretrained(folder, **options)(text=TEXTS, padding=True, return_tensors="pt")
     pixels = pixels_for_model(vision_of(config))
@@ -147,7 +141,7 @@ def search_outputs(
 def language_outputs(
     folder: str | Path, config: Any, options: dict[str, Any], auto_class: Any = None
 ) -> dict[str, torch.Tensor]:
-    """Compute `logits` (prompts, length, vocabulary) of a question about each image and about none, and tokens."""
+    """Compute logits (prompts, length, vocabulary) of a question with each image and without, and `input_ids`."""
     # Not at the top of the file: encoders are opened with an older transformers too.
     from transformers import AutoModelForImageTextToText
 
@@ -155,12 +149,11 @@ def language_outputs(
     processor = AutoProcessor.from_pretrained(folder, **options)
     images = images_for_processor(vision_of(config).num_channels)
     outputs = {}
-    for name, shown in (("seeing", images), ("blind", [])):
-        asked = [{"type": "text", "text": QUESTION}]
-        content = [{"type": "image"}, *asked] if shown else asked
+    for name, given in (("with_image", images), ("text_only", [])):
+        content = [*([{"type": "image"}] if given else []), {"type": "text", "text": QUESTION}]
         prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-        inputs = processor(text=[prompt] * max(len(shown), 1), images=shown or None, return_tensors="pt")
-        pixels = {"pixel_values": pixels_for_model(vision_of(config))} if shown else {}
+        inputs = processor(text=[prompt] * max(len(given), 1), images=given or None, return_tensors="pt")
+        pixels = {"pixel_values": pixels_for_model(vision_of(config))} if given else {}
         tokens = {key: inputs[key] for key in ("input_ids", "attention_mask")}
         outputs[f"logits_{name}"] = model(**tokens, **pixels).logits
         outputs[f"input_ids_{name}"] = inputs["input_ids"]
@@ -169,12 +162,12 @@ def language_outputs(
 
 @torch.inference_mode()
 def repeats(folder: str | Path, outputs: dict[str, torch.Tensor], trust_remote_code: bool) -> bool:
-    """Whether the other Auto class that the folder names, the one of pipelines and strangers, computes the same."""
+    """Whether the other Auto class that the folder names, the one that pipelines use, computes the same."""
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     config = AutoConfig.from_pretrained(folder, **options)
     kind = KINDS.get(config.model_type)
-    if kind == "search":
-        found = search_outputs(folder, config, options, AutoModelForZeroShotImageClassification)
+    if kind == "retrieval":
+        found = retrieval_outputs(folder, config, options, AutoModelForZeroShotImageClassification)
     elif kind == "language":
         from transformers import AutoModelForMultimodalLM
 
@@ -187,7 +180,7 @@ def repeats(folder: str | Path, outputs: dict[str, torch.Tensor], trust_remote_c
 
 
 def main() -> None:
-    """Open the folder named by the first argument, write its outputs to the second; the third allows its code."""
+    """Load the folder named by the first argument, write its outputs to the second; the third allows its code."""
     folder, answer, trust = sys.argv[1:]
     sys.meta_path.insert(0, NoPackage())
     sys.addaudithook(refuse_network)

@@ -1,8 +1,8 @@
-"""`proof.json`: SHA-256 of every file of a folder, and what its model computed.
+"""`proof.json`: SHA-256 of every file of a folder, and outputs of its model on fixed inputs.
 
-The proof holds a digest of itself and is only valid in its one canonical spelling. It shows that a folder is
-whole and computes what it did when it was published. It does not show who wrote it: whoever can rewrite every
-file can rewrite the proof. For that, compare the digest that `publish` printed, or pin a revision.
+The proof holds a digest of itself and is valid in one canonical form only. It shows that a folder is complete and
+computes what it did when it was published. It does not show who wrote it, as whoever can rewrite every file can
+rewrite the proof: for that compare the digest that `publish` printed, or pin a revision.
 """
 
 import hashlib
@@ -46,13 +46,9 @@ def sha256(path: Path) -> str:
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
-    """
-    Hash every file below a folder but the proof itself and what git and the Hub put there.
+    """Hash every file below a folder but the proof and what git and the Hub put there; `OSError` if that fails.
 
     Links to files are followed, as a Hub cache consists of them; links to folders are listed as unreadable.
-
-    Raises:
-        `OSError`: if a folder cannot be listed.
     """
 
     def stop(error: OSError) -> None:
@@ -71,25 +67,17 @@ def file_hashes(folder: Path) -> dict[str, str]:
 
 
 def release_name(hashes: dict[str, str]) -> str:
-    """Name what a folder computes: changes with code, weights, configuration, numbers, not with prose and images."""
-    told = {name: digest for name, digest in hashes.items() if not name.endswith((".md", ".png"))}
-    content = "".join(f"{digest}  {name}\n" for name, digest in sorted(told.items()))
+    """Name a folder by the hash of its code, weights, configuration and numbers; prose and images do not count."""
+    kept = {name: digest for name, digest in hashes.items() if not name.endswith((".md", ".png"))}
+    content = "".join(f"{digest}  {name}\n" for name, digest in sorted(kept.items()))
     return f"r-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
 
 def open_in_clean_process(folder: Path, trust_remote_code: bool) -> dict[str, torch.Tensor]:
-    """
-    Open a folder in a new process without our package, a network, a cache or a current directory.
-
-    Args:
-        folder: Checkpoint folder.
-        trust_remote_code: Whether its Python files may run in that process.
-
-    Returns:
-        What `outputs_of_folder` computes there.
+    """Compute `outputs_of_folder` in a new process without our package, a network, a cache or a current directory.
 
     Raises:
-        OpeningError: if it does not open; the message ends with the last line of that process.
+        OpeningError: if the folder does not open there; the message ends with the last line of that process.
     """
     kept = {
         name: value
@@ -134,11 +122,8 @@ def difference(found: torch.Tensor | None, expected: torch.Tensor | None) -> flo
 
 
 def summarise(outputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """
-    Keep what a proof holds of the outputs.
-
-    Of pixels a grid of about 8 x 8, of tokens CLS and their mean, of patches about 8, of a language model about 256
-    words of the vocabulary after the prompt; everything else whole.
+    """Reduce outputs to what a proof holds: a grid of about 8 x 8 pixels, CLS and the mean token, about 8 patches,
+    about 256 logits of a language model after the prompt; everything else unchanged.
     """
     kept: dict[str, torch.Tensor] = {}
     for name, output in outputs.items():
@@ -146,7 +131,7 @@ def summarise(outputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             kept["cls"], kept["mean_token"] = output[:, 0], output.mean(dim=1)
         elif name == "patch_embeds":
             kept[name] = output[:, :: max(output.shape[1] // 8, 1)]
-        elif name in ("logits_seeing", "logits_blind"):
+        elif name in ("logits_with_image", "logits_text_only"):
             kept[name] = output[:, -1, :: max(output.shape[2] // 256, 1)]
         elif name.startswith("pixel_values"):
             steps = (max(side // 8, 1) for side in output.shape[2:])
@@ -158,12 +143,12 @@ def summarise(outputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def rounding(expected: torch.Tensor) -> float:
-    """Return how far another rounding may carry an output; integers are not rounded."""
+    """Return the difference that rounding may make to an output; 0 for integers."""
     return OUTPUT_TOLERANCE * max(1.0, float(expected.abs().max())) if expected.is_floating_point() else 0.0
 
 
 def tolerance_of(name: str, expected: torch.Tensor, folder: Path) -> float:
-    """Return how far an output may be from its reference: rounding, one grey level for pixels, nothing for tokens."""
+    """Return the tolerance of an output: rounding, of pixels one of 255 values, of token ids 0."""
     if not name.startswith("pixel_values"):
         return rounding(expected)
     path = folder / "preprocessor_config.json"
@@ -176,7 +161,7 @@ def tolerance_of(name: str, expected: torch.Tensor, folder: Path) -> float:
 
 
 def canonical(proof: dict[str, Any]) -> str:
-    """Spell a proof in its one valid way."""
+    """Format a proof in its one valid form."""
     return json.dumps(proof, indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
@@ -187,19 +172,14 @@ def digest_of(proof: dict[str, Any]) -> str:
 
 
 def recipe_of(folder: Path) -> str:
-    """Say in words what the model of a folder was shown."""
+    """Describe the fixed inputs for the model of a folder."""
     kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    return RECIPES[KINDS.get(kind, "encoder")]
+    return RECIPES[KINDS.get(kind, "vision")]
 
 
 def write_proof(folder: Path, outputs: dict[str, torch.Tensor], command: str) -> str:
-    """
-    Write `proof.json` for a folder as it is now and return its digest.
-
-    Args:
-        folder: Checkpoint folder, complete but for the proof.
-        outputs: What the folder computed in a clean process.
-        command: Command that made the folder.
+    """Write `proof.json` for a folder that is complete but for it, with the outputs of a clean process and the
+    command that wrote the folder; return its digest.
     """
     proof: dict[str, Any] = {
         "command": command,
@@ -218,12 +198,7 @@ def write_proof(folder: Path, outputs: dict[str, torch.Tensor], command: str) ->
 
 
 def read_proof(folder: Path) -> dict[str, Any]:
-    """
-    Read the proof of a folder.
-
-    Raises:
-        `ValueError`: if there is none, or one byte of it is not what was written.
-    """
+    """Read the proof of a folder; raise `ValueError` if there is none or one byte of it was changed."""
     path = folder / PROOF_NAME
     try:
         raw = path.read_bytes()
@@ -234,26 +209,14 @@ def read_proof(folder: Path) -> dict[str, Any]:
         ) from error
     try:
         proof = json.loads(raw)
-        whole = canonical(proof).encode() == raw and proof["digest"] == digest_of(proof)
-        whole = whole and isinstance(proof["files"], dict) and isinstance(proof["outputs"], dict)
+        intact = canonical(proof).encode() == raw and proof["digest"] == digest_of(proof)
+        intact = intact and isinstance(proof["files"], dict) and isinstance(proof["outputs"], dict)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        whole = False
-    if not whole:
+        intact = False
+    if not intact:
         raise ValueError(f"{PROOF_NAME} was changed after it was written: its digest does not fit its content.")
     return proof
 
 
-__all__ = [
-    "PROOF_NAME",
-    "OpeningError",
-    "difference",
-    "file_hashes",
-    "open_in_clean_process",
-    "read_proof",
-    "release_name",
-    "rounding",
-    "sha256",
-    "summarise",
-    "tolerance_of",
-    "write_proof",
-]
+__all__ = ["PROOF_NAME", "OpeningError", "file_hashes", "open_in_clean_process", "read_proof", "release_name"]
+__all__ += ["write_proof"]

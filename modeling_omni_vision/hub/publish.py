@@ -1,7 +1,7 @@
-"""Publish a checkpoint: write a folder that anyone can open, prove that it opens, only then let it appear or go up.
+"""Publish a checkpoint: write a folder that anyone can load, prove that it loads, only then show or push it.
 
-All kinds of checkpoint are published alike: ours, with its code, be it an encoder, a classifier, search or a language
-model that sees; and the native twin, a stock model without any.
+The same for encoders, classifiers, retrieval and vision-language models of ours, which bring their code, and for the
+native twin, a stock model without code.
 """
 
 import contextlib
@@ -24,10 +24,11 @@ from transformers import __version__ as transformers_version
 from .. import OmniVisionForImageClassification, OmniVisionModel
 from ..interop.folder import atomic_output_dir
 from ..interop.to_native import NATIVE_CLASSES
+from ..records.metrics_file import METRICS_FILE
 from .card import CARD_NAME, render_card
+from .card_context import IMAGES, IMAGES_NAME, WEIGHTS_NAME, checked_metrics
 from .clean_process import KINDS, outputs_of_folder
-from .facts import IMAGES, IMAGES_NAME, WEIGHTS_NAME
-from .numbers import METRICS_NAME, read_metrics
+from .formatting import basename
 from .proof import (
     PROOF_NAME,
     OpeningError,
@@ -40,7 +41,6 @@ from .proof import (
     write_proof,
 )
 from .remote_code import write_note
-from .spelling import leaf
 from .verify import check_content, check_files
 
 
@@ -53,34 +53,27 @@ if Version(transformers_version) >= Version("5.23"):
 
     OURS |= {cls.__name__: cls for cls in (OmniVisionForRetrieval, OmniVisionForConditionalGeneration)}
 STOCK = {cls.__name__: cls for cls in NATIVE_CLASSES}
-# Who is published with its numbers, and where they come from.
+# Models that are published with their numbers, and where these come from.
 MEASURED_BY = {
-    "OmniVisionForRetrieval": "Train it with scripts/train_retrieval.py, which writes them",
-    "OmniVisionForConditionalGeneration": "Copy those of the run that trained it",
+    "ForImageClassification": "Run scripts/evaluate.py on it first",
+    "ForRetrieval": "Train it with scripts/train_retrieval.py, which writes them",
+    "ForConditionalGeneration": "Copy those of the run that trained it",
 }
-# How a model was opened when it was saved, which transformers writes into some configurations, is no part of it.
+# Where a model was loaded from, which transformers writes into some configurations.
 ORIGINS = ("_name_or_path", "name_or_path", "is_local", "local_files_only")
-# Whoever opens the card loads all of them.
+# A reader of the card downloads all images.
 MAX_IMAGE_BYTES = 150_000
 
 
 @dataclass(frozen=True)
 class Published:
-    """A folder that was published.
-
-    Attributes:
-        folder: Where it is.
-        release: Revision that names its content, `r-` and twelve hexadecimal digits.
-        digest: Digest of its proof, to tell to whoever wants to know that the folder is the one you made.
-        difference: Largest difference between our outputs and those of the clean process.
-        url: Commit on the Hub, None if it was not pushed.
-    """
+    """A folder that was published."""
 
     folder: Path
-    release: str
-    digest: str
-    difference: float
-    url: str | None = None
+    release: str  # revision that names its content, `r-` and twelve hexadecimal digits
+    digest: str  # of its proof, for users who check that the folder is the one you wrote
+    difference: float  # largest, between our outputs and those of the clean process
+    url: str | None = None  # commit on the Hub, None if it was not pushed
 
 
 def publish(
@@ -91,26 +84,21 @@ def publish(
     template: str | Path | None = None,
 ) -> Published:
     """
-    Write a checkpoint as a folder for the Hub, open it in a clean process, compare, and push it if asked.
+    Write a checkpoint as a folder for the Hub, load it in a clean process, compare outputs, and push it if asked.
 
-    The folder appears whole or not at all. One that this function wrote and nobody changed is replaced, no other.
+    The folder appears complete or not at all. It replaces only one that this function wrote and nobody changed.
 
     Args:
         model: Folder of a model of ours or of its native twin, with its processor and, for all but a bare
-            encoder, metrics.json. Its weights are published in the precision they have, and with them the
-            images in its folder `plots` that the evaluation drew.
+            encoder, metrics.json. The dtype of weights is kept; images of `plots` are copied.
         output: Folder to write.
         repo_id: Repository that the card names and that `push` goes to, `owner/name`.
-        push: Upload to the Hub in one commit, and tag it with the release. Files that the repository has
-            beside ours are left, with a warning.
-        template: Template of the model card, by default that of the checkout for this kind of model.
-
-    Returns:
-        What was published.
+        push: Upload to the Hub in one commit, and tag it with the release. Other files there are left, with a warning.
+        template: Template of the model card, by default the one for this kind of model.
 
     Raises:
-        `ValueError`: for a checkpoint or an output that cannot be published; says why.
-        OpeningError: if the folder does not open without our package, or computes something else there.
+        `ValueError`: for a checkpoint or an output that cannot be published.
+        OpeningError: if the folder does not load without our package, or computes something else there.
     """
     source, target = Path(model), Path(os.path.abspath(output))
     if push and not repo_id:
@@ -136,7 +124,7 @@ def publish(
 
 @contextlib.contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """Give a staging folder that takes the place of `target` if the block ends well and `target` may be replaced."""
+    """Yield a staging folder that replaces `target` if the block raises nothing and `target` may be replaced."""
     if not (target.is_dir() and (target / PROOF_NAME).exists()):
         with atomic_output_dir(target) as folder:
             yield folder
@@ -160,26 +148,22 @@ def replacing(target: Path) -> Iterator[Path]:
 
 
 def write_checkpoint(source: Path, folder: Path) -> None:
-    """Write code, configuration, weights, processor, numbers, images, REMOTE_CODE.md; refuse what is not whole."""
+    """Write code, configuration, weights, processor, numbers, images, REMOTE_CODE.md; refuse what is incomplete."""
     model = load_model(source)
-    metrics = read_metrics(source)
+    metrics = checked_metrics(source)
     if metrics:
         text = json.dumps(without_paths(metrics), indent=2) + "\n"
         if re.search(r"\bhf_[A-Za-z0-9]{20,}", text):
             raise ValueError(
-                f"{METRICS_NAME} must hold no access token, got one in {str(source)!r}. Revoke it, remove it."
+                f"{METRICS_FILE} must hold no access token, got one in {str(source)!r}. Revoke it, remove it."
             )
-        (folder / METRICS_NAME).write_text(text, encoding="utf-8", newline="\n")
-    elif "ForImageClassification" in type(model).__name__:
-        raise ValueError(
-            f"A classifier is published with its numbers, expected {METRICS_NAME} in {str(source)!r}, got none. "
-            f"Run scripts/evaluate.py on {str(source)!r} first."
-        )
-    elif type(model).__name__ in MEASURED_BY:
-        raise ValueError(
-            f"A {type(model).__name__} is published with its numbers, expected {METRICS_NAME} in {str(source)!r}, got "
-            f"none. {MEASURED_BY[type(model).__name__]}."
-        )
+        (folder / METRICS_FILE).write_text(text, encoding="utf-8", newline="\n")
+    for head, advice in MEASURED_BY.items():
+        if head in type(model).__name__ and not metrics:
+            raise ValueError(
+                f"A {type(model).__name__} is published with its numbers, expected {METRICS_FILE} in {str(source)!r}, "
+                f"got none. {advice}."
+            )
     processor = load_processor(source, model.config.model_type)
     # Never in shards: a folder is one file of weights, so that its header tells its size.
     model.save_pretrained(folder, max_shard_size="1TB")
@@ -193,7 +177,7 @@ def write_checkpoint(source: Path, folder: Path) -> None:
 
 
 def load_processor(source: Path, model_type: str) -> Any:
-    """Load what prepares images, in a model of several parts texts too; refuse a folder that lacks it."""
+    """Load the image processor, of a model of several parts the whole processor; refuse a folder that lacks it."""
     several = model_type in KINDS
     auto_class, what = (
         (AutoProcessor, "processor and tokenizer") if several else (AutoImageProcessor, "image processor")
@@ -211,7 +195,7 @@ def load_processor(source: Path, model_type: str) -> Any:
 
 
 def forget_origins(folder: Path) -> None:
-    """Take out of the configurations of a folder where their models were loaded from; others keep their bytes."""
+    """Remove from configurations where models were loaded from; files without such an entry keep their bytes."""
 
     def forget(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         return {name: value for name, value in pairs if name not in ORIGINS}
@@ -224,7 +208,7 @@ def forget_origins(folder: Path) -> None:
 
 
 def copy_images(source: Path, folder: Path) -> None:
-    """Copy the images of results; what else lies beside them, or is too large for a card, stays at home."""
+    """Copy the images of results that are small enough for a card, and no other file beside them."""
     for name in IMAGES:
         image = source / IMAGES_NAME / f"{name}.png"
         if not image.is_file():
@@ -243,7 +227,7 @@ def without_paths(value: Any) -> Any:
         return {name: without_paths(item) for name, item in value.items()}
     if isinstance(value, list):
         return [without_paths(item) for item in value]
-    return leaf(value) if isinstance(value, str) else value
+    return basename(value) if isinstance(value, str) else value
 
 
 def load_model(source: Path) -> PreTrainedModel:

@@ -1,4 +1,4 @@
-"""`REMOTE_CODE.md`: what runs on a stranger's machine, file by file, for whoever has to approve it."""
+"""`REMOTE_CODE.md`: the code that `trust_remote_code` runs, file by file, for whoever has to approve it."""
 
 import ast
 import re
@@ -12,12 +12,12 @@ HASH_LINE = re.compile(r"^([0-9a-f]{64})  (\S+)$", re.MULTILINE)
 
 
 def python_files(folder: Path) -> list[Path]:
-    """Python files of a folder, at any depth, in order of their names."""
+    """List the Python files of a folder, at any depth, in order of their names."""
     return sorted(folder.rglob("*.py"))
 
 
 def describe(path: Path) -> str:
-    """Say in two sentences what a file is and what it imports, from its docstring and its syntax tree."""
+    """Describe in two sentences what a file is and what it imports, from its docstring and its syntax tree."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     summary = " ".join((ast.get_docstring(tree) or "It has no docstring.").split("\n\n")[0].split())
     imported: set[str] = set()

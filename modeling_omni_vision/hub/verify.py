@@ -1,7 +1,7 @@
-"""Check a published folder again, anywhere, offline: files, code note, card and outputs against its proof.
+"""Check a published folder offline: files, code note, card and outputs against its proof.
 
-Nothing of the folder runs before its files are known to be those of the proof. Even then its Python runs only
-if it is, byte for byte, the code of the installed package, or if the caller trusts it.
+No code of the folder runs before its files are known to be those of the proof. Even then its Python runs only if it
+is, byte for byte, that of the installed package, or if the caller trusts it.
 """
 
 from dataclasses import dataclass
@@ -10,14 +10,7 @@ from pathlib import Path
 import torch
 
 from .card import check_card
-from .proof import (
-    difference,
-    file_hashes,
-    open_in_clean_process,
-    read_proof,
-    summarise,
-    tolerance_of,
-)
+from .proof import difference, file_hashes, open_in_clean_process, read_proof, summarise, tolerance_of
 from .remote_code import check_note, python_files
 
 
@@ -26,33 +19,21 @@ PACKAGE_ROOT = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class Verification:
-    """What `verify` found.
-
-    Attributes:
-        folder: What was checked.
-        failures: One sentence for everything that is wrong; empty if all is well.
-        num_files: Files whose SHA-256 was compared.
-        difference: Largest difference from the reference outputs; None if they were not computed.
-        digest: Digest of the proof, to compare with what the publisher says; None without a valid proof.
-    """
+    """What `verify` found."""
 
     folder: Path
-    failures: tuple[str, ...]
-    num_files: int = 0
-    difference: float | None = None
-    digest: str | None = None
+    failures: tuple[str, ...]  # one sentence each; empty if nothing is wrong
+    num_files: int = 0  # whose SHA-256 was compared
+    difference: float | None = None  # largest, from the reference outputs; None if they were not computed
+    digest: str | None = None  # of the proof, to compare with what the publisher says; None without a valid proof
 
 
 def verify(folder: str | Path, trust_remote_code: bool = False) -> Verification:
     """
-    Check a folder that `publish` wrote, ours or a native twin, wherever it has been since.
+    Check a folder that `publish` wrote, a clone of its repository or a snapshot in a Hub cache.
 
-    Args:
-        folder: The folder, a clone of its repository or a snapshot in a Hub cache.
-        trust_remote_code: Run the Python in the folder even if it is not that of the installed package.
-
-    Returns:
-        What was found. Outputs are compared only when the files are right, for wrong code must not run.
+    Outputs are compared only when the files are right, and the Python in the folder runs only if it is that of the
+    installed package, or with `trust_remote_code`.
     """
     path = Path(folder)
     if not path.is_dir():
@@ -96,7 +77,7 @@ def check_content(folder: Path) -> list[str]:
 
 
 def python_is_ours(folder: Path) -> bool:
-    """Whether every Python file of a folder stands, byte for byte, at the root of the installed package."""
+    """Whether every Python file of a folder is, byte for byte, at the root of the installed package."""
     return all(
         (PACKAGE_ROOT / path.relative_to(folder)).is_file()
         and (PACKAGE_ROOT / path.relative_to(folder)).read_bytes() == path.read_bytes()

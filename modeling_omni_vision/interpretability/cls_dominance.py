@@ -1,7 +1,7 @@
-"""Whom late interaction listens to: how often a word's maximum falls on CLS, a register, background or an object.
+"""CLS dominance in late interaction: how often a word is closest to CLS, a register, background or an object.
 
-The claim that CLS dominates (`late_interaction.md` of the specification) is measured here, not assumed. Everything
-works on vectors, so that cases with known answers can be planted; `simulate_mixtures` is one of them.
+The specification (`late_interaction.md`) claims that CLS dominates; this measures it. All functions work on vectors,
+so that cases with known answers can be simulated, as `simulate_mixtures` does.
 """
 
 from collections.abc import Sequence
@@ -19,31 +19,22 @@ CLS, REGISTER, BACKGROUND, OBJECT = range(len(KINDS))
 
 @dataclass(frozen=True)
 class Dominance:
-    """
-    Who wins the words.
+    """Which kind of token has the highest cosine with each word."""
 
-    Args:
-        shares: Share of words won by each of `KINDS`.
-        chance: Share of the tokens that are of each kind: what a word without meaning would give.
-        margins: For each word, the best cosine of CLS less the best of all other tokens; above 0 CLS wins. Empty
-            where there is no CLS.
-        cosines: For each kind that occurs, the cosines of all words with all tokens of that kind.
-    """
-
-    shares: dict[str, float]
-    chance: dict[str, float]
-    margins: torch.Tensor
-    cosines: dict[str, torch.Tensor]
+    shares: dict[str, float]  # fraction of words, for each of `KINDS`
+    chance: dict[str, float]  # fraction of tokens of each kind: what random words would give
+    margins: torch.Tensor  # for each word, the cosine of CLS less the best of all other tokens; empty without CLS
+    cosines: dict[str, torch.Tensor]  # of all words with all tokens of each kind that occurs
 
 
 def dominance(words: torch.Tensor, tokens: torch.Tensor, kinds: torch.Tensor, every_pair: bool = False) -> Dominance:
-    """Count whose cosine is largest for each word.
+    """Count which kind of token has the highest cosine with each word.
 
     Args:
         words: Word vectors (texts, words, dim); all-zero rows are padding.
         tokens: Image vectors (images, tokens, dim), as many images as texts.
-        kinds: What each token is, an index into `KINDS`, (images, tokens).
-        every_pair: Ask every text of every image, not only of its own.
+        kinds: Kind of each token, an index into `KINDS`, (images, tokens).
+        every_pair: Compare every text with every image, not only with its own.
 
     Raises:
         ValueError: if the numbers of texts, images and kinds do not fit.
@@ -58,8 +49,8 @@ def dominance(words: torch.Tensor, tokens: torch.Tensor, kinds: torch.Tensor, ev
     wins = torch.zeros(len(KINDS))
     margins, cosines = [], {kind: [] for kind in KINDS}  # type: ignore[var-annotated]
     for image in range(len(tokens)):
-        asked = words[present] if every_pair else words[image][present[image]]
-        found = asked @ tokens[image].T
+        queries = words[present] if every_pair else words[image][present[image]]
+        found = queries @ tokens[image].T
         wins += torch.bincount(kinds[image][found.argmax(1)], minlength=len(KINDS))
         is_cls = kinds[image] == CLS
         if is_cls.any() and not is_cls.all():
@@ -78,17 +69,13 @@ def dominance(words: torch.Tensor, tokens: torch.Tensor, kinds: torch.Tensor, ev
 
 @torch.no_grad()
 def all_tokens(model: OmniVisionForRetrieval, pixel_values: torch.Tensor) -> torch.Tensor:
-    """Project and normalise every token of the image tower, CLS and registers too: (batch, tokens, dim)."""
+    """Return all tokens of the vision tower, CLS and registers too, projected, of norm 1: (batch, tokens, dim)."""
     return normalize(model.visual_projection(model.vision_model(pixel_values).last_hidden_state), dim=-1)
 
 
 def token_kinds(cover: torch.Tensor, registers: int, threshold: float = 0.25) -> torch.Tensor:
-    """Tell what each token of `all_tokens` is.
-
-    Args:
-        cover: Share of each patch that objects cover, (images, patches).
-        registers: Number of register tokens.
-        threshold: From which share on a patch counts as object.
+    """Return the kind of each token of `all_tokens`, (images, tokens), from the fraction of each patch that objects
+    cover (images, patches); from `threshold` on a patch counts as object.
     """
     patches = torch.where(cover >= threshold, OBJECT, BACKGROUND)
     leading = torch.tensor([CLS, *[REGISTER] * registers]).expand(len(cover), -1)
@@ -104,19 +91,10 @@ def simulate_mixtures(
     noise: float = 0.125,
     seed: int = 0,
 ) -> float:
-    """Share of words that CLS wins where everything is known.
+    """Return the fraction of words whose highest cosine is with CLS, on simulated vectors of width `dim`.
 
-    Patches are a concept plus noise, CLS is the normalised sum of the image's concepts, and so is the sentence. A
-    word is `(1 - context) * concept + context * sentence` plus noise.
-
-    Args:
-        concepts: Concepts in each image, and words in each sentence.
-        context: How much of the sentence a word has taken up, from 0 to 1.
-        images: Number of images.
-        patches: Patches of each.
-        dim: Width of all vectors.
-        noise: Standard deviation of each coordinate of the noise.
-        seed: Seed of everything.
+    Each image has `concepts` concepts. Patches are a concept plus noise, CLS is the normalised sum of the image's
+    concepts, and so is the sentence. A word is `(1 - context) * concept + context * sentence` plus noise.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -133,7 +111,7 @@ def simulate_mixtures(
 
 
 def table(results: dict[str, Dominance]) -> str:
-    """Write results as a Markdown table, one row for each."""
+    """Format results as a Markdown table, one row for each."""
     lines = ["| state | " + " | ".join(f"{kind} (chance)" for kind in KINDS) + " | median margin of CLS |"]
     lines.append("|---" * (len(KINDS) + 2) + "|")
     for name, found in results.items():
@@ -144,7 +122,7 @@ def table(results: dict[str, Dominance]) -> str:
 
 
 def quantiles(values: torch.Tensor, at: Sequence[float] = (0.05, 0.25, 0.5, 0.75, 0.95)) -> list[float]:
-    """Give quantiles of many values, which `torch.quantile` refuses, from a regular sample of them."""
+    """Return quantiles of more values than `torch.quantile` accepts, from a regular sample of them."""
     step = max(1, len(values) // 1_000_000)
     return torch.quantile(values[::step], torch.tensor(at)).tolist()
 

@@ -1,7 +1,8 @@
-"""Whether maps point at what they claim to show, on drawn scenes whose exact masks are known.
+"""Grounding accuracy of per-token similarity maps and their alternatives, on drawn scenes with exact masks.
 
-For every word that names one object of a scene, each kind of map is scored by the pointing game (is its highest patch
-on the object?), the mass in the mask, and deletion (how fast the word's score falls when the highest patches go).
+For every word that names one object of a scene each kind of map is scored by the pointing game (is its highest patch
+on the object? Zhang et al. 2016, https://arxiv.org/abs/1608.00507), the mass in the mask, and deletion (the fall of
+the word's score when the highest patches are removed; Petsiuk et al. 2018, https://arxiv.org/abs/1806.07421).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,14 +19,14 @@ from ..processing_omni_vision_retrieval import OmniVisionRetrievalProcessor
 
 
 MAPS = ("MaxSim", "CLS attention", "attention rollout", "gradient x input", "random")
-# A patch is on an object if the object covers so much of it.
+# A patch is on an object if the object covers at least this fraction of it.
 ON_OBJECT = 0.25
 DELETED = (0.05, 0.1, 0.2, 0.4)
 
 
 @dataclass(frozen=True)
 class NamedWord:
-    """A word of a caption that names one object: its text, its token, and the share of each patch under the object."""
+    """A word of a caption that names one object: its text, the index of its token, and the covered part of patches."""
 
     word: str
     token: int
@@ -47,7 +48,7 @@ def draw_test_scenes(
 
 
 def named_words(scene: Scene, tokenizer: Any, rows: int, columns: int) -> list[NamedWord]:
-    """Find the words of a scene's caption that name its colours and shapes, with their tokens."""
+    """List the words of a scene's caption that name colours and shapes, with their tokens."""
     text = scene.caption
     read = tokenizer(text, return_offsets_mapping=True)
     found = []
@@ -60,20 +61,20 @@ def named_words(scene: Scene, tokenizer: Any, rows: int, columns: int) -> list[N
 
 
 def patch_cover(item: DrawnObject, rows: int, columns: int) -> torch.Tensor:
-    """Share of each patch that an object covers, (rows, columns)."""
+    """Return the fraction of each patch that an object covers, (rows, columns)."""
     mask = torch.from_numpy(item.mask.astype(np.float32))
     return torch.nn.functional.adaptive_avg_pool2d(mask[None, None], (rows, columns))[0, 0]
 
 
-def points_at(heat: torch.Tensor, cover: torch.Tensor) -> bool:
-    """Play the pointing game: whether the highest patch is on the object."""
-    return bool(cover.flatten()[heat.flatten().argmax()] >= ON_OBJECT)
+def points_at(heatmap: torch.Tensor, cover: torch.Tensor) -> bool:
+    """Whether the highest patch is on the object: a hit of the pointing game."""
+    return bool(cover.flatten()[heatmap.flatten().argmax()] >= ON_OBJECT)
 
 
-def mass_in(heat: torch.Tensor, cover: torch.Tensor) -> float:
-    """Share of a map, above its lowest value, that lies on the object."""
-    heat = heat - heat.min()
-    return float((heat * cover).sum() / heat.sum().clamp_min(1e-12))
+def mass_in(heatmap: torch.Tensor, cover: torch.Tensor) -> float:
+    """Return the fraction of a map, above its lowest value, that lies on the object."""
+    heatmap = heatmap - heatmap.min()
+    return float((heatmap * cover).sum() / heatmap.sum().clamp_min(1e-12))
 
 
 def ground(
@@ -83,19 +84,12 @@ def ground(
     kinds: Sequence[str] = MAPS,
     seed: int = 0,
 ) -> dict[str, dict[str, float]]:
-    """Score kinds of maps on scenes.
-
-    Args:
-        model: A model in evaluation mode.
-        processor: Its processor.
-        scenes: From `draw_test_scenes`.
-        kinds: Which of `MAPS`.
-        seed: Seed of the random map.
+    """Score `kinds` of `MAPS` on scenes of `draw_test_scenes`; `seed` is that of the random map.
 
     Returns:
-        For each kind: `pointing` (share of words, higher is better), `mass` (higher is better), `deletion` (mean fall
-        of the word's best cosine with 5, 10, 20 and 40 % of the patches painted over, higher is better), `background`
-        (share of words whose highest patch is on no object at all), and `words`, how many there were.
+        For each kind: `pointing` (grounding accuracy, a fraction of words), `mass`, `deletion` (mean fall of the
+        word's best cosine with 5, 10, 20 and 40 % of the patches removed), for all of which higher is better,
+        `background` (fraction of words whose highest patch is on no object), and `words`, their number.
     """
     generator = torch.Generator().manual_seed(seed)
     totals = {kind: dict.fromkeys(("pointing", "mass", "deletion", "background"), 0.0) for kind in kinds}
@@ -106,13 +100,13 @@ def ground(
         asked = named_words(scene, processor.tokenizer, rows, columns)
         vectors = word_vectors(model, processor, scene.caption)
         anything = torch.stack([patch_cover(item, rows, columns) for item in scene.objects]).sum(0)
-        heats = dict(_maps(model, pixels, vectors[[word.token for word in asked]], kinds, generator))
-        for kind, heat in heats.items():
-            falls = _deletion(model, pixels, vectors[[word.token for word in asked]], heat)
+        heatmaps = dict(_maps(model, pixels, vectors[[word.token for word in asked]], kinds, generator))
+        for kind, heatmap in heatmaps.items():
+            falls = _deletion(model, pixels, vectors[[word.token for word in asked]], heatmap)
             for index, word in enumerate(asked):
-                totals[kind]["pointing"] += points_at(heat[index], word.cover)
-                totals[kind]["mass"] += mass_in(heat[index], word.cover)
-                totals[kind]["background"] += not points_at(heat[index], anything)
+                totals[kind]["pointing"] += points_at(heatmap[index], word.cover)
+                totals[kind]["mass"] += mass_in(heatmap[index], word.cover)
+                totals[kind]["background"] += not points_at(heatmap[index], anything)
                 totals[kind]["deletion"] += falls[index]
         count += len(asked)
     return {
@@ -123,14 +117,14 @@ def ground(
 
 @torch.no_grad()
 def word_vectors(model: OmniVisionForRetrieval, processor: OmniVisionRetrievalProcessor, text: str) -> torch.Tensor:
-    """Embed the tokens of one text, (tokens, dim); skipped tokens are zero."""
+    """Return the embeddings of the tokens of one text, (tokens, dim); those of skipped tokens are zero."""
     embeddings = model(**processor(text=[text], return_tensors="pt")).embeddings
     assert embeddings is not None
     return embeddings[0]
 
 
 def maxsim_maps(model: OmniVisionForRetrieval, pixels: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
-    """Cosine of each word (words, dim) with each patch of one image: (words, rows, columns)."""
+    """Return the cosine of each word (words, dim) with each patch of one image, (words, rows, columns)."""
     patches = _patches(model, pixels)
     return (words @ patches[0].T).unflatten(-1, _grid(model, pixels))
 
@@ -166,7 +160,7 @@ def _grid(model: OmniVisionForRetrieval, pixels: torch.Tensor) -> tuple[int, int
 
 @torch.no_grad()
 def _rollout(model: OmniVisionForRetrieval, pixels: torch.Tensor) -> torch.Tensor:
-    """Attention rollout (https://huggingface.co/papers/2005.00928): what reaches CLS from each patch, (patches,)."""
+    """Return attention rollout (https://huggingface.co/papers/2005.00928) from each patch to CLS, (patches,)."""
     vision = model.vision_model
     before = vision.config._attn_implementation
     vision.set_attn_implementation("eager")
@@ -183,38 +177,38 @@ def _rollout(model: OmniVisionForRetrieval, pixels: torch.Tensor) -> torch.Tenso
 
 def _gradient_maps(model: OmniVisionForRetrieval, pixels: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
     height, width = model.vision_model.config.patch_size_hw
-    heats = []
+    heatmaps = []
     for word in words:
-        seen = pixels.clone().requires_grad_()
-        (_patches(model, seen)[0] @ word).max().backward()
-        assert seen.grad is not None
-        product = (seen.grad * seen).abs().sum(1, keepdim=True).detach()
-        heats.append(torch.nn.functional.avg_pool2d(product, (height, width))[0, 0])
+        inputs = pixels.clone().requires_grad_()
+        (_patches(model, inputs)[0] @ word).max().backward()
+        assert inputs.grad is not None
+        product = (inputs.grad * inputs).abs().sum(1, keepdim=True).detach()
+        heatmaps.append(torch.nn.functional.avg_pool2d(product, (height, width))[0, 0])
     model.zero_grad(set_to_none=True)
-    return torch.stack(heats)
+    return torch.stack(heatmaps)
 
 
 @torch.no_grad()
 def _deletion(
-    model: OmniVisionForRetrieval, pixels: torch.Tensor, words: torch.Tensor, heat: torch.Tensor
+    model: OmniVisionForRetrieval, pixels: torch.Tensor, words: torch.Tensor, heatmap: torch.Tensor
 ) -> list[float]:
-    """Mean fall of each word's best cosine when its highest patches are painted with the background.
+    """Return the mean fall of each word's best cosine when its highest patches get the colour of the background.
 
-    A difference, not a share: words of an untrained door have scores about zero.
+    A difference, not a ratio: scores of an untrained model are about zero.
     """
     height, width = model.vision_model.config.patch_size_hw
-    rows, columns = heat.shape[1:]
+    rows, columns = heatmap.shape[1:]
     background = pixels.flatten(2).median(-1).values[0][:, None, None]
-    order = heat.flatten(1).argsort(dim=1, descending=True)
+    order = heatmap.flatten(1).argsort(dim=1, descending=True)
     images = []
     for index in range(len(words)):
-        for share in DELETED:
-            gone = torch.zeros(rows * columns, dtype=torch.bool)
-            gone[order[index, : max(1, round(share * rows * columns))]] = True
-            gone = gone.view(rows, columns).repeat_interleave(height, 0).repeat_interleave(width, 1)
-            images.append(torch.where(gone, background, pixels[0]))
+        for fraction in DELETED:
+            deleted = torch.zeros(rows * columns, dtype=torch.bool)
+            deleted[order[index, : max(1, round(fraction * rows * columns))]] = True
+            deleted = deleted.view(rows, columns).repeat_interleave(height, 0).repeat_interleave(width, 1)
+            images.append(torch.where(deleted, background, pixels[0]))
     patches = _patches(model, torch.cat((pixels, torch.stack(images))))
-    best = (patches @ words.T).amax(1)  # (1 + words * shares, words)
+    best = (patches @ words.T).amax(1)  # (1 + words * fractions, words)
     left = best[1:].view(len(words), len(DELETED), len(words))
     return [float(best[0, index] - left[index, :, index].mean()) for index in range(len(words))]
 

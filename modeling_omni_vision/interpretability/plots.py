@@ -1,4 +1,4 @@
-"""Images of results: confusion, training curves, worst mistakes, pairs, attention. PNG, no display needed.
+"""Plots of results as PNG: confusion, training curves, mistakes, pairs, attention. No display is needed.
 
 Every function takes plain arrays and writes one file; equal input gives equal bytes.
 """
@@ -17,7 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 
 DPI = 130
 OURS, TRUTH, GREY = "#1f5fa8", "#c0392b", "#888888"
-# Up to here every cell of a confusion matrix gets its number, and every class its name.
+# Up to so many classes every cell of a confusion matrix gets its number, and every class its name.
 MAX_NUMBERED, MAX_NAMED = 20, 40
 MAX_NAME = 18
 MAX_COLOURS = 4096
@@ -29,7 +29,7 @@ def save(figure: Figure, path: Path, **texts: str) -> Path:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     drawn = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    # In a palette it takes half the bytes, for a card has several; only photographs would look worse.
+    # A palette halves the bytes of charts; photographs have too many colours for one.
     if drawn.getcolors(MAX_COLOURS) is not None:
         drawn = drawn.quantize()
     about = PngInfo()
@@ -40,30 +40,39 @@ def save(figure: Figure, path: Path, **texts: str) -> Path:
     return path
 
 
+def panel_grid(
+    count: int, columns: int, panel: tuple[float, float], title_height: float = 0.0, **options: Any
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure and its first `count` axes in rows of `columns`, of `panel` inches each; the others are off."""
+    rows, columns = -(-count // columns), min(columns, count)
+    figure = Figure(figsize=(panel[0] * columns, panel[1] * rows + title_height), layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False, **options).flat)
+    for axes in panels[count:]:
+        axes.axis("off")
+    return figure, panels[:count]
+
+
 def shortened(name: str, length: int = MAX_NAME) -> str:
-    """Cut a long class name, and keep a dollar sign from being read as a formula."""
+    """Shorten a long class name, and escape $, which would begin a formula."""
     short = name if len(name) <= length else name[: length - 3] + "..."
     return short.replace("$", r"\$")
 
 
 def plot_confusion(matrix: Sequence[Sequence[int]], names: Sequence[str], path: Path) -> Path:
     """
-    Draw a confusion matrix, rows truth and columns prediction, shaded by share of the row.
+    Draw a confusion matrix (classes, classes), rows truth and columns prediction, shaded by fraction of the row.
 
-    Args:
-        matrix: Counts, shape (classes, classes).
-        names: Class names; above 40 classes every few are named.
-        path: PNG to write.
+    Above `MAX_NAMED` classes only every few are named.
     """
     counts = np.asarray(matrix)
     total = counts.sum(axis=1, keepdims=True)
-    shares = np.divide(counts, total, out=np.zeros(counts.shape), where=total > 0)
+    fractions = np.divide(counts, total, out=np.zeros(counts.shape), where=total > 0)
     classes = len(names)
     side = float(np.clip(0.42 * classes + 2.6, 4.2, 13))
     figure = Figure(figsize=(side + 0.8, side), layout="constrained")
     axes = figure.subplots()
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(image, ax=axes, label="share of the true class", fraction=0.046, pad=0.03)
+    image = axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, ax=axes, label="fraction of the true class", fraction=0.046, pad=0.03)
     shown = range(0, classes, -(-classes // MAX_NAMED))
     size = float(np.clip(130 / max(len(shown), 1), 6, 10))
     labels = [shortened(names[index]) for index in shown]
@@ -72,7 +81,7 @@ def plot_confusion(matrix: Sequence[Sequence[int]], names: Sequence[str], path: 
     axes.set_yticks(shown, labels, fontsize=size)
     if classes <= MAX_NUMBERED:
         for row, column in np.argwhere(counts > 0):
-            colour = "white" if shares[row, column] > 0.55 else "black"
+            colour = "white" if fractions[row, column] > 0.55 else "black"
             axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", color=colour, fontsize=size - 1)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
@@ -82,21 +91,17 @@ def plot_confusion(matrix: Sequence[Sequence[int]], names: Sequence[str], path: 
 
 def plot_training(training: Mapping[str, Any], path: Path) -> Path | None:
     """
-    Draw loss, and accuracy on validation, over epochs.
+    Draw loss, and accuracy on validation, over epochs; return None where there is not a single loss to draw.
 
     Args:
         training: The `training` section of metrics.json: `history` (epoch, loss) and `evaluations` (epoch,
             accuracy, loss); or a `trainer_state.json`, whose `log_history` is read instead.
         path: PNG to write.
-
-    Returns:
-        The path, or None where there is not a single loss to draw.
     """
     history, evaluations = curves(training)
     if not history:
         return None
-    figure = Figure(figsize=(9 if evaluations else 5, 3.6), layout="constrained")
-    panels = figure.subplots(1, 2 if evaluations else 1, squeeze=False)[0]
+    figure, panels = panel_grid(2 if evaluations else 1, 2, (4.5 if evaluations else 5, 3.6))
     marker = "." if len(history) < 40 else ""
     draw(panels[0], history, "loss", "training", OURS, marker)
     if evaluations:
@@ -114,7 +119,7 @@ def plot_training(training: Mapping[str, Any], path: Path) -> Path | None:
 
 
 def curves(training: Mapping[str, Any]) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
-    """Read training and validation entries out of a metrics or a trainer-state dict, leaving unfinished ones out."""
+    """Return training and validation entries of a metrics or a trainer-state dict, without incomplete ones."""
     if "log_history" in training:
         log = training["log_history"]
         history = [{"epoch": entry["epoch"], "loss": entry["loss"]} for entry in log if "loss" in entry]
@@ -125,9 +130,9 @@ def curves(training: Mapping[str, Any]) -> tuple[list[dict[str, float]], list[di
         ]
     else:
         history, evaluations = training.get("history") or [], training.get("evaluations") or []
-    whole = [entry for entry in history if None not in (entry.get("epoch"), entry.get("loss"))]
+    complete = [entry for entry in history if None not in (entry.get("epoch"), entry.get("loss"))]
     names = ("epoch", "loss", "accuracy")
-    return whole, [entry for entry in evaluations if all(entry.get(name) is not None for name in names)]
+    return complete, [entry for entry in evaluations if all(entry.get(name) is not None for name in names)]
 
 
 def draw(axes: Axes, entries: Sequence[Mapping[str, float]], key: str, label: str, colour: str, marker: str) -> None:
@@ -146,13 +151,13 @@ def plot_mistakes(
     columns: int = 8,
 ) -> Path:
     """
-    Draw a sheet of wrongly classified images, each with what it is and what it was taken for.
+    Draw a sheet of wrongly classified images, each with its true and its predicted class.
 
     Args:
-        images: Arrays (height, width, 1 or 3) of levels 0..255, the surest mistakes first; may be empty.
-        truth: Name of the true class of each.
-        predicted: Name of the predicted class of each.
-        confidence: Probability of the predicted class of each.
+        images: Arrays (height, width, 1 or 3) of pixel values 0..255, the most confident first; may be empty.
+        truth: True class of each.
+        predicted: Predicted class of each.
+        confidence: Probability of the predicted class.
         path: PNG to write.
         columns: Images in a row.
     """
@@ -162,10 +167,10 @@ def plot_mistakes(
         return save(figure, path)
     return draw_sheet(
         images,
-        [f"is {shortened(name, 14)}" for name in truth],
-        [f"said {shortened(name, 14)}, {sure:.0%}" for name, sure in zip(predicted, confidence, strict=True)],
+        [f"true: {shortened(name, 14)}" for name in truth],
+        [f"pred.: {shortened(name, 14)}, {sure:.0%}" for name, sure in zip(predicted, confidence, strict=True)],
         [TRUTH] * len(images),
-        "Surest mistakes",
+        "Most confident mistakes",
         path,
         columns,
     )
@@ -180,13 +185,13 @@ def plot_pairs(
     columns: int = 6,
 ) -> Path:
     """
-    Draw a sheet of test images beside training images that are like them; labels that differ are red.
+    Draw a sheet of test images beside similar training images, each with its class; labels that differ are red.
 
     Args:
-        pairs: A test and a training image each, arrays (height, width, 1 or 3) of one size, levels 0..255.
-        test_names: Class of each test image.
-        train_names: Class of each training image.
-        notes: What else to say about each pair, in few letters.
+        pairs: A test and a training image each, arrays (height, width, 1 or 3) of one size, pixel values 0..255.
+        test_names: Classes of the test images.
+        train_names: Classes of the training images.
+        notes: A few more characters about each pair.
         path: PNG to write.
         columns: Pairs in a row.
     """
@@ -214,28 +219,22 @@ def draw_sheet(
     panel: tuple[float, float] = (1.7, 2.25),
 ) -> Path:
     """Draw images in rows, each with a line above it and, in its own colour, one or two below it."""
-    rows = -(-len(images) // columns)
-    columns = min(columns, len(images))
-    figure = Figure(figsize=(panel[0] * columns, panel[1] * rows + 0.4), layout="constrained")
+    figure, panels = panel_grid(len(images), columns, panel, 0.4)
     figure.suptitle(title, fontsize=12)
-    panels = figure.subplots(rows, columns, squeeze=False).flat
-    for image, over, under, colour in zip(images, above, below, colours, strict=True):
-        axes = next(panels)
+    for axes, image, over, under, colour in zip(panels, images, above, below, colours, strict=True):
         show(axes, image)
         axes.set_title(over, fontsize=8.5, color=OURS, pad=3)
         axes.set_xlabel(under, fontsize=8.5, color=colour, labelpad=3)
-    for axes in panels:
-        axes.axis("off")
     return save(figure, path)
 
 
 def show(axes: Axes, image: np.ndarray) -> None:
-    """Show an image of levels 0..255 without ticks, small ones in sharp pixels."""
-    levels = np.clip(np.rint(image), 0, 255).astype(np.uint8)
-    grey = levels.shape[-1] == 1
-    small = max(levels.shape[:2]) < 100
+    """Show an image of pixel values 0..255 without ticks, small ones without smoothing."""
+    pixels = np.clip(np.rint(image), 0, 255).astype(np.uint8)
+    grey = pixels.shape[-1] == 1
+    small = max(pixels.shape[:2]) < 100
     axes.imshow(
-        levels[..., 0] if grey else levels[..., :3],
+        pixels[..., 0] if grey else pixels[..., :3],
         cmap="gray" if grey else None,
         vmin=0,
         vmax=255,
@@ -249,10 +248,10 @@ def plot_attention(
     images: Sequence[np.ndarray], maps: np.ndarray, captions: Sequence[str], path: Path, max_heads: int = 4
 ) -> Path:
     """
-    Draw what CLS looks at: each image, the mean over heads on top of it, and single heads.
+    Draw the attention of CLS: each image, the mean over heads on top of it, and single heads.
 
     Args:
-        images: Arrays (height, width, 1 or 3) of levels 0..255, of the model's size.
+        images: Arrays (height, width, 1 or 3) of pixel values 0..255, of the model's size.
         maps: Attention of one layer, shape (images, heads, rows, columns); each map is shaded from 0 to
             its own highest value.
         captions: One or two lines for each image.
@@ -261,7 +260,7 @@ def plot_attention(
     """
     heads = min(maps.shape[1], max_heads)
     figure = Figure(figsize=(1.75 * (2 + heads), 1.8 * len(images) + 0.7), layout="constrained")
-    figure.suptitle("What CLS looks at in the last layer (grey: nothing, yellow: most)", fontsize=11)
+    figure.suptitle("Attention of CLS in the last layer (grey: none, yellow: most)", fontsize=11)
     panels = figure.subplots(len(images), 2 + heads, squeeze=False)
     titles = ["image", "mean of heads", *(f"head {index}" for index in range(heads))]
     for row, image, attention, caption in zip(panels, images, maps, captions, strict=True):
@@ -276,7 +275,7 @@ def plot_attention(
 
 
 def overlay(axes: Axes, image: np.ndarray, attention: np.ndarray) -> None:
-    """Lay a map (rows, columns) over a grey image of any size; what is not looked at stays as it is."""
+    """Draw a map (rows, columns) over a grey image of any size; where the map is 0 the image stays as it is."""
     height, width = image.shape[:2]
     show(axes, 50 + 0.6 * image.mean(axis=-1, keepdims=True))
     strength = attention / max(float(attention.max()), 1e-12)

@@ -21,7 +21,7 @@ from ..data.conversations import IMAGE
 from ..data.pairs import SCENE_SIDE
 from ..data.questions import load_questions, scene_texts
 from ..data.symbol_maps import PATCH
-from ..evaluation.answers import AnswerResult, answer_metrics, blind_prior
+from ..evaluation.answers import AnswerResult, answer_metrics, text_only_prior
 from ..image_processing_omni_vision import OmniVisionImageProcessor
 from ..interop.compose import compose_language_model
 from ..modeling_omni_vision import OmniVisionModel
@@ -371,7 +371,7 @@ def measure(
     for name, split in data.items():
         if name == "train":
             continue
-        found[name] = {"prior": answer_metrics(blind_prior(data["train"], split))}
+        found[name] = {"prior": answer_metrics(text_only_prior(data["train"], split))}
         for control in ("images", "shuffled", "nothing") if image_input == "images" else (image_input,):
             if control == "shuffled" and sum(len(images) for images in split["images"][:]) < 2:
                 continue

@@ -25,8 +25,8 @@ NAMES = ["dark", "light", "red"]
 
 def image(label, index):
     draw = np.random.default_rng(10 * label + index)
-    levels = draw.integers(0, 60, (20 + index, 24, 3), dtype=np.uint8)
-    return PilImage.fromarray(levels + np.array([[0, 0, 0], [180, 180, 180], [180, 0, 0]], dtype=np.uint8)[label])
+    values = draw.integers(0, 60, (20 + index, 24, 3), dtype=np.uint8)
+    return PilImage.fromarray(values + np.array([[0, 0, 0], [180, 180, 180], [180, 0, 0]], dtype=np.uint8)[label])
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +89,8 @@ def by_hand(checkpoint):
 def test_numbers_agree_with_predictions_made_one_by_one(checkpoint, dataset):
     found = evaluate(checkpoint, str(dataset), "test", batch_size=4).metrics
     expected = np.zeros((3, 3), dtype=int)
-    for truth, said in by_hand(checkpoint):
-        expected[truth, said] += 1
+    for truth, predicted in by_hand(checkpoint):
+        expected[truth, predicted] += 1
     assert (expected.sum(axis=0) > 0).sum() > 1, "a constant answer would prove nothing"
     assert found["confusion_matrix"] == expected.tolist()
     assert found["accuracy"] == pytest.approx(expected.trace() / 9)
@@ -178,7 +178,7 @@ def test_the_temperature_is_that_of_the_images_which_training_held_out(checkpoin
     assert evaluate(checkpoint, str(dataset), "test", validation_fraction=9).metrics["calibration"] == found
 
 
-def test_no_temperature_is_fitted_on_what_is_measured_or_on_what_nobody_says_was_held_out(checkpoint, dataset):
+def test_no_temperature_is_fitted_on_the_evaluated_split_or_without_a_record_of_the_held_out_one(checkpoint, dataset):
     assert "no record" in evaluate(checkpoint, str(dataset)).metrics["calibration"]["left_out"]
     record_run(checkpoint)
     found = evaluate(checkpoint, str(dataset), "validation").metrics

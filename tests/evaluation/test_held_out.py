@@ -5,7 +5,7 @@ from modeling_omni_vision.evaluation.held_out import (
     check_held_out,
     check_loss,
     recorded_losses,
-    validation_share_of,
+    validation_fraction_of,
     why_not_fitted,
 )
 from modeling_omni_vision.evaluation.predictions import Predictions
@@ -15,7 +15,7 @@ RUN = {"arguments": {"validation_fraction": 9}, "dataset": {"name": "photos", "t
 
 
 @pytest.mark.parametrize(
-    ("training", "given", "share"),
+    ("training", "given", "fraction"),
     [
         (RUN, None, 9),
         (RUN, 9.0, 9),
@@ -26,15 +26,15 @@ RUN = {"arguments": {"validation_fraction": 9}, "dataset": {"name": "photos", "t
         ({}, 0.2, 0.2),
     ],
 )
-def test_what_is_held_out_is_what_the_run_held_out_of_this_data(training, given, share):
-    assert validation_share_of(training, "photos", given) == share
+def test_what_is_held_out_is_what_the_run_held_out_of_this_data(training, given, fraction):
+    assert validation_fraction_of(training, "photos", given) == fraction
 
 
-def test_another_share_than_that_of_the_run_is_refused():
+def test_another_fraction_than_that_of_the_run_is_refused():
     with pytest.raises(ValueError, match=r"training run, 9, got 0\.1"):
-        validation_share_of(RUN, "photos", 0.1)
+        validation_fraction_of(RUN, "photos", 0.1)
     with pytest.raises(ValueError, match=r"training run, 0\.1, got 9"):
-        validation_share_of({**RUN, "arguments": {}}, "photos", 9)
+        validation_fraction_of({**RUN, "arguments": {}}, "photos", 9)
 
 
 def test_data_that_changed_since_the_run_is_refused():

@@ -49,83 +49,83 @@ def generators(count, seed=0):
     return [np.random.default_rng([seed, row]) for row in range(count)]
 
 
-def apply(name, levels, severity):
-    return CORRUPTIONS[name].apply(levels, severity, generators(len(levels)))
+def apply(name, values, severity):
+    return CORRUPTIONS[name].apply(values, severity, generators(len(values)))
 
 
 @pytest.fixture
-def levels():
+def values():
     return torch.randint(0, 256, (6, 1, 16, 16), dtype=torch.uint8)
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_severities_rise_from_none_and_change_images_into_images(name, levels):
+def test_severities_rise_from_none_and_change_images_into_images(name, values):
     severities = CORRUPTIONS[name].severities
     assert severities[0] == 0
     assert list(severities) == sorted(set(severities))
-    before = levels.clone()
+    before = values.clone()
     for severity in severities[1:]:
-        for spoilt in apply(name, levels, severity):
-            assert spoilt.dtype == torch.uint8
-            assert spoilt.shape == levels.shape
-            assert not torch.equal(spoilt, levels)
-    assert torch.equal(levels, before)
+        for corrupted in apply(name, values, severity):
+            assert corrupted.dtype == torch.uint8
+            assert corrupted.shape == values.shape
+            assert not torch.equal(corrupted, values)
+    assert torch.equal(values, before)
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
 @pytest.mark.parametrize("shape", [(2, 3, 3), (2, 9, 24)], ids=["tiny", "wide"])
 def test_images_may_be_tiny_or_not_square(name, shape):
-    levels = torch.randint(0, 256, (2, *shape), dtype=torch.uint8)
+    values = torch.randint(0, 256, (2, *shape), dtype=torch.uint8)
     for severity in CORRUPTIONS[name].severities[1:]:
-        assert all(spoilt.shape == levels.shape for spoilt in apply(name, levels, severity))
+        assert all(corrupted.shape == values.shape for corrupted in apply(name, values, severity))
 
 
-def test_rotation_turns_in_both_directions_but_not_twice_by_half_a_turn(levels):
-    there, back = apply("rotation", levels, 90)
+def test_rotation_turns_in_both_directions_but_not_twice_by_half_a_turn(values):
+    there, back = apply("rotation", values, 90)
     assert {tuple(there.flatten().tolist()), tuple(back.flatten().tolist())} == {
-        tuple(torch.rot90(levels, turns, (2, 3)).flatten().tolist()) for turns in (1, -1)
+        tuple(torch.rot90(values, turns, (2, 3)).flatten().tolist()) for turns in (1, -1)
     }
-    (half,) = apply("rotation", levels, 180)
-    assert torch.equal(half, levels.flip(2, 3))
+    (half,) = apply("rotation", values, 180)
+    assert torch.equal(half, values.flip(2, 3))
 
 
 def test_blur_spreads_one_bright_pixel_as_a_gaussian_of_that_width():
-    levels = torch.zeros(1, 1, 31, 31, dtype=torch.uint8)
-    levels[..., 15, 15] = 255
-    (spoilt,) = apply("gaussian_blur", levels, 1.5)
-    profile = spoilt[0, 0].double().sum(0)
+    values = torch.zeros(1, 1, 31, 31, dtype=torch.uint8)
+    values[..., 15, 15] = 255
+    (corrupted,) = apply("gaussian_blur", values, 1.5)
+    profile = corrupted[0, 0].double().sum(0)
     variance = ((torch.arange(31) - 15) ** 2 * profile).sum() / profile.sum()
-    # Whole levels cut the faint edge off.
+    # Integers cut the faint edge off.
     assert variance.sqrt() == pytest.approx(1.5, abs=0.15)
 
 
 def test_noise_has_the_deviation_it_is_called_by_and_belongs_to_the_row():
-    levels = torch.full((6, 1, 40, 40), 128, dtype=torch.uint8)
-    (spoilt,) = apply("gaussian_noise", levels, 16)
-    change = spoilt.double() - 128
+    values = torch.full((6, 1, 40, 40), 128, dtype=torch.uint8)
+    (corrupted,) = apply("gaussian_noise", values, 16)
+    change = corrupted.double() - 128
     # 9,600 draws: the deviation is known to 0.7 %, the mean to 0.16.
     assert change.std() == pytest.approx(16, rel=0.03)
     assert abs(change.mean()) < 0.7
-    assert not torch.equal(spoilt[0], spoilt[1])
-    (alone,) = CORRUPTIONS["gaussian_noise"].apply(levels[2:3], 16, generators(6)[2:3])
-    assert torch.equal(alone[0], spoilt[2])
+    assert not torch.equal(corrupted[0], corrupted[1])
+    (alone,) = CORRUPTIONS["gaussian_noise"].apply(values[2:3], 16, generators(6)[2:3])
+    assert torch.equal(alone[0], corrupted[2])
 
 
 @pytest.mark.parametrize("size", [(20, 20), (10, 40)])
 def test_erasing_takes_its_share_in_one_black_piece_anywhere(size):
-    levels = torch.full((200, 3, *size), 200, dtype=torch.uint8)
-    (spoilt,) = apply("erasing", levels, 0.2)
-    black = (spoilt == 0).all(dim=1)
+    values = torch.full((200, 3, *size), 200, dtype=torch.uint8)
+    (corrupted,) = apply("erasing", values, 0.2)
+    black = (corrupted == 0).all(dim=1)
     height, width = (round(side * 0.2**0.5) for side in size)
     assert (black.sum((1, 2)) == height * width).all()
-    assert set(spoilt.unique().tolist()) == {0, 200}
+    assert set(corrupted.unique().tolist()) == {0, 200}
     assert {int(one.any(1).sum()) for one in black} == {height}
     assert {int(one.any(0).sum()) for one in black} == {width}
     # Every side of the image is reached by some.
     assert all(side.any() for side in (black[:, 0], black[:, -1], black[:, :, 0], black[:, :, -1]))
 
 
-def test_curves_are_those_of_images_spoilt_one_by_one(rows, processor):
+def test_curves_are_those_of_images_corrupted_one_by_one(rows, processor):
     curves = measure_robustness(LeftOrRight(), processor, rows, batch_size=5, seed=3)
     assert list(curves) == list(CORRUPTIONS)
     images = torch.stack([processor.process_image(row["image"]) for row in rows])

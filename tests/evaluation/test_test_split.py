@@ -65,8 +65,8 @@ def contents(folder):
 
 
 @pytest.fixture
-def looks(monkeypatch):
-    """Hashes of the weights that were shown images, in order."""
+def predicted_weights(monkeypatch):
+    """Hashes of the weights that predicted, in order."""
     seen = []
 
     def watch(model, *args):
@@ -77,7 +77,7 @@ def looks(monkeypatch):
     return seen
 
 
-def test_the_first_look_leaves_a_record_of_who_looked_at_what(run, dataset, tmp_path):
+def test_the_first_evaluation_leaves_a_record_of_weights_and_data(run, dataset, tmp_path):
     command = "python scripts/evaluate.py --model run"
     accuracy = evaluate(run, dataset, command=command).metrics["accuracy"]
     lock = record_of(run, LOCK_FILE)
@@ -96,7 +96,7 @@ def test_other_splits_leave_no_record(run, dataset):
     assert "test_opened" not in record_of(run)
 
 
-def test_the_lock_is_made_before_the_first_image_is_read(run, dataset, monkeypatch):
+def test_the_record_is_written_before_the_first_image_is_read(run, dataset, monkeypatch):
     def stop(*args):
         raise KeyboardInterrupt
 
@@ -119,7 +119,7 @@ def test_the_same_weights_may_come_again_and_the_log_says_that_it_is_a_reproduct
     assert not caplog.records
     second = evaluate(run, dataset, command="second").metrics
     assert second["confusion_matrix"] == first["confusion_matrix"]
-    assert "reproduction, no new look" in caplog.text
+    assert "reproduction, no new measurement" in caplog.text
     assert (run / LOCK_FILE).read_bytes() == lock
     assert record_of(run)["test_opened"]["command"] == "first"
 
@@ -146,7 +146,7 @@ def test_another_image_processor_is_found_out_by_its_accuracy(tmp_path, dataset)
         evaluate(folder, dataset)
 
 
-def test_other_weights_are_refused_before_they_see_an_image_and_change_nothing(run, dataset, looks):
+def test_other_weights_are_refused_before_they_see_an_image_and_change_nothing(run, dataset, predicted_weights):
     evaluate(run, dataset)
     save(classifier(seed=2), run)
     before = contents(run)
@@ -154,7 +154,7 @@ def test_other_weights_are_refused_before_they_see_an_image_and_change_nothing(r
     with pytest.raises(SplitRefusedError, match=rf"opened on {date} by other weights.*new folder.*on validation"):
         evaluate(run, dataset)
     assert contents(run) == before
-    assert looks == [weights_digest(classifier())]
+    assert predicted_weights == [weights_digest(classifier())]
     evaluate(run, dataset, "validation")
 
 
@@ -229,7 +229,7 @@ def test_a_damaged_record_is_refused_and_not_written_over(run, dataset, damage, 
     assert contents(run) == before
 
 
-def test_a_lock_that_leads_nowhere_is_damaged_too(run, dataset):
+def test_a_record_that_is_a_broken_link_is_damaged_too(run, dataset):
     (run / LOCK_FILE).symlink_to(run / "gone")
     with pytest.raises(SplitRefusedError, match="not written over"):
         evaluate(run, dataset)
@@ -245,7 +245,7 @@ def test_after_a_crash_the_same_weights_go_on_and_others_do_not(run, dataset, ca
     assert "accuracy must be" not in caplog.text
 
 
-def test_a_crash_while_the_lock_is_written_leaves_none(tmp_path, monkeypatch):
+def test_a_crash_while_the_record_is_written_leaves_none(tmp_path, monkeypatch):
     def crash(descriptor):
         raise OSError("disk full")
 

@@ -1,4 +1,4 @@
-"""A stranger's program: opens checkpoints without our package and writes what it saw as JSON.
+"""A client without this package: loads checkpoints and writes what it found as JSON.
 
 python -I client_open.py ANSWER NAME... ; the process in which remote code is watched by an audit hook.
 """
@@ -42,7 +42,7 @@ from PIL import Image  # noqa: E402
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification, pipeline  # noqa: E402
 
 
-def look(name):
+def load(name):
     trust = {"trust_remote_code": True}
     seen.clear()
     config = AutoConfig.from_pretrained(name, **trust)
@@ -76,7 +76,7 @@ if __name__ == "__main__":
     answers = {}
     for name in sys.argv[2:]:
         try:
-            answers[name] = look(name)
+            answers[name] = load(name)
         except Exception as error:
             answers[name] = {"error": f"{type(error).__name__}: {error}", "seen": list(seen)}
     with open(sys.argv[1], "w") as file:

@@ -1,4 +1,4 @@
-"""An author's program: pushes one checkpoint to the Hub of the environment by every road.
+"""An author's program: pushes one checkpoint to the Hub of the environment in every way.
 
 python client_push.py CHECKPOINT SCRATCH
 """

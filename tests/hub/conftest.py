@@ -11,7 +11,7 @@ from PIL import Image
 
 from modeling_omni_vision import OmniVisionConfig, OmniVisionForImageClassification, OmniVisionImageProcessor
 from modeling_omni_vision.hub import publish
-from modeling_omni_vision.hub.facts import IMAGES
+from modeling_omni_vision.hub.card_context import IMAGES
 
 
 HERE = Path(__file__).parent

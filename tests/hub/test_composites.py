@@ -1,4 +1,4 @@
-"""Search and the language model that sees are published and verified as encoders are."""
+"""Retrieval and vision-language models are published and verified as encoders are."""
 
 import json
 import re
@@ -60,7 +60,7 @@ COMMON = {"config.json", "model.safetensors", "processor_config.json", "tokenize
 COMMON |= {"README.md", "REMOTE_CODE.md", "metrics.json", "proof.json"}
 CODE = {"configuration_omni_vision.py", "image_processing_omni_vision.py", "modeling_omni_vision.py"}
 FILES = {
-    "search": COMMON
+    "retrieval": COMMON
     | CODE
     | {f"{part}_omni_vision_retrieval.py" for part in ("configuration", "modeling", "processing")},
     "language": COMMON
@@ -69,7 +69,7 @@ FILES = {
     | {"generation_config.json", "chat_template.jinja"},
 }
 MEASURED = {"recall@1": 0.8125, "recall@5": 0.9375, "recall@10": 1.0, "ndcg@10": 0.87654, "mrr@10": 0.9}
-SEARCH_METRICS = {
+RETRIEVAL_METRICS = {
     "training": {
         "task": "late interaction",
         "recipe": {"dataset": "scenes", "text": "new", "embedding_dim": 16},
@@ -92,11 +92,13 @@ LANGUAGE_METRICS = {
         "test": {
             "colour": {"accuracy": 0.8765, "accuracy_interval": [0.84, 0.91], "num_examples": 321},
             "count": {"accuracy": 0.5432},
+            # As `answer_metrics` writes it.
+            "shape": {"accuracy": 0.6543, "interval": [0.6, 0.7], "questions": 99},
         },
         "test_without_image": {"colour": {"accuracy": 0.1234, "accuracy_interval": [0.1, 0.15]}},
     },
 }
-METRICS = {"search": SEARCH_METRICS, "language": LANGUAGE_METRICS}
+METRICS = {"retrieval": RETRIEVAL_METRICS, "language": LANGUAGE_METRICS}
 
 
 def word_tokenizer(words, names, **options):
@@ -107,7 +109,7 @@ def word_tokenizer(words, names, **options):
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names, **options)
 
 
-def save_search(folder):
+def save_retrieval(folder):
     text = BertConfig(
         vocab_size=len(SPECIAL) + len(WORDS),
         hidden_size=24,
@@ -151,10 +153,10 @@ def save_language(folder):
     OmniVisionProcessor(images, words, image_seq_length=config.image_seq_length).save_pretrained(folder)
 
 
-SAVE = {"search": save_search, "language": save_language}
+SAVE = {"retrieval": save_retrieval, "language": save_language}
 
 
-@pytest.fixture(scope="module", params=["search", "language"])
+@pytest.fixture(scope="module", params=["retrieval", "language"])
 def kind(request):
     return request.param
 
@@ -209,7 +211,7 @@ def change_weights(folder, change):
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def test_the_folder_holds_what_a_stranger_needs_and_verifies(kind, published_model):
+def test_the_folder_holds_what_is_needed_without_this_package_and_verifies(kind, published_model):
     assert {path.name for path in published_model.folder.iterdir()} == FILES[kind]
     # The same code on the same machine: 0.0 was measured.
     assert published_model.difference <= 1e-6
@@ -222,21 +224,21 @@ def test_the_folder_holds_what_a_stranger_needs_and_verifies(kind, published_mod
 def test_the_proof_holds_images_words_and_both_together(kind, published_model):
     proof = json.loads((published_model.folder / "proof.json").read_text())
     pixels = {"pixel_values_pil", "pixel_values_torchvision"}
-    of_search = {"patch_embeds", "word_embeds", "image_embeds", "text_embeds", "logits_per_image", "input_ids"}
-    of_language = {"logits_seeing", "logits_blind", "input_ids_seeing", "input_ids_blind"}
-    assert set(proof["outputs"]) == pixels | (of_search if kind == "search" else of_language)
-    assert ("red circle" if kind == "search" else "chat template") in proof["inputs"]
+    of_retrieval = {"patch_embeds", "word_embeds", "image_embeds", "text_embeds", "logits_per_image", "input_ids"}
+    of_language = {"logits_with_image", "logits_text_only", "input_ids_with_image", "input_ids_text_only"}
+    assert set(proof["outputs"]) == pixels | (of_retrieval if kind == "retrieval" else of_language)
+    assert ("red circle" if kind == "retrieval" else "chat template") in proof["inputs"]
     assert len(canonical(proof)) < 200_000
 
 
 def test_the_images_of_the_proof_differ_and_so_do_answers_with_and_without_them(kind, run_folder):
     outputs = outputs_of_folder(run_folder, trust_remote_code=False)
-    first, second = outputs["logits_per_image" if kind == "search" else "logits_seeing"][:2]
+    first, second = outputs["logits_per_image" if kind == "retrieval" else "logits_with_image"][:2]
     assert not torch.allclose(first, second)
     if kind == "language":
-        assert outputs["input_ids_seeing"].shape[1] == outputs["input_ids_blind"].shape[1] + 4
+        assert outputs["input_ids_with_image"].shape[1] == outputs["input_ids_text_only"].shape[1] + 4
         token = OmniVisionLanguageConfig.from_pretrained(run_folder).image_token_id
-        assert (outputs["input_ids_seeing"] == token).sum(1).tolist() == [4, 4]
+        assert (outputs["input_ids_with_image"] == token).sum(1).tolist() == [4, 4]
 
 
 def test_publishing_again_and_onto_itself_changes_no_number_and_no_code(run_folder, published_model, broken):
@@ -270,11 +272,11 @@ def test_other_weights_or_words_fail_even_with_a_new_proof(kind, broken, publish
         card.write_text(card.read_text().replace(published_model.release, module.release_name(file_hashes(broken))))
         forge(broken)
 
-    name = "text_projection.weight" if kind == "search" else "multi_modal_projector.linear_1.weight"
+    name = "text_projection.weight" if kind == "retrieval" else "multi_modal_projector.linear_1.weight"
     change_weights(broken, lambda weights: weights[name].add_(torch.randn_like(weights[name])))
     restate()
     failures = verify(broken).failures
-    assert any(("text_embeds" if kind == "search" else "logits_seeing") in failure for failure in failures)
+    assert any(("text_embeds" if kind == "retrieval" else "logits_with_image") in failure for failure in failures)
     assert not any("pixel_values" in failure for failure in failures)
 
 
@@ -340,29 +342,29 @@ def test_what_is_not_whole_is_refused_and_nothing_appears(folder, tmp_path, name
 
 
 def test_code_that_imports_our_package_does_not_open_in_the_clean_process(kind, broken):
-    code = broken / f"modeling_omni_vision_{'retrieval' if kind == 'search' else 'language'}.py"
+    code = broken / f"modeling_omni_vision_{kind}.py"
     code.write_text(code.read_text().replace("import torch\n", "import modeling_omni_vision\nimport torch\n", 1))
     with pytest.raises(OpeningError, match="modeling_omni_vision"):
         open_in_clean_process(broken, trust_remote_code=True)
 
 
-def test_no_folder_of_this_machine_and_no_origin_is_told(folder, tmp_path, opened_here):
+def test_no_local_folder_and_no_origin_is_published(folder, tmp_path, opened_here):
     config = json.loads((folder / "config.json").read_text())
     config["text_config"]["_name_or_path"] = "/home/jo/models/words"
     (folder / "config.json").write_text(json.dumps(config))
     tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer | {"name_or_path": "/home/jo/models/words"}))
     metrics = json.loads((folder / "metrics.json").read_text())
-    metrics["training"]["recipe"] = {"vision": "/home/jo/runs/eyes", "dataset": "emoji:/home/jo/emoji"}
+    metrics["training"]["recipe"] = {"vision": "/home/jo/runs/tower", "dataset": "emoji:/home/jo/emoji"}
     (folder / "metrics.json").write_text(json.dumps(metrics))
     done = publish(folder, tmp_path / "out" / "model")
     texts = [path.read_text() for path in done.folder.iterdir() if path.suffix in (".json", ".md", ".jinja")]
     assert not any("/home" in text or str(tmp_path) in text for text in texts)
-    told = json.loads((done.folder / "metrics.json").read_text())["training"]["recipe"]
-    assert told == {"vision": "eyes", "dataset": "emoji:emoji"}
+    written = json.loads((done.folder / "metrics.json").read_text())["training"]["recipe"]
+    assert written == {"vision": "tower", "dataset": "emoji:emoji"}
 
 
-def test_an_access_token_does_not_go_up(folder, tmp_path, opened_here):
+def test_an_access_token_is_not_published(folder, tmp_path, opened_here):
     metrics = json.loads((folder / "metrics.json").read_text())
     metrics["training"]["note"] = "hf_" + "a" * 34
     (folder / "metrics.json").write_text(json.dumps(metrics))
@@ -374,7 +376,7 @@ def test_the_card_shows_results_recipe_words_and_limits(kind, published_model):
     card = (published_model.folder / "README.md").read_text()
     data = ModelCard(card).data
     assert (data.license, data.library_name) == ("apache-2.0", "transformers")
-    if kind == "search":
+    if kind == "retrieval":
         assert data.pipeline_tag == "zero-shot-image-classification"
         assert data.tags[:2] == ["vision", "omni_vision_retrieval"]
         assert len(data.eval_results) == 16
@@ -392,19 +394,20 @@ def test_the_card_shows_results_recipe_words_and_limits(kind, published_model):
         rows = [
             "| test: colour | 87.65% | 84.00% to 91.00% | 321 |",
             "| test: count | 54.32% | - | - |",
+            "| test: shape | 65.43% | 60.00% to 70.00% | 99 |",
             "| test without image: colour | 12.34% | 10.00% to 15.00% | - |",
         ]
     for row in rows:
         assert f"\n{row}\n" in card
     assert "drawn shapes" in card
-    assert "knows these words and no others: " in card
+    assert "vocabulary is these words and no others: " in card
     assert "[PAD]" not in card
     for word in ("None", "{{", "{%", "\n\n\n"):
         assert word not in card
 
 
 def test_every_code_block_of_the_card_runs(kind, published_model, tmp_path, monkeypatch, capsys):
-    if kind == "search":
+    if kind == "retrieval":
         pytest.importorskip("sentence_transformers")
     shutil.copytree(published_model.folder, tmp_path / "me" / "model")
     monkeypatch.chdir(tmp_path)
@@ -412,9 +415,9 @@ def test_every_code_block_of_the_card_runs(kind, published_model, tmp_path, monk
     blocks = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     for block in blocks:
         exec(compile(block, "model card", "exec"), {})
-    assert len(blocks) == (3 if kind == "search" else 2)
+    assert len(blocks) == (3 if kind == "retrieval" else 2)
     assert card.count(f'"{published_model.release}"') == len(blocks)
-    if kind == "search":
+    if kind == "retrieval":
         assert "'label': 'red circle'" in capsys.readouterr().out
 
 

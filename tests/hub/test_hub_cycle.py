@@ -1,4 +1,4 @@
-"""The real cycle over HTTP: push by every road, then open as a stranger with an empty cache."""
+"""The real cycle over HTTP: push in every way, then load without this package and with an empty cache."""
 
 import json
 import shutil
@@ -21,9 +21,9 @@ SPY = "\nimport os, socket\nopen(os.devnull).close()\nsocket.socket().close()\n"
 
 
 @pytest.fixture(scope="module")
-def stranger(hub, pushed, published, run_client, tmp_path_factory):
+def client(hub, pushed, published, run_client, tmp_path_factory):
     """One process that opens every repository, a local folder and a folder whose code does more than it should."""
-    work = tmp_path_factory.mktemp("stranger")
+    work = tmp_path_factory.mktemp("client")
     shutil.copytree(published.folder, work / "x.y" / "a-b")
     spying = shutil.copytree(published.folder, work / "spying")
     with (spying / "modeling_omni_vision.py").open("a") as file:
@@ -59,8 +59,8 @@ def close(found, expected):
 
 
 @pytest.mark.parametrize("name", [*REPOS, "x.y/a-b"])
-def test_a_stranger_opens_it_through_every_auto_class_and_pipeline(stranger, name):
-    found = stranger[name]
+def test_it_opens_without_this_package_through_every_auto_class_and_pipeline(client, name):
+    found = client[name]
     assert "error" not in found, found["error"]
     assert found["config"] == [
         "OmniVisionConfig",
@@ -80,30 +80,30 @@ def test_a_stranger_opens_it_through_every_auto_class_and_pipeline(stranger, nam
 
 
 @pytest.mark.parametrize("name", ["me/classifier", "me/published", "x.y/a-b"])
-def test_a_stranger_computes_the_numbers_of_the_author(stranger, reference, name):
-    close(stranger[name]["cls"], reference["cls"])
-    close(stranger[name]["hidden_in_classifier"], reference["cls"])
-    close(stranger[name]["logits"], reference["logits"])
+def test_without_this_package_the_numbers_are_those_of_the_author(client, reference, name):
+    close(client[name]["cls"], reference["cls"])
+    close(client[name]["hidden_in_classifier"], reference["cls"])
+    close(client[name]["logits"], reference["logits"])
 
 
-def test_an_encoder_repository_gives_its_weights_to_a_classifier_too(stranger, reference):
-    close(stranger["me/encoder"]["cls"], reference["cls"])
-    close(stranger["me/encoder"]["hidden_in_classifier"], reference["cls"])
+def test_an_encoder_repository_gives_its_weights_to_a_classifier_too(client, reference):
+    close(client["me/encoder"]["cls"], reference["cls"])
+    close(client["me/encoder"]["hidden_in_classifier"], reference["cls"])
 
 
-def test_a_trainer_pushes_what_it_trained(stranger, reference, pushed):
+def test_a_trainer_pushes_what_it_trained(client, reference, pushed):
     expected = expected_of(pushed / "trained")
     assert not torch.equal(expected["logits"], reference["logits"])
-    close(stranger["me/trained"]["logits"], expected["logits"])
+    close(client["me/trained"]["logits"], expected["logits"])
 
 
 @pytest.mark.parametrize("name", [*REPOS, "x.y/a-b"])
-def test_importing_remote_code_opens_no_file_starts_no_process_and_touches_no_socket(stranger, name):
-    assert stranger[name]["seen"] == []
+def test_importing_remote_code_opens_no_file_starts_no_process_and_touches_no_socket(client, name):
+    assert client[name]["seen"] == []
 
 
-def test_the_watch_over_remote_code_sees_a_file_and_a_socket(stranger):
-    assert {event for _, event, _ in stranger["spying"]["seen"]} >= {"open", "socket.__new__"}
+def test_the_watch_over_remote_code_sees_a_file_and_a_socket(client):
+    assert {event for _, event, _ in client["spying"]["seen"]} >= {"open", "socket.__new__"}
 
 
 @pytest.mark.parametrize("name", REPOS)
@@ -128,18 +128,18 @@ def test_publish_pushes_exactly_the_folder_it_checked_under_the_tag_of_its_card(
     assert f'"me/published", "{tag}"' in card
 
 
-def test_the_hub_was_asked_nothing_that_this_server_does_not_know(hub, pushed, stranger):
+def test_the_hub_was_asked_nothing_that_this_server_does_not_know(hub, pushed, client):
     assert hub.unknown == []
 
 
 @pytest.mark.slow
-def test_what_was_opened_once_opens_offline_from_the_cache(hub, stranger, run_client):
-    work = stranger["work"]
+def test_what_was_opened_once_opens_offline_from_the_cache(hub, client, run_client):
+    work = client["work"]
     requests = len(hub.requests)
     env = hub.environment(work / "home", HF_HUB_OFFLINE="1")
     run_client("client_open.py", work / "offline.json", *REPOS, env=env, cwd=work)
     answers = json.loads((work / "offline.json").read_text())["answers"]
-    expected = {name: stranger[name] for name in REPOS}
+    expected = {name: client[name] for name in REPOS}
     expected["me/encoder"] = expected["me/encoder"] | {"logits": answers["me/encoder"]["logits"]}  # of a random head
     assert answers == expected
     assert len(hub.requests) == requests

@@ -15,8 +15,8 @@ from transformers import BertConfig
 
 from modeling_omni_vision import OmniVisionConfig, OmniVisionForImageClassification, OmniVisionModel
 from modeling_omni_vision.hub import OpeningError, publish, verify
+from modeling_omni_vision.hub.card_context import IMAGES
 from modeling_omni_vision.hub.clean_process import outputs_of_folder
-from modeling_omni_vision.hub.facts import IMAGES
 from modeling_omni_vision.hub.proof import open_in_clean_process
 from modeling_omni_vision.interop import convert_to_native, convert_to_vit
 
@@ -66,7 +66,7 @@ def left_in(path):
     return sorted(entry.name for entry in path.iterdir()) if path.exists() else []
 
 
-def test_the_folder_holds_what_a_stranger_needs_and_nothing_else(published):
+def test_the_folder_holds_what_is_needed_without_this_package_and_nothing_else(published):
     names = set(content(published.folder))
     assert names == CODE | MODEL | SHOWN | {"README.md", "REMOTE_CODE.md", "metrics.json", "proof.json"}
     assert left_in(published.folder.parent) == ["a-b"]
@@ -251,7 +251,7 @@ def test_a_checkpoint_that_is_not_whole_is_refused(folder, tmp_path, opened_here
     assert left_in(tmp_path / "out") == []
 
 
-def test_the_folders_of_a_machine_do_not_go_up(folder, tmp_path, opened_here):
+def test_local_folders_are_not_published(folder, tmp_path, opened_here):
     metrics = json.loads((folder / "metrics.json").read_text())
     metrics["training"]["dataset"] = metrics["evaluation"]["dataset"] = "/home/jo/photos"
     (folder / "metrics.json").write_text(json.dumps(metrics))
@@ -262,7 +262,7 @@ def test_the_folders_of_a_machine_do_not_go_up(folder, tmp_path, opened_here):
     assert published["evaluation"] == metrics["evaluation"] | {"dataset": "photos"}
 
 
-def test_an_access_token_does_not_go_up(folder, tmp_path, opened_here):
+def test_an_access_token_is_not_published(folder, tmp_path, opened_here):
     metrics = json.loads((folder / "metrics.json").read_text())
     metrics["training"]["command"] += " --hub_token hf_" + "a" * 34
     (folder / "metrics.json").write_text(json.dumps(metrics))

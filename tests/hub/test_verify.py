@@ -122,7 +122,7 @@ def test_a_snapshot_of_a_hub_cache_which_is_all_links_passes(copy, tmp_path):
     assert check_files(snapshot) == []
 
 
-def test_what_is_no_published_folder_is_said(tmp_path, checkpoint):
+def test_anything_but_a_published_folder_is_refused(tmp_path, checkpoint):
     assert verify(tmp_path / "nowhere").failures == (f"Expected a folder, got {str(tmp_path / 'nowhere')!r}.",)
     (failure,) = verify(checkpoint).failures
     assert "proof.json must be readable" in failure
@@ -204,7 +204,7 @@ def test_the_script_lists_what_is_wrong_and_exits_with_1(copy, capsys):
     assert printed[2].startswith("model.safetensors: expected SHA-256")
 
 
-def test_the_proof_says_how_it_was_made_and_tells_no_path(published):
+def test_the_proof_says_how_it_was_made_and_names_no_path(published):
     proof = json.loads((published.folder / "proof.json").read_text())
     assert proof["command"] == "python scripts/publish.py --model animals --output a-b --repo_id me/animals"
     assert {"python", "torch", "transformers", "omni-vision"} <= set(proof["versions"])

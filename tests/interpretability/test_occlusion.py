@@ -8,7 +8,7 @@ from PIL import Image
 from transformers import __version__ as transformers_version
 
 from modeling_omni_vision import OmniVisionImageProcessor
-from modeling_omni_vision.interpretability.occlusion import OcclusionResult, look, plot_looks
+from modeling_omni_vision.interpretability.occlusion import OcclusionResult, explain_answer, plot_occlusion
 
 
 if Version(transformers_version) < Version("5.23"):
@@ -26,12 +26,12 @@ IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), d
 @pytest.fixture
 def composed(tiny_model, tiny_llama_folder, tmp_path):
     def build(**options):
-        eyes, folder = tmp_path / "eyes", tmp_path / "seeing"
-        tiny_model.save_pretrained(eyes)
-        OmniVisionImageProcessor(size={"height": 32, "width": 32}).save_pretrained(eyes)
+        vision, folder = tmp_path / "vision", tmp_path / "language"
+        tiny_model.save_pretrained(vision)
+        OmniVisionImageProcessor(size={"height": 32, "width": 32}).save_pretrained(vision)
         if options.get("fusion") == "late":
             options["cross_attention_interval"] = 1
-        compose_language_model(str(eyes), str(tiny_llama_folder), folder, **options)
+        compose_language_model(str(vision), str(tiny_llama_folder), folder, **options)
         return AutoModelForImageTextToText.from_pretrained(folder).eval(), AutoProcessor.from_pretrained(folder)
 
     return build
@@ -46,11 +46,11 @@ def composed(tiny_model, tiny_llama_folder, tmp_path):
         ({"fusion": "late", "vision_feature_select_strategy": "grid"}, (4, 4)),
     ],
 )
-def test_a_patch_is_needed_as_far_as_the_answer_is_less_probable_without_it(composed, options, shape):
+def test_the_map_is_the_fall_of_the_log_probability_without_a_patch(composed, options, shape):
     model, processor = composed(**options)
     for part in getattr(model, "cross_attention", []):
         torch.nn.init.ones_(part.gate)
-    found = look(model, processor, IMAGE, "what is it", max_new_tokens=2)
+    found = explain_answer(model, processor, IMAGE, "what is it", max_new_tokens=2)
     assert found.relevance.shape == shape
     chat = [{"role": "user", "content": [{"type": "image", "image": IMAGE}, {"type": "text", "text": "what is it"}]}]
     inputs = processor.apply_chat_template(
@@ -75,28 +75,28 @@ def test_a_patch_is_needed_as_far_as_the_answer_is_less_probable_without_it(comp
     assert abs(fall) > 1e-4
 
 
-def test_gates_that_are_shut_say_that_nothing_was_looked_at(composed):
+def test_with_closed_gates_the_answer_depends_on_no_patch(composed):
     model, processor = composed(fusion="late", vision_feature_select_strategy="grid")
-    found = look(model, processor, IMAGE, "what is it", max_new_tokens=2)
+    found = explain_answer(model, processor, IMAGE, "what is it", max_new_tokens=2)
     assert abs(found.relevance).max() < 1e-6  # rounding of a batch
 
 
 def test_cls_alone_has_no_map_and_the_sheet_says_what_was_wrong(composed, tmp_path):
     model, processor = composed(vision_feature_select_strategy="cls")
-    found = look(model, processor, IMAGE, "what is it", max_new_tokens=2)
+    found = explain_answer(model, processor, IMAGE, "what is it", max_new_tokens=2)
     assert found.relevance is None
-    looks = [
+    results = [
         found,
         OcclusionResult("Is the very red square left or right of the blue circle?", "left", np.eye(4)),
         found,
     ]
-    looks.append(OcclusionResult("short", "$x", np.zeros((2, 2))))
+    results.append(OcclusionResult("short", "$x", np.zeros((2, 2))))
 
     def red(truths):
-        path = plot_looks([np.asarray(IMAGE)] * 4, looks, truths, tmp_path / "looks.png")
+        path = plot_occlusion([np.asarray(IMAGE)] * 4, results, truths, tmp_path / "occlusion.png")
         with Image.open(path) as drawn:
-            levels = np.asarray(drawn.convert("RGB")).astype(int)
-        return int(((levels[..., 0] > 150) & (levels[..., 1:] < 90).all(-1)).sum())
+            values = np.asarray(drawn.convert("RGB")).astype(int)
+        return int(((values[..., 0] > 150) & (values[..., 1:] < 90).all(-1)).sum())
 
     # "$x" is no formula: matplotlib would stop at it.
     assert red(["never", "left", "", "$x"]) > red([found.answer, "left", "", "$x"])
@@ -112,9 +112,9 @@ def test_the_script_draws_questions_of_a_file(composed, tmp_path, capsys):
         }
     ] * 20
     (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    options = ["--model", str(tmp_path / "seeing"), "--dataset", str(tmp_path / "mine.jsonl")]
-    main([*options, "--split", "train", "--output", str(tmp_path / "looks.png")])
-    assert capsys.readouterr().out.strip() == str(tmp_path / "looks.png")
-    assert (tmp_path / "looks.png").stat().st_size > 5000
+    options = ["--model", str(tmp_path / "language"), "--dataset", str(tmp_path / "mine.jsonl")]
+    main([*options, "--split", "train", "--output", str(tmp_path / "occlusion.png")])
+    assert capsys.readouterr().out.strip() == str(tmp_path / "occlusion.png")
+    assert (tmp_path / "occlusion.png").stat().st_size > 5000
     with pytest.raises(ValueError, match="Expected a split of \\['train', 'validation'\\]"):
         main([*options, "--split", "test", "--output", str(tmp_path / "none.png")])

@@ -19,7 +19,7 @@ from modeling_omni_vision import OmniVisionForConditionalGeneration, OmniVisionP
 from modeling_omni_vision.data.questions import draw_questions
 from modeling_omni_vision.data.stored_images import open_stored
 from modeling_omni_vision.data.symbol_maps import draw_symbol_map
-from modeling_omni_vision.evaluation.answers import AnswerResult, answer_metrics, blind_prior
+from modeling_omni_vision.evaluation.answers import AnswerResult, answer_metrics, text_only_prior
 from modeling_omni_vision.processing_omni_vision_language import image_chat_template
 from modeling_omni_vision.training import language
 from modeling_omni_vision.training.language import (
@@ -291,7 +291,7 @@ def test_controls_show_what_they_say(composite, scenes):
 
 
 def test_the_prior_is_the_most_frequent_answer_of_the_same_text_in_training(scenes):
-    same = blind_prior(scenes["train"], scenes["train"])
+    same = text_only_prior(scenes["train"], scenes["train"])
     assert {answer.kind for answer in same} >= {"count", "caption"}
     asked = [(row, q) for row, questions in enumerate(scenes["train"]["questions"]) for q in questions]
     first = [
