@@ -4,7 +4,6 @@ Encoding, pooling and MaxSim are the library's. Here: lists of files in which a 
 that a text's vectors belong to, and a fingerprint that tells two checkpoints apart.
 """
 
-import hashlib
 import logging
 import os
 from collections.abc import Iterable, Sequence
@@ -18,6 +17,8 @@ import torch
 from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.multi_vector_encoder.interpretability import maxsim_similarity_map
 from sentence_transformers.multi_vector_encoder.modules import HierarchicalTokenPooling
+
+from ..records.weights_digest import weights_digest
 
 
 logger = logging.getLogger(__name__)
@@ -72,12 +73,7 @@ class ImageTextEncoder:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of all weights by name; equal for copies of a checkpoint wherever they lie."""
-        found = hashlib.sha256()
-        weights = self.model[0].auto_model.state_dict()  # type: ignore[union-attr]
-        for name, weight in sorted(weights.items()):
-            found.update(f"{name} {tuple(weight.shape)}".encode())
-            found.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-        return found.hexdigest()
+        return weights_digest(self.model[0].auto_model)  # type: ignore[arg-type, union-attr]
 
     def images(self, sources: Sequence[Any], pool_factor: float = 1) -> list[torch.Tensor]:
         """
