@@ -73,7 +73,7 @@ class ImageTextEncoder:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of all weights by name; equal for copies of a checkpoint wherever they lie."""
-        return weights_digest(self.model[0].auto_model)  # type: ignore[arg-type, union-attr]
+        return weights_digest(self.model[0].auto_model)  # type: ignore[arg-type]
 
     def images(self, sources: Sequence[Any], pool_factor: float = 1) -> list[torch.Tensor]:
         """

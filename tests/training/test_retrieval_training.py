@@ -18,6 +18,7 @@ pytest.importorskip("peft")
 if Version(transformers_version) < Version("5.23"):
     pytest.skip("models of several parts need transformers 5.23", allow_module_level=True)
 
+from modeling_omni_vision.training.batches import ConceptBatches
 from safetensors.torch import load_file, save_file
 from sentence_transformers import MultiVectorEncoder, SentenceTransformer
 
@@ -27,7 +28,6 @@ from modeling_omni_vision.data.pairs import draw_scenes
 from modeling_omni_vision.retrieval.augmentation import PairAugmentation
 from modeling_omni_vision.retrieval.build import as_sentence_transformer, build_retrieval
 from modeling_omni_vision.retrieval.losses import false_negative_mask, unwrap_retrieval_model
-from modeling_omni_vision.training.batches import ConceptBatches
 from modeling_omni_vision.training.callbacks import NonFiniteLossError, TrainingInterruptedError
 from modeling_omni_vision.training.retrieval import (
     LateInteractionTrainer,
