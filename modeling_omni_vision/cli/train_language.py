@@ -1,6 +1,6 @@
 """Train a vision-language model on questions about images, and measure how much of it needs the images.
 
-    python scripts/train_language.py --dataset scenes --vision_feature_select_strategy grid --output_dir runs/language \
+    python scripts/train_language.py --dataset scenes --vision_feature_select_strategy grid --output_dir runs/vqa \
         --config '{"image_size": 64, "patch_size": 8}' --muon_learning_rate 0.02 --text_muon_learning_rate 0.02
 
 `--dataset` takes scenes (drawn, with questions), easy-vqa, or JSON lines of conversations with images. Stages, each

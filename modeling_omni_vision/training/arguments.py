@@ -108,7 +108,10 @@ class CommonTrainingArguments:
     load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best weights, not the last."})
     greater_is_better: bool | None = field(default=True, metadata={"help": "Whether that metric should be large."})
     logging_steps: float = field(default=0.02, metadata={"help": "Steps between logs, or their fraction if below 1."})
-    report_to: str | list[str] | None = field(default="none", metadata={"help": "Trackers to report to."})
+    # The type of TrainingArguments in its own order: the parser takes the second one for the flag's.
+    report_to: None | str | list[str] = field(  # noqa: RUF036
+        default="none", metadata={"help": "Trackers to report to."}
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay false: images are a column."})
 
     def __post_init__(self) -> None:

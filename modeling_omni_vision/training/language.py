@@ -144,9 +144,8 @@ class LanguageRun(TrainingRun):
     @property
     def evaluated(self) -> dict[str, str]:  # type: ignore[override]
         """Names of an evaluation, as logged and as recorded: the accuracy of all questions and of each kind."""
-        logged: dict[str, Any] = next(
-            (entry for entry in self.trainer.state.log_history if "eval_accuracy" in entry), {}
-        )
+        log: list[dict[str, Any]] = self.trainer.state.log_history
+        logged = next((entry for entry in log if "eval_accuracy" in entry), {})
         names = {name: name.removeprefix("eval_") for name in logged if name.startswith("eval_")}
         return names or {"eval_accuracy": "accuracy"}
 

@@ -28,7 +28,7 @@ class SkeletonTrainer(Trainer):
     """The Trainer of every task; with a Trainer of sentence-transformers as second base also theirs.
 
     Beside what `Trainer` does: a non-finite loss or gradient stops training before it reaches the weights; frozen
-    parts are in evaluation mode; the data know the epoch; parameter groups choose AdamW or Muon; checkpoints hold no
+    parts are in evaluation mode; evaluation leaves the random state of training alone; the data know the epoch; parameter groups choose AdamW or Muon; checkpoints hold no
     pickle.
 
     Args:
@@ -88,6 +88,11 @@ class SkeletonTrainer(Trainer):
                 self._check("gradient norm", torch.nn.utils.get_total_norm(gradients))
             self._rows = []
         return loss
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate, with the random state of training as it was afterwards: a resumed run evaluates less often."""
+        with torch.random.fork_rng(devices=[]):
+            return super().evaluate(*args, **kwargs)
 
     def _check(self, name: str, value: torch.Tensor) -> None:
         if not torch.isfinite(value):

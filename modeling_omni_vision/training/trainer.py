@@ -20,7 +20,7 @@ class OmniVisionTrainer(SkeletonTrainer):
 
     Beside what `SkeletonTrainer` does: with `ema_decay`, averaged weights are evaluated, saved, and what training ends
     with, while checkpoints keep both kinds so that a resumed run equals an uninterrupted one; label smoothing works
-    with soft labels and leaves evaluation alone; evaluation does not touch the random state of training.
+    with soft labels and leaves evaluation alone.
 
     Args:
         model: The classifier to train.
@@ -89,12 +89,11 @@ class OmniVisionTrainer(SkeletonTrainer):
         )
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate the averaged weights, leaving the random state of training as it was."""
-        with torch.random.fork_rng(devices=[]):
-            if self.average is None or not self.is_in_train:
-                return super().evaluation_loop(*args, **kwargs)
-            with self.average.applied():
-                return super().evaluation_loop(*args, **kwargs)
+        """Evaluate the averaged weights."""
+        if self.average is None or not self.is_in_train:
+            return super().evaluation_loop(*args, **kwargs)
+        with self.average.applied():
+            return super().evaluation_loop(*args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save a folder that opens with the averaged weights; within training, those trained as well."""
