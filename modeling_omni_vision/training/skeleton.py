@@ -28,8 +28,8 @@ class SkeletonTrainer(Trainer):
     """The Trainer of every task; with a Trainer of sentence-transformers as second base also theirs.
 
     Beside what `Trainer` does: a non-finite loss or gradient stops training before it reaches the weights; frozen
-    parts are in evaluation mode; evaluation leaves the random state of training alone; the data know the epoch; parameter groups choose AdamW or Muon; checkpoints hold no
-    pickle.
+    parts are in evaluation mode; evaluation leaves the random state of training alone; the data know the epoch;
+    parameter groups choose AdamW or Muon; checkpoints hold no pickle.
 
     Args:
         *args: As for `Trainer`.
