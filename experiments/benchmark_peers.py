@@ -27,7 +27,7 @@ from experiments.benchmark_models import OURS, PEERS, TRAINING_BATCH, Case, cont
 from experiments.timing import Samples, time_in_turns
 from experiments.training_step import ATTENTION_HEAD, DATA_HEAD, attention_line, attention_rows, data_line, data_rows
 from modeling_omni_vision.configuration_omni_vision import OmniVisionConfig
-from modeling_omni_vision.records.metrics_file import cpu_model
+from modeling_omni_vision.records.machine import cpu_model
 
 
 # Of mallopt(3): from which size on memory is given back, and how many blocks come straight from the system.

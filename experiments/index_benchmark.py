@@ -19,7 +19,7 @@ from sentence_transformers.util import maxsim
 
 from modeling_omni_vision.data.synthetic.shapes import COLOURS, SHAPES, draw_scene
 from modeling_omni_vision.embedding.encoder import POOL_FACTOR, ImageTextEncoder
-from modeling_omni_vision.records.metrics_file import cpu_model
+from modeling_omni_vision.records.machine import cpu_model
 from modeling_omni_vision.retrieval.index import CANDIDATES, EXACT_LIMIT, REFINE, Hit, ImageIndex
 from modeling_omni_vision.retrieval.recall import num_right
 

@@ -1,6 +1,6 @@
 """Teach a new tower what each patch of drawn scenes shows: the colour, shape and middle of the object there.
 
-    python scripts/train_patches.py --output_dir runs/patches --muon_learning_rate 0.02 --learning_rate 2e-3
+    python -m experiments.train_patches_cli --output_dir runs/patches --muon_learning_rate 0.02 --learning_rate 2e-3
 
 What is saved is a tower for `scripts/train_language.py --vision`; how often its patches were right, of combinations
 of colour and shape that it never saw too, stands in `metrics.json`. All TrainingArguments work as well.
@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 
 from transformers import HfArgumentParser
 
+from experiments.patches import train_patches
 from modeling_omni_vision import OmniVisionConfig
-from modeling_omni_vision.training.arguments import OmniVisionTrainingArguments
-from modeling_omni_vision.training.callbacks import exit_when_interrupted
-from modeling_omni_vision.training.fields import read_fields
-from modeling_omni_vision.training.patches import train_patches
+from modeling_omni_vision.training.arguments import OmniVisionTrainingArguments, read_fields
+from modeling_omni_vision.training.interruption import exit_when_interrupted
 
 
 @dataclass
@@ -28,7 +27,7 @@ class PatchArguments:
         metadata={"help": "Fields of OmniVisionConfig, as JSON; no dropout unless it is asked for."},
     )
     muon_learning_rate: float = field(
-        default=0.0, metadata={"help": "Muon for the matrices of the layers (0.02 is usual); 0: none."}
+        default=0.0, metadata={"help": "Muon for the matrices of the layers (0.02 is usual); 0 disables."}
     )
 
 

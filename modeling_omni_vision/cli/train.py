@@ -15,8 +15,8 @@ import torch
 from transformers import HfArgumentParser
 
 from ..training.arguments import OmniVisionTrainingArguments, RecipeArguments
-from ..training.callbacks import exit_when_interrupted
 from ..training.classification import train
+from ..training.interruption import exit_when_interrupted
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from transformers import HfArgumentParser
 
-from ..training.callbacks import exit_when_interrupted
+from ..training.interruption import exit_when_interrupted
 from ..training.retrieval import train_retrieval
 from ..training.retrieval_arguments import RetrievalArguments, RetrievalTrainingArguments
 

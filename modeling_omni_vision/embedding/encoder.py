@@ -4,7 +4,6 @@ Encoding, pooling and MaxSim are the library's. Here: batches of files in which 
 the words that the vectors of a text belong to, and per-token similarity maps.
 """
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.multi_vector_encoder.interpretability import maxsim_similarity_map
 from sentence_transformers.multi_vector_encoder.modules import HierarchicalTokenPooling
 
+from ..records.weights_digest import weights_digest
 from .files import read_failure
 
 
@@ -71,12 +71,7 @@ class ImageTextEncoder:
     @cached_property
     def weights_digest(self) -> str:
         """SHA-256 of all weights by name; equal for copies of a checkpoint wherever they lie."""
-        found = hashlib.sha256()
-        weights = self.model[0].auto_model.state_dict()  # type: ignore[union-attr]
-        for name, weight in sorted(weights.items()):
-            found.update(f"{name} {tuple(weight.shape)}".encode())
-            found.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-        return found.hexdigest()
+        return weights_digest(self.model[0].auto_model)  # type: ignore[arg-type]
 
     def images(self, sources: Sequence[Any], pool_factor: float = 1) -> list[torch.Tensor]:
         """Encode images; if one cannot be read, none is encoded.

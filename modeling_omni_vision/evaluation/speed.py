@@ -9,7 +9,7 @@ from torch.utils.benchmark import Measurement, Timer
 from torch.utils.benchmark.utils.common import set_torch_threads
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText
 
-from ..records.metrics_file import cpu_model
+from ..records.machine import cpu_model
 
 
 SECONDS_PER_SAMPLE = 0.1  # CPU time ticks every 10 ms on some systems

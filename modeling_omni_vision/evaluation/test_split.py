@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from datasets import Dataset
 from torch import nn
 
 from ..records.command import without_folder
 from ..records.metrics_file import METRICS_FILE, read_metrics
+from ..records.weights_digest import weights_digest
 
 
 logger = logging.getLogger(__name__)
@@ -112,15 +112,6 @@ def describe(folder: Path, model: nn.Module, rows: Dataset, dataset: str, comman
         "date": datetime.now(UTC).date().isoformat(),
         "command": command,
     }
-
-
-def weights_digest(model: nn.Module) -> str:
-    """Return the SHA-256 of name, dtype, shape and bytes of every tensor of a model, whatever file they came from."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def labels_digest(rows: Dataset) -> str:

@@ -1,1 +1,1 @@
-"""What is written down beside numbers: `metrics.json`, the command, the machine. Imports nothing of ours."""
+"""What is recorded beside numbers: `metrics.json`, the command, the machine, the weights. Imports nothing of ours."""

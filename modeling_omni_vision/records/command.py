@@ -1,4 +1,4 @@
-"""Commands as they are recorded beside numbers: repeatable, and silent about where somebody keeps files."""
+"""Commands as they are recorded beside numbers: repeatable, without folders of this machine."""
 
 import os
 import shlex
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def recorded_command(script: str, argv: Sequence[str]) -> str:
-    """Write a command down with local paths shortened to their last part, also in `--name=path`."""
+    """Return a command with local paths shortened to their last part, also in `--name=path`."""
     words = []
     for word in argv:
         name, equals, value = word.partition("=")
@@ -16,7 +16,7 @@ def recorded_command(script: str, argv: Sequence[str]) -> str:
 
 
 def without_folder(text: str) -> str:
-    """Shorten a local path to its last part; names of datasets and anything else stay as they are."""
+    """Return the last part of a local path; names of datasets and anything else as they are."""
     path = Path(text).expanduser()
     # Unlike `Path.exists`, which raises for a word longer than a file name can be, such as JSON.
     local = os.path.exists(path) or path.is_absolute() or text.startswith(("./", "../"))

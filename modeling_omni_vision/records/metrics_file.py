@@ -1,42 +1,53 @@
-"""`metrics.json`, the only source of numbers in cards and README, and the machine that they were measured on."""
+"""`metrics.json`, the only source of numbers in cards and README: read, merged and written here alone."""
 
 import json
 import math
 import os
-import platform
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 
+try:
+    import fcntl
+except ImportError:  # Windows, where writers must not meet
+    fcntl = None  # type: ignore[assignment]
 
 METRICS_FILE = "metrics.json"
 
 
 def merge_metrics(folder: Path, sections: dict[str, Any]) -> Path:
-    """Write sections into `metrics.json` and keep the others; the file is replaced whole or not at all."""
-    return write_json(folder / METRICS_FILE, {**read_metrics(folder), **sections})
+    """Write sections into `metrics.json` and keep the others; several writers wait for each other.
+
+    Returns:
+        The file, which is replaced whole or not at all.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        return write_json(folder / METRICS_FILE, {**read_metrics(folder), **sections})
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
-    """Read `metrics.json`, an empty dictionary where there is none; refuse what is not a JSON object."""
+    """Return the sections of `metrics.json`, none where there is no file; refuse what is not a JSON object."""
     path = folder / METRICS_FILE
     try:
         return {**json.loads(path.read_text(encoding="utf-8"))} if path.is_file() else {}
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f"{str(path)!r} must hold a JSON object, got {error}. Repair it or take it away: it is not written over."
+            f"{str(path)!r} must hold a JSON object, got {error}. Repair or remove it: it is not overwritten."
         ) from error
 
 
 def write_json(path: Path, value: dict[str, Any]) -> Path:
     """Write a JSON file, whole or not at all, with null for numbers that JSON does not know."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    text = json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    # A name of its own for each writer, threads of one process included.
+    partial = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.partial")
     try:
-        partial.write_text(
-            json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
-        )
+        partial.write_text(text, encoding="utf-8")
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -52,27 +63,18 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def cpu_model() -> str:
-    """Name of the processor, from Linux where it is said there."""
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder: on the folder itself, since a lock file would be published with it."""
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
-def has_bf16_instructions() -> bool:
-    """Whether the processor computes in bfloat16 by itself; True where torch cannot tell."""
-    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return known.get("architecture") != "x86_64" or any(known.get(name) for name in ("avx512_bf16", "amx_bf16"))
-
-
-__all__ = [
-    "METRICS_FILE",
-    "cpu_model",
-    "finite",
-    "has_bf16_instructions",
-    "merge_metrics",
-    "read_metrics",
-    "write_json",
-]
+__all__ = ["METRICS_FILE", "finite", "merge_metrics", "read_metrics", "write_json"]

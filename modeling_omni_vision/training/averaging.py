@@ -37,7 +37,7 @@ class WeightAverage:
         self.averaged.requires_grad_(False)
 
     def update(self) -> None:
-        """Take in the weights of the model after a step."""
+        """Add the weights of the model after a step to the average."""
         self.averaged.update_parameters(self.model)
 
     @torch.no_grad()
@@ -48,7 +48,7 @@ class WeightAverage:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Give the model the averaged weights within the block."""
+        """Exchange weights and average within the block."""
         self.swap()
         try:
             yield

@@ -1,12 +1,12 @@
-"""One training run from arguments to a folder that can go to the Hub, with its numbers in `metrics.json`."""
+"""Training of a classifier, from arguments to a folder that can go to the Hub."""
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset, DatasetDict
-from transformers import set_seed
+from datasets import Dataset
 
 from ..configuration_omni_vision import OmniVisionConfig
 from ..data.augmentation import Augmentation
@@ -17,11 +17,12 @@ from ..evaluation.metrics import classification_metrics
 from ..evaluation.test_split import open_test_split
 from ..image_processing_omni_vision import OmniVisionImageProcessor
 from ..modeling_omni_vision import OmniVisionForImageClassification, OmniVisionModel
-from ..records.metrics_file import METRICS_FILE, has_bf16_instructions, merge_metrics
+from ..records.command import without_folder
+from ..records.machine import has_bf16_instructions
 from .arguments import OmniVisionTrainingArguments, RecipeArguments
-from .callbacks import train_until_done
 from .initialization import mimetic_
-from .run_record import describe_run
+from .run_record import evaluations, training_command, without_folders
+from .skeleton import TrainingRun
 from .trainer import OmniVisionTrainer
 
 
@@ -42,75 +43,77 @@ def train(recipe: RecipeArguments, args: OmniVisionTrainingArguments) -> Path:
         `args.output_dir`: model, image processor and code as the Hub wants them, and `metrics.json`.
 
     Raises:
-        TrainingInterruptedError: after SIGTERM, once a checkpoint is saved.
+        TrainingInterruptedError: after SIGTERM or Ctrl-C, once a checkpoint is saved.
         NonFiniteLossError: if the loss or a gradient becomes NaN or infinite.
         ValueError: for arguments, data or checkpoints that cannot be used; if the test split must stay closed
             (`SplitRefusedError`), once everything else is saved.
     """
-    output_dir = Path(str(args.output_dir))
-    checkpoint = find_checkpoint(output_dir, args.resume_from_checkpoint)
-    set_seed(args.seed)
-    with args.main_process_first(desc="loading images"):
-        data = load_images(recipe.dataset, recipe.image_column, recipe.label_column, recipe.validation_fraction)
-    model, processor = build_model(recipe, data["train"].features["label"].names)
-    trainer = OmniVisionTrainer(
-        ema_decay=recipe.ema_decay,
-        layer_decay=recipe.layer_decay,
-        muon_learning_rate=recipe.muon_learning_rate,
-        center_residual=recipe.center_residual,
-        model=model,
-        args=args,
-        data_collator=ImageCollator(processor),
-        train_dataset=training_images(recipe, args, data["train"], processor),
-        eval_dataset=ImageDataset(data["validation"], processor),
-        processing_class=processor,
-    )
-    _hint(model, args)
-    seconds = train_until_done(trainer, checkpoint)
-    training = describe_run(recipe, args, trainer, data, seconds, checkpoint)
-    trainer.save_model()
-    if trainer.is_world_process_zero():
-        # On disk before the test split is opened: whatever is refused there, no training is lost.
-        merge_metrics(output_dir, {"training": training})
-        if args.do_predict:
-            merge_metrics(output_dir, _test(output_dir, data, recipe.dataset, training["command"]))
-    return output_dir
+    return ClassificationRun(recipe, args).run()
 
 
-def find_checkpoint(output_dir: Path, resume: str | bool | None) -> Path | None:
-    """Decide where a run starts: None at the beginning, otherwise a checkpoint.
+class ClassificationRun(TrainingRun):
+    """The run of a classifier; see `train`."""
 
-    Args:
-        output_dir: Folder of the run.
-        resume: None or `false` to start a new run, `true` for the newest complete checkpoint (the beginning, with a
-            warning, where there is none yet), or the path of a checkpoint.
-
-    Raises:
-        ValueError: if a new run would write over something, a run is finished, or a checkpoint is not complete.
-    """
-    wanted = str(resume or "false").strip()
-    if (output_dir / METRICS_FILE).is_file():
-        raise ValueError(
-            f"{output_dir} holds a finished run, and the test split is opened once. Choose another --output_dir; to "
-            f"train further, start from this one with --model {output_dir}. If its test split is still closed, "
-            "scripts/evaluate.py opens it."
-        )
-    if wanted.lower() in ("false", "no", "0"):
-        if output_dir.is_dir() and any(output_dir.iterdir()):
-            raise ValueError(
-                f"Expected an empty --output_dir, got {output_dir} with files in it. Choose another, or continue its "
-                "run with --resume_from_checkpoint true."
+    def build(self) -> OmniVisionTrainer:
+        """Load images, make or load the classifier, and return their Trainer."""
+        recipe, args = self.recipe, self.args
+        with args.main_process_first(desc="loading images"):
+            self.data = load_images(
+                recipe.dataset, recipe.image_column, recipe.label_column, recipe.validation_fraction
             )
-        return None
-    if wanted.lower() in ("true", "yes", "1"):
-        complete = [path.parent for path in output_dir.glob("checkpoint-*/trainer_state.json")]
-        if not complete:
-            logger.warning("No complete checkpoint in %s yet: training starts at the beginning.", output_dir)
-            return None
-        return max(complete, key=lambda path: int(path.name.rpartition("-")[2]))
-    if not (Path(wanted) / "trainer_state.json").is_file():
-        raise ValueError(f"Expected 'true' or the folder of a complete checkpoint to resume, got {wanted!r}.")
-    return Path(wanted)
+        model, processor = build_model(recipe, self.data["train"].features["label"].names)
+        _recommend_eager_attention(model, args)
+        return OmniVisionTrainer(
+            ema_decay=recipe.ema_decay,
+            layer_decay=recipe.layer_decay,
+            muon_learning_rate=recipe.muon_learning_rate,
+            center_residual=recipe.center_residual,
+            model=model,
+            args=args,
+            data_collator=ImageCollator(processor),
+            train_dataset=training_images(recipe, args, self.data["train"], processor),
+            eval_dataset=ImageDataset(self.data["validation"], processor),
+            processing_class=processor,
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Return the command with its arguments, the dataset, and the best validation accuracy."""
+        changed, config = without_folders({**self.recipe.given, **self.args.given}), self.recipe.config_fields()
+        found = evaluations(self.trainer.state.log_history, self.evaluated)
+        best = max(found, key=lambda entry: entry["accuracy"], default={})
+        self.command = training_command(
+            "scripts/train.py", {**changed, **({"config": json.dumps(config)} if config else {})}
+        )
+        return {
+            "command": self.command,
+            "arguments": {**changed, **({"config": config} if config else {})},
+            "best_epoch": best.get("epoch"),
+            "validation_accuracy": best.get("accuracy"),
+            "dataset": {
+                "name": without_folder(self.recipe.dataset),
+                "classes": class_names(self.trainer.core.config),
+                **{name: len(split) for name, split in self.data.items()},
+            },
+        }
+
+    def measure(self) -> dict[str, Any]:
+        """Open the test split, for the one time that a run does, with the saved weights in float32."""
+        if "test" not in self.data:
+            logger.warning("There is no labelled test split: only validation numbers are reported.")
+            return {}
+        model, processor = load_classifier(self.folder)
+        opened = open_test_split(self.folder, model, self.data["test"], self.recipe.dataset, self.command)
+        predictions = predict(model, processor, self.data["test"])
+        found = classification_metrics(predictions.probabilities, predictions.labels, class_names(model.config))
+        return {
+            "test": {
+                "accuracy": found["accuracy"],
+                "accuracy_interval": found["accuracy_interval"],
+                "loss": found["nll"],
+                "images": found["num_examples"],
+            },
+            **opened.section(found["accuracy"]),
+        }
 
 
 def build_model(
@@ -164,7 +167,7 @@ def training_images(
     train: Dataset,
     processor: OmniVisionImageProcessor,
 ) -> ImageDataset:
-    """Make the training images with the augmentation of the recipe."""
+    """Return the training images with the augmentation of the recipe."""
     augmentation = Augmentation(
         num_images=len(train),
         size=(processor.size["height"], processor.size["width"]),
@@ -189,36 +192,10 @@ def _new_processor(config: OmniVisionConfig) -> OmniVisionImageProcessor:
     return OmniVisionImageProcessor(**options)
 
 
-def _test(folder: Path, data: DatasetDict, dataset: str, command: str) -> dict[str, Any]:
-    """Open the test split, for the one time that a run does, with the saved weights in float32, as others will."""
-    if "test" not in data:
-        logger.warning("There is no labelled test split: only validation numbers are reported.")
-        return {}
-    model, processor = load_classifier(folder)
-    opened = open_test_split(folder, model, data["test"], dataset, command)
-    predictions = predict(model, processor, data["test"])
-    found = classification_metrics(predictions.probabilities, predictions.labels, class_names(model.config))
-    return {
-        "test": {
-            "accuracy": found["accuracy"],
-            "accuracy_interval": found["accuracy_interval"],
-            "loss": found["nll"],
-            "images": found["num_examples"],
-        },
-        **opened.section(found["accuracy"]),
-    }
-
-
-def _hint(model: OmniVisionForImageClassification, args: OmniVisionTrainingArguments) -> None:
+def _recommend_eager_attention(model: OmniVisionForImageClassification, args: OmniVisionTrainingArguments) -> None:
     tokens = 1 + model.config.num_register_tokens + model.config.num_patches
-    on_cpu = torch.device(args.device).type == "cpu"
-    if on_cpu and args.bf16 and not has_bf16_instructions():
-        logger.warning(
-            "This processor has no bfloat16 instructions: they are imitated, many times slower than float32. "
-            "Leave out --bf16."
-        )
-        return
-    if on_cpu and args.bf16 and tokens < EAGER_IS_FASTER_BELOW and model.config._attn_implementation == "sdpa":
+    fast_bf16 = torch.device(args.device).type == "cpu" and args.bf16 and has_bf16_instructions()
+    if fast_bf16 and tokens < EAGER_IS_FASTER_BELOW and model.config._attn_implementation == "sdpa":
         logger.warning(
             "In bf16 on a CPU, %d tokens are usually faster with "
             '--config \'{"attn_implementation": "eager", ...}\' than with sdpa.',
@@ -226,4 +203,4 @@ def _hint(model: OmniVisionForImageClassification, args: OmniVisionTrainingArgum
         )
 
 
-__all__ = ["build_model", "find_checkpoint", "train", "training_images"]
+__all__ = ["ClassificationRun", "build_model", "train", "training_images"]

@@ -1,4 +1,4 @@
-"""A start for training on little data: attention that looks at what is alike, positions that are waves."""
+"""Mimetic initialisation, for training on little data: attention between similar tokens, sinusoidal positions."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ LONGEST_WAVE = 10_000
 @torch.no_grad()
 def mimetic_(model: OmniVisionForImageClassification) -> None:
     """
-    Initialise a new model in place so that its attention looks like that of trained transformers.
+    Initialise a new model in place so that its attention resembles that of trained transformers.
 
     After Trockman and Kolter 2023 (https://huggingface.co/papers/2305.09828): in each head the product of query and
     key weights is near the identity, the product of value and output weights near its negative; positions are waves

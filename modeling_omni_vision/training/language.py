@@ -1,12 +1,8 @@
-"""One training run of a language model that sees, from questions to a folder for the Hub, with its controls."""
+"""Training of a vision-language model, from questions to a folder for the Hub, with its text-only baselines."""
 
 import contextlib
-import hashlib
-import logging
 import shutil
-import time
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,32 +10,24 @@ import torch
 from datasets import Dataset, DatasetDict
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.loss.loss_utils import ForCausalLMLoss
 
 from ..data.conversations import IMAGE
-from ..data.pairs import SCENE_SIDE
 from ..data.questions import load_questions, scene_texts
-from ..data.symbol_maps import PATCH
 from ..evaluation.answers import AnswerResult, answer_metrics, text_only_prior
 from ..image_processing_omni_vision import OmniVisionImageProcessor
 from ..interop.compose import compose_language_model
 from ..modeling_omni_vision import OmniVisionModel
 from ..modeling_omni_vision_language import OmniVisionForConditionalGeneration
 from ..processing_omni_vision_language import OmniVisionProcessor
-from ..records.metrics_file import has_bf16_instructions, merge_metrics
-from .alignment import align_projector
-from .callbacks import DataEpochCallback, set_frozen_to_eval, train_until_done
-from .classification import find_checkpoint
+from ..records.weights_digest import weights_digest
 from .language_arguments import NEW, LanguageArguments, LanguageTrainingArguments
-from .language_data import IGNORED, SEEN, AnswerCollator, Conversations, LengthGroups, show
-from .muon import Muon
+from .language_data import IGNORED, AnswerCollator, Conversations, LengthGroups, replace_images
 from .optimizer import parameter_groups
-from .run_record import describe_machine, recorded_versions
-from .trainer import PlainFolderTrainer
+from .run_record import given_recipe
+from .skeleton import SkeletonTrainer, TrainingRun
 
-
-logger = logging.getLogger(__name__)
 
 LORA_TARGETS = r"language_model\..*\.(q_proj|v_proj)"
 SPECIAL_TOKENS = {"pad_token": "<pad>", "unk_token": "<unk>", "eos_token": "</s>"}
@@ -52,9 +40,7 @@ NEW_CHAT = """\
 {%- if add_generation_prompt -%}{{- '<assistant>' -}}{%- endif -%}
 """
 PARTS = {"vision": "vision_tower.", "text": "language_model."}
-# Sizes of images and of patches that a map of symbols is drawn for.
-MAPPED = ((SCENE_SIDE, SCENE_SIDE), (PATCH, PATCH))
-# Attention that takes a mask of ours; others see through it or refuse it.
+# Attention implementations that take a 4D mask; others ignore or refuse it.
 PACKABLE = ("sdpa", "eager")
 
 
@@ -69,96 +55,133 @@ def train_language(recipe: LanguageArguments, args: LanguageTrainingArguments) -
         `args.output_dir`: model, processor and code as the Hub wants them (with any LoRA merged), and `metrics.json`.
 
     Raises:
-        TrainingInterruptedError: after SIGTERM, once a checkpoint is saved.
+        TrainingInterruptedError: after SIGTERM or Ctrl-C, once a checkpoint is saved.
+        NonFiniteLossError: if the loss or a gradient becomes NaN or infinite.
         ValueError: for arguments, data or checkpoints that cannot be used.
     """
-    folder = Path(str(args.output_dir))
-    checkpoint = find_checkpoint(folder, args.resume_from_checkpoint)
-    set_seed(args.seed)
-    with args.main_process_first(desc="loading questions"):
-        data = load_questions(recipe.dataset, recipe.validation_fraction)
-    model, processor = start(recipe, args, data["train"])
-    seeing = recipe.image_input in SEEN
-    vision: Any = model.config.vision_config
-    if recipe.image_input == "symbol_map" and (vision.image_size_hw, vision.patch_size_hw) != MAPPED:
-        raise ValueError(
-            f"A map of symbols is for towers of {SCENE_SIDE} pixels whose patches have {PATCH}, got "
-            f"{vision.image_size_hw} and {vision.patch_size_hw}. Give it a --config with these."
+    return LanguageRun(recipe, args).run()
+
+
+class LanguageRun(TrainingRun):
+    """The run of a composite; see `train_language`.
+
+    Experiments extend it: another class of `conversations` changes what the model gets as images, `start` what is
+    done to it before training, `words` the vocabulary of a new language model.
+    """
+
+    conversations: type[Conversations] = Conversations
+
+    def build(self) -> "LanguageTrainer":
+        """Load the questions, load or compose the model, freeze what is not trained, and return its Trainer."""
+        recipe, args = self.recipe, self.args
+        self.packages = ("peft",) if recipe.stage == "lora" else ()
+        with args.main_process_first(desc="loading questions"):
+            self.data = load_questions(recipe.dataset, recipe.validation_fraction)
+        self.model, self.processor = self.start(self.data["train"])
+        with_images = recipe.image_input in self.conversations.with_images
+        rates = learning_rates(recipe, args.learning_rate)
+        freeze_parameters(self.model, recipe.stage, rates, recipe.lora_rank, with_images)
+        self.before = part_digests(self.model)
+        shape = (self.processor, recipe.image_input, recipe.max_questions_per_sequence)
+        return LanguageTrainer(
+            self.model,
+            rates,
+            recipe,
+            args=args,
+            data_collator=AnswerCollator(self.processor),
+            train_dataset=self.conversations(self.data["train"], *shape),
+            eval_dataset=self.conversations(self.data["validation"], *shape),
+            processing_class=self.processor,
         )
-    rates = learning_rates(recipe, args.learning_rate)
-    freeze_parameters(model, recipe.stage, rates, recipe.lora_rank, seeing)
-    before = fingerprints(model)
-    trainer = LanguageTrainer(
-        model,
-        rates,
-        recipe,
-        args=args,
-        data_collator=AnswerCollator(processor),
-        train_dataset=Conversations(data["train"], processor, recipe.image_input, recipe.max_questions_per_sequence),
-        eval_dataset=Conversations(
-            data["validation"], processor, recipe.image_input, recipe.max_questions_per_sequence
-        ),
-        processing_class=processor,
-    )
-    warn_of_imitated_bf16(args)
-    minutes = train_until_done(trainer, checkpoint) / 60
-    if trainer.is_world_process_zero():
-        after = fingerprints(model)
-        described = _describe(recipe, args, trainer, data, minutes, checkpoint)
-        described["parts"] = {name: {"unchanged": before[name] == after[name]} for name in before}
-        merge_lora(model)
-        model.float().save_pretrained(folder)
-        processor.save_pretrained(folder)
-        merge_metrics(folder, {"training": described})
-        if args.do_predict:
-            # From the files, in float32, as others will open them.
-            saved = OmniVisionForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-            measured = measure(
-                saved,
-                processor,
-                data,
-                recipe.image_input,
-                recipe.max_questions_per_sequence,
-                args.per_device_eval_batch_size,
-            )
-            merge_metrics(folder, {"answers": measured})
-    return folder
 
-
-def start(
-    recipe: LanguageArguments, args: LanguageTrainingArguments, train: Dataset
-) -> tuple[OmniVisionForConditionalGeneration, OmniVisionProcessor]:
-    """Load the composite to train, or compose a new one."""
-    if recipe.model is not None:
-        return _open(recipe.model, recipe.attn_implementation)
-    # Beside the run, where all processes find it; only the first of them writes.
-    folder = Path(str(args.output_dir)).absolute()
-    parts = folder.with_name(f".{folder.name}.parts")
-    with args.main_process_first(desc="composing"):
+    def start(self, train: Dataset) -> tuple[OmniVisionForConditionalGeneration, OmniVisionProcessor]:
+        """Load the composite to train, or compose a new one."""
+        recipe, args = self.recipe, self.args
+        if recipe.model is not None:
+            return _open(recipe.model, recipe.attn_implementation)
+        # Beside the run, where all processes find it; only the first of them writes.
+        folder = self.folder.absolute()
+        parts = folder.with_name(f".{folder.name}.parts")
+        with args.main_process_first(desc="composing"):
+            if args.process_index == 0:
+                shutil.rmtree(parts, ignore_errors=True)
+                compose_language_model(
+                    recipe.vision or _new_tower(recipe, parts / "vision"),
+                    recipe.text if recipe.text != NEW else self._new_decoder(train, parts / "text"),
+                    parts / "composite",
+                    recipe.fusion,
+                    vision_feature_select_strategy=recipe.vision_feature_select_strategy,
+                    projector=recipe.projector,
+                    scale_factor=recipe.scale_factor,
+                    cross_attention_interval=recipe.cross_attention_interval,
+                )
+        opened = _open(str(parts / "composite"), recipe.attn_implementation)
+        if args.world_size > 1:
+            torch.distributed.barrier()
         if args.process_index == 0:
-            shutil.rmtree(parts, ignore_errors=True)
-            compose_language_model(
-                recipe.vision or _new_tower(recipe, parts / "vision"),
-                recipe.text if recipe.text != NEW else _new_decoder(recipe, train, parts / "text"),
-                parts / "composite",
-                recipe.fusion,
-                vision_feature_select_strategy=recipe.vision_feature_select_strategy,
-                projector=recipe.projector,
-                scale_factor=recipe.scale_factor,
-                cross_attention_interval=recipe.cross_attention_interval,
-            )
-    opened = _open(str(parts / "composite"), recipe.attn_implementation)
-    if recipe.align_steps:
-        align_projector(*opened, recipe.align_steps, args.seed)
-    if args.world_size > 1:
-        torch.distributed.barrier()
-    if args.process_index == 0:
-        shutil.rmtree(parts)
-    return opened
+            shutil.rmtree(parts)
+        return opened
+
+    def words(self, train: Dataset) -> Iterator[str]:
+        """Yield the texts whose words a new language model knows."""
+        if self.recipe.dataset.partition(":")[0] == "scenes":
+            yield from scene_texts()
+            return
+        for questions in train["questions"][:]:
+            for question in questions:
+                # `<image>` is no word.
+                yield from (turn["content"] for turn in replace_images(question["messages"]))
+                yield question["answer"]
+
+    def _new_decoder(self, train: Dataset, folder: Path) -> str:
+        tokenizer = new_tokenizer(self.words(train))
+        fields = {**self.recipe.decoder_fields(), "vocab_size": len(tokenizer), "bos_token_id": None}
+        fields |= {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+        LlamaForCausalLM(LlamaConfig(**fields)).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return str(folder)
+
+    @property
+    def evaluated(self) -> dict[str, str]:  # type: ignore[override]
+        """Names of an evaluation, as logged and as recorded: the accuracy of all questions and of each kind."""
+        log: list[dict[str, Any]] = self.trainer.state.log_history
+        logged = next((entry for entry in log if "eval_accuracy" in entry), {})
+        names = {name: name.removeprefix("eval_") for name in logged if name.startswith("eval_")}
+        return names or {"eval_accuracy": "accuracy"}
+
+    def describe(self) -> dict[str, Any]:
+        """Return the recipe, the sizes of the data, and which parts of the model did not change."""
+        args, after = self.args, part_digests(self.model)
+        return {
+            "recipe": given_recipe(self.recipe),
+            "arguments": {
+                "batch": args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps,
+                "learning_rates": self.trainer.rates,
+                "epochs": args.num_train_epochs,
+                "bf16": bool(args.bf16),
+            },
+            "conversations": {name: len(split) for name, split in self.data.items()},
+            "questions": {name: sum(map(len, split["questions"][:])) for name, split in self.data.items()},
+            "parts": {name: {"unchanged": self.before[name] == after[name]} for name in after},
+        }
+
+    def save(self) -> None:
+        """Write model and processor, with any LoRA merged."""
+        if self.trainer.is_world_process_zero():
+            merge_lora(self.model)
+            self.model.float().save_pretrained(self.folder)
+            self.processor.save_pretrained(self.folder)
+
+    def measure(self) -> dict[str, Any]:
+        """Measure what was saved, in float32, as others will load it."""
+        saved = OmniVisionForConditionalGeneration.from_pretrained(self.folder, dtype=torch.float32)
+        recipe, size = self.recipe, self.args.per_device_eval_batch_size
+        shape = (recipe.image_input, recipe.max_questions_per_sequence, size, self.conversations)
+        return {"answers": measure(saved, self.processor, self.data, *shape)}
 
 
 def learning_rates(recipe: LanguageArguments, learning_rate: float) -> dict[str, float]:
-    """Give each part its learning rate; 0 for what stays as it is."""
+    """Return the learning rate of each part; 0 for what stays as it is."""
     vision = recipe.vision_learning_rate
     if vision is None:
         vision = 0.0 if recipe.stage == "lora" else learning_rate
@@ -168,11 +191,11 @@ def learning_rates(recipe: LanguageArguments, learning_rate: float) -> dict[str,
 
 
 def freeze_parameters(
-    model: nn.Module, stage: str, rates: dict[str, float], lora_rank: int = 8, seeing: bool = True
+    model: nn.Module, stage: str, rates: dict[str, float], lora_rank: int = 8, with_images: bool = True
 ) -> None:
     """Freeze in place what has no learning rate; in stage `lora` put LoRA into the language model and freeze the rest.
 
-    Without images the tower and the projector are frozen too: they would wait for gradients that never come.
+    Without images the tower and the projector are frozen too: DDP would wait for gradients that never come.
     """
     if stage == "lora":
         # Only this stage needs the package.
@@ -182,7 +205,7 @@ def freeze_parameters(
         inject_adapter_in_model(lora, model)
     for name, parameter in model.named_parameters():
         part = part_of(name)
-        trained = rates[part] > 0 and (seeing or part == "text")
+        trained = rates[part] > 0 and (with_images or part == "text")
         if stage == "lora" and part == "text":
             trained = trained and "lora_" in name
         parameter.requires_grad_(trained)
@@ -191,12 +214,12 @@ def freeze_parameters(
 
 
 def part_of(name: str) -> str:
-    """Tell the part of a parameter: vision, text, or projector for all that connects them."""
+    """Return the part of a parameter: vision, text, or projector for all that connects them."""
     return next((part for part, prefix in PARTS.items() if name.startswith(prefix)), "projector")
 
 
 def merge_lora(model: nn.Module) -> None:
-    """Take LoRA into the weights, in place, so that the published model is a plain one."""
+    """Merge LoRA into the weights, in place, so that the published model has no adapter."""
     inner = [name for name, _ in model.named_modules() if name.endswith(".lora_A")]
     for name in (name.removesuffix(".lora_A") for name in inner):
         adapted: Any = model.get_submodule(name)
@@ -205,25 +228,25 @@ def merge_lora(model: nn.Module) -> None:
         setattr(model.get_submodule(parent), child, adapted.get_base_layer())
 
 
-def fingerprints(model: nn.Module) -> dict[str, str]:
-    """Give the SHA-256 of each part's weights, LoRA left out: equal only where no bit has changed."""
-    digests = {part: hashlib.sha256() for part in (*PARTS, "projector")}
+def part_digests(model: nn.Module) -> dict[str, str]:
+    """Return the SHA-256 of each part's weights, LoRA left out: equal only where no bit has changed."""
+    parts: dict[str, dict[str, torch.Tensor]] = {part: {} for part in (*PARTS, "projector")}
     for name, value in model.state_dict().items():
         if "lora_" not in name:
-            digests[part_of(name)].update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return {part: digest.hexdigest() for part, digest in digests.items()}
+            parts[part_of(name)][name] = value
+    return {part: weights_digest(tensors) for part, tensors in parts.items()}
 
 
-class LanguageTrainer(PlainFolderTrainer):
+class LanguageTrainer(SkeletonTrainer):
     """Trains a composite on batches of `AnswerCollator`, with a learning rate for each part.
 
-    Beside what `Trainer` does: frozen parts are in evaluation mode; Muon for the layers; sequences of equal length
-    go together, in an order that a resumed run repeats; evaluation is the share of exact answers.
+    Beside what `SkeletonTrainer` does: sequences of about equal length go together, in an order that a resumed run
+    repeats; evaluation is the fraction of exact answers.
 
     Args:
         model: The composite.
         rates: Learning rates of its parts.
-        recipe: What the Trainer is not told otherwise.
+        recipe: Packing, stage and learning rates of Muon.
         **kwargs: As for `Trainer`.
     """
 
@@ -241,30 +264,18 @@ class LanguageTrainer(PlainFolderTrainer):
                 f"Packed questions need an attention of {', '.join(PACKABLE)}, got {sorted(attention)}. "
                 "Set --max_questions_per_sequence 1."
             )
-        self.composite, self.rates, self.recipe = model, rates, recipe  # `self.model`, with its type
-        self.add_callback(DataEpochCallback())
+        self.rates, self.recipe = rates, recipe
 
-    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """Make the optimizer: AdamW, and Muon for the layers that have a learning rate of it."""
-        if self.optimizer is None:
-            kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.composite)
-            muon = {"vision": self.recipe.muon_learning_rate, "text": self.recipe.text_muon_learning_rate}
-            if self.recipe.stage == "lora":
-                muon["text"] = 0.0
-            if any(muon.values()):
-                if kind is not torch.optim.AdamW:
-                    raise ValueError(
-                        f"Muon leaves other weights to AdamW, expected `optim` adamw_torch or adamw_torch_fused, got "
-                        f"{self.args.optim}. Leave out `optim` or the learning rates of Muon."
-                    )
-                kind = Muon
-            self.optimizer = kind(language_groups(self.composite, self.rates, muon, self.args.weight_decay), **options)
-        return super().create_optimizer(*args, **kwargs)
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return groups with a learning rate per part, for Muon where the layers of a part have one of it."""
+        muon = {"vision": self.recipe.muon_learning_rate, "text": self.recipe.text_muon_learning_rate}
+        if self.recipe.stage == "lora":
+            muon["text"] = 0.0
+        return language_groups(self.core, self.rates, muon, self.args.weight_decay)
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Compute the loss with frozen parts as they are when used, and logits where something is to be said."""
-        set_frozen_to_eval(self.composite)
-        if self.composite.language_model.loss_function is ForCausalLMLoss and self.label_smoother is None:
+        """Compute the loss, with logits only at the tokens before those of answers."""
+        if self.core.language_model.loss_function is ForCausalLMLoss and self.label_smoother is None:
             labels = inputs["labels"][:, 1:]
             places = answer_places(labels)
             inputs = {**inputs, "logits_to_keep": places, "shift_labels": labels[:, places]}
@@ -280,9 +291,9 @@ class LanguageTrainer(PlainFolderTrainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Measure the share of exact answers, of all and of each kind; every process measures them all."""
+        """Return the fraction of exact answers, of all and of each kind; every process measures them all."""
         data: Any = self.eval_dataset if eval_dataset is None else eval_dataset
-        answers = exact_answers(self.composite, self.data_collator, data, self.args.per_device_eval_batch_size)
+        answers = exact_answers(self.core, self.data_collator, data, self.args.per_device_eval_batch_size)
         found = answer_metrics(answers)
         metrics = {f"{metric_key_prefix}_accuracy": found["accuracy"]}
         metrics |= {f"{metric_key_prefix}_{kind}": value["accuracy"] for kind, value in found["kinds"].items()}
@@ -307,13 +318,13 @@ def language_groups(
 
 
 def answer_places(labels: torch.Tensor) -> torch.Tensor:
-    """Tell where some row of a batch has a token to be said: logits of many words cost as much as several layers.
+    """Return where some row of a batch has a label: logits of a large vocabulary cost as much as several layers.
 
     Args:
-        labels: Tokens to be said next (batch, length), -100 where none is.
+        labels: Next tokens (batch, length), -100 where there is no loss.
 
     Returns:
-        Places in ascending order; all of them where that spares less than half.
+        Positions in ascending order; all of them where that saves less than half.
     """
     places = (labels != IGNORED).any(0).nonzero().flatten()
     every = torch.arange(labels.shape[1], device=labels.device)
@@ -322,10 +333,10 @@ def answer_places(labels: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def exact_answers(model: Any, collator: Any, data: Conversations, batch_size: int) -> list[AnswerResult]:
-    """Tell which answers the model would give exactly, most probable word first.
+    """Return which answers `generate` without sampling would give exactly.
 
-    An answer is the one of `generate` without sampling if and only if each of its tokens is the most probable one
-    after the right ones before it: one pass tells, and it takes packed questions.
+    It does so if and only if each token of an answer is the most probable one after the right ones before it: one
+    forward pass is enough, and it takes packed questions.
     """
     was_training = model.training
     model.eval()
@@ -337,7 +348,7 @@ def exact_answers(model: Any, collator: Any, data: Conversations, batch_size: in
         labels = batch.pop("labels")[:, 1:]
         places = answer_places(labels)
         logits = model(**batch, logits_to_keep=places, use_cache=False).logits
-        # An image is shown, never said.
+        # `generate` never answers with an image.
         logits[..., model.config.image_token_id] = -torch.inf
         wrong = (labels[:, places] != IGNORED) & (logits.argmax(-1) != labels[:, places])
         for number, item, row in zip(numbers, items, wrong.tolist(), strict=True):
@@ -358,13 +369,14 @@ def measure(
     image_input: str = "images",
     max_questions_per_sequence: int = 1,
     batch_size: int = 16,
+    conversations: type[Conversations] = Conversations,
 ) -> dict[str, Any]:
-    """Measure every split but train: exact answers, beside those by the questions alone (`prior`).
+    """Measure exact answers on every split but train, beside the most frequent answers of training (`prior`).
 
-    A model that was trained on images is also measured with `shuffled` images and with `nothing` to see.
+    A model that was trained on images is also measured with `shuffled` images and with `nothing` in their place.
 
     Returns:
-        For each split, for each of these, what `answer_metrics` says.
+        For each split, for each of these, the result of `answer_metrics`.
     """
     collator = AnswerCollator(processor)
     found: dict[str, Any] = {}
@@ -375,7 +387,7 @@ def measure(
         for control in ("images", "shuffled", "nothing") if image_input == "images" else (image_input,):
             if control == "shuffled" and sum(len(images) for images in split["images"][:]) < 2:
                 continue
-            rows = Conversations(split, processor, control, max_questions_per_sequence)
+            rows = conversations(split, processor, control, max_questions_per_sequence)
             found[name][control] = answer_metrics(exact_answers(model, collator, rows, batch_size))
     return found
 
@@ -404,15 +416,6 @@ def new_tokenizer(texts: Iterator[str] | Sequence[str]) -> PreTrainedTokenizerFa
     )
 
 
-def warn_of_imitated_bf16(args: Any) -> None:
-    """Warn of bf16 on a processor that only imitates it; weights stay in float32 either way."""
-    if args.bf16 and torch.device(args.device).type == "cpu" and not has_bf16_instructions():
-        logger.warning(
-            "This processor has no bfloat16 instructions: they are imitated, many times slower than float32. "
-            "Leave out --bf16."
-        )
-
-
 def _open(name: str, attention: str | None) -> tuple[OmniVisionForConditionalGeneration, OmniVisionProcessor]:
     chosen: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
     with contextlib.suppress(OSError):
@@ -432,79 +435,18 @@ def _new_tower(recipe: LanguageArguments, folder: Path) -> str:
     return str(folder)
 
 
-def _new_decoder(recipe: LanguageArguments, train: Dataset, folder: Path) -> str:
-    drawn = recipe.dataset.partition(":")[0] == "scenes"
-    tokenizer = new_tokenizer(scene_texts() if drawn else _texts(train, recipe.image_input))
-    fields = {**recipe.decoder_fields(), "vocab_size": len(tokenizer), "bos_token_id": None}
-    fields |= {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    LlamaForCausalLM(LlamaConfig(**fields)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
-
-
-def _texts(train: Dataset, image_input: str) -> Iterator[str]:
-    for questions, symbols in zip(train["questions"][:], train["symbols"][:], strict=True):
-        for question in questions:
-            # The mark of an image is no word.
-            yield from (turn["content"] for turn in show(question["messages"], "nothing", ""))
-            yield question["answer"]
-        if image_input == "symbols":
-            yield symbols
-
-
-def _describe(
-    recipe: LanguageArguments,
-    args: LanguageTrainingArguments,
-    trainer: LanguageTrainer,
-    data: DatasetDict,
-    minutes: float,
-    checkpoint: Path | None,
-) -> dict[str, Any]:
-    parameters = [*trainer.composite.parameters()]
-    evaluations = [entry for entry in trainer.state.log_history if "eval_accuracy" in entry]
-    return {
-        "recipe": {name: value for name, value in vars(recipe).items() if value is not None},
-        "arguments": {
-            "batch": args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps,
-            "learning_rates": trainer.rates,
-            "epochs": args.num_train_epochs,
-            "bf16": bool(args.bf16),
-        },
-        "seed": args.seed,
-        "date": datetime.now(UTC).date().isoformat(),
-        "versions": recorded_versions(*(["peft"] if recipe.stage == "lora" else [])),
-        "machine": describe_machine(),
-        "processes": args.world_size,
-        "minutes": round(minutes, 2),
-        "cpu_minutes": round(time.process_time() / 60, 2),
-        "resumed_from": None if checkpoint is None else checkpoint.name,
-        "steps": trainer.state.global_step,
-        "parameters": sum(parameter.numel() for parameter in parameters),
-        "trained_parameters": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
-        "conversations": {name: len(split) for name, split in data.items()},
-        "questions": {name: sum(map(len, split["questions"][:])) for name, split in data.items()},
-        "history": [
-            {name: entry[name] for name in ("step", "epoch", "loss")}
-            for entry in trainer.state.log_history
-            if "loss" in entry
-        ],
-        "evaluations": [{name.removeprefix("eval_"): value for name, value in entry.items()} for entry in evaluations],
-    }
-
-
 __all__ = [
+    "LanguageRun",
     "LanguageTrainer",
     "answer_places",
     "exact_answers",
-    "fingerprints",
     "freeze_parameters",
     "language_groups",
     "learning_rates",
     "measure",
     "merge_lora",
     "new_tokenizer",
+    "part_digests",
     "part_of",
-    "start",
     "train_language",
-    "warn_of_imitated_bf16",
 ]

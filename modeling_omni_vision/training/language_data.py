@@ -1,13 +1,14 @@
-"""Conversations as batches: answers are learnt, everything else is only read, and one image serves many questions.
+"""Conversations as batches: the loss is on answers alone, and one image serves many questions.
 
 Packing: the questions about an image share what stands before them, the image above all. Each goes on from there as
-if it were the only one: its words do not see those of other questions, and their positions start anew. The losses are
-those of the questions one by one.
+if it were the only one: its tokens do not attend to those of other questions, and their positions start anew. The
+losses are those of the questions one by one.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import accumulate
+from typing import Any, ClassVar
 
 import torch
 from datasets import Dataset
@@ -15,13 +16,11 @@ from torch.utils.data import Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from ..data.conversations import IMAGE
-from ..data.stored_images import open_stored, store
-from ..data.symbol_maps import draw_symbol_map
+from ..data.stored_images import open_stored
 
 
 IGNORED = -100
-SEEN = ("images", "shuffled", "symbol_map")  # what is shown as images
-SHARED = 0  # the segment of what all questions of a sequence see
+SHARED = 0  # the segment that all questions of a sequence attend to
 
 
 @dataclass
@@ -47,7 +46,7 @@ class AnsweredSequence:
 
 
 def encode_question(processor: Any, messages: Sequence[dict[str, str]], answer: str) -> tuple[list[int], list[int]]:
-    """Give the tokens of a prompt, as `generate` would get it, and those of the answer, with the one that ends it.
+    """Return the tokens of a prompt, as `generate` would get it, and those of the answer, with the one that ends it.
 
     Args:
         processor: An [`OmniVisionProcessor`].
@@ -55,7 +54,7 @@ def encode_question(processor: Any, messages: Sequence[dict[str, str]], answer: 
         answer: What is to be said next.
 
     Raises:
-        ValueError: if the chat template writes an answered prompt in another way than one to be answered.
+        ValueError: if the chat template formats an answered prompt in another way than one to be answered.
     """
     tokenizer = processor.tokenizer
     chat = [{**turn, "content": turn["content"].replace(IMAGE, processor.image_token)} for turn in messages]
@@ -67,31 +66,23 @@ def encode_question(processor: Any, messages: Sequence[dict[str, str]], answer: 
             "the template of the processor."
         )
     begins = tokenizer.bos_token is not None and prompt.startswith(tokenizer.bos_token)
-    images = processor.image_token * processor.image_seq_length
-    asked = tokenizer(prompt.replace(processor.image_token, images), add_special_tokens=not begins)["input_ids"]
+    count = prompt.count(processor.image_token)
+    images = [processor.replace_image_token({}, number) for number in range(count)]
+    (expanded,), _ = processor.get_text_with_replacements([prompt], images)
+    asked = tokenizer(expanded, add_special_tokens=not begins)["input_ids"]
     # Apart from the prompt, as they come one by one when generated.
     said = tokenizer(whole[len(prompt) :].rstrip("\n"), add_special_tokens=False)["input_ids"]
     end = tokenizer.eos_token_id
     return asked, [*(said[: said.index(end)] if end in said else said), end]
 
 
-def show(messages: Sequence[dict[str, str]], image_input: str, symbols: str) -> list[dict[str, str]]:
-    """Put in place of images what is shown: `images`, `shuffled` ones or a `symbol_map`, `nothing`, or `symbols`.
-
-    Raises:
-        ValueError: for symbols where the data have none.
-    """
-    if image_input in SEEN:
-        return [*messages]
-    if image_input == "symbols" and not symbols:
-        raise ValueError("Expected `symbols` in every row, got none. Choose data that have them, such as scenes.")
-    instead = "" if image_input == "nothing" else symbols
-    marks = (f"{IMAGE}\n", IMAGE)
+def replace_images(messages: Sequence[dict[str, str]], text: str = "") -> list[dict[str, str]]:
+    """Return messages with a text in place of each `<image>`, by default with nothing."""
     changed = []
     for turn in messages:
         content = turn["content"]
-        for mark in marks:
-            content = content.replace(mark, instead and f"{instead}\n")
+        for mark in (f"{IMAGE}\n", IMAGE):
+            content = content.replace(mark, text and f"{text}\n")
         changed.append({**turn, "content": content})
     return changed
 
@@ -99,8 +90,8 @@ def show(messages: Sequence[dict[str, str]], image_input: str, symbols: str) -> 
 def pack_questions(
     prompts: Sequence[list[int]], answers: Sequence[list[int]], kinds: Sequence[str], images: list[Any]
 ) -> AnsweredSequence:
-    """Write several questions about the same images into one sequence; what their prompts begin with is shared."""
-    # The last token of a prompt says the first of the answer: it belongs to its question.
+    """Return several questions about the same images as one sequence; the common start of their prompts is shared."""
+    # The last token of a prompt predicts the first of the answer: it belongs to its question.
     shared = min(_common(prompts), *(len(prompt) - 1 for prompt in prompts))
     tokens = prompts[0][:shared]
     found = AnsweredSequence([*tokens], [IGNORED] * shared, [*range(shared)], [SHARED] * shared, [*kinds], images)
@@ -116,42 +107,56 @@ def pack_questions(
 
 class Conversations(torch.utils.data.Dataset):
     """
-    Rows of `data.questions` as sequences, in packs.
+    Rows of `load_questions` as sequences of one or several questions.
+
+    A subclass can offer other values of `image_input`: it lists those that have images in `with_images`, and says
+    what `messages_of` a question and `images_of` a row are.
 
     Args:
         rows: A split of `load_questions`.
         processor: An [`OmniVisionProcessor`].
-        shown: What stands in for images; see `show`. Shuffled images are those of other rows; a map of symbols is
-            drawn (`draw_symbol_map`) in place of the one image of a row.
-        pack: Most questions of a sequence.
+        image_input: What the model gets as images: `images`, `shuffled` ones of other rows, or `nothing`.
+        max_questions_per_sequence: Most questions of a sequence.
     """
+
+    with_images: ClassVar[tuple[str, ...]] = ("images", "shuffled")
 
     def __init__(
         self, rows: Dataset, processor: Any, image_input: str = "images", max_questions_per_sequence: int = 1
     ) -> None:
-        self.epoch = 0
-        self.rows, self.shuffled, self.mapped = rows, image_input == "shuffled", image_input == "symbol_map"
+        self.epoch, self.rows, self.image_input = 0, rows, image_input
         self.sequences: list[AnsweredSequence] = []
         self.rows_of: list[int] = []
-        counts = [len(images) for images in rows["images"][:]]
-        self.starts = [sum(counts[:row]) for row in range(len(counts))] if self.shuffled else []
-        self.images = [(row, place) for row, count in enumerate(counts) for place in range(count)]
-        if self.shuffled and len(self.images) < 2:
+        self.counts = [len(images) for images in rows["images"][:]]
+        self.starts = [0, *accumulate(self.counts)]
+        self.images = [(row, place) for row, count in enumerate(self.counts) for place in range(count)]
+        if image_input == "shuffled" and len(self.images) < 2:
             raise ValueError(f"Shuffling needs at least two images, got {len(self.images)}. Add some.")
-        if self.mapped and max(counts, default=1) > 1:
-            raise ValueError(f"Symbols are of one image, got {max(counts)} images in a row. Choose other data.")
         known: dict[Any, tuple[list[int], list[int]]] = {}
         token = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
-        for row, (questions, symbols) in enumerate(zip(rows["questions"][:], rows["symbols"][:], strict=True)):
+        for row, questions in enumerate(rows["questions"][:]):
             encoded = []
             for question in questions:
-                messages = show(question["messages"], image_input, symbols)
+                messages = self.messages_of(question, row)
                 key = (*((turn["role"], turn["content"]) for turn in messages), question["answer"])
                 if key not in known:
                     known[key] = encode_question(processor, messages, question["answer"])
                 encoded.append((*known[key], question["kind"]))
             for start in range(0, len(encoded), max_questions_per_sequence):
                 self._add(row, encoded[start : start + max_questions_per_sequence], token)
+
+    def messages_of(self, question: dict[str, Any], row: int) -> list[dict[str, str]]:
+        """Return the messages of a question, with `<image>` where the model gets one."""
+        return replace_images(question["messages"]) if self.image_input == "nothing" else [*question["messages"]]
+
+    def images_of(self, row: int) -> list[Any]:
+        """Return the undecoded images of a row."""
+        if self.image_input != "shuffled":
+            return self.rows[row]["images"]
+        # All images, rotated by half their number: never one's own.
+        first, count = self.starts[row] + len(self.images) // 2, len(self.images)
+        others = [self.images[(first + place) % count] for place in range(self.counts[row])]
+        return [self.rows[other]["images"][place] for other, place in others]
 
     def _add(self, row: int, encoded: list[tuple[list[int], list[int], str]], token: int) -> None:
         prompts, answers, kinds = ([*column] for column in zip(*encoded, strict=True))
@@ -171,23 +176,14 @@ class Conversations(torch.utils.data.Dataset):
         return [len(sequence.tokens) for sequence in self.sequences]
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell which epoch it is, from 0: the order is another one in each."""
+        """Set the epoch, from 0: the order is another one in each."""
         self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.sequences)
 
     def __getitem__(self, index: int) -> AnsweredSequence:
-        sequence, row = self.sequences[index], self.rows_of[index]
-        images = self.rows[row]["images"]
-        if self.mapped:
-            images = [store(draw_symbol_map(self.rows[row]["symbols"])) for _ in images]
-        if self.shuffled:
-            # All images, turned by half: never one's own.
-            first, count = self.starts[row] + len(self.images) // 2, len(self.images)
-            others = [self.images[(first + place) % count] for place in range(len(images))]
-            images = [self.rows[other]["images"][place] for other, place in others]
-        return AnsweredSequence(**{**vars(sequence), "images": images})
+        return AnsweredSequence(**{**vars(self.sequences[index]), "images": self.images_of(self.rows_of[index])})
 
 
 class AnswerCollator:
@@ -205,7 +201,7 @@ class AnswerCollator:
         self.image_seq_length: int = processor.image_seq_length
 
     def __call__(self, items: Sequence[AnsweredSequence]) -> dict[str, Any]:
-        """Give the arguments of the model: the attention mask has four dimensions where questions are packed."""
+        """Return the arguments of the model; the attention mask has four dimensions where questions are packed."""
         length = max(len(item.tokens) for item in items)
 
         def padded(name: str, filler: int) -> torch.Tensor:
@@ -232,13 +228,13 @@ class AnswerCollator:
 
 
 def packed_mask(segments: torch.Tensor) -> torch.Tensor:
-    """Say what each token sees, itself and earlier ones of its own question or shared by all: 0, elsewhere the least.
+    """Return the attention mask of packed questions: each token attends to earlier ones of its own question or shared.
 
     Args:
         segments: Questions of the tokens (batch, length), 0 for what is shared, -1 for padding.
 
     Returns:
-        An attention mask to add, (batch, 1, length, length).
+        (batch, 1, length, length), to add to scores: 0 where a token attends, elsewhere the smallest number.
     """
     query, key = segments.unsqueeze(2), segments.unsqueeze(1)
     earlier = torch.ones(segments.shape[1], segments.shape[1], dtype=torch.bool).tril()
@@ -256,20 +252,19 @@ class LengthGroups(Sampler[int]):
         return len(self.data)
 
     def __iter__(self) -> Iterator[int]:
-        """Give the order of the epoch that the data are in."""
+        """Yield the order of the epoch that the data are in."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.data.epoch)
         return iter(get_length_grouped_indices(self.data.lengths, self.batch_size, generator=generator))
 
 
 def _common(prompts: Sequence[list[int]]) -> int:
-    """Count the tokens that all prompts begin with."""
+    """Return the number of tokens that all prompts begin with."""
     columns = enumerate(zip(*prompts, strict=False))
     return next((place for place, column in columns if len(set(column)) > 1), min(map(len, prompts)))
 
 
 __all__ = [
     "IGNORED",
-    "SEEN",
     "AnswerCollator",
     "AnsweredSequence",
     "Conversations",
@@ -277,5 +272,5 @@ __all__ = [
     "encode_question",
     "pack_questions",
     "packed_mask",
-    "show",
+    "replace_images",
 ]

@@ -41,7 +41,7 @@ class Muon(torch.optim.AdamW):
     Args:
         params: Parameter groups as dictionaries. Those with `muon=True` hold matrices only; their `lr` is the
             spectral norm of a step (0.02 is usual), `weight_decay` acts as in AdamW.
-        momentum: Share of the past in the averaged gradient of Muon, with Nesterov's look ahead.
+        momentum: Share of the past in the averaged gradient of Muon, with Nesterov's momentum.
         **kwargs: As for `torch.optim.AdamW`.
 
     Raises:
@@ -92,7 +92,7 @@ class Muon(torch.optim.AdamW):
         state, gradient = self.state[parameter], parameter.grad
         assert gradient is not None
         if "averaged_gradient" not in state:
-            state["step"] = torch.zeros(())  # AdamW looks for it in every state that it loads
+            state["step"] = torch.zeros(())  # AdamW expects it in every state that it loads
             state["averaged_gradient"] = torch.zeros_like(parameter)
         average = state["averaged_gradient"].lerp_(gradient, 1 - self.momentum)
         return gradient.lerp(average, self.momentum)

@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
@@ -13,12 +14,12 @@ TOKENS = ("cls_token", "register_tokens", "position_embeddings")
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:
-    """Tell whether weight decay acts on a parameter: on matrices, not on norms, biases, tokens and positions."""
+    """Return whether weight decay acts on a parameter: on matrices, not on norms, biases, tokens and positions."""
     return parameter.ndim > 1 and not name.endswith(TOKENS)
 
 
 def layer_of(name: str, num_layers: int) -> int:
-    """Number the layer of a parameter: 0 for the embeddings, then the layers, last the final norm and the head."""
+    """Return the number of a parameter's layer: 0 for the embeddings, then the layers, last final norm and head."""
     if ".embeddings." in f".{name}":
         return 0
     match = re.search(r"(?:^|\.)layers\.(\d+)\.", name)
@@ -65,19 +66,21 @@ def parameter_groups(
     return [groups[key] for key in sorted(groups)]
 
 
-def muon_for(model: nn.Module, num_layers: int, args: TrainingArguments, muon_learning_rate: float) -> Muon:
-    """Make Muon for the matrices of a model's layers, and AdamW for all else, as the arguments say.
+def make_optimizer(groups: list[dict[str, Any]], args: TrainingArguments, model: nn.Module) -> torch.optim.Optimizer:
+    """Return the optimizer of `args.optim` for parameter groups; `Muon` where one of them asks for it.
 
-    Args:
-        model: What is trained; its layers are those of an image tower somewhere in it.
-        num_layers: How many these are.
-        args: Learning rate, weight decay and the constants of AdamW.
-        muon_learning_rate: Of the matrices of the layers; 0 leaves them to AdamW.
+    Raises:
+        ValueError: if Muon is to run beside another optimizer than AdamW.
     """
-    _, options = Trainer.get_optimizer_cls_and_kwargs(args)
-    return Muon(
-        parameter_groups(model, num_layers, args.learning_rate, args.weight_decay, 1.0, muon_learning_rate), **options
-    )
+    kind, options = Trainer.get_optimizer_cls_and_kwargs(args, model)  # type: ignore[arg-type]
+    if any(group.get("muon") for group in groups):
+        if kind is not torch.optim.AdamW:
+            raise ValueError(
+                f"Muon leaves other weights to AdamW, expected `optim` adamw_torch or adamw_torch_fused, got "
+                f"{args.optim}. Leave out `optim` or the learning rates of Muon."
+            )
+        kind = Muon
+    return kind(groups, **options)
 
 
-__all__ = ["decays", "layer_of", "muon_for", "parameter_groups"]
+__all__ = ["decays", "layer_of", "make_optimizer", "parameter_groups"]

@@ -1,9 +1,6 @@
-"""One contrastive training run, from pairs to a folder that opens by three doors, with numbers in `metrics.json`."""
+"""Contrastive training of images and texts, from pairs to a folder that sentence-transformers loads too."""
 
-import hashlib
-import logging
 import math
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +9,21 @@ from datasets import Dataset, DatasetDict
 from peft import LoraConfig, PeftModel
 from sentence_transformers import MultiVectorEncoderTrainer, SentenceTransformerTrainer
 from sentence_transformers.base.evaluation import SequentialEvaluator
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..data.pairs import load_pairs
-from ..data.stored_images import open_stored
 from ..modeling_omni_vision_retrieval import OmniVisionForRetrieval
 from ..processing_omni_vision_retrieval import OmniVisionRetrievalProcessor
-from ..records.metrics_file import merge_metrics
 from ..retrieval.augmentation import PairAugmentation
 from ..retrieval.build import as_sentence_transformer, build_retrieval
 from ..retrieval.evaluation import evaluators, retrieval_metrics
 from ..retrieval.losses import TwoWayContrastiveLoss, unwrap_retrieval_model
-from .batches import ConceptBatches, rows_by_concept
-from .callbacks import DataEpochCallback, NonFiniteLossError, set_frozen_to_eval, train_until_done
-from .classification import find_checkpoint
-from .optimizer import muon_for
+from .optimizer import parameter_groups
 from .retrieval_arguments import RetrievalArguments, RetrievalTrainingArguments
-from .run_record import describe_machine, recorded_versions
+from .retrieval_data import ConceptBatches, rows_by_concept, training_pairs
+from .run_record import given_recipe
+from .skeleton import SkeletonTrainer, TrainingRun
 
-
-logger = logging.getLogger(__name__)
 
 LORA_TARGETS = r".*vision_model.*\.(q_proj|v_proj)"
 HEADS = ("visual_projection", "text_projection")
@@ -40,7 +32,7 @@ TEMPERATURE = ("logit_scale", "logit_bias")
 
 
 def train_retrieval(recipe: RetrievalArguments, args: RetrievalTrainingArguments) -> Path:
-    """Train an image tower and a text encoder to find each other; measure both directions once at the end.
+    """Train a vision tower and a text encoder for search; measure both directions once at the end.
 
     Args:
         recipe: Pairs, model, and what is trained.
@@ -50,51 +42,64 @@ def train_retrieval(recipe: RetrievalArguments, args: RetrievalTrainingArguments
         `args.output_dir`: model, processor and code as the Hub wants them (with any LoRA merged), and `metrics.json`.
 
     Raises:
-        TrainingInterruptedError: after SIGTERM, once a checkpoint is saved.
-        NonFiniteLossError: if the loss becomes NaN or infinite.
+        TrainingInterruptedError: after SIGTERM or Ctrl-C, once a checkpoint is saved.
+        NonFiniteLossError: if the loss or a gradient becomes NaN or infinite.
         ValueError: for arguments, data or checkpoints that cannot be used.
     """
-    folder = Path(str(args.output_dir))
-    checkpoint = find_checkpoint(folder, args.resume_from_checkpoint)
-    set_seed(args.seed)
-    data = load_pairs(recipe.dataset, recipe.image_column, recipe.text_column, recipe.validation_fraction)
-    model, processor = _start(recipe, data)
-    door = as_sentence_transformer(model, processor, recipe.late_interaction)
-    freeze_parameters(unwrap_retrieval_model(door), recipe.train, recipe.lora_rank)
-    trainer = trainer_of(door, recipe, args, data)
-    minutes = train_until_done(trainer, checkpoint) / 60
-    trained = merged(unwrap_retrieval_model(trainer.model), recipe.lora_rank)
-    if trainer.is_world_process_zero():
-        trained.save_pretrained(folder)
-        processor.save_pretrained(folder)
-        sections = {"training": _describe(recipe, args, trainer, data, minutes, checkpoint)}
-        # Of what was saved: LoRA is merged by then.
-        sections["training"]["parameters"] = trained.num_parameters()
-        merge_metrics(folder, sections)
-        if args.do_predict:
-            # From the files, in float32, as others will open them.
-            model = OmniVisionForRetrieval.from_pretrained(folder)
-            doors = {
-                name: as_sentence_transformer(model, processor, name == "multi_vector")
-                for name in ("multi_vector", "single_vector")
-                if recipe.vectors in (name, "both")
-            }
-            tests = {
-                name: {
-                    split: retrieval_metrics(opened, rows, args.per_device_eval_batch_size)
-                    for split, rows in data.items()
-                    if split != "train"
-                }
-                for name, opened in doors.items()
-            }
-            merge_metrics(folder, {"retrieval": tests})
-    return folder
+    return RetrievalRun(recipe, args).run()
+
+
+class RetrievalRun(TrainingRun):
+    """The run of a retrieval model; see `train_retrieval`."""
+
+    packages = ("sentence-transformers", "peft")
+    evaluated = {"eval_sequential_score": "ndcg@10"}
+
+    def build(self) -> "SingleVectorTrainer | LateInteractionTrainer":
+        """Load the pairs, load or make the model, freeze what is not trained, and return its Trainer."""
+        recipe = self.recipe
+        self.data = load_pairs(recipe.dataset, recipe.image_column, recipe.text_column, recipe.validation_fraction)
+        model, self.processor = _start(recipe, self.data)
+        opened = as_sentence_transformer(model, self.processor, recipe.late_interaction)
+        freeze_parameters(unwrap_retrieval_model(opened), recipe.train, recipe.lora_rank)
+        return trainer_of(opened, recipe, self.args, self.data)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the recipe and the sizes of the data."""
+        args = self.args
+        return {
+            "recipe": given_recipe(self.recipe),
+            "arguments": {
+                "batch": args.per_device_train_batch_size * args.world_size,
+                "learning_rate": args.learning_rate,
+                "epochs": args.num_train_epochs,
+            },
+            "pairs": {name: len(split) for name, split in self.data.items()},
+        }
+
+    def save(self) -> None:
+        """Write model and processor, with any LoRA merged."""
+        trained = merged(self.trainer.core, self.recipe.lora_rank)
+        if self.trainer.is_world_process_zero():
+            trained.save_pretrained(self.folder)
+            self.processor.save_pretrained(self.folder)
+
+    def measure(self) -> dict[str, Any]:
+        """Measure what was saved, in float32, as others will load it."""
+        model = OmniVisionForRetrieval.from_pretrained(self.folder)
+        size, found = self.args.per_device_eval_batch_size, {}
+        for name in ("multi_vector", "single_vector"):
+            if self.recipe.vectors in (name, "both"):
+                opened = as_sentence_transformer(model, self.processor, name == "multi_vector")
+                splits = {split: rows for split, rows in self.data.items() if split != "train"}
+                found[name] = {split: retrieval_metrics(opened, rows, size) for split, rows in splits.items()}
+        return {"retrieval": found}
 
 
 def freeze_parameters(model: OmniVisionForRetrieval, train: str, lora_rank: int = 0) -> None:
-    """Freeze in place what is not trained: `all`, the `image` or the `text` tower, or only the `heads`.
+    """Freeze in place what is not trained; `train` names `all`, the `image` or the `text` tower, or only `heads`.
 
-    With `lora_rank`, the image tower gets LoRA on the query and value projections and is frozen beside it.
+    With `lora_rank`, the vision tower gets LoRA on the query and value projections and is frozen beside it.
     The projections and the temperature are always trained.
     """
     if lora_rank:
@@ -104,18 +109,18 @@ def freeze_parameters(model: OmniVisionForRetrieval, train: str, lora_rank: int 
     for name, parameter in model.named_parameters():
         tower = "image" if name.startswith("vision_model.") else "text" if name.startswith("text_model.") else None
         if lora_rank and tower != "text":
-            # The adapter has chosen, but for what belongs to no module.
+            # PEFT has frozen modules; the temperature belongs to none.
             parameter.requires_grad_(parameter.requires_grad or name in TEMPERATURE)
         else:
             parameter.requires_grad_(tower is None or train in ("all", tower))
-    # BERT's pooler is not in use: it would wait for gradients that never come.
+    # BERT's pooler is not in use: DDP would wait for gradients that never come.
     for name, parameter in model.text_model.named_parameters():
         if name.startswith("pooler."):
             parameter.requires_grad_(False)
 
 
 def merged(model: OmniVisionForRetrieval, lora_rank: int) -> OmniVisionForRetrieval:
-    """Take LoRA into the weights, so that the published model is a plain one."""
+    """Return the model with LoRA merged into its weights, as it is published."""
     model = model.float()
     if not lora_rank:
         return model
@@ -127,64 +132,44 @@ def merged(model: OmniVisionForRetrieval, lora_rank: int) -> OmniVisionForRetrie
     return tuned.merge_and_unload()
 
 
-class _RetrievalTrainer:
-    """What both trainers of sentence-transformers get: Muon, and the loss of one who knows nothing beside the loss."""
+class _RetrievalTrainer(SkeletonTrainer):
+    """What both trainers of sentence-transformers share: Muon, batches of concepts, and the loss at chance."""
 
     muon_learning_rate: float = 0.0
     image_pair_weight: float = 0.0
     sigmoid: bool = False
 
-    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """Make the optimizer, with Muon for the layers of the image tower if it has a learning rate."""
-        trainer: Any = self
-        if trainer.optimizer is None and self.muon_learning_rate:
-            core = unwrap_retrieval_model(trainer.model)
-            layers = core.config.vision_config.num_hidden_layers
-            # That of sentence-transformers would make groups of its own.
-            trainer.optimizer = muon_for(core, layers, trainer.args, self.muon_learning_rate)
-        return super().create_optimizer(*args, **kwargs)  # type: ignore[misc]
+    @property
+    def core(self) -> OmniVisionForRetrieval:
+        """The model inside that of sentence-transformers."""
+        return unwrap_retrieval_model(self.model)
+
+    def parameter_groups(self) -> list[dict[str, Any]] | None:
+        """Return groups with Muon for the layers of the vision tower if it has a learning rate."""
+        if not self.muon_learning_rate:
+            return None
+        layers, args = self.core.config.vision_config.num_hidden_layers, self.args
+        return parameter_groups(self.core, layers, args.learning_rate, args.weight_decay, 1.0, self.muon_learning_rate)
 
     def get_batch_sampler(self, *args: Any, **kwargs: Any) -> Any:
-        """Make the sampler, with the images of a concept in one batch where they are to find each other."""
+        """Make the sampler, with the images of a concept in one batch where they are trained on each other."""
         if self.image_pair_weight:
             return ConceptBatches(*args, **kwargs)
         return super().get_batch_sampler(*args, **kwargs)  # type: ignore[misc]
-
-    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-        """Compute the loss with frozen towers as they are when used."""
-        trainer: Any = self
-        set_frozen_to_eval(unwrap_retrieval_model(trainer.model))
-        return super().compute_loss(*args, **kwargs)  # type: ignore[misc]
-
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Do one forward and backward pass.
-
-        Raises:
-            NonFiniteLossError: if the loss is not finite.
-        """
-        loss = super().training_step(*args, **kwargs)  # type: ignore[misc]
-        if not torch.isfinite(loss):
-            step = self.state.global_step  # type: ignore[attr-defined]
-            raise NonFiniteLossError(
-                f"The loss became {loss.item()} in step {step + 1}. Lower --learning_rate or --muon_learning_rate, or "
-                "set --max_grad_norm."
-            )
-        return loss
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """Leave out the card of sentence-transformers: what is published has ours."""
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log, with the loss at chance beside each loss of training."""
-        arguments = self.args  # type: ignore[attr-defined]
         if "loss" in logs:
-            pairs = arguments.per_device_train_batch_size * arguments.world_size
+            pairs = self.args.per_device_train_batch_size * self.args.world_size
             logs = {**logs, "chance_loss": chance_loss(pairs, self.sigmoid)}
-        super().log(logs, *args, **kwargs)  # type: ignore[misc]
+        super().log(logs, *args, **kwargs)
 
 
 class SingleVectorTrainer(_RetrievalTrainer, SentenceTransformerTrainer):
-    """Trains one vector for each image and text."""
+    """Trains a single vector for each image and text."""
 
 
 class LateInteractionTrainer(_RetrievalTrainer, MultiVectorEncoderTrainer):
@@ -192,7 +177,7 @@ class LateInteractionTrainer(_RetrievalTrainer, MultiVectorEncoderTrainer):
 
 
 def chance_loss(pairs: int, sigmoid: bool = False) -> float:
-    """Tell the loss of a batch for one who knows only how many pairs are true: for CLIP's loss log(pairs)."""
+    """Return the loss of a batch when all scores are equal: log(pairs) for softmax."""
     if not sigmoid:
         return math.log(pairs)
     share = 1 / pairs
@@ -200,7 +185,7 @@ def chance_loss(pairs: int, sigmoid: bool = False) -> float:
 
 
 class TemperatureLimit(TrainerCallback):
-    """Keeps the factor of the scores at 100 or less, as CLIP does (https://huggingface.co/papers/2103.00020)."""
+    """Keeps the logit scale at 100 or less, as CLIP does (https://huggingface.co/papers/2103.00020)."""
 
     def __init__(self, model: OmniVisionForRetrieval) -> None:
         self.model = model
@@ -209,17 +194,17 @@ class TemperatureLimit(TrainerCallback):
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Cut off what the step has added beyond the limit."""
+        """Clamp the logit scale after the step."""
         self.model.logit_scale.clamp_(max=math.log(LARGEST_FACTOR))
 
 
 def trainer_of(
-    door: Any, recipe: RetrievalArguments, args: RetrievalTrainingArguments, data: DatasetDict
+    model: Any, recipe: RetrievalArguments, args: RetrievalTrainingArguments, data: DatasetDict
 ) -> SingleVectorTrainer | LateInteractionTrainer:
-    """Make the trainer of a model of sentence-transformers on the pairs of `load_pairs`.
+    """Return the Trainer of a model of sentence-transformers on the pairs of `load_pairs`.
 
     Raises:
-        ValueError: for a `image_pair_weight` where no concept has two images.
+        ValueError: for an `image_pair_weight` where no concept has two images.
     """
     if recipe.image_pair_weight and all(len(rows) < 2 for rows in rows_by_concept(data["train"]).values()):
         raise ValueError(
@@ -233,59 +218,19 @@ def trainer_of(
         args.ddp_find_unused_parameters = bool(recipe.mini_batch_size)
     change = PairAugmentation(recipe.augment, args.seed)
     trainer = kind(
-        model=door,
+        model=model,
         args=args,
-        train_dataset=training_pairs(data["train"], change, recipe.texts),
-        loss=TwoWayContrastiveLoss(door, recipe.mini_batch_size, recipe.weight_of_wholes, recipe.image_pair_weight),
+        train_dataset=training_pairs(data["train"], change, recipe.text_sampling),
+        loss=TwoWayContrastiveLoss(
+            model, recipe.mini_batch_size, recipe.single_vector_loss_weight, recipe.image_pair_weight
+        ),
         evaluator=_evaluator(data["validation"], recipe.late_interaction, args.per_device_eval_batch_size),
+        epoch_data=change,
     )
-    trainer.add_callback(TemperatureLimit(unwrap_retrieval_model(door)))
-    trainer.add_callback(DataEpochCallback(change))
+    trainer.add_callback(TemperatureLimit(unwrap_retrieval_model(model)))
     trainer.muon_learning_rate, trainer.image_pair_weight = recipe.muon_learning_rate, recipe.image_pair_weight
-    trainer.sigmoid = unwrap_retrieval_model(door).config.contrastive_loss == "sigmoid"
+    trainer.sigmoid = unwrap_retrieval_model(model).config.contrastive_loss == "sigmoid"
     return trainer
-
-
-def training_pairs(train: Dataset, change: PairAugmentation, texts: str = "any") -> Dataset:
-    """
-    Give the training pairs as columns text, image and label, decoded and chosen anew each time they are read.
-
-    Args:
-        train: Columns `image`, `texts` and `concept`, as `load_pairs` gives them.
-        change: Chooses texts and changes images.
-        texts: Choose `any` of an image's texts, or the `first`.
-
-    Returns:
-        Rows whose label says what fits what, as `TwoWayContrastiveLoss` reads it: numbers of the concept, of the text,
-        and of all texts of the image, the `first` ones too.
-    """
-    most = max(map(len, train["texts"][:]))
-
-    def read(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        images = [open_stored(source) for source in rows["image"]]
-        offered = [lines[:1] if texts == "first" else lines for lines in rows["texts"]]
-        chosen = [change.text(lines, row) for lines, row in zip(offered, rows["row"], strict=True)]
-        return {
-            "text": chosen,
-            "image": [change.image(image, row) for image, row in zip(images, rows["row"], strict=True)],
-            "label": [
-                [_number(concept), _number(text), *(_number(line) for line in _repeat(lines, most))]
-                for concept, text, lines in zip(rows["concept"], chosen, rows["texts"], strict=True)
-            ],
-        }
-
-    columns = train.select_columns(["image", "texts", "concept"])
-    return columns.add_column("row", range(len(train))).with_transform(read)
-
-
-def _number(text: str) -> int:
-    """Give a text a number of 64 bits that is the same in every process, and for no other text."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
-
-
-def _repeat(lines: list[str], count: int) -> list[str]:
-    """Make a list so long by its last line: labels of a batch are of one length."""
-    return [*lines, *lines[-1:] * (count - len(lines))]
 
 
 def _evaluator(split: Dataset, late_interaction: bool, batch_size: int) -> SequentialEvaluator:
@@ -313,53 +258,13 @@ def _start(
     )
 
 
-def _describe(
-    recipe: RetrievalArguments,
-    args: RetrievalTrainingArguments,
-    trainer: Any,
-    data: DatasetDict,
-    minutes: float,
-    checkpoint: Path | None,
-) -> dict[str, Any]:
-    parameters = list(unwrap_retrieval_model(trainer.model).parameters())
-    return {
-        "recipe": {name: value for name, value in vars(recipe).items() if value is not None},
-        "arguments": {
-            "batch": args.per_device_train_batch_size * args.world_size,
-            "learning_rate": args.learning_rate,
-            "epochs": args.num_train_epochs,
-        },
-        "seed": args.seed,
-        "date": datetime.now(UTC).date().isoformat(),
-        "versions": recorded_versions("sentence-transformers", "peft"),
-        "machine": describe_machine(),
-        "processes": args.world_size,
-        "minutes": round(minutes, 2),
-        "resumed_from": None if checkpoint is None else checkpoint.name,
-        "steps": trainer.state.global_step,
-        "parameters": sum(parameter.numel() for parameter in parameters),
-        "trained_parameters": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
-        "pairs": {name: len(split) for name, split in data.items()},
-        "history": [
-            {name: entry[name] for name in ("step", "epoch", "loss", "chance_loss")}
-            for entry in trainer.state.log_history
-            if "loss" in entry
-        ],
-        "evaluations": [
-            {"step": entry["step"], "epoch": entry["epoch"], "ndcg@10": entry["eval_sequential_score"]}
-            for entry in trainer.state.log_history
-            if "eval_sequential_score" in entry
-        ],
-    }
-
-
 __all__ = [
     "LateInteractionTrainer",
+    "RetrievalRun",
     "SingleVectorTrainer",
     "chance_loss",
     "freeze_parameters",
     "merged",
     "train_retrieval",
     "trainer_of",
-    "training_pairs",
 ]

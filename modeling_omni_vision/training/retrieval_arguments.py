@@ -1,19 +1,18 @@
-"""What `scripts/train_retrieval.py` can be told, beside the training arguments of sentence-transformers."""
+"""Arguments of `scripts/train_retrieval.py`, beside the training arguments of sentence-transformers."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from sentence_transformers import MultiVectorEncoderTrainingArguments, SentenceTransformerTrainingArguments
 
 from ..configuration_omni_vision import OmniVisionConfig
 from ..data.sources import VALIDATION_FRACTION
-from .fields import read_fields
+from .arguments import CommonTrainingArguments, read_fields
 
 
 TRAINED = ("all", "image", "text", "heads")
 VECTORS = ("both", "multi_vector", "single_vector")
-TEXTS = ("any", "first")
+TEXT_SAMPLING = ("any", "first")
 
 
 @dataclass
@@ -26,26 +25,28 @@ class RetrievalArguments:
             "Parquet files, a saved dataset, or a dataset of the Hub with images and texts."
         }
     )
-    image_column: str | None = field(default=None, metadata={"help": "Column of the images, if it cannot be told."})
-    text_column: str | None = field(default=None, metadata={"help": "Column of the texts, if it cannot be told."})
+    image_column: str | None = field(
+        default=None, metadata={"help": "Column of the images, if it cannot be inferred."}
+    )
+    text_column: str | None = field(default=None, metadata={"help": "Column of the texts, if it cannot be inferred."})
     validation_fraction: float = field(
         default=VALIDATION_FRACTION,
-        metadata={"help": "Held out of train if there is no validation split: a share, or a number."},
+        metadata={"help": "Held out of train if there is no validation split: a fraction, or a number."},
     )
-    texts: str = field(
+    text_sampling: str = field(
         default="any",
         metadata={
             "help": "Of several texts of an image, train with any, chosen anew each time, or the first. Where some "
-            "texts name one thing of the image only, words of late interaction learn to point at things."
+            "texts name one object of the image only, any makes the per-token similarity maps more accurate."
         },
     )
     model: str | None = field(
         default=None, metadata={"help": "Retrieval checkpoint to start from; by default a new one of two towers."}
     )
-    vision: str | None = field(default=None, metadata={"help": "Checkpoint of the image tower; by default new."})
+    vision: str | None = field(default=None, metadata={"help": "Checkpoint of the vision tower; by default new."})
     config: str | None = field(
         default=None,
-        metadata={"help": "Fields of OmniVisionConfig as JSON: of a new image tower, or instead of `vision`'s own."},
+        metadata={"help": "Fields of OmniVisionConfig as JSON: of a new vision tower, or instead of `vision`'s own."},
     )
     text: str = field(
         default="minilm",
@@ -56,13 +57,13 @@ class RetrievalArguments:
     embedding_dim: int = field(default=64, metadata={"help": "Width of what both towers are projected to."})
     vectors: str = field(
         default="both",
-        metadata={"help": "Train MaxSim of patches and words (parts), one vector for each whole (wholes), or both."},
+        metadata={"help": "multi_vector: MaxSim of patches and words; single_vector: one vector for each; or both."},
     )
     single_vector_weight: float = field(
         default=1.0,
         metadata={
-            "help": "With `vectors` both: weight of the loss of whole vectors beside that of parts. A fifth, with "
-            "registers and `texts` any, makes words point, and parts find about as well."
+            "help": "With `vectors` both: weight of the single-vector loss beside the multi-vector one. 0.2, with "
+            "registers and `text_sampling` any, gave the best grounding at about the same recall."
         },
     )
     vision_feature_select_strategy: str = field(
@@ -75,7 +76,7 @@ class RetrievalArguments:
     )
     lora_rank: int = field(
         default=0,
-        metadata={"help": "Train the image tower by LoRA of this rank on q_proj and v_proj; 0: all of its weights."},
+        metadata={"help": "Train the vision tower by LoRA of this rank on q_proj and v_proj; 0: all of its weights."},
     )
     mini_batch_size: int = field(
         default=0, metadata={"help": "GradCache: embed so many rows at a time and compute them twice; 0: at once."}
@@ -84,7 +85,7 @@ class RetrievalArguments:
         default=0.0,
         metadata={
             "help": "Weight of a loss by which images of the same concept find each other, in batches that bring "
-            "them together; 0: none. Of use where a concept is drawn or photographed in several ways."
+            "them together; 0 disables. Of use where a concept is drawn or photographed in several ways."
         },
     )
     augment: bool = field(
@@ -93,16 +94,16 @@ class RetrievalArguments:
     )
     muon_learning_rate: float = field(
         default=0.0,
-        metadata={"help": "Muon for the matrices of the image tower's layers (0.02 is usual); 0: none."},
+        metadata={"help": "Muon for the matrices of the vision tower's layers (0.02 is usual); 0 disables."},
     )
 
     def __post_init__(self) -> None:
-        for name, known in (("train", TRAINED), ("vectors", VECTORS), ("texts", TEXTS)):
+        for name, known in (("train", TRAINED), ("vectors", VECTORS), ("text_sampling", TEXT_SAMPLING)):
             if getattr(self, name) not in known:
                 raise ValueError(f"`{name}` must be one of {', '.join(known)}, got {getattr(self, name)!r}.")
         if self.lora_rank < 0 or (self.lora_rank and self.train not in ("image", "all")):
             raise ValueError(
-                f"`lora_rank` must be at least 0, and needs the image tower among what is trained, got "
+                f"`lora_rank` must be at least 0, and needs the vision tower among what is trained, got "
                 f"{self.lora_rank!r} with `train` {self.train!r}. Set one of them otherwise."
             )
         if self.model is not None and (self.vision is not None or self.config is not None):
@@ -114,21 +115,21 @@ class RetrievalArguments:
             )
         for name in ("mini_batch_size", "muon_learning_rate", "image_pair_weight"):
             if getattr(self, name) < 0:
-                raise ValueError(f"`{name}` must be at least 0, which is none, got {getattr(self, name)!r}.")
+                raise ValueError(f"`{name}` must be at least 0, got {getattr(self, name)!r}. 0 disables.")
         self.vision_config()
 
     @property
-    def weight_of_wholes(self) -> float:
-        """Weight of whole vectors beside a late interaction that is trained, 0 where it is trained alone."""
+    def single_vector_loss_weight(self) -> float:
+        """Weight of the single-vector loss beside the multi-vector one, 0 where that is trained alone."""
         return self.single_vector_weight if self.vectors == "both" else 0.0
 
     @property
     def late_interaction(self) -> bool:
-        """Whether vectors of patches and words are trained, alone or beside whole ones."""
+        """Whether one vector for each patch and word is trained, alone or beside a single vector."""
         return self.vectors != "single_vector"
 
     def vision_config(self) -> OmniVisionConfig:
-        """Read `config` as that of a new tower.
+        """Return the configuration of a new tower, from `config`.
 
         Raises:
             ValueError: if it is not JSON of an object, or has a key that `OmniVisionConfig` does not know.
@@ -136,31 +137,22 @@ class RetrievalArguments:
         return OmniVisionConfig(**self.vision_fields())
 
     def vision_fields(self) -> dict[str, Any]:
-        """Read what `config` says; see `vision_config`."""
+        """Return the fields in `config`; see `vision_config`."""
         return read_fields("config", self.config)
 
 
 @dataclass
-class RetrievalTrainingArguments(MultiVectorEncoderTrainingArguments, SentenceTransformerTrainingArguments):
-    """Training arguments of sentence-transformers, for one vector and for many, with defaults for small towers."""
+class RetrievalTrainingArguments(
+    CommonTrainingArguments, MultiVectorEncoderTrainingArguments, SentenceTransformerTrainingArguments
+):
+    """Training arguments of sentence-transformers, single- and multi-vector, with defaults for small towers."""
 
     per_device_train_batch_size: int = field(default=128, metadata={"help": "Pairs per step and device."})
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Rows that evaluation embeds at a time."})
     num_train_epochs: float = field(default=5.0, metadata={"help": "Passes over the training pairs."})
-    learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate."})
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Shape of the learning rate over time."})
-    warmup_steps: float = field(default=0.05, metadata={"help": "Steps to warm up, or their share if below 1."})
-    weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of matrices."})
-    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: epoch, steps or no."})
-    save_strategy: str = field(default="epoch", metadata={"help": "When to save: epoch, steps, best or no."})
-    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep; the best is among them."})
-    load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best weights, not the last."})
     metric_for_best_model: str | None = field(
         default="eval_sequential_score", metadata={"help": "Metric of the best: the mean nDCG@10 of both directions."}
     )
-    greater_is_better: bool | None = field(default=True, metadata={"help": "Whether that metric should be large."})
-    logging_steps: float = field(default=0.02, metadata={"help": "Steps between logs, or their share if below 1."})
-    report_to: str | None = field(default="none", metadata={"help": "Trackers to report to."})
     do_predict: bool = field(default=True, metadata={"help": "Measure the test splits at the end, once."})
     max_length: int | None = field(default=None, metadata={"help": "Longest text in tokens, in training."})
     dataloader_drop_last: bool = field(
@@ -171,17 +163,8 @@ class RetrievalTrainingArguments(MultiVectorEncoderTrainingArguments, SentenceTr
         if self.per_device_train_batch_size < 2:
             raise ValueError(
                 f"`per_device_train_batch_size` must be at least 2, got {self.per_device_train_batch_size!r}: one "
-                "pair has nothing to be told from. Raise it."
+                "pair has no negatives. Raise it."
             )
-        if not torch.accelerator.is_available():
-            # Otherwise torchrun starts separate runs without a GPU, and memory is pinned in vain.
-            self.use_cpu = True
-        if self.use_cpu:
-            self.dataloader_pin_memory = False
-        if self.eval_strategy == "no":
-            self.load_best_model_at_end, self.metric_for_best_model, self.greater_is_better = False, None, None
-        # A non-finite loss is to be seen, and stops training.
-        self.logging_nan_inf_filter = False
         super().__post_init__()
 
 

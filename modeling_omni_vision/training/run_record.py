@@ -1,105 +1,91 @@
 """What a run leaves in `metrics.json`: how it was made and what came out, the only source of numbers in cards."""
 
-import importlib.metadata
-import json
-import os
-import platform
 import shlex
+import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-from datasets import DatasetDict
-
 from ..records.command import without_folder
-from ..records.metrics_file import cpu_model
-from .arguments import OmniVisionTrainingArguments, RecipeArguments
-from .trainer import OmniVisionTrainer
+from ..records.machine import describe_machine, recorded_versions
 
 
-RECORDED_PACKAGES = ("torch", "torchvision", "transformers", "accelerate", "datasets")
 PATH_ARGUMENTS = ("dataset", "model", "output_dir", "resume_from_checkpoint")
+LOGGED = ("step", "epoch", "loss", "learning_rate", "chance_loss")
+# Names of parameters that a published model has not: LoRA is merged, and what PEFT trains in full is a copy.
+UNPUBLISHED = ("lora_", ".original_module.")
 
 
 def describe_run(
-    recipe: RecipeArguments,
-    args: OmniVisionTrainingArguments,
-    trainer: OmniVisionTrainer,
-    data: DatasetDict,
-    seconds: float,
-    checkpoint: Path | None,
+    trainer: Any, seconds: float, checkpoint: Path | None, evaluated: Mapping[str, str], packages: tuple[str, ...]
 ) -> dict[str, Any]:
-    """Collect the `training` section: command, machine, time, history and validation result."""
-    evaluations = _history(trainer, {"eval_accuracy": "accuracy", "eval_loss": "loss"})
-    best = max(evaluations, key=lambda entry: entry["accuracy"], default={})
-    changed = _without_folders({**recipe.given, **args.given})
-    config = recipe.config_fields()
+    """Return what the `training` section holds for every task: versions, machine, time, sizes and history.
+
+    Args:
+        trainer: A [`SkeletonTrainer`] after training.
+        seconds: How long it trained.
+        checkpoint: What it was resumed from, None for a run from the beginning.
+        evaluated: Names of an evaluation as logged, and as recorded.
+        packages: Packages whose versions are recorded beside those of every run.
+    """
+    args, state = trainer.args, trainer.state
+    published = {
+        name: parameter
+        for name, parameter in trainer.core.named_parameters()
+        if not any(part in f".{name}" for part in UNPUBLISHED)
+    }
+    trained = [parameter for parameter in trainer.core.parameters() if parameter.requires_grad]
     return {
-        "command": _command({**changed, **({"config": json.dumps(config)} if config else {})}),
-        "arguments": {**changed, **({"config": config} if config else {})},
         "seed": args.seed,
         "date": datetime.now(UTC).date().isoformat(),
-        "versions": recorded_versions(),
+        "versions": recorded_versions(*packages),
         "machine": describe_machine(),
         "processes": args.world_size,
         "minutes": round(seconds / 60, 2),
+        "cpu_minutes": round(time.process_time() / 60, 2),
         "resumed_from": None if checkpoint is None else checkpoint.name,
-        "steps": trainer.state.global_step,
-        "epochs": trainer.state.epoch,
-        "best_epoch": best.get("epoch"),
-        "validation_accuracy": best.get("accuracy"),
-        "parameters": sum(parameter.numel() for parameter in trainer.classifier.parameters()),
-        "dataset": {
-            "name": without_folder(recipe.dataset),
-            "classes": list((trainer.classifier.config.id2label or {}).values()),
-            **{name: len(split) for name, split in data.items()},
-        },
-        "history": _history(trainer, {"loss": "loss", "learning_rate": "learning_rate"}),
-        "evaluations": evaluations,
+        "steps": state.global_step,
+        "epochs": state.epoch,
+        "parameters": sum(parameter.numel() for parameter in published.values()),
+        "trained_parameters": sum(parameter.numel() for parameter in trained),
+        "history": [
+            {name: entry[name] for name in LOGGED if name in entry} for entry in state.log_history if "loss" in entry
+        ],
+        "evaluations": evaluations(state.log_history, evaluated),
     }
 
 
-def recorded_versions(*more: str) -> dict[str, str]:
-    """Versions of Python, of the packages that training stands on, and of `more`."""
-    return {
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in (*RECORDED_PACKAGES, *more)},
-    }
-
-
-def describe_machine() -> dict[str, Any]:
-    """Name the processor, and the GPU if there is one."""
-    return {
-        "cpu": cpu_model(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-    }
-
-
-def _history(trainer: OmniVisionTrainer, names: dict[str, str]) -> list[dict[str, Any]]:
+def evaluations(log: list[dict[str, Any]], evaluated: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return the evaluations of a log, each with its step, its epoch and its numbers by their recorded names."""
     return [
-        {"step": entry["step"], "epoch": entry["epoch"], **{new: entry[old] for old, new in names.items()}}
-        for entry in trainer.state.log_history
-        if set(names) <= set(entry)
+        {"step": entry["step"], "epoch": entry["epoch"], **{new: entry[old] for old, new in evaluated.items()}}
+        for entry in log
+        if set(evaluated) <= set(entry)
     ]
 
 
-def _without_folders(given: dict[str, Any]) -> dict[str, Any]:
-    told = {}
+def given_recipe(recipe: Any) -> dict[str, Any]:
+    """Return the fields of a recipe that are not None."""
+    return {name: value for name, value in vars(recipe).items() if name != "given" and value is not None}
+
+
+def without_folders(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments with local paths shortened to their last part, and enumerations as their values."""
+    shortened = {}
     for name, value in given.items():
-        value = getattr(value, "value", value)  # enumerations
+        value = getattr(value, "value", value)
         is_path = name in PATH_ARGUMENTS or str(value).startswith(("/", "~"))
-        told[name] = without_folder(str(value)) if is_path else value
-    return told
+        shortened[name] = without_folder(str(value)) if is_path else value
+    return shortened
 
 
-def _command(changed: dict[str, Any]) -> str:
-    words = ["accelerate", "launch", "scripts/train.py"]
-    for name, value in changed.items():
+def training_command(script: str, given: Mapping[str, Any]) -> str:
+    """Return the command that repeats a run."""
+    words = ["accelerate", "launch", script]
+    for name, value in given.items():
         words += [f"--{name}", str(value).lower() if isinstance(value, bool) else str(value)]
     return shlex.join(words)
 
 
-__all__ = ["describe_machine", "describe_run"]
+__all__ = ["describe_run", "evaluations", "given_recipe", "training_command", "without_folders"]

@@ -1,41 +1,30 @@
-"""The transformers Trainer with averaged weights, layer-wise learning rates, and loud failures."""
+"""The Trainer of classifiers: averaged weights, layer-wise learning rates, label smoothing of soft labels."""
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
-from transformers import Trainer
-from transformers.trainer import TRAINING_ARGS_NAME
+from transformers import EvalPrediction
 
 from ..modeling_omni_vision import OmniVisionForImageClassification
 from .averaging import TRAINED_WEIGHTS_FILE, WeightAverage
-from .callbacks import AveragingCallback, CenteringCallback, DataEpochCallback, NonFiniteLossError
-from .metrics import accuracy, predicted_classes
-from .muon import Muon
+from .callbacks import AveragingCallback, CenteringCallback
 from .optimizer import decays, parameter_groups
+from .skeleton import SkeletonTrainer
 
 
-class PlainFolderTrainer(Trainer):
-    """Leaves nothing in its folders but what others can use."""
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        super()._save(output_dir, state_dict)
-        # A pickle with paths of this machine, which nothing reads back.
-        Path(str(output_dir or self.args.output_dir), TRAINING_ARGS_NAME).unlink(missing_ok=True)
-
-
-class OmniVisionTrainer(PlainFolderTrainer):
+class OmniVisionTrainer(SkeletonTrainer):
     """Trains a classifier on batches of `ImageCollator`.
 
-    Beside what `Trainer` does: with `ema_decay`, averaged weights are evaluated, saved, and what training ends with,
-    while checkpoints keep both kinds so that a resumed run equals an uninterrupted one; label smoothing works with
-    soft labels and leaves evaluation alone; a non-finite loss or gradient stops training before it reaches the
-    weights; evaluation does not touch the random state of training.
+    Beside what `SkeletonTrainer` does: with `ema_decay`, averaged weights are evaluated, saved, and what training ends
+    with, while checkpoints keep both kinds so that a resumed run equals an uninterrupted one; label smoothing works
+    with soft labels and leaves evaluation alone.
 
     Args:
         model: The classifier to train.
-        ema_decay: Decay of the average of weights, 0 for none.
+        ema_decay: Decay of the average of weights; 0 disables it.
         layer_decay: Learning rate of each layer relative to the one above it.
         muon_learning_rate: Learning rate of Muon, for the matrices of the layers; 0 for AdamW everywhere.
         center_residual: Keep the residual stream at zero mean.
@@ -53,24 +42,13 @@ class OmniVisionTrainer(PlainFolderTrainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(model, compute_metrics=accuracy, preprocess_logits_for_metrics=predicted_classes, **kwargs)
-        self.classifier = model  # `self.model`, with its type
         self.layer_decay, self.muon_learning_rate = layer_decay, muon_learning_rate
         self.label_smoother = None  # knows no soft labels; compute_loss does it
         self.average = WeightAverage(model, ema_decay) if ema_decay else None
-        self._rows: list[int] = []
-        self.add_callback(DataEpochCallback())
         if center_residual:
             self.add_callback(CenteringCallback())
         if self.average is not None:
             self.add_callback(AveragingCallback(self.average))
-
-    def create_accelerator_and_postprocess(self) -> None:
-        """Make the accelerator, which must not divide losses by the accumulation steps.
-
-        The Trainer does so itself; in transformers 5.5 accelerate would do it once more.
-        """
-        super().create_accelerator_and_postprocess()
-        self.accelerator.gradient_accumulation_steps = 1
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train as `Trainer` does; the model ends with the best weights, or with the averaged ones."""
@@ -93,66 +71,29 @@ class OmniVisionTrainer(PlainFolderTrainer):
         loss = nn.functional.cross_entropy(outputs.logits.float(), labels, label_smoothing=smoothing)
         return (loss, outputs) if return_outputs else loss
 
-    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Do one forward and backward pass.
-
-        Raises:
-            NonFiniteLossError: if the loss or a gradient is not finite.
-        """
-        rows = inputs.pop("rows", None)
-        self._rows += [] if rows is None else rows.tolist()
-        loss = super().training_step(model, inputs, *args, **kwargs)
-        self._check("loss", loss)
-        if self.accelerator.sync_gradients:
-            # A gradient scaler (fp16) expects overflows now and then, and skips those steps itself.
-            if self.accelerator.scaler is None:
-                gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
-                self._check("gradient norm", torch.nn.utils.get_total_norm(gradients))
-            self._rows = []
-        return loss
-
-    def _check(self, name: str, value: torch.Tensor) -> None:
-        if not torch.isfinite(value):
-            raise NonFiniteLossError(
-                f"Expected a finite {name}, got {float(value)} at step {self.state.global_step + 1}, in the batch of "
-                f"rows {self._rows} of the training split. The weights were not changed by it and earlier checkpoints "
-                "are intact: look at these images, lower the learning rate, or use bf16 in place of fp16."
-            )
-
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Name the parameters that weight decay acts on."""
+        """Return the names of the parameters that weight decay acts on."""
         return [name for name, parameter in model.named_parameters() if decays(name, parameter)]
 
-    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """Make the optimizer, with a learning rate per layer if layers differ, with Muon if it has one."""
-        if self.optimizer is None and (self.layer_decay != 1 or self.muon_learning_rate):
-            model, arguments = self.classifier, self.args
-            optimizer_class, options = self.get_optimizer_cls_and_kwargs(arguments, model)
-            if self.muon_learning_rate and optimizer_class is not torch.optim.AdamW:
-                raise ValueError(
-                    f"Muon leaves other weights to AdamW, expected `optim` adamw_torch or adamw_torch_fused, got "
-                    f"{arguments.optim}. Leave out `optim` or `muon_learning_rate`."
-                )
-            if self.muon_learning_rate:
-                optimizer_class = Muon
-            groups = parameter_groups(
-                model,
-                model.config.num_hidden_layers,
-                arguments.learning_rate,
-                arguments.weight_decay,
-                self.layer_decay,
-                self.muon_learning_rate,
-            )
-            self.optimizer = optimizer_class(groups, **options)
-        return super().create_optimizer(*args, **kwargs)
+    def parameter_groups(self) -> list[dict[str, Any]] | None:
+        """Return groups with a learning rate per layer, and for Muon; None where neither is asked for."""
+        if self.layer_decay == 1 and not self.muon_learning_rate:
+            return None
+        return parameter_groups(
+            self.core,
+            self.core.config.num_hidden_layers,
+            self.args.learning_rate,
+            self.args.weight_decay,
+            self.layer_decay,
+            self.muon_learning_rate,
+        )
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate the averaged weights, leaving the random state of training as it was."""
-        with torch.random.fork_rng(devices=[]):
-            if self.average is None or not self.is_in_train:
-                return super().evaluation_loop(*args, **kwargs)
-            with self.average.applied():
-                return super().evaluation_loop(*args, **kwargs)
+        """Evaluate the averaged weights."""
+        if self.average is None or not self.is_in_train:
+            return super().evaluation_loop(*args, **kwargs)
+        with self.average.applied():
+            return super().evaluation_loop(*args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save a folder that opens with the averaged weights; within training, those trained as well."""
@@ -175,4 +116,15 @@ class OmniVisionTrainer(PlainFolderTrainer):
             self.average.load(resume_from_checkpoint)
 
 
-__all__ = ["OmniVisionTrainer", "PlainFolderTrainer"]
+def predicted_classes(logits: torch.Tensor | tuple[torch.Tensor, ...], labels: torch.Tensor) -> torch.Tensor:
+    """Return classes (batch,) of logits (batch, classes), so that processes gather one number per image."""
+    logits = logits[0] if isinstance(logits, tuple) else logits
+    return logits.argmax(dim=-1)
+
+
+def accuracy(prediction: EvalPrediction) -> dict[str, float]:
+    """Return the fraction of images whose predicted class is the right one."""
+    return {"accuracy": float(np.mean(prediction.predictions == prediction.label_ids))}
+
+
+__all__ = ["OmniVisionTrainer", "accuracy", "predicted_classes"]

@@ -9,7 +9,8 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 from modeling_omni_vision import OmniVisionConfig, OmniVisionForImageClassification, OmniVisionImageProcessor
 from modeling_omni_vision.evaluation import test_split as lock_module
 from modeling_omni_vision.evaluation.evaluate import evaluate, predict
-from modeling_omni_vision.evaluation.test_split import LOCK_FILE, SplitRefusedError, open_test_split, weights_digest
+from modeling_omni_vision.evaluation.test_split import LOCK_FILE, SplitRefusedError, open_test_split
+from modeling_omni_vision.records.weights_digest import weights_digest
 
 
 NAMES = ["dark", "light"]

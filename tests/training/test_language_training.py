@@ -6,7 +6,6 @@ import sys
 
 import pytest
 import torch
-from datasets import Dataset
 from packaging.version import Version
 from transformers import __version__ as transformers_version
 
@@ -17,11 +16,9 @@ if Version(transformers_version) < Version("5.23"):
 
 from modeling_omni_vision import OmniVisionForConditionalGeneration, OmniVisionProcessor
 from modeling_omni_vision.data.questions import draw_questions
-from modeling_omni_vision.data.stored_images import open_stored
-from modeling_omni_vision.data.symbol_maps import draw_symbol_map
 from modeling_omni_vision.evaluation.answers import AnswerResult, answer_metrics, text_only_prior
 from modeling_omni_vision.processing_omni_vision_language import image_chat_template
-from modeling_omni_vision.training import language
+from modeling_omni_vision.training import language, skeleton
 from modeling_omni_vision.training.language import (
     LanguageTrainer,
     exact_answers,
@@ -38,7 +35,7 @@ from modeling_omni_vision.training.language_data import (
     LengthGroups,
     encode_question,
     pack_questions,
-    show,
+    replace_images,
 )
 
 
@@ -202,7 +199,7 @@ def test_an_answer_is_exact_if_and_only_if_generate_gives_it(tmp_path, scenes):
     assert False in wanted
 
 
-def test_words_that_are_not_said_get_no_logits_and_the_loss_is_the_same(composite, scenes, tmp_path):
+def test_tokens_without_a_label_get_no_logits_and_the_loss_is_the_same(composite, scenes, tmp_path):
     model, processor = opened(composite)
     collator, data = AnswerCollator(processor), Conversations(scenes["train"], processor, max_questions_per_sequence=1)
     trainer = LanguageTrainer(
@@ -238,10 +235,9 @@ def test_a_run_leaves_a_folder_that_opens_and_its_numbers_beside_those_of_the_co
         train_language(recipe(), arguments(tmp_path / "run"))
 
 
-@pytest.mark.parametrize("image_input", ["nothing", "symbols"])
-def test_a_control_without_images_trains_the_language_model_alone(tmp_path, image_input):
+def test_a_control_without_images_trains_the_language_model_alone(tmp_path):
     folder = train_language(
-        recipe(image_input=image_input), arguments(tmp_path / "run", do_predict=True, num_train_epochs=1)
+        recipe(image_input="nothing"), arguments(tmp_path / "run", do_predict=True, num_train_epochs=1)
     )
     record = json.loads((folder / "metrics.json").read_text())
     assert {name: part["unchanged"] for name, part in record["training"]["parts"].items()} == {
@@ -249,42 +245,18 @@ def test_a_control_without_images_trains_the_language_model_alone(tmp_path, imag
         "text": False,
         "projector": True,
     }
-    assert list(record["answers"]["test"]) == ["prior", image_input]
+    assert list(record["answers"]["test"]) == ["prior", "nothing"]
 
 
-def test_a_map_of_symbols_trains_all_parts_and_is_all_that_is_measured(tmp_path):
-    sized = json.dumps({**VISION, "image_size": 64})
-    options = {"do_predict": True, "num_train_epochs": 1}
-    folder = train_language(recipe(image_input="symbol_map", config=sized), arguments(tmp_path / "run", **options))
-    record = json.loads((folder / "metrics.json").read_text())
-    assert not any(part["unchanged"] for part in record["training"]["parts"].values())
-    assert list(record["answers"]["test"]) == ["prior", "symbol_map"]
-
-
-def test_a_map_of_symbols_is_shown_in_place_of_the_image_to_towers_that_it_fits_only(composite, scenes, tmp_path):
-    _, processor = opened(composite)
-    seen, mapped = (Conversations(scenes["test"], processor, image_input) for image_input in ("images", "symbol_map"))
-    for row in range(len(seen)):
-        assert seen[row].tokens == mapped[row].tokens
-        (stored,) = mapped[row].images
-        wanted = draw_symbol_map(scenes["test"][mapped.rows_of[row]]["symbols"])
-        assert open_stored(stored).tobytes() == wanted.tobytes()
-    with pytest.raises(ValueError, match=r"towers of 64 pixels whose patches have 8, got \(32, 32\) and \(8, 8\)"):
-        train_language(recipe(image_input="symbol_map"), arguments(tmp_path / "run"))
-    several = Dataset.from_list([{**row, "images": row["images"] * 2} for row in scenes["test"].select(range(2))])
-    with pytest.raises(ValueError, match="got 2 images in a row"):
-        Conversations(several, processor, "symbol_map")
-
-
-def test_controls_show_what_they_say(composite, scenes):
+def test_controls_replace_what_they_name(composite, scenes):
     _, processor = opened(composite)
     messages = scenes["test"][0]["questions"][0]["messages"]
     text = messages[0]["content"].removeprefix("<image>\n")
-    assert show(messages, "images", "")[0]["content"] == f"<image>\n{text}"
-    assert show(messages, "nothing", "")[0]["content"] == text
-    assert show(messages, "symbols", "red square 1 2")[0]["content"] == f"red square 1 2\n{text}"
-    with pytest.raises(ValueError, match="Expected `symbols` in every row"):
-        show(messages, "symbols", "")
+    assert replace_images(messages)[0]["content"] == text
+    assert replace_images(messages, "red square 1 2")[0]["content"] == f"red square 1 2\n{text}"
+    question = scenes["test"][0]["questions"][0]
+    for image_input, wanted in (("images", f"<image>\n{text}"), ("shuffled", f"<image>\n{text}"), ("nothing", text)):
+        assert Conversations(scenes["test"], processor, image_input).messages_of(question, 0)[0]["content"] == wanted
     seen, shuffled = (Conversations(scenes["test"], processor, image_input) for image_input in ("images", "shuffled"))
     assert all(seen[row].tokens == shuffled[row].tokens for row in range(len(seen)))
     assert all(seen[row].images != shuffled[row].images for row in range(len(seen)))
@@ -352,19 +324,6 @@ def test_merging_lora_changes_no_answer(composite, scenes):
     assert set(model.state_dict()) == set(plain.state_dict())
 
 
-@pytest.mark.parametrize("stage", ["all", "lora"])
-def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been(composite, tmp_path, stage):
-    options = {"save_strategy": "steps", "save_steps": 3, "save_total_limit": None}
-    given = recipe(model=str(composite), stage=stage, muon_learning_rate=0.02, text_muon_learning_rate=0.02)
-    whole = train_language(given, arguments(tmp_path / "whole", **options))
-    # In the middle of the first epoch, which has four steps.
-    shutil.copytree(whole / "checkpoint-3", tmp_path / "half" / "checkpoint-3")
-    resumed = train_language(given, arguments(tmp_path / "half", **options, resume_from_checkpoint="true"))
-    assert json.loads((resumed / "metrics.json").read_text())["training"]["resumed_from"] == "checkpoint-3"
-    first, second = weights(whole), weights(resumed)
-    assert all(torch.equal(first[name], second[name]) for name in first)
-
-
 def test_parts_have_their_own_learning_rates(composite):
     model, _ = opened(composite)
     given = recipe(model=str(composite), vision_learning_rate=1.0, text_learning_rate=2.0)
@@ -404,8 +363,8 @@ def test_a_tower_that_is_not_trained_is_used_without_dropout(composite, tmp_path
     assert losses[0] == losses[1]
 
 
-def test_bf16_leaves_weights_in_float32_and_is_named_where_it_is_imitated(composite, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(language, "has_bf16_instructions", lambda: False)
+def test_bf16_leaves_weights_in_float32_and_warns_where_it_is_imitated(composite, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(skeleton, "has_bf16_instructions", lambda: False)
     folder = train_language(recipe(model=str(composite)), arguments(tmp_path / "run", bf16=True, max_steps=1))
     assert all(value.dtype == torch.float32 for value in weights(folder).values())
     assert "no bfloat16 instructions" in caplog.text
@@ -415,16 +374,14 @@ def test_bf16_leaves_weights_in_float32_and_is_named_where_it_is_imitated(compos
     ("changes", "message"),
     [
         ({"stage": "some"}, "must be one of projector, lora, all"),
-        ({"image_input": "words"}, "must be one of images, shuffled, nothing, symbols, symbol_map"),
+        ({"image_input": "words"}, "must be one of images, shuffled, nothing, got"),
         ({"model": "somewhere", "config": "{}"}, "`model` has all of its parts"),
-        ({"vision": "somewhere"}, "`config` is for a new image tower"),
+        ({"vision": "somewhere"}, "`config` is for a new vision tower"),
         ({"text": "somewhere"}, "`text_config` is for a new language model"),
         ({"config": "{"}, "must be JSON"),
         ({"text_config": '{"width": 3}'}, "fields of LlamaConfig"),
         ({"max_questions_per_sequence": 0}, "`max_questions_per_sequence` must be at least 1"),
         ({"text_learning_rate": -1.0}, "must be at least 0"),
-        ({"align_steps": -1}, "`align_steps` must be at least 0"),
-        ({"align_steps": 5, "model": "somewhere"}, r"`model` has all of its parts, got \[.*'align_steps'\]"),
         ({"image_input": "nothing", "stage": "projector"}, "needs `stage` 'all'"),
     ],
 )

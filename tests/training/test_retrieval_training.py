@@ -2,7 +2,6 @@ import itertools
 import json
 import math
 import os
-import signal
 import subprocess
 import sys
 
@@ -27,8 +26,6 @@ from modeling_omni_vision.data.pairs import draw_scenes
 from modeling_omni_vision.retrieval.augmentation import PairAugmentation
 from modeling_omni_vision.retrieval.build import as_sentence_transformer, build_retrieval
 from modeling_omni_vision.retrieval.losses import false_negative_mask, unwrap_retrieval_model
-from modeling_omni_vision.training.batches import ConceptBatches
-from modeling_omni_vision.training.callbacks import NonFiniteLossError, TrainingInterruptedError
 from modeling_omni_vision.training.retrieval import (
     LateInteractionTrainer,
     SingleVectorTrainer,
@@ -37,9 +34,9 @@ from modeling_omni_vision.training.retrieval import (
     merged,
     train_retrieval,
     trainer_of,
-    training_pairs,
 )
 from modeling_omni_vision.training.retrieval_arguments import RetrievalArguments, RetrievalTrainingArguments
+from modeling_omni_vision.training.retrieval_data import ConceptBatches, training_pairs
 
 
 TINY = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64}
@@ -68,7 +65,7 @@ def weights(folder):
 
 
 @pytest.mark.parametrize("vectors", ["both", "multi_vector", "single_vector"])
-def test_a_run_leaves_a_folder_that_opens_by_all_doors_and_its_numbers(few_scenes, tmp_path, vectors):
+def test_a_run_leaves_a_folder_that_sentence_transformers_loads_and_its_numbers(few_scenes, tmp_path, vectors):
     folder = train_retrieval(recipe(vectors=vectors), arguments(tmp_path / "run"))
     record = json.loads((folder / "metrics.json").read_text())
     assert record["training"]["steps"] == 6
@@ -93,24 +90,6 @@ def test_training_lowers_the_loss_below_chance(few_scenes, tmp_path):
     )
     history = json.loads((folder / "metrics.json").read_text())["training"]["history"]
     assert history[-1]["loss"] < 0.8 * history[-1]["chance_loss"]
-
-
-def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been(few_scenes, tmp_path):
-    whole = train_retrieval(recipe(), arguments(tmp_path / "whole"))
-    train_retrieval(recipe(), arguments(tmp_path / "half"))
-    for path in (tmp_path / "half").iterdir():
-        if path.name == "checkpoint-3":
-            continue
-        if path.is_dir():
-            for inner in sorted(path.rglob("*"), reverse=True):
-                inner.rmdir() if inner.is_dir() else inner.unlink()
-            path.rmdir()
-        else:
-            path.unlink()
-    resumed = train_retrieval(recipe(), arguments(tmp_path / "half", resume_from_checkpoint="true"))
-    assert json.loads((resumed / "metrics.json").read_text())["training"]["resumed_from"] == "checkpoint-3"
-    first, second = weights(whole), weights(resumed)
-    assert all(torch.allclose(first[name], second[name], atol=1e-6) for name in first)
 
 
 def test_a_new_text_encoder_has_the_width_that_is_asked_for():
@@ -150,7 +129,7 @@ def test_towers_that_are_not_trained_are_used_without_dropout(few_scenes, tmp_pa
     assert losses[0] == losses[1]
 
 
-def test_lora_trains_queries_and_values_of_the_image_tower_and_is_merged(few_scenes, tmp_path):
+def test_lora_trains_queries_and_values_of_the_vision_tower_and_is_merged(few_scenes, tmp_path):
     start = train_retrieval(recipe(), arguments(tmp_path / "start", do_predict=False))
     folder = train_retrieval(
         recipe(model=str(start), config=None, train="image", lora_rank=2),
@@ -195,39 +174,10 @@ def test_the_temperature_stays_within_its_limit(few_scenes, tmp_path):
     assert 99 < weights(folder)["logit_scale"].exp() < 100.01
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(few_scenes, tmp_path):
-    start = train_retrieval(recipe(), arguments(tmp_path / "start", do_predict=False, num_train_epochs=1))
-    state = load_file(start / "model.safetensors")
-    state["text_projection.weight"].fill_(float("nan"))
-    save_file(state, start / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(NonFiniteLossError, match="in step 1"):
-        train_retrieval(recipe(model=str(start), config=None), arguments(tmp_path / "run"))
-
-
-def test_sigterm_saves_a_checkpoint_and_the_run_goes_on_from_it(few_scenes, tmp_path, monkeypatch):
-    step, steps = LateInteractionTrainer.training_step, []
-
-    def kill(self, *args, **kwargs):
-        steps.append(self.state.global_step)
-        if len(steps) == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, *args, **kwargs)
-
-    monkeypatch.setattr(LateInteractionTrainer, "training_step", kill)
-    with pytest.raises(TrainingInterruptedError, match="stopped at step 2 of 6"):
-        train_retrieval(recipe(), arguments(tmp_path / "run"))
-    folder = train_retrieval(recipe(), arguments(tmp_path / "run", resume_from_checkpoint="true"))
-    assert json.loads((folder / "metrics.json").read_text())["training"]["resumed_from"] == "checkpoint-2"
-    assert steps == [0, 1, 2, 3, 4, 5]
-    # In the middle of an epoch, and still the same texts were chosen.
-    whole = weights(train_retrieval(recipe(), arguments(tmp_path / "whole")))
-    assert all(torch.allclose(value, whole[name], atol=1e-6) for name, value in weights(folder).items())
-
-
 def test_any_text_of_an_image_is_trained_with_or_the_first():
     train = draw_scenes((2, 2), size=32, sizes={"train": 40})["train"]
     change = PairAugmentation(False, 3)
-    seen = {texts: training_pairs(train, change, texts)[:]["text"] for texts in ("any", "first")}
+    seen = {sampling: training_pairs(train, change, sampling)[:]["text"] for sampling in ("any", "first")}
     assert seen["first"] == [lines[0] for lines in train["texts"]]
     places = [lines.index(text) for lines, text in zip(train["texts"], seen["any"], strict=True)]
     assert set(places) == {0, 1, 2}
@@ -254,10 +204,10 @@ def test_each_epoch_of_a_run_chooses_texts_anew(few_scenes, tmp_path, monkeypatc
     assert sum(len(set(texts)) > 1 for texts in seen.values()) > 12
 
 
-@pytest.mark.parametrize("texts", ["any", "first"])
-def test_labels_tell_which_images_show_what_a_text_says(texts):
+@pytest.mark.parametrize("text_sampling", ["any", "first"])
+def test_labels_find_the_images_that_a_text_describes(text_sampling):
     train = draw_scenes((1, 2), size=32, sizes={"train": 300})["train"]
-    rows = training_pairs(train, PairAugmentation(False, 3), texts)[:]
+    rows = training_pairs(train, PairAugmentation(False, 3), text_sampling)[:]
     labels = torch.tensor(rows["label"])
     _, fits, fits_back = false_negative_mask(labels, labels, torch.arange(300))
     shown = [set(concept.split(", ")) for concept in train["concept"]]
@@ -315,7 +265,7 @@ def test_the_rest_of_an_epoch_is_a_smaller_batch_or_left_out():
         assert length == len(sizes)
 
 
-def test_images_of_a_concept_are_trained_to_find_each_other(few_scenes, tmp_path, monkeypatch):
+def test_images_of_a_concept_are_trained_as_positives_of_each_other(few_scenes, tmp_path, monkeypatch):
     seen = []
 
     def watch(self, *args, **kwargs):
@@ -334,20 +284,20 @@ def test_images_of_a_concept_are_trained_to_find_each_other(few_scenes, tmp_path
         assert len(list(itertools.groupby(labels))) == len(set(labels))
 
 
-def test_the_weight_of_wholes_reaches_the_loss_where_both_are_trained(few_scenes, tmp_path):
+def test_the_weight_of_the_single_vector_loss_counts_where_both_are_trained(few_scenes, tmp_path):
     losses = {}
     for name, weight in (("multi_vector", 1.0), ("single_vector", 1.0), ("both", 1.0), ("both", 0.25)):
         run = arguments(tmp_path / f"{name}{weight}", max_steps=1, do_predict=False, logging_steps=1)
         folder = train_retrieval(recipe(vectors=name, single_vector_weight=weight, config=json.dumps(STEADY)), run)
         history = json.loads((folder / "metrics.json").read_text())["training"]["history"]
         losses[name, weight] = history[0]["loss"]
-    parts, wholes = losses["multi_vector", 1.0], losses["single_vector", 1.0]
-    assert losses["both", 1.0] == pytest.approx((parts + wholes) / 2, abs=1e-4)
-    assert losses["both", 0.25] == pytest.approx((parts + wholes / 4) / 1.25, abs=1e-4)
-    assert abs(parts - wholes) > 0.01
+    multi, single = losses["multi_vector", 1.0], losses["single_vector", 1.0]
+    assert losses["both", 1.0] == pytest.approx((multi + single) / 2, abs=1e-4)
+    assert losses["both", 0.25] == pytest.approx((multi + single / 4) / 1.25, abs=1e-4)
+    assert abs(multi - single) > 0.01
 
 
-def test_where_no_concept_has_two_images_nothing_can_find_its_like_and_that_is_refused(tmp_path):
+def test_a_weight_for_pairs_of_images_is_refused_where_no_concept_has_two(tmp_path):
     data = DatasetDict({"train": Dataset.from_dict({"concept": ["a", "b"]})})
     with pytest.raises(ValueError, match="concepts with several images"):
         trainer_of(None, recipe(image_pair_weight=0.5), arguments(tmp_path), data)
@@ -385,7 +335,7 @@ def test_attention_is_computed_as_the_configuration_asks(few_scenes, tmp_path, m
     assert used == ["eager"]
 
 
-def test_chance_is_the_loss_of_one_who_knows_only_how_many_pairs_are_true():
+def test_chance_is_the_loss_of_equal_scores():
     same = torch.zeros(6, 6)
     assert chance_loss(6) == pytest.approx(torch.nn.functional.cross_entropy(same, torch.arange(6)).item())
     # SigLIP: the best constant logit for one true pair in six.
@@ -408,8 +358,8 @@ def test_a_finished_run_is_not_written_over(few_scenes, tmp_path):
         ({"vectors": "some"}, "must be one of both, multi_vector, single_vector"),
         ({"single_vector_weight": 0.0}, "`single_vector_weight` must be above 0"),
         ({"single_vector_weight": 0.5, "vectors": "multi_vector"}, "is for `vectors` both, got 0.5"),
-        ({"texts": "all"}, "must be one of any, first"),
-        ({"lora_rank": 4, "train": "text"}, "needs the image tower"),
+        ({"text_sampling": "all"}, "must be one of any, first"),
+        ({"lora_rank": 4, "train": "text"}, "needs the vision tower"),
         ({"model": "somewhere"}, "`model` has both towers"),
         ({"config": "{"}, "must be JSON"),
         ({"config": '{"hidden": 3}'}, "fields of OmniVisionConfig"),

@@ -1,9 +1,9 @@
-"""A new projector that says in the language model's own words what patches show, before that is asked anything.
+"""A new projector that maps patches to the word embeddings of their content, before the language model is trained.
 
-The tower knows the colour and the shape of a patch, the language model knows their names; a new projector knows
-neither, and from answers alone learns late to let one see the other. Here it learns, in seconds and without a pass
-through the language model, to put where a patch is seen the mean of the embeddings of two words, such as " red" and
-" square". As a sum of two words it is also right about combinations that it has never met.
+The tower encodes colour and shape of a patch, the language model knows their names; from answers alone a new projector
+learns late to connect them. Here it learns, in seconds and without a pass through the language model, to map a patch
+to the mean of the embeddings of two words, such as " red" and " square". A sum of two words also fits combinations
+that were not in training.
 """
 
 import logging
@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from datasets import Dataset
 
-from ..data.scene_patches import PATCH_COLOURS, PATCH_SHAPES, draw_scene_patches
-from ..data.stored_images import open_stored
-from ..modeling_omni_vision import OmniVisionModelOutput
-from ..modeling_omni_vision_language import pixel_shuffle
+from modeling_omni_vision.data.scene_patches import PATCH_COLOURS, PATCH_SHAPES, draw_scene_patches
+from modeling_omni_vision.data.stored_images import open_stored
+from modeling_omni_vision.modeling_omni_vision import OmniVisionModelOutput
+from modeling_omni_vision.modeling_omni_vision_language import pixel_shuffle
 
 
 logger = logging.getLogger(__name__)
@@ -29,27 +29,27 @@ def align_projector(model: Any, processor: Any, steps: int, seed: int = 0, image
     Teach the projector of a composite, in place, the words for colour and shape of what drawn scenes show.
 
     Args:
-        model: A composite of early fusion that is shown the grid; nothing else of it changes.
+        model: A composite of early fusion whose input is the grid; nothing else of it changes.
         processor: Its processor.
         steps: Steps of 32 images.
         seed: Seed of their order.
         images: Scenes to draw, none with a combination of `HELD_OUT_COMBINATIONS`.
 
     Returns:
-        What is missed in the end: the squared distance to the words as a share of their variance.
+        The error at the end: the squared distance to the embeddings as a fraction of their variance.
 
     Raises:
-        ValueError: for a composite that is shown anything but the grid, or images that cannot be drawn.
+        ValueError: for a composite whose input is anything but the grid, or images that cannot be drawn.
     """
     config = model.config
     if (config.fusion, config.vision_feature_select_strategy) != ("early", "grid"):
         raise ValueError(
-            f"Only a grid between the words can be said in words, got {config.fusion} fusion of "
+            f"Only a grid between the words can be aligned, got {config.fusion} fusion of "
             f"{config.vision_feature_select_strategy}. Choose early fusion of the grid, or leave out the alignment."
         )
     (height, _), (patch, _) = config.vision_config.image_size_hw, config.vision_config.patch_size_hw
     scenes = draw_scene_patches(patch, size=height, sizes={"train": images})["train"]
-    (cls, grid), words = _seen(model, processor, scenes), _words(model, processor, scenes, height // patch)
+    (cls, grid), words = _encode(model, processor, scenes), _words(model, processor, scenes, height // patch)
     projector = model.multi_modal_projector
     weights = [*projector.parameters()]
     optimizer = torch.optim.AdamW(weights, lr=LEARNING_RATE, weight_decay=0.0)
@@ -59,9 +59,9 @@ def align_projector(model: Any, processor: Any, steps: int, seed: int = 0, image
     for _ in range(steps):
         rows = torch.randint(len(grid), (BATCH,), generator=generator)
         image_input: dict[str, Any] = {"cls": cls[rows], "grid": grid[rows]}
-        said = projector(OmniVisionModelOutput(**image_input), height)
-        missed = (said - words[rows]).square().mean() / words.var()
-        # Their gradients alone: others are not to be seen by whoever trains next.
+        found = projector(OmniVisionModelOutput(**image_input), height)
+        missed = (found - words[rows]).square().mean() / words.var()
+        # Their gradients alone: others would be left over for the training that follows.
         for weight, gradient in zip(weights, torch.autograd.grad(missed, weights), strict=True):
             weight.grad = gradient
         optimizer.step()
@@ -72,7 +72,7 @@ def align_projector(model: Any, processor: Any, steps: int, seed: int = 0, image
 
 
 @torch.no_grad()
-def _seen(model: Any, processor: Any, scenes: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
+def _encode(model: Any, processor: Any, scenes: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
     """Encode scenes: CLS (images, 1, hidden) and patches (images, patches, hidden)."""
     model.vision_tower.eval()
     found = []
@@ -87,7 +87,7 @@ def _seen(model: Any, processor: Any, scenes: Dataset) -> tuple[torch.Tensor, to
 
 @torch.no_grad()
 def _words(model: Any, processor: Any, scenes: Dataset, rows: int) -> torch.Tensor:
-    """Say in embeddings what tokens show: (images, tokens, text hidden); for background, the mean of all words."""
+    """Return target embeddings (images, tokens, text hidden); for background, the mean of all words."""
     embeddings = model.get_input_embeddings().weight
     colours, shapes = (_named(embeddings, processor, names[1:]) for names in (PATCH_COLOURS, PATCH_SHAPES))
     colour, shape = (torch.tensor(scenes[name][:]) for name in ("colours", "shapes"))
@@ -100,7 +100,7 @@ def _words(model: Any, processor: Any, scenes: Dataset, rows: int) -> torch.Tens
 
 
 def _named(embeddings: torch.Tensor, processor: Any, names: tuple[str, ...]) -> torch.Tensor:
-    """Give the embedding of each name, the mean of its tokens, after one of zeros for no name."""
+    """Return the embedding of each name, the mean of its tokens, after one of zeros for no name."""
     # With the blank before it, as within a sentence.
     tokens = [processor.tokenizer(f" {name}", add_special_tokens=False)["input_ids"] for name in names]
     return torch.stack([torch.zeros_like(embeddings[0]), *(embeddings[found].mean(0) for found in tokens)])

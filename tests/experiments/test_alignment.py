@@ -8,6 +8,9 @@ pytest.importorskip("peft")
 if Version(transformers_version) < Version("5.23"):
     pytest.skip("models of several parts need transformers 5.23", allow_module_level=True)
 
+
+from experiments import alignment
+from experiments.alignment import align_projector
 from modeling_omni_vision import (
     OmniVisionConfig,
     OmniVisionForConditionalGeneration,
@@ -18,9 +21,7 @@ from modeling_omni_vision import (
 from modeling_omni_vision.data.questions import scene_texts
 from modeling_omni_vision.data.scene_patches import PATCH_COLOURS, PATCH_SHAPES
 from modeling_omni_vision.interop import compose_language_model
-from modeling_omni_vision.training import alignment
-from modeling_omni_vision.training.alignment import align_projector
-from modeling_omni_vision.training.language import fingerprints, new_tokenizer
+from modeling_omni_vision.training.language import new_tokenizer, part_digests
 
 
 @pytest.fixture
@@ -31,17 +32,17 @@ def compose(tmp_path):
         from transformers import LlamaConfig, LlamaForCausalLM
 
         config = OmniVisionConfig(image_size=32, patch_size=8, hidden_size=32, num_hidden_layers=1)
-        OmniVisionModel(config).save_pretrained(tmp_path / "eyes")
-        OmniVisionImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "eyes")
+        OmniVisionModel(config).save_pretrained(tmp_path / "vision")
+        OmniVisionImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "vision")
         tokenizer = new_tokenizer(scene_texts())
         fields = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
         text = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), pad_token_id=0, **fields))
         text.save_pretrained(tmp_path / "text")
         tokenizer.save_pretrained(tmp_path / "text")
-        compose_language_model(tmp_path / "eyes", tmp_path / "text", tmp_path / "seeing", **options)
+        compose_language_model(tmp_path / "vision", tmp_path / "text", tmp_path / "composite", **options)
         return (
-            OmniVisionForConditionalGeneration.from_pretrained(tmp_path / "seeing"),
-            OmniVisionProcessor.from_pretrained(tmp_path / "seeing"),
+            OmniVisionForConditionalGeneration.from_pretrained(tmp_path / "composite"),
+            OmniVisionProcessor.from_pretrained(tmp_path / "composite"),
         )
 
     return made
@@ -50,11 +51,11 @@ def compose(tmp_path):
 @pytest.mark.parametrize("projector", ["linear", "mlp"])
 def test_a_projector_learns_the_words_and_nothing_else_changes(compose, projector):
     model, processor = compose(vision_feature_select_strategy="grid", scale_factor=2, projector=projector)
-    before = fingerprints(model)
+    before = part_digests(model)
     missed = [align_projector(model, processor, steps, images=40) for steps in (1, 400)]
     # Measured: two layers, which start near nothing, come to a 14th, though this tower has learnt nothing.
     assert missed[1] < missed[0] / 5
-    after = fingerprints(model)
+    after = part_digests(model)
     assert {part: before[part] == after[part] for part in before} == {"vision": True, "text": True, "projector": False}
     assert all(weight.grad is None for weight in model.parameters())
 

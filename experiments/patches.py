@@ -1,11 +1,9 @@
-"""Teach a tower what each patch of a drawn scene shows: the colour and shape of the object there, its middle, and how
-many there are.
+"""Teach a tower what each patch of a drawn scene holds: colour, shape and centre of the object, and the counts.
 
 A tower that was trained on whole images, or to be found by a bag of words, need not know which shape is where, and
 no language model can read from its patches what is not in them. Labels for every patch teach it in minutes.
 """
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +12,17 @@ from datasets import Dataset
 from PIL import Image as PilImage
 from torch import nn
 from torch.nn.functional import cross_entropy, smooth_l1_loss
-from transformers import EvalPrediction, set_seed
+from transformers import EvalPrediction
 
-from ..configuration_omni_vision import OmniVisionConfig
-from ..data.questions import MOST_OBJECTS
-from ..data.scene_patches import PATCH_COLOURS, PATCH_SHAPES, draw_scene_patches
-from ..data.stored_images import open_stored
-from ..image_processing_omni_vision import OmniVisionImageProcessor
-from ..modeling_omni_vision import OmniVisionModel
-from ..records.metrics_file import merge_metrics
-from .arguments import OmniVisionTrainingArguments
-from .callbacks import train_until_done
-from .classification import find_checkpoint
-from .optimizer import muon_for
-from .run_record import describe_machine, recorded_versions
-from .trainer import PlainFolderTrainer
+from modeling_omni_vision.configuration_omni_vision import OmniVisionConfig
+from modeling_omni_vision.data.questions import MOST_OBJECTS
+from modeling_omni_vision.data.scene_patches import PATCH_COLOURS, PATCH_SHAPES, draw_scene_patches
+from modeling_omni_vision.data.stored_images import open_stored
+from modeling_omni_vision.image_processing_omni_vision import OmniVisionImageProcessor
+from modeling_omni_vision.modeling_omni_vision import OmniVisionModel
+from modeling_omni_vision.training.arguments import OmniVisionTrainingArguments
+from modeling_omni_vision.training.optimizer import parameter_groups
+from modeling_omni_vision.training.skeleton import SkeletonTrainer, TrainingRun
 
 
 # How much a miss of the middle weighs beside a word: a tenth of the side, both ways, costs 0.75, a word of which the
@@ -94,75 +88,90 @@ class PatchTeacher(nn.Module):
         return {"loss": loss, "found": found}
 
 
-class PatchTrainer(PlainFolderTrainer):
+class PatchTrainer(SkeletonTrainer):
     """Trains a `PatchTeacher`, the tower's layers by Muon where that has a learning rate."""
 
     muon_learning_rate: float = 0.0
 
-    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """Make the optimizer."""
-        if self.optimizer is None:
-            teacher: Any = self.model
-            layers = teacher.tower.config.num_hidden_layers
-            self.optimizer = muon_for(teacher, layers, self.args, self.muon_learning_rate)
-        return super().create_optimizer(*args, **kwargs)
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return groups with Muon for the layers of the tower."""
+        layers, args = self.core.tower.config.num_hidden_layers, self.args
+        return parameter_groups(self.core, layers, args.learning_rate, args.weight_decay, 1.0, self.muon_learning_rate)
 
 
 def train_patches(config: OmniVisionConfig, muon_learning_rate: float, args: OmniVisionTrainingArguments) -> Path:
-    """Teach a new tower and save it, with the scores of its heads, which are left behind, in `metrics.json`.
+    """Teach a new tower and save it, with the scores of its heads, which are left out, in `metrics.json`.
 
     Args:
         config: The tower; its image size and patch size must be square.
-        muon_learning_rate: Muon's for the matrices of the layers, 0 for none.
+        muon_learning_rate: Muon's for the matrices of the layers; 0 disables it.
         args: Everything that transformers' Trainer knows.
 
     Raises:
-        TrainingInterruptedError: after SIGTERM, once a checkpoint is saved.
+        TrainingInterruptedError: after SIGTERM or Ctrl-C, once a checkpoint is saved.
+        NonFiniteLossError: if the loss or a gradient becomes NaN or infinite.
         ValueError: for patches that drawn scenes cannot be cut into.
     """
-    folder = Path(str(args.output_dir))
-    checkpoint = find_checkpoint(folder, args.resume_from_checkpoint)
-    set_seed(args.seed)
-    (height, width), (patch, across) = config.image_size_hw, config.patch_size_hw
-    if height != width or patch != across or config.num_channels != 3:
-        raise ValueError(
-            f"Drawn scenes are square and coloured, got images of {height} x {width} in {config.num_channels} "
-            f"channel(s) and patches of {patch} x {across}. Correct --config."
+    run = PatchRun(config, args)
+    run.muon_learning_rate = muon_learning_rate
+    return run.run()
+
+
+class PatchRun(TrainingRun):
+    """The run of a tower; see `train_patches`."""
+
+    evaluated = {"eval_accuracy": "accuracy", "eval_numbers": "numbers", "eval_distance": "distance"}
+    muon_learning_rate: float = 0.0
+
+    def build(self) -> PatchTrainer:
+        """Draw scenes, make the tower and its heads, and return their Trainer."""
+        (height, width), (patch, across) = self.recipe.image_size_hw, self.recipe.patch_size_hw
+        if height != width or patch != across or self.recipe.num_channels != 3:
+            raise ValueError(
+                f"Drawn scenes are square and coloured, got images of {height} x {width} in "
+                f"{self.recipe.num_channels} channel(s) and patches of {patch} x {across}. Correct --config."
+            )
+        with self.args.main_process_first(desc="drawing scenes"):
+            self.data = draw_scene_patches(patch, size=height)
+        self.processor = OmniVisionImageProcessor(size={"height": height, "width": width}, num_channels=3)
+        self.args.label_names = ["colours", "shapes", "places", "numbers"]
+        trainer = PatchTrainer(
+            PatchTeacher(OmniVisionModel(self.recipe)),
+            args=self.args,
+            data_collator=_Collator(self.processor),
+            train_dataset=self.data["train"],
+            eval_dataset=self.data["validation"],
+            compute_metrics=patch_metrics,
         )
-    with args.main_process_first(desc="drawing scenes"):
-        data = draw_scene_patches(patch, size=height)
-    processor = OmniVisionImageProcessor(size={"height": height, "width": width}, num_channels=3)
-    teacher = PatchTeacher(OmniVisionModel(config))
-    args.label_names = ["colours", "shapes", "places", "numbers"]
-    trainer = PatchTrainer(
-        teacher,
-        args=args,
-        data_collator=_Collator(processor),
-        train_dataset=data["train"],
-        eval_dataset=data["validation"],
-        compute_metrics=patch_metrics,
-    )
-    trainer.muon_learning_rate = muon_learning_rate
-    minutes = train_until_done(trainer, checkpoint) / 60
-    scores = {name: _scores(trainer, data[name]) for name in data if name != "train"}
-    if trainer.is_world_process_zero():
-        teacher.tower.float().save_pretrained(folder)
-        processor.save_pretrained(folder)
-        training = {
-            "learning_rates": {"adamw": args.learning_rate, "muon": muon_learning_rate},
-            "batch": args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps,
-            "epochs": args.num_train_epochs,
-            "seed": args.seed,
-            "date": datetime.now(UTC).date().isoformat(),
-            "versions": recorded_versions(),
-            "machine": describe_machine(),
-            "minutes": round(minutes, 2),
-            "resumed_from": None if checkpoint is None else checkpoint.name,
-            "images": {name: len(split) for name, split in data.items()},
-            "parameters": teacher.tower.num_parameters(),
+        trainer.muon_learning_rate = self.muon_learning_rate
+        return trainer
+
+    def describe(self) -> dict[str, Any]:
+        """Return learning rates and sizes of the data; every process takes part in scoring the heads."""
+        args = self.args
+        self.scores = {name: self._scores(split) for name, split in self.data.items() if name != "train"}
+        return {
+            "arguments": {
+                "batch": args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps,
+                "learning_rates": {"adamw": args.learning_rate, "muon": self.muon_learning_rate},
+                "epochs": args.num_train_epochs,
+            },
+            "images": {name: len(split) for name, split in self.data.items()},
         }
-        merge_metrics(folder, {"training": training, "patches": scores})
-    return folder
+
+    def _scores(self, split: Dataset) -> dict[str, float]:
+        found: Any = self.trainer.predict(split, metric_key_prefix="").metrics
+        return {name: found[f"_{name}"] for name in ("accuracy", "colour", "shape", "numbers", "distance")}
+
+    def save(self) -> None:
+        """Write the tower and its image processor."""
+        if self.trainer.is_world_process_zero():
+            self.trainer.core.tower.float().save_pretrained(self.folder)
+            self.processor.save_pretrained(self.folder)
+
+    def measure(self) -> dict[str, Any]:
+        """Return the scores of the heads, which are not saved."""
+        return {"patches": self.scores}
 
 
 def patch_metrics(prediction: EvalPrediction) -> dict[str, float]:
@@ -184,11 +193,6 @@ def patch_metrics(prediction: EvalPrediction) -> dict[str, float]:
     }
 
 
-def _scores(trainer: PatchTrainer, split: Dataset) -> dict[str, float]:
-    found: Any = trainer.predict(split, metric_key_prefix="").metrics
-    return {name: found[f"_{name}"] for name in ("accuracy", "colour", "shape", "numbers", "distance")}
-
-
 class _Collator:
     def __init__(self, processor: OmniVisionImageProcessor) -> None:
         self.processor = processor
@@ -201,4 +205,4 @@ class _Collator:
         }
 
 
-__all__ = ["PatchTeacher", "PatchTrainer", "patch_metrics", "train_patches"]
+__all__ = ["PatchRun", "PatchTeacher", "PatchTrainer", "patch_metrics", "train_patches"]

@@ -1,0 +1,139 @@
+"""SIGTERM and Ctrl-C: a checkpoint at the end of the running step, a line on how to continue, no traceback."""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+
+logger = logging.getLogger(__name__)
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# The terminal and a launcher may both pass on one Ctrl-C: within so many seconds it is the same one.
+SAME_PRESS = 0.5
+
+
+class TrainingInterruptedError(Exception):
+    """Training was asked to stop and did, after saving a checkpoint to resume from.
+
+    Args:
+        message: The step, the checkpoint, and how to continue.
+        signum: Number of the signal.
+    """
+
+    def __init__(self, message: str, signum: int) -> None:
+        super().__init__(message)
+        self.signum = signum
+
+
+class StopOnSignal(TrainerCallback):
+    """On SIGTERM or Ctrl-C saves a checkpoint at the end of the running step, then stops; all processes together.
+
+    Use as a context manager around training: the former handlers are put back at the end. A second Ctrl-C raises
+    `KeyboardInterrupt` at once.
+    """
+
+    def __init__(self) -> None:
+        self.requested = 0  # number of the signal
+        self.stopped = False
+        self._former: dict[signal.Signals, Any] = {}
+        self._process, self._first = os.getpid(), 0.0
+
+    def __enter__(self) -> "StopOnSignal":
+        if threading.current_thread() is threading.main_thread():
+            self._former = {signum: signal.signal(signum, self._request) for signum in SIGNALS}
+        else:
+            logger.warning("SIGTERM and Ctrl-C are not caught: training does not run in the main thread.")
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for signum, handler in self._former.items():
+            signal.signal(signum, handler)
+
+    def _request(self, signum: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            return  # a worker that loads data: Ctrl-C in a terminal reaches it too, and the last step needs it
+        if self.requested and signum == signal.SIGINT and time.monotonic() - self._first > SAME_PRESS:
+            raise KeyboardInterrupt
+        if not self.requested:
+            self.requested, self._first = signum, time.monotonic()
+            # Not `print`, which may be at work when the signal comes.
+            os.write(2, b"\nStopping after this step, with a checkpoint. Ctrl-C ends at once, without one.\n")
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Save and stop here, unless the epoch ends too: then after its evaluation."""
+        if not self.stopped and not self._any_process_asked(args):
+            return
+        self.stopped = control.should_training_stop = True
+        control.should_evaluate = False
+        control.should_save = not _at_epoch_end(state)
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Leave the evaluation of an epoch that was cut short to the resumed run."""
+        if self.stopped:
+            at_end = _at_epoch_end(state)
+            control.should_evaluate = control.should_evaluate and at_end
+            control.should_save = at_end
+
+    def _any_process_asked(self, args: TrainingArguments) -> bool:
+        if args.world_size > 1:
+            asked = torch.tensor(self.requested, device=args.device)
+            torch.distributed.all_reduce(asked, op=torch.distributed.ReduceOp.MAX)
+            self.requested = int(asked)
+        return bool(self.requested)
+
+
+def train_until_done(trainer: Any, checkpoint: Any = None) -> float:
+    """Train, from a checkpoint if there is one.
+
+    Returns:
+        Seconds that it took.
+
+    Raises:
+        TrainingInterruptedError: after SIGTERM or Ctrl-C, once a checkpoint is saved.
+    """
+    began = time.monotonic()
+    with StopOnSignal() as stop:
+        trainer.add_callback(stop)
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if stop.stopped:
+        raise TrainingInterruptedError(
+            f"{signal.Signals(stop.requested).name}: stopped at step {trainer.state.global_step} of "
+            f"{trainer.state.max_steps}, saved checkpoint-{trainer.state.global_step}. Continue with "
+            "--resume_from_checkpoint true.",
+            stop.requested,
+        )
+    return time.monotonic() - began
+
+
+@contextmanager
+def exit_when_interrupted() -> Iterator[None]:
+    """End the process where training was interrupted: one line, no traceback, status 128 + signal."""
+    try:
+        yield
+    except TrainingInterruptedError as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(128 + stopped.signum)
+    except KeyboardInterrupt:
+        print("Ended at once. Earlier checkpoints stay: --resume_from_checkpoint true.", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+
+
+def _at_epoch_end(state: TrainerState) -> bool:
+    return abs((state.epoch or 0) - round(state.epoch or 0)) < 1e-6
+
+
+__all__ = ["StopOnSignal", "TrainingInterruptedError", "exit_when_interrupted", "train_until_done"]

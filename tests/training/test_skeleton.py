@@ -1,0 +1,300 @@
+"""What every training promises, checked against each of them."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from packaging.version import Version
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+from transformers import __version__ as transformers_version
+
+from modeling_omni_vision.training import classification
+from modeling_omni_vision.training.arguments import OmniVisionTrainingArguments, RecipeArguments
+from modeling_omni_vision.training.interruption import StopOnSignal, TrainingInterruptedError
+from modeling_omni_vision.training.skeleton import NonFiniteLossError, SkeletonTrainer
+
+
+TOWER = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64}
+TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+# Everything that draws random numbers in the training of a classifier, at once.
+RANDOM = {"max_translate": 1, "flip": True, "rand_augment": 5, "random_erasing": 0.5, "mixup": 0.2, "cutmix": 1.0}
+STEPS = 6  # two epochs of three
+TASKS = ["classification", "retrieval multi-vector", "retrieval single-vector", "language", "language lora"]
+
+
+class Task:
+    """A training of two epochs of three steps, with a checkpoint at each step."""
+
+    def __init__(self, name, folder, source):
+        self.name, self.folder, self.source, self.callbacks = name, folder, source, []
+        self.training = {"num_train_epochs": 2, "disable_tqdm": True, "seed": 3, "logging_steps": 1}
+        self.training |= {"save_strategy": "steps", "save_steps": 1, "save_total_limit": None, "do_predict": False}
+        self.training |= {"eval_strategy": "steps", "eval_steps": 1, "load_best_model_at_end": False}
+
+    def run(self, output, **changes):
+        options = {**self.training, "output_dir": str(self.folder / output), **changes}
+        return getattr(self, self.name.split()[0])(options)
+
+    def classification(self, options):
+        config = {"image_size": 8, "patch_size": 4, "num_channels": 1, "hidden_size": 16, "num_hidden_layers": 2}
+        config |= {"intermediate_size": 32, "drop_path_rate": 0.1, "patch_drop_rate": 0.25}
+        levers = {**RANDOM, "muon_learning_rate": 0.02, "mimetic_init": True, "ema_decay": 0.9}
+        recipe = RecipeArguments(dataset=str(self.source), config=json.dumps(config), **levers)
+        size = {"per_device_train_batch_size": 12, "label_smoothing_factor": 0.1}
+        return classification.train(recipe, OmniVisionTrainingArguments(**size, **options))
+
+    def retrieval(self, options):
+        from modeling_omni_vision.training.retrieval import train_retrieval
+        from modeling_omni_vision.training.retrieval_arguments import RetrievalArguments, RetrievalTrainingArguments
+
+        vectors = "single_vector" if "single" in self.name else "both"
+        fields = {"text": "new", "train": "all", "embedding_dim": 16, "muon_learning_rate": 0.02, "vectors": vectors}
+        recipe = RetrievalArguments(dataset="scenes", config=json.dumps(TOWER), **fields)
+        return train_retrieval(recipe, RetrievalTrainingArguments(per_device_train_batch_size=8, **options))
+
+    def language(self, options):
+        from modeling_omni_vision.training.language import train_language
+        from modeling_omni_vision.training.language_arguments import LanguageArguments, LanguageTrainingArguments
+
+        fields = {"vision_feature_select_strategy": "grid", "stage": "lora" if "lora" in self.name else "all"}
+        fields |= {"muon_learning_rate": 0.02, "text_muon_learning_rate": 0.02}
+        fields |= {"config": json.dumps(TOWER), "text_config": json.dumps(TEXT)}
+        recipe = LanguageArguments(dataset="scenes", max_questions_per_sequence=20, **fields)
+        return train_language(recipe, LanguageTrainingArguments(per_device_train_batch_size=8, **options))
+
+    def weights(self, folder):
+        return load_file(Path(folder) / "model.safetensors")
+
+    def checkpoints(self, output):
+        return sorted(path.name for path in (self.folder / output).glob("checkpoint-*"))
+
+
+class At(TrainerCallback):
+    """Does something at the end of one step."""
+
+    def __init__(self, step, action):
+        self.step, self.action = step, action
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            self.action()
+
+
+def record_of(folder):
+    return json.loads((Path(folder) / "metrics.json").read_text())["training"]
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.fixture(scope="module", params=TASKS)
+def task(request, tmp_path_factory, tiny_source):
+    made = Task(request.param, tmp_path_factory.mktemp("runs"), tiny_source)
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param != "classification":
+            pytest.importorskip("peft")
+            if Version(transformers_version) < Version("5.23"):
+                pytest.skip("models of several parts need transformers 5.23")
+        if request.param.startswith("retrieval"):
+            pytest.importorskip("sentence_transformers")
+            from modeling_omni_vision.data import pairs
+
+            sizes, draw = {"train": 24, "validation": 8, "test": 8}, pairs.draw_scenes
+            patch.setattr(pairs, "draw_scenes", lambda objects: draw(objects, size=32, sizes=sizes))
+        if request.param.startswith("language"):
+            from modeling_omni_vision.data.questions import draw_questions
+            from modeling_omni_vision.training import language
+
+            scenes = draw_questions(size=32, sizes={"train": 24, "validation": 4, "test": 4, "held_out": 4})
+            patch.setattr(language, "load_questions", lambda *options: scenes)
+        original = SkeletonTrainer.train
+
+        def with_callbacks(self, *args, **kwargs):
+            for callback in made.callbacks:
+                self.add_callback(callback)
+            return original(self, *args, **kwargs)
+
+        patch.setattr(SkeletonTrainer, "train", with_callbacks)
+        made.whole = made.run("whole")
+        yield made
+
+
+def test_the_record_says_how_the_run_was_made(task):
+    record = record_of(task.whole)
+    assert record["steps"] == STEPS
+    assert record["epochs"] == 2
+    assert record["seed"] == 3
+    assert record["resumed_from"] is None
+    assert record["processes"] == 1
+    assert {"date", "versions", "machine", "minutes", "cpu_minutes"} <= set(record)
+    assert [entry["step"] for entry in record["history"]] == list(range(1, STEPS + 1))
+    assert [entry["step"] for entry in record["evaluations"]] == list(range(1, STEPS + 1))
+    # Of the published model: LoRA is merged.
+    assert record["parameters"] == sum(weight.numel() for weight in task.weights(task.whole).values()) + tied(task)
+    assert record["trained_parameters"] > 0
+
+
+def tied(task):
+    """Parameters that the file leaves out since others share them, less what it holds that is no parameter."""
+    if not task.name.startswith("language"):
+        return 0
+    from modeling_omni_vision import OmniVisionForConditionalGeneration
+
+    model = OmniVisionForConditionalGeneration.from_pretrained(task.whole)
+    return sum(weight.numel() for weight in model.parameters()) - sum(
+        weight.numel() for weight in task.weights(task.whole).values()
+    )
+
+
+def test_folders_hold_no_pickle_of_this_machine(task):
+    assert not list(task.whole.rglob("training_args.bin"))
+
+
+def explode(monkeypatch, step, change):
+    """Change the training loss at one step."""
+    original = SkeletonTrainer.training_step
+
+    def training_step(self, *args, **kwargs):
+        if self.state.global_step == step - 1:
+            compute = self.compute_loss
+            self.compute_loss = lambda *given, **named: change(self, compute(*given, **named))
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(SkeletonTrainer, "training_step", training_step)
+
+
+def not_a_number(trainer, loss):
+    return loss * float("nan")
+
+
+def infinite_slope(trainer, loss):
+    weight = next(parameter for parameter in trainer.core.parameters() if parameter.requires_grad)
+    return loss + (weight * 0).abs().sqrt().sum() * 0.0  # value 0, gradient nan
+
+
+@pytest.mark.parametrize(("change", "name"), [(not_a_number, "loss"), (infinite_slope, "gradient norm")])
+def test_what_is_not_finite_stops_before_the_weights_and_names_the_step(task, monkeypatch, change, name):
+    explode(monkeypatch, 5, change)
+    rows = r", in the batch of rows \[\d+(, \d+){11}\]" if task.name == "classification" else r"\."
+    output = f"not finite {name}"
+    with pytest.raises(NonFiniteLossError, match=f"Expected a finite {name}, got nan at step 5{rows}"):
+        task.run(output)
+    assert task.checkpoints(output) == [f"checkpoint-{step}" for step in range(1, 5)]
+    assert not any(path.is_file() for path in (task.folder / output).iterdir())
+    assert same(*(task.weights(task.folder / run / "checkpoint-4") for run in (output, "whole")))
+    assert all(weight.isfinite().all() for weight in task.weights(task.folder / output / "checkpoint-4").values())
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(task):
+    # In the middle of the first epoch.
+    shutil.copytree(task.whole / "checkpoint-2", task.folder / "resumed" / "checkpoint-2")
+    resumed = task.run("resumed", resume_from_checkpoint="true")
+    assert record_of(resumed)["resumed_from"] == "checkpoint-2"
+    assert same(task.weights(task.whole), task.weights(resumed))
+    for name in (path.name for path in (task.whole / "checkpoint-6").glob("*.safetensors")):
+        assert same(*(load_file(folder / "checkpoint-6" / name) for folder in (task.whole, resumed)))
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_first_and_the_resumed_run_ends_as_if_nothing_had_happened(task, signum):
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    output = signal.Signals(signum).name
+    message = rf"{output}: stopped at step \d of 6, saved checkpoint-\d\. Continue with --resume_from_checkpoint true"
+    task.callbacks.append(At(4, lambda: os.kill(os.getpid(), signum)))
+    options = {"save_strategy": "epoch", "eval_strategy": "epoch"}
+    try:
+        with pytest.raises(TrainingInterruptedError, match=message) as stopped:
+            task.run(output, **options)
+    finally:
+        task.callbacks.clear()
+    assert stopped.value.signum == signum
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
+    assert not (task.folder / output / "metrics.json").exists()
+    newest = task.checkpoints(output)[-1]
+    # The signal comes while callbacks of the step run, ours before or after it.
+    assert newest in ("checkpoint-4", "checkpoint-5")
+    resumed = task.run(output, resume_from_checkpoint="true", **options)
+    assert record_of(resumed)["resumed_from"] == newest
+    assert same(task.weights(task.whole), task.weights(resumed))
+    assert record_of(resumed)["evaluations"][-1] == record_of(task.whole)["evaluations"][-1]
+
+
+def test_a_finished_run_is_not_overwritten(task):
+    with pytest.raises(ValueError, match="finished run"):
+        task.run("whole")
+
+
+def test_a_second_ctrl_c_ends_at_once_unless_it_is_the_same_press(capfd):
+    with StopOnSignal() as stop:
+        for _ in range(2):  # a terminal and a launcher pass on the same one
+            os.kill(os.getpid(), signal.SIGINT)
+        assert stop.requested == signal.SIGINT
+        time.sleep(0.6)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert capfd.readouterr().err.count("Stopping after this step") == 1
+
+
+def test_signals_are_left_alone_outside_the_main_thread(caplog):
+    handler = signal.getsignal(signal.SIGINT)
+
+    def train():
+        with StopOnSignal():
+            assert signal.getsignal(signal.SIGINT) is handler
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+    assert "not caught" in caplog.text
+
+
+SCRIPT = """
+import sys
+from transformers import TrainerCallback
+from modeling_omni_vision.cli.train import main
+from modeling_omni_vision.training.skeleton import SkeletonTrainer
+
+class Ready(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 2:
+            print("training", flush=True)
+
+train = SkeletonTrainer.train
+def with_sign(self, *args, **kwargs):
+    self.add_callback(Ready())
+    return train(self, *args, **kwargs)
+SkeletonTrainer.train = with_sign
+main(sys.argv[1:])
+"""
+
+
+def test_ctrl_c_in_a_terminal_ends_in_one_line_though_it_reaches_the_data_workers_too(tiny_source, tmp_path):
+    config = json.dumps({"image_size": 8, "patch_size": 4, "num_channels": 1, "hidden_size": 16})
+    options = ["--dataset", str(tiny_source), "--config", config, "--output_dir", str(tmp_path / "run")]
+    endless = ["--max_steps", "1000000", "--eval_strategy", "no", "--save_strategy", "no", "--disable_tqdm", "true"]
+    workers = ["--dataloader_num_workers", "2", "--dataloader_persistent_workers", "true"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, *options, *endless, *workers],
+        start_new_session=True,  # a terminal sends Ctrl-C to the whole group
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert next(line for line in process.stdout if "training" in line)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGINT
+    assert "Traceback" not in said
+    assert said.count("Continue with --resume_from_checkpoint true") == 1
+    assert said.count("Stopping after this step") == 1
+    assert list((tmp_path / "run").glob("checkpoint-*/trainer_state.json"))
