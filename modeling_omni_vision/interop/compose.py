@@ -11,11 +11,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForCausalLM, AutoTokenizer
 
-from ..configuration_omni_vision import OmniVisionConfig
-from ..configuration_omni_vision_retrieval import OmniVisionRetrievalConfig
-from ..modeling_omni_vision import OmniVisionModel
-from ..modeling_omni_vision_retrieval import OmniVisionForRetrieval
 from .folder import atomic_output_dir
+from .vision_tower import load_complete, load_vision_tower
 
 
 @dataclass
@@ -63,7 +60,7 @@ def compose_language_model(
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"`dtype` must be 'float32', 'bfloat16' or 'float16', got {dtype!r}.")
     with atomic_output_dir(output) as folder:
-        tower = _open_tower(vision, dtype)
+        tower = load_vision_tower(vision, dtype)
         words = _open_words(text, dtype)
         # Dropped patches would leave image tokens without a vector.
         tower.config.patch_drop_rate = 0.0
@@ -105,32 +102,13 @@ def prepare_tokenizer(tokenizer: Any, image_token: str) -> Any:
     return tokenizer
 
 
-def _open_tower(vision: str, dtype: str) -> OmniVisionModel:
-    kind = AutoConfig.from_pretrained(vision, trust_remote_code=False).model_type
-    if kind == OmniVisionConfig.model_type:
-        return _whole(vision, OmniVisionModel.from_pretrained(vision, dtype=dtype, output_loading_info=True))
-    if kind == OmniVisionRetrievalConfig.model_type:
-        return OmniVisionForRetrieval.from_pretrained(vision, dtype=dtype).vision_model
-    raise ValueError(f"The vision checkpoint must be an OmniVision one, got model type {kind!r} in {vision!r}.")
-
-
 def _open_words(text: str, dtype: str) -> Any:
     from ..configuration_omni_vision_language import OmniVisionLanguageConfig
     from ..modeling_omni_vision_language import OmniVisionForConditionalGeneration
 
     if AutoConfig.from_pretrained(text, trust_remote_code=False).model_type == OmniVisionLanguageConfig.model_type:
         return OmniVisionForConditionalGeneration.from_pretrained(text, dtype=dtype).language_model
-    return _whole(text, AutoModelForCausalLM.from_pretrained(text, dtype=dtype, output_loading_info=True))
-
-
-def _whole(name: str, loaded: Any) -> Any:
-    model, info = loaded
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise ValueError(
-            f"{name!r} must hold all weights of {type(model).__name__}, got none for {missing[:3]!r}. Complete it."
-        )
-    return model
+    return load_complete(AutoModelForCausalLM, text, dtype=dtype)
 
 
 __all__ = ["Composite", "compose_language_model", "prepare_tokenizer"]

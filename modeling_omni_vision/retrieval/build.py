@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig, PreTr
 from ..configuration_omni_vision import OmniVisionConfig
 from ..configuration_omni_vision_retrieval import OmniVisionRetrievalConfig
 from ..image_processing_omni_vision import OmniVisionImageProcessor
-from ..modeling_omni_vision import OmniVisionModel
+from ..interop import load_vision_tower
 from ..modeling_omni_vision_retrieval import OmniVisionForRetrieval
 from ..processing_omni_vision_retrieval import OmniVisionRetrievalProcessor
 
@@ -24,18 +24,6 @@ NEW_TEXT_ENCODER = "new"
 MINILM = "minilm"
 SPECIAL_TOKENS = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
 LONGEST_TEXT = 64
-# The number of heads too: weights fit any, but mean what they were trained for.
-SHAPING_FIELDS = (
-    "image_size",
-    "patch_size",
-    "num_channels",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "block_norm",
-    "num_register_tokens",
-)
 NEW_TEXT_WIDTH, HEAD_WIDTH = 64, 32
 
 
@@ -70,7 +58,7 @@ def build_retrieval(
         images = OmniVisionImageProcessor(size={"height": height, "width": width}, num_channels=vision.num_channels)
         tower, vision_config = None, vision
     else:
-        tower = _tower(vision, fields or {})
+        tower = load_vision_tower(vision, **fields or {})
         images, vision_config = OmniVisionImageProcessor.from_pretrained(vision), tower.config
     reader, text_config, tokenizer = _text_encoder(text, texts)
     processor = OmniVisionRetrievalProcessor(images, tokenizer)
@@ -109,19 +97,6 @@ def as_sentence_transformer(
     opened: Any = door[0].auto_model
     opened.vision_model.set_attn_implementation(model.vision_model.config._attn_implementation)
     return door
-
-
-def _tower(vision: str, fields: dict[str, Any]) -> OmniVisionModel:
-    """Load an image tower with some fields of its configuration replaced."""
-    saved = OmniVisionConfig.from_pretrained(vision)
-    shaping = [name for name in SHAPING_FIELDS if name in fields and fields[name] != getattr(saved, name)]
-    if shaping:
-        made = ", ".join(f"{name} {getattr(saved, name)!r}" for name in shaping)
-        asked = ", ".join(f"{fields[name]!r}" for name in shaping)
-        raise ValueError(
-            f"The weights of {vision!r} are made for {made}, got {asked}. Leave that out, or start from a new tower."
-        )
-    return OmniVisionModel.from_pretrained(vision, **fields)
 
 
 def _text_encoder(text: str, texts: Iterable[str]) -> tuple[Any, Any, Any]:

@@ -16,7 +16,8 @@ from ..evaluation.evaluate import class_names, load_classifier, predict
 from ..evaluation.metrics import classification_metrics
 from ..evaluation.test_split import open_test_split
 from ..image_processing_omni_vision import OmniVisionImageProcessor
-from ..modeling_omni_vision import OmniVisionForImageClassification, OmniVisionModel
+from ..interop import load_vision_tower
+from ..modeling_omni_vision import OmniVisionForImageClassification
 from ..records.metrics_file import METRICS_FILE, has_bf16_instructions, merge_metrics
 from .arguments import OmniVisionTrainingArguments, RecipeArguments
 from .callbacks import train_until_done
@@ -147,7 +148,7 @@ def build_model(
     else:
         logger.warning("The head of %s is for other classes: it is replaced by a new one.", recipe.model)
         model = OmniVisionForImageClassification(config)
-        model.omni_vision = OmniVisionModel.from_pretrained(recipe.model, config=config)
+        model.omni_vision = load_vision_tower(recipe.model, **fields)
     if recipe.center_residual and model.residual_mean() > UNCENTRED:
         logger.warning(
             "%s was not trained with a centred residual stream; centring changes what it computes. Pass "
