@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, DatasetDict, Features, Image, List, Value
 
-from .pairs import SCENE_SIDE
-from .questions import centre, choose_objects
 from .stored_images import store
+from .synthetic.scene_questions import centre, choose_objects
+from .synthetic.scenes import SCENE_SIDE
 from .synthetic.shapes import COLOURS, SHAPES, Scene, draw_scene
 
 

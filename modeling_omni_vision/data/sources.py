@@ -20,8 +20,8 @@ from datasets import (
     load_dataset,
     load_from_disk,
 )
-from sklearn.model_selection import train_test_split
 
+from .hold_out import VALIDATION_FRACTION, hold_out
 from .idx import has_idx_files, load_idx
 from .synthetic.shapes import draw_shapes
 
@@ -36,9 +36,7 @@ SPLIT_NAMES = {
 IMAGE_COLUMNS = ("image", "img", "picture", "pixel_values")
 LABEL_COLUMNS = ("label", "labels", "class", "target", "fine_label")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-DIGITS_TEST_SHARE = 0.2
-# What is held out of train where nobody says otherwise: training and whoever finds its split again must agree.
-VALIDATION_FRACTION = 0.1
+DIGITS_TEST_FRACTION = 0.2
 
 
 def load_images(
@@ -59,7 +57,7 @@ def load_images(
             Hub, `owner/name` or `owner/name:configuration`.
         image_column: Column of the images; needed only where it cannot be told.
         label_column: Column of the classes; needed only where it cannot be told.
-        validation_fraction: What to hold out of train where there is no validation split: a share below 1, or a
+        validation_fraction: What to hold out of train where there is no validation split: a fraction below 1, or a
             number of images. Every class gives its part.
         seed: Seed of that choice. It does not depend on the seed of training, so that runs can be compared.
 
@@ -83,7 +81,7 @@ def load_images(
     splits = {name: _two_columns(split, image, label) for name, split in splits.items()}
     splits = _class_labels(splits, dataset)
     if "validation" not in splits:
-        splits["train"], splits["validation"] = _hold_out(splits["train"], validation_fraction, seed)
+        splits |= hold_out(splits["train"], validation_fraction, seed, stratify=True)
     _check(splits, dataset)
     return DatasetDict({name: splits[name] for name in SPLIT_NAMES if name in splits})
 
@@ -140,7 +138,7 @@ def _load_digits() -> DatasetDict:
     features = Features({"image": Image(), "label": ClassLabel(names=[str(name) for name in digits.target_names])})
     rows = {"image": list(images), "label": digits.target.tolist()}
     whole = Dataset.from_dict(rows, features=features)
-    parts = whole.train_test_split(DIGITS_TEST_SHARE, stratify_by_column="label", seed=0)
+    parts = whole.train_test_split(DIGITS_TEST_FRACTION, stratify_by_column="label", seed=0)
     return DatasetDict({"train": parts["train"], "test": parts["test"]})
 
 
@@ -249,26 +247,6 @@ def _names(split: Dataset) -> list[str] | None:
     return getattr(split.features["label"], "names", None)
 
 
-def _hold_out(train: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
-    if not 0 < share < max(len(train), 1):
-        raise ValueError(
-            f"`validation_fraction` must be a share between 0 and 1 or a number of images below {len(train)}, "
-            f"got {share!r}. Choose another."
-        )
-    size = share if share < 1 else int(share)
-    try:
-        # Not `Dataset.train_test_split`: it reads labels one by one, seconds for 60,000 images, and draws others.
-        rows, held_out = train_test_split(
-            np.arange(len(train)), test_size=size, stratify=train["label"][:], random_state=seed
-        )
-    except ValueError as error:
-        raise ValueError(
-            f"No validation split of {share:g} can be held out of {len(train)} images with every class in both "
-            f"({error}) Add images, change `validation_fraction`, or provide a validation split."
-        ) from error
-    return train.select(np.sort(rows)), train.select(np.sort(held_out))
-
-
 def _check(splits: dict[str, Dataset], dataset: str) -> None:
     for name, split in splits.items():
         if not len(split):
@@ -280,7 +258,6 @@ def _check(splits: dict[str, Dataset], dataset: str) -> None:
 
 __all__ = [
     "IMAGE_COLUMNS",
-    "VALIDATION_FRACTION",
     "choose_column",
     "image_columns",
     "load_any",

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image as PilImage
 
-from .pairs import SCENE_SIDE
-from .questions import GRID, MOST_OBJECTS
+from .synthetic.scene_questions import GRID, MOST_OBJECTS
+from .synthetic.scenes import SCENE_SIDE
 from .synthetic.shapes import COLOURS, SHAPES
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from sentence_transformers import MultiVectorEncoder, SentenceTransformer
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig
 
 from ..configuration_omni_vision import OmniVisionConfig
 from ..configuration_omni_vision_retrieval import OmniVisionRetrievalConfig
+from ..data.word_tokenizer import LONGEST_TEXT, new_text_tokenizer
 from ..image_processing_omni_vision import OmniVisionImageProcessor
 from ..interop import load_vision_tower
 from ..modeling_omni_vision_retrieval import OmniVisionForRetrieval
@@ -22,8 +22,6 @@ from ..processing_omni_vision_retrieval import OmniVisionRetrievalProcessor
 
 NEW_TEXT_ENCODER = "new"
 MINILM = "minilm"
-SPECIAL_TOKENS = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-LONGEST_TEXT = 64
 NEW_TEXT_WIDTH, HEAD_WIDTH = 64, 32
 
 
@@ -107,7 +105,7 @@ def _text_encoder(text: str, texts: Iterable[str]) -> tuple[Any, Any, Any]:
             raise ValueError(
                 f"A new text encoder's width must be a multiple of {HEAD_WIDTH}, got {text!r}. 'new:128' is one."
             )
-        tokenizer = word_tokenizer(texts)
+        tokenizer = new_text_tokenizer(texts)
         config = BertConfig(
             vocab_size=len(tokenizer),
             hidden_size=int(width),
@@ -133,29 +131,4 @@ def _text_encoder(text: str, texts: Iterable[str]) -> tuple[Any, Any, Any]:
     return model, AutoConfig.from_pretrained(text), AutoTokenizer.from_pretrained(text)
 
 
-def word_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """Make a tokenizer with one token for each word of some texts, in lower case.
-
-    Raises:
-        ValueError: if the texts have no words.
-    """
-    normalizer, splitter = normalizers.Lowercase(), pre_tokenizers.BertPreTokenizer()
-    found = sorted({word for text in texts for word, _ in splitter.pre_tokenize_str(text.lower())})
-    if not found:
-        raise ValueError("A new text encoder takes its words from the training texts, got no words. Check the texts.")
-    vocabulary = {word: number for number, word in enumerate([*SPECIAL_TOKENS.values(), *found])}
-    words = Tokenizer(models.WordLevel(vocabulary, unk_token=SPECIAL_TOKENS["unk_token"]))
-    words.normalizer, words.pre_tokenizer = normalizer, splitter
-    first, last = SPECIAL_TOKENS["cls_token"], SPECIAL_TOKENS["sep_token"]
-    words.post_processor = processors.TemplateProcessing(
-        single=f"{first} $A {last}", special_tokens=[(first, vocabulary[first]), (last, vocabulary[last])]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=words,
-        model_max_length=LONGEST_TEXT,
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-        **SPECIAL_TOKENS,
-    )
-
-
-__all__ = ["MINILM", "NEW_TEXT_ENCODER", "as_sentence_transformer", "build_retrieval", "word_tokenizer"]
+__all__ = ["MINILM", "NEW_TEXT_ENCODER", "as_sentence_transformer", "build_retrieval"]

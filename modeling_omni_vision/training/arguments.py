@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from ..data.sources import VALIDATION_FRACTION
+from ..data.hold_out import VALIDATION_FRACTION
 from .fields import read_fields
 
 

@@ -5,22 +5,22 @@ import hashlib
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset, DatasetDict
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
+from transformers import LlamaConfig, LlamaForCausalLM, set_seed
 from transformers.loss.loss_utils import ForCausalLMLoss
 
-from ..data.conversations import IMAGE
-from ..data.pairs import SCENE_SIDE
-from ..data.questions import load_questions, scene_texts
+from ..data.questions import load_questions
 from ..data.symbol_maps import PATCH
+from ..data.synthetic.scene_questions import scene_texts
+from ..data.synthetic.scenes import SCENE_SIDE
+from ..data.word_tokenizer import new_chat_tokenizer
 from ..evaluation.answers import AnswerResult, answer_metrics, blind_prior
 from ..image_processing_omni_vision import OmniVisionImageProcessor
 from ..interop.compose import compose_language_model
@@ -42,15 +42,6 @@ from .trainer import PlainFolderTrainer
 logger = logging.getLogger(__name__)
 
 LORA_TARGETS = r"language_model\..*\.(q_proj|v_proj)"
-SPECIAL_TOKENS = {"pad_token": "<pad>", "unk_token": "<unk>", "eos_token": "</s>"}
-ROLE_TOKENS = {role: f"<{role}>" for role in ("system", "user", "assistant")}
-NEW_CHAT = """\
-{%- for message in messages -%}
-{{- '<' + message['role'] + '>' + message['content'] -}}
-{%- if message['role'] == 'assistant' -%}{{- '</s>' -}}{%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{- '<assistant>' -}}{%- endif -%}
-"""
 PARTS = {"vision": "vision_tower.", "text": "language_model."}
 # Sizes of images and of patches that a map of symbols is drawn for.
 MAPPED = ((SCENE_SIDE, SCENE_SIDE), (PATCH, PATCH))
@@ -380,30 +371,6 @@ def measure(
     return found
 
 
-def new_tokenizer(texts: Iterator[str] | Sequence[str]) -> PreTrainedTokenizerFast:
-    """Make a tokenizer with one token for each word of some texts, in lower case, and a chat template.
-
-    Raises:
-        ValueError: if the texts have no words.
-    """
-    splitter = pre_tokenizers.BertPreTokenizer()
-    found = sorted({word for text in texts for word, _ in splitter.pre_tokenize_str(text.lower())})
-    if not found:
-        raise ValueError("A new language model takes its words from the training data, got no words. Check the data.")
-    special = [*SPECIAL_TOKENS.values(), *ROLE_TOKENS.values(), IMAGE]
-    vocabulary = {word: number for number, word in enumerate([*special, *found])}
-    words = Tokenizer(models.WordLevel(vocabulary, unk_token=SPECIAL_TOKENS["unk_token"]))
-    words.normalizer, words.pre_tokenizer = normalizers.Lowercase(), splitter
-    return PreTrainedTokenizerFast(
-        tokenizer_object=words,
-        model_input_names=["input_ids", "attention_mask"],
-        extra_special_tokens=[*ROLE_TOKENS.values(), IMAGE],
-        chat_template=NEW_CHAT,
-        clean_up_tokenization_spaces=True,
-        **SPECIAL_TOKENS,
-    )
-
-
 def warn_of_imitated_bf16(args: Any) -> None:
     """Warn of bf16 on a processor that only imitates it; weights stay in float32 either way."""
     if args.bf16 and torch.device(args.device).type == "cpu" and not has_bf16_instructions():
@@ -434,7 +401,7 @@ def _new_tower(recipe: LanguageArguments, folder: Path) -> str:
 
 def _new_decoder(recipe: LanguageArguments, train: Dataset, folder: Path) -> str:
     drawn = recipe.dataset.partition(":")[0] == "scenes"
-    tokenizer = new_tokenizer(scene_texts() if drawn else _texts(train, recipe.image_input))
+    tokenizer = new_chat_tokenizer(scene_texts() if drawn else _texts(train, recipe.image_input))
     fields = {**recipe.decoder_fields(), "vocab_size": len(tokenizer), "bos_token_id": None}
     fields |= {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     LlamaForCausalLM(LlamaConfig(**fields)).save_pretrained(folder)
@@ -502,7 +469,6 @@ __all__ = [
     "learning_rates",
     "measure",
     "merge_lora",
-    "new_tokenizer",
     "part_of",
     "start",
     "train_language",

@@ -7,7 +7,7 @@ import torch
 from transformers import LlamaConfig, TrainingArguments
 
 from ..configuration_omni_vision import OmniVisionConfig
-from ..data.sources import VALIDATION_FRACTION
+from ..data.hold_out import VALIDATION_FRACTION
 from .fields import read_fields
 
 

@@ -17,9 +17,9 @@ from torch.nn.functional import cross_entropy, smooth_l1_loss
 from transformers import EvalPrediction, set_seed
 
 from ..configuration_omni_vision import OmniVisionConfig
-from ..data.questions import MOST_OBJECTS
 from ..data.scene_patches import PATCH_COLOURS, PATCH_SHAPES, draw_scene_patches
 from ..data.stored_images import open_stored
+from ..data.synthetic.scene_questions import MOST_OBJECTS
 from ..image_processing_omni_vision import OmniVisionImageProcessor
 from ..modeling_omni_vision import OmniVisionModel
 from ..records.metrics_file import merge_metrics

@@ -15,12 +15,13 @@ from modeling_omni_vision import (
     OmniVisionModel,
     OmniVisionProcessor,
 )
-from modeling_omni_vision.data.questions import scene_texts
 from modeling_omni_vision.data.scene_patches import PATCH_COLOURS, PATCH_SHAPES
+from modeling_omni_vision.data.synthetic.scene_questions import scene_texts
+from modeling_omni_vision.data.word_tokenizer import new_chat_tokenizer
 from modeling_omni_vision.interop import compose_language_model
 from modeling_omni_vision.training import alignment
 from modeling_omni_vision.training.alignment import align_projector
-from modeling_omni_vision.training.language import fingerprints, new_tokenizer
+from modeling_omni_vision.training.language import fingerprints
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def compose(tmp_path):
         config = OmniVisionConfig(image_size=32, patch_size=8, hidden_size=32, num_hidden_layers=1)
         OmniVisionModel(config).save_pretrained(tmp_path / "eyes")
         OmniVisionImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "eyes")
-        tokenizer = new_tokenizer(scene_texts())
+        tokenizer = new_chat_tokenizer(scene_texts())
         fields = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
         text = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), pad_token_id=0, **fields))
         text.save_pretrained(tmp_path / "text")
