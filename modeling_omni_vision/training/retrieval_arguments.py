@@ -22,8 +22,8 @@ class RetrievalArguments:
 
     dataset: str = field(
         metadata={
-            "help": "scenes (also scenes:2, scenes:1-3), emoji:FOLDER, a folder of images with a metadata.jsonl, "
-            "Parquet files, a saved dataset, or a dataset of the Hub with images and texts."
+            "help": "scenes (also scenes:2, scenes:1-3), a folder of images with a metadata.jsonl, Parquet files, "
+            "a saved dataset, or a dataset of the Hub with images and texts."
         }
     )
     image_column: str | None = field(default=None, metadata={"help": "Column of the images, if it cannot be told."})
