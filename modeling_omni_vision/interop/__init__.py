@@ -1,4 +1,4 @@
-"""Weights in and out: mu-Omni checkpoints become ours, ours become stock ones, or the eyes of a language model.
+"""Weights in and out: mu-Omni checkpoints become ours, ours become stock ones or part of a vision-language model.
 
 Every conversion is exact, and writes a whole folder or none.
 """

@@ -1,7 +1,7 @@
-"""An untrained language model that sees, of two checkpoints: images come from one, words from the other.
+"""An untrained vision-language model of two checkpoints: a vision tower and a language model.
 
-Nothing is lost on the way: without an image the composite is the language model, to the bit. New are the projector,
-in late fusion the gated cross-attention, and one token for images.
+Without an image the composite is the language model, to the bit. New are the projector, in late fusion the gated
+cross-attention, and one token for images.
 """
 
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ def compose_language_model(
 
     Args:
         vision: Folder or Hub name of an OmniVision checkpoint, whose images are prepared as it was trained on them;
-            of a model for search, its image tower is taken.
+            of a composite, its vision tower is taken.
         text: Folder or Hub name of a language model that `AutoModelForCausalLM` and `AutoTokenizer` open, or of
             another composite, whose language model is taken.
         output: New or empty folder.
@@ -79,7 +79,7 @@ def compose_language_model(
         model.language_model.load_state_dict(words.state_dict())
         model.generation_config = words.generation_config
         model.generation_config.pad_token_id = tokenizer.pad_token_id
-        # An image is shown, never said.
+        # The image token is input only.
         never = model.generation_config.suppress_tokens or []
         model.generation_config.suppress_tokens = [*never, config.image_token_id]
         images = AutoImageProcessor.from_pretrained(vision, trust_remote_code=False)
@@ -93,7 +93,7 @@ def compose_language_model(
 
 
 def prepare_tokenizer(tokenizer: Any, image_token: str) -> Any:
-    """Give a tokenizer what prompts with images need: the image token and a padding token."""
+    """Add to a tokenizer what prompts with images need: the image token and a padding token."""
     if tokenizer.convert_tokens_to_ids(image_token) in (None, tokenizer.unk_token_id):
         tokenizer.add_tokens(image_token, special_tokens=True)
     if tokenizer.pad_token is None:

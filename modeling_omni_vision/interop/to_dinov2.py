@@ -20,16 +20,12 @@ from transformers import (
     PreTrainedModel,
 )
 
-from .stock import Ours, StockModel, is_classifier, shared_options, stock_weights
+from .stock import ATTENTION_NAMES, Ours, StockModel, is_classifier, shared_options, stock_weights
 
 
-# Names on disk, not those in memory: every release of transformers reads them.
 LAYER_NAMES = {
     "layernorm_before": "norm1",
-    "attention.q_proj": "attention.attention.query",
-    "attention.k_proj": "attention.attention.key",
-    "attention.v_proj": "attention.attention.value",
-    "attention.o_proj": "attention.output.dense",
+    **ATTENTION_NAMES,
     "layernorm_after": "norm2",
     "mlp.fc1": "mlp.fc1",
     "mlp.fc2": "mlp.fc2",

@@ -35,17 +35,8 @@ logger = logging.getLogger(__name__)
 # Largest difference of any output, in float32, relative to the largest output where that exceeds 1.
 TOLERANCE = 1e-5
 
-PROCESSOR_FIELDS = (
-    "do_resize",
-    "size",
-    "resample",
-    "do_rescale",
-    "rescale_factor",
-    "do_normalize",
-    "image_mean",
-    "image_std",
-)
-
+PROCESSOR_FIELDS = ("do_resize", "size", "resample", "do_rescale", "rescale_factor")
+PROCESSOR_FIELDS += ("do_normalize", "image_mean", "image_std")
 # Every class that a twin can have.
 NATIVE_CLASSES = (
     ViTModel,
@@ -139,7 +130,7 @@ def load_ours(checkpoint: str | Path) -> Ours:
 
 
 def write_stock_processor(checkpoint: Path, folder: Path, num_channels: int) -> bool:
-    """Write the settings of our image processor for the stock one, and say whether the checkpoint had any."""
+    """Write the settings of our image processor for the stock one; return whether the checkpoint had any."""
     source = checkpoint / "preprocessor_config.json"
     if not source.is_file():
         logger.warning(
@@ -187,7 +178,7 @@ def checked_difference(model: Ours, twin: PreTrainedModel) -> float:
 
 
 def outputs(model: Ours | PreTrainedModel, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Run a model; give its last hidden state before any head, and logits or the pooled token."""
+    """Return the last hidden state of a model before any head, and its logits or the pooled token."""
     if hasattr(model, "classifier"):
         encoder = getattr(model, model.base_model_prefix)
         return {"hidden": encoder(pixels).last_hidden_state, "logits": model(pixels).logits}

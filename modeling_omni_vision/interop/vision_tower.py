@@ -1,7 +1,5 @@
 """The one place that opens a vision tower, whatever kind of OmniVision checkpoint holds it."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +11,10 @@ from ..modeling_omni_vision import OmniVisionModel
 
 
 # What the names of the tower's weights begin with, by model type; `from_pretrained` knows the prefix of a classifier.
-PREFIXES = {
-    "omni_vision": "",
-    "omni_vision_retrieval": "vision_model.",
-    "omni_vision_language": "vision_tower.",
-}
+PREFIXES = {"omni_vision": "", "omni_vision_retrieval": "vision_model.", "omni_vision_language": "vision_tower."}
 # The number of heads too: weights fit any, but mean what they were trained for.
-SHAPING_FIELDS = (
-    "image_size",
-    "patch_size",
-    "num_channels",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "block_norm",
-    "num_register_tokens",
-)
+SHAPING_FIELDS = ("image_size", "patch_size", "num_channels", "hidden_size", "num_hidden_layers")
+SHAPING_FIELDS += ("num_attention_heads", "intermediate_size", "block_norm", "num_register_tokens")
 
 
 def load_vision_tower(path: str | Path, dtype: Any = "auto", **fields: Any) -> OmniVisionModel:
@@ -75,11 +60,15 @@ def load_complete(model_class: Any, path: str | Path, exact: bool = False, **opt
     Raises:
         `ValueError`: naming some of these weights.
     """
-    # Its report of what is not used, such as a head, would run to pages for a composite.
-    with _only_errors():
+    verbosity = logging.get_verbosity()
+    # The report of weights that are not used, such as a head, would run to pages for a composite.
+    logging.set_verbosity_error()
+    try:
         model, report = model_class.from_pretrained(
             path, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
+    finally:
+        logging.set_verbosity(verbosity)
     kinds = ("missing_keys", "mismatched_keys", *(["unexpected_keys"] if exact else []))
     wrong = {kind: sorted(map(str, report[kind]))[:3] for kind in kinds if report[kind]}
     if wrong:
@@ -110,16 +99,6 @@ def _model_type(path: str | Path) -> str:
 
 def _shape(config: OmniVisionConfig, name: str) -> Any:
     return getattr(config, f"{name}_hw", getattr(config, name))
-
-
-@contextmanager
-def _only_errors() -> Iterator[None]:
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
 
 
 __all__ = ["load_complete", "load_vision_tower"]
