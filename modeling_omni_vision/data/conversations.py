@@ -13,7 +13,7 @@ from datasets import Features, Image, List, Value
 
 
 IMAGE = "<image>"
-# LLaVA's names of those who speak.
+# LLaVA's names of the roles.
 ROLES = {"human": "user", "gpt": "assistant"}
 EASY_VQA_COLOURS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
 EASY_VQA_SHAPES = ("circle", "rectangle", "triangle")
@@ -60,8 +60,8 @@ def load_conversations(path: Path) -> dict[str, list[dict[str, Any]]]:
 
     `{"image": "a.png", "messages": [{"role": "user", "content": "What is it?"}, {"role": "assistant", "content": "A
     cat."}]}`: files lie beside the JSON lines; several are `"images": [...]`. LLaVA's `"conversations"`, with `"from"`
-    and `"value"`, are read too. Images stand where the text says `<image>`, or before the first question. Each
-    thing that the assistant says is an answer, to all that was said before. `"kind"` and `"symbols"` are optional.
+    and `"value"`, are read too. Images stand where the text has `<image>`, or before the first question. Each
+    message of the assistant is an answer to all messages before it. `"kind"` and `"symbols"` are optional.
 
     Args:
         path: A `.jsonl` file, or a folder with `train.jsonl` and perhaps `validation.jsonl` and `test.jsonl`.

@@ -1,8 +1,7 @@
 """Labelled images from anywhere, as one `DatasetDict`: train, validation and perhaps test.
 
-`load_images` finds out what it was given (a built-in name, a folder, a file, a Hub dataset) and
-always returns the columns `image` and `label`. Validation is held out of train, stratified and the
-same for every run; the test split is only passed through.
+`load_images` takes a built-in name, a folder, a file or a Hub dataset and always returns the columns `image` and
+`label`. Validation is held out of train, stratified and the same for every run.
 """
 
 import logging
@@ -10,16 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import (
-    ClassLabel,
-    Dataset,
-    DatasetDict,
-    Features,
-    Image,
-    Value,
-    load_dataset,
-    load_from_disk,
-)
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, load_dataset, load_from_disk
 
 from .hold_out import VALIDATION_FRACTION, hold_out
 from .idx import has_idx_files, load_idx
@@ -55,8 +45,8 @@ def load_images(
             folder written by `save_to_disk`; a Parquet file, or a folder of them; a folder of images, one
             sub-folder per class, perhaps within `train`, `validation` and `test`; otherwise a dataset of the
             Hub, `owner/name` or `owner/name:configuration`.
-        image_column: Column of the images; needed only where it cannot be told.
-        label_column: Column of the classes; needed only where it cannot be told.
+        image_column: Column of the images; needed only where it cannot be inferred.
+        label_column: Column of the classes; needed only where it cannot be inferred.
         validation_fraction: What to hold out of train where there is no validation split: a fraction below 1, or a
             number of images. Every class gives its part.
         seed: Seed of that choice. It does not depend on the seed of training, so that runs can be compared.
@@ -67,7 +57,7 @@ def load_images(
 
     Raises:
         ValueError: for a source that does not exist or cannot be read, columns or labels that are missing or
-            cannot be told, fewer than two classes, an empty split, or too few images to hold any out.
+            cannot be inferred, fewer than two classes, an empty split, or too few images to hold any out.
     """
     splits = name_splits(load_any(dataset), dataset)
     image, label = _find_columns(splits["train"], image_column, label_column)
@@ -87,7 +77,7 @@ def load_images(
 
 
 def load_any(dataset: str) -> DatasetDict:
-    """Load what a name or path means, with the splits and columns that it has."""
+    """Load a named dataset or a path, with the splits and columns that it has."""
     if dataset == "digits":
         return _load_digits()
     if dataset == "shapes" or dataset.startswith("shapes:"):
@@ -100,7 +90,7 @@ def load_any(dataset: str) -> DatasetDict:
     name, _, configuration = dataset.partition(":")
     try:
         return load_dataset(name, configuration or None)
-    except Exception as error:  # the Hub client has many ways to fail, and all mean the same to the user
+    except Exception as error:  # the Hub client raises many kinds
         raise ValueError(
             f"Expected 'digits', 'shapes', an existing path, or a dataset of the Hub that can be reached, got "
             f"{dataset!r} ({type(error).__name__}: {error}). Correct the name, or download the dataset first."
@@ -143,7 +133,7 @@ def _load_digits() -> DatasetDict:
 
 
 def name_splits(loaded: DatasetDict, dataset: str) -> dict[str, Dataset]:
-    """Call the splits train, validation and test, whatever they were called."""
+    """Return the splits by the names train, validation and test."""
     if len(loaded) == 1:
         return {"train": next(iter(loaded.values()))}
     splits = {
@@ -166,7 +156,7 @@ def _find_columns(split: Dataset, image: str | None, label: str | None) -> tuple
 
 
 def image_columns(split: Dataset) -> list[str]:
-    """Name the columns that hold images."""
+    """Return the names of the columns that hold images."""
     return [name for name, feature in split.features.items() if isinstance(feature, Image) or _holds_bytes(feature)]
 
 
@@ -174,7 +164,7 @@ def choose_column(kind: str, wanted: str | None, candidates: list[str], usual: t
     """Decide on a column: the wanted one, else the only candidate, else the one with the most usual name.
 
     Raises:
-        ValueError: if the wanted one is not there, or it cannot be told.
+        ValueError: if the wanted one is not there, or it cannot be inferred.
     """
     if wanted is not None:
         if wanted not in split.column_names:
@@ -187,14 +177,14 @@ def choose_column(kind: str, wanted: str | None, candidates: list[str], usual: t
     named = [name for name in usual if name in (candidates or split.column_names)]
     if not named or (len(candidates) > 1 and named[0] != usual[0]):
         raise ValueError(
-            f"Expected one column that is clearly the {kind}, got {split.column_names}. Say which with "
+            f"Expected one column that is clearly the {kind}, got {split.column_names}. Name it with "
             f"--{kind}_column; for a folder of images, put each class into a sub-folder."
         )
     return named[0]
 
 
 def _holds_bytes(feature: Any) -> bool:
-    """Tell whether a Parquet column holds encoded images without saying so."""
+    """Return whether a Parquet column holds encoded images without the feature `Image`."""
     if isinstance(feature, dict):
         return set(feature) == {"bytes", "path"}
     return isinstance(feature, Value) and feature.dtype in ("binary", "large_binary")
@@ -212,7 +202,7 @@ def _two_columns(split: Dataset, image: str, label: str) -> Dataset:
 
 
 def _class_labels(splits: dict[str, Dataset], dataset: str) -> dict[str, Dataset]:
-    """Give all splits one `ClassLabel`; leave out a test split without labels."""
+    """Return the splits with one `ClassLabel`, without a test split that has no labels."""
     splits = dict(splits)
     if "test" in splits and all(value is None or value == -1 for value in splits["test"]["label"][:]):
         logger.warning("The test split of %s has no labels and is left out.", dataset)

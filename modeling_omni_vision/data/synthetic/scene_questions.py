@@ -1,8 +1,4 @@
-"""Questions about drawn scenes, asked so that a text without its image tells nothing of the answer.
-
-Each text has all of its answers equally often, but for a slack. `draw_questions` draws scenes and asks about them;
-`draw_objects` draws one object and asks what it is.
-"""
+"""Drawn scenes with questions whose text alone does not predict the answer: each answer to it is equally frequent."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,20 +11,20 @@ from datasets import Dataset, DatasetDict
 from ..conversations import FEATURES
 from ..stored_images import store
 from .scenes import HELD_OUT_COMBINATIONS, SCENE_SIDE, seen_combinations
-from .shapes import COLOURS, SHAPES, DrawnObject, Scene, draw_scene
+from .shapes import COLOURS, SHAPES, DrawnObject, Scene, draw_scene, list_names
 
 
 # Questions that one image gets of each kind, at most.
 SCENE_KINDS = {"colour": 4, "shape": 4, "count": 3, "left_right": 4, "above_below": 4, "caption": 1}
 OBJECT_KINDS = {"colour": "What colour is the object?", "shape": "What shape is the object?", "name": "What is it?"}
 QUESTION_SIZES = {"train": 12_000, "validation": 200, "test": 600, "held_out": 600}
-# Every combination equally often, three questions each; a real language model takes its time for each of them.
+# Every combination equally often, three questions each; a pretrained language model is slow for each of them.
 OBJECT_SIZES = {"train": 6_000, "validation": 80, "test": 240, "held_out": 240}
 MOST_OBJECTS = 4
 NUMBERS = ("one", "two", "three", "four")
-GRID = 32  # columns and rows by which symbols say where something is
+GRID = 32  # columns and rows in which `symbols` gives positions
 PLURALS = {shape: f"{shape}es" if shape.endswith("s") else f"{shape}s" for shape in SHAPES}
-# The library keeps what was drawn by arguments, not by code: raise this where drawings or questions change.
+# `datasets` caches by arguments, not by code: raise this where drawings or questions change.
 DRAWING = 3
 # Objects are beside each other or above each other only where their middles are a patch of 8 pixels in 64 apart.
 CLEARLY = 1 / 8
@@ -48,10 +44,10 @@ class Question:
 
 
 def parse_kinds(kinds: str, known: Iterable[str] = tuple(SCENE_KINDS)) -> tuple[str, ...]:
-    """Read kinds of questions, `colour,count`; all known ones where nothing is said.
+    """Parse kinds of questions, `colour,count`; all known ones by default.
 
     Raises:
-        ValueError: for a kind that there is not.
+        ValueError: for an unknown kind, or one that is named twice.
     """
     known = tuple(known)
     wanted = tuple(kind.strip() for kind in kinds.split(",")) if kinds else known
@@ -68,11 +64,10 @@ def draw_questions(
 ) -> DatasetDict:
     """Draw scenes of one to four objects, and ask about them.
 
-    Colours and shapes are asked of what there is only one of, in images with several colours or shapes, so that
-    something must be found to be named; numbers up to four, sides and heights where they are clear; a caption names
-    all objects from left to right. Train, validation and test never show a combination of
-    `HELD_OUT_COMBINATIONS`; in the split `held_out` every scene has one, and questions about a colour, a shape or a
-    place are about it.
+    Colours and shapes are asked only of objects that are unique and in images with several colours or shapes;
+    numbers up to four; left, right, above and below where they are clear; a caption names all objects from left to
+    right. Train, validation and test never show a combination of `HELD_OUT_COMBINATIONS`; in the split `held_out`
+    every scene has one, and questions about a colour, a shape or a place are about it.
 
     Args:
         kinds: Which questions to ask, of `SCENE_KINDS`.
@@ -92,7 +87,7 @@ def draw_objects(
     """Draw one object at a time, and ask for its colour, for its shape, and for both, its name, "red square".
 
     Train, validation and test show all combinations but those of `HELD_OUT_COMBINATIONS` equally often, the split
-    `held_out` those alone: who takes the colour for a hint of the shape is wrong about every one of them.
+    `held_out` those alone: a model that infers the shape from the colour is wrong about every one of them.
 
     Args:
         kinds: Which questions to ask, of `OBJECT_KINDS`; each object gets all of them.
@@ -101,12 +96,12 @@ def draw_objects(
         sizes: Images per split, by default 6,000 to train, 80 for validation, 240 for test and held_out.
     """
     drawn = _drawn(_draw_one, kinds, (seed, 1), size, sizes or OBJECT_SIZES)
-    # They are drawn in turns. Whoever is shown the image half a split further on must not find the same combination.
+    # Combinations are drawn in turns: an image that is shifted by half a split must not show the same one.
     return DatasetDict({name: rows if name == "train" else rows.shuffle(seed) for name, rows in drawn.items()})
 
 
 def scene_questions(scene: Scene, about: Sequence[str] | None = None) -> Iterator[Question]:
-    """Ask everything that a scene answers.
+    """Yield every question that a scene answers.
 
     Args:
         scene: What was drawn.
@@ -116,7 +111,7 @@ def scene_questions(scene: Scene, about: Sequence[str] | None = None) -> Iterato
     objects, size = scene.objects, scene.image.width
     # What is held out cannot be balanced: a colour may have one such shape only.
     seen = seen_combinations() if about is None else []
-    # Where everything is red, "red" is right whatever is asked: who learns this learns to look later or never.
+    # Where everything is red, "red" is right without the question: a model that learns this learns the rest late.
     colours, shapes = len({item.colour for item in objects}), len({item.shape for item in objects})
     for item in objects:
         if about is not None and item.name not in about:
@@ -144,11 +139,11 @@ def scene_questions(scene: Scene, about: Sequence[str] | None = None) -> Iterato
     for shape in dict.fromkeys(item.shape for item in objects):
         found = NUMBERS[_number(objects, shape=shape) - 1]
         yield Question("count", f"How many {PLURALS[shape]} are there?", found, NUMBERS)
-    yield Question("caption", "What is in the picture?", _caption(objects))
+    yield Question("caption", "What is in the picture?", list_names(item.name for item in sorted(objects, key=centre)))
 
 
 def scene_texts() -> list[str]:
-    """Say every word of questions, answers and symbols, so that a model of some kinds can be taught the others."""
+    """Return texts with every word of questions, answers and `symbols`: the vocabulary of all kinds of questions."""
     names = [*COLOURS, *SHAPES, *PLURALS.values(), *NUMBERS, *map(str, range(GRID))]
     return [
         " ".join(names),
@@ -158,13 +153,13 @@ def scene_texts() -> list[str]:
 
 
 def centre(item: DrawnObject) -> tuple[float, float]:
-    """Tell the middle of an object, (x, y) in pixels: the mean of all that it covers."""
+    """Return the centre (x, y) of an object in pixels: the mean of its mask."""
     rows, columns = np.nonzero(item.mask)
     return float(columns.mean()), float(rows.mean())
 
 
 def symbols_of(scene: Scene) -> str:
-    """Say in words all that the questions are about: each object with the column and row of its middle, 0 to 31."""
+    """Describe a scene in words: each object with the column and row of its centre, 0 to 31."""
     scale = GRID / scene.image.width
     named = ((item.name, *(int(scale * value) for value in centre(item))) for item in scene.objects)
     return ", ".join(f"{name} {x} {y}" for name, x, y in named)
@@ -180,7 +175,7 @@ def _drawn(
     splits = {}
     for number, (name, count) in enumerate(sizes.items()):
         options = {"kinds": tuple(kinds), "key": (*key, number, DRAWING), "size": size, "count": count}
-        # Kept in the cache of the library: drawing takes longer than reading.
+        # Cached by `datasets`: drawing takes longer than reading.
         splits[name] = Dataset.from_generator(
             draw, features=FEATURES, gen_kwargs={**options, "held_out": name == "held_out"}
         )
@@ -271,12 +266,6 @@ def _pairs(held_out: bool) -> list[tuple[str, str]]:
 
 def _number(objects: Sequence[DrawnObject], colour: str | None = None, shape: str | None = None) -> int:
     return sum(item.colour == colour or item.shape == shape for item in objects)
-
-
-def _caption(objects: Sequence[DrawnObject]) -> str:
-    ordered = sorted(objects, key=centre)
-    named = [f"{'an' if item.colour[0] in 'aeiou' else 'a'} {item.name}" for item in ordered]
-    return named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
 
 
 __all__ = [

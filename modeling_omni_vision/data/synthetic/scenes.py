@@ -13,7 +13,7 @@ from .shapes import COLOURS, SHAPES, draw_scene
 
 SCENE_SIZES = {"train": 20_000, "validation": 200, "test": 200}
 SCENE_SIDE = 64
-# Raised whenever `_draw` yields something else: the cache of the library, which knows no code, must not give the old.
+# `datasets` caches by arguments, not by code: raise this where drawings change.
 DRAWING = 2
 
 # One shape for each colour: every colour and every shape is still seen, these combinations are not.
@@ -21,7 +21,7 @@ HELD_OUT_COMBINATIONS = tuple((colour, SHAPES[number % len(SHAPES)]) for number,
 
 
 def parse_objects(numbers: str) -> tuple[int, int]:
-    """Read how many objects a scene has, `2` or `1-3`, as the fewest and the most.
+    """Parse how many objects a scene has, `2` or `1-3`, as the fewest and the most.
 
     Raises:
         ValueError: for anything else, or numbers that do not fit into a scene.
@@ -54,7 +54,7 @@ def draw_scenes(
     for number, (name, count) in enumerate((sizes or SCENE_SIZES).items()):
         chosen = _choose_scenes(np.random.default_rng([seed, number]), name, objects, count)
         options = {"scenes": tuple(map(tuple, chosen)), "key": (seed, number), "size": size, "drawing": DRAWING}
-        # Kept in the cache of the library: drawing takes longer than reading.
+        # Cached by `datasets`: drawing takes longer than reading.
         splits[name] = Dataset.from_generator(_draw, features=features, gen_kwargs=options)
     return DatasetDict(splits)
 
