@@ -246,11 +246,4 @@ def _check(splits: dict[str, Dataset], dataset: str) -> None:
         raise ValueError(f"Expected images of at least two classes in {dataset!r}, got {len(present)}. Add a class.")
 
 
-__all__ = [
-    "IMAGE_COLUMNS",
-    "choose_column",
-    "image_columns",
-    "load_any",
-    "load_images",
-    "name_splits",
-]
+__all__ = ["IMAGE_COLUMNS", "choose_column", "image_columns", "load_any", "load_images", "name_splits"]

@@ -59,10 +59,7 @@ class MuOmniReport:
 
 
 def convert_from_muomni(
-    checkpoint: str | Path,
-    output_dir: str | Path,
-    num_heads: int | None = None,
-    spec_config: str | Path | None = None,
+    checkpoint: str | Path, output_dir: str | Path, num_heads: int | None = None, spec_config: str | Path | None = None
 ) -> MuOmniReport:
     """
     Write a mu-Omni vision checkpoint as a folder of ours: the same tokens for the same pixels.

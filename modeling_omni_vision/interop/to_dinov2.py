@@ -35,10 +35,7 @@ LAYER_NAMES = {
 def as_dinov2(model: Ours) -> StockModel:
     """Translate a classifier, or an encoder with registers, or raise `ValueError` for what DINOv2 cannot hold."""
     check_dinov2(model)
-    options = {
-        **shared_options(model.config),
-        "mlp_ratio": model.config.intermediate_size // model.config.hidden_size,
-    }
+    options = {**shared_options(model.config), "mlp_ratio": model.config.intermediate_size // model.config.hidden_size}
     config: PreTrainedConfig = Dinov2Config(**options)
     stock_class: type[PreTrainedModel] = Dinov2ForImageClassification
     if model.config.num_register_tokens:

@@ -71,11 +71,7 @@ class Scene:
         return [self.caption, *(alone if len(alone) > 1 else [])]
 
 
-def draw_scene(
-    rng: np.random.Generator,
-    objects: int | Sequence[tuple[str, str]] = 1,
-    size: int = 64,
-) -> Scene:
+def draw_scene(rng: np.random.Generator, objects: int | Sequence[tuple[str, str]] = 1, size: int = 64) -> Scene:
     """Draw objects of random place, size and rotation on a plain random background.
 
     Args:
@@ -170,11 +166,7 @@ def _rows(
         rng = np.random.default_rng([*key, index])
         pool = pools[index % len(pools)]
         scene = draw_scene(rng, [pool[rng.integers(len(pool))]], size)
-        yield {
-            "image": store(scene.image),
-            "caption": scene.caption,
-            "label": label_of(scene.caption, keywords),
-        }
+        yield {"image": store(scene.image), "caption": scene.caption, "label": label_of(scene.caption, keywords)}
 
 
 def _pools(keywords: Sequence[str]) -> list[list[tuple[str, str]]]:
