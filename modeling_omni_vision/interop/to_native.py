@@ -35,8 +35,8 @@ logger = logging.getLogger(__name__)
 # Largest difference of any output, in float32, relative to the largest output where that exceeds 1.
 TOLERANCE = 1e-5
 
-PROCESSOR_FIELDS = ("do_resize", "size", "resample", "do_rescale", "rescale_factor")
-PROCESSOR_FIELDS += ("do_normalize", "image_mean", "image_std")
+# What the stock image processor shares with ours.
+FIELDS = ("do_resize", "size", "resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
 # Every class that a twin can have.
 NATIVE_CLASSES = (
     ViTModel,
@@ -138,7 +138,7 @@ def write_stock_processor(checkpoint: Path, folder: Path, num_channels: int) -> 
         )
         return False
     written = json.loads(source.read_text(encoding="utf-8"))
-    stock = {name: written[name] for name in PROCESSOR_FIELDS if name in written}
+    stock = {name: written[name] for name in FIELDS if name in written}
     # A stock processor would make three channels of every image: grey models take grey images as they are.
     stock |= {"do_convert_rgb": num_channels == 3, "image_processor_type": "ViTImageProcessor"}
     text = json.dumps(stock, indent=2, sort_keys=True) + "\n"

@@ -13,8 +13,17 @@ from ..modeling_omni_vision import OmniVisionModel
 # What the names of the tower's weights begin with, by model type; `from_pretrained` knows the prefix of a classifier.
 PREFIXES = {"omni_vision": "", "omni_vision_retrieval": "vision_model.", "omni_vision_language": "vision_tower."}
 # The number of heads too: weights fit any, but mean what they were trained for.
-SHAPING_FIELDS = ("image_size", "patch_size", "num_channels", "hidden_size", "num_hidden_layers")
-SHAPING_FIELDS += ("num_attention_heads", "intermediate_size", "block_norm", "num_register_tokens")
+SHAPING_FIELDS = (
+    "image_size",
+    "patch_size",
+    "num_channels",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "block_norm",
+    "num_register_tokens",
+)
 
 
 def load_vision_tower(path: str | Path, dtype: Any = "auto", **fields: Any) -> OmniVisionModel:
