@@ -16,8 +16,9 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, set_seed
 from transformers.loss.loss_utils import ForCausalLMLoss
 
+from experiments.symbol_maps import PATCH
+
 from ..data.questions import load_questions
-from ..data.symbol_maps import PATCH
 from ..data.synthetic.scene_questions import scene_texts
 from ..data.synthetic.scenes import SCENE_SIDE
 from ..data.word_tokenizer import new_chat_tokenizer

@@ -14,9 +14,10 @@ from datasets import Dataset
 from torch.utils.data import Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from experiments.symbol_maps import draw_symbol_map
+
 from ..data.conversations import IMAGE
 from ..data.stored_images import open_stored, store
-from ..data.symbol_maps import draw_symbol_map
 
 
 IGNORED = -100

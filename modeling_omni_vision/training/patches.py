@@ -16,8 +16,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy, smooth_l1_loss
 from transformers import EvalPrediction, set_seed
 
+from experiments.scene_patches import PATCH_COLOURS, PATCH_SHAPES, draw_scene_patches
+
 from ..configuration_omni_vision import OmniVisionConfig
-from ..data.scene_patches import PATCH_COLOURS, PATCH_SHAPES, draw_scene_patches
 from ..data.stored_images import open_stored
 from ..data.synthetic.scene_questions import MOST_OBJECTS
 from ..image_processing_omni_vision import OmniVisionImageProcessor

@@ -8,6 +8,7 @@ pytest.importorskip("peft")
 if Version(transformers_version) < Version("5.23"):
     pytest.skip("models of several parts need transformers 5.23", allow_module_level=True)
 
+from experiments.scene_patches import PATCH_COLOURS, PATCH_SHAPES
 from modeling_omni_vision import (
     OmniVisionConfig,
     OmniVisionForConditionalGeneration,
@@ -15,7 +16,6 @@ from modeling_omni_vision import (
     OmniVisionModel,
     OmniVisionProcessor,
 )
-from modeling_omni_vision.data.scene_patches import PATCH_COLOURS, PATCH_SHAPES
 from modeling_omni_vision.data.synthetic.scene_questions import scene_texts
 from modeling_omni_vision.data.word_tokenizer import new_chat_tokenizer
 from modeling_omni_vision.interop import compose_language_model

@@ -15,9 +15,9 @@ pytest.importorskip("peft")
 if Version(transformers_version) < Version("5.23"):
     pytest.skip("models of several parts need transformers 5.23", allow_module_level=True)
 
+from experiments.symbol_maps import draw_symbol_map
 from modeling_omni_vision import OmniVisionForConditionalGeneration, OmniVisionProcessor
 from modeling_omni_vision.data.stored_images import open_stored
-from modeling_omni_vision.data.symbol_maps import draw_symbol_map
 from modeling_omni_vision.data.synthetic.scene_questions import draw_questions
 from modeling_omni_vision.data.word_tokenizer import new_chat_tokenizer
 from modeling_omni_vision.evaluation.answers import AnswerResult, answer_metrics, blind_prior

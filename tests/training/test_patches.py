@@ -7,9 +7,9 @@ import torch
 from datasets import disable_progress_bars
 from transformers import AutoImageProcessor, EvalPrediction
 
+from experiments.scene_patches import draw_scene_patches
 from experiments.train_patches_cli import main
 from modeling_omni_vision import OmniVisionConfig, OmniVisionModel
-from modeling_omni_vision.data.scene_patches import draw_scene_patches
 from modeling_omni_vision.training import patches
 from modeling_omni_vision.training.patches import PatchTeacher, patch_metrics
 
