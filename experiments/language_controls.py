@@ -15,10 +15,10 @@ from typing import Any
 from datasets import Dataset
 
 from experiments.alignment import align_projector
+from experiments.symbol_maps import PATCH, draw_symbol_map
 from modeling_omni_vision.cli import train_language
-from modeling_omni_vision.data.pairs import SCENE_SIDE
 from modeling_omni_vision.data.stored_images import store
-from modeling_omni_vision.data.symbol_maps import PATCH, draw_symbol_map
+from modeling_omni_vision.data.synthetic.scenes import SCENE_SIDE
 from modeling_omni_vision.training.language import LanguageRun
 from modeling_omni_vision.training.language_arguments import LanguageArguments
 from modeling_omni_vision.training.language_data import Conversations, replace_images

@@ -14,10 +14,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy, smooth_l1_loss
 from transformers import EvalPrediction
 
+from experiments.scene_patches import PATCH_COLOURS, PATCH_SHAPES, draw_scene_patches
 from modeling_omni_vision.configuration_omni_vision import OmniVisionConfig
-from modeling_omni_vision.data.questions import MOST_OBJECTS
-from modeling_omni_vision.data.scene_patches import PATCH_COLOURS, PATCH_SHAPES, draw_scene_patches
 from modeling_omni_vision.data.stored_images import open_stored
+from modeling_omni_vision.data.synthetic.scene_questions import MOST_OBJECTS
 from modeling_omni_vision.image_processing_omni_vision import OmniVisionImageProcessor
 from modeling_omni_vision.modeling_omni_vision import OmniVisionModel
 from modeling_omni_vision.training.arguments import OmniVisionTrainingArguments

@@ -791,7 +791,7 @@ def test_a_vision_tower_is_trained_into_a_real_language_model_without_a_bit_of_i
     smollm2, tower_folder, tmp_path, monkeypatch
 ):
     pytest.importorskip("peft")
-    from modeling_omni_vision.data.questions import draw_objects
+    from modeling_omni_vision.data.synthetic.scene_questions import draw_objects
     from modeling_omni_vision.training import language
     from modeling_omni_vision.training.language_arguments import LanguageArguments, LanguageTrainingArguments
 

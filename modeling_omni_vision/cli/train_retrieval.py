@@ -3,7 +3,7 @@
     python scripts/train_retrieval.py --dataset scenes --text new --train all --output_dir runs/search \
         --config '{"image_size": 64, "patch_size": 8}' --muon_learning_rate 0.02
 
-`--dataset` takes scenes (drawn, with captions), emoji:FOLDER, a folder of images with a metadata.jsonl, Parquet
+`--dataset` takes scenes (drawn, with captions), a folder of images with a metadata.jsonl, Parquet
 files, a saved dataset, or a dataset of the Hub with images and texts. All training arguments of
 sentence-transformers work as well; `--help` lists everything. Needs the extra [retrieval].
 On several CPU processes: torchrun --nproc_per_node 2 scripts/train_retrieval.py (the same arguments).

@@ -1,10 +1,9 @@
 """Random changes to training images, from torchvision v2, fast and reproducible.
 
-Randomness never comes from the global generator: what happens to an image depends on (seed, epoch,
-row) alone, so that neither workers nor processes nor batch size nor a resumed run change it. For
-speed, each stage has `DRAWS` random draws per epoch, each row gets one of them, and the rows of a
-batch with the same draw go through torchvision together. Mixup and CutMix mix a whole batch and
-depend on (seed, epoch, rows of the batch).
+What happens to an image depends on (seed, epoch, row) alone, not on the global generator, workers, processes, batch
+size or a resumed run. For speed, each stage has `DRAWS` random draws per epoch, each row gets one of them, and the
+rows of a batch with the same draw go through torchvision together. Mixup and CutMix mix a whole batch and depend on
+(seed, epoch, rows of the batch).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -30,12 +29,12 @@ def seeded(*key: int) -> Iterator[None]:
 
 
 def _seed(*key: int) -> int:
-    """Make a seed from integers, for the CPU generator: torch.manual_seed would also reseed the GPU, for good."""
+    """Return a seed of the CPU generator from integers: torch.manual_seed would also reseed the GPU."""
     return int(np.random.SeedSequence(key).generate_state(1)[0])
 
 
 class WithEpoch:
-    """Knows which epoch it is, from 0; workers of a DataLoader that outlive an epoch see the next one too."""
+    """Holds the epoch, from 0, in shared memory: DataLoader workers that outlive an epoch see the next one too."""
 
     def __init__(self) -> None:
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -56,14 +55,14 @@ class Augmentation:
     Args:
         num_images: Rows of the dataset.
         size: (height, width) in pixels that come out.
-        min_crop_scale: Smallest share of the image's area that a random-resized crop may keep, in (0, 1]; 0 means
-            no such crop, the whole image is resized.
-        shift: Pixels by which the image may move in each direction; what is uncovered is black.
+        min_crop_scale: Smallest fraction of the image's area that a random-resized crop keeps, in (0, 1]; 0 disables
+            it, and the whole image is resized.
+        max_translate: Pixels by which the image may move in each direction; what is uncovered is black.
         flip: Mirror every second image.
-        rand_augment: Magnitude of RandAugment, 1 to 30, two operations per image; 0 means none.
+        rand_augment: Magnitude of RandAugment, 1 to 30, two operations per image; 0 disables it.
         random_erasing: Chance that a rectangle is set to the mean colour, in [0, 1].
-        mixup: Alpha of mixup's Beta distribution; 0 means none.
-        cutmix: Alpha of CutMix's Beta distribution; 0 means none. With both, each batch gets one of them.
+        mixup: Alpha of mixup's Beta distribution; 0 disables it.
+        cutmix: Alpha of CutMix's Beta distribution; 0 disables it. With both, each batch gets one of them.
         num_classes: Number of classes, for the soft labels of mixup and CutMix.
         seed: Seed of everything.
 
@@ -115,11 +114,11 @@ class Augmentation:
             return self.crop(image)
 
     def crop_images(self, images: torch.Tensor, rows: Sequence[int], epoch: int) -> torch.Tensor:
-        """Do the same with images (B, C, H, W) that all have one size."""
+        """Crop images (B, C, H, W) of one size."""
         return images if self.crop is None else self._apply(self.crop, images, rows, epoch, 0)
 
     def images(self, images: torch.Tensor, rows: Sequence[int], epoch: int) -> torch.Tensor:
-        """Shift, flip and RandAugment images (B, C, H, W) of the size of the model, uint8 in, uint8 out."""
+        """Translate, flip and RandAugment images (B, C, H, W) of the size of the model, uint8 in, uint8 out."""
         for stage, transform in enumerate(self.stages, start=1):
             images = self._apply(transform, images, rows, epoch, stage)
         return images
@@ -133,7 +132,7 @@ class Augmentation:
     def mix(
         self, pixel_values: torch.Tensor, labels: torch.Tensor, rows: Sequence[int], epoch: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mix normalised images (B, C, H, W) pairwise; labels (B,) become shares of classes (B, classes)."""
+        """Mix normalised images (B, C, H, W) pairwise; labels (B,) become class probabilities (B, classes)."""
         if self.mixer is None:
             return pixel_values, labels
         with seeded(self.seed, epoch, len(self.stages) + 2, *(int(row) for row in rows)):
@@ -158,7 +157,7 @@ class Augmentation:
         return torch.empty_like(changed).index_copy_(0, order, changed)
 
     def _draws(self, epoch: int, stage: int) -> tuple[torch.Tensor, list[int]]:
-        """Give each row of the dataset one of the draws of a stage, (num_images,), and each draw its seed."""
+        """Return the draw of a stage for each row of the dataset, (num_images,), and the seed of each draw."""
         if self._tables.get(stage, (None,))[0] != epoch:
             draws = np.random.default_rng([self.seed, epoch, stage]).integers(DRAWS, size=self.num_images)
             seeds = [_seed(self.seed, epoch, stage, draw) for draw in range(DRAWS)]

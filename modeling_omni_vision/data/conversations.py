@@ -9,16 +9,33 @@ import json
 from pathlib import Path
 from typing import Any
 
+from datasets import Features, Image, List, Value
+
 
 IMAGE = "<image>"
-# LLaVA's names of those who speak.
+# LLaVA's names of the roles.
 ROLES = {"human": "user", "gpt": "assistant"}
 EASY_VQA_COLOURS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
 EASY_VQA_SHAPES = ("circle", "rectangle", "triangle")
+# A row: where an image stands, the `content` of a message says `<image>`; `answer` comes after the messages, `kind` is
+# what it is measured by; `symbols` says in words what is in the images, for a text-only baseline.
+FEATURES = Features(
+    {
+        "images": List(Image(decode=False)),
+        "questions": List(
+            {
+                "messages": List({"role": Value("string"), "content": Value("string")}),
+                "answer": Value("string"),
+                "kind": Value("string"),
+            }
+        ),
+        "symbols": Value("string"),
+    }
+)
 
 
 def load_easy_vqa(folder: str = "") -> dict[str, list[dict[str, Any]]]:
-    """Read easy-VQA as rows of `questions.FEATURES`, a row for each image; kinds are yes_no, colour and shape.
+    """Read easy-VQA as rows of `FEATURES`, a row for each image; kinds are yes_no, colour and shape.
 
     Args:
         folder: Its data, with `train` and `test`; by default that of the installed package.
@@ -30,8 +47,8 @@ def load_easy_vqa(folder: str = "") -> dict[str, list[dict[str, Any]]]:
         package = importlib.util.find_spec("easy_vqa")
         if package is None or package.origin is None:
             raise ValueError(
-                "'easy-vqa' comes with a package, got none. Install it with `pip install --no-deps easy-vqa`, or say "
-                "where its data lie: easy-vqa:FOLDER."
+                "'easy-vqa' comes with a package, got none. Install it with `pip install --no-deps easy-vqa`, or name "
+                "the folder of its data: easy-vqa:FOLDER."
             )
         folder = str(Path(package.origin).parent / "data")
     root = Path(folder).expanduser()
@@ -39,12 +56,12 @@ def load_easy_vqa(folder: str = "") -> dict[str, list[dict[str, Any]]]:
 
 
 def load_conversations(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """Read conversations with images, a JSON object on each line, as rows of `questions.FEATURES`.
+    """Read conversations with images, a JSON object on each line, as rows of `FEATURES`.
 
     `{"image": "a.png", "messages": [{"role": "user", "content": "What is it?"}, {"role": "assistant", "content": "A
     cat."}]}`: files lie beside the JSON lines; several are `"images": [...]`. LLaVA's `"conversations"`, with `"from"`
-    and `"value"`, are read too. Images stand where the text says `<image>`, or before the first question. Each
-    thing that the assistant says is an answer, to all that was said before. `"kind"` and `"symbols"` are optional.
+    and `"value"`, are read too. Images stand where the text has `<image>`, or before the first question. Each
+    message of the assistant is an answer to all messages before it. `"kind"` and `"symbols"` are optional.
 
     Args:
         path: A `.jsonl` file, or a folder with `train.jsonl` and perhaps `validation.jsonl` and `test.jsonl`.
@@ -147,4 +164,4 @@ def _message(turn: dict[str, Any]) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
-__all__ = ["IMAGE", "load_conversations", "load_easy_vqa"]
+__all__ = ["FEATURES", "IMAGE", "load_conversations", "load_easy_vqa"]

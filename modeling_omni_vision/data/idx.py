@@ -1,7 +1,6 @@
-"""Reads folders of IDX files, the format of the MNIST family, straight into a dataset.
+"""Converts folders of IDX files, the format of the MNIST family, into a dataset; torchvision reads no `.gz`.
 
-Nothing is re-encoded: each image becomes a PGM or PPM file in memory (a header and the raw
-pixels), which Pillow opens like any other, so 60,000 images take well under a second.
+Nothing is re-encoded: each image becomes a PGM or PPM file in memory (a header and the raw pixels).
 """
 
 import gzip
@@ -11,17 +10,15 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-from datasets import ClassLabel, Dataset, DatasetDict, DatasetInfo, Features, Image
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 
 
 FILE_NAME = re.compile(r"(?P<set>.*?)(?P<split>train|t10k|test)[-_.](?P<kind>images|labels)[-_.]idx\d-ubyte(\.gz)?")
-UNSIGNED_BYTE = 8
 CLASS_NAMES_FILE = "classes.txt"
 
 
 def has_idx_files(folder: Path) -> bool:
-    """Tell whether a folder, or the `raw` folder in it, holds IDX files."""
+    """Return whether a folder, or the `raw` folder in it, holds IDX files."""
     return bool(_find(folder))
 
 
@@ -39,26 +36,26 @@ def load_idx(folder: Path) -> DatasetDict:
         ValueError: naming the file that is missing, damaged, or does not fit the others.
     """
     files = _find(folder)
-    if ("train", "images") not in files:
-        raise ValueError(f"Expected train-images-idx3-ubyte (or .gz) in {folder}, got none. Add it.")
     arrays = {}
-    for split in {split for split, _ in files}:
+    for split in sorted({"train"} | {split for split, _ in files}, reverse=True):
         for kind in ("images", "labels"):
             if (split, kind) not in files:
                 raise ValueError(f"Expected the {kind} of the {split} split in {folder}, got none. Add the file.")
         images, labels = read_idx(files[split, "images"]), read_idx(files[split, "labels"])
-        if images.ndim not in (3, 4) or labels.shape != images.shape[:1]:
+        grey_or_rgb = images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3))
+        if not grey_or_rgb or 0 in images.shape[1:3] or labels.shape != images.shape[:1]:
             raise ValueError(
-                f"Expected images (n, height, width) and one label for each, got shapes {images.shape} in "
-                f"{files[split, 'images']} and {labels.shape} in {files[split, 'labels']}. Fetch both files again."
+                f"Expected grey or RGB images (n, height, width[, 3]) and one label for each, got shapes "
+                f"{images.shape} in {files[split, 'images']} and {labels.shape} in {files[split, 'labels']}. Fetch "
+                "both files again."
             )
         arrays[split] = images, labels
-    names = _class_names(folder, max((int(labels.max(initial=0)) for _, labels in arrays.values()), default=0))
-    return DatasetDict({split: _to_dataset(*arrays[split], names) for split in sorted(arrays, reverse=True)})
+    names = _class_names(folder, max(int(labels.max(initial=0)) for _, labels in arrays.values()))
+    return DatasetDict({split: _to_dataset(*found, names) for split, found in arrays.items()})
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """Read one IDX file of unsigned bytes as an array of the shape its header tells.
+    """Read one IDX file of unsigned bytes as an array of the shape that its header gives.
 
     Raises:
         ValueError: naming the file, if it is not IDX, damaged, or shorter or longer than its header says.
@@ -67,14 +64,15 @@ def read_idx(path: Path) -> np.ndarray:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} is damaged or no gzip file ({error}). Fetch it again.") from error
-    if len(content) < 4 or content[:2] != b"\0\0" or content[2] != UNSIGNED_BYTE or not content[3]:
+    if content[:3] != b"\0\0\x08" or not content[3:4].strip(b"\0"):
         raise ValueError(
             f"{path} is no IDX file of unsigned bytes: expected it to start with 00 00 08, got "
             f"{content[:4].hex(' ')!r}. Fetch it again."
         )
     start = 4 + 4 * content[3]
-    shape = tuple(int(side) for side in np.frombuffer(content[4:start][: 4 * (len(content[4:start]) // 4)], ">u4"))
-    if len(shape) != content[3] or math.prod(shape) != len(content) - start:
+    sides = content[4:start]
+    shape = tuple(int.from_bytes(sides[place : place + 4]) for place in range(0, len(sides), 4))
+    if len(sides) != start - 4 or math.prod(shape) != len(content) - start:
         raise ValueError(
             f"{path} is damaged: its header tells of an array {shape}, expected {math.prod(shape)} bytes, got "
             f"{max(len(content) - start, 0)}. Fetch it again."
@@ -88,8 +86,7 @@ def _find(folder: Path) -> dict[tuple[str, str], Path]:
         match = FILE_NAME.fullmatch(path.name)
         if match is None or not path.is_file():
             continue
-        key = "train" if match["split"] == "train" else "test", match["kind"]
-        before = files.setdefault(key, path)
+        before = files.setdefault(("train" if match["split"] == "train" else "test", match["kind"]), path)
         if before.name.removesuffix(".gz") != path.name.removesuffix(".gz"):
             raise ValueError(
                 f"Expected one set of IDX files in {folder}, got both {before.name} and {path.name}. "
@@ -111,17 +108,11 @@ def _class_names(folder: Path, largest: int) -> list[str]:
 
 
 def _to_dataset(images: np.ndarray, labels: np.ndarray, names: list[str]) -> Dataset:
-    channels = 1 if images.ndim == 3 else images.shape[3]
-    if channels not in (1, 3) or 0 in images.shape[1:3]:
-        raise ValueError(f"Expected grey or RGB images, got an array {images.shape}. Convert them first.")
-    header = f"P{5 if channels == 1 else 6} {images.shape[2]} {images.shape[1]} 255\n".encode()
-    pixels = images.reshape(len(images), -1)
-    stored = np.concatenate([np.broadcast_to(np.frombuffer(header, np.uint8), (len(images), len(header))), pixels], 1)
-    content = pa.array([row.tobytes() for row in stored], pa.binary())
-    column = pa.StructArray.from_arrays([content, pa.nulls(len(images), pa.string())], ["bytes", "path"])
+    kind = "P6" if images.ndim == 4 and images.shape[3] == 3 else "P5"
+    header = f"{kind} {images.shape[2]} {images.shape[1]} 255\n".encode()
+    stored = [{"bytes": header + image.tobytes(), "path": None} for image in images]
     features = Features({"image": Image(), "label": ClassLabel(names=names)})
-    table = pa.table({"image": column, "label": pa.array(labels.astype(np.int64))})
-    return Dataset(table.cast(features.arrow_schema), info=DatasetInfo(features=features))
+    return Dataset.from_dict({"image": stored, "label": labels.astype(np.int64)}, features=features)
 
 
 __all__ = ["has_idx_files", "load_idx", "read_idx"]

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch.utils.data import Dataset as TorchDataset
-from transformers.image_utils import SizeDict
 
 from ..image_processing_omni_vision import ImageReadError, OmniVisionImageProcessor
 from .augmentation import Augmentation, WithEpoch
@@ -29,7 +28,7 @@ Sample = dict[str, Any]
 class ImageDataset(WithEpoch, TorchDataset):
     """Rows of a dataset as samples for `ImageCollator`.
 
-    A sample is a dictionary with `image` (C, H, W) in levels 0..255 at the size of the model, `label`, `row`,
+    A sample is a dictionary with `image` (C, H, W) in pixel values 0..255 at the size of the model, `label`, `row`,
     and `augmentation`, `epoch` for the collator.
 
     Args:
@@ -81,37 +80,26 @@ class ImageDataset(WithEpoch, TorchDataset):
         ]
 
     def _decode(self, rows: list[int]) -> list[torch.Tensor]:
-        """Decode rows and bring them to the size of the model, cutting out a part if the recipe says so."""
-        images = self._load_rows(rows)
+        """Decode rows and bring them to the size of the model, by random crops if the recipe says so."""
         if self.augmentation is not None and self.augmentation.crop is not None:
             crop = self.augmentation.crop_image
+            images = self._read(rows, do_resize=False)
             return [crop(_to_bytes(image), row, self.epoch) for row, image in zip(rows, images, strict=True)]
-        return self._resize(images)
+        return self._read(rows)
 
-    def _load_rows(self, rows: list[int]) -> list[torch.Tensor]:
+    def _read(self, rows: list[int], **options: Any) -> list[torch.Tensor]:
+        """Read rows as the image processor does, all but normalisation: pixel values 0..255 (C, H, W)."""
         sources = self.dataset[rows]["image"]
-        return [self._load(row, source) for row, source in zip(rows, sources, strict=True)]
-
-    def _load(self, row: int, source: Any) -> torch.Tensor:
+        options |= {"do_rescale": False, "do_normalize": False, "return_tensors": None, "disable_grouping": False}
         try:
-            return self.processor.process_image(source)
-        except ImageReadError as error:
-            raise ImageReadError(f"The image in row {row} of the dataset cannot be read. {error}") from error
-
-    def _resize(self, images: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Resize as the image processor does: images of one shape and type together."""
-        if not self.processor.do_resize:
-            return images
-        size, resample = SizeDict(**dict(self.processor.size)), self.processor.resample
-        groups: dict[tuple[torch.Size, torch.dtype], list[int]] = {}
-        for index, image in enumerate(images):
-            groups.setdefault((image.shape, image.dtype), []).append(index)
-        resized = list(images)
-        for indices in groups.values():
-            stack = self.processor.resize(torch.stack([images[index] for index in indices]), size, resample)
-            for index, image in zip(indices, stack, strict=True):
-                resized[index] = image
-        return resized
+            return list(self.processor(sources, **options)["pixel_values"])
+        except ImageReadError:
+            for row, source in zip(rows, sources, strict=True):
+                try:
+                    self.processor(source, **options)
+                except ImageReadError as error:
+                    raise ImageReadError(f"The image in row {row} of the dataset cannot be read. {error}") from error
+            raise
 
     def _fits(self, memory_limit: int) -> bool:
         height, width = self._size()
@@ -128,23 +116,22 @@ class ImageDataset(WithEpoch, TorchDataset):
 
     def _decode_all(self) -> torch.Tensor | None:
         """Decode the whole dataset (N, C, H, W); None if its images must be decoded again each time."""
+        # Random crops are cut out of the original: out of its small copy they would be blurred.
         crops = self.augmentation is not None and self.augmentation.crop is not None
+        options = {"do_resize": False} if crops else {}
         chunks = []
         for start in range(0, len(self), DECODING_CHUNK):
-            chunk = self._load_rows(list(range(start, min(start + DECODING_CHUNK, len(self)))))
-            # Random crops are cut out of the original: out of its small copy they would be blurred.
-            if crops and any(image.shape[1:] != self._size() for image in chunk):
+            chunk = self._read(list(range(start, min(start + DECODING_CHUNK, len(self)))), **options)
+            if any(image.dtype != torch.uint8 or image.shape[1:] != self._size() for image in chunk):
                 return None
-            if any(image.dtype != torch.uint8 for image in chunk):
-                return None
-            chunks.append(torch.stack(self._resize(chunk)))
+            chunks.append(torch.stack(chunk))
         return torch.cat(chunks)
 
 
 class ImageCollator:
     """Turn samples of `ImageDataset` into a batch for the model.
 
-    A batch holds `pixel_values` (B, C, H, W) and `labels`, class numbers (B,) or, where mixed, shares of classes
+    A batch holds `pixel_values` (B, C, H, W) and `labels`, class numbers (B,) or, where mixed, class probabilities
     (B, classes); in training also `rows` (B,), which the Trainer takes out again.
     """
 
@@ -165,7 +152,7 @@ class ImageCollator:
 
 
 def normalised(processor: Any, images: torch.Tensor) -> torch.Tensor:
-    """Turn levels (B, C, H, W) of the model's size into pixel values, as a torchvision image processor does."""
+    """Rescale and normalise images (B, C, H, W) of pixel values 0..255, as a torchvision image processor does."""
     return processor.rescale_and_normalize(
         images,
         processor.do_rescale,
@@ -177,7 +164,7 @@ def normalised(processor: Any, images: torch.Tensor) -> torch.Tensor:
 
 
 def _to_bytes(image: torch.Tensor) -> torch.Tensor:
-    """Round levels of deep images to 8 bits, which augmentation works on."""
+    """Round the pixel values of deep images to 8 bits, which augmentation works on."""
     return image if image.dtype == torch.uint8 else image.round().to(torch.uint8)
 
 

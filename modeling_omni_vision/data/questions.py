@@ -1,67 +1,16 @@
 """Images with questions, from anywhere, as one `DatasetDict`: train, validation and perhaps more.
 
-A row is a conversation: `images`, `questions`, each with its `messages` (where an image stands, the text says
-`<image>`), the `answer` that comes next and a `kind` to measure it by, and `symbols`, what is in the image in words,
-for models that need not look. `draw_questions` draws scenes and asks about them so that the questions alone tell
-nothing: each text has all of its answers equally often. `draw_objects` draws one object and asks what it is.
+A row is a conversation with the columns of `conversations.FEATURES`.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from datasets import Dataset, DatasetDict, Features, Image, List, Value, concatenate_datasets
+from datasets import Dataset, DatasetDict, concatenate_datasets
 
-from .conversations import load_conversations, load_easy_vqa
-from .pairs import HELD_OUT_COMBINATIONS, SCENE_SIDE, seen_combinations
-from .sources import VALIDATION_FRACTION
-from .stored_images import store
-from .synthetic.shapes import COLOURS, SHAPES, DrawnObject, Scene, draw_scene
-
-
-FEATURES = Features(
-    {
-        "images": List(Image(decode=False)),
-        "questions": List(
-            {
-                "messages": List({"role": Value("string"), "content": Value("string")}),
-                "answer": Value("string"),
-                "kind": Value("string"),
-            }
-        ),
-        "symbols": Value("string"),
-    }
-)
-# Questions that one image gets of each kind, at most.
-SCENE_KINDS = {"colour": 4, "shape": 4, "count": 3, "left_right": 4, "above_below": 4, "caption": 1}
-OBJECT_KINDS = {"colour": "What colour is the object?", "shape": "What shape is the object?", "name": "What is it?"}
-QUESTION_SIZES = {"train": 12_000, "validation": 200, "test": 600, "held_out": 600}
-# Every combination equally often, three questions each; a real language model takes its time for each of them.
-OBJECT_SIZES = {"train": 6_000, "validation": 80, "test": 240, "held_out": 240}
-MOST_OBJECTS = 4
-NUMBERS = ("one", "two", "three", "four")
-GRID = 32  # columns and rows by which symbols say where something is
-PLURALS = {shape: f"{shape}es" if shape.endswith("s") else f"{shape}s" for shape in SHAPES}
-# The library keeps what was drawn by arguments, not by code: raise this where drawings or questions change.
-DRAWING = 3
-# Objects are beside each other or above each other only where their middles are a patch of 8 pixels in 64 apart.
-CLEARLY = 1 / 8
-HELD_OUT_NAMES = tuple(" ".join(pair) for pair in HELD_OUT_COMBINATIONS)
-# How often an answer to a text may come more than the rarest one. None at all would leave most questions unasked.
-SLACK = 2
-
-
-@dataclass(frozen=True)
-class Question:
-    """A question about a scene, its answer, and all answers that its text allows."""
-
-    kind: str
-    text: str
-    answer: str
-    answers: tuple[str, ...] = ()
+from .conversations import FEATURES, load_conversations, load_easy_vqa
+from .hold_out import VALIDATION_FRACTION, hold_out
+from .synthetic.scene_questions import OBJECT_KINDS, draw_objects, draw_questions, parse_kinds
 
 
 def load_questions(dataset: str, validation_fraction: float = VALIDATION_FRACTION, seed: int = 0) -> DatasetDict:
@@ -75,8 +24,8 @@ def load_questions(dataset: str, validation_fraction: float = VALIDATION_FRACTIO
             elsewhere; a `.jsonl` file of conversations or a folder with `train.jsonl` and perhaps `validation.jsonl`
             and `test.jsonl` (see `conversations.load_conversations`). Several, joined by ` + `, are trained on
             together; the other splits are those of the first.
-        validation_fraction: What to hold out of train where there is no validation split: a share of the rows, or a
-            number of them.
+        validation_fraction: What to hold out of train where there is no validation split: a fraction of the rows,
+            or a number of them.
         seed: Seed of that choice.
 
     Returns:
@@ -100,264 +49,10 @@ def load_questions(dataset: str, validation_fraction: float = VALIDATION_FRACTIO
     rows = load_easy_vqa(details) if name == "easy-vqa" else load_conversations(Path(dataset).expanduser())
     splits = {name: Dataset.from_list(found, features=FEATURES) for name, found in rows.items()}
     if "validation" not in splits:
-        count = len(splits["train"])
-        held_out = round(validation_fraction * count) if validation_fraction < 1 else int(validation_fraction)
-        if not 0 < held_out < count:
-            raise ValueError(
-                f"`validation_fraction` must leave rows on both sides, got {validation_fraction!r} of {count} "
-                "conversations."
-            )
-        order = np.random.default_rng(seed).permutation(count)
-        whole = splits["train"]
-        splits["train"] = whole.select(np.sort(order[held_out:]))
-        splits["validation"] = whole.select(np.sort(order[:held_out]))
+        train = splits["train"]
+        order = np.random.default_rng(seed).permutation(len(train))
+        splits |= hold_out(train, validation_fraction, seed, order=order)
     return DatasetDict({name: splits[name] for name in ("train", "validation", "test") if name in splits})
 
 
-def parse_kinds(kinds: str, known: Iterable[str] = tuple(SCENE_KINDS)) -> tuple[str, ...]:
-    """Read kinds of questions, `colour,count`; all known ones where nothing is said.
-
-    Raises:
-        ValueError: for a kind that there is not.
-    """
-    known = tuple(known)
-    wanted = tuple(kind.strip() for kind in kinds.split(",")) if kinds else known
-    if not set(wanted) <= set(known) or len(set(wanted)) < len(wanted):
-        raise ValueError(f"Kinds of questions must be different ones of {', '.join(known)}, got {kinds!r}.")
-    return wanted
-
-
-def draw_questions(
-    kinds: Sequence[str] = tuple(SCENE_KINDS),
-    seed: int = 0,
-    size: int = SCENE_SIDE,
-    sizes: dict[str, int] | None = None,
-) -> DatasetDict:
-    """Draw scenes of one to four objects, and ask about them.
-
-    Colours and shapes are asked of what there is only one of, in images with several colours or shapes, so that
-    something must be found to be named; numbers up to four, sides and heights where they are clear; a caption names
-    all objects from left to right. Train, validation and test never show a combination of
-    `HELD_OUT_COMBINATIONS`; in the split `held_out` every scene has one, and questions about a colour, a shape or a
-    place are about it.
-
-    Args:
-        kinds: Which questions to ask, of `SCENE_KINDS`.
-        seed: Seed of the drawings.
-        size: Side of an image in pixels.
-        sizes: Images per split, by default 12,000 to train, 200 for validation, 600 for test and held_out.
-    """
-    return _drawn(_draw, kinds, (seed,), size, sizes or QUESTION_SIZES)
-
-
-def draw_objects(
-    kinds: Sequence[str] = tuple(OBJECT_KINDS),
-    seed: int = 0,
-    size: int = SCENE_SIDE,
-    sizes: dict[str, int] | None = None,
-) -> DatasetDict:
-    """Draw one object at a time, and ask for its colour, for its shape, and for both, its name, "red square".
-
-    Train, validation and test show all combinations but those of `HELD_OUT_COMBINATIONS` equally often, the split
-    `held_out` those alone: who takes the colour for a hint of the shape is wrong about every one of them.
-
-    Args:
-        kinds: Which questions to ask, of `OBJECT_KINDS`; each object gets all of them.
-        seed: Seed of the drawings.
-        size: Side of an image in pixels.
-        sizes: Images per split, by default 6,000 to train, 80 for validation, 240 for test and held_out.
-    """
-    drawn = _drawn(_draw_one, kinds, (seed, 1), size, sizes or OBJECT_SIZES)
-    # They are drawn in turns. Whoever is shown the image half a split further on must not find the same combination.
-    return DatasetDict({name: rows if name == "train" else rows.shuffle(seed) for name, rows in drawn.items()})
-
-
-def scene_questions(scene: Scene, about: Sequence[str] | None = None) -> Iterator[Question]:
-    """Ask everything that a scene answers.
-
-    Args:
-        scene: What was drawn.
-        about: Names of objects, "red square", that questions about a colour, a shape or a place must be about; by
-            default all.
-    """
-    objects, size = scene.objects, scene.image.width
-    # What is held out cannot be balanced: a colour may have one such shape only.
-    seen = seen_combinations() if about is None else []
-    # Where everything is red, "red" is right whatever is asked: who learns this learns to look later or never.
-    colours, shapes = len({item.colour for item in objects}), len({item.shape for item in objects})
-    for item in objects:
-        if about is not None and item.name not in about:
-            continue
-        if colours > 1 and _number(objects, shape=item.shape) == 1:
-            allowed = [colour for colour, shape in seen if shape == item.shape]
-            yield Question("colour", f"What colour is the {item.shape}?", item.colour, tuple(allowed))
-        if shapes > 1 and _number(objects, colour=item.colour) == 1:
-            allowed = [shape for colour, shape in seen if colour == item.colour]
-            yield Question("shape", f"What shape is the {item.colour} object?", item.shape, tuple(allowed))
-        for other in objects:
-            if other is item:
-                continue
-            (x, y), (u, v) = centre(item), centre(other)
-            if abs(x - u) >= CLEARLY * size:
-                text = f"Is the {item.name} left or right of the {other.name}?"
-                yield Question("left_right", text, "left" if x < u else "right", ("left", "right"))
-            if abs(y - v) >= CLEARLY * size:
-                text = f"Is the {item.name} above or below the {other.name}?"
-                yield Question("above_below", text, "above" if y < v else "below", ("above", "below"))
-    yield Question("count", "How many objects are there?", NUMBERS[len(objects) - 1], NUMBERS)
-    for colour in dict.fromkeys(item.colour for item in objects):
-        found = NUMBERS[_number(objects, colour=colour) - 1]
-        yield Question("count", f"How many {colour} objects are there?", found, NUMBERS)
-    for shape in dict.fromkeys(item.shape for item in objects):
-        found = NUMBERS[_number(objects, shape=shape) - 1]
-        yield Question("count", f"How many {PLURALS[shape]} are there?", found, NUMBERS)
-    yield Question("caption", "What is in the picture?", _caption(objects))
-
-
-def scene_texts() -> list[str]:
-    """Say every word of questions, answers and symbols, so that a model of some kinds can be taught the others."""
-    names = [*COLOURS, *SHAPES, *PLURALS.values(), *NUMBERS, *map(str, range(GRID))]
-    return [
-        " ".join(names),
-        "What colour is the? What shape is the object? How many objects are there? What is in the picture?",
-        "Is the left or right of the above or below the? a, an and",
-    ]
-
-
-def centre(item: DrawnObject) -> tuple[float, float]:
-    """Tell the middle of an object, (x, y) in pixels: the mean of all that it covers."""
-    rows, columns = np.nonzero(item.mask)
-    return float(columns.mean()), float(rows.mean())
-
-
-def symbols_of(scene: Scene) -> str:
-    """Say in words all that the questions are about: each object with the column and row of its middle, 0 to 31."""
-    scale = GRID / scene.image.width
-    named = ((item.name, *(int(scale * value) for value in centre(item))) for item in scene.objects)
-    return ", ".join(f"{name} {x} {y}" for name, x, y in named)
-
-
-def _drawn(
-    draw: Callable[..., Iterator[dict[str, Any]]],
-    kinds: Sequence[str],
-    key: Sequence[int],
-    size: int,
-    sizes: dict[str, int],
-) -> DatasetDict:
-    splits = {}
-    for number, (name, count) in enumerate(sizes.items()):
-        options = {"kinds": tuple(kinds), "key": (*key, number, DRAWING), "size": size, "count": count}
-        # Kept in the cache of the library: drawing takes longer than reading.
-        splits[name] = Dataset.from_generator(
-            draw, features=FEATURES, gen_kwargs={**options, "held_out": name == "held_out"}
-        )
-    return DatasetDict(splits)
-
-
-def _draw_one(
-    kinds: Sequence[str], key: Sequence[int], size: int, count: int, held_out: bool
-) -> Iterator[dict[str, Any]]:
-    pool = HELD_OUT_COMBINATIONS if held_out else seen_combinations()
-    for index in range(count):
-        rng = np.random.default_rng([*key, index])
-        # In turns: every combination equally often.
-        scene = draw_scene(rng, [pool[index % len(pool)]], size)
-        (item,) = scene.objects
-        answers = {"colour": item.colour, "shape": item.shape, "name": item.name}
-        yield _row(scene, [Question(kind, OBJECT_KINDS[kind], answers[kind]) for kind in kinds])
-
-
-def _draw(kinds: Sequence[str], key: Sequence[int], size: int, count: int, held_out: bool) -> Iterator[dict[str, Any]]:
-    asked: Counter[tuple[str, str]] = Counter()
-    for index in range(count):
-        rng = np.random.default_rng([*key, index])
-        scene = draw_scene(rng, choose_objects(rng, held_out), size)
-        about = HELD_OUT_NAMES if held_out else None
-        chosen = _choose_questions(rng, list(scene_questions(scene, about)), kinds, asked)
-        if not chosen:
-            continue
-        yield _row(scene, chosen)
-
-
-def _row(scene: Scene, questions: Sequence[Question]) -> dict[str, Any]:
-    return {
-        "images": [store(scene.image)],
-        "questions": [
-            {
-                "messages": [{"role": "user", "content": f"<image>\n{question.text}"}],
-                "answer": question.answer,
-                "kind": question.kind,
-            }
-            for question in questions
-        ],
-        "symbols": symbols_of(scene),
-    }
-
-
-def choose_objects(rng: np.random.Generator, held_out: bool) -> list[tuple[str, str]]:
-    """Choose different objects, in every third scene of one colour or shape, so that there is something to count."""
-    first = HELD_OUT_COMBINATIONS[rng.integers(len(HELD_OUT_COMBINATIONS))] if held_out else None
-    pool = _pairs(held_out)
-    first = first or pool[rng.integers(len(pool))]
-    number = int(rng.integers(1, MOST_OBJECTS + 1))
-    chosen, theme = [first], int(rng.integers(6))
-    alike = [pair for pair in pool if theme < 2 and pair[theme] == first[theme] and pair != first]
-    for _ in range(number - 1):
-        from_theme = [pair for pair in alike if pair not in chosen]
-        others = [pair for pair in pool if pair not in chosen]
-        candidates = from_theme if from_theme and rng.random() < 0.8 else others
-        chosen.append(candidates[rng.integers(len(candidates))])
-    return [chosen[index] for index in rng.permutation(number)]
-
-
-def _choose_questions(
-    rng: np.random.Generator, questions: Sequence[Question], kinds: Sequence[str], asked: Counter[tuple[str, str]]
-) -> list[Question]:
-    """Choose a few of each kind, none whose answer its text has already had too often."""
-    chosen = []
-    for kind in kinds:
-        candidates = [question for question in questions if question.kind == kind]
-        taken = 0
-        for index in rng.permutation(len(candidates)):
-            question = candidates[index]
-            if taken < SCENE_KINDS[kind] and not _too_often(question, asked):
-                asked[question.text, question.answer] += 1
-                chosen.append(question)
-                taken += 1
-    return chosen
-
-
-def _too_often(question: Question, asked: Counter[tuple[str, str]]) -> bool:
-    fewest = min((asked[question.text, answer] for answer in question.answers), default=None)
-    return fewest is not None and asked[question.text, question.answer] >= fewest + SLACK
-
-
-def _pairs(held_out: bool) -> list[tuple[str, str]]:
-    return [*seen_combinations(), *HELD_OUT_COMBINATIONS] if held_out else seen_combinations()
-
-
-def _number(objects: Sequence[DrawnObject], colour: str | None = None, shape: str | None = None) -> int:
-    return sum(item.colour == colour or item.shape == shape for item in objects)
-
-
-def _caption(objects: Sequence[DrawnObject]) -> str:
-    ordered = sorted(objects, key=centre)
-    named = [f"{'an' if item.colour[0] in 'aeiou' else 'a'} {item.name}" for item in ordered]
-    return named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
-
-
-__all__ = [
-    "FEATURES",
-    "OBJECT_KINDS",
-    "SCENE_KINDS",
-    "Question",
-    "centre",
-    "choose_objects",
-    "draw_objects",
-    "draw_questions",
-    "load_questions",
-    "parse_kinds",
-    "scene_questions",
-    "scene_texts",
-    "symbols_of",
-]
+__all__ = ["load_questions"]

@@ -1,8 +1,7 @@
 """Labelled images from anywhere, as one `DatasetDict`: train, validation and perhaps test.
 
-`load_images` finds out what it was given (a built-in name, a folder, a file, a Hub dataset) and
-always returns the columns `image` and `label`. Validation is held out of train, stratified and the
-same for every run; the test split is only passed through.
+`load_images` takes a built-in name, a folder, a file or a Hub dataset and always returns the columns `image` and
+`label`. Validation is held out of train, stratified and the same for every run.
 """
 
 import logging
@@ -10,18 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import (
-    ClassLabel,
-    Dataset,
-    DatasetDict,
-    Features,
-    Image,
-    Value,
-    load_dataset,
-    load_from_disk,
-)
-from sklearn.model_selection import train_test_split
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, load_dataset, load_from_disk
 
+from .hold_out import VALIDATION_FRACTION, hold_out
 from .idx import has_idx_files, load_idx
 from .synthetic.shapes import draw_shapes
 
@@ -36,9 +26,7 @@ SPLIT_NAMES = {
 IMAGE_COLUMNS = ("image", "img", "picture", "pixel_values")
 LABEL_COLUMNS = ("label", "labels", "class", "target", "fine_label")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-DIGITS_TEST_SHARE = 0.2
-# What is held out of train where nobody says otherwise: training and whoever finds its split again must agree.
-VALIDATION_FRACTION = 0.1
+DIGITS_TEST_FRACTION = 0.2
 
 
 def load_images(
@@ -57,9 +45,9 @@ def load_images(
             folder written by `save_to_disk`; a Parquet file, or a folder of them; a folder of images, one
             sub-folder per class, perhaps within `train`, `validation` and `test`; otherwise a dataset of the
             Hub, `owner/name` or `owner/name:configuration`.
-        image_column: Column of the images; needed only where it cannot be told.
-        label_column: Column of the classes; needed only where it cannot be told.
-        validation_fraction: What to hold out of train where there is no validation split: a share below 1, or a
+        image_column: Column of the images; needed only where it cannot be inferred.
+        label_column: Column of the classes; needed only where it cannot be inferred.
+        validation_fraction: What to hold out of train where there is no validation split: a fraction below 1, or a
             number of images. Every class gives its part.
         seed: Seed of that choice. It does not depend on the seed of training, so that runs can be compared.
 
@@ -69,7 +57,7 @@ def load_images(
 
     Raises:
         ValueError: for a source that does not exist or cannot be read, columns or labels that are missing or
-            cannot be told, fewer than two classes, an empty split, or too few images to hold any out.
+            cannot be inferred, fewer than two classes, an empty split, or too few images to hold any out.
     """
     splits = name_splits(load_any(dataset), dataset)
     image, label = _find_columns(splits["train"], image_column, label_column)
@@ -83,13 +71,13 @@ def load_images(
     splits = {name: _two_columns(split, image, label) for name, split in splits.items()}
     splits = _class_labels(splits, dataset)
     if "validation" not in splits:
-        splits["train"], splits["validation"] = _hold_out(splits["train"], validation_fraction, seed)
+        splits |= hold_out(splits["train"], validation_fraction, seed, stratify=True)
     _check(splits, dataset)
     return DatasetDict({name: splits[name] for name in SPLIT_NAMES if name in splits})
 
 
 def load_any(dataset: str) -> DatasetDict:
-    """Load what a name or path means, with the splits and columns that it has."""
+    """Load a named dataset or a path, with the splits and columns that it has."""
     if dataset == "digits":
         return _load_digits()
     if dataset == "shapes" or dataset.startswith("shapes:"):
@@ -102,7 +90,7 @@ def load_any(dataset: str) -> DatasetDict:
     name, _, configuration = dataset.partition(":")
     try:
         return load_dataset(name, configuration or None)
-    except Exception as error:  # the Hub client has many ways to fail, and all mean the same to the user
+    except Exception as error:  # the Hub client raises many kinds
         raise ValueError(
             f"Expected 'digits', 'shapes', an existing path, or a dataset of the Hub that can be reached, got "
             f"{dataset!r} ({type(error).__name__}: {error}). Correct the name, or download the dataset first."
@@ -140,12 +128,12 @@ def _load_digits() -> DatasetDict:
     features = Features({"image": Image(), "label": ClassLabel(names=[str(name) for name in digits.target_names])})
     rows = {"image": list(images), "label": digits.target.tolist()}
     whole = Dataset.from_dict(rows, features=features)
-    parts = whole.train_test_split(DIGITS_TEST_SHARE, stratify_by_column="label", seed=0)
+    parts = whole.train_test_split(DIGITS_TEST_FRACTION, stratify_by_column="label", seed=0)
     return DatasetDict({"train": parts["train"], "test": parts["test"]})
 
 
 def name_splits(loaded: DatasetDict, dataset: str) -> dict[str, Dataset]:
-    """Call the splits train, validation and test, whatever they were called."""
+    """Return the splits by the names train, validation and test."""
     if len(loaded) == 1:
         return {"train": next(iter(loaded.values()))}
     splits = {
@@ -168,7 +156,7 @@ def _find_columns(split: Dataset, image: str | None, label: str | None) -> tuple
 
 
 def image_columns(split: Dataset) -> list[str]:
-    """Name the columns that hold images."""
+    """Return the names of the columns that hold images."""
     return [name for name, feature in split.features.items() if isinstance(feature, Image) or _holds_bytes(feature)]
 
 
@@ -176,7 +164,7 @@ def choose_column(kind: str, wanted: str | None, candidates: list[str], usual: t
     """Decide on a column: the wanted one, else the only candidate, else the one with the most usual name.
 
     Raises:
-        ValueError: if the wanted one is not there, or it cannot be told.
+        ValueError: if the wanted one is not there, or it cannot be inferred.
     """
     if wanted is not None:
         if wanted not in split.column_names:
@@ -189,14 +177,14 @@ def choose_column(kind: str, wanted: str | None, candidates: list[str], usual: t
     named = [name for name in usual if name in (candidates or split.column_names)]
     if not named or (len(candidates) > 1 and named[0] != usual[0]):
         raise ValueError(
-            f"Expected one column that is clearly the {kind}, got {split.column_names}. Say which with "
+            f"Expected one column that is clearly the {kind}, got {split.column_names}. Name it with "
             f"--{kind}_column; for a folder of images, put each class into a sub-folder."
         )
     return named[0]
 
 
 def _holds_bytes(feature: Any) -> bool:
-    """Tell whether a Parquet column holds encoded images without saying so."""
+    """Return whether a Parquet column holds encoded images without the feature `Image`."""
     if isinstance(feature, dict):
         return set(feature) == {"bytes", "path"}
     return isinstance(feature, Value) and feature.dtype in ("binary", "large_binary")
@@ -214,7 +202,7 @@ def _two_columns(split: Dataset, image: str, label: str) -> Dataset:
 
 
 def _class_labels(splits: dict[str, Dataset], dataset: str) -> dict[str, Dataset]:
-    """Give all splits one `ClassLabel`; leave out a test split without labels."""
+    """Return the splits with one `ClassLabel`, without a test split that has no labels."""
     splits = dict(splits)
     if "test" in splits and all(value is None or value == -1 for value in splits["test"]["label"][:]):
         logger.warning("The test split of %s has no labels and is left out.", dataset)
@@ -249,26 +237,6 @@ def _names(split: Dataset) -> list[str] | None:
     return getattr(split.features["label"], "names", None)
 
 
-def _hold_out(train: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
-    if not 0 < share < max(len(train), 1):
-        raise ValueError(
-            f"`validation_fraction` must be a share between 0 and 1 or a number of images below {len(train)}, "
-            f"got {share!r}. Choose another."
-        )
-    size = share if share < 1 else int(share)
-    try:
-        # Not `Dataset.train_test_split`: it reads labels one by one, seconds for 60,000 images, and draws others.
-        rows, held_out = train_test_split(
-            np.arange(len(train)), test_size=size, stratify=train["label"][:], random_state=seed
-        )
-    except ValueError as error:
-        raise ValueError(
-            f"No validation split of {share:g} can be held out of {len(train)} images with every class in both "
-            f"({error}) Add images, change `validation_fraction`, or provide a validation split."
-        ) from error
-    return train.select(np.sort(rows)), train.select(np.sort(held_out))
-
-
 def _check(splits: dict[str, Dataset], dataset: str) -> None:
     for name, split in splits.items():
         if not len(split):
@@ -278,12 +246,4 @@ def _check(splits: dict[str, Dataset], dataset: str) -> None:
         raise ValueError(f"Expected images of at least two classes in {dataset!r}, got {len(present)}. Add a class.")
 
 
-__all__ = [
-    "IMAGE_COLUMNS",
-    "VALIDATION_FRACTION",
-    "choose_column",
-    "image_columns",
-    "load_any",
-    "load_images",
-    "name_splits",
-]
+__all__ = ["IMAGE_COLUMNS", "choose_column", "image_columns", "load_any", "load_images", "name_splits"]

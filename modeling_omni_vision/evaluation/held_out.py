@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from operator import itemgetter
 from typing import Any
 
-from ..data.sources import VALIDATION_FRACTION
+from ..data.hold_out import VALIDATION_FRACTION
 from ..records.command import without_folder
 from .metrics import negative_log_likelihood
 from .predictions import Predictions

@@ -1,4 +1,4 @@
-"""Weights in and out: mu-Omni checkpoints become ours, ours become stock ones, or the eyes of a language model.
+"""Weights in and out: mu-Omni checkpoints become ours, ours become stock ones or part of a vision-language model.
 
 Every conversion is exact, and writes a whole folder or none.
 """
@@ -6,6 +6,7 @@ Every conversion is exact, and writes a whole folder or none.
 from .compose import Composite, compose_language_model, prepare_tokenizer
 from .from_muomni import SPECIFICATION_NAMES, convert_from_muomni
 from .to_native import convert_to_native, convert_to_vit
+from .vision_tower import load_vision_tower
 
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "convert_from_muomni",
     "convert_to_native",
     "convert_to_vit",
+    "load_vision_tower",
     "prepare_tokenizer",
 ]

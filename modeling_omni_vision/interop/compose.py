@@ -1,7 +1,7 @@
-"""An untrained language model that sees, of two checkpoints: images come from one, words from the other.
+"""An untrained vision-language model of two checkpoints: a vision tower and a language model.
 
-Nothing is lost on the way: without an image the composite is the language model, to the bit. New are the projector,
-in late fusion the gated cross-attention, and one token for images.
+Without an image the composite is the language model, to the bit. New are the projector, in late fusion the gated
+cross-attention, and one token for images.
 """
 
 from dataclasses import dataclass
@@ -11,11 +11,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForCausalLM, AutoTokenizer
 
-from ..configuration_omni_vision import OmniVisionConfig
-from ..configuration_omni_vision_retrieval import OmniVisionRetrievalConfig
-from ..modeling_omni_vision import OmniVisionModel
-from ..modeling_omni_vision_retrieval import OmniVisionForRetrieval
 from .folder import atomic_output_dir
+from .vision_tower import load_complete, load_vision_tower
 
 
 @dataclass
@@ -42,7 +39,7 @@ def compose_language_model(
 
     Args:
         vision: Folder or Hub name of an OmniVision checkpoint, whose images are prepared as it was trained on them;
-            of a model for search, its image tower is taken.
+            of a composite, its vision tower is taken.
         text: Folder or Hub name of a language model that `AutoModelForCausalLM` and `AutoTokenizer` open, or of
             another composite, whose language model is taken.
         output: New or empty folder.
@@ -63,7 +60,7 @@ def compose_language_model(
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"`dtype` must be 'float32', 'bfloat16' or 'float16', got {dtype!r}.")
     with atomic_output_dir(output) as folder:
-        tower = _open_tower(vision, dtype)
+        tower = load_vision_tower(vision, dtype)
         words = _open_words(text, dtype)
         # Dropped patches would leave image tokens without a vector.
         tower.config.patch_drop_rate = 0.0
@@ -82,7 +79,7 @@ def compose_language_model(
         model.language_model.load_state_dict(words.state_dict())
         model.generation_config = words.generation_config
         model.generation_config.pad_token_id = tokenizer.pad_token_id
-        # An image is shown, never said.
+        # The image token is input only.
         never = model.generation_config.suppress_tokens or []
         model.generation_config.suppress_tokens = [*never, config.image_token_id]
         images = AutoImageProcessor.from_pretrained(vision, trust_remote_code=False)
@@ -96,7 +93,7 @@ def compose_language_model(
 
 
 def prepare_tokenizer(tokenizer: Any, image_token: str) -> Any:
-    """Give a tokenizer what prompts with images need: the image token and a padding token."""
+    """Add to a tokenizer what prompts with images need: the image token and a padding token."""
     if tokenizer.convert_tokens_to_ids(image_token) in (None, tokenizer.unk_token_id):
         tokenizer.add_tokens(image_token, special_tokens=True)
     if tokenizer.pad_token is None:
@@ -105,32 +102,13 @@ def prepare_tokenizer(tokenizer: Any, image_token: str) -> Any:
     return tokenizer
 
 
-def _open_tower(vision: str, dtype: str) -> OmniVisionModel:
-    kind = AutoConfig.from_pretrained(vision, trust_remote_code=False).model_type
-    if kind == OmniVisionConfig.model_type:
-        return _whole(vision, OmniVisionModel.from_pretrained(vision, dtype=dtype, output_loading_info=True))
-    if kind == OmniVisionRetrievalConfig.model_type:
-        return OmniVisionForRetrieval.from_pretrained(vision, dtype=dtype).vision_model
-    raise ValueError(f"The vision checkpoint must be an OmniVision one, got model type {kind!r} in {vision!r}.")
-
-
 def _open_words(text: str, dtype: str) -> Any:
     from ..configuration_omni_vision_language import OmniVisionLanguageConfig
     from ..modeling_omni_vision_language import OmniVisionForConditionalGeneration
 
     if AutoConfig.from_pretrained(text, trust_remote_code=False).model_type == OmniVisionLanguageConfig.model_type:
         return OmniVisionForConditionalGeneration.from_pretrained(text, dtype=dtype).language_model
-    return _whole(text, AutoModelForCausalLM.from_pretrained(text, dtype=dtype, output_loading_info=True))
-
-
-def _whole(name: str, loaded: Any) -> Any:
-    model, info = loaded
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise ValueError(
-            f"{name!r} must hold all weights of {type(model).__name__}, got none for {missing[:3]!r}. Complete it."
-        )
-    return model
+    return load_complete(AutoModelForCausalLM, text, dtype=dtype)
 
 
 __all__ = ["Composite", "compose_language_model", "prepare_tokenizer"]

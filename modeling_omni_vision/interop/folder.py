@@ -10,7 +10,7 @@ from pathlib import Path
 @contextlib.contextmanager
 def atomic_output_dir(output_dir: str | Path) -> Iterator[Path]:
     """
-    Give a staging folder to write into; it becomes `output_dir` only if the block ends without an error.
+    Yield a staging folder to write into; it becomes `output_dir` only if the block ends without an error.
 
     Args:
         output_dir: Folder to make. It may exist, but must be empty; missing parents are made.

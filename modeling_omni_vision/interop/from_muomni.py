@@ -59,10 +59,7 @@ class MuOmniReport:
 
 
 def convert_from_muomni(
-    checkpoint: str | Path,
-    output_dir: str | Path,
-    num_heads: int | None = None,
-    spec_config: str | Path | None = None,
+    checkpoint: str | Path, output_dir: str | Path, num_heads: int | None = None, spec_config: str | Path | None = None
 ) -> MuOmniReport:
     """
     Write a mu-Omni vision checkpoint as a folder of ours: the same tokens for the same pixels.
@@ -74,7 +71,7 @@ def convert_from_muomni(
         checkpoint: `vision.pt`: `{"vit": state_dict}` or a bare state dict; `_orig_mod.` prefixes of
             `torch.compile` are taken off. Read with `weights_only=True`: no code of it is run.
         output_dir: New or empty folder to write; nothing is left in it after an error.
-        num_heads: Attention heads, which no shape tells. Where None, `spec_config` says it, or it is 2 for a
+        num_heads: Attention heads, which no shape gives. Where None, `spec_config` says it, or it is 2 for a
             width of 128 and 3 for 192, mu-Omni's own two sizes.
         spec_config: JSON file with the specification's names (`img_size`, `patch`, ...), which must agree
             with the shapes.
@@ -132,13 +129,13 @@ def read_vision_state(checkpoint: str | Path) -> dict[str, torch.Tensor]:
 
 
 def is_weight(item: tuple[Any, Any]) -> bool:
-    """Tell whether an item of a dict is a named tensor of real numbers."""
+    """Return whether an item of a dict is a named tensor of real numbers."""
     name, tensor = item
     return isinstance(name, str) and isinstance(tensor, torch.Tensor) and tensor.is_floating_point()
 
 
 def describe(state: Any) -> str:
-    """Say in a few words what a file held, its odd ones first."""
+    """Describe what a file held, with unexpected keys first."""
     if isinstance(state, dict):
         names = sorted(state, key=lambda name: (is_weight((name, state[name])), str(name)))
         return f"a dict with {len(names)} keys: {', '.join(map(repr, names[:8]))}{', ...' if names[8:] else ''}"
@@ -184,7 +181,7 @@ def infer_config(state: dict[str, torch.Tensor], num_heads: int | None = None) -
     heads = HEADS_BY_WIDTH.get(width) if num_heads is None else num_heads
     if heads is None:
         raise ValueError(
-            f"The number of attention heads must be given for a width of {width}: no shape tells it. "
+            f"The number of attention heads must be given for a width of {width}: it cannot be inferred from shapes. "
             f"Pass `--num_heads` (mu-Omni's own: {HEADS_BY_WIDTH!r} by width)."
         )
     return OmniVisionConfig(

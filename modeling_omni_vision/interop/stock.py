@@ -9,6 +9,13 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from ..modeling_omni_vision import OmniVisionForImageClassification, OmniVisionModel
 
 
+# Names on disk, not those in memory: every release of transformers reads them.
+ATTENTION_NAMES = {
+    "attention.q_proj": "attention.attention.query",
+    "attention.k_proj": "attention.attention.key",
+    "attention.v_proj": "attention.attention.value",
+    "attention.o_proj": "attention.output.dense",
+}
 SHARED_FIELDS = (
     "hidden_size",
     "num_hidden_layers",
@@ -37,22 +44,18 @@ class StockModel:
 
 
 def is_classifier(model: Ours) -> bool:
-    """Tell whether a model of ours has a head."""
+    """Return whether a model of ours has a head."""
     return isinstance(model, OmniVisionForImageClassification)
 
 
 def shared_options(config: Any) -> dict[str, Any]:
     """Translate the options of ours that every stock architecture has."""
-    return {
-        **{name: getattr(config, name) for name in SHARED_FIELDS},
-        "image_size": one_or_two(config.image_size_hw),
-        "patch_size": one_or_two(config.patch_size_hw),
-    }
-
-
-def one_or_two(sides: tuple[int, int]) -> int | list[int]:
-    """Write a square as one number, which every reader of a stock configuration understands."""
-    return sides[0] if sides[0] == sides[1] else list(sides)
+    options = {name: getattr(config, name) for name in SHARED_FIELDS}
+    for name in ("image_size", "patch_size"):
+        height, width = getattr(config, f"{name}_hw")
+        # One number for a square, which every reader of a stock configuration understands.
+        options[name] = height if height == width else [height, width]
+    return options
 
 
 def stock_weights(
@@ -91,4 +94,4 @@ def stock_name(name: str, layer_names: dict[str, str]) -> str:
     return name.replace("norm.", "layernorm.", 1) if name.startswith("norm.") else name
 
 
-__all__ = ["Ours", "StockModel", "is_classifier", "shared_options", "stock_weights"]
+__all__ = ["ATTENTION_NAMES", "Ours", "StockModel", "is_classifier", "shared_options", "stock_weights"]

@@ -20,16 +20,12 @@ from transformers import (
     PreTrainedModel,
 )
 
-from .stock import Ours, StockModel, is_classifier, shared_options, stock_weights
+from .stock import ATTENTION_NAMES, Ours, StockModel, is_classifier, shared_options, stock_weights
 
 
-# Names on disk, not those in memory: every release of transformers reads them.
 LAYER_NAMES = {
     "layernorm_before": "norm1",
-    "attention.q_proj": "attention.attention.query",
-    "attention.k_proj": "attention.attention.key",
-    "attention.v_proj": "attention.attention.value",
-    "attention.o_proj": "attention.output.dense",
+    **ATTENTION_NAMES,
     "layernorm_after": "norm2",
     "mlp.fc1": "mlp.fc1",
     "mlp.fc2": "mlp.fc2",
@@ -39,10 +35,7 @@ LAYER_NAMES = {
 def as_dinov2(model: Ours) -> StockModel:
     """Translate a classifier, or an encoder with registers, or raise `ValueError` for what DINOv2 cannot hold."""
     check_dinov2(model)
-    options = {
-        **shared_options(model.config),
-        "mlp_ratio": model.config.intermediate_size // model.config.hidden_size,
-    }
+    options = {**shared_options(model.config), "mlp_ratio": model.config.intermediate_size // model.config.hidden_size}
     config: PreTrainedConfig = Dinov2Config(**options)
     stock_class: type[PreTrainedModel] = Dinov2ForImageClassification
     if model.config.num_register_tokens:

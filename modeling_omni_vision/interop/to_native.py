@@ -9,7 +9,6 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -28,6 +27,7 @@ from .folder import atomic_output_dir
 from .stock import Ours, StockModel
 from .to_dinov2 import as_dinov2
 from .to_vit import as_vit, without_place_in_vit
+from .vision_tower import load_complete
 
 
 logger = logging.getLogger(__name__)
@@ -35,17 +35,8 @@ logger = logging.getLogger(__name__)
 # Largest difference of any output, in float32, relative to the largest output where that exceeds 1.
 TOLERANCE = 1e-5
 
-PROCESSOR_FIELDS = (
-    "do_resize",
-    "size",
-    "resample",
-    "do_rescale",
-    "rescale_factor",
-    "do_normalize",
-    "image_mean",
-    "image_std",
-)
-
+# What the stock image processor shares with ours.
+FIELDS = ("do_resize", "size", "resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
 # Every class that a twin can have.
 NATIVE_CLASSES = (
     ViTModel,
@@ -113,7 +104,9 @@ def write_twin(model: Ours, stock: StockModel, checkpoint: str | Path, output_di
         stock.config.save_pretrained(folder)
         save_file(stock.weights, folder / "model.safetensors", metadata={"format": "pt"})
         has_processor = write_stock_processor(Path(checkpoint), folder, model.config.num_channels)
-        difference = checked_difference(model, load_whole(stock.stock_class, folder))
+        difference = checked_difference(
+            model, load_complete(stock.stock_class, folder, exact=True, dtype=torch.float32)
+        )
     return TwinReport(Path(output_dir), stock.stock_class.__name__, difference, has_processor)
 
 
@@ -132,23 +125,12 @@ def load_ours(checkpoint: str | Path) -> Ours:
             f"{written.get('model_type')!r} in {str(config_file)!r}. Name one of our checkpoints."
         )
     is_classifier = OmniVisionForImageClassification.__name__ in (written.get("architectures") or [])
-    return load_whole(OmniVisionForImageClassification if is_classifier else OmniVisionModel, checkpoint, "auto")
-
-
-def load_whole(model_class: type, folder: str | Path, dtype: Any = torch.float32) -> Any:
-    """Load a model in evaluation mode and refuse a folder whose weights are not exactly the model's."""
-    model, report = model_class.from_pretrained(folder, dtype=dtype, output_loading_info=True)  # type: ignore[attr-defined]
-    wrong = {kind: sorted(map(str, keys)) for kind, keys in report.items() if keys and kind.endswith("_keys")}
-    if wrong:
-        raise ValueError(
-            f"The weights in {str(folder)!r} must be exactly those of {model_class.__name__}, got {wrong!r}. "
-            "Save the checkpoint again."
-        )
-    return model.eval()
+    model_class = OmniVisionForImageClassification if is_classifier else OmniVisionModel
+    return load_complete(model_class, checkpoint, exact=True, dtype="auto")
 
 
 def write_stock_processor(checkpoint: Path, folder: Path, num_channels: int) -> bool:
-    """Write the settings of our image processor for the stock one, and say whether the checkpoint had any."""
+    """Write the settings of our image processor for the stock one; return whether the checkpoint had any."""
     source = checkpoint / "preprocessor_config.json"
     if not source.is_file():
         logger.warning(
@@ -156,7 +138,7 @@ def write_stock_processor(checkpoint: Path, folder: Path, num_channels: int) -> 
         )
         return False
     written = json.loads(source.read_text(encoding="utf-8"))
-    stock = {name: written[name] for name in PROCESSOR_FIELDS if name in written}
+    stock = {name: written[name] for name in FIELDS if name in written}
     # A stock processor would make three channels of every image: grey models take grey images as they are.
     stock |= {"do_convert_rgb": num_channels == 3, "image_processor_type": "ViTImageProcessor"}
     text = json.dumps(stock, indent=2, sort_keys=True) + "\n"
@@ -196,7 +178,7 @@ def checked_difference(model: Ours, twin: PreTrainedModel) -> float:
 
 
 def outputs(model: Ours | PreTrainedModel, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Run a model; give its last hidden state before any head, and logits or the pooled token."""
+    """Return the last hidden state of a model before any head, and its logits or the pooled token."""
     if hasattr(model, "classifier"):
         encoder = getattr(model, model.base_model_prefix)
         return {"hidden": encoder(pixels).last_hidden_state, "logits": model(pixels).logits}

@@ -7,16 +7,12 @@ the MLP, and it knows no drop-path.
 import torch
 from transformers import ViTConfig, ViTForImageClassification, ViTModel
 
-from .stock import Ours, StockModel, is_classifier, shared_options, stock_weights
+from .stock import ATTENTION_NAMES, Ours, StockModel, is_classifier, shared_options, stock_weights
 
 
-# Names on disk, not those in memory: every release of transformers reads them.
 LAYER_NAMES = {
     "layernorm_before": "layernorm_before",
-    "attention.q_proj": "attention.attention.query",
-    "attention.k_proj": "attention.attention.key",
-    "attention.v_proj": "attention.attention.value",
-    "attention.o_proj": "attention.output.dense",
+    **ATTENTION_NAMES,
     "layernorm_after": "layernorm_after",
     "mlp.fc1": "intermediate.dense",
     "mlp.fc2": "output.dense",

@@ -9,33 +9,19 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from sentence_transformers import MultiVectorEncoder, SentenceTransformer
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig
 
 from ..configuration_omni_vision import OmniVisionConfig
 from ..configuration_omni_vision_retrieval import OmniVisionRetrievalConfig
+from ..data.word_tokenizer import LONGEST_TEXT, new_text_tokenizer
 from ..image_processing_omni_vision import OmniVisionImageProcessor
-from ..modeling_omni_vision import OmniVisionModel
+from ..interop import load_vision_tower
 from ..modeling_omni_vision_retrieval import OmniVisionForRetrieval
 from ..processing_omni_vision_retrieval import OmniVisionRetrievalProcessor
 
 
 NEW_TEXT_ENCODER = "new"
 MINILM = "minilm"
-SPECIAL_TOKENS = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-LONGEST_TEXT = 64
-# The number of heads too: weights fit any, but mean what they were trained for.
-SHAPING_FIELDS = (
-    "image_size",
-    "patch_size",
-    "num_channels",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "block_norm",
-    "num_register_tokens",
-)
 NEW_TEXT_WIDTH, HEAD_WIDTH = 64, 32
 
 
@@ -70,7 +56,7 @@ def build_retrieval(
         images = OmniVisionImageProcessor(size={"height": height, "width": width}, num_channels=vision.num_channels)
         tower, vision_config = None, vision
     else:
-        tower = _tower(vision, fields or {})
+        tower = load_vision_tower(vision, **fields or {})
         images, vision_config = OmniVisionImageProcessor.from_pretrained(vision), tower.config
     text_encoder, text_config, tokenizer = _text_encoder(text, texts)
     processor = OmniVisionRetrievalProcessor(images, tokenizer)
@@ -111,19 +97,6 @@ def as_sentence_transformer(
     return encoder
 
 
-def _tower(vision: str, fields: dict[str, Any]) -> OmniVisionModel:
-    """Load an image tower with some fields of its configuration replaced."""
-    saved = OmniVisionConfig.from_pretrained(vision)
-    shaping = [name for name in SHAPING_FIELDS if name in fields and fields[name] != getattr(saved, name)]
-    if shaping:
-        made = ", ".join(f"{name} {getattr(saved, name)!r}" for name in shaping)
-        asked = ", ".join(f"{fields[name]!r}" for name in shaping)
-        raise ValueError(
-            f"The weights of {vision!r} are made for {made}, got {asked}. Leave that out, or start from a new tower."
-        )
-    return OmniVisionModel.from_pretrained(vision, **fields)
-
-
 def _text_encoder(text: str, texts: Iterable[str]) -> tuple[Any, Any, Any]:
     """Load a text encoder as (model, configuration, tokenizer); a new one has no model yet."""
     if text.partition(":")[0] == NEW_TEXT_ENCODER:
@@ -132,7 +105,7 @@ def _text_encoder(text: str, texts: Iterable[str]) -> tuple[Any, Any, Any]:
             raise ValueError(
                 f"A new text encoder's width must be a multiple of {HEAD_WIDTH}, got {text!r}. 'new:128' is one."
             )
-        tokenizer = word_tokenizer(texts)
+        tokenizer = new_text_tokenizer(texts)
         config = BertConfig(
             vocab_size=len(tokenizer),
             hidden_size=int(width),
@@ -158,29 +131,4 @@ def _text_encoder(text: str, texts: Iterable[str]) -> tuple[Any, Any, Any]:
     return model, AutoConfig.from_pretrained(text), AutoTokenizer.from_pretrained(text)
 
 
-def word_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """Make a tokenizer with one token for each word of some texts, in lower case.
-
-    Raises:
-        ValueError: if the texts have no words.
-    """
-    normalizer, splitter = normalizers.Lowercase(), pre_tokenizers.BertPreTokenizer()
-    found = sorted({word for text in texts for word, _ in splitter.pre_tokenize_str(text.lower())})
-    if not found:
-        raise ValueError("A new text encoder takes its words from the training texts, got no words. Check the texts.")
-    vocabulary = {word: number for number, word in enumerate([*SPECIAL_TOKENS.values(), *found])}
-    words = Tokenizer(models.WordLevel(vocabulary, unk_token=SPECIAL_TOKENS["unk_token"]))
-    words.normalizer, words.pre_tokenizer = normalizer, splitter
-    first, last = SPECIAL_TOKENS["cls_token"], SPECIAL_TOKENS["sep_token"]
-    words.post_processor = processors.TemplateProcessing(
-        single=f"{first} $A {last}", special_tokens=[(first, vocabulary[first]), (last, vocabulary[last])]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=words,
-        model_max_length=LONGEST_TEXT,
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-        **SPECIAL_TOKENS,
-    )
-
-
-__all__ = ["MINILM", "NEW_TEXT_ENCODER", "as_sentence_transformer", "build_retrieval", "word_tokenizer"]
+__all__ = ["MINILM", "NEW_TEXT_ENCODER", "as_sentence_transformer", "build_retrieval"]

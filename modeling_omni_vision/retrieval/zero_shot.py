@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image as PilImage
 from sentence_transformers import MultiVectorEncoder, SentenceTransformer
 
-from ..data.pairs import HELD_OUT_COMBINATIONS
 from ..data.sources import load_images
+from ..data.synthetic.scenes import HELD_OUT_COMBINATIONS
 from ..data.synthetic.shapes import COLOURS, SHAPES, draw_scene
 from ..evaluation.metrics import accuracy_interval
 from ..records.metrics_file import merge_metrics

@@ -9,7 +9,7 @@ import torch
 from transformers import TrainingArguments
 
 from ..configuration_omni_vision import OmniVisionConfig
-from ..data.sources import VALIDATION_FRACTION
+from ..data.hold_out import VALIDATION_FRACTION
 
 
 SECRETS = ("hub_token",)

@@ -16,7 +16,8 @@ from ..evaluation.evaluate import class_names, load_classifier, predict
 from ..evaluation.metrics import classification_metrics
 from ..evaluation.test_split import open_test_split
 from ..image_processing_omni_vision import OmniVisionImageProcessor
-from ..modeling_omni_vision import OmniVisionForImageClassification, OmniVisionModel
+from ..interop.vision_tower import load_complete, load_vision_tower
+from ..modeling_omni_vision import OmniVisionForImageClassification
 from ..records.command import without_folder
 from ..records.machine import has_bf16_instructions
 from .arguments import OmniVisionTrainingArguments, RecipeArguments
@@ -146,11 +147,11 @@ def build_model(
     before = OmniVisionConfig.from_pretrained(recipe.model)
     config = OmniVisionConfig.from_pretrained(recipe.model, **fields)
     if before.id2label == id2label and before.architectures == [OmniVisionForImageClassification.__name__]:
-        model = OmniVisionForImageClassification.from_pretrained(recipe.model, config=config)
+        model = load_complete(OmniVisionForImageClassification, recipe.model, config=config)
     else:
         logger.warning("The head of %s is for other classes: it is replaced by a new one.", recipe.model)
         model = OmniVisionForImageClassification(config)
-        model.omni_vision = OmniVisionModel.from_pretrained(recipe.model, config=config)
+        model.omni_vision = load_vision_tower(recipe.model, **fields)
     if recipe.center_residual and model.residual_mean() > UNCENTRED:
         logger.warning(
             "%s was not trained with a centred residual stream; centring changes what it computes. Pass "

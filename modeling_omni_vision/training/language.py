@@ -2,19 +2,19 @@
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset, DatasetDict
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.loss.loss_utils import ForCausalLMLoss
 
-from ..data.conversations import IMAGE
-from ..data.questions import load_questions, scene_texts
+from ..data.questions import load_questions
+from ..data.synthetic.scene_questions import scene_texts
+from ..data.word_tokenizer import new_chat_tokenizer
 from ..evaluation.answers import AnswerResult, answer_metrics, text_only_prior
 from ..image_processing_omni_vision import OmniVisionImageProcessor
 from ..interop.compose import compose_language_model
@@ -30,15 +30,6 @@ from .skeleton import SkeletonTrainer, TrainingRun
 
 
 LORA_TARGETS = r"language_model\..*\.(q_proj|v_proj)"
-SPECIAL_TOKENS = {"pad_token": "<pad>", "unk_token": "<unk>", "eos_token": "</s>"}
-ROLE_TOKENS = {role: f"<{role}>" for role in ("system", "user", "assistant")}
-NEW_CHAT = """\
-{%- for message in messages -%}
-{{- '<' + message['role'] + '>' + message['content'] -}}
-{%- if message['role'] == 'assistant' -%}{{- '</s>' -}}{%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{- '<assistant>' -}}{%- endif -%}
-"""
 PARTS = {"vision": "vision_tower.", "text": "language_model."}
 # Attention implementations that take a 4D mask; others ignore or refuse it.
 PACKABLE = ("sdpa", "eager")
@@ -134,7 +125,7 @@ class LanguageRun(TrainingRun):
                 yield question["answer"]
 
     def _new_decoder(self, train: Dataset, folder: Path) -> str:
-        tokenizer = new_tokenizer(self.words(train))
+        tokenizer = new_chat_tokenizer(self.words(train))
         fields = {**self.recipe.decoder_fields(), "vocab_size": len(tokenizer), "bos_token_id": None}
         fields |= {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
         LlamaForCausalLM(LlamaConfig(**fields)).save_pretrained(folder)
@@ -392,30 +383,6 @@ def measure(
     return found
 
 
-def new_tokenizer(texts: Iterator[str] | Sequence[str]) -> PreTrainedTokenizerFast:
-    """Make a tokenizer with one token for each word of some texts, in lower case, and a chat template.
-
-    Raises:
-        ValueError: if the texts have no words.
-    """
-    splitter = pre_tokenizers.BertPreTokenizer()
-    found = sorted({word for text in texts for word, _ in splitter.pre_tokenize_str(text.lower())})
-    if not found:
-        raise ValueError("A new language model takes its words from the training data, got no words. Check the data.")
-    special = [*SPECIAL_TOKENS.values(), *ROLE_TOKENS.values(), IMAGE]
-    vocabulary = {word: number for number, word in enumerate([*special, *found])}
-    words = Tokenizer(models.WordLevel(vocabulary, unk_token=SPECIAL_TOKENS["unk_token"]))
-    words.normalizer, words.pre_tokenizer = normalizers.Lowercase(), splitter
-    return PreTrainedTokenizerFast(
-        tokenizer_object=words,
-        model_input_names=["input_ids", "attention_mask"],
-        extra_special_tokens=[*ROLE_TOKENS.values(), IMAGE],
-        chat_template=NEW_CHAT,
-        clean_up_tokenization_spaces=True,
-        **SPECIAL_TOKENS,
-    )
-
-
 def _open(name: str, attention: str | None) -> tuple[OmniVisionForConditionalGeneration, OmniVisionProcessor]:
     chosen: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
     with contextlib.suppress(OSError):
@@ -445,7 +412,6 @@ __all__ = [
     "learning_rates",
     "measure",
     "merge_lora",
-    "new_tokenizer",
     "part_digests",
     "part_of",
     "train_language",

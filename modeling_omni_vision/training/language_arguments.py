@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from transformers import LlamaConfig, TrainingArguments
 
 from ..configuration_omni_vision import OmniVisionConfig
-from ..data.sources import VALIDATION_FRACTION
+from ..data.hold_out import VALIDATION_FRACTION
 from .arguments import CommonTrainingArguments, read_fields
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from sentence_transformers import MultiVectorEncoderTrainingArguments, SentenceTransformerTrainingArguments
 
 from ..configuration_omni_vision import OmniVisionConfig
-from ..data.sources import VALIDATION_FRACTION
+from ..data.hold_out import VALIDATION_FRACTION
 from .arguments import CommonTrainingArguments, read_fields
 
 
@@ -21,7 +21,7 @@ class RetrievalArguments:
 
     dataset: str = field(
         metadata={
-            "help": "scenes (also scenes:2, scenes:1-3), emoji:FOLDER, a folder of images with a metadata.jsonl, "
+            "help": "scenes (also scenes:2, scenes:1-3), a folder of images with a metadata.jsonl, "
             "Parquet files, a saved dataset, or a dataset of the Hub with images and texts."
         }
     )

@@ -11,10 +11,11 @@
 # Arguments given to this script come last and win, for instance --resume_from_checkpoint true.
 source "$(dirname "$0")/common.sh"
 bash scripts/recipes/language_scenes_tower.sh
-python scripts/train_retrieval.py --dataset emoji:data/emoji --vision "$RUNS/language_scenes_tower" --text minilm \
-    --train image --vectors single_vector --embedding_dim 256 --image_pair_weight 1 --augment true \
+python -m experiments.emoji_data data/emoji data/emoji_pairs
+python scripts/train_retrieval.py --dataset data/emoji_pairs --text_column texts \
+    --vision "$RUNS/language_scenes_tower" --text minilm --train image --vectors single_vector --embedding_dim 256 --image_pair_weight 1 --augment true \
     --config '{"pooling": "mean", "patch_drop_rate": 0.5, "attn_implementation": "eager"}' \
     --muon_learning_rate 0.02 --learning_rate 2e-3 --weight_decay 0.1 --bf16 "$BF16" \
     --per_device_train_batch_size 256 --max_steps 1000 --lr_scheduler_type cosine --warmup_steps 0.05 \
     --eval_strategy steps --eval_steps 250 --save_strategy steps --save_steps 250 --output_dir "$RUNS/emoji" "$@"
-python scripts/emoji_study.py --model "$RUNS/emoji" --dataset emoji:data/emoji
+python -m experiments.emoji_study_cli --model "$RUNS/emoji" --dataset data/emoji

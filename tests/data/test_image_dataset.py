@@ -126,3 +126,20 @@ def test_a_processor_without_a_fixed_size_is_refused(tmp_path, mixed_sources):
     processor = OmniVisionImageProcessor(size={"shortest_edge": 8})
     with pytest.raises(ValueError, match="fixed height and width"):
         ImageDataset(dataset_of(mixed_sources, tmp_path), processor)
+
+
+@pytest.mark.parametrize("memory_limit", [0, 2**20])
+@pytest.mark.parametrize("shape", [(10, 12), (10, 12, 4)])
+def test_a_processor_that_converts_no_channels_trains_on_the_same_channels_as_inference(tmp_path, shape, memory_limit):
+    rng = np.random.default_rng(0)
+    images = [PilImage.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)) for _ in range(3)]
+    dataset = dataset_of(images, tmp_path)
+    channels = shape[2] if len(shape) == 3 else 1
+    statistics = {name: [0.5] * channels for name in ("image_mean", "image_std")}
+    made = OmniVisionImageProcessor(size={"height": 8, "width": 8}, do_convert_rgb=False, **statistics)
+    made.save_pretrained(tmp_path / "saved")
+    processor = OmniVisionImageProcessor.from_pretrained(tmp_path / "saved")
+    batch = batch_of(ImageDataset(dataset, processor, memory_limit=memory_limit), [0, 1, 2])
+    expected = processor([row["path"] for row in dataset["image"]], return_tensors="pt")["pixel_values"]
+    assert expected.shape == (3, channels, 8, 8)
+    assert torch.equal(batch["pixel_values"], expected)

@@ -5,10 +5,10 @@ import pytest
 from datasets import Dataset, Features, Image, Value
 from PIL import Image as PilImage
 
-from modeling_omni_vision.data.pairs import (
+from modeling_omni_vision.data.pairs import load_pairs
+from modeling_omni_vision.data.synthetic.scenes import (
     HELD_OUT_COMBINATIONS,
     draw_scenes,
-    load_pairs,
     parse_objects,
     seen_combinations,
 )

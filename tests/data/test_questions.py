@@ -8,11 +8,9 @@ import pytest
 from datasets import disable_progress_bars
 from PIL import Image
 
-from modeling_omni_vision.data import questions
-from modeling_omni_vision.data.conversations import load_conversations
-from modeling_omni_vision.data.pairs import HELD_OUT_COMBINATIONS
-from modeling_omni_vision.data.questions import (
-    FEATURES,
+from modeling_omni_vision.data.conversations import FEATURES, load_conversations
+from modeling_omni_vision.data.questions import load_questions
+from modeling_omni_vision.data.synthetic.scene_questions import (
     NUMBERS,
     OBJECT_KINDS,
     SCENE_KINDS,
@@ -20,12 +18,12 @@ from modeling_omni_vision.data.questions import (
     centre,
     draw_objects,
     draw_questions,
-    load_questions,
     parse_kinds,
     scene_questions,
     scene_texts,
     symbols_of,
 )
+from modeling_omni_vision.data.synthetic.scenes import HELD_OUT_COMBINATIONS
 from modeling_omni_vision.data.synthetic.shapes import COLOURS, SHAPES, draw_scene
 
 
@@ -224,7 +222,7 @@ def test_the_object_half_a_split_further_on_is_mostly_another_one():
 
 @pytest.mark.usefixtures("fresh_cache")
 def test_kinds_of_questions_about_objects_can_be_chosen(monkeypatch):
-    monkeypatch.setattr(questions, "OBJECT_SIZES", {"train": 2})
+    monkeypatch.setattr("modeling_omni_vision.data.synthetic.scene_questions.OBJECT_SIZES", {"train": 2})
     chosen = load_questions("objects:name")
     assert [question["kind"] for question in asked(chosen["train"])] == ["name"] * 2
     with pytest.raises(ValueError, match="different ones of colour, shape, name"):

@@ -11,6 +11,7 @@ if Version(transformers_version) < Version("5.23"):
 
 from experiments import alignment
 from experiments.alignment import align_projector
+from experiments.scene_patches import PATCH_COLOURS, PATCH_SHAPES
 from modeling_omni_vision import (
     OmniVisionConfig,
     OmniVisionForConditionalGeneration,
@@ -18,10 +19,10 @@ from modeling_omni_vision import (
     OmniVisionModel,
     OmniVisionProcessor,
 )
-from modeling_omni_vision.data.questions import scene_texts
-from modeling_omni_vision.data.scene_patches import PATCH_COLOURS, PATCH_SHAPES
+from modeling_omni_vision.data.synthetic.scene_questions import scene_texts
+from modeling_omni_vision.data.word_tokenizer import new_chat_tokenizer
 from modeling_omni_vision.interop import compose_language_model
-from modeling_omni_vision.training.language import new_tokenizer, part_digests
+from modeling_omni_vision.training.language import part_digests
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def compose(tmp_path):
         config = OmniVisionConfig(image_size=32, patch_size=8, hidden_size=32, num_hidden_layers=1)
         OmniVisionModel(config).save_pretrained(tmp_path / "vision")
         OmniVisionImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "vision")
-        tokenizer = new_tokenizer(scene_texts())
+        tokenizer = new_chat_tokenizer(scene_texts())
         fields = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
         text = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), pad_token_id=0, **fields))
         text.save_pretrained(tmp_path / "text")

@@ -13,8 +13,8 @@ if Version(transformers_version) < Version("5.23"):
 from experiments import language_controls
 from experiments.language_controls import ControlArguments, ControlConversations, ControlRun
 from modeling_omni_vision import OmniVisionProcessor
-from modeling_omni_vision.data.questions import draw_questions
 from modeling_omni_vision.data.stored_images import open_stored
+from modeling_omni_vision.data.synthetic.scene_questions import draw_questions
 from modeling_omni_vision.training import language
 from modeling_omni_vision.training.language_arguments import LanguageTrainingArguments
 

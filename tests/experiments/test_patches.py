@@ -9,9 +9,9 @@ from transformers import AutoImageProcessor, EvalPrediction
 
 from experiments import patches
 from experiments.patches import PatchTeacher, patch_metrics
+from experiments.scene_patches import draw_scene_patches
 from experiments.train_patches_cli import main
 from modeling_omni_vision import OmniVisionConfig, OmniVisionModel
-from modeling_omni_vision.data.scene_patches import draw_scene_patches
 
 
 TINY = {"image_size": 64, "patch_size": 16, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}

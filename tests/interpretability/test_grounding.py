@@ -11,7 +11,7 @@ if Version(transformers_version) < Version("5.23"):
     pytest.skip("models of several parts need transformers 5.23", allow_module_level=True)
 
 from modeling_omni_vision import OmniVisionConfig
-from modeling_omni_vision.data.pairs import seen_combinations
+from modeling_omni_vision.data.synthetic.scenes import seen_combinations
 from modeling_omni_vision.interpretability import grounding
 from modeling_omni_vision.interpretability.grounding import (
     MAPS,

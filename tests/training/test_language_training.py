@@ -15,7 +15,8 @@ if Version(transformers_version) < Version("5.23"):
     pytest.skip("models of several parts need transformers 5.23", allow_module_level=True)
 
 from modeling_omni_vision import OmniVisionForConditionalGeneration, OmniVisionProcessor
-from modeling_omni_vision.data.questions import draw_questions
+from modeling_omni_vision.data.synthetic.scene_questions import draw_questions
+from modeling_omni_vision.data.word_tokenizer import new_chat_tokenizer
 from modeling_omni_vision.evaluation.answers import AnswerResult, answer_metrics, text_only_prior
 from modeling_omni_vision.processing_omni_vision_language import image_chat_template
 from modeling_omni_vision.training import language, skeleton
@@ -396,7 +397,7 @@ def test_what_cannot_be_trained_or_opened_is_refused(composite, tmp_path):
     with pytest.raises(ValueError, match="Raise one above 0"):
         train_language(recipe(model=str(composite), stage="projector"), arguments(tmp_path / "run", learning_rate=0.0))
     with pytest.raises(ValueError, match="got no words"):
-        language.new_tokenizer([])
+        new_chat_tokenizer([])
 
 
 def test_measuring_leaves_out_training(composite, scenes):

@@ -22,7 +22,7 @@ from sentence_transformers import MultiVectorEncoder, SentenceTransformer
 
 from modeling_omni_vision import OmniVisionForRetrieval, OmniVisionImageProcessor, OmniVisionModel
 from modeling_omni_vision.data import pairs
-from modeling_omni_vision.data.pairs import draw_scenes
+from modeling_omni_vision.data.synthetic.scenes import draw_scenes
 from modeling_omni_vision.retrieval.augmentation import PairAugmentation
 from modeling_omni_vision.retrieval.build import as_sentence_transformer, build_retrieval
 from modeling_omni_vision.retrieval.losses import false_negative_mask, unwrap_retrieval_model

@@ -112,7 +112,7 @@ def task(request, tmp_path_factory, tiny_source):
             sizes, draw = {"train": 24, "validation": 8, "test": 8}, pairs.draw_scenes
             patch.setattr(pairs, "draw_scenes", lambda objects: draw(objects, size=32, sizes=sizes))
         if request.param.startswith("language"):
-            from modeling_omni_vision.data.questions import draw_questions
+            from modeling_omni_vision.data.synthetic.scene_questions import draw_questions
             from modeling_omni_vision.training import language
 
             scenes = draw_questions(size=32, sizes={"train": 24, "validation": 4, "test": 4, "held_out": 4})

@@ -1,12 +1,11 @@
 """Drawn coloured shapes with captions: the specification's "This is a red square" task.
 
-`draw_scene` draws any number of objects and knows the exact pixels of each. `draw_shapes` makes a
-labelled dataset of one-object images; the label comes from the caption by keyword, whole words
-only, so "red" is never found in "coloured". Everything follows from a seed.
+`draw_scene` draws any number of objects with their masks. `draw_shapes` makes a labelled dataset of one-object images;
+the label is the keyword that its caption holds as a whole word. Everything follows from a seed.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -72,11 +71,7 @@ class Scene:
         return [self.caption, *(alone if len(alone) > 1 else [])]
 
 
-def draw_scene(
-    rng: np.random.Generator,
-    objects: int | Sequence[tuple[str, str]] = 1,
-    size: int = 64,
-) -> Scene:
+def draw_scene(rng: np.random.Generator, objects: int | Sequence[tuple[str, str]] = 1, size: int = 64) -> Scene:
     """Draw objects of random place, size and rotation on a plain random background.
 
     Args:
@@ -108,7 +103,7 @@ def draw_scene(
 
 
 def label_of(caption: str, keywords: Sequence[str]) -> int:
-    """Find which keyword a caption holds as a whole word; `len(keywords)` where it holds none.
+    """Return the index of the keyword that a caption holds as a whole word; `len(keywords)` where it holds none.
 
     Raises:
         ValueError: if it holds several, since the classes would not exclude each other.
@@ -171,11 +166,7 @@ def _rows(
         rng = np.random.default_rng([*key, index])
         pool = pools[index % len(pools)]
         scene = draw_scene(rng, [pool[rng.integers(len(pool))]], size)
-        yield {
-            "image": store(scene.image),
-            "caption": scene.caption,
-            "label": label_of(scene.caption, keywords),
-        }
+        yield {"image": store(scene.image), "caption": scene.caption, "label": label_of(scene.caption, keywords)}
 
 
 def _pools(keywords: Sequence[str]) -> list[list[tuple[str, str]]]:
@@ -190,7 +181,7 @@ def _choose(rng: np.random.Generator, objects: int | Sequence[tuple[str, str]]) 
     every = list(product(COLOURS, SHAPES))
     if isinstance(objects, int):
         if not 1 <= objects <= len(every):
-            raise ValueError(f"`objects` must be from 1 to {len(every)}, got {objects!r}. Ask for fewer.")
+            raise ValueError(f"`objects` must be from 1 to {len(every)}, got {objects!r}. Choose fewer.")
         return [every[index] for index in rng.choice(len(every), size=objects, replace=False)]
     unknown = [pair for pair in objects if tuple(pair) not in every]
     if unknown or not objects:
@@ -213,7 +204,7 @@ def _place(rng: np.random.Generator, count: int, size: int) -> list[tuple[tuple[
                 circles.append(((x, y), radius))
             if len(circles) == count:
                 return circles
-    raise ValueError(f"{count} objects do not fit into {size} x {size} pixels. Ask for fewer, or a larger image.")
+    raise ValueError(f"{count} objects do not fit into {size} x {size} pixels. Choose fewer, or a larger image.")
 
 
 def _coverage(shape: str, centre: tuple[float, float], radius: float, turn: float, size: int) -> np.ndarray:
@@ -248,10 +239,24 @@ def _bbox(mask: np.ndarray) -> tuple[int, int, int, int]:
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def _caption(names: Sequence[str]) -> str:
+def list_names(names: Iterable[str]) -> str:
+    """Join names with their articles, "a red square, a blue star and an orange cross"."""
     phrases = [f"{'an' if name[0] in 'aeiou' else 'a'} {name}" for name in names]
-    listed = phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} and {phrases[-1]}"
-    return f"This is {listed}"
+    return phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} and {phrases[-1]}"
 
 
-__all__ = ["COLOURS", "SHAPES", "DrawnObject", "Scene", "draw_scene", "draw_shapes", "label_of", "parse_task"]
+def _caption(names: Iterable[str]) -> str:
+    return f"This is {list_names(names)}"
+
+
+__all__ = [
+    "COLOURS",
+    "SHAPES",
+    "DrawnObject",
+    "Scene",
+    "draw_scene",
+    "draw_shapes",
+    "label_of",
+    "list_names",
+    "parse_task",
+]

@@ -5,8 +5,8 @@ import pytest
 from datasets import disable_progress_bars
 from PIL import Image
 
-from modeling_omni_vision.data.pairs import HELD_OUT_COMBINATIONS
-from modeling_omni_vision.data.scene_patches import PATCH_COLOURS, PATCH_SHAPES, draw_scene_patches, patch_labels
+from experiments.scene_patches import PATCH_COLOURS, PATCH_SHAPES, draw_scene_patches, patch_labels
+from modeling_omni_vision.data.synthetic.scenes import HELD_OUT_COMBINATIONS
 from modeling_omni_vision.data.synthetic.shapes import draw_scene
 
 

@@ -1,7 +1,7 @@
-"""Drawn scenes with what each of their patches shows: exact labels, for a tower that is to know what is where.
+"""Drawn scenes with exact labels of each of their patches, to train a vision tower on them.
 
-The scenes are those of `data.questions`: one to four objects, and no combination of `HELD_OUT_COMBINATIONS` outside
-the split `held_out`.
+The scenes are those of `data.synthetic.scene_questions`: one to four objects, and no combination of
+`HELD_OUT_COMBINATIONS` outside the split `held_out`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, DatasetDict, Features, Image, List, Value
 
-from .pairs import SCENE_SIDE
-from .questions import centre, choose_objects
-from .stored_images import store
-from .synthetic.shapes import COLOURS, SHAPES, Scene, draw_scene
+from modeling_omni_vision.data.stored_images import store
+from modeling_omni_vision.data.synthetic.scene_questions import centre, choose_objects
+from modeling_omni_vision.data.synthetic.scenes import SCENE_SIDE
+from modeling_omni_vision.data.synthetic.shapes import COLOURS, SHAPES, Scene, draw_scene
 
 
 # Both start with 0 for a patch without an object.
 PATCH_COLOURS, PATCH_SHAPES = ("none", *COLOURS), ("none", *SHAPES)
 SCENE_SIZES = {"train": 12_000, "validation": 500, "held_out": 500}
-# Share of a patch that its largest object must cover; below, it counts as background.
+# Fraction of a patch that its largest object must cover; below, it counts as background.
 COVERED = 1 / 8
-DRAWING = 2  # raise it where drawings or labels change: the library keeps them by arguments, not by code
+DRAWING = 2  # raise it where drawings or labels change: `datasets` caches by arguments, not by code
 FEATURES = Features(
     {
         "image": Image(decode=False),
@@ -36,7 +36,7 @@ FEATURES = Features(
 def draw_scene_patches(
     patch: int = 8, seed: int = 0, size: int = SCENE_SIDE, sizes: dict[str, int] | None = None
 ) -> DatasetDict:
-    """Draw scenes and say what each patch shows.
+    """Draw scenes with the labels of each patch.
 
     Args:
         patch: Side of a patch in pixels.
@@ -46,7 +46,7 @@ def draw_scene_patches(
 
     Returns:
         Columns `image` and, for each patch in raster order, `colours` (numbers in `PATCH_COLOURS`), `shapes`
-        (`PATCH_SHAPES`), `places`, the middle (x, y) of its object as shares of the side, and `numbers`, how many
+        (`PATCH_SHAPES`), `places`, the centre (x, y) of its object as fractions of the side, and `numbers`, how many
         objects there are, of its colour and of its shape; background has zeros in all of them.
 
     Raises:
@@ -64,27 +64,27 @@ def draw_scene_patches(
 
 
 def patch_labels(scene: Scene, patch: int) -> dict[str, np.ndarray]:
-    """Say what the patches of a scene show: `colours` and `shapes` (patches,), `places` (patches, 2), `numbers`
+    """Return the labels of the patches of a scene: `colours` and `shapes` (patches,), `places` (patches, 2), `numbers`
     (patches, 3).
     """
     side = scene.image.width
-    covers = np.stack([_shares(item.mask, patch) for item in scene.objects])
+    covers = np.stack([_covered(item.mask, patch) for item in scene.objects])
     largest = covers.argmax(0)
-    shown = covers.max(0) >= COVERED
+    visible = covers.max(0) >= COVERED
     colours = np.array([PATCH_COLOURS.index(item.colour) for item in scene.objects])
     shapes = np.array([PATCH_SHAPES.index(item.shape) for item in scene.objects])
     places = np.array([centre(item) for item in scene.objects], dtype=np.float32) / side
     alike = [(of[:, None] == of).sum(1) for of in (colours, shapes)]
     numbers = np.stack([np.full(len(scene.objects), len(scene.objects)), *alike], axis=1)
     return {
-        "colours": shown * colours[largest],
-        "shapes": shown * shapes[largest],
-        "places": shown[:, None] * places[largest],
-        "numbers": shown[:, None] * numbers[largest],
+        "colours": visible * colours[largest],
+        "shapes": visible * shapes[largest],
+        "places": visible[:, None] * places[largest],
+        "numbers": visible[:, None] * numbers[largest],
     }
 
 
-def _shares(mask: np.ndarray, patch: int) -> np.ndarray:
+def _covered(mask: np.ndarray, patch: int) -> np.ndarray:
     rows, columns = (side // patch for side in mask.shape)
     return mask.reshape(rows, patch, columns, patch).mean((1, 3)).reshape(-1)
 

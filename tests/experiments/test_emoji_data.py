@@ -3,8 +3,9 @@ import json
 import pytest
 from PIL import Image
 
-from modeling_omni_vision.data import emoji
-from modeling_omni_vision.data.emoji import PACKAGES, family_of, load_emoji
+from experiments import emoji_data as emoji
+from experiments.emoji_data import PACKAGES, family_of, load_emoji
+from modeling_omni_vision.data.pairs import load_pairs
 
 
 NAMES = [*(f"thing {chr(97 + number)}" for number in range(24)), "man running", "woman running", "person running"]
@@ -86,3 +87,13 @@ def test_missing_packages_are_named_with_the_command_that_gets_them(tmp_path):
     with pytest.raises(ValueError, match=r"none of the name emoji-datasource-twitter, .*npm install") as told:
         load_emoji(tmp_path)
     assert f"npm install --prefix {tmp_path} " in str(told.value)
+
+
+def test_saved_pairs_are_trained_on_with_their_own_splits_and_concepts(packages, tmp_path):
+    data = load_emoji(packages)
+    data.save_to_disk(tmp_path / "pairs")
+    pairs = load_pairs(str(tmp_path / "pairs"), text_column="texts")
+    assert set(pairs) == {"train", "validation", "test"}
+    for name, split in pairs.items():
+        for column in ("image", "texts", "concept"):
+            assert split[column][:] == data[name][column][:]

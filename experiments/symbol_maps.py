@@ -1,7 +1,7 @@
-"""Drawn scenes as maps of symbols: where an object stands, patches say in bars all that questions are about.
+"""Drawn scenes as maps of symbols: patches at an object encode in bars all that questions are about.
 
-A model that is shown such a map has nothing to recognise, and all else is as with images. It is told what
-`data.scene_patches` teaches a tower, without a mistake: what is missed then is not for lack of eyes.
+For such a map a vision tower has nothing to recognise; it gets without error the labels of `scene_patches`. Answers
+that are still wrong are not the fault of the tower.
 """
 
 import re
@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image as PilImage
 
-from .pairs import SCENE_SIDE
-from .questions import GRID, MOST_OBJECTS
-from .synthetic.shapes import COLOURS, SHAPES
+from modeling_omni_vision.data.synthetic.scene_questions import GRID, MOST_OBJECTS
+from modeling_omni_vision.data.synthetic.scenes import SCENE_SIDE
+from modeling_omni_vision.data.synthetic.shapes import COLOURS, SHAPES
 
 
 PATCH = 8  # pixels, and as many patches side by side in an image of 64
@@ -24,7 +24,7 @@ GREY, OFF, ON = 128, 0, 255
 
 def draw_symbol_map(symbols: str) -> PilImage.Image:
     """
-    Draw what `questions.symbols_of` says in words.
+    Draw what `symbols_of` describes in words.
 
     The patch where the middle of an object lies, and the eight around it unless another object is nearer, have a row
     of bars for each fact. One bar is on for its colour (two rows) and for its shape; as many are on as there are

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from modeling_omni_vision.data.questions import draw_questions
-from modeling_omni_vision.data.symbol_maps import draw_symbol_map
+from experiments.symbol_maps import draw_symbol_map
+from modeling_omni_vision.data.synthetic.scene_questions import draw_questions
 from modeling_omni_vision.data.synthetic.shapes import COLOURS, SHAPES
 
 

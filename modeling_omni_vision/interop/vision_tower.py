@@ -1,0 +1,113 @@
+"""The one place that opens a vision tower, whatever kind of OmniVision checkpoint holds it."""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedConfig
+from transformers.utils import logging
+
+from ..configuration_omni_vision import OmniVisionConfig
+from ..modeling_omni_vision import OmniVisionModel
+
+
+# What the names of the tower's weights begin with, by model type; `from_pretrained` knows the prefix of a classifier.
+PREFIXES = {"omni_vision": "", "omni_vision_retrieval": "vision_model.", "omni_vision_language": "vision_tower."}
+# The number of heads too: weights fit any, but mean what they were trained for.
+SHAPING_FIELDS = (
+    "image_size",
+    "patch_size",
+    "num_channels",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "block_norm",
+    "num_register_tokens",
+)
+
+
+def load_vision_tower(path: str | Path, dtype: Any = "auto", **fields: Any) -> OmniVisionModel:
+    """
+    Load the vision tower of an encoder, a classifier, a retrieval model or a vision-language model.
+
+    Args:
+        path: Folder or Hub name of the checkpoint. No code of it is run, and only the tower's weights are read.
+        dtype: What the weights are loaded in; by default what they were saved in.
+        fields: Of [`OmniVisionConfig`], in place of what the checkpoint says, such as `pooling`; none that the weights
+            have their shape from.
+
+    Returns:
+        The tower in evaluation mode.
+
+    Raises:
+        `ValueError`: if there is no such checkpoint, it is of another kind, lacks weights of the tower, or `fields`
+            need weights of another shape.
+    """
+    prefix = PREFIXES[_model_type(path)]
+    saved, wanted = OmniVisionConfig.from_pretrained(path), OmniVisionConfig.from_pretrained(path, **fields)
+    changed = [name for name in SHAPING_FIELDS if _shape(saved, name) != _shape(wanted, name)]
+    if changed:
+        made = ", ".join(f"{name} {getattr(saved, name)!r}" for name in changed)
+        asked = ", ".join(repr(getattr(wanted, name)) for name in changed)
+        raise ValueError(
+            f"The weights of {str(path)!r} are made for {made}, got {asked}. Leave that out, or start from a new "
+            "tower."
+        )
+    mapping = {f"^{prefix.replace('.', '[.]')}": ""} if prefix else None
+    return load_complete(OmniVisionModel, path, key_mapping=mapping, dtype=dtype, **fields)
+
+
+def load_complete(model_class: Any, path: str | Path, exact: bool = False, **options: Any) -> Any:
+    """Load a model by `from_pretrained`, in evaluation mode, and refuse weights that are missing or of another shape.
+
+    Args:
+        model_class: A model of transformers, or an Auto class.
+        path: Folder or Hub name of the checkpoint.
+        exact: Refuse weights that the model has no place for too.
+        options: As for `from_pretrained`.
+
+    Raises:
+        `ValueError`: naming some of these weights.
+    """
+    verbosity = logging.get_verbosity()
+    # The report of weights that are not used, such as a head, would run to pages for a composite.
+    logging.set_verbosity_error()
+    try:
+        model, report = model_class.from_pretrained(
+            path, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+    finally:
+        logging.set_verbosity(verbosity)
+    kinds = ("missing_keys", "mismatched_keys", *(["unexpected_keys"] if exact else []))
+    wrong = {kind: sorted(map(str, report[kind]))[:3] for kind in kinds if report[kind]}
+    if wrong:
+        raise ValueError(
+            f"{str(path)!r} must hold {'exactly the' if exact else 'all'} weights of {type(model).__name__}, got "
+            f"{wrong!r}. Save the checkpoint again, or name another."
+        )
+    return model.eval()
+
+
+def _model_type(path: str | Path) -> str:
+    found, reason = None, "no `model_type` in a config.json"
+    try:
+        found = PreTrainedConfig.get_config_dict(path)[0].get("model_type")
+    except (OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+    if found is None:
+        raise ValueError(
+            f"Expected the folder or Hub name of an OmniVision checkpoint, got {str(path)!r} ({reason}). Correct it."
+        )
+    if found not in PREFIXES:
+        raise ValueError(
+            f"The vision checkpoint must be an OmniVision one, got model type {found!r} in {str(path)!r}. Name an "
+            "encoder, a classifier, a retrieval or a vision-language model of this package."
+        )
+    return found
+
+
+def _shape(config: OmniVisionConfig, name: str) -> Any:
+    return getattr(config, f"{name}_hw", getattr(config, name))
+
+
+__all__ = ["load_complete", "load_vision_tower"]

@@ -1,0 +1,121 @@
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import BertConfig, LlamaConfig, ViTConfig, ViTModel
+
+from modeling_omni_vision import OmniVisionForImageClassification, OmniVisionModel
+from modeling_omni_vision.configuration_omni_vision_retrieval import OmniVisionRetrievalConfig
+from modeling_omni_vision.interop import load_vision_tower
+from modeling_omni_vision.interop.vision_tower import PREFIXES
+from modeling_omni_vision.modeling_omni_vision_retrieval import OmniVisionForRetrieval
+
+
+KINDS = ["encoder", "classifier", "retrieval", "language"]
+
+
+def _retrieval(config):
+    text = BertConfig(
+        vocab_size=9, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    ).to_dict()
+    return OmniVisionForRetrieval(OmniVisionRetrievalConfig(vision_config=config.to_dict(), text_config=text))
+
+
+def _language(config):
+    pytest.importorskip("transformers", minversion="5.23", reason="vision-language models need transformers 5.23")
+    from modeling_omni_vision.configuration_omni_vision_language import OmniVisionLanguageConfig
+    from modeling_omni_vision.modeling_omni_vision_language import OmniVisionForConditionalGeneration
+
+    text = LlamaConfig(vocab_size=9, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
+    composite = OmniVisionLanguageConfig(vision_config=config, text_config=text, image_token_index=8)
+    return OmniVisionForConditionalGeneration(composite)
+
+
+MAKERS = {
+    "encoder": OmniVisionModel,
+    "classifier": OmniVisionForImageClassification,
+    "retrieval": _retrieval,
+    "language": _language,
+}
+TOWERS = {"classifier": "omni_vision", "retrieval": "vision_model", "language": "vision_tower"}
+
+
+@pytest.fixture
+def saved(tiny_config, tiny_model, tmp_path):
+    """A function that saves a checkpoint of a kind around the weights of `tiny_model`, in a precision."""
+
+    def save(kind, dtype=torch.float32):
+        model = MAKERS[kind](tiny_config)
+        tower = getattr(model, TOWERS[kind]) if kind in TOWERS else model
+        tower.load_state_dict(tiny_model.state_dict())
+        model.to(dtype).save_pretrained(tmp_path / kind)
+        return tmp_path / kind
+
+    return save
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_checkpoint_gives_the_same_tower_to_the_bit(saved, tiny_model, tiny_config, kind):
+    tower = load_vision_tower(saved(kind))
+    assert type(tower) is OmniVisionModel
+    assert not tower.training
+    assert tower.state_dict().keys() == tiny_model.state_dict().keys()
+    for name, weight in tiny_model.state_dict().items():
+        assert torch.equal(tower.state_dict()[name], weight), name
+    pixels = torch.randn(2, 3, 32, 32)
+    assert torch.equal(tower(pixels).last_hidden_state, tiny_model(pixels).last_hidden_state)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_precision_is_that_of_the_file_unless_another_is_asked_for(saved, kind):
+    folder = saved(kind, torch.bfloat16)
+    assert load_vision_tower(folder).dtype == torch.bfloat16
+    assert load_vision_tower(folder, "float32").dtype == torch.float32
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_field_of_the_configuration_can_be_replaced_but_not_the_shape_of_weights(saved, kind):
+    folder = saved(kind)
+    tower = load_vision_tower(folder, pooling="cls_mean", image_size=[32, 32], attn_implementation="eager")
+    assert (tower.config.pooling, tower.config._attn_implementation) == ("cls_mean", "eager")
+    with pytest.raises(ValueError, match="are made for patch_size 8, num_attention_heads 2, got 16, 4"):
+        load_vision_tower(folder, patch_size=16, num_attention_heads=4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_key_that_is_missing_is_an_error_and_never_a_random_tower(saved, kind):
+    file = saved(kind) / "model.safetensors"
+    weights = load_file(file)
+    (name,) = (name for name in weights if name.endswith("layers.1.mlp.fc1.weight"))
+    save_file({key: weight for key, weight in weights.items() if key != name}, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"all weights of OmniVisionModel.*layers\.1\.mlp\.fc1\.weight"):
+        load_vision_tower(file.parent)
+
+
+def test_weights_of_another_shape_are_an_error_that_names_them(saved):
+    file = saved("encoder") / "model.safetensors"
+    weights = load_file(file)
+    weights["norm.weight"] = torch.ones(16)
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"mismatched_keys.*norm\.weight"):
+        load_vision_tower(file.parent)
+
+
+def test_a_stock_vit_and_a_folder_that_is_none_are_refused_by_a_sentence(tmp_path):
+    stock = ViTConfig(image_size=32, patch_size=8, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
+    ViTModel(stock).save_pretrained(tmp_path / "vit")
+    with pytest.raises(ValueError, match="must be an OmniVision one, got model type 'vit'"):
+        load_vision_tower(tmp_path / "vit")
+    (tmp_path / "empty").mkdir()
+    for name in ("empty", "absent"):
+        with pytest.raises(
+            ValueError, match=f"Expected the folder or Hub name of an OmniVision checkpoint, got .*{name}"
+        ):
+            load_vision_tower(tmp_path / name)
+
+
+def test_the_prefixes_are_those_of_the_models(tiny_config):
+    for kind in KINDS:
+        model = MAKERS[kind](tiny_config)
+        prefix = PREFIXES[model.config.model_type]
+        tower = model if not prefix else model.get_submodule(prefix.removesuffix("."))
+        assert isinstance(tower, OmniVisionModel | OmniVisionForImageClassification)
