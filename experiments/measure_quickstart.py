@@ -4,15 +4,16 @@ It writes wall-clock minutes, CPU minutes and gigabytes of each target to docs/q
 `python -m experiments.results` copies them into README. Standard library only: nothing is installed where it runs.
 """
 
+import argparse
 import json
 import os
 import platform
 import re
 import resource
 import subprocess
-import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,11 @@ def measure_target(checkout: Path, target: str) -> dict[str, Any]:
     }
 
 
-def main(targets: list[str]) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Measure the targets in order, each on top of the ones before it, and keep the record after each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("targets", nargs="*", default=["quickstart", "test"], help="make targets, in order")
+    targets = parser.parse_args(argv).targets
     cpu = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
     machine = {
         "cpu": cpu and cpu[1],
@@ -60,4 +64,4 @@ def main(targets: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or ["quickstart", "test"])
+    main()
