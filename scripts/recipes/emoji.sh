@@ -2,7 +2,7 @@
 # Emoji found by words: trained on two vendors' drawings, measured on concepts and on a drawing style that it never saw.
 # begin emoji_recipe
 # Intel(R) Xeon(R) Processor, 1 thread(s), shared; 10 minutes.
-# 2026-11-27: recall@5 of held-out names 25.4%, recall@1 from an unseen style 55.0%.
+# 2026-11-27: recall@5 of held-out names 25.4%.
 # end emoji_recipe
 # Data: npm install --prefix data/emoji emoji-datasource-google emoji-datasource-twitter @lobehub/fluent-emoji-3d \
 #     unicode-emoji-json emojilib

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # A small Llama with eyes, from nothing: it answers questions about drawn scenes, and is measured beside its controls.
 # begin language_recipe
-# AMD EPYC, 1 thread(s), shared; 21 minutes for the last stage.
-# 2026-11-24: exact answers 99.0%, about combinations never seen 96.0%.
+# AMD EPYC, 1 thread(s), shared; 21 minutes.
+# 2026-11-24: exact answers 99.0%; combinations of colour and shape not in training 96.0%.
 # end language_recipe
 # Arguments given to this script come last and win, for instance --resume_from_checkpoint true.
 source "$(dirname "$0")/common.sh"

@@ -559,9 +559,9 @@ def test_an_empty_folder_makes_an_empty_index(model, tmp_path, capsys):
         index_script.main([*common, "--images", str(tmp_path / "nowhere")])
 
 
-def test_the_commands_of_readme_are_true(model, images, tmp_path, monkeypatch, capfd):
-    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    commands = re.findall(r"^python (scripts/(?:index|search)\.py .*)$", text, flags=re.MULTILINE)
+def test_the_commands_of_the_documentation_are_true(model, images, tmp_path, monkeypatch, capfd):
+    text = (Path(__file__).parents[2] / "docs" / "index.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^omni-vision ((?:index|search) .*)$", text, flags=re.MULTILINE)
     assert len(commands) == 3
     monkeypatch.chdir(tmp_path)
     images.rename("my_images")
@@ -569,8 +569,8 @@ def test_the_commands_of_readme_are_true(model, images, tmp_path, monkeypatch, c
     Path("runs/search").symlink_to(model)
     shutil.copy("my_images/cats/0.png", "mine.jpg")
     for command in commands:
-        script, *argv = shlex.split(command)
-        {"scripts/index.py": index_script, "scripts/search.py": search_script}[script].main(argv)
+        name, *argv = shlex.split(command)
+        {"index": index_script, "search": search_script}[name].main(argv)
     hits = json.loads(capfd.readouterr().out.rpartition("hits.png\n")[2])
     assert [hit["metadata"]["folder"] for hit in hits] == ["cats"] * 4
     assert Path("hits.png").is_file()

@@ -1,0 +1,345 @@
+"""Write the figures of README, docs/ and the recipes from the JSON records: python -m experiments.results [--check]
+
+Blocks stand between lines that hold `begin NAME` and `end NAME`; single numbers between `<!--=NAME-->` and `<!--/-->`.
+`--check` changes nothing and exits with 1 where a file differs from the records. Standard library only.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+
+ROOT = Path(__file__).parent.parent
+PAGES = ("README.md", "docs/*.md", "scripts/recipes/*.sh", "experiments/recipes/*.sh")
+FASHION, SEARCH, LANGUAGE = (
+    f"checkpoints/omni-vision-{name}/metrics.json" for name in ("fashion-mnist", "search-scenes", "language-scenes")
+)
+RUNS = ("fashion_mnist_short", "fashion_mnist_as_written", "zero_shot", "emoji", "language_oracle", "easy_vqa")
+SHORT, AS_WRITTEN, ZERO_SHOT, EMOJI, ORACLE, EASY_VQA = (f"docs/runs/{name}.json" for name in RUNS)
+SMOLLM2, BENCHMARK = "docs/runs/language_smollm2.json", "docs/benchmark.json"
+MODELS = {"ours": "omni_vision"} | {name: name for name in ("transformers", "timm", "TransformerEncoderLayer")}
+ANSWERS = "exact answers {answers[test][images][accuracy]:.1%}"
+EXACT = "{accuracy:.1%} ({interval[0]:.1%} to {interval[1]:.1%})"
+TESTED = "{accuracy:.2%} ({accuracy_interval[0]:.2%} to {accuracy_interval[1]:.2%})"
+INPUTS = {"prior": "text prior", "shuffled": "shuffled images", "nothing": "no image"}
+RERANKED = {"cosine": "", "CSLS": ", without hubs", "ConSE": ", with neighbours"}
+RERANKED["both"] = RERANKED["ConSE"] + RERANKED["CSLS"]
+
+
+@cache
+def read(name: str) -> dict[str, Any]:
+    """Read one JSON record of the repository, named from its root."""
+    return json.loads((ROOT / name).read_text(encoding="utf-8"))
+
+
+def table(columns: str, rows: Iterable[Mapping[str, Any]]) -> str:
+    """Format a Markdown table of columns `heading = template | ...`; `>` before a heading aligns to the right."""
+    names, cells = zip(*(column.split(" = ") for column in columns.split(" | ")), strict=True)
+    rule = "|".join("--:" if name.startswith(">") else "---" for name in names)
+    lines = [" | ".join(cell.format_map(row) for cell in cells) for row in rows]
+    head = " | ".join(name.removeprefix(">") for name in names)
+    return "\n".join([f"| {head} |", f"|{rule}|", *(f"| {line} |" for line in lines)])
+
+
+def words(name: str) -> str:
+    """Return a key of a record as words."""
+    name = re.sub("^(left_right|above_below|yes_no)$", lambda found: found[0].replace("_", " or "), name)
+    return name.replace("_vector", "-vector").replace("_", " ")
+
+
+def about(training: Mapping[str, Any]) -> str:
+    """Return where a training ran and for how long; what it continued from where that is not counted."""
+    before = [training.get("arguments", {}).get("model"), training.get("resumed_from")]
+    last = f" for the last part, after {' and '.join(filter(None, before))}" if any(before) else ""
+    threads = training["machine"]["threads"]
+    return f"{training['machine']['cpu']}, {threads} thread(s), shared; {training['minutes']:.0f} minutes{last}"
+
+
+def fashion_mnist() -> str:
+    """Describe the bundled classifier by its metrics."""
+    training, evaluation = read(FASHION)["training"], read(FASHION)["evaluation"]
+    calibration = evaluation["calibration"]["expected_calibration_error"]
+    measures = {
+        f"test accuracy (95 % interval), {evaluation['num_examples']:,} images": TESTED.format_map(evaluation),
+        "macro-F1": f"{evaluation['macro_f1']:.4f}",
+        "expected calibration error": f"{calibration['before']:.4f}",
+        "the same after temperature scaling": f"{calibration['after']:.4f}",
+        f"validation accuracy, best of {training['epochs']:g} epochs": f"{training['validation_accuracy']:.2%}",
+        "parameters": f"{training['parameters']:,}",
+    }
+    rows = [{"name": name, "value": value} for name, value in measures.items()]
+    made = f"{training['dataset']['train']:,} training images; {about(training)}; seed {training['seed']}."
+    return f"{table('measure = {name} | >value = {value}', rows)}\n\n{made}"
+
+
+def fashion_runs() -> str:
+    """Compare the trainings on Fashion-MNIST."""
+    columns = (
+        "recipe = `{recipe}.sh` | >epochs = {training[epochs]:g} | >minutes = {training[minutes]:.0f} | "
+        ">validation = {training[validation_accuracy]:.2%} | >test (95 % interval) = {score}"
+    )
+    paths = {"fashion_mnist": FASHION, "fashion_mnist_short": SHORT, "fashion_mnist_as_written": AS_WRITTEN}
+    rows = [
+        {**read(path), "recipe": name, "score": TESTED.format_map(read(path)["evaluation"])}
+        for name, path in paths.items()
+    ]
+    return table(columns, rows)
+
+
+def robustness() -> str:
+    """List the accuracy of the bundled classifier on changed images."""
+    record, severity = read(FASHION)["robustness"], "{severity:g}: {accuracy:.1%}"
+    rows = [
+        {"change": words(name), "unit": unit, "found": ", ".join(severity.format_map(one) for one in record[name])}
+        for name, unit in record["units"].items()
+    ]
+    return table("change = {change} | unit = {unit} | severity: test accuracy = {found}", rows)
+
+
+def search() -> str:
+    """Describe the bundled retrieval checkpoint by its metrics."""
+    record = read(SEARCH)
+    columns = (
+        "vectors = {vectors} | direction = {way} | >recall@1 = {recall@1:.1%} | >recall@5 = {recall@5:.1%} | "
+        ">nDCG@10 = {ndcg@10:.3f} | >candidates = {candidates}"
+    )
+    rows = [
+        {"vectors": words(vectors), "way": words(way), **scores}
+        for vectors, splits in record["retrieval"].items()
+        for way, scores in splits["test"].items()
+    ]
+    return f"{table(columns, rows)}\n\n{record['training']['parameters']:,} parameters; {about(record['training'])}."
+
+
+def zero_shot() -> str:
+    """List the zero-shot accuracy of the bundled retrieval checkpoint and of the short recipe."""
+    columns = (
+        "recipe = `{recipe}` | vectors = {name} | >accuracy = {accuracy:.1%} | "
+        ">combinations not in training = {held_out:.1%} | >classes = {classes} | >images = {images}"
+    )
+    runs = {"search_scenes.sh": read(SEARCH)["zero_shot"], "zero_shot.sh": read(ZERO_SHOT)["zero_shot"]}
+    vectors = ("multi_vector", "single_vector")
+    rows = [
+        {"recipe": recipe, "name": words(key), **run, **run[key]} for recipe, run in runs.items() for key in vectors
+    ]
+    return table(columns, rows)
+
+
+def emoji_texts() -> str:
+    """List recall@5 between images of held-out emoji concepts and their texts."""
+    columns = ["images in = {style}", "text = {what}"]
+    columns += [f">to text: {name} = {{text{key}[recall@5]:.1%}}" for name, key in RERANKED.items()]
+    columns += [f">to image: {name} = {{image{RERANKED[name]}[recall@5]:.1%}}" for name in ("cosine", "ConSE")]
+    rows = []
+    for split, style in (("test", "trained style"), ("test_unseen_style", "unseen style")):
+        texts = read(EMOJI)["emoji"]["texts"][split]
+        for text, what in (("", "name"), (", keywords", "name with keywords"), (", ensemble", "several texts")):
+            row = {"style": style, "what": what}
+            for key in RERANKED.values():
+                scores = texts[f"single_vector{text}{key}"]
+                row |= {f"text{key}": scores["image_to_text"], f"image{key}": scores.get("text_to_image")}
+            rows.append(row)
+    return table(" | ".join([*columns, ">candidates = {text[candidates]} / {image[candidates]}"]), rows)
+
+
+def emoji_styles() -> str:
+    """List how often an emoji in an unseen style finds its concept in a trained style."""
+    recalls = " | ".join(f">recall@{rank} = {{recall@{rank}:.1%}}" for rank in (1, 5, 10))
+    rows = [
+        {"concepts": concepts, "who": "OmniVision" if who == "single_vector" else who, **scores}
+        for concepts, methods in read(EMOJI)["emoji"]["styles"].items()
+        for who, scores in methods.items()
+        if who != "multi_vector"
+    ]
+    return table(f"concepts = {{concepts}} | method = {{who}} | {recalls} | >candidates = {{candidates:,}}", rows)
+
+
+def cls() -> str:
+    """List for each way of training who wins the words and whether similarity maps point at their object."""
+    cells = {
+        ">nDCG@10, text to image": "{ndcg@10[text_to_image]:.3f}",
+        ">image to text": "{ndcg@10[image_to_text]:.3f}",
+        ">CLS wins": "{dominance[seen][own image, CLS kept][shares][cls]:.0%}",
+        ">pointing game": "{grounding[seen][MaxSim][pointing]:.0%}",
+        ">unseen combinations": "{grounding[held out][MaxSim][pointing]:.0%}",
+    }
+    studies = [read(str(path.relative_to(ROOT))) for path in sorted((ROOT / "docs/search").rglob("cls.json"))]
+    unranked = {"ndcg@10": dict.fromkeys(("text_to_image", "image_to_text"), float("nan"))}
+    rows = []
+    for name in dict.fromkeys(name for study in studies for name in study["checkpoints"]):
+        found = [study["checkpoints"][name] for study in studies if name in study["checkpoints"]]
+        found = [one if one["ndcg@10"] else {**one, **unranked} for one in found]
+        row = {heading: " / ".join(cell.format_map(one) for one in found) for heading, cell in cells.items()}
+        rows.append(row | {"trained": words(name)})
+    columns = " | ".join(f"{heading} = {{{heading}}}" for heading in cells)
+    seeds = [str(next(iter(study["checkpoints"].values()))["trained_with_seed"]) for study in studies]
+    made = f"Seeds {', '.join(seeds)}; {studies[0]['scenes']} scenes of two objects."
+    return f"{table(f'trained = {{trained}} | {columns}', rows)}\n\n{made}"
+
+
+def answers(name: str, controls: Sequence[str], more: Mapping[str, Mapping[str, Any]] | None = None) -> str:
+    """List exact answers for each kind of question, beside controls."""
+    found, training = read(name)["answers"], read(name)["training"]
+    scores = {"images": found["test"]["images"]}
+    scores |= {"images, held out": found["held_out"]["images"]} if "held_out" in found else {}
+    scores |= {INPUTS[control]: found["test"][control] for control in controls} | dict(more or {})
+    rows = [
+        {"kind": words(kind)}
+        | {what: EXACT.format_map(one if kind == "all" else one["kinds"][kind]) for what, one in scores.items()}
+        for kind in ("all", *found["test"]["images"]["kinds"])
+    ]
+    columns = " | ".join(["question = {kind}", *(f">{what} = {{{what}}}" for what in scores)])
+    asked = (
+        f"{found['test']['images']['questions']:,} questions about {training['conversations']['test']:,} test images"
+    )
+    trained = f"{training['trained_parameters']:,} of {training['parameters']:,} parameters trained"
+    return f"{table(columns, rows)}\n\n{asked}; {trained}, {training['steps']:,} steps; {about(training)}."
+
+
+def language() -> str:
+    """List the answers of the bundled vision-language model beside its controls."""
+    text_only = read("docs/runs/language_scenes_blind.json")["answers"]["test"]["nothing"]
+    symbols = read(ORACLE)["answers"]["test"]["symbol_map"]
+    return answers(LANGUAGE, list(INPUTS), {"text-only baseline": text_only, "symbol maps": symbols})
+
+
+def benchmark() -> str:
+    """List the speed and memory of models of equal size."""
+    record = read(BENCHMARK)
+    rows = []
+    for row in record["rows"]:
+        found = {name: row["contestants"].get(key, {}) for name, key in MODELS.items()}
+        times = {name: f"{one['cpu_ms']:.1f}" if one else "-" for name, one in found.items()}
+        peaks = ["-" if one.get("peak_mb") is None else f"{one['peak_mb']:.0f}" for one in found.values()]
+        what = row["work"] + (f", dropout {row['dropout']}" if row["dropout"] else "")
+        rows.append({**row, **times, "peaks": ", ".join(peaks), "what": what})
+    columns = ["work = {what}", ">batch = {batch_size}", "precision = {dtype}", "attention = {attention}"]
+    columns += [f">{name} ms = {{{name}}}" for name in MODELS]
+    columns += [">ours / best peer = {speed_relative_to_best_peer:.2f}", f"peak MiB: {', '.join(MODELS)} = {{peaks}}"]
+    versions = ", ".join(f"{name} {record['machine'][name]}" for name in ("cpu", "torch", "transformers", "timm"))
+    made = f"Medians of {record['rounds']} interleaved rounds, {record['threads']} thread(s), shared; {versions}."
+    return f"{table(' | '.join(columns), rows)}\n\n{made}"
+
+
+def rows_of(path: str, key: str, columns: str) -> str:
+    """Format a list of a record as it is."""
+    return table(columns, read(path)[key])
+
+
+ROWS = {
+    "index": (
+        "docs/search/index.json",
+        "rows",
+        "queries = {queries} | search = {search} | >images = {images:,} | "
+        ">recall@10 of stored vectors = {recall:.3f} | >of all vectors = {recall_of_all_vectors:.3f} | "
+        ">CPU ms a query = {cpu_ms:.0f} | "
+        ">bytes an image = {bytes_per_image:,.0f}",
+    ),
+    "fusions": (
+        "docs/language/fusions.json",
+        "rows",
+        "model = {name} | fusion = {fusion} | features = {vision_feature_select_strategy} | "
+        ">scale factor = {scale_factor} | >vectors = {num_image_tokens} | >positions in the LM = {image_tokens} | "
+        ">test = {answers[test][images][all]:.1%} | >held out = {answers[held_out][images][all]:.1%} | "
+        ">prefill ms = {prefill_ms:.1f} | >without image = {prefill_without_image_ms:.1f} | "
+        ">decode ms = {decode_ms:.1f} | >decode without image = {decode_without_image_ms:.1f}",
+    ),
+    "step_data": (
+        BENCHMARK,
+        "data",
+        "augmentation = {augmentation} | >batch ready, ms = {data_ms:.1f} | "
+        ">bfloat16 step, ms = {step_ms[bfloat16]:.0f} | >waits = {share_waiting[bfloat16]:.1%} | "
+        ">float32 step, ms = {step_ms[float32]:.0f} | "
+        ">waits = {share_waiting[float32]:.1%}",
+    ),
+    "step_attention": (
+        BENCHMARK,
+        "attention",
+        ">tokens = {tokens} | >batch = {batch_size} | precision = {dtype} | >eager ms = {cpu_ms[eager]:.1f} | "
+        ">sdpa ms = {cpu_ms[sdpa]:.1f} | >speed of eager by sdpa = {eager_relative_to_sdpa:.2f}",
+    ),
+}
+BLOCKS: dict[str, Callable[[], str]] = {
+    block.__name__: block
+    for block in (fashion_mnist, fashion_runs, robustness, search, zero_shot, emoji_texts, emoji_styles, cls)
+}
+BLOCKS |= {"language": language, "benchmark": benchmark}
+BLOCKS["easy_vqa"] = partial(answers, EASY_VQA, ("prior", "shuffled"))
+BLOCKS["smollm2"] = partial(answers, SMOLLM2, ("prior", "shuffled", "nothing"))
+BLOCKS |= {name: partial(rows_of, *where) for name, where in ROWS.items()}
+# The last lines of a recipe's header: where it ran, how long, what came out.
+NEW = "combinations of colour and shape not in training"
+PROMISES = {
+    "recipe": (FASHION, "test accuracy {evaluation[accuracy]:.2%}"),
+    "short_recipe": (SHORT, "test accuracy {evaluation[accuracy]:.2%}"),
+    "as_written_recipe": (AS_WRITTEN, "test accuracy {evaluation[accuracy]:.2%}"),
+    "search_recipe": (SEARCH, "nDCG@10 of a text's image {retrieval[multi_vector][test][text_to_image][ndcg@10]:.3f}"),
+    "zero_shot_recipe": (ZERO_SHOT, "{zero_shot[single_vector][accuracy]:.1%} of {zero_shot[images]} drawings"),
+    "emoji_recipe": (
+        EMOJI,
+        "recall@5 of held-out names {emoji[texts][test][single_vector][image_to_text][recall@5]:.1%}",
+    ),
+    "language_recipe": (LANGUAGE, f"{ANSWERS}; {NEW} {{answers[held_out][images][accuracy]:.1%}}"),
+    "oracle_recipe": (ORACLE, "exact answers {answers[test][symbol_map][accuracy]:.1%}"),
+    "easy_vqa_recipe": (EASY_VQA, ANSWERS),
+    "smollm2_recipe": (SMOLLM2, f"{ANSWERS}; {NEW} {{answers[held_out][images][accuracy]:.1%}}"),
+}
+NUMBERS = {
+    "quickstart_minutes": ("docs/quickstart.json", "{targets[quickstart][minutes]:.0f}"),
+    "quickstart_gigabytes": ("docs/quickstart.json", "{targets[quickstart][gigabytes]:.1f}"),
+    "test_minutes": ("docs/quickstart.json", "{targets[test][minutes]:.0f}"),
+    "fashion_accuracy": (FASHION, "{evaluation[accuracy]:.1%}"),
+}
+
+
+def promise(name: str) -> str:
+    """Return the measured lines of a recipe's header."""
+    path, result = PROMISES[name]
+    training = read(path)["training"]
+    return f"# {about(training)}.\n# {training['date']}: {result.format_map(read(path))}."
+
+
+def number(name: str) -> str:
+    """Return a single number: of NUMBERS, or our slowest and fastest speed beside the best peer's."""
+    if name in ("slowest", "fastest"):
+        speeds = sorted(row["speed_relative_to_best_peer"] for row in read(BENCHMARK)["best_attention"])
+        return f"{speeds[0 if name == 'slowest' else -1]:.2f}"
+    path, template = NUMBERS[name]
+    try:
+        return template.format_map(read(path))
+    except KeyError:  # a make target that was left out when docs/quickstart.json was measured
+        return "not yet measured"
+
+
+def fill(text: str) -> str:
+    """Put the figures of the records into a text; an unknown block or number is a `KeyError`."""
+    for name in re.findall(r"^\S+ begin (\w+)", text, re.MULTILINE):
+        block = f"\\g<1>{promise(name) if name in PROMISES else BLOCKS[name]()}\n"
+        between = re.compile(rf"(^\S+ begin {name}\b.*\n)(?:.*\n)*?(?=^\S+ end {name}\b)", re.MULTILINE)
+        text = between.sub(block, text)
+    return re.sub(r"(<!--=(\w+)-->)[^<]*", lambda found: found[1] + number(found[2]), text)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write all pages, or check them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 where a page is stale")
+    check = parser.parse_args(argv).check
+    stale = []
+    for path in sorted(path for pattern in PAGES for path in ROOT.glob(pattern)):
+        before = path.read_text(encoding="utf-8")
+        if (after := fill(before)) != before:
+            stale.append(f"{'stale' if check else 'written'}: {path.relative_to(ROOT)}")
+            if not check:
+                path.write_text(after, encoding="utf-8")
+    print("\n".join(stale) or "every page holds the figures of the records")
+    sys.exit(check and bool(stale))
+
+
+if __name__ == "__main__":
+    main()
