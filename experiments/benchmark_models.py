@@ -21,14 +21,8 @@ from modeling_omni_vision.modeling_omni_vision import OmniVisionModel
 
 OURS = "omni_vision"
 NUM_CLASSES = 10
-SIZES = (
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "num_channels",
-    "layer_norm_eps",
-)
+RATES = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "num_channels")
 
 
 @dataclass(frozen=True)
@@ -40,11 +34,6 @@ class Case:
     dtype: str
     attention: str
     dropout: float = 0.0
-
-    @property
-    def dropout_rates(self) -> dict[str, float]:
-        """The same rate for hidden states and attention, under the names of transformers."""
-        return {"hidden_dropout_prob": self.dropout, "attention_probs_dropout_prob": self.dropout}
 
 
 class EncoderLayerViT(nn.Module):
@@ -69,16 +58,17 @@ class EncoderLayerViT(nn.Module):
 
 def omni_vision(config: OmniVisionConfig, case: Case) -> nn.Module:
     """Build our encoder."""
-    model = OmniVisionModel(OmniVisionConfig(**config.to_diff_dict() | case.dropout_rates))
+    model = OmniVisionModel(OmniVisionConfig(**config.to_diff_dict() | dict.fromkeys(RATES, case.dropout)))
     model.set_attn_implementation(case.attention)
     return model
 
 
 def transformers_vit(config: OmniVisionConfig, case: Case) -> nn.Module:
     """Build the `ViTModel` of transformers without its pooler."""
-    sizes = {name: getattr(config, name) for name in SIZES}
-    shape = {"image_size": list(config.image_size_hw), "patch_size": list(config.patch_size_hw)}
-    model = ViTModel(ViTConfig(**shape, **sizes, **case.dropout_rates), add_pooling_layer=False)
+    sizes: dict[str, Any] = {name: getattr(config, name) for name in SIZES}
+    sizes |= {"image_size": list(config.image_size_hw), "patch_size": list(config.patch_size_hw)}
+    sizes |= {"layer_norm_eps": config.layer_norm_eps, **dict.fromkeys(RATES, case.dropout)}
+    model = ViTModel(ViTConfig(**sizes), add_pooling_layer=False)
     model.set_attn_implementation(case.attention)
     return model
 
@@ -130,7 +120,7 @@ def make_step(name: str, config: OmniVisionConfig, case: Case) -> Callable[[], t
     encoder, dtype = BUILDERS[name](config, case), getattr(torch, case.dtype)
     pixels = torch.randn(case.batch_size, config.num_channels, *config.image_size_hw)
     if case.work == "forward":
-        return functools.partial(forward_step, encoder.to(dtype).eval(), pixels.to(dtype))
+        return functools.partial(torch.inference_mode()(encode), encoder.to(dtype).eval(), pixels.to(dtype))
     labels = torch.arange(case.batch_size) % NUM_CLASSES
     model = nn.ModuleDict({"encoder": encoder, "head": nn.Linear(config.hidden_size, NUM_CLASSES)}).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
@@ -141,12 +131,6 @@ def encode(encoder: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
     """Return the tokens (batch, 1 + patches, hidden) of any of the models."""
     found = encoder(pixels)
     return getattr(found, "last_hidden_state", found)
-
-
-@torch.inference_mode()
-def forward_step(encoder: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
-    """Encode once, without gradients."""
-    return encode(encoder, pixels)
 
 
 def training_step(model: nn.ModuleDict, optimizer: Any, pixels: torch.Tensor, labels: torch.Tensor, bf16: bool) -> Any:

