@@ -107,7 +107,7 @@ def peak_memory(config: OmniVisionConfig, case: Case, threads: int) -> dict[str,
     context = multiprocessing.get_context("forkserver")
     # The server imports once; children fork from it before any thread of torch exists.
     timm = ["timm.models.vision_transformer"] if util.find_spec("timm") else []
-    context.set_forkserver_preload(["experiments.benchmark_peers", *timm])
+    context.set_forkserver_preload(["experiments.benchmark_models", *timm])
     peaks: dict[str, float | None] = {}
     for name in benchmark_models(case):
         receiver, sender = context.Pipe(duplex=False)
