@@ -84,7 +84,7 @@ format: $(VENV)/installed-dev ## format the code
 	$(BIN)/ruff format .
 
 benchmark: $(VENV)/installed-dev ## speed and memory beside transformers, timm and torch
-	$(BIN)/python -m experiments.benchmark_peers
+	$(BIN)/python scripts/benchmark.py
 
 checkpoints: $(VENV)/installed ## publish the bundled checkpoints again, with the code and the card templates as they are now
 	for folder in checkpoints/*/; do $(BIN)/python scripts/publish.py --model $$folder --output $$folder || exit 1; done
