@@ -38,7 +38,8 @@ from transformers import HfArgumentParser
 from experiments.benchmark_models import OURS, Case, batch_maker, benchmark_models, make_step, random_images
 from modeling_omni_vision.configuration_omni_vision import OmniVisionConfig
 from modeling_omni_vision.records.command import recorded_command
-from modeling_omni_vision.records.metrics_file import cpu_model, write_json
+from modeling_omni_vision.records.machine import cpu_model
+from modeling_omni_vision.records.metrics_file import write_json
 
 
 TRAINING_BATCH, RECIPE_BATCH = 32, 128

@@ -32,9 +32,10 @@ from experiments.benchmark_peers import printed
 from modeling_omni_vision.data.synthetic.shapes import COLOURS, SHAPES, Scene, draw_scene
 from modeling_omni_vision.embedding.encoder import POOL_FACTOR, ImageTextEncoder
 from modeling_omni_vision.records.command import recorded_command
-from modeling_omni_vision.records.metrics_file import cpu_model, write_json
+from modeling_omni_vision.records.machine import cpu_model
+from modeling_omni_vision.records.metrics_file import write_json
 from modeling_omni_vision.retrieval.index import CANDIDATES, EXACT_LIMIT, REFINE, ImageIndex
-from modeling_omni_vision.retrieval.recall import right
+from modeling_omni_vision.retrieval.recall import num_right
 
 
 COUNT = 4000
@@ -107,7 +108,7 @@ def searched(index: ImageIndex, queries: Sequence[torch.Tensor], truth: torch.Te
         hits = index.search(query, limit=LIMIT, exact=exact)
         cpu.append(1e3 * (time.process_time() - began))
         wall.append(1e3 * (time.perf_counter() - started))
-        stored.append(right(hits, best) / LIMIT)
+        stored.append(num_right(hits, best) / LIMIT)
         line = float(scores.topk(LIMIT).values[-1]) - 1e-5
         whole.append(sum(float(scores[int(hit.id)]) >= line for hit in hits) / LIMIT)
     return {
@@ -137,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     versions = {name: metadata.version(name) for name in ("lancedb", "sentence-transformers", "torch")}
     record = {
         "machine": {"cpu": cpu_model(), "cores": os.cpu_count(), **versions},
-        "weights": encoder.fingerprint,
+        "weights": encoder.weights_digest,
         "defaults": {"exact_limit": EXACT_LIMIT, "candidates": CANDIDATES, "refine": REFINE},
         "rows": rows,
     }

@@ -7,6 +7,8 @@ import torch
 from datasets import disable_progress_bars
 from transformers import AutoImageProcessor, EvalPrediction
 
+from experiments import patches
+from experiments.patches import PatchTeacher, patch_metrics
 from experiments.train_patches import main
 from modeling_omni_vision import OmniVisionConfig, OmniVisionModel
 from modeling_omni_vision.data.scene_patches import draw_scene_patches
