@@ -1,27 +1,33 @@
-"""Our encoder and its peers, all of one size, and the two steps that the benchmark times."""
+"""Our encoder and its peers, all of one size, and the steps that the benchmark times."""
 
 import functools
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import util
+from typing import Any
 
 import torch
+from datasets import ClassLabel, Dataset, Features, Image
 from torch import nn
 from transformers import ViTConfig, ViTModel
 
 from modeling_omni_vision.configuration_omni_vision import OmniVisionConfig
+from modeling_omni_vision.data.augmentation import Augmentation
+from modeling_omni_vision.data.image_dataset import ImageCollator, ImageDataset
+from modeling_omni_vision.image_processing_omni_vision import OmniVisionImageProcessor
 from modeling_omni_vision.modeling_omni_vision import OmniVisionModel
 
 
 OURS = "omni_vision"
-PEERS = ("transformers", "timm", "TransformerEncoderLayer")
 NUM_CLASSES = 10
-TRAINING_BATCH = 32
+RATES = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "num_channels")
 
 
 @dataclass(frozen=True)
 class Case:
-    """One row of the table: what is run, on how many images, in which precision, with which attention."""
+    """One row of the table: `work` is "forward" or "training step"."""
 
     work: str
     batch_size: int
@@ -31,91 +37,44 @@ class Case:
 
 
 class EncoderLayerViT(nn.Module):
-    """The specification's own form: `nn.TransformerEncoderLayer` blocks and a final RMSNorm."""
+    """The specification's own form: `nn.TransformerEncoderLayer` and a final RMSNorm; it chooses its attention."""
 
-    def __init__(self, config: OmniVisionConfig, dropout: float):
+    def __init__(self, config: OmniVisionConfig, case: Case):
         super().__init__()
         width, patch = config.hidden_size, config.patch_size_hw
         self.proj = nn.Conv2d(config.num_channels, width, kernel_size=patch, stride=patch)
         self.cls = nn.Parameter(torch.zeros(1, 1, width))
         self.pos = nn.Parameter(torch.zeros(1, 1 + config.num_patches, width))
-        self.blocks = nn.ModuleList(
-            nn.TransformerEncoderLayer(
-                width,
-                config.num_attention_heads,
-                config.intermediate_size,
-                dropout=dropout,
-                activation="gelu",
-                batch_first=True,
-                norm_first=True,
-            )
-            for _ in range(config.num_hidden_layers)
-        )
-        self.norm = nn.RMSNorm(width, eps=config.layer_norm_eps)
+        sizes = width, config.num_attention_heads, config.intermediate_size, case.dropout, "gelu"
+        layer = nn.TransformerEncoderLayer(*sizes, batch_first=True, norm_first=True)
+        norm = nn.RMSNorm(width, eps=config.layer_norm_eps)
+        self.encoder = nn.TransformerEncoder(layer, config.num_hidden_layers, norm, enable_nested_tensor=False)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Encode images (batch, channels, height, width) to tokens (batch, 1 + patches, hidden)."""
         tokens = self.proj(pixel_values).flatten(2).transpose(1, 2)
-        tokens = torch.cat((self.cls.expand(len(tokens), -1, -1), tokens), dim=1) + self.pos
-        for block in self.blocks:
-            tokens = block(tokens)
-        return self.norm(tokens)
+        return self.encoder(torch.cat((self.cls.expand(len(tokens), -1, -1), tokens), dim=1) + self.pos)
 
 
-class LastHiddenState(nn.Module):
-    """A transformers model that gives its tokens, as the other peers do."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Encode images (batch, channels, height, width) to tokens (batch, 1 + patches, hidden)."""
-        return self.model(pixel_values).last_hidden_state
-
-
-class WithHead(nn.Module):
-    """Any encoder with the same linear head on CLS, for the training step."""
-
-    def __init__(self, encoder: nn.Module, width: int):
-        super().__init__()
-        self.encoder = encoder
-        self.head = nn.Linear(width, NUM_CLASSES)
-
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Classify images (batch, channels, height, width) to logits (batch, classes)."""
-        return self.head(self.encoder(pixel_values)[:, 0])
-
-
-def build_omni_vision(config: OmniVisionConfig, case: Case) -> nn.Module:
-    """Our encoder, as `from_config` makes it."""
-    rates = {"hidden_dropout_prob": case.dropout, "attention_probs_dropout_prob": case.dropout}
-    model = OmniVisionModel(OmniVisionConfig(**config.to_diff_dict() | rates))
+def omni_vision(config: OmniVisionConfig, case: Case) -> nn.Module:
+    """Build our encoder."""
+    model = OmniVisionModel(OmniVisionConfig(**config.to_diff_dict() | dict.fromkeys(RATES, case.dropout)))
     model.set_attn_implementation(case.attention)
-    return LastHiddenState(model)
+    return model
 
 
-def build_transformers(config: OmniVisionConfig, case: Case) -> nn.Module:
-    """Stock `ViTModel`, without the pooler that nobody asked for."""
-    vit = ViTConfig(
-        image_size=list(config.image_size_hw),
-        patch_size=list(config.patch_size_hw),
-        num_channels=config.num_channels,
-        hidden_size=config.hidden_size,
-        num_hidden_layers=config.num_hidden_layers,
-        num_attention_heads=config.num_attention_heads,
-        intermediate_size=config.intermediate_size,
-        layer_norm_eps=config.layer_norm_eps,
-        hidden_dropout_prob=case.dropout,
-        attention_probs_dropout_prob=case.dropout,
-    )
-    model = ViTModel(vit, add_pooling_layer=False)
+def transformers_vit(config: OmniVisionConfig, case: Case) -> nn.Module:
+    """Build the `ViTModel` of transformers without its pooler."""
+    sizes: dict[str, Any] = {name: getattr(config, name) for name in SIZES}
+    sizes |= {"image_size": list(config.image_size_hw), "patch_size": list(config.patch_size_hw)}
+    sizes |= {"layer_norm_eps": config.layer_norm_eps, **dict.fromkeys(RATES, case.dropout)}
+    model = ViTModel(ViTConfig(**sizes), add_pooling_layer=False)
     model.set_attn_implementation(case.attention)
-    return LastHiddenState(model)
+    return model
 
 
-def build_timm(config: OmniVisionConfig, case: Case) -> nn.Module:
-    """`VisionTransformer` of timm, giving all tokens."""
+def timm_vit(config: OmniVisionConfig, case: Case) -> nn.Module:
+    """Build the `VisionTransformer` of timm that returns all tokens."""
     from timm.models.vision_transformer import VisionTransformer
 
     model = VisionTransformer(
@@ -128,76 +87,80 @@ def build_timm(config: OmniVisionConfig, case: Case) -> nn.Module:
         depth=config.num_hidden_layers,
         num_heads=config.num_attention_heads,
         mlp_ratio=config.intermediate_size / config.hidden_size,
-        pos_drop_rate=case.dropout,
-        proj_drop_rate=case.dropout,
-        attn_drop_rate=case.dropout,
+        **dict.fromkeys(("pos_drop_rate", "proj_drop_rate", "attn_drop_rate"), case.dropout),  # type: ignore[arg-type]
     )
     for block in model.blocks.children():
         block.attn.fused_attn = case.attention == "sdpa"  # type: ignore[union-attr]
     return model
 
 
-def build_encoder_layer(config: OmniVisionConfig, case: Case) -> nn.Module:
-    """The specification's form; it chooses its attention itself."""
-    return EncoderLayerViT(config, case.dropout)
-
-
 BUILDERS: dict[str, Callable[[OmniVisionConfig, Case], nn.Module]] = {
-    OURS: build_omni_vision,
-    "transformers": build_transformers,
-    "timm": build_timm,
-    "TransformerEncoderLayer": build_encoder_layer,
+    OURS: omni_vision,
+    "transformers": transformers_vit,
+    "timm": timm_vit,
+    "TransformerEncoderLayer": EncoderLayerViT,
 }
 
 
-def contestants(case: Case) -> list[str]:
-    """Who can run a case: timm where installed, `TransformerEncoderLayer` only where attention is not chosen."""
+def benchmark_models(case: Case) -> list[str]:
+    """List who can run a case: timm if installed, `TransformerEncoderLayer` unless attention must be eager."""
     absent = {"timm"} if util.find_spec("timm") is None else set()
-    if case.attention == "eager":
-        absent.add("TransformerEncoderLayer")
+    absent |= {"TransformerEncoderLayer"} if case.attention == "eager" else set()
     return [name for name in BUILDERS if name not in absent]
 
 
 def make_step(name: str, config: OmniVisionConfig, case: Case) -> Callable[[], torch.Tensor]:
     """
-    Build one contestant and return the function that is timed.
+    Build one model and return the function that is timed.
 
-    A forward step gives tokens from the weights in the precision of the case. A training step is zero_grad,
-    forward, cross-entropy on CLS, backward and AdamW; bfloat16 is autocast over float32 weights.
+    A forward step returns tokens (batch, 1 + patches, hidden), from weights in the precision of the case. A training
+    step is zero_grad, forward, cross-entropy on CLS, backward and AdamW; bfloat16 is autocast over float32 weights.
     """
     torch.manual_seed(0)
-    encoder = BUILDERS[name](config, case)
-    dtype = getattr(torch, case.dtype)
+    encoder, dtype = BUILDERS[name](config, case), getattr(torch, case.dtype)
     pixels = torch.randn(case.batch_size, config.num_channels, *config.image_size_hw)
     if case.work == "forward":
-        encoder, pixels = encoder.to(dtype).eval(), pixels.to(dtype)
-        return functools.partial(forward_step, encoder, pixels)
+        return functools.partial(torch.inference_mode()(encode), encoder.to(dtype).eval(), pixels.to(dtype))
     labels = torch.arange(case.batch_size) % NUM_CLASSES
-    model = WithHead(encoder, config.hidden_size).train()
+    model = nn.ModuleDict({"encoder": encoder, "head": nn.Linear(config.hidden_size, NUM_CLASSES)}).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    return functools.partial(training_step, model, optimizer, pixels, labels, dtype)
+    return functools.partial(training_step, model, optimizer, pixels, labels, dtype == torch.bfloat16)
 
 
-def forward_step(encoder: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
-    """Encode once, as in use."""
-    with torch.inference_mode():
-        return encoder(pixels)
+def encode(encoder: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+    """Return the tokens (batch, 1 + patches, hidden) of any of the models."""
+    found = encoder(pixels)
+    return getattr(found, "last_hidden_state", found)
 
 
-def training_step(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    pixels: torch.Tensor,
-    labels: torch.Tensor,
-    dtype: torch.dtype,
-) -> torch.Tensor:
+def training_step(model: nn.ModuleDict, optimizer: Any, pixels: torch.Tensor, labels: torch.Tensor, bf16: bool) -> Any:
     """Take one optimizer step and return the loss."""
     optimizer.zero_grad()
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-        loss = nn.functional.cross_entropy(model(pixels).float(), labels)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+        logits = model["head"](encode(model["encoder"], pixels)[:, 0])
+        loss = nn.functional.cross_entropy(logits.float(), labels)
     loss.backward()
     optimizer.step()
     return loss
 
 
-__all__ = ["BUILDERS", "NUM_CLASSES", "OURS", "PEERS", "TRAINING_BATCH", "Case", "contestants", "make_step"]
+def random_images(config: OmniVisionConfig, count: int) -> Dataset:
+    """Return a dataset of noise, with labels, in the shape that a model takes."""
+    channels = () if config.num_channels == 1 else (config.num_channels,)
+    noise = torch.randint(0, 256, (count, *config.image_size_hw, *channels), dtype=torch.uint8).numpy()
+    names = [str(label) for label in range(NUM_CLASSES)]
+    features = Features({"image": Image(decode=False), "label": ClassLabel(names=names)})
+    labels = [row % NUM_CLASSES for row in range(count)]
+    return Dataset.from_dict({"image": list(noise), "label": labels}, features=features)
+
+
+def batch_maker(
+    config: OmniVisionConfig, dataset: Dataset, options: dict[str, Any], batch_size: int
+) -> Callable[[], dict[str, torch.Tensor]]:
+    """Return the function that makes the next batch of training, as a data loader without workers does."""
+    height, width = config.image_size_hw
+    processor = OmniVisionImageProcessor(size={"height": height, "width": width}, num_channels=config.num_channels)
+    augmentation = Augmentation(len(dataset), (height, width), num_classes=NUM_CLASSES, **options)
+    images, collate = ImageDataset(dataset, processor, augmentation), ImageCollator(processor)
+    batches = itertools.cycle(torch.randperm(len(dataset)).view(-1, batch_size).tolist())
+    return lambda: collate(images.__getitems__(next(batches)))

@@ -1,132 +1,242 @@
-"""Speed and memory of our encoder beside its peers, all of one size, in one run.
+"""Speed and memory of our encoder beside transformers, timm and nn.TransformerEncoderLayer, all of one size.
 
-Peers take turns in a new order each round, so a machine that slows down slows all of them, and each takes one
-untimed step before its timed ones, so that no one pays for what another left behind; every figure is a median,
-every ratio the median of the ratios of one round. CPU time decides (other programs do not count in it),
-wall time is in the JSON file. Freed memory is kept, as in a program that serves one batch after another:
-otherwise page faults, which depend on the order of allocations more than on the work, are a tenth to a third
-of a forward pass, and the same step takes 20 % more or less from one run to the next. Memory is what one case
-adds to a fresh process.
+    python -m experiments.benchmark_peers --output benchmark.json
+    python -m experiments.benchmark_peers --quick
+
+Prints a line for each measurement and writes JSON, of which `experiments.results` makes tables. For our own training
+steps it also measures which share of the time data takes and which attention is faster. Fifteen minutes on one core,
+`--quick` two; many times that where the processor is slow in bfloat16.
+
+Models take turns in a new order each round, so that a machine that slows down slows all of them. Every figure is a
+median, every ratio the median of the ratios of one round. CPU time decides, in which other programs do not count;
+wall time is in the JSON file. Freed memory is kept, as in a program that serves one batch after another: otherwise
+page faults are a tenth to a third of a forward pass and differ by 20 % from run to run. Memory is what one case adds
+to a fresh process. timm takes part if it is installed.
 """
 
 import ctypes
+import gc
 import itertools
 import math
+import multiprocessing
 import os
 import platform
+import random
 import statistics
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from importlib import metadata, util
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.benchmark import Timer, set_torch_threads
+from transformers import HfArgumentParser
 
-from experiments.benchmark_memory import peak_memory
-from experiments.benchmark_models import OURS, PEERS, TRAINING_BATCH, Case, contestants, make_step
-from experiments.timing import Samples, time_in_turns
-from experiments.training_step import ATTENTION_HEAD, DATA_HEAD, attention_line, attention_rows, data_line, data_rows
+from experiments.benchmark_models import OURS, Case, batch_maker, benchmark_models, make_step, random_images
 from modeling_omni_vision.configuration_omni_vision import OmniVisionConfig
+from modeling_omni_vision.records.command import recorded_command
 from modeling_omni_vision.records.machine import cpu_model
+from modeling_omni_vision.records.metrics_file import write_json
 
 
+TRAINING_BATCH, RECIPE_BATCH = 32, 128
+SECONDS_PER_SAMPLE = 0.05
+DTYPES, ATTENTIONS = ("bfloat16", "float32"), ("eager", "sdpa")
 # Of mallopt(3): from which size on memory is given back, and how many blocks come straight from the system.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+# As in the recipe for Fashion-MNIST.
+RECIPE_SHAPE: dict[str, Any] = {"image_size": 28, "patch_size": 4, "num_channels": 1}
+RECIPE_AUGMENTATION: dict[str, Any] = {"max_translate": 2, "flip": True, "random_erasing": 0.25}
+MORE_AUGMENTATION: tuple[dict[str, Any], ...] = ({}, {"mixup": 0.2, "cutmix": 1.0}, {"rand_augment": 9})
+AUGMENTATIONS = ({}, *(RECIPE_AUGMENTATION | more for more in MORE_AUGMENTATION))
+SPECIFIED_SHAPE: dict[str, Any] = {"image_size": 224, "patch_size": 16, "num_channels": 3}
+# 17, 50 and 197 tokens: scanned digits, Fashion-MNIST, the specification.
+ATTENTION_SHAPES = (RECIPE_SHAPE | {"image_size": 16}, RECIPE_SHAPE, SPECIFIED_SHAPE)
+
+Samples = dict[str, dict[str, list[float]]]
+
+
+def time_in_turns(steps: dict[str, Callable[[], Any]], rounds: int) -> Samples:
+    """Return `cpu_ms` and `wall_ms` of each step, a value a round; two steps before each sample are not timed."""
+    ticks: list[float] = []
+
+    def clock() -> float:
+        # Timer subtracts the wall seconds; the CPU seconds of the same moments are kept beside them.
+        ticks.append(time.process_time())
+        return time.perf_counter()
+
+    options: dict[str, Any] = {"timer": clock, "num_threads": torch.get_num_threads()}
+    timers = {name: Timer("step()", globals={"step": step}, **options) for name, step in steps.items()}
+    # Short steps are repeated, equally often for all, until a clock tick is nothing beside them.
+    seconds = sum(timer.timeit(1).mean for timer in timers.values())
+    repeats = max(1, math.ceil(SECONDS_PER_SAMPLE * len(steps) / seconds))
+    samples: Samples = {name: {"cpu_ms": [], "wall_ms": []} for name in steps}
+    names, shuffle = list(steps), random.Random(0).shuffle
+    for _ in range(rounds):
+        # A fixed order would always give one model the caches and the heap that the same other one left.
+        shuffle(names)
+        for name in names:
+            samples[name]["wall_ms"].append(1e3 * timers[name].timeit(repeats).mean)
+            samples[name]["cpu_ms"].append(1e3 * (ticks[-1] - ticks[-2]) / repeats)
+    return samples
+
+
+def medians(samples: Samples) -> dict[str, float]:
+    """Return the median of CPU milliseconds of each step."""
+    return {name: statistics.median(timed["cpu_ms"]) for name, timed in samples.items()}
+
+
+def median_ratio(samples: Samples, above: str, below: str) -> float:
+    """Return the median over rounds of CPU seconds of one step relative to those of another."""
+    pairs = zip(samples[above]["cpu_ms"], samples[below]["cpu_ms"], strict=True)
+    return statistics.median(one / other for one, other in pairs)
 
 
 def keep_freed_memory() -> bool:
-    """Tell the C library to keep freed memory for the next step; False where it is not glibc."""
+    """Make the C library keep freed memory for the next step; False where it is not glibc."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     return mallopt is not None and all([mallopt(M_MMAP_MAX, 0), mallopt(M_TRIM_THRESHOLD, 2**31 - 1)])
 
 
-def time_case(config: OmniVisionConfig, case: Case, rounds: int) -> Samples:
-    """Time every contestant of a case; they take turns."""
-    return time_in_turns({name: make_step(name, config, case) for name in contestants(case)}, rounds)
+def peak_memory(config: OmniVisionConfig, case: Case, threads: int) -> dict[str, float | None]:
+    """Return the MiB that each model adds at its peak, each in a fresh process; None if it was killed. Linux only."""
+    if not Path("/proc/self/clear_refs").exists():
+        return {}
+    context = multiprocessing.get_context("forkserver")
+    # The server imports once; children fork from it before any thread of torch exists.
+    timm = ["timm.models.vision_transformer"] if util.find_spec("timm") else []
+    context.set_forkserver_preload(["experiments.benchmark_models", *timm])
+    peaks: dict[str, float | None] = {}
+    for name in benchmark_models(case):
+        receiver, sender = context.Pipe(duplex=False)
+        child = context.Process(target=report_peak, args=(sender, name, config.to_diff_dict(), case, threads))
+        child.start()
+        sender.close()
+        try:
+            peaks[name] = receiver.recv()
+        except EOFError:  # killed, most likely for want of memory
+            peaks[name] = None
+        child.join()
+    return peaks
 
 
-def summarise(case: Case, samples: Samples, peaks: dict[str, float | None]) -> dict[str, Any]:
-    """One row: medians for each contestant, and our speed relative to each peer (above 1 we are faster)."""
-    ratios = {
-        name: statistics.median(
-            theirs / ours for theirs, ours in zip(timed["cpu_ms"], samples[OURS]["cpu_ms"], strict=True)
-        )
-        for name, timed in samples.items()
-        if name != OURS
-    }
-    return {
-        **asdict(case),
-        "contestants": {
-            name: {
-                "cpu_ms": statistics.median(timed["cpu_ms"]),
-                "wall_ms": statistics.median(timed["wall_ms"]),
-                "peak_mb": peaks.get(name),
-            }
-            for name, timed in samples.items()
-        },
-        "speed_relative_to": ratios,
-        "speed_relative_to_best_peer": min(ratios.values()),
-    }
+def report_peak(sender: Any, name: str, config: dict[str, Any], case: Case, threads: int) -> None:
+    """Run two steps in this process and send the MiB that they and the model added at their peak."""
+    torch.set_num_threads(threads)
+    # Pages of the libraries are nobody's working memory: an image of one patch touches them first.
+    make_step(name, OmniVisionConfig(**config | {"image_size": config.get("patch_size", 16)}), case)()
+    gc.collect()
+    before = peak_mb(reset=True)
+    step = make_step(name, OmniVisionConfig(**config), case)
+    step()
+    step()
+    sender.send(max(0.0, peak_mb() - before))
+
+
+def peak_mb(reset: bool = False) -> float:
+    """Return the highest resident MiB of this process, or, after a reset, what is resident now."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 2**10
 
 
 def all_cases(batch_sizes: Sequence[int]) -> list[Case]:
-    """Every row: forward at each batch size, training at 32, one more with the specification's dropout."""
+    """List every row: forward at each batch size, training at 32, once more with the specification's dropout."""
     variants = list(itertools.product(("float32", "bfloat16"), ("sdpa", "eager")))
     forward = [Case("forward", size, *variant) for size in batch_sizes for variant in variants]
     training = [Case("training step", TRAINING_BATCH, *variant) for variant in variants]
     return [*forward, *training, Case("training step", TRAINING_BATCH, "float32", "sdpa", dropout=0.1)]
 
 
-def run_benchmark(
-    cases: Sequence[Case],
-    config: OmniVisionConfig | None = None,
-    rounds: int = 9,
-    threads: int = 1,
-    with_memory: bool = True,
-    keep_heap: bool = True,
-    with_training: bool = True,
-    report: Callable[[str], None] = lambda line: None,
-) -> dict[str, Any]:
-    """
-    Measure every case and return everything that the JSON file holds.
+def summarise(case: Case, samples: Samples, peaks: dict[str, float | None]) -> dict[str, Any]:
+    """Return one row: medians of each model, and our speed relative to each peer's (above 1 ours is faster)."""
+    ratios = {name: median_ratio(samples, name, OURS) for name in samples if name != OURS}
+    figures: dict[str, Any] = {
+        name: {unit: statistics.median(values) for unit, values in timed.items()} | {"peak_mb": peaks.get(name)}
+        for name, timed in samples.items()
+    }
+    relative = {"speed_relative_to": ratios, "speed_relative_to_best_peer": min(ratios.values())}
+    return {**asdict(case), "contestants": figures, **relative}
 
-    Args:
-        cases: What to run, from `all_cases`.
-        config: Size of all contestants; the specification's ViTTiny where None.
-        rounds: Samples per contestant and case.
-        threads: Threads of torch; 1 where other programs run.
-        with_memory: Also measure peak memory, in child processes.
-        keep_heap: Keep freed memory in this process; it stays so.
-        with_training: Also measure what our own training steps wait for and which attention suits them.
-        report: Called with one line of the table as soon as it is measured.
+
+def best_attention(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Compare our best with the best of any peer in the same precision, whichever attention each is best with."""
+    groups: dict[tuple[Any, ...], dict[str, float]] = {}
+    keys = ("work", "batch_size", "dtype", "dropout")
+    for row in rows:
+        best = groups.setdefault(tuple(row[key] for key in keys), {})
+        for name, figures in row["contestants"].items():
+            best[name] = min(figures["cpu_ms"], best.get(name, math.inf))
+    found = []
+    for group, best in groups.items():
+        relative = min(best[name] for name in best if name != OURS) / best[OURS]
+        found.append(dict(zip(keys, group, strict=True)) | {"cpu_ms": best, "speed_relative_to_best_peer": relative})
+    return found
+
+
+def data_rows(rounds: int) -> Iterator[dict[str, Any]]:
+    """Yield, for each kind of augmentation, the share of CPU time that making the batch takes of a training step.
+
+    Batches are made in this process, without workers, from images in memory: waiting for a disk does not count.
+    """
+    config = OmniVisionConfig(**RECIPE_SHAPE)
+    steps = {dtype: make_step(OURS, config, Case("training step", RECIPE_BATCH, dtype, "eager")) for dtype in DTYPES}
+    # Ten batches, so that their images do not wait in the processor's cache.
+    dataset = random_images(config, 10 * RECIPE_BATCH)
+    named = {", ".join(f"{key} {str(value).lower()}" for key, value in some.items()): some for some in AUGMENTATIONS}
+    makers = {name or "none": batch_maker(config, dataset, some, RECIPE_BATCH) for name, some in named.items()}
+    samples = time_in_turns(steps | makers, rounds)
+    cpu = medians(samples)
+    for name in makers:
+        # The median over rounds of data / (data + step).
+        shares = {dtype: 1 / (1 + median_ratio(samples, dtype, name)) for dtype in DTYPES}
+        row = {"augmentation": name, "batch_size": RECIPE_BATCH, **RECIPE_SHAPE, "data_ms": cpu[name]}
+        yield row | {"step_ms": {dtype: cpu[dtype] for dtype in DTYPES}, "share_waiting": shares}
+
+
+def attention_rows(rounds: int) -> Iterator[dict[str, Any]]:
+    """Yield, for each shape and precision, the speed of eager attention relative to sdpa (above 1 eager is faster)."""
+    for shape, dtype in itertools.product(ATTENTION_SHAPES, DTYPES):
+        config = OmniVisionConfig(**shape)
+        cases = {attention: Case("training step", TRAINING_BATCH, dtype, attention) for attention in ATTENTIONS}
+        samples = time_in_turns({name: make_step(OURS, config, case) for name, case in cases.items()}, rounds)
+        row = {"tokens": 1 + config.num_patches, **shape, "batch_size": TRAINING_BATCH, "dtype": dtype}
+        yield row | {"cpu_ms": medians(samples), "eager_relative_to_sdpa": median_ratio(samples, "sdpa", "eager")}
+
+
+def case_rows(args: "BenchmarkArguments", cases: Sequence[Case], config: OmniVisionConfig) -> Iterator[dict[str, Any]]:
+    """Yield the row of each case."""
+    for case in cases:
+        peaks = {} if args.quick else peak_memory(config, case, args.threads)
+        steps = {name: make_step(name, config, case) for name in benchmark_models(case)}
+        yield summarise(case, time_in_turns(steps, args.rounds), peaks)
+
+
+def run_benchmark(args: "BenchmarkArguments", cases: Sequence[Case], config: OmniVisionConfig) -> dict[str, Any]:
+    """Measure every case on models of one size, print each row, and return everything that the JSON file holds.
 
     Raises:
-        `ValueError`: if `rounds` or `threads` is below 1, or a batch size is.
+        `ValueError`: if `rounds`, `threads` or a batch size is below 1.
     """
-    if min(rounds, threads, *(case.batch_size for case in cases)) < 1:
+    sizes = sorted({case.batch_size for case in cases})
+    if min(args.rounds, args.threads, *sizes) < 1:
         raise ValueError(
-            f"`rounds`, `threads` and batch sizes must be at least 1, got {rounds!r}, {threads!r} and "
-            f"{sorted({case.batch_size for case in cases})!r}. Correct them."
+            f"`rounds`, `threads` and batch sizes must be at least 1, got {args.rounds!r}, {args.threads!r} and "
+            f"{sizes!r}. Correct them."
         )
-    config = config or OmniVisionConfig()
-    rows, kept = [], keep_heap and keep_freed_memory()
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        for case in cases:
-            peaks = peak_memory(config, case, threads) if with_memory else {}
-            rows.append(summarise(case, time_case(config, case, rounds), peaks))
-            report(table_line(rows[-1]))
-        data = report_table(DATA_HEAD, data_line, data_rows(rounds), report) if with_training else []
-        attention = (
-            report_table(ATTENTION_HEAD, attention_line, attention_rows(rounds), report) if with_training else []
-        )
-    finally:
-        torch.set_num_threads(before)
+    kept = keep_freed_memory()
+    with set_torch_threads(args.threads):
+        rows = printed(case_rows(args, cases, config))
+        data = [] if args.quick else printed(data_rows(args.rounds))
+        attention = [] if args.quick else printed(attention_rows(args.rounds))
     return {
         "machine": machine(),
-        "threads": threads,
-        "rounds": rounds,
+        "threads": args.threads,
+        "rounds": args.rounds,
         "freed_memory_kept": kept,
         "config": {name: getattr(config, name) for name in ("image_size", "patch_size", "hidden_size")},
         "rows": rows,
@@ -136,69 +246,59 @@ def run_benchmark(
     }
 
 
-def report_table(
-    head: str,
-    line: Callable[[dict[str, Any]], str],
-    rows: Iterable[dict[str, Any]],
-    report: Callable[[str], None],
-) -> list[dict[str, Any]]:
-    """Report a table line by line as its rows are measured, and return the rows."""
-    report("\n" + head)
+def machine() -> dict[str, Any]:
+    """Return the processor, its cores and the versions."""
+    versions = {name: metadata.version(name) for name in ("transformers", "timm") if util.find_spec(name)}
+    system = {"cpu": cpu_model(), "cores": os.cpu_count(), "system": platform.system()}
+    return system | {"python": platform.python_version(), "torch": torch.__version__, **versions}
+
+
+def printed(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Print rows as they are measured, and return them."""
     measured = []
     for row in rows:
-        report(line(row))
+        print(line(row), flush=True)
         measured.append(row)
     return measured
 
 
-def best_attention(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Our best against the best of any peer in the same precision, whichever attention each is best with."""
-    groups: dict[tuple[Any, ...], dict[str, float]] = {}
-    for row in rows:
-        best = groups.setdefault((row["work"], row["batch_size"], row["dtype"], row["dropout"]), {})
-        for name, figures in row["contestants"].items():
-            best[name] = min(figures["cpu_ms"], best.get(name, math.inf))
-    return [
-        {
-            **dict(zip(("work", "batch_size", "dtype", "dropout"), group, strict=True)),
-            "cpu_ms": best,
-            "speed_relative_to_best_peer": min(best[name] for name in best if name != OURS) / best[OURS],
-        }
-        for group, best in groups.items()
-    ]
+def line(values: dict[str, Any]) -> str:
+    """Format a row: names before values, numbers with three digits, what is nested in brackets."""
+    words = []
+    for name, value in values.items():
+        number = f"{value:.3g}" if isinstance(value, float) else value
+        words.append(f"{name} ({line(value)})" if isinstance(value, dict) else f"{name} {number}")
+    return ", ".join(words)
 
 
-def machine() -> dict[str, Any]:
-    """Say what ran: processor, cores, versions."""
-    return {
-        "cpu": cpu_model(),
-        "cores": os.cpu_count(),
-        "system": platform.system(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        **{name: metadata.version(name) for name in ("transformers", "timm") if util.find_spec(name)},
-    }
+@dataclass
+class BenchmarkArguments:
+    """What to measure."""
+
+    rounds: int = field(default=9, metadata={"help": "Samples of each model; medians are printed."})
+    threads: int = field(default=1, metadata={"help": "Threads of torch. Use 1 where other programs run."})
+    batch_sizes: list[int] = field(
+        default_factory=lambda: [1, 8, 32, 128], metadata={"help": "Of the forward rows; training takes 32."}
+    )
+    output: str = field(default="benchmark.json", metadata={"help": "JSON file to write."})
+    quick: bool = field(default=False, metadata={"help": "Three rounds, batches of 1 and 8, no memory, no data."})
 
 
-TABLE_HEAD = (
-    "| work | batch | precision | attention | ours ms | "
-    + " | ".join(f"{name} ms" for name in PEERS)
-    + " | ours / best peer | peak MiB: ours, "
-    + ", ".join(PEERS)
-    + " |\n|---|--:|---|---|--:|"
-    + "--:|" * len(PEERS)
-    + "--:|---|"
-)
+def main(argv: Sequence[str] | None = None) -> None:
+    (args,) = HfArgumentParser(BenchmarkArguments).parse_args_into_dataclasses(argv)  # type: ignore[arg-type]
+    if util.find_spec("timm") is None:
+        print('timm is not installed, so it does not take part: pip install -e ".[benchmark]"')
+    cases = all_cases([1, 8] if args.quick else args.batch_sizes)
+    args.rounds = 3 if args.quick else args.rounds
+    result = run_benchmark(args, cases, OmniVisionConfig())
+    words = ["experiments.benchmark_peers", *(sys.argv[1:] if argv is None else argv)]
+    write_json(Path(args.output), result | {"command": recorded_command("-m", words)})
+    worst = min(result["best_attention"], key=lambda row: row["speed_relative_to_best_peer"])
+    print(
+        f"Slowest against the best peer in its precision: {worst['speed_relative_to_best_peer']:.2f} of its speed "
+        f"({worst['work']}, batch {worst['batch_size']}, {worst['dtype']}). Written: {args.output}"
+    )
 
 
-def table_line(row: dict[str, Any]) -> str:
-    """One line of the markdown table: CPU milliseconds a step, how many times our speed is the best peer's, memory."""
-    figures = [row["contestants"].get(name, {}) for name in (OURS, *PEERS)]
-    times = " | ".join(f"{one['cpu_ms']:.1f}" if one else "-" for one in figures)
-    peaks = ", ".join("-" if one.get("peak_mb") is None else f"{one['peak_mb']:.0f}" for one in figures)
-    work = row["work"] + (f", dropout {row['dropout']}" if row["dropout"] else "")
-    ratio = row["speed_relative_to_best_peer"]
-    return f"| {work} | {row['batch_size']} | {row['dtype']} | {row['attention']} | {times} | {ratio:.2f} | {peaks} |"
-
-
-__all__ = ["TABLE_HEAD", "Case", "all_cases", "run_benchmark", "table_line"]
+if __name__ == "__main__":
+    main()

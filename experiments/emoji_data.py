@@ -3,15 +3,10 @@
 The images come with npm, `npm install --prefix emoji PACKAGES`, and stay where they are licensed:
 emoji-datasource-google (Noto, Apache-2.0), emoji-datasource-twitter (Twemoji, CC-BY-4.0) and
 @lobehub/fluent-emoji-3d (MIT); unicode-emoji-json and emojilib (MIT) have the words.
-
-    python -m experiments.emoji_data data/emoji data/emoji_pairs
-
-writes pairs that `train_retrieval` takes: `--dataset data/emoji_pairs --text_column texts`.
 """
 
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +144,3 @@ def _files(folder: Path, entry: dict[str, Any]) -> dict[str, Path]:
 
 
 __all__ = ["PACKAGES", "family_of", "load_emoji"]
-
-
-if __name__ == "__main__":
-    load_emoji(Path(sys.argv[1])).save_to_disk(sys.argv[2])

@@ -1,180 +1,152 @@
-"""A search checkpoint on emoji: held-out concepts by text, and concepts in the style of a vendor it never saw."""
+"""Emoji of three vendors: held-out concepts found by text, and concepts found in a drawing style never trained on.
+
+    python -m experiments.emoji_study --dataset emoji --output runs/emoji_pairs
+    python -m experiments.emoji_study --dataset emoji --model runs/emoji
+
+`--dataset` is the folder of the packages that `experiments.emoji_data` names. `--output` writes the pairs to train on,
+for train_retrieval.py. `--model` measures a retrieval checkpoint, beside pixels and chance, and adds `emoji` to its
+metrics.json. `style_recall` measures any encoder.
+"""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from datasets import Dataset, DatasetDict
+from datasets import DatasetDict
+from PIL import Image
 from sentence_transformers import MultiVectorEncoder, SentenceTransformer
-from torch.nn.functional import normalize
+from sentence_transformers.util import cos_sim, maxsim
+from transformers import HfArgumentParser
 
-from experiments.emoji_styles import imagenet_scores, keyword_scores, own_scores, pixel_scores, ranked
+from experiments.emoji_data import load_emoji
 from modeling_omni_vision.records.metrics_file import merge_metrics
-from modeling_omni_vision.retrieval.conse import TextEncoderOnly, conse_scores
-from modeling_omni_vision.retrieval.csls import csls_scores
-from modeling_omni_vision.retrieval.evaluation import DIRECTIONS, decoded, retrieval_metrics
+from modeling_omni_vision.retrieval.evaluation import decoded, retrieval_metrics
 
 
 STYLE = "google"
-Called = Callable[[Sequence[str]], Sequence[str]]
-
-
-def name(lines: Sequence[str]) -> Sequence[str]:
-    """Call a concept by its name; `lines` are the name and its keywords."""
-    return lines[:1]
-
-
-def name_with_keywords(lines: Sequence[str]) -> Sequence[str]:
-    """Call a concept by its name and all keywords in one text."""
-    return [", ".join(lines)]
-
-
-# What a concept is called: its name, an emoji of it, its name with all keywords, each keyword. Chosen on validation.
-ENSEMBLE: tuple[Called, ...] = (
-    name,
-    lambda lines: [f"an emoji of {lines[0]}"],
-    name_with_keywords,
-    lambda lines: lines[1:] or lines,
-)
-# Ways to ask.
-WAYS: dict[str, tuple[Called, ...]] = {
-    "single_vector": (name,),
-    "single_vector, keywords": (name_with_keywords,),
-    "single_vector, ensemble": ENSEMBLE,
+# Which split asks which: the vendor never trained on asks the same concepts in a trained style.
+STYLE_SPLITS = {
+    "trained concepts": ("unseen_style", "train"),
+    "validation concepts": ("validation_unseen_style", "validation"),
+    "held-out concepts": ("test_unseen_style", "test"),
 }
-OPTIONS: dict[str, Any] = {"convert_to_tensor": True, "normalize_embeddings": True, "show_progress_bar": False}
+TIE = 1e-6
+
+Scorer = Callable[[Sequence[Image.Image], Sequence[Image.Image]], torch.Tensor]
 
 
-@dataclass(frozen=True)
-class Known:
-    """
-    What was trained on.
-
-    Args:
-        images: Vectors of the images (images, embedding_dim).
-        meanings: For each of `WAYS`, directions by the text encoder alone of what is called so (images, width).
-    """
-
-    images: torch.Tensor
-    meanings: dict[str, torch.Tensor]
-
-    @classmethod
-    def of(cls, model: Any, reader: Any, split: Dataset) -> "Known":
-        """Encode the images of a split with a `SentenceTransformer`, and their texts with a `TextEncoderOnly`."""
-        called = _called(split)
-        places, texts = {concept: place for place, concept in enumerate(called)}, list(called.values())
-        rows = torch.tensor([places[concept] for concept in split["concept"][:]])
-        meanings = {way: _directions(reader, ways, texts)[rows] for way, ways in WAYS.items()}
-        return cls(_vectors(model, split), meanings)
-
-
-def study_emoji(checkpoint: Path, data: DatasetDict) -> dict[str, Any]:
-    """Measure a checkpoint and peers on the splits of `load_emoji`, and keep it as `emoji` in its metrics.json.
+def study_emoji(folder: Path, data: DatasetDict) -> dict[str, Any]:
+    """Measure a checkpoint and peers on the splits of `load_emoji`, and write `emoji` into its metrics.json.
 
     Returns:
-        `texts`: both directions on each held-out split, for wholes and parts, by names alone and by names with all
-        keywords, for wholes by the ways of `way_metrics` too, and for an oracle of keywords;
-        `styles`: images of the vendor never trained on asking for the same concept in a trained style, for
-        concepts that were trained, those of the validation split, and held-out ones.
+        `texts`: both directions on each held-out split, by names and by names with keywords; and `styles`.
     """
-    doors: dict[str, Any] = {
-        "single_vector": SentenceTransformer(str(checkpoint), trust_remote_code=True),
-        "multi_vector": MultiVectorEncoder(str(checkpoint), trust_remote_code=True),
+    models: dict[str, Any] = {
+        "single_vector": SentenceTransformer(str(folder), trust_remote_code=True),
+        "multi_vector": MultiVectorEncoder(str(folder), trust_remote_code=True),
     }
     texts: dict[str, Any] = {}
-    reader = TextEncoderOnly(doors["single_vector"])
-    known = Known.of(doors["single_vector"], reader, data["train"])
     for split in ("validation", "validation_unseen_style", "test", "test_unseen_style"):
-        asked, worded = data[split], data[split].map(_in_one_text)
-        texts[split] = way_metrics(doors["single_vector"], reader, asked, known)
-        # Those of the library, with nDCG.
-        texts[split] |= {kind: retrieval_metrics(door, asked) for kind, door in doors.items()}
-        texts[split] |= {f"{kind}, keywords": retrieval_metrics(door, worded) for kind, door in doors.items()}
-        called = _called(asked)
-        oracle = ranked(keyword_scores(list(called.values())), list(called), list(called))
-        texts[split]["keyword oracle"] = {"image_to_text": oracle}
-    found: dict[str, Any] = {"texts": texts, "styles": {}}
-    for concepts, asking, found_in in (
-        ("trained concepts", "unseen_style", "train"),
-        ("validation concepts", "validation_unseen_style", "validation"),
-        ("held-out concepts", "test_unseen_style", "test"),
-    ):
-        found["styles"][concepts] = _styles(doors, data[asking], data[found_in])
-    merge_metrics(checkpoint, {"emoji": found})
+        worded = data[split].map(lambda row: {"texts": [", ".join(row["texts"])]})
+        texts[split] = {kind: retrieval_metrics(model, data[split]) for kind, model in models.items()}
+        texts[split] |= {f"{kind}, keywords": retrieval_metrics(model, worded) for kind, model in models.items()}
+    scorers: dict[str, Scorer] = {kind: model_scorer(model) for kind, model in models.items()}
+    scorers |= {"pixels": pixel_scores, "chance": lambda asked, found: torch.zeros(len(asked), len(found))}
+    found = {"texts": texts, "styles": style_recall(scorers, data)}
+    merge_metrics(folder, {"emoji": found})
     return found
 
 
-def way_metrics(model: Any, reader: Any, split: Dataset, known: Known) -> dict[str, dict[str, dict[str, float]]]:
-    """Measure each of `WAYS` to call a concept, its texts as one direction, as zero-shot CLIP has it of names.
+def style_recall(scorers: dict[str, Scorer], data: DatasetDict) -> dict[str, dict[str, dict[str, float]]]:
+    """Return, for each of `STYLE_SPLITS` and each scorer, the recall of the same concept in another drawing style.
 
-    Args:
-        model: A `SentenceTransformer`.
-        reader: Gives the directions of texts by their encoder alone.
-        split: Columns `image`, `texts` and `concept`, as `load_pairs` gives them.
-        known: Training images, whose concepts are not those of the split.
-
-    Returns:
-        Both directions for each way, by cosines alone, and, as "..., with neighbours", with what the nearest known
-        images mean added; each, of images that ask for texts, also with what texts win anyway from known images
-        taken off, as "..., without hubs".
+    A scorer returns the scores (questions, answers) of images with images, by any encoder.
     """
-    called, concepts, found = _called(split), split["concept"][:], {}
-    images = _vectors(model, split)
-    for way, ways in WAYS.items():
-        texts, meanings = (_directions(encoder, ways, list(called.values())) for encoder in (model, reader))
-        # Of the split's images, and of those that say which texts are hubs.
-        scores = [vectors @ texts.T for vectors in (images, known.images)]
-        guessed = [
-            conse_scores(vectors, known.images, known.meanings[way], meanings) for vectors in (images, known.images)
-        ]
-        both = [first + second for first, second in zip(scores, guessed, strict=True)]
-        for how, (asked, anyway) in {"": scores, ", with neighbours": both}.items():
-            forth, back = ranked(asked.T, list(called), concepts), ranked(asked, concepts, list(called))
-            found[f"{way}{how}"] = dict(zip(DIRECTIONS, (forth, back), strict=True))
-            corrected = ranked(csls_scores(asked, anyway), concepts, list(called))
-            found[f"{way}{how}, without hubs"] = {"image_to_text": corrected}
+    found: dict[str, Any] = {}
+    for name, (asking, asked) in STYLE_SPLITS.items():
+        answers = data[asked].filter(lambda vendor: vendor == STYLE, input_columns="vendor")
+        known = set(answers["concept"][:])
+        questions = data[asking].filter(known.__contains__, input_columns="concept")
+        concepts = questions["concept"][:], answers["concept"][:]
+        images = decoded(questions), decoded(answers)
+        found[name] = {kind: ranked(score(*images), *concepts) for kind, score in scorers.items()}
     return found
 
 
-def _called(split: Dataset) -> dict[str, list[str]]:
-    """Give the texts of each concept."""
-    return dict(zip(split["concept"][:], split["texts"][:], strict=True))
+def ranked(scores: torch.Tensor, questions: Sequence[str], answers: Sequence[str]) -> dict[str, float]:
+    """Recall at 1, 5 and 10 of scores (questions, answers), right where the concepts are equal.
+
+    Ties count as what they would give on average in random order.
+
+    Raises:
+        ValueError: if a question has no answer, or sizes do not fit.
+    """
+    right = torch.tensor([[question == answer for answer in answers] for question in questions])
+    if scores.shape != right.shape or not right.any(1).all():
+        raise ValueError(
+            f"Expected scores {tuple(right.shape)} and an answer to each question, got {tuple(scores.shape)} and "
+            f"{int((~right.any(1)).sum())} questions without one. Leave those out."
+        )
+    best = scores.masked_fill(~right, float("-inf")).amax(1, keepdim=True)
+    above = ((scores > best + TIE) & ~right).sum(1)
+    ties = (((scores - best).abs() <= TIE) & ~right).sum(1)
+    # Of `ties` wrong answers as good as the right one, how many come first is uniform.
+    chance = {rank: ((rank - above).clamp(min=0).float() / (ties + 1)).clamp(max=1) for rank in (1, 5, 10)}
+    recall = {f"recall@{rank}": float(values.mean()) for rank, values in chance.items()}
+    return {**recall, "candidates": len(answers), "questions": len(questions)}
 
 
-def _vectors(model: Any, split: Dataset) -> torch.Tensor:
-    return model.encode_document(decoded(split), **OPTIONS).cpu()
+def model_scorer(model: Any) -> Scorer:
+    """Score images with images by the cosine of vectors or, for a `MultiVectorEncoder`, by MaxSim of patches."""
+
+    def score(*sides: Sequence[Image.Image]) -> torch.Tensor:
+        first, second = (model.encode_document(list(side), batch_size=64, show_progress_bar=False) for side in sides)
+        is_multi_vector = isinstance(model, MultiVectorEncoder)
+        return (maxsim(first, second, length_normalize=True) if is_multi_vector else cos_sim(first, second)).cpu()
+
+    return score
 
 
-def _directions(model: Any, ways: Sequence[Called], texts: Sequence[Sequence[str]]) -> torch.Tensor:
-    """Give the direction of each concept, as the mean of what it is called in each way, and then of the ways."""
-    asked = torch.zeros(())
-    for called in ways:
-        given = [called(lines) for lines in texts]
-        vectors = model.encode_query([text for lines in given for text in lines], **OPTIONS).cpu()
-        means = torch.stack([part.mean(0) for part in vectors.split([len(lines) for lines in given])])
-        asked = asked + normalize(means, dim=-1)
-    return normalize(asked, dim=-1)
+def pixel_scores(questions: Sequence[Image.Image], answers: Sequence[Image.Image]) -> torch.Tensor:
+    """Score by the correlation of small images on white."""
+    first, second = (on_white(images, 16).flatten(1) for images in (questions, answers))
+    return cos_sim(first - first.mean(1, keepdim=True), second - second.mean(1, keepdim=True))
 
 
-def _in_one_text(row: dict[str, Any]) -> dict[str, Any]:
-    return {"texts": name_with_keywords(row["texts"])}
+def on_white(images: Sequence[Image.Image], side: int) -> torch.Tensor:
+    """Return the pixel values 0 to 255 of images on white, made square: (images, side, side, 3), float32."""
+    pixels = []
+    for image in images:
+        layered = image.convert("RGBA")
+        flat = Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered).convert("RGB")
+        pixels.append(np.asarray(flat.resize((side, side), Image.Resampling.BICUBIC), dtype=np.float32))
+    return torch.from_numpy(np.stack(pixels))
 
 
-def _styles(doors: dict[str, Any], asking: Dataset, asked: Dataset) -> dict[str, Any]:
-    asked = asked.filter(lambda vendor: vendor == STYLE, input_columns="vendor")
-    known = set(asked["concept"][:])
-    asking = asking.filter(lambda concept: concept in known, input_columns="concept")
-    questions, answers = decoded(asking), decoded(asked)
-    names = asking["concept"][:], asked["concept"][:]
-    scores: dict[str, torch.Tensor | None] = {
-        **{kind: own_scores(door, questions, answers) for kind, door in doors.items()},
-        "ImageNet EfficientNet-Lite0": imagenet_scores(questions, answers),
-        "pixels": pixel_scores(questions, answers),
-        "chance": torch.zeros(len(questions), len(answers)),
-    }
-    return {kind: ranked(found, *names) for kind, found in scores.items() if found is not None}
+@dataclass
+class EmojiArguments:
+    """What to write or to measure."""
+
+    dataset: str = field(metadata={"help": "Folder with the packages."})
+    model: str | None = field(default=None, metadata={"help": "Folder of a retrieval checkpoint to measure."})
+    output: str | None = field(default=None, metadata={"help": "Folder to write the pairs into."})
 
 
-__all__ = ["Known", "study_emoji", "way_metrics"]
+def main(argv: Sequence[str] | None = None) -> None:
+    (args,) = HfArgumentParser(EmojiArguments).parse_args_into_dataclasses(argv)  # type: ignore[arg-type]
+    data = load_emoji(Path(args.dataset).expanduser())
+    if args.output:
+        pairs = {name: data[name].select_columns(["image", "texts"]) for name in ("train", "validation", "test")}
+        DatasetDict(pairs).save_to_disk(args.output)
+    if args.model:
+        found = study_emoji(Path(args.model), data)
+        for name, scores in found["styles"].items():
+            for kind, recall in scores.items():
+                print(f"{name:20} {kind:28} recall@1 {recall['recall@1']:.3f} of {recall['candidates']}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# easy-VQA (4,000 drawn images, 13 answers; https://github.com/vzhou842/easy-VQA): a small Llama with eyes, from nothing.
+# easy-VQA (4,000 drawn images, 13 answers; https://github.com/vzhou842/easy-VQA): a small vision-language
+# model from scratch.
 # begin easy_vqa_recipe
 # AMD EPYC, 1 thread(s), shared; 8 minutes for the last part, after checkpoint-470.
 # 2026-11-24: exact answers 99.9%.
 # end easy_vqa_recipe
-# Data: pip install --no-deps easy-vqa. The tower is that of language_scenes.sh.
+# Data: pip install --no-deps easy-vqa. The vision tower is that of language_scenes.sh.
 # Arguments given to this script come last and win, for instance --resume_from_checkpoint true.
 source "$(dirname "$0")/common.sh"
 bash scripts/recipes/language_scenes_tower.sh

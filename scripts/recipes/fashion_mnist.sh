@@ -19,7 +19,7 @@ if [ ! -f "$RUNS/fashion_mnist_start/metrics.json" ]; then
         --lr_scheduler_type constant_with_warmup --warmup_steps 500 --max_steps 4843 \
         --load_best_model_at_end false --do_predict false
 fi
-# ...then three quarters of them while it falls to nothing. (The run in the box was cut from 28 epochs to 18 in its fourth,
+# ...then three quarters of them while it falls to nothing. (The bundled run was cut from 28 epochs to 18 in its fourth,
 # when the machine turned out slower than thought; the log of the first part says 3,155 seconds, that of the second until
 # then 845.)
 if [ ! -f "$RUNS/fashion_mnist_middle/metrics.json" ]; then
@@ -28,7 +28,7 @@ if [ ! -f "$RUNS/fashion_mnist_middle/metrics.json" ]; then
         --lr_scheduler_type cosine --warmup_steps 0.01 --num_train_epochs 18 --do_predict false
 fi
 # ...and twice more from the full learning rate to nothing, since training images were no surer than held-out ones. The
-# test split is opened once, at the end. (The weights in the box went from machine to machine: only their last part
+# test split is opened once, at the end. (The bundled checkpoint went from machine to machine: only their last part
 # computed in bfloat16.)
 again() {
     local before="$1" name="$2" epochs="$3" seed="$4"

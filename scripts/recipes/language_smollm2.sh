@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Eyes for a real language model that stays as it is, to the bit: SmolLM2-135M-Instruct names the colour and the shape
-# of drawn objects. Only the projector is trained; the tower is that of language_scenes.sh.
+# A frozen language model with image input: SmolLM2-135M-Instruct names the colour and the shape of drawn objects. Only
+# the projector is trained; the vision tower is that of language_scenes.sh.
 # begin smollm2_recipe
 # AMD EPYC, 1 thread(s), shared; 17 minutes.
 # 2026-11-25: exact answers 99.7%; combinations of colour and shape not in training 93.3%.
@@ -22,9 +22,9 @@ options["quantization_config"] = GgufConfig(dequantize=True)
 AutoModelForCausalLM.from_pretrained(file.parent, **options).save_pretrained(sys.argv[1])
 ' "$RUNS/smollm2"
 fi
-# The projector first learns the words for what patches show. Batches are not of equally long answers: these would all be
-# of the same shapes, and the loss jumps.
-python scripts/train_language.py --dataset objects --vision "$RUNS/language_scenes_tower" --text "$RUNS/smollm2" \
+# The projector is first aligned with the embeddings of the words for what patches show. Batches are not of equally long
+# answers: these would all be of the same shapes, and the loss jumps.
+python -m experiments.language_controls --dataset objects --vision "$RUNS/language_scenes_tower" --text "$RUNS/smollm2" \
     --vision_feature_select_strategy grid --projector mlp --scale_factor 2 --align_steps 400 --stage projector --learning_rate 3e-4 \
     --attn_implementation eager --bf16 "$BF16" --per_device_train_batch_size 8 --train_sampling_strategy random \
     --lr_scheduler_type linear --max_steps 200 --eval_strategy steps --eval_steps 100 --save_strategy steps \

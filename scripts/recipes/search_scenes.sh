@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Search in drawn scenes from nothing: an image tower (64 px, patch 8) and a text encoder of two layers find each other.
+# Search in drawn scenes from scratch: a vision tower (64 px, patch 8) and a text encoder of two layers.
 # begin search_recipe
 # AMD EPYC, 1 thread(s), shared; 25 minutes.
 # 2026-11-24: nDCG@10 of a text's image 0.963.

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Zero-shot classes from nothing in minutes: drawings of one object and their captions, then 48 names of colour and shape.
+# Zero-shot classes from scratch in minutes: drawings of one object and their captions, then 48 names of colour and shape.
 # begin zero_shot_recipe
 # AMD EPYC, 1 thread(s), shared; 6 minutes.
 # 2026-11-25: 97.5% of 480 drawings.

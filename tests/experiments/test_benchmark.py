@@ -6,21 +6,21 @@ import pytest
 import torch
 from torch import nn
 
-from experiments import benchmark_cli as script
-from experiments import benchmark_models as peers
+from experiments import benchmark_models as models
 from experiments import benchmark_peers as benchmark
-from experiments import timing, training_step
-from experiments.benchmark_memory import peak_memory
-from experiments.benchmark_models import BUILDERS, OURS, Case, contestants, make_step
+from experiments.benchmark_models import BUILDERS, OURS, Case, batch_maker, benchmark_models, make_step, random_images
 from experiments.benchmark_peers import (
-    TABLE_HEAD,
+    BenchmarkArguments,
     all_cases,
+    attention_rows,
     best_attention,
+    data_rows,
+    line,
+    peak_memory,
     run_benchmark,
     summarise,
-    table_line,
+    time_in_turns,
 )
-from experiments.training_step import attention_rows, data_line, data_rows
 from modeling_omni_vision import OmniVisionConfig
 from modeling_omni_vision.data.image_dataset import ImageDataset
 
@@ -33,11 +33,11 @@ TINY_SHAPE = {"image_size": 8, "patch_size": 4, "num_channels": 1}
 @pytest.fixture
 def tiny_training(monkeypatch):
     """Training steps of a shape that takes no time."""
-    monkeypatch.setattr(timing, "SECONDS_PER_SAMPLE", 0)
-    monkeypatch.setattr(training_step, "RECIPE_SHAPE", TINY_SHAPE)
-    monkeypatch.setattr(training_step, "RECIPE_BATCH", 4)
-    monkeypatch.setattr(training_step, "ATTENTION_SHAPES", (TINY_SHAPE, TINY_SHAPE | {"image_size": 12}))
-    monkeypatch.setattr(training_step, "TRAINING_BATCH", 2)
+    monkeypatch.setattr(benchmark, "SECONDS_PER_SAMPLE", 0)
+    monkeypatch.setattr(benchmark, "RECIPE_SHAPE", TINY_SHAPE)
+    monkeypatch.setattr(benchmark, "RECIPE_BATCH", 4)
+    monkeypatch.setattr(benchmark, "ATTENTION_SHAPES", (TINY_SHAPE, TINY_SHAPE | {"image_size": 12}))
+    monkeypatch.setattr(benchmark, "TRAINING_BATCH", 2)
 
 
 @pytest.fixture
@@ -45,15 +45,15 @@ def clock(monkeypatch):
     """A clock, a list of one number of seconds, that only tests move."""
     seconds = [0.0]
     stopped = SimpleNamespace(process_time=lambda: seconds[0], perf_counter=lambda: seconds[0])
-    monkeypatch.setattr(timing, "time", stopped)
+    monkeypatch.setattr(benchmark, "time", stopped)
     return seconds
 
 
-def test_all_contestants_have_the_same_size():
+def test_all_benchmark_models_have_the_same_size():
     torch.manual_seed(0)
     counts = {
         name: sum(parameter.numel() for parameter in BUILDERS[name](OmniVisionConfig(), FORWARD).parameters())
-        for name in contestants(FORWARD)
+        for name in benchmark_models(FORWARD)
     }
     # The specification's 916,992; where the last norm is a LayerNorm, 128 biases more.
     assert counts[OURS] == counts["TransformerEncoderLayer"] == 916_992
@@ -61,7 +61,7 @@ def test_all_contestants_have_the_same_size():
 
 
 @pytest.mark.parametrize("name", list(BUILDERS))
-def test_all_contestants_give_tokens_of_one_shape_in_the_precision_of_the_case(name):
+def test_all_benchmark_models_give_tokens_of_one_shape_in_the_precision_of_the_case(name):
     if name == "timm":
         pytest.importorskip("timm")
     for dtype in ("float32", "bfloat16"):
@@ -104,7 +104,7 @@ def test_the_attention_of_a_row_is_the_one_that_runs(name, monkeypatch):
 
 def test_dropout_is_off_but_in_the_row_that_names_it():
     assert [case.dropout for case in all_cases([1])].count(0.1) == 1
-    for name in contestants(FORWARD):
+    for name in benchmark_models(FORWARD):
         rates = {module.p for module in BUILDERS[name](TINY, FORWARD).modules() if isinstance(module, nn.Dropout)}
         assert rates <= {0.0}
 
@@ -123,18 +123,17 @@ def test_the_rows_are_those_of_the_promise():
 
 
 def test_eager_rows_leave_out_the_peer_that_has_no_choice():
-    assert "TransformerEncoderLayer" not in contestants(Case("forward", 1, "float32", "eager"))
-    assert "TransformerEncoderLayer" in contestants(FORWARD)
+    assert "TransformerEncoderLayer" not in benchmark_models(Case("forward", 1, "float32", "eager"))
+    assert "TransformerEncoderLayer" in benchmark_models(FORWARD)
 
 
 def test_without_timm_the_others_still_run(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(peers.util, "find_spec", lambda name: None if name == "timm" else object())
-    assert contestants(FORWARD) == [OURS, "transformers", "TransformerEncoderLayer"]
-    monkeypatch.setattr(script, "find_spec", lambda name: None)
-    monkeypatch.setattr(script, "all_cases", lambda sizes: [FORWARD])
-    monkeypatch.setattr(timing, "SECONDS_PER_SAMPLE", 0)
+    monkeypatch.setattr(models.util, "find_spec", lambda name: None if name == "timm" else object())
+    assert benchmark_models(FORWARD) == [OURS, "transformers", "TransformerEncoderLayer"]
+    monkeypatch.setattr(benchmark, "all_cases", lambda sizes: [FORWARD])
+    monkeypatch.setattr(benchmark, "SECONDS_PER_SAMPLE", 0)
     monkeypatch.setattr(benchmark, "OmniVisionConfig", lambda **fields: TINY)
-    script.main(["--quick", "--output", str(tmp_path / "out.json")])
+    benchmark.main(["--quick", "--output", str(tmp_path / "out.json")])
     assert "[benchmark]" in capsys.readouterr().out
 
 
@@ -148,9 +147,10 @@ def test_ratios_are_medians_of_rounds_and_above_one_where_ours_is_faster():
     assert row["speed_relative_to"] == {"transformers": 2.0, "timm": 0.9}
     assert row["speed_relative_to_best_peer"] == 0.9
     assert row["contestants"][OURS] == {"cpu_ms": 10.0, "wall_ms": 12.0, "peak_mb": 3.0}
-    line = table_line(row)
-    assert line.count("|") == TABLE_HEAD.splitlines()[0].count("|")
-    assert " 0.90 | 3, -, -, - |" in line
+    printed = line(row)
+    assert "omni_vision (cpu_ms 10, wall_ms 12, peak_mb 3)" in printed
+    assert "timm (cpu_ms 18, wall_ms 18, peak_mb None)" in printed
+    assert printed.endswith("speed_relative_to_best_peer 0.9")
 
 
 def test_the_best_attention_of_each_side_is_compared():
@@ -167,21 +167,21 @@ def test_the_best_attention_of_each_side_is_compared():
 
 def test_a_run_writes_the_machine_the_command_and_every_row(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
-        script, "all_cases", lambda sizes: [Case("forward", size, "float32", "sdpa") for size in sizes]
+        benchmark, "all_cases", lambda sizes: [Case("forward", size, "float32", "sdpa") for size in sizes]
     )
-    monkeypatch.setattr(timing, "SECONDS_PER_SAMPLE", 0)
+    monkeypatch.setattr(benchmark, "SECONDS_PER_SAMPLE", 0)
     monkeypatch.setattr(benchmark, "OmniVisionConfig", lambda **fields: TINY)
     before = torch.get_num_threads()
-    script.main(["--quick", "--output", str(tmp_path / "new" / "out.json")])
+    benchmark.main(["--quick", "--output", str(tmp_path / "new" / "out.json")])
     assert torch.get_num_threads() == before
     written = json.loads((tmp_path / "new" / "out.json").read_text())
     assert written["machine"]["torch"] == torch.__version__
     assert written["machine"]["cpu"]
-    assert written["command"].startswith("python scripts/benchmark.py --quick")
+    assert written["command"].startswith("python -m experiments.benchmark_peers --quick")
     assert (written["rounds"], written["threads"]) == (3, 1)
     assert [row["batch_size"] for row in written["rows"]] == [1, 8]
     printed = capsys.readouterr().out
-    assert printed.count("| forward |") == 2
+    assert printed.count("work forward, ") == 2
     assert "Slowest against the best peer" in printed
 
 
@@ -204,8 +204,31 @@ def test_every_augmentation_has_its_share_of_the_step_and_every_shape_its_attent
 
 
 def test_the_shapes_that_matter_have_17_50_and_197_tokens():
-    configs = [OmniVisionConfig(**shape) for shape in training_step.ATTENTION_SHAPES]
+    configs = [OmniVisionConfig(**shape) for shape in benchmark.ATTENTION_SHAPES]
     assert [1 + config.num_patches for config in configs] == [17, 50, 197]
+
+
+def test_steps_take_turns_and_cpu_and_wall_seconds_are_of_the_same_steps(monkeypatch):
+    cpu, wall, calls = [0.0], [0.0], []
+    stopped = SimpleNamespace(process_time=lambda: cpu[0], perf_counter=lambda: wall[0])
+    monkeypatch.setattr(benchmark, "time", stopped)
+
+    def step(name, seconds):
+        def call():
+            calls.append(name)
+            cpu[0] += seconds
+            wall[0] += 2 * seconds
+
+        return call
+
+    samples = time_in_turns({"short": step("short", 0.005), "long": step("long", 0.02)}, rounds=4)
+    # 0.05 s of wall time a sample and step: two repeats of both, after two untimed ones.
+    assert calls.count("short") == calls.count("long") == 3 + 4 * (2 + 2)
+    assert samples["short"]["cpu_ms"] == pytest.approx([5] * 4)
+    assert samples["short"]["wall_ms"] == pytest.approx([10] * 4)
+    assert samples["long"]["cpu_ms"] == pytest.approx([20] * 4)
+    first = [calls[6 + 8 * number] for number in range(4)]
+    assert set(first) == {"short", "long"}
 
 
 def test_a_slow_data_path_is_noticed(tiny_training, clock, monkeypatch):
@@ -216,12 +239,12 @@ def test_a_slow_data_path_is_noticed(tiny_training, clock, monkeypatch):
 
         return call
 
-    monkeypatch.setattr(peers, "training_step", slow(peers.training_step, 3))
+    monkeypatch.setattr(models, "training_step", slow(models.training_step, 3))
     monkeypatch.setattr(ImageDataset, "__getitems__", slow(ImageDataset.__getitems__, 1))
     for row in data_rows(rounds=2):
         assert row["share_waiting"] == {"bfloat16": 0.25, "float32": 0.25}
         assert (row["data_ms"], row["step_ms"]["float32"]) == (1000, 3000)
-        assert data_line(row).count("25.0%") == 2
+        assert line(row).endswith("share_waiting (bfloat16 0.25, float32 0.25)")
 
 
 def test_attention_above_one_means_that_eager_is_faster(tiny_training, clock, monkeypatch):
@@ -231,17 +254,17 @@ def test_attention_above_one_means_that_eager_is_faster(tiny_training, clock, mo
 
         return call
 
-    monkeypatch.setattr(training_step, "make_step", step)
+    monkeypatch.setattr(benchmark, "make_step", step)
     assert {row["eager_relative_to_sdpa"] for row in attention_rows(rounds=3)} == {1.5}
 
 
 def test_batches_of_the_measurement_are_augmented_as_in_training(tiny_training):
     config = OmniVisionConfig(**TINY_SHAPE)
-    dataset = training_step.random_images(config, 8)
+    dataset = random_images(config, 8)
     batches = []
     for options in ({}, {"flip": True}, {"mixup": 0.2}):
         torch.manual_seed(0)  # decides the order of rows
-        batches.append(training_step.batch_maker(config, dataset, options)())
+        batches.append(batch_maker(config, dataset, options, 4)())
     plain, flipped, mixed = batches
     assert plain["pixel_values"].shape == (4, 1, 8, 8)
     assert plain["rows"].equal(flipped["rows"])
@@ -250,22 +273,22 @@ def test_batches_of_the_measurement_are_augmented_as_in_training(tiny_training):
 
 
 def test_a_whole_run_prints_and_writes_what_training_waits_for(tiny_training, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(script, "all_cases", lambda sizes: [FORWARD])
+    monkeypatch.setattr(benchmark, "all_cases", lambda sizes: [FORWARD])
     monkeypatch.setattr(benchmark, "OmniVisionConfig", lambda **fields: TINY)
     monkeypatch.setattr(benchmark, "peak_memory", lambda *args: {})
     (tmp_path / "docs").mkdir()
     file = tmp_path / "docs" / "benchmark.json"
-    script.main(["--rounds", "1", "--output", str(file)])
+    benchmark.main(["--rounds", "1", "--output", str(file)])
     written = json.loads(file.read_text())
     assert (len(written["data"]), len(written["attention"])) == (4, 4)
     printed = capsys.readouterr().out
-    assert [line for row in written["data"] if (line := data_line(row)) not in printed] == []
+    assert [row for row in written["data"] + written["attention"] if line(row) not in printed] == []
 
 
 @pytest.mark.parametrize("wrong", [{"rounds": 0}, {"threads": 0}])
-def test_no_rounds_and_no_threads_are_refused(wrong):
+def test_rounds_and_threads_below_one_are_refused(wrong):
     with pytest.raises(ValueError, match="at least 1"):
-        run_benchmark([FORWARD], TINY, **wrong)
+        run_benchmark(BenchmarkArguments(**wrong), [FORWARD], TINY)
 
 
 @pytest.mark.slow

@@ -6,8 +6,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 from PIL import Image as PilImage
 
 from experiments import duplicates
-from experiments.duplicates import audit, nearest
-from experiments.duplicates_cli import main
+from experiments.duplicates import audit, main, nearest
 from modeling_omni_vision.data.sources import load_images
 
 
@@ -78,7 +77,7 @@ def test_exact_mirrored_shifted_and_noisy_copies_are_found_with_their_labels(tmp
         row: (found[row]["train"]["row"], found[row]["mirrored"], found[row]["shift"]) for row in expected
     } == expected
     assert {one["train"]["split"] for one in report["pairs"][:6]} == {"train"}
-    # 8 levels of noise against 74 of the image: a correlation of 1 / sqrt(1 + (8 / 74) ** 2) = 0.994.
+    # Noise of 8 pixel values against 74 of the image: a correlation of 1 / sqrt(1 + (8 / 74) ** 2) = 0.994.
     assert 0.99 < found[4]["similarity"] < 0.999
     assert [found[row]["similarity"] for row in range(4)] == pytest.approx([1] * 4, abs=1e-12)
     assert {name: at(report, 0.999)[name] for name in ("test_images", "mirrored", "shifted")} == {
@@ -157,7 +156,7 @@ def test_the_result_does_not_depend_on_the_chunks_and_equals_a_plain_search(monk
     assert whole.row.tolist() == parts.row.tolist()
 
 
-def test_an_image_of_one_level_is_like_nothing():
+def test_an_image_of_one_colour_correlates_with_nothing():
     flat = np.full((2, 8, 8, 1), 77, dtype=np.uint8)
     assert nearest(flat, flat).similarity.tolist() == [0, 0]
     assert nearest(flat, noise(3, 0, 8)[..., None]).similarity.tolist() == [0, 0]
@@ -168,7 +167,7 @@ def test_a_symmetric_image_is_not_called_mirrored_or_shifted():
     symmetric = np.maximum(half, half[:, :, ::-1])[..., None]
     found = nearest(symmetric, symmetric)
     assert found.row.tolist() == [0, 1, 2]
-    assert [found.views[view] for view in found.view] == [(False, 0, 0)] * 3
+    assert found.views == [(False, 0, 0)] * 3
 
 
 @pytest.mark.parametrize("shift", [-1, 8])
@@ -187,13 +186,13 @@ def test_data_without_a_test_split_or_with_a_broken_image_are_refused(tmp_path):
     assert not list(tmp_path.glob("audit*"))
 
 
-def test_the_script_writes_numbers_and_sheet_and_says_so(tmp_path, capsys):
+def test_the_command_writes_numbers_and_sheet_and_says_so(tmp_path, capsys):
     dataset = with_tests(tmp_path / "data", noise(30, 0)[:2], [0, 0])
     main(["--dataset", dataset, "--output", str(tmp_path / "new" / "audit.json"), "--shift", "0"])
     printed = capsys.readouterr().out
     assert "2 test images stand in train too, 1 with another label; 2 correlate" in printed
     written = json.loads((tmp_path / "new" / "audit.json").read_text())
-    assert written["command"] == "python scripts/audit.py --dataset data --output audit.json --shift 0"
+    assert written["command"] == "python -m experiments.duplicates --dataset data --output audit.json --shift 0"
     assert str(tmp_path) not in json.dumps(written)
     with PilImage.open(tmp_path / "new" / "audit.png") as sheet:
         assert sheet.format == "PNG"

@@ -20,8 +20,6 @@ pytest.importorskip("sentence_transformers")
 
 from test_retrieval_model import config, word_tokenizer  # skips this module too where transformers is too old
 
-from experiments import benchmark_cli as benchmark_script
-from experiments import index_benchmark as index_benchmark
 from modeling_omni_vision import OmniVisionForRetrieval, OmniVisionImageProcessor, OmniVisionRetrievalProcessor
 from modeling_omni_vision.cli import index as index_script
 from modeling_omni_vision.cli import search as search_script
@@ -574,27 +572,3 @@ def test_the_commands_of_the_documentation_are_true(model, images, tmp_path, mon
     hits = json.loads(capfd.readouterr().out.rpartition("hits.png\n")[2])
     assert [hit["metadata"]["folder"] for hit in hits] == ["cats"] * 4
     assert Path("hits.png").is_file()
-
-
-def test_the_benchmark_has_a_row_for_each_kind_of_query_and_search_and_nothing_warns(
-    model, tmp_path, monkeypatch, capfd
-):
-    monkeypatch.setattr(index_benchmark, "IMAGE_QUERIES", 2)
-    monkeypatch.setattr(index_benchmark.run_index_benchmark, "__defaults__", (40, lambda line: None))
-    file = tmp_path / "index.json"
-    benchmark_script.main(["--part", "index", "--model", model, "--output", str(file)])
-    rows = json.loads(file.read_text())["rows"]
-    assert [(row["queries"], row["search"]) for row in rows] == [
-        (kind, search) for kind in ("texts", "images") for search in ("exact", "IvfRq")
-    ]
-    for row in rows:
-        assert 0.9 <= row["recall"] <= 1
-        assert 0 < row["recall_of_all_vectors"] <= 1
-        assert row["bytes_per_image"] > 5 * WIDTH * 2
-        assert row["cpu_ms"] > 0
-    said = capfd.readouterr()
-    assert said.out.count("| IvfRq |") == 2
-    assert "WARN" not in said.err
-    for wrong in (["--part", "index"], ["--part", "memory"], ["--model", model]):
-        with pytest.raises(ValueError, match="--part"):
-            benchmark_script.main([*wrong, "--output", str(file)])

@@ -74,8 +74,7 @@ def test_the_study_writes_tables_numbers_and_a_plot(checkpoint, tmp_path):
         assert sum(one["shares"].values()) == pytest.approx(1)
         assert (one["margin"] is None) == state.endswith("dropped")
         assert (one["chance"]["cls"] == 0) == state.endswith("dropped")
-    page = (tmp_path / "cls.md").read_text(encoding="utf-8")
-    assert page.count("| new |") == 4 + 5
-    assert page.count("| new | 0.500, 0.250 |") == 5
-    assert f"{found['grounding']['seen']['MaxSim']['pointing']:.1%}" in page
+    assert len(found["dominance"]["seen"]) == len(found["dominance"]["held out"]) == 4
+    assert (len(found["grounding"]["seen"]), list(found["grounding"]["held out"])) == (5, ["MaxSim"])
+    assert json.loads((tmp_path / "cls.json").read_text(encoding="utf-8")) == json.loads(json.dumps(record))
     assert (tmp_path / "cls.png").is_file()

@@ -1,9 +1,9 @@
-"""Teach a new tower what each patch of drawn scenes shows: the colour, shape and middle of the object there.
+"""Train a new vision tower on labels of each patch of drawn scenes: colour, shape and middle of the object there.
 
-    python -m experiments.train_patches_cli --output_dir runs/patches --muon_learning_rate 0.02 --learning_rate 2e-3
+    python -m experiments.train_patches --output_dir runs/patches --muon_learning_rate 0.02 --learning_rate 2e-3
 
-What is saved is a tower for `scripts/train_language.py --vision`; how often its patches were right, of combinations
-of colour and shape that it never saw too, stands in `metrics.json`. All TrainingArguments work as well.
+What is saved is a vision tower for `scripts/train_language.py --vision`; the accuracy of its patches, also on
+combinations of colour and shape not in training, is in `metrics.json`. All TrainingArguments work as well.
 """
 
 import json
@@ -20,11 +20,11 @@ from modeling_omni_vision.training.interruption import exit_when_interrupted
 
 @dataclass
 class PatchArguments:
-    """The tower to teach."""
+    """The vision tower to train."""
 
     config: str = field(
         default='{"image_size": 64, "patch_size": 8, "num_attention_heads": 4}',
-        metadata={"help": "Fields of OmniVisionConfig, as JSON; no dropout unless it is asked for."},
+        metadata={"help": "Fields of OmniVisionConfig, as JSON; without dropout by default."},
     )
     muon_learning_rate: float = field(
         default=0.0, metadata={"help": "Muon for the matrices of the layers (0.02 is usual); 0 disables."}

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# A control of the model of language_scenes.sh that is trained as such: never shown an image, from the same words. What
-# it reaches, the questions give away.
+# Text-only baseline of language_scenes.sh: trained without images, from the same second stage. What it reaches, the
+# questions give away.
 # Arguments given to this script come last and win.
-source "$(dirname "$0")/common.sh"
+source "$(dirname "$0")/../../scripts/recipes/common.sh"
 bash scripts/recipes/language_scenes_words.sh
 python scripts/train_language.py --dataset scenes:colour,shape,count,left_right,above_below --image_input nothing \
     --model "$RUNS/language_scenes_words" --text_muon_learning_rate 0.01 --learning_rate 1e-3 --bf16 "$BF16" \
