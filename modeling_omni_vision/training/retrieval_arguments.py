@@ -4,11 +4,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from sentence_transformers import MultiVectorEncoderTrainingArguments, SentenceTransformerTrainingArguments
+from transformers import TrainingArguments
 
 from ..configuration_omni_vision import OmniVisionConfig
 from ..data.sources import VALIDATION_FRACTION
 from .fields import read_fields
+
+
+try:
+    from sentence_transformers import MultiVectorEncoderTrainingArguments, SentenceTransformerTrainingArguments
+except ModuleNotFoundError:  # `--help` works without the extra; training then names the package that is missing
+    SentenceTransformerTrainingArguments = TrainingArguments  # type: ignore[misc, assignment]
+    MultiVectorEncoderTrainingArguments = type("NoExtra", (TrainingArguments,), {})  # type: ignore[misc, assignment]
 
 
 TRAINED = ("all", "image", "text", "heads")
