@@ -16,11 +16,13 @@ from datasets import Dataset
 
 from experiments.alignment import align_projector
 from experiments.symbol_maps import PATCH, draw_symbol_map
-from modeling_omni_vision.cli import train_language
+from modeling_omni_vision.cli.arguments import parse_training
+from modeling_omni_vision.cli.program import program
+from modeling_omni_vision.cli.train_language import train_and_print
 from modeling_omni_vision.data.stored_images import store
 from modeling_omni_vision.data.synthetic.scenes import SCENE_SIDE
 from modeling_omni_vision.training.language import LanguageRun
-from modeling_omni_vision.training.language_arguments import LanguageArguments
+from modeling_omni_vision.training.language_arguments import LanguageArguments, LanguageTrainingArguments
 from modeling_omni_vision.training.language_data import Conversations, replace_images
 
 
@@ -115,8 +117,10 @@ class ControlRun(LanguageRun):
             yield from train["symbols"][:]
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    train_language.main(argv, ControlArguments, ControlRun)
+@program
+def main(argv: Sequence[str]) -> None:
+    recipe, args = parse_training((ControlArguments, LanguageTrainingArguments), argv, __name__)
+    train_and_print(lambda recipe, args: ControlRun(recipe, args).run(), recipe, args)
 
 
 if __name__ == "__main__":
