@@ -14,19 +14,18 @@
 """Configuration of OmniVision, the ViTTiny encoder.
 
 Defaults are the specification's: 224 px images, 16 px patches, width 128, four layers, two heads,
-MLP 512, dropout 0.1: 916,992 parameters. Values that cannot work are refused here, once, with a
-`ValueError`; the model checks nothing again. The saved `config.json` names every published class,
-so that each Auto class opens a folder whichever class wrote it.
+MLP 512, dropout 0.1: 916,992 parameters. Invalid values raise a `ValueError` here; the model does not
+check them again. The saved `config.json` names every published class, so that each Auto class loads a
+checkpoint whichever class saved it.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
-from transformers.activations import ACT2FN
 
 
 AUTO_MAP = {
@@ -34,13 +33,11 @@ AUTO_MAP = {
     "AutoModel": "modeling_omni_vision.OmniVisionModel",
     "AutoModelForImageClassification": "modeling_omni_vision.OmniVisionForImageClassification",
 }
-BLOCK_NORMS = ("layer_norm", "rms_norm")
-POOLINGS = ("cls", "mean", "cls_mean")
 PROBABILITIES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate", "patch_drop_rate")
 
 
 def value_errors(cls: type) -> type:
-    """Make a strict dataclass raise `ValueError` for a field of the wrong type, as for any bad value."""
+    """Make a strict dataclass raise `ValueError` for a field of the wrong type, as for any invalid value."""
     original: Callable[..., None] = cls.__init__  # type: ignore[misc]
 
     @functools.wraps(original)
@@ -48,26 +45,40 @@ def value_errors(cls: type) -> type:
         try:
             original(self, *args, **kwargs)
         except StrictDataclassError as error:
-            raise ValueError(f"{cls.__name__} was given a value of the wrong type. {error}") from error
+            raise ValueError(f"{cls.__name__} got a value of the wrong type. {error}") from error
 
     cls.__init__ = checked_init  # type: ignore[misc]
     return cls
+
+
+def check_field(
+    config: PreTrainedConfig, name: str, valid: bool, expected: str, advice: str = "Correct it in the configuration."
+) -> None:
+    """Raise a `ValueError` that names the field, what was expected and its value, unless it is `valid`."""
+    if not valid:
+        raise ValueError(f"`{name}` must be {expected}, got {getattr(config, name)!r}. {advice}")
+
+
+def check_choices(config: PreTrainedConfig, **choices: Iterable[str]) -> None:
+    """Raise a `ValueError` for a field whose value is not among its choices."""
+    for name, allowed in choices.items():
+        check_field(config, name, getattr(config, name) in allowed, f"one of {', '.join(map(repr, allowed))}")
 
 
 @value_errors
 @strict
 class OmniVisionConfig(PreTrainedConfig):
     r"""
-    Everything that shapes an [`OmniVisionModel`]. With no arguments it is the specification's ViTTiny.
+    Configuration of an [`OmniVisionModel`]. The defaults give the specification's ViTTiny.
 
     Args:
         image_size (`int` or pair of `int`, *optional*, defaults to 224):
-            Native image size in pixels, one number for a square or (height, width). The model takes
-            other sizes too (any multiple of the patch size) and interpolates its positions for them.
+            Native image size in pixels, one number for a square or (height, width). The model also takes
+            any other multiple of the patch size and interpolates its position embeddings for it.
         patch_size (`int` or pair of `int`, *optional*, defaults to 16):
             Patch size in pixels, one number or (height, width). Must divide `image_size`.
         num_channels (`int`, *optional*, defaults to 3):
-            Channels of an image: 3 for colour, 1 for grey, any other number for your own tensors.
+            Channels of an image: 3 for colour, 1 for grey, any other number for multispectral arrays.
         hidden_size (`int`, *optional*, defaults to 128):
             Width of every token. Must be a multiple of `num_attention_heads`.
         num_hidden_layers (`int`, *optional*, defaults to 4):
@@ -77,33 +88,33 @@ class OmniVisionConfig(PreTrainedConfig):
         intermediate_size (`int`, *optional*, defaults to 512):
             Width of the hidden layer of each MLP.
         hidden_act (`str`, *optional*, defaults to `"gelu"`):
-            Activation of the MLP, a name that `transformers.activations.ACT2FN` knows.
+            Activation of the MLP, a key of `transformers.activations.ACT2FN`.
         hidden_dropout_prob (`float`, *optional*, defaults to 0.1):
-            Dropout after attention, inside the MLP and after it: the places where
-            `torch.nn.TransformerEncoderLayer` has it. Only acts in training, in [0, 1).
+            Dropout after attention, inside the MLP and after it, as in `torch.nn.TransformerEncoderLayer`.
+            Applied in training only, in [0, 1).
         attention_probs_dropout_prob (`float`, *optional*, defaults to 0.1):
             Dropout on attention weights, in [0, 1).
         drop_path_rate (`float`, *optional*, defaults to 0.0):
-            Stochastic depth (https://huggingface.co/papers/1603.09382): the chance that the last layer
+            Stochastic depth (https://huggingface.co/papers/1603.09382): probability that the last layer
             is skipped for an image; it rises linearly from 0 at the first layer. In [0, 1).
         patch_drop_rate (`float`, *optional*, defaults to 0.0):
-            Share of the patches of each image that training leaves out, another random one each time
-            (https://huggingface.co/papers/2208.07220): half of them make a step nearly twice as fast. In [0, 1).
+            Fraction of the patches of each image that are dropped at random in training
+            (https://huggingface.co/papers/2208.07220): 0.5 makes a step nearly twice as fast. In [0, 1).
         initializer_range (`float`, *optional*, defaults to 0.02):
             Standard deviation of the initial weights.
         layer_norm_eps (`float`, *optional*, defaults to 1e-5):
-            Epsilon of all norms.
+            Epsilon of all normalization layers.
         block_norm (`str`, *optional*, defaults to `"layer_norm"`):
             Norm inside the layers, `"layer_norm"` or `"rms_norm"`. The final norm is always RMSNorm.
         pooling (`str`, *optional*, defaults to `"cls"`):
-            What the classification head reads: `"cls"`, the `"mean"` of the patch tokens, or both side
-            by side, `"cls_mean"`.
+            Input of the classification head: the CLS token (`"cls"`), the mean of the patch tokens
+            (`"mean"`), or both concatenated (`"cls_mean"`).
         num_register_tokens (`int`, *optional*, defaults to 0):
-            Learned tokens without a place in the image (https://huggingface.co/papers/2309.16588),
-            between CLS and the patches.
+            Register tokens (https://huggingface.co/papers/2309.16588), between CLS and the patches; they have
+            no position embedding.
 
     Raises:
-        `ValueError`: if a value has the wrong type or cannot work together with the others.
+        `ValueError`: if a value has the wrong type or contradicts another one.
 
     Example:
     ```python
@@ -140,10 +151,14 @@ class OmniVisionConfig(PreTrainedConfig):
     num_register_tokens: int = 0
 
     def __post_init__(self, **kwargs: Any) -> None:
+        # Not at the top: it imports much of torch, which a command that only prints its flags does without.
+        from transformers.activations import ACT2FN
+
         super().__post_init__(**kwargs)
         self.auto_map = {**AUTO_MAP, **(getattr(self, "auto_map", None) or {})}
         self._check_numbers()
-        self._check_choices()
+        check_choices(self, block_norm=("layer_norm", "rms_norm"), pooling=("cls", "mean", "cls_mean"))
+        check_choices(self, hidden_act=tuple(ACT2FN))
         self._check_architecture()
 
     @property
@@ -158,7 +173,7 @@ class OmniVisionConfig(PreTrainedConfig):
 
     @property
     def grid_size(self) -> tuple[int, int]:
-        """Patches of an image of native size: (rows, columns)."""
+        """Patch grid of an image of native size: (rows, columns)."""
         (height, width), (patch_height, patch_width) = self.image_size_hw, self.patch_size_hw
         return height // patch_height, width // patch_width
 
@@ -170,29 +185,21 @@ class OmniVisionConfig(PreTrainedConfig):
 
     @property
     def pooled_size(self) -> int:
-        """Width of what the classification head reads."""
+        """Width of the classification head's input."""
         return self.hidden_size * (2 if self.pooling == "cls_mean" else 1)
 
     def _check_numbers(self) -> None:
         at_least_one = ("num_channels", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-        for name, smallest in {**dict.fromkeys(at_least_one, 1), "num_register_tokens": 0}.items():
-            if getattr(self, name) < smallest:
-                _refuse(name, f"an integer of at least {smallest}", getattr(self, name))
+        for name, minimum in {**dict.fromkeys(at_least_one, 1), "num_register_tokens": 0}.items():
+            check_field(self, name, getattr(self, name) >= minimum, f"an integer of at least {minimum}")
         for name in PROBABILITIES:
-            if not 0 <= getattr(self, name) < 1:
-                _refuse(name, "a probability of at least 0 and below 1", getattr(self, name))
+            check_field(self, name, 0 <= getattr(self, name) < 1, "a probability of at least 0 and below 1")
         for name in ("initializer_range", "layer_norm_eps"):
-            if not 0 < getattr(self, name) < float("inf"):
-                _refuse(name, "a positive number", getattr(self, name))
+            check_field(self, name, 0 < getattr(self, name) < float("inf"), "a positive number")
         for name in ("image_size", "patch_size"):
             sides = _pair(getattr(self, name))
-            if len(sides) != 2 or min(sides) < 1:
-                _refuse(name, "a positive integer or a pair (height, width) of them", getattr(self, name))
-
-    def _check_choices(self) -> None:
-        for name, choices in (("block_norm", BLOCK_NORMS), ("pooling", POOLINGS), ("hidden_act", tuple(ACT2FN))):
-            if getattr(self, name) not in choices:
-                _refuse(name, f"one of {', '.join(map(repr, choices))}", getattr(self, name))
+            valid = len(sides) == 2 and min(sides) >= 1
+            check_field(self, name, valid, "a positive integer or a pair (height, width) of them")
 
     def _check_architecture(self) -> None:
         if self.hidden_size % self.num_attention_heads:
@@ -211,10 +218,6 @@ class OmniVisionConfig(PreTrainedConfig):
 
 def _pair(value: int | list[int] | tuple[int, int]) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else tuple(value)  # type: ignore[return-value]
-
-
-def _refuse(name: str, expected: str, value: Any) -> None:
-    raise ValueError(f"`{name}` must be {expected}, got {value!r}. Correct it in the configuration.")
 
 
 __all__ = ["OmniVisionConfig"]

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Configuration of a language model that sees: an OmniVision tower, a projector and any causal language model."""
+"""Configuration of a vision-language model: an OmniVision tower, a projector and any causal language model."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ from transformers import AutoConfig, LlavaConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.configuration_utils import SubConfigSpec
 
-from .configuration_omni_vision import OmniVisionConfig, value_errors
+from .configuration_omni_vision import OmniVisionConfig, check_choices, check_field, value_errors
 
 
 LANGUAGE_AUTO_MAP = {
@@ -28,53 +28,48 @@ LANGUAGE_AUTO_MAP = {
     "AutoModelForImageTextToText": "modeling_omni_vision_language.OmniVisionForConditionalGeneration",
     "AutoModelForMultimodalLM": "modeling_omni_vision_language.OmniVisionForConditionalGeneration",
 }
-FUSIONS = ("early", "late")
-FEATURES = ("cls", "grid", "cls+grid")
-PROJECTORS = ("linear", "mlp")
-# What LLaVA lets one choose and we do not: images are always read after the tower's last layer and final norm.
-FIXED = {"vision_feature_layer": -1}
 
 
 @value_errors
 @strict
 class OmniVisionLanguageConfig(LlavaConfig):
     r"""
-    Everything that shapes an [`OmniVisionForConditionalGeneration`].
+    Configuration of an [`OmniVisionForConditionalGeneration`].
 
     Args:
         vision_config ([`OmniVisionConfig`] or `dict`, *optional*):
-            The image tower; by default the specification's ViTTiny.
+            The vision tower; by default the specification's ViTTiny.
         text_config (`PreTrainedConfig` or `dict`, *optional*):
             Any language model that `AutoModelForCausalLM` builds, with its `model_type`; by default a Llama.
         fusion (`str`, *optional*, defaults to `"early"`):
-            `"early"`: the vectors of an image take the places of its tokens in the prompt, as in LLaVA. `"late"`:
-            words attend to the images before them in gated layers between those of the language model, as in
-            Flamingo (https://huggingface.co/papers/2204.14198).
+            `"early"`: image features replace the embeddings of the image tokens in the prompt, as in LLaVA. `"late"`:
+            text tokens attend to the images before them in gated cross-attention between the layers of the language
+            model, as in Flamingo (https://huggingface.co/papers/2204.14198).
         vision_feature_select_strategy (`str`, *optional*):
-            What is shown of an image, taken after the tower's final norm: `"cls"`, the specification's one token,
-            `"grid"`, its patches, or `"cls+grid"`. Defaults to `"cls"` for early and `"grid"` for late fusion, which
-            refuses `"cls"`: attention over a single token has nothing to choose.
+            Which tokens of the tower, after its final norm, are the features of an image: `"cls"`, the specification's
+            one token, `"grid"`, the patches, or `"cls+grid"`. Defaults to `"cls"` for early and `"grid"` for late
+            fusion, which refuses `"cls"`: attention over a single token is constant.
         projector (`str`, *optional*, defaults to `"linear"`):
-            What brings image vectors to the width of the language model: `"linear"`, the specification's, or
-            `"mlp"`, two layers with `projector_hidden_act` between them.
+            How image features are projected to the width of the language model: `"linear"`, as in the specification,
+            or `"mlp"`, two layers with `projector_hidden_act` between them.
         scale_factor (`int`, *optional*, defaults to 1):
-            Side of the squares of patches that are put side by side in one token: 2 makes 49 tokens of 196. Must
-            divide rows and columns of the grid; needs a grid. With `"cls+grid"`, CLS is repeated to the same width.
+            Side of the squares of patches that pixel shuffle concatenates into one token: 2 makes 49 tokens of 196.
+            Must divide rows and columns of the grid. With `"cls+grid"`, CLS is repeated to the same width.
         cross_attention_interval (`int`, *optional*, defaults to 4):
-            Late fusion: words look at the images before every layer whose number, from 1, is a multiple of this.
+            Late fusion: cross-attention precedes every layer whose number, counted from 1, is a multiple of this.
         image_token_index (`int`, *optional*):
-            Token of the vocabulary that stands for an image in the prompt: `image_seq_length` of them for one
-            image. Defaults to the last one.
+            Vocabulary id of the image token; a prompt has `image_seq_length` of them for each image. Defaults to the
+            last id.
         projector_hidden_act (`str`, *optional*, defaults to `"gelu"`):
             Activation of the `"mlp"` projector.
         multimodal_projector_bias (`bool`, *optional*, defaults to `True`):
             Whether the projector has biases.
         image_seq_length (`int`, *optional*):
-            Derived, whatever is given: tokens that stand for an image in the prompt, as many as `num_image_tokens` in
-            early fusion and one in late fusion.
+            Computed, whatever is passed: image tokens in the prompt for each image, `num_image_tokens` in early and
+            one in late fusion.
 
     Raises:
-        `ValueError`: if a value has the wrong type or cannot work together with the others.
+        `ValueError`: if a value has the wrong type or contradicts another one.
 
     Example:
     ```python
@@ -99,7 +94,7 @@ class OmniVisionLanguageConfig(LlavaConfig):
     image_seq_length: int = 1
     vision_feature_layer: int | list[int] = -1
     fusion: str = "early"
-    # One of `FEATURES`, where LLaVA has "default" and "full": registers and CLS are told apart here.
+    # Not LLaVA's "default" and "full", which do not distinguish CLS from registers.
     vision_feature_select_strategy: str | None = None  # type: ignore[assignment]
     projector: str = "linear"
     scale_factor: int = 1
@@ -113,49 +108,36 @@ class OmniVisionLanguageConfig(LlavaConfig):
             self.vision_feature_select_strategy = "grid" if self.fusion == "late" else "cls"
         if self.image_token_index is None:
             self.image_token_index = vocabulary - 1
-        if not 0 <= self.image_token_index < vocabulary:
-            raise ValueError(
-                f"`image_token_index` must be a token of the vocabulary, 0 to {vocabulary - 1}, got "
-                f"{self.image_token_index}. Add the token and resize the embeddings of the text model."
-            )
-        self._check_choices()
+        self._check_fields(vocabulary)
         self._check_features()
         self.image_seq_length = self.num_image_tokens if self.fusion == "early" else 1
 
     @property
     def num_image_tokens(self) -> int:
-        """Number of vectors that the language model sees of an image of native size."""
+        """Number of feature vectors of an image of native size."""
         patches = self.vision_config.num_patches // self.scale_factor**2  # type: ignore[union-attr]
         return {"cls": 1, "grid": patches, "cls+grid": 1 + patches}[self.vision_feature_select_strategy or "cls"]
 
-    def _check_choices(self) -> None:
-        choices = {"fusion": FUSIONS, "vision_feature_select_strategy": FEATURES, "projector": PROJECTORS}
-        for name, allowed in {**choices, "projector_hidden_act": tuple(ACT2FN)}.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"`{name}` must be one of {', '.join(map(repr, allowed))}, got {getattr(self, name)!r}."
-                )
-        for name, only in FIXED.items():
-            if getattr(self, name) != only:
-                raise ValueError(
-                    f"`{name}` must be {only!r}, got {getattr(self, name)!r}: images are read after the final "
-                    "norm, so that nothing in the tower lacks a gradient."
-                )
+    def _check_fields(self, vocabulary: int) -> None:
+        valid = 0 <= (self.image_token_index or 0) < vocabulary
+        advice = "Add the token and resize the embeddings of the text model."
+        check_field(self, "image_token_index", valid, f"a token of the vocabulary, 0 to {vocabulary - 1}", advice)
+        check_choices(self, fusion=("early", "late"), vision_feature_select_strategy=("cls", "grid", "cls+grid"))
+        check_choices(self, projector=("linear", "mlp"), projector_hidden_act=tuple(ACT2FN))
+        last = self.vision_feature_layer == -1
+        check_field(self, "vision_feature_layer", last, "-1, since features are taken after the final norm")
         for name in ("scale_factor", "cross_attention_interval"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be an integer of at least 1, got {getattr(self, name)!r}.")
+            check_field(self, name, getattr(self, name) >= 1, "an integer of at least 1")
 
     def _check_features(self) -> None:
         vision: Any = self.vision_config
-        if vision.model_type != OmniVisionConfig.model_type:
-            raise ValueError(
-                f"`vision_config` must be of model type {OmniVisionConfig.model_type!r}, got {vision.model_type!r}. "
-                "Other towers fit transformers' LlavaForConditionalGeneration."
-            )
+        known, expected = vision.model_type == "omni_vision", "'omni_vision' in `vision_config`"
+        check_field(vision, "model_type", known, expected, "Use transformers' Llava classes for other vision towers.")
         if self.vision_feature_select_strategy == "cls":
             if self.fusion == "late":
                 raise ValueError(
-                    "Late fusion needs `vision_feature_select_strategy` 'grid' or 'cls+grid', got 'cls': one token."
+                    "Late fusion needs `vision_feature_select_strategy` 'grid' or 'cls+grid', got 'cls', one token. "
+                    "Select the grid."
                 )
             if self.scale_factor > 1:
                 raise ValueError(f"`scale_factor` needs patches, got {self.scale_factor} with 'cls'. Select the grid.")
@@ -163,13 +145,10 @@ class OmniVisionLanguageConfig(LlavaConfig):
         if any(side % self.scale_factor for side in vision.grid_size):
             raise ValueError(
                 f"`scale_factor` must divide rows and columns of the grid, got {self.scale_factor} for "
-                f"{vision.grid_size}. 1 leaves all patches."
+                f"{vision.grid_size}. 1 disables pixel shuffle."
             )
-        if vision.patch_drop_rate:
-            raise ValueError(
-                f"Each patch has its place in the language model: `patch_drop_rate` of the tower must be 0, got "
-                f"{vision.patch_drop_rate}. Set it to 0; the weights stay the same."
-            )
+        expected = "0 in `vision_config`, since every patch is a feature of the image"
+        check_field(vision, "patch_drop_rate", not vision.patch_drop_rate, expected, "The weights stay the same.")
 
 
 __all__ = ["OmniVisionLanguageConfig"]

@@ -11,10 +11,10 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""One policy for every image, and the two image processors that apply it.
+"""Image reading with one policy for every source, and the two image processors that apply it.
 
-`read_image` reads an image from whatever holds it (PIL, NumPy, torch, path, bytes, file, row of `datasets`, URL) as
-levels 0..255, so the same image gives the same tensor by every road; what cannot be an image is a `ImageReadError`.
+`read_image` reads an image from any source (PIL, NumPy, torch, path, bytes, file, row of `datasets`, URL) as pixel
+values 0..255, so that the same image gives the same tensor from each of them, or raises an `ImageReadError`.
 `OmniVisionImageProcessorPil` (Pillow and NumPy) is the reference, `OmniVisionImageProcessor` (torchvision) agrees with
 it. The table of all rules is in the docstring of `OmniVisionImageProcessor`.
 """
@@ -45,14 +45,14 @@ Layout = str | ChannelDimension | None
 
 
 class ImageReadError(ValueError):
-    """An input that cannot be an image: the message names it, what is wrong, and what to do."""
+    """An input is no readable image; the message names it, the problem and what to do."""
 
 
 # --- from any source to an upright PIL image ---
 
 
 class _WholeFilesOnly:
-    """Keeps `ImageFile.LOAD_TRUNCATED_IMAGES` off while any thread decodes, then restores it."""
+    """Context that turns `ImageFile.LOAD_TRUNCATED_IMAGES` off while any thread decodes, then restores it."""
 
     lock = threading.Lock()
     users = 0
@@ -90,15 +90,15 @@ def _fetch(url: str) -> bytes:
 def _upright(image: Image.Image) -> Image.Image:
     """Decode `image` to its last pixel and apply its EXIF orientation."""
     if 0 in image.size:
-        raise ImageReadError(f"expected at least one pixel, got a size of {image.size}: leave it out")
+        raise ImageReadError(f"expected at least one pixel, got a size of {image.size}: remove it")
     try:
         image.load()
     except Exception:
-        image.close()  # a second try would return half an image
+        image.close()  # a second load would return a partly decoded image
         raise
     try:
         orientation = image.getexif().get(0x0112, 1)
-    except Exception:  # broken metadata says nothing against the pixels
+    except Exception:  # the pixels are valid even if the metadata is not
         return image
     return ImageOps.exif_transpose(image) if orientation in range(2, 9) else image
 
@@ -119,15 +119,15 @@ def _open(source: Any) -> Image.Image:
             raise ImageReadError(f"expected {expected}, got {type(source).__name__}: convert it to one of these")
         with Image.open(source) as image:
             if image.format == "EPS":
-                raise ImageReadError("EPS is a program for Ghostscript to run: convert it to PNG")
+                raise ImageReadError("expected an image, got EPS, a program that Ghostscript runs: convert it to PNG")
             return _upright(image)
 
 
-# --- from pixels of any type to levels 0..255 and the wanted channels ---
+# --- from pixels of any type to values 0..255 and `num_channels` ---
 
 
 def _channels_last(array: np.ndarray, num_channels: int | None, data_format: Layout) -> np.ndarray:
-    """View an array (H, W), (H, W, C) or (C, H, W) as (H, W, C), refusing to guess."""
+    """View an array (H, W), (H, W, C) or (C, H, W) as (H, W, C); an ambiguous one raises."""
     counts = (1, 2, 3, 4) if num_channels in (None, 1, 3) else (num_channels,)
     expected = f"expected {' or '.join(map(str, counts))} channels and at least one pixel"
     if array.ndim not in (2, 3) or 0 in array.shape:
@@ -146,8 +146,8 @@ def _channels_last(array: np.ndarray, num_channels: int | None, data_format: Lay
     return array
 
 
-def _levels(pixels: np.ndarray) -> np.ndarray:
-    """Bring pixels to levels 0..255: uint8, or float32 (not rounded) for uint16 and floats."""
+def _to_255(pixels: np.ndarray) -> np.ndarray:
+    """Scale pixels to 0..255: uint8, or float32 (not rounded) for uint16 and floats."""
     if pixels.dtype == np.uint8:
         return pixels
     if pixels.dtype == np.bool_:
@@ -159,75 +159,75 @@ def _levels(pixels: np.ndarray) -> np.ndarray:
             f"expected bool, uint8, uint16 or float pixels, got {pixels.dtype}, whose range is not "
             "known: use .astype('uint8') for values 0..255, .astype('uint16') for 0..65535"
         )
-    levels = pixels.astype(np.float32)
-    low, high = float(levels.min()), float(levels.max())
+    values = pixels.astype(np.float32)
+    low, high = float(values.min()), float(values.max())
     # "not": a NaN fails every comparison. Just above 1 is a rounding error on [0, 1], not black.
     if not (low >= 0 and high <= 255) or 1 < high < 1.01:
         got = f"got [{low:.7g}, {high:.7g}]"
         raise ImageReadError(f"expected floats in [0, 1] or [0, 255], {got}: rescale them (is it normalised already?)")
-    return levels * np.float32(255) if high <= 1 else levels
+    return values * np.float32(255) if high <= 1 else values
 
 
-def _deep_levels(image: Image.Image) -> np.ndarray:
+def _read_deep(image: Image.Image) -> np.ndarray:
     """Read a PIL image of mode I, I;16* or F as (H, W, 1), or (H, W, 2) with a transparent value."""
     pixels = np.array(image)
     if image.mode == "I" and pixels.min() >= 0 and pixels.max() <= 65535:
         pixels = pixels.astype(np.uint16)
-    levels = _levels(pixels)[..., None]
+    values = _to_255(pixels)[..., None]
     transparent = image.info.get("transparency")
     if image.mode == "F" or not isinstance(transparent, int):
-        return levels
+        return values
     alpha = np.where(pixels == transparent, np.float32(0), np.float32(255))
-    return np.concatenate([levels, alpha[..., None]], axis=-1)
+    return np.concatenate([values, alpha[..., None]], axis=-1)
 
 
-def _convert_levels(levels: np.ndarray, num_channels: int, background: tuple[int, ...]) -> np.ndarray:
-    """Composite and convert float levels (H, W, 1 to 4) to `num_channels`, 1 or 3."""
-    if levels.shape[-1] in (2, 4):
-        alpha = levels[..., -1:] / 255
-        levels = levels[..., :-1] * alpha + np.array(background, dtype=np.float32) * (1 - alpha)
+def _convert_float(values: np.ndarray, num_channels: int, background: tuple[int, ...]) -> np.ndarray:
+    """Composite and convert float pixel values (H, W, 1 to 4) to `num_channels`, 1 or 3."""
+    if values.shape[-1] in (2, 4):
+        alpha = values[..., -1:] / 255
+        values = values[..., :-1] * alpha + np.array(background, dtype=np.float32) * (1 - alpha)
     if num_channels == 1:
-        return levels if levels.shape[-1] == 1 else levels @ LUMA[:, None]
-    return levels if levels.shape[-1] == 3 else np.repeat(levels, 3, axis=-1)
+        return values if values.shape[-1] == 1 else values @ LUMA[:, None]
+    return values if values.shape[-1] == 3 else np.repeat(values, 3, axis=-1)
 
 
 def _convert_pil(image: Image.Image, num_channels: int, background: tuple[int, ...]) -> np.ndarray:
-    """Composite and convert an 8-bit PIL image to (H, W, `num_channels`), 1 or 3, by Pillow."""
+    """Composite and convert an 8-bit PIL image to (H, W, `num_channels`), 1 or 3, with Pillow."""
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (*background, 255)), image)
     mode = "L" if num_channels == 1 else "RGB"
-    for step in ("RGB", mode):  # by way of RGB: not every mode has a direct road to L
+    for step in ("RGB", mode):  # through RGB: Pillow converts not every mode to L directly
         if image.mode not in (mode, step):
             image = image.convert(step)
     return np.atleast_3d(np.array(image))
 
 
 def _read(source: Any, num_channels: int | None, background: tuple[int, ...], data_format: Layout) -> np.ndarray:
-    """Do the work of `read_image`, raising whatever the decoders raise."""
+    """Read an image as `read_image` does, with the decoders' own exceptions."""
     if isinstance(source, torch.Tensor):
         source = source.detach().cpu()
         source = (source.float() if source.is_floating_point() else source).numpy()
     if isinstance(source, np.ndarray):
-        pixels = _levels(_channels_last(source, num_channels, data_format))
+        pixels = _to_255(_channels_last(source, num_channels, data_format))
         if num_channels in (None, pixels.shape[-1]):
             return pixels
         if pixels.dtype != np.uint8:
-            return _convert_levels(pixels, num_channels or 3, background)
+            return _convert_float(pixels, num_channels or 3, background)
         image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
         return _convert_pil(image, num_channels or 3, background)
     if num_channels not in (None, 1, 3):
-        raise ImageReadError(f"num_channels={num_channels} takes only arrays of that many channels")
+        raise ImageReadError(f"expected an array for num_channels={num_channels}, got an image: pass an array")
     image = _open(source)
     if image.mode == "F" or image.mode.startswith("I"):
-        return _convert_levels(_deep_levels(image), num_channels or 1, background)
+        return _convert_float(_read_deep(image), num_channels or 1, background)
     if num_channels is None and image.mode in ("L", "LA", "RGB", "RGBA"):
         return np.atleast_3d(np.array(image))
     return _convert_pil(image, num_channels or 3, background)
 
 
 def _describe(source: Any) -> str:
-    """Name a source in an error message, in one short line."""
+    """Describe a source for an error message, in one short line."""
     if isinstance(source, Mapping):
         return _describe(source.get("path") or source.get("bytes") or f"keys {sorted(source)}")
     if isinstance(source, (bytes, bytearray, memoryview)):
@@ -243,7 +243,7 @@ def _describe(source: Any) -> str:
 
 @contextmanager
 def _naming(source: Any) -> Iterator[None]:
-    """Turn whatever reading raises into the one error that users get, with the name of the input."""
+    """Convert every exception of reading to an `ImageReadError` that names the source."""
     try:
         yield
     except ImageReadError as error:
@@ -259,21 +259,21 @@ def read_image(
     background_color: Sequence[int] = (255, 255, 255),
     input_data_format: Layout = None,
 ) -> np.ndarray:
-    """Read one image from any source, by the rules in the table of `OmniVisionImageProcessor`.
+    """Read one image from any source by the rules in the table of `OmniVisionImageProcessor`.
 
     Args:
         source: PIL image, NumPy array, torch tensor, path (`str` or `Path`), bytes, file object, `{"bytes", "path"}`,
             URL or data URI. Arrays and tensors are (H, W), (H, W, C) or (C, H, W).
         num_channels: 3 for RGB, 1 for grey, another number for arrays of exactly that many channels, `None` to keep
             the channels as they are.
-        background_color: red, green and blue (0..255) that transparent pixels show.
-        input_data_format: `"channels_first"` or `"channels_last"`, where the shape does not tell.
+        background_color: Red, green and blue (0..255) behind transparent pixels.
+        input_data_format: `"channels_first"` or `"channels_last"`, for arrays of ambiguous shape.
 
     Returns:
-        Levels 0..255 of shape (H, W, C): uint8 for 8-bit sources, float32 (not rounded) for 16-bit and float ones.
+        Pixel values 0..255 of shape (H, W, C): uint8 for 8-bit sources, float32 (not rounded) for 16-bit and float.
 
     Raises:
-        ImageReadError: if the source cannot be an image; the message names it.
+        ImageReadError: if the source is no readable image; the message names it.
     """
     with _naming(source):
         return _read(source, num_channels, tuple(background_color), input_data_format)
@@ -311,7 +311,7 @@ def _check_statistics(num_channels: int, **statistics: Any) -> None:
 
 
 class _ImagePolicy(BaseImageProcessor):
-    """What both backends share: defaults, loading, and an `auto_map` that names the pair."""
+    """Defaults, image loading and `auto_map` of both backends."""
 
     valid_kwargs = OmniVisionImageProcessorKwargs
     resample = PILImageResampling.BILINEAR
@@ -323,7 +323,7 @@ class _ImagePolicy(BaseImageProcessor):
     background_color = (255, 255, 255)
 
     def fetch_images(self, image_url_or_urls: Any) -> Any:
-        """Decode all but arrays and tensors, keeping the nesting; twice is the same as once."""
+        """Decode all sources but arrays and tensors, keeping the nesting; idempotent."""
         source = image_url_or_urls
         if _is_sequence(source):
             return [self.fetch_images(image) for image in source]
@@ -333,16 +333,16 @@ class _ImagePolicy(BaseImageProcessor):
             return _open(source)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what is saved; if the code is saved too, `auto_map` names both backends."""
+        """Return the saved configuration; if the code is saved too, `auto_map` names both backends."""
         saved = super().to_dict()
-        pair = ("OmniVisionImageProcessorPil", "OmniVisionImageProcessor")  # pil comes first
+        pair = ("OmniVisionImageProcessorPil", "OmniVisionImageProcessor")  # the order that transformers expects
         if self._auto_class is not None and type(self).__name__ in pair:
             module = type(self).__module__.rsplit(".", 1)[-1]
             saved["auto_map"] = {"AutoImageProcessor": [f"{module}.{name}" for name in pair]}
         return saved
 
     def _standardize_kwargs(self, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """Check the options when the processor is made and at every call."""
+        """Check the options at initialisation and at every call."""
         kwargs = super()._standardize_kwargs(**kwargs)
         for name in ("num_channels", "background_color"):
             kwargs[name] = getattr(self, name) if kwargs.get(name) is None else kwargs[name]
@@ -360,7 +360,7 @@ class _ImagePolicy(BaseImageProcessor):
         return kwargs
 
     def _prepare_image_like_inputs(self, images: Any, *args: Any, **kwargs: Any) -> list[Any]:
-        """Load every image; name the one that cannot be loaded."""
+        """Load every image; errors name the index of the image."""
         kwargs.pop("expected_ndims", None)
         loaded = []
         for index, image in enumerate(_flatten(images)):
@@ -369,29 +369,29 @@ class _ImagePolicy(BaseImageProcessor):
             except ImageReadError as error:
                 raise ImageReadError(f"image {index}: {error}") from error
         if not loaded:
-            raise ImageReadError(f"expected at least one image, got {_describe(images)}: pass some")
+            raise ImageReadError(f"expected at least one image, got {_describe(images)}: pass one")
         return loaded
 
     def process_image(self, image: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load one image as an array (C, H, W) of levels 0..255."""
+        """Load one image as an array (C, H, W) of pixel values 0..255."""
         num_channels = kwargs.get("num_channels", self.num_channels) if kwargs.get("do_convert_rgb", True) else None
         background_color = kwargs.get("background_color", self.background_color)
         values = read_image(image, num_channels, background_color, kwargs.get("input_data_format"))
         if kwargs.get("do_normalize"):
             _check_statistics(values.shape[-1], **{name: kwargs.get(name) for name in GREY_STATISTICS})
         if values.dtype != np.uint8:
-            whole = np.rint(values)  # floats that hold an 8-bit image are that image
-            if np.abs(values - whole).max() < 1e-4:
-                values = whole.astype(np.uint8)
+            rounded = np.rint(values)  # floats that hold an 8-bit image are treated as 8-bit
+            if np.abs(values - rounded).max() < 1e-4:
+                values = rounded.astype(np.uint8)
         return np.moveaxis(values, -1, 0)
 
 
 class OmniVisionImageProcessor(_ImagePolicy, TorchvisionBackend):
-    """Turn images into `pixel_values` (batch, channels, height, width) with torchvision.
+    """Convert images to `pixel_values` (batch, channels, height, width) with torchvision.
 
     By default: resize to 224 x 224 (bilinear, antialiased), multiply by 1/255, subtract ImageNet's mean, divide by its
-    standard deviation. `size={"shortest_edge": n}` keeps the aspect ratio. An image is first read as levels 0..255 by
-    these rules, then rescaled exactly once (`do_rescale=False` leaves 0..255):
+    standard deviation. `size={"shortest_edge": n}` keeps the aspect ratio. An image is first read as pixel values
+    0..255 by these rules, then rescaled exactly once (`do_rescale=False` leaves 0..255):
 
     | input | rule |
     |---|---|
@@ -401,23 +401,23 @@ class OmniVisionImageProcessor(_ImagePolicy, TorchvisionBackend):
     | sequences of any nesting, 4-D arrays | one flat batch, in order |
     | EXIF orientation, all eight | applied, to PIL images too; unreadable EXIF counts as none |
     | RGBA, LA, PA, transparent colours, arrays of 4 or 2 channels | over `background_color` |
-    | L, P, 1, CMYK, YCbCr, HSV, LAB | as Pillow converts them to RGB |
+    | L, P, 1, CMYK, YCbCr, HSV, LAB | converted to RGB by Pillow |
     | `num_channels=1` | grey by ITU-R 601 (Pillow's L); default mean 0.459 and std 0.226 |
-    | another `num_channels` | arrays of that many channels as they are; pass mean and std |
-    | `do_convert_rgb=False` | channels as they come; modes but L, LA, RGB, RGBA become RGB |
-    | bool; uint8 | 0 and 255; as it is |
+    | another `num_channels` | arrays of that many channels, unchanged; pass mean and std |
+    | `do_convert_rgb=False` | channels unchanged; modes other than L, LA, RGB, RGBA become RGB |
+    | bool; uint8 | 0 and 255; unchanged |
     | uint16; PIL I;16, I | times 255/65535, not rounded; I outside 0..65535 is refused |
     | other integers | refused, their range is not known |
-    | floats and PIL F up to 1 | times 255 (decided for each image by itself) |
-    | floats and PIL F up to 255 | as they are |
+    | floats and PIL F up to 1 | times 255 (decided for each image separately) |
+    | floats and PIL F up to 255 | unchanged |
     | floats below 0, above 255, NaN, or with a maximum between 1 and 1.01 | refused |
     | 2-D array | grey |
     | 3-D array | the first or last axis is channels, whichever has a length of 1 to 4 |
-    | 3-D array where both or neither is | refused, unless `input_data_format` says |
+    | 3-D array where both or neither has | refused without `input_data_format` |
     | several frames | the first |
-    | empty, truncated, bomb, not an image, no pixel, no such file, EPS | refused |
+    | empty, truncated, decompression bomb, not an image, no pixel, no such file, EPS | refused |
 
-    Refused: `ImageReadError`, a `ValueError` with the image's index, its path or type, and what to do.
+    Refused: an `ImageReadError`, which is a `ValueError`, with the image's index, its path or type, and what to do.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -430,28 +430,28 @@ class OmniVisionImageProcessor(_ImagePolicy, TorchvisionBackend):
         return torch.from_numpy(values).to(kwargs.get("device"))
 
     def resize(self, image: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Resize; no filter takes float levels out of 0..255, as none does with 8-bit ones."""
+        """Resize, clipping float images to 0..255 as torchvision does 8-bit ones."""
         resized = super().resize(image, *args, **kwargs)
         return resized.clamp(0, 255) if resized.is_floating_point() else resized
 
     def _preprocess(self, images: list[torch.Tensor], **kwargs: Any) -> BatchFeature:  # type: ignore[override]
-        """Keep 8-bit and float images apart: stacked together, they would all become float."""
+        """Disable grouping for 8-bit beside float images: stacked together, all would become float."""
         if len({image.dtype for image in images}) > 1:
             kwargs["disable_grouping"] = True
         return super()._preprocess(images, **kwargs)
 
 
 class OmniVisionImageProcessorPil(_ImagePolicy, PilBackend):
-    """Do what `OmniVisionImageProcessor` does (see its table) with Pillow and NumPy alone."""
+    """Convert images as `OmniVisionImageProcessor` does (see its table), with Pillow and NumPy alone."""
 
     def resize(self, image: Any, size: Any, resample: Any = None, **kwargs: Any) -> Any:  # type: ignore[override]
-        """Resize; floats and channel counts that Pillow has no mode for go plane by plane."""
+        """Resize; floats, and channel counts that Pillow has no mode for, channel by channel."""
         resize = super().resize
         if image.dtype == np.uint8 and image.shape[0] in (1, 3):
             return resize(image, size, resample, **kwargs)
         if image.dtype == np.uint8:
             return np.concatenate([resize(plane[None], size, resample) for plane in image])
-        blank = np.zeros((1, *image.shape[1:]), dtype=np.uint8)  # asks which size comes out
+        blank = np.zeros((1, *image.shape[1:]), dtype=np.uint8)  # computes the output size
         height, width = resize(blank, size, resample).shape[1:]
         planes = [Image.fromarray(plane).resize((width, height), resample) for plane in image]
         return np.clip(np.stack([np.asarray(plane) for plane in planes]), 0, 255)

@@ -11,16 +11,16 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""A language model that sees: an OmniVision tower, a projector, and any causal language model of transformers.
+"""A vision-language model: an OmniVision tower, a projector, and any causal language model of transformers.
 
 Unusual here:
-- LLaVA's class, with a whole `AutoModelForCausalLM` inside in place of a body and a head of ours: whatever it does to
-  its logits (biases, soft caps, scales), it does here too, and without an image it is the same function.
-- Images are read after the tower's last layer and final norm: nothing that is trained lacks a gradient.
-- Late fusion is the same class with gated cross-attention in front of every k-th layer of the decoder. Its weights lie
-  beside the language model, whose own keep their names. Keys and values of the images are computed once and travel
+- LLaVA's class around a whole `AutoModelForCausalLM`, head included: biases, soft caps and scales of its logits apply
+  here too, and without an image it is the same function.
+- Image features are taken after the tower's last layer and final norm, so every weight gets a gradient.
+- Late fusion is the same class with gated cross-attention before every k-th decoder layer. Its weights are stored
+  beside those of the language model, which keep their names. Keys and values of the images are computed once and kept
   with the KV cache.
-- Weights that are missing from a checkpoint are an error: a random tower is no model.
+- Loading a checkpoint that lacks weights raises an error.
 """
 
 import inspect
@@ -39,26 +39,25 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_omni_vision import OmniVisionConfig
 from .configuration_omni_vision_language import OmniVisionLanguageConfig
-from .modeling_omni_vision import OmniVisionModel, OmniVisionModelOutput
+from .modeling_omni_vision import CompleteWeightsMixin, OmniVisionModel, OmniVisionModelOutput
 
 
-# Where a KV cache keeps the images of its conversation.
-MEMORY = "omni_vision_images"
+# Attribute of a KV cache that holds the `ImageKVCache` of its conversations.
+IMAGE_CACHE = "omni_vision_images"
 LLAVA_ONLY = ("vision_feature_layer", "vision_feature_select_strategy", "image_sizes")
 
 
-def shuffle_pixels(grid: torch.Tensor, rows: int, factor: int) -> torch.Tensor:
+def pixel_shuffle(grid: torch.Tensor, rows: int, factor: int) -> torch.Tensor:
     """
-    Put squares of `factor` by `factor` patches side by side.
+    Concatenate squares of `factor` by `factor` patches into one token each.
 
     Args:
         grid: Patches (images, rows * columns, hidden), row by row.
         rows: Number of rows.
-        factor: Side of a square.
+        factor: Side of a square in patches.
 
     Returns:
-        Tokens (images, rows * columns / factor**2, factor**2 * hidden), row by row; a token holds the patches of its
-        square, row by row.
+        Tokens (images, rows * columns / factor**2, factor**2 * hidden), row by row, as are the patches in each token.
 
     Raises:
         `ValueError`: if the factor does not divide rows and columns.
@@ -74,7 +73,7 @@ def shuffle_pixels(grid: torch.Tensor, rows: int, factor: int) -> torch.Tensor:
 
 
 class OmniVisionProjector(nn.Module):
-    """Chooses what is shown of an image and brings it to the width of the language model."""
+    """Selects image features and projects them to the width of the language model."""
 
     def __init__(self, config: OmniVisionLanguageConfig):
         super().__init__()
@@ -84,28 +83,24 @@ class OmniVisionProjector(nn.Module):
         narrow, wide = vision.hidden_size * self.factor**2, config.text_config.get_text_config().hidden_size  # type: ignore[union-attr]
         bias = config.multimodal_projector_bias
         self.linear_1 = nn.Linear(narrow, wide, bias=bias)
-        # CODEPATH: the specification projects linearly; LLaVA and checkpoints that ask for it with two layers.
         if config.projector == "mlp":
             self.act = ACT2FN[config.projector_hidden_act]
             self.linear_2 = nn.Linear(wide, wide, bias=bias)
 
     def forward(self, output: OmniVisionModelOutput, height: int) -> torch.Tensor:
-        """Map what the tower says of images of this height in pixels to (images, num_image_tokens, text hidden)."""
+        """Project the tower's output for images of `height` pixels to (images, num_image_tokens, text hidden)."""
         tokens: Any = output.cls
-        # CODEPATH: the specification's checkpoints show CLS alone, others the grid, or both.
         if self.vision_feature_select_strategy != "cls":
             grid: Any = output.grid
-            grid, cls = (
-                shuffle_pixels(grid, height // self.patch_height, self.factor),
-                tokens.repeat(1, 1, self.factor**2),
-            )
+            grid = pixel_shuffle(grid, height // self.patch_height, self.factor)
+            cls = tokens.repeat(1, 1, self.factor**2)
             tokens = grid if self.vision_feature_select_strategy == "grid" else torch.cat((cls, grid), dim=1)
         tokens = self.linear_1(tokens)
         return self.linear_2(self.act(tokens)) if hasattr(self, "linear_2") else tokens
 
 
 class OmniVisionCrossAttention(nn.Module):
-    """Gated cross-attention: words look at images; the gate is shut at first, the language model then unchanged."""
+    """Gated cross-attention of text tokens to images; the gate starts at zero, which leaves the tokens unchanged."""
 
     def __init__(self, config: OmniVisionLanguageConfig):
         super().__init__()
@@ -121,28 +116,29 @@ class OmniVisionCrossAttention(nn.Module):
         self.gate = nn.Parameter(torch.empty(1))
 
     def keys_values(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Map image vectors (batch, vectors, hidden) to keys and values (batch, heads, vectors, head_dim)."""
+        """Project image features (batch, features, hidden) to keys and values (batch, heads, features, head_dim)."""
         return self._heads(self.k_proj(images)), self._heads(self.v_proj(images))
 
     def forward(
         self, hidden_states: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, visible: torch.Tensor
     ) -> torch.Tensor:
         """
-        Add to words what they see.
+        Add the cross-attention output to hidden states.
 
         Args:
-            hidden_states: Words (batch, length, hidden).
-            keys: Of images (batch, heads, vectors, head_dim).
+            hidden_states: Text tokens (batch, length, hidden).
+            keys: Of images (batch, heads, features, head_dim).
             values: Of the same shape.
-            visible: Which word may look at which vector, boolean (batch, 1, length, vectors). A word that may look at
-                none is left as it is, to the bit.
+            visible: Mask of the image features that each text token attends to, boolean (batch, 1, length, features).
+                A token that attends to none is returned unchanged, to the bit.
         """
         query = self._heads(self.q_proj(self.norm(hidden_states)))
-        blind = ~visible.any(-1, keepdim=True)
-        # A row of a softmax cannot be empty: the blind look at everything, then forget it.
-        seen = nn.functional.scaled_dot_product_attention(query, keys, values, attn_mask=visible | blind)
-        seen = seen.masked_fill(blind, 0).transpose(1, 2).flatten(2)
-        return hidden_states + self.gate.tanh() * self.o_proj(seen)
+        unattended = ~visible.any(-1, keepdim=True)
+        # A softmax over an empty row is NaN: these tokens attend to everything, and their output is zeroed.
+        mask = visible | unattended
+        attended = nn.functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
+        attended = attended.masked_fill(unattended, 0).transpose(1, 2).flatten(2)
+        return hidden_states + self.gate.tanh() * self.o_proj(attended)
 
     def _heads(self, tokens: torch.Tensor) -> torch.Tensor:
         """Split (batch, tokens, heads * head_dim) into (batch, heads, tokens, head_dim)."""
@@ -152,22 +148,22 @@ class OmniVisionCrossAttention(nn.Module):
 def cross_attention_hook(
     index: int, layer: nn.Module, args: tuple, kwargs: dict[str, Any]
 ) -> tuple[tuple, dict[str, Any]]:
-    """Run before decoder layer `index`, as a hook: let its words look; the layer itself never sees the keyword."""
-    looks = kwargs.pop("cross_attention_calls", {})
-    if index in looks:
-        # Taken out: what is left at the end was never looked at.
-        args = (looks.pop(index)(args[0]), *args[1:])
+    """Apply the cross-attention of decoder layer `index` to its input and remove the keyword argument."""
+    calls = kwargs.pop("cross_attention_calls", {})
+    if index in calls:
+        # Removed: calls that remain after the forward pass were never made.
+        args = (calls.pop(index)(args[0]), *args[1:])
     return args, kwargs
 
 
 @dataclass
 class ImageKVCache:
     """
-    The images of a batch of conversations, for late fusion.
+    Cross-attention keys and values of the images of a batch of conversations, for late fusion.
 
     Args:
-        keys_values: For each cross-attention, keys and values (batch, heads, vectors, head_dim).
-        filled: Which vectors are of an image and not padding, boolean (batch, vectors).
+        keys_values: For each cross-attention, keys and values (batch, heads, features, head_dim).
+        filled: True for features of an image, False for padding, boolean (batch, features).
     """
 
     keys_values: list[tuple[torch.Tensor, torch.Tensor]]
@@ -180,51 +176,46 @@ class ImageKVCache:
 
 
 def group_images_by_prompt(
-    images: torch.Tensor, places: torch.Tensor
+    images: torch.Tensor, image_positions: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """
-    Give each row of a batch its images.
+    Assign images to the rows of a batch.
 
     Args:
-        images: All of them, in the order of their tokens: (images, tokens, hidden).
-        places: Where their tokens stand, boolean (batch, length), one for each image.
+        images: Features of all images in the order of their tokens, (images, features, hidden).
+        image_positions: Mask of image tokens, one for each image, boolean (batch, length).
 
     Returns:
-        Vectors (batch, most * tokens, hidden), where `most` is the largest number of images in a row and others are
-        padded with zeros; which of them are filled (batch, most * tokens); which are visible (batch, length, most *
-        tokens): a word sees the images whose token stands at or before it.
+        Features (batch, most * features, hidden), where `most` is the largest number of images in a row, other rows
+        padded with zeros; the mask of filled ones (batch, most * features); the visible mask (batch, length, most *
+        features): a text token attends to the images whose token is at or before it.
     """
-    counts = places.sum(1)
-    number = torch.arange(int(counts.max()), device=places.device)
+    counts = image_positions.sum(1)
+    number = torch.arange(int(counts.max()), device=image_positions.device)
     filled = number < counts[:, None]
-    visible = number < places.cumsum(1).unsqueeze(-1)
+    visible = number < image_positions.cumsum(1).unsqueeze(-1)
     rows = images.new_zeros(*filled.shape, *images.shape[1:])
     rows = rows.masked_scatter(filled[..., None, None], images).flatten(1, 2)
-    tokens = images.shape[1]
-    return rows, filled.repeat_interleave(tokens, dim=-1), visible.repeat_interleave(tokens, dim=-1)
+    features = images.shape[1]
+    return rows, filled.repeat_interleave(features, dim=-1), visible.repeat_interleave(features, dim=-1)
 
 
 def decoder_layers(language_model: Any) -> nn.ModuleList:
-    """
-    Find the list of layers of a language model.
-
-    Raises:
-        `ValueError`: if its decoder has no list called `layers`, as those of the Llama kind have.
-    """
+    """Return the decoder layers of a language model; a decoder without a list `layers` is a `ValueError`."""
     layers = getattr(language_model.get_decoder(), "layers", None)
     if not isinstance(layers, nn.ModuleList):
         raise ValueError(
             f"Late fusion needs a decoder with a list of `layers`, as Llama has, got {type(language_model).__name__}. "
-            "Use early fusion, or transformers' VisionEncoderDecoderModel where it has cross-attention of its own."
+            "Use early fusion, or transformers' VisionEncoderDecoderModel for decoders with their own cross-attention."
         )
     return layers
 
 
-class OmniVisionForConditionalGeneration(LlavaForConditionalGeneration):
-    """A language model that sees, by early or late fusion (`config.fusion`).
+class OmniVisionForConditionalGeneration(CompleteWeightsMixin, LlavaForConditionalGeneration):
+    """The OmniVision vision-language model, with early or late fusion (`config.fusion`).
 
-    Early: image vectors take the places of the image tokens. Late: one image token marks where an image stands, and
-    words from there on look at it through gated cross-attention, which needs a decoder with a list of `layers`.
+    Early: image features replace the embeddings of the image tokens. Late: one image token marks the position of an
+    image, and text tokens from there on attend to it in gated cross-attention; needs a decoder with a list `layers`.
 
     Example:
     ```python
@@ -241,45 +232,43 @@ class OmniVisionForConditionalGeneration(LlavaForConditionalGeneration):
     """
 
     config_class = OmniVisionLanguageConfig
-    # There is no body of its own: the parts lie side by side, and the language model ties its own embeddings.
+    # No base model of its own: tower, projector and language model are siblings; the latter ties its own embeddings.
     base_model_prefix = ""
     _tied_weights_keys = None  # type: ignore[assignment]
     _tp_plan = None  # type: ignore[assignment]
-    # Counting images waits for numbers from the device.
+    # Counting images reads numbers from the device.
     _can_compile_fullgraph = False
 
     def __init__(self, config: OmniVisionLanguageConfig):
-        # Not LLaVA's own: it would build its body and its head.
+        # Not LLaVA's own, which would build its base model and head.
         LlavaPreTrainedModel.__init__(self, config)
         vision: OmniVisionConfig = config.vision_config  # type: ignore[assignment]
-        # Built directly, not through AutoModel: this folder brings the class along, nothing need be registered.
+        # Built directly, not with AutoModel: the class travels with the checkpoint and need not be registered.
         self.vision_tower = OmniVisionModel(vision)
         self.multi_modal_projector = OmniVisionProjector(config)
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         if "past_key_values" not in inspect.signature(self.language_model.forward).parameters:
             raise ValueError(
-                f"The language model must take its cache as `past_key_values`, got "
+                f"The language model must take its KV cache as `past_key_values`, got "
                 f"{type(self.language_model).__name__}, which does not. Choose another one."
             )
-        # CODEPATH: checkpoints of late fusion only.
         if config.fusion == "late":
-            layers = decoder_layers(self.language_model)
-            self.cross_attention_layers = range(
-                config.cross_attention_interval - 1, len(layers), config.cross_attention_interval
-            )
-            if not self.cross_attention_layers:
-                raise ValueError(
-                    f"`cross_attention_interval` must be at most the number of decoder layers, {len(layers)}, got "
-                    f"{config.cross_attention_interval}. Lower it."
-                )
-            self.cross_attention = nn.ModuleList(
-                [OmniVisionCrossAttention(config) for _ in self.cross_attention_layers]
-            )
-            for index, layer in enumerate(layers):
-                layer.register_forward_pre_hook(partial(cross_attention_hook, index), with_kwargs=True)
-        # An image is shown, never said.
+            self._add_cross_attention(config)
+        # The image token is input only, never generated.
         self.generation_config.suppress_tokens = [config.image_token_id]
         self.post_init()
+
+    def _add_cross_attention(self, config: OmniVisionLanguageConfig) -> None:
+        layers, interval = decoder_layers(self.language_model), config.cross_attention_interval
+        self.cross_attention_layers = range(interval - 1, len(layers), interval)
+        if not self.cross_attention_layers:
+            raise ValueError(
+                f"`cross_attention_interval` must be at most the number of decoder layers, {len(layers)}, got "
+                f"{interval}. Lower it."
+            )
+        self.cross_attention = nn.ModuleList([OmniVisionCrossAttention(config) for _ in self.cross_attention_layers])
+        for index, layer in enumerate(layers):
+            layer.register_forward_pre_hook(partial(cross_attention_hook, index), with_kwargs=True)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -289,35 +278,9 @@ class OmniVisionForConditionalGeneration(LlavaForConditionalGeneration):
 
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
-        # Transformers reads this file and finds an attention without a choice: to images, whose mask only torch's
-        # own takes. Tower and language model have the choice.
+        # Transformers scans this file and finds only torch's attention, in the cross-attention, whose mask needs it.
+        # Tower and language model support every implementation.
         return True
-
-    @classmethod
-    def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
-        """
-        Load as every model of transformers does, but refuse a checkpoint that lacks weights.
-
-        Raises:
-            `ValueError`: naming the missing weights, for instance those of a whole tower.
-        """
-        loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
-        model, info = loaded
-        missing = sorted(info["missing_keys"])
-        if missing:
-            raise ValueError(
-                f"A checkpoint of {cls.__name__} must hold all of its weights, got none for {len(missing)} of them, "
-                f"such as {missing[:3]!r}. Publish the merged model if these are an adapter's."
-            )
-        return (model, info) if output_loading_info else model
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Return the word embeddings of the language model."""
-        return self.language_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the word embeddings of the language model."""
-        self.language_model.set_input_embeddings(value)
 
     def get_output_embeddings(self) -> nn.Module:
         """Return the head of the language model."""
@@ -332,18 +295,18 @@ class OmniVisionForConditionalGeneration(LlavaForConditionalGeneration):
         Encode and project images (images, channels, height, width).
 
         Returns:
-            What the tower returns, its `pooler_output` a list with the vectors of each image: (num_image_tokens, text
-            hidden) in early fusion, (1, num_image_tokens, text hidden) in late; as long as its tokens are many.
+            The tower's output, its `pooler_output` a list with the features of each image: (num_image_tokens, text
+            hidden) in early fusion, (1, num_image_tokens, text hidden) in late; as many rows as it has image tokens.
         """
         ignored = sorted(name for name in LLAVA_ONLY if kwargs.pop(name, None) is not None)
         if ignored:
             raise ValueError(
-                f"Expected none of LLaVA's options of its towers, got {ignored!r}. Set the configuration's."
+                f"Expected none of LLaVA's options for features, got {ignored!r}. Set them in the configuration."
             )
         output = self.vision_tower(pixel_values, **{**kwargs, "return_dict": True})
-        vectors = self.multi_modal_projector(output, pixel_values.shape[-2])
-        # CODEPATH: as in `forward`. `generate` repeats images for beams by the lengths of these.
-        output.pooler_output = list(vectors.unsqueeze(1) if self.config.fusion == "late" else vectors)
+        features = self.multi_modal_projector(output, pixel_values.shape[-2])
+        # `generate` repeats images for beams by the lengths of these.
+        output.pooler_output = list(features.unsqueeze(1) if self.config.fusion == "late" else features)
         return output
 
     @can_return_tuple
@@ -361,7 +324,7 @@ class OmniVisionForConditionalGeneration(LlavaForConditionalGeneration):
         **kwargs: Any,
     ) -> LlavaCausalLMOutputWithPast:
         """
-        Predict the next tokens.
+        Compute logits of the next tokens and, given labels, the loss.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(batch, length)`):
@@ -371,46 +334,46 @@ class OmniVisionForConditionalGeneration(LlavaForConditionalGeneration):
             attention_mask (`torch.LongTensor` of shape `(batch, length)`, *optional*):
                 1 for tokens, 0 for padding, on either side.
             position_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*):
-                Places of the tokens; those of `generate` leave padding out.
+                Positions of the tokens; `generate` skips padding.
             past_key_values (`Cache`, *optional*):
-                What came before; it knows its images, give only new ones.
+                KV cache of earlier tokens and their images; pass only new images with it.
             inputs_embeds (`torch.FloatTensor` of shape `(batch, length, hidden)`, *optional*):
-                In place of `input_ids`; image tokens are found by their embedding.
+                Instead of `input_ids`; image tokens are recognised by their embedding.
             labels (`torch.LongTensor` of shape `(batch, length)`, *optional*):
-                The tokens themselves, -100 where no loss is wanted: at least at image tokens.
+                Token ids, -100 for positions without a loss, image tokens among them.
             logits_to_keep (`int` or `torch.Tensor`, *optional*, defaults to 0):
                 Number of last positions to compute logits for, or the positions; 0 for all.
             mm_encoder_outputs (`dict`, *optional*):
-                In place of `pixel_values`: `{"image": model.get_image_features(pixel_values)}`.
+                Instead of `pixel_values`: `{"image": model.get_image_features(pixel_values)}`.
             kwargs:
-                What the language model takes, such as `use_cache`.
+                Arguments of the language model, such as `use_cache`.
 
         Raises:
-            `ValueError`: for image tokens that are not as many as the vectors of the images.
+            `ValueError`: if the numbers of image tokens and image features differ.
         """
         if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("Expected either `input_ids` or `inputs_embeds`, got both or neither. Give one of them.")
+            raise ValueError("Expected either `input_ids` or `inputs_embeds`, got both or neither. Pass one of them.")
         encoded = (mm_encoder_outputs or {}).get("image")
         if pixel_values is not None:
             encoded = self.get_image_features(pixel_values)
-        text, memory, vectors = self.fuse(encoded, input_ids, inputs_embeds, past_key_values)
-        given = {"attention_mask": attention_mask, "position_ids": position_ids, "past_key_values": past_key_values}
-        given |= {"labels": labels, "logits_to_keep": logits_to_keep}
-        output = self.language_model(**text, **given, **kwargs, return_dict=True)
-        if unseen := sorted(text.get("cross_attention_calls", {})):
+        text, image_cache, features = self.fuse(encoded, input_ids, inputs_embeds, past_key_values)
+        text |= {"attention_mask": attention_mask, "position_ids": position_ids, "past_key_values": past_key_values}
+        text |= {"labels": labels, "logits_to_keep": logits_to_keep}
+        output = self.language_model(**text, **kwargs, return_dict=True)
+        if skipped := sorted(text.get("cross_attention_calls", {})):
             raise ValueError(
-                f"Late fusion needs a decoder that passes keywords on to all of its layers, got "
-                f"{type(self.language_model).__name__}, where layers {unseen} got none. Use early fusion."
+                f"Late fusion needs a decoder that passes keyword arguments to all of its layers, got "
+                f"{type(self.language_model).__name__}, where layers {skipped} got none. Use early fusion."
             )
-        if memory is not None and output.past_key_values is not None:
-            setattr(output.past_key_values, MEMORY, memory)
+        if image_cache is not None and output.past_key_values is not None:
+            setattr(output.past_key_values, IMAGE_CACHE, image_cache)
         return LlavaCausalLMOutputWithPast(
             loss=output.loss,
             logits=output.logits,
             past_key_values=output.past_key_values,
             hidden_states=output.hidden_states,
             attentions=output.attentions,
-            image_hidden_states=vectors,
+            image_hidden_states=features,
         )
 
     def fuse(
@@ -421,97 +384,99 @@ class OmniVisionForConditionalGeneration(LlavaForConditionalGeneration):
         past_key_values: Any,
     ) -> tuple[dict[str, Any], ImageKVCache | None, torch.Tensor | None]:
         """
-        Bring images and words together.
+        Combine image features and text.
 
         Args:
-            encoded: What `get_image_features` returned, or None.
+            encoded: Output of `get_image_features`, or None.
             input_ids: Prompts (batch, length), or None.
-            inputs_embeds: In place of them (batch, length, hidden), or None.
-            past_key_values: What came before, or None.
+            inputs_embeds: Instead of them (batch, length, hidden), or None.
+            past_key_values: KV cache of earlier tokens, or None.
 
         Returns:
-            Arguments for the language model, the same as without images where there are none; in late fusion the
-            images that its cache is to keep; the vectors of new images.
+            Arguments for the language model, those of plain text if there are no images; in late fusion the images to
+            keep with its KV cache; the features of new images.
         """
         text: dict[str, Any] = {"input_ids": input_ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
         begins = past_key_values is None or not past_key_values.get_seq_length()
-        vectors = places = None
-        # A prompt is checked even where it comes without images; what is generated after it is only text.
+        features = image_positions = None
+        # A prompt without images is checked too; tokens generated after it are only text.
         if encoded is not None or begins:
-            vectors, places = self.match_images(encoded, **text)
-        # CODEPATH: checkpoints say in their configuration which fusion they were trained with.
+            features, image_positions = self.match_images(encoded, **text)
         if self.config.fusion == "late":
-            earlier = None if begins else getattr(past_key_values, MEMORY, None)
-            memory, text["cross_attention_calls"] = self.prepare_cross_attention(vectors, places, earlier)
-            return text, memory, vectors
-        if vectors is not None and places is not None:
+            earlier = None if begins else getattr(past_key_values, IMAGE_CACHE, None)
+            image_cache, calls = self.prepare_cross_attention(features, image_positions, earlier)
+            return {**text, "cross_attention_calls": calls}, image_cache, features
+        if features is not None and image_positions is not None:
             embeds = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
-            text = {"inputs_embeds": embeds.masked_scatter(places.unsqueeze(-1), vectors)}
-        return text, None, vectors
+            text = {"inputs_embeds": embeds.masked_scatter(image_positions.unsqueeze(-1), features)}
+        return text, None, features
 
     def match_images(
         self, encoded: Any, input_ids: torch.Tensor | None = None, inputs_embeds: torch.Tensor | None = None
     ) -> tuple[torch.Tensor | None, torch.Tensor]:
         """
-        Find where images go.
+        Locate the image tokens and check their number.
 
         Args:
-            encoded: What `get_image_features` returned, or None.
+            encoded: Output of `get_image_features`, or None.
             input_ids: Prompts (batch, length), or None.
-            inputs_embeds: In place of them (batch, length, hidden).
+            inputs_embeds: Instead of them (batch, length, hidden).
 
         Returns:
-            All vectors of the images, (image tokens, text hidden) in early and (image tokens, num_image_tokens, text
-            hidden) in late fusion, or None; and where the image tokens stand, boolean (batch, length).
+            The features of all images, (image tokens, text hidden) in early and (image tokens, num_image_tokens, text
+            hidden) in late fusion, or None; and the mask of image tokens, boolean (batch, length).
 
         Raises:
-            `ValueError`: if there is another number of image tokens than the images have.
+            `ValueError`: if the numbers of image tokens and image features differ.
         """
         embedding: Any = self.get_input_embeddings()
         token = torch.tensor(self.config.image_token_id, device=embedding.weight.device)
         if inputs_embeds is None:
             ids: Any = input_ids
-            places: torch.Tensor = ids == token.to(ids.device)
+            positions: torch.Tensor = ids == token.to(ids.device)
         else:
-            places = (inputs_embeds == embedding(token)).all(-1)
-        vectors = (
-            None if encoded is None else torch.cat(encoded.pooler_output).to(places.device, embedding.weight.dtype)
-        )
-        expected, got = 0 if vectors is None else len(vectors), int(places.sum())
+            positions = (inputs_embeds == embedding(token)).all(-1)
+        features = None
+        if encoded is not None:
+            features = torch.cat(encoded.pooler_output).to(positions.device, embedding.weight.dtype)
+        expected, got = 0 if features is None else len(features), int(positions.sum())
         if expected != got:
             images = 0 if encoded is None else len(encoded.pooler_output)
             raise ValueError(
                 f"Expected {expected} image tokens in the prompts for {images} images, got {got}. The processor "
-                f"writes {self.config.image_seq_length} for each image; give it images and prompts together."
+                f"inserts {self.config.image_seq_length} for each image; pass it images and prompts together."
             )
-        return vectors, places
+        return features, positions
 
     def prepare_cross_attention(
-        self, vectors: torch.Tensor | None, places: torch.Tensor | None, memory: ImageKVCache | None
+        self,
+        features: torch.Tensor | None,
+        image_positions: torch.Tensor | None,
+        image_cache: ImageKVCache | None,
     ) -> tuple[ImageKVCache | None, dict[int, Callable[[torch.Tensor], torch.Tensor]]]:
         """
         Prepare late fusion for one call of the language model.
 
         Args:
-            vectors: New images (images, num_image_tokens, text hidden), or None.
-            places: Where their tokens stand, boolean (batch, length), or None.
-            memory: Earlier images of the conversations, or None.
+            features: Of new images (images, num_image_tokens, text hidden), or None.
+            image_positions: Mask of their tokens, boolean (batch, length), or None.
+            image_cache: Earlier images of the conversations, or None.
 
         Returns:
-            Earlier and new images together, and for each layer that looks at them what to run before it.
+            Earlier and new images together, and the function to apply before each layer with cross-attention.
         """
-        visible = None if memory is None else memory.filled.unsqueeze(1)
-        if vectors is not None and places is not None:
-            rows, filled, seen = group_images_by_prompt(vectors, places)
+        visible = None if image_cache is None else image_cache.filled.unsqueeze(1)
+        if features is not None and image_positions is not None:
+            rows, filled, new_visible = group_images_by_prompt(features, image_positions)
             new = ImageKVCache([block.keys_values(rows) for block in self.cross_attention], filled)  # type: ignore[operator]
-            if memory is not None and visible is not None:
-                seen = torch.cat((visible.expand(-1, seen.shape[1], -1), seen), dim=-1)
-                new = memory + new
-            memory, visible = new, seen
-        if memory is None or visible is None:
+            if image_cache is not None and visible is not None:
+                new_visible = torch.cat((visible.expand(-1, new_visible.shape[1], -1), new_visible), dim=-1)
+                new = image_cache + new
+            image_cache, visible = new, new_visible
+        if image_cache is None or visible is None:
             return None, {}
-        blocks = zip(self.cross_attention_layers, self.cross_attention, memory.keys_values, strict=True)
-        return memory, {
+        blocks = zip(self.cross_attention_layers, self.cross_attention, image_cache.keys_values, strict=True)
+        return image_cache, {
             layer: partial(block, keys=keys, values=values, visible=visible.unsqueeze(1))
             for layer, block, (keys, values) in blocks
         }

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Images and prompts for [`OmniVisionForConditionalGeneration`]: each `<image>` stands for one image."""
+"""Processor of [`OmniVisionForConditionalGeneration`]: images, and prompts with an `<image>` for each of them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +20,7 @@ from transformers import LlavaProcessor
 from transformers.processing_utils import MultiModalData
 
 
-# Most chat templates of language models know only content that is a string: parts become one first.
+# Most chat templates of language models take only string content: content parts are joined first.
 FLATTEN_CONTENT = """\
 {%- set turns = namespace(flat=[]) -%}
 {%- for message in messages -%}
@@ -36,7 +36,7 @@ FLATTEN_CONTENT = """\
 {%- endfor -%}
 {%- set messages = turns.flat -%}
 """
-# For language models that never learnt to chat.
+# For base models without a chat template.
 PLAIN_CHAT = """\
 {%- for message in messages -%}
 {{- message['role'] | upper + ': ' + message['content'] + '\\n' -}}
@@ -47,12 +47,12 @@ PLAIN_CHAT = """\
 
 def image_chat_template(chat_template: str | None, image_token: str = "<image>") -> str:
     """
-    Make a chat template take images.
+    Return a chat template that also accepts images.
 
     Args:
-        chat_template: The one of the language model, which stays as it is for messages of plain text; None for
-            models without one, whose chats are then written as `USER: ...` and `ASSISTANT: ...`.
-        image_token: What is written, with a line break, where a message has an image.
+        chat_template: The language model's, whose output for plain text does not change; None for models without one,
+            whose chats are formatted as `USER: ...` and `ASSISTANT: ...`.
+        image_token: Text inserted, with a line break, for an image.
     """
     return FLATTEN_CONTENT.replace("IMAGE_TOKEN", image_token) + (
         PLAIN_CHAT if chat_template is None else chat_template
@@ -67,24 +67,24 @@ def _flat(images: Any) -> list[Any]:
 
 class OmniVisionProcessor(LlavaProcessor):
     """
-    Prepare images, prompts or both.
+    Prepares images, prompts or both for [`OmniVisionForConditionalGeneration`].
 
-    Each `<image>` of a prompt stands for the next image and becomes `image_seq_length` of them: one for each vector
-    of the image in early fusion, a single one in late fusion, where it only marks the place.
+    Each `<image>` of a prompt belongs to the next image and is expanded to `image_seq_length` image tokens: one for
+    each feature vector of the image in early fusion, a single one in late fusion, where it marks the position.
 
     Args:
         image_processor: An [`OmniVisionImageProcessor`].
-        tokenizer: The tokenizer of the language model, with the image token in its vocabulary. It pads on the left
-            from now on, as `generate` needs it; a call may say `padding_side="right"`.
+        tokenizer: The tokenizer of the language model, with the image token in its vocabulary. Its padding side is set
+            to left, as `generate` needs; a call may pass `padding_side="right"`.
         image_seq_length (`int`, *optional*, defaults to 1):
-            Tokens that stand for an image in the prompt, `config.image_seq_length`.
+            Image tokens in the prompt for each image, `config.image_seq_length`.
         chat_template (`str`, *optional*):
             By default the tokenizer's, extended by [`image_chat_template`].
         image_token (`str`, *optional*, defaults to `"<image>"`):
-            What stands for an image in prompts.
+            Placeholder of an image in prompts.
 
     Raises:
-        `ValueError`: if the tokenizer does not know the image token as one token.
+        `ValueError`: if the tokenizer does not encode the image token as one token.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class OmniVisionProcessor(LlavaProcessor):
         found = tokenizer.encode(image_token, add_special_tokens=False)
         if len(found) != 1 or found == [tokenizer.unk_token_id]:
             raise ValueError(
-                f"The tokenizer must know {image_token!r} as one token, got {found!r}. Add it: "
+                f"The tokenizer must encode {image_token!r} as one token, got {found!r}. Add it: "
                 f"tokenizer.add_tokens({image_token!r}, special_tokens=True)."
             )
         if chat_template is None:
@@ -107,19 +107,19 @@ class OmniVisionProcessor(LlavaProcessor):
             chat_template = image_chat_template(own, image_token)
         super().__init__(image_processor, tokenizer, chat_template=chat_template, image_token=image_token)
         self.image_seq_length = image_seq_length
-        # Answers grow on the right. Set here because saving a tokenizer does not always keep its side.
+        # Generated tokens are appended on the right. Set here since saving a tokenizer does not always keep the side.
         self.tokenizer.padding_side = "left"
 
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs: Any) -> str:
-        """Return what stands for image `image_idx` in the text that is tokenized."""
+        """Return the image tokens of image `image_idx`."""
         return self.image_token * self.image_seq_length
 
     def prepare_inputs_layout(self, images: Any = None, text: Any = None, *args: Any, **kwargs: Any) -> Any:
         """
-        Bring images to one flat list, in order, where an empty list is none at all.
+        Flatten images to one list, in order; an empty list becomes None.
 
         Raises:
-            `ValueError`: if images are grouped by prompt and a group does not fit its prompt.
+            `ValueError`: if images are grouped by prompt and a group does not match its prompt.
         """
         grouped = isinstance(images, (list, tuple)) and any(isinstance(group, (list, tuple)) for group in images)
         if grouped and isinstance(text, (list, tuple)):
@@ -129,17 +129,17 @@ class OmniVisionProcessor(LlavaProcessor):
 
     def validate_inputs(self, images: Any = None, text: Any = None, *args: Any, **kwargs: Any) -> None:
         """
-        Check that there is an image for each image token.
+        Check that there is an image for each `<image>`.
 
         Raises:
-            `ValueError`: with both numbers, if there is not; for neither images nor text.
+            `ValueError`: if the numbers differ, with both; for neither images nor text.
         """
         if text is not None and all(isinstance(prompt, str) for prompt in text):
             expected, got = sum(prompt.count(self.image_token) for prompt in text), len(images or [])
             if expected != got:
                 raise ValueError(
                     f"Expected an image for each {self.image_token}, got {expected} {self.image_token} in the text "
-                    f"and {got} images. Write {self.image_token} once for each image."
+                    f"and {got} images. Put one {self.image_token} into the text for each image."
                 )
         super().validate_inputs(images, text, *args, **kwargs)
 
@@ -152,7 +152,7 @@ class OmniVisionProcessor(LlavaProcessor):
             )
 
     def _get_num_multimodal_tokens(self, image_sizes: Any = None, **kwargs: Any) -> MultiModalData:
-        """Tell serving engines how many tokens images take: the same number for each, whatever its size."""
+        """Return the number of image tokens of images for serving engines: the same for each size."""
         if image_sizes is None:
             return MultiModalData()
         count = len(image_sizes)

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Configuration of an OmniVision image tower beside any text encoder, for search and zero-shot classification."""
+"""Configuration of an OmniVision vision tower and any text encoder, for search and zero-shot classification."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from .configuration_omni_vision import OmniVisionConfig, value_errors
+from .configuration_omni_vision import OmniVisionConfig, check_choices, check_field, value_errors
 
 
 RETRIEVAL_AUTO_MAP = {
@@ -27,38 +27,36 @@ RETRIEVAL_AUTO_MAP = {
     "AutoModel": "modeling_omni_vision_retrieval.OmniVisionForRetrieval",
     "AutoModelForZeroShotImageClassification": "modeling_omni_vision_retrieval.OmniVisionForRetrieval",
 }
-SELECTIONS = ("grid", "cls+grid")
-LOSSES = ("softmax", "sigmoid")
 
 
 @value_errors
 @strict
 class OmniVisionRetrievalConfig(PreTrainedConfig):
     r"""
-    Everything that shapes an [`OmniVisionForRetrieval`].
+    Configuration of an [`OmniVisionForRetrieval`].
 
     Args:
         vision_config ([`OmniVisionConfig`] or `dict`, *optional*):
-            The image tower; by default the specification's ViTTiny.
+            The vision tower; by default the specification's ViTTiny.
         text_config (`PreTrainedConfig` or `dict`, *optional*):
             Any text encoder that `AutoModel` builds, with its `model_type`; by default a BERT.
         embedding_dim (`int`, *optional*, defaults to 64):
-            Width of what both towers are projected to, for a token and for a whole image or sentence.
+            Width of the space that both towers are projected to, for multi-vector and single-vector embeddings.
         vision_feature_select_strategy (`str`, *optional*, defaults to `"grid"`):
-            Which image tokens take part in late interaction: `"grid"`, the patches alone, or `"cls+grid"`.
+            Image tokens in the multi-vector embedding: `"grid"`, the patches alone, or `"cls+grid"`.
         skiplist_token_ids (`list[int]`, *optional*):
-            Tokens of a text that have no part in late interaction, such as those that open and close it: their
-            vectors are zero. [`OmniVisionRetrievalProcessor.skiplist_token_ids`] tells those of a tokenizer.
+            Text tokens that late interaction ignores, such as `[CLS]` and `[SEP]`: their vectors are zero.
+            [`OmniVisionRetrievalProcessor.skiplist_token_ids`] returns those of a tokenizer.
         contrastive_loss (`str`, *optional*, defaults to `"softmax"`):
-            `"softmax"`, over a batch in both directions (https://huggingface.co/papers/2103.00020), or
-            `"sigmoid"`, each pair for itself (https://huggingface.co/papers/2303.15343).
+            `"softmax"`, over a batch in both directions (CLIP, https://huggingface.co/papers/2103.00020), or
+            `"sigmoid"`, over single pairs (SigLIP, https://huggingface.co/papers/2303.15343).
         logit_scale_init_value (`float`, *optional*, defaults to 2.6592):
-            Logarithm of the initial factor of the cosines; 2.6592 is log(1 / 0.07).
+            Logarithm of the initial scale of the cosine similarities; 2.6592 is log(1 / 0.07).
         initializer_range (`float`, *optional*, defaults to 0.02):
             Standard deviation of the initial weights of the projections.
 
     Raises:
-        `ValueError`: if a value has the wrong type or cannot work.
+        `ValueError`: if a value has the wrong type or is not supported.
     """
 
     model_type = "omni_vision_retrieval"
@@ -77,28 +75,21 @@ class OmniVisionRetrievalConfig(PreTrainedConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:
-        # One head serves tokens and wholes; both names are read by sentence-transformers.
+        # One projection serves multi-vector and single-vector embeddings; sentence-transformers reads both names.
         self.projection_dim = self.embedding_dim
         kwargs.pop("projection_dim", None)
         super().__post_init__(**kwargs)
         self.auto_map = {**RETRIEVAL_AUTO_MAP, **(getattr(self, "auto_map", None) or {})}
-        if self.embedding_dim < 1:
-            raise ValueError(f"`embedding_dim` must be at least 1, got {self.embedding_dim!r}. 64 is usual.")
-        for name, choices in (("vision_feature_select_strategy", SELECTIONS), ("contrastive_loss", LOSSES)):
-            if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"`{name}` must be one of {', '.join(map(repr, choices))}, got {getattr(self, name)!r}."
-                )
+        check_field(self, "embedding_dim", self.embedding_dim >= 1, "at least 1", advice="64 is usual.")
+        check_choices(self, vision_feature_select_strategy=("grid", "cls+grid"))
+        check_choices(self, contrastive_loss=("softmax", "sigmoid"))
         vision: Any = self.vision_config
-        if vision.pooling == "cls_mean":
-            raise ValueError(
-                "One projection serves tokens and wholes, so `pooling` of the image tower must be 'cls' or 'mean', "
-                f"got {vision.pooling!r}. Choose one of them."
-            )
+        # The projection of patches, which are half as wide, serves the pooled output too.
+        check_field(vision, "pooling", vision.pooling != "cls_mean", "'cls' or 'mean' in a retrieval model")
 
     @property
     def image_seq_length(self) -> int:
-        """Number of vectors that an image of native size has in late interaction."""
+        """Number of vectors in the multi-vector embedding of an image of native size."""
         return self.vision_config.num_patches + (self.vision_feature_select_strategy == "cls+grid")  # type: ignore[union-attr]
 
 

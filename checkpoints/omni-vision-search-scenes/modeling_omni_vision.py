@@ -18,10 +18,10 @@ Unusual here:
   on (`center_residual_`). LayerNorm and RMSNorm are then the same function up to a bias, so the
   specification's two descriptions agree and a stock `ViTModel` can hold the same weights.
 - Positions are interpolated for any image whose sides are multiples of the patch size.
-- `attention_maps` gives what CLS looks at on every attention backend.
+- `attention_maps` returns the attention of CLS over the patches with every attention backend.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +46,7 @@ RECORDED_OUTPUTS = ("output_hidden_states", "output_attentions")
 @dataclass
 class OmniVisionModelOutput(BaseModelOutputWithPooling):
     """
-    What [`OmniVisionModel`] returns. All tensors are taken after the final norm.
+    Output of [`OmniVisionModel`]. All tokens are taken after the final norm.
 
     Args:
         last_hidden_state (`torch.FloatTensor` of shape `(batch, 1 + registers + patches, hidden)`):
@@ -54,13 +54,13 @@ class OmniVisionModelOutput(BaseModelOutputWithPooling):
         pooler_output (`torch.FloatTensor` of shape `(batch, hidden)`):
             The CLS token.
         cls (`torch.FloatTensor` of shape `(batch, 1, hidden)`):
-            The CLS token, first half of the pair that the specification returns.
+            The CLS token, first of the pair that the specification returns.
         grid (`torch.FloatTensor` of shape `(batch, patches, hidden)`):
-            The patch tokens, second half of that pair.
+            The patch tokens, row by row, second of that pair.
         hidden_states (`tuple` of `torch.FloatTensor`, *optional*):
             The input of the first layer and the output of each layer, before the final norm.
         attentions (`tuple` of `torch.FloatTensor` of shape `(batch, heads, tokens, tokens)`, *optional*):
-            Attention weights of each layer (only the eager implementation has them).
+            Attention weights of each layer, with the eager implementation only.
     """
 
     # Fields, not properties: they survive torch.export, DataParallel and `return_dict=False`.
@@ -68,33 +68,21 @@ class OmniVisionModelOutput(BaseModelOutputWithPooling):
     grid: torch.FloatTensor | None = None
 
 
-class OmniVisionPatchProjection(nn.Conv2d):
-    """Convolution whose stride is its kernel; in bfloat16 on CPU as unfold + linear, which is faster there."""
-
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Turn images (batch, channels, height, width) into (batch, hidden, rows, columns)."""
-        if self.weight.dtype != torch.bfloat16 or pixel_values.device.type != "cpu":
-            return super().forward(pixel_values)
-        height, width = self.kernel_size
-        patches = pixel_values.unflatten(3, (-1, width)).unflatten(2, (-1, height)).permute(0, 2, 4, 1, 3, 5)
-        return nn.functional.linear(patches.flatten(3), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
-
-
 class OmniVisionPatchEmbeddings(nn.Module):
-    """Cuts images into patches and projects each to a token: unfold + linear, as one convolution."""
+    """Splits images into patches and projects each to a token: unfold + linear, as one convolution."""
 
     def __init__(self, config: OmniVisionConfig):
         super().__init__()
         self.config = config
-        # Read here, not in forward: each look into a configuration takes microseconds, many at batch 1.
+        # Read once: reading an attribute of a configuration takes microseconds, noticeable at batch size 1.
         self.num_channels, self.patch_size = config.num_channels, config.patch_size_hw
-        self.projection = OmniVisionPatchProjection(
+        self.projection = nn.Conv2d(
             config.num_channels, config.hidden_size, kernel_size=self.patch_size, stride=self.patch_size
         )
         self.projection.writes_residual = True  # type: ignore[assignment]
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Turn images (batch, channels, height, width) into patch tokens (batch, hidden, rows, columns)."""
+        """Project images (batch, channels, height, width) to patch tokens (batch, hidden, rows, columns)."""
         channels, (patch_height, patch_width) = self.num_channels, self.patch_size
         if pixel_values.ndim != 4 or pixel_values.shape[1] != channels or not pixel_values.is_floating_point():
             raise ValueError(
@@ -111,7 +99,7 @@ class OmniVisionPatchEmbeddings(nn.Module):
 
 
 class OmniVisionEmbeddings(nn.Module):
-    """CLS, registers and patch tokens; positions are added to CLS and patches, registers have none."""
+    """CLS, registers and patch tokens; CLS and patches have position embeddings, registers have none."""
 
     def __init__(self, config: OmniVisionConfig):
         super().__init__()
@@ -119,32 +107,25 @@ class OmniVisionEmbeddings(nn.Module):
         self.patch_embeddings = OmniVisionPatchEmbeddings(config)
         self.cls_token = nn.Parameter(torch.empty(1, 1, config.hidden_size))
         self.position_embeddings = nn.Parameter(torch.empty(1, 1 + config.num_patches, config.hidden_size))
-        # CODEPATH: registers are an option of training; checkpoints have none unless their config says so.
         if config.num_register_tokens:
             self.register_tokens = nn.Parameter(torch.empty(1, config.num_register_tokens, config.hidden_size))
 
-    def patch_positions(self, rows: int, columns: int) -> torch.Tensor:
-        """Positions (1, rows * columns, hidden) of a grid: the learned ones, or interpolated in 2-D in float32."""
-        positions = self.position_embeddings[:, 1:]
-        # CODEPATH: every checkpoint takes this one at its native size, and the one below at any other.
+    def positions(self, rows: int, columns: int) -> torch.Tensor:
+        """Return positions (1, 1 + rows * columns, hidden): learned, or interpolated in float32 to another grid."""
+        learned: torch.Tensor = self.position_embeddings
         if (rows, columns) == self.grid_size:
-            return positions
-        native = positions.unflatten(1, self.grid_size).permute(0, 3, 1, 2)
+            return learned
+        native = learned[:, 1:].unflatten(1, self.grid_size).permute(0, 3, 1, 2)
         resized = nn.functional.interpolate(native.float(), size=(rows, columns), mode="bicubic", align_corners=False)
-        return resized.to(positions.dtype).flatten(2).transpose(1, 2)
+        return torch.cat((learned[:, :1], resized.to(learned.dtype).flatten(2).transpose(1, 2)), dim=1)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Turn images (batch, channels, height, width) into tokens (batch, 1 + registers + patches, hidden)."""
+        """Embed images (batch, channels, height, width) as tokens (batch, 1 + registers + patches, hidden)."""
         patches = self.patch_embeddings(pixel_values)
         batch, _, rows, columns = patches.shape
         # Joined first: positions are then added to one contiguous tensor.
-        leading = self.cls_token.expand(batch, -1, -1).to(patches.dtype)
-        positions: torch.Tensor = self.position_embeddings
-        # CODEPATH: as in `patch_positions`; the learned ones are taken whole, without a copy.
-        if (rows, columns) != self.grid_size:
-            positions = torch.cat((positions[:, :1], self.patch_positions(rows, columns)), dim=1)
-        tokens = torch.cat((leading, patches.flatten(2).transpose(1, 2)), dim=1) + positions
-        # CODEPATH: checkpoints with registers only, as in `__init__`.
+        cls = self.cls_token.expand(batch, -1, -1).to(patches.dtype)
+        tokens = torch.cat((cls, patches.flatten(2).transpose(1, 2)), dim=1) + self.positions(rows, columns)
         if self.num_register_tokens:
             registers = self.register_tokens.expand(batch, -1, -1).to(tokens.dtype)
             tokens = torch.cat((tokens[:, :1], registers, tokens[:, 1:]), dim=1)
@@ -161,19 +142,19 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention written out; returns (batch, tokens, heads, head_dim) and the weights."""
-    # Scaling the query, not the scores, passes over head_dim numbers of each token instead of all its scores.
+    """Return softmax attention (batch, tokens, heads, head_dim) and its weights (batch, heads, tokens, tokens)."""
+    # Scaling the query instead of the scores touches head_dim numbers of each token instead of all its scores.
     weights = torch.matmul(query * scaling, key.transpose(2, 3))
     if attention_mask is not None:
         weights = weights + attention_mask
-    # The kernel sums in float32 by itself, whatever it is given; asking for float32 would only add copies.
+    # The kernel accumulates in float32 for every input type; dtype=float32 would only add copies.
     weights = nn.functional.softmax(weights, dim=-1)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
 class OmniVisionAttention(nn.Module):
-    """Multi-head self-attention in which every token sees every token."""
+    """Bidirectional multi-head self-attention."""
 
     def __init__(self, config: OmniVisionConfig):
         super().__init__()
@@ -194,7 +175,7 @@ class OmniVisionAttention(nn.Module):
         num_queries: int | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Map tokens (batch, tokens, hidden) to the first `num_queries` of them; also the weights, if there are."""
+        """Return the outputs of all tokens or the first `num_queries`, and the weights if the backend has them."""
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
@@ -211,7 +192,7 @@ class OmniVisionAttention(nn.Module):
         return self.o_proj(attended.flatten(2)), weights
 
     def cls_weights(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Attention weights of CLS over all tokens, (batch, heads, tokens), from tokens (batch, tokens, hidden)."""
+        """Return the attention weights of CLS over tokens (batch, tokens, hidden) as (batch, heads, tokens)."""
         query, key = self._heads(self.q_proj(hidden_states[:, :1])), self._heads(self.k_proj(hidden_states))
         scores = torch.matmul(query, key.transpose(2, 3)).squeeze(2) * self.scaling
         return nn.functional.softmax(scores, dim=-1, dtype=torch.float32)
@@ -238,14 +219,14 @@ class OmniVisionMLP(nn.Module):
 
 
 def block_norm(config: OmniVisionConfig) -> nn.Module:
-    """Build the norm that stands before attention and MLP."""
-    # CODEPATH: the specification's code has LayerNorm, its text RMSNorm; published checkpoints have LayerNorm.
+    """Return the normalization layer before attention or MLP."""
+    # The specification's code has LayerNorm, its text RMSNorm.
     norm_class = nn.RMSNorm if config.block_norm == "rms_norm" else nn.LayerNorm
     return norm_class(config.hidden_size, eps=config.layer_norm_eps)
 
 
 def drop_path(branch: torch.Tensor, rate: float, training: bool) -> torch.Tensor:
-    """Drop the whole branch for a share `rate` of the images in training; keep the expected value."""
+    """Drop a residual branch for a fraction `rate` of the images in training; keep the expected value."""
     if rate == 0.0 or not training:
         return branch
     keep = branch.new_empty((branch.shape[0], 1, 1)).bernoulli_(1 - rate)
@@ -253,14 +234,14 @@ def drop_path(branch: torch.Tensor, rate: float, training: bool) -> torch.Tensor
 
 
 def drop_patches(tokens: torch.Tensor, num_prefix_tokens: int, rate: float, training: bool) -> torch.Tensor:
-    """Leave out a random share `rate` of the patches of each image in training, and with them their cost."""
+    """Drop a random fraction `rate` of the patches of each image in training."""
     if rate == 0.0 or not training:
         return tokens
-    leading, patches = tokens[:, :num_prefix_tokens], tokens[:, num_prefix_tokens:]
+    prefix, patches = tokens[:, :num_prefix_tokens], tokens[:, num_prefix_tokens:]
     num_kept = max(1, round(patches.shape[1] * (1 - rate)))
-    # In any order: attention does not know one, positions are in the tokens already.
+    # In any order: positions are added already, and attention does not depend on the order.
     kept = torch.rand(patches.shape[:2], device=patches.device).topk(num_kept).indices
-    return torch.cat((leading, patches.gather(1, kept.unsqueeze(-1).expand(-1, -1, patches.shape[2]))), dim=1)
+    return torch.cat((prefix, patches.gather(1, kept.unsqueeze(-1).expand(-1, -1, patches.shape[2]))), dim=1)
 
 
 class OmniVisionLayer(GradientCheckpointingLayer):
@@ -282,7 +263,7 @@ class OmniVisionLayer(GradientCheckpointingLayer):
         num_queries: int | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """Map tokens (batch, tokens, hidden) to tokens, all or the first `num_queries`, which look at all of them."""
+        """Map tokens (batch, tokens, hidden) to tokens; only the first `num_queries` are returned if it is given."""
         normed = self.layernorm_before(hidden_states)
         attended, _ = self.attention(normed, attention_mask, num_queries=num_queries, **kwargs)
         hidden_states = hidden_states[:, :num_queries] + drop_path(
@@ -292,12 +273,12 @@ class OmniVisionLayer(GradientCheckpointingLayer):
         return hidden_states + drop_path(self.dropout(refined), self.drop_path_rate, self.training)
 
     def cls_weights(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Attention weights of CLS over all tokens, (batch, heads, tokens), from this layer's input."""
+        """Return the attention weights of CLS over this layer's input tokens, (batch, heads, tokens)."""
         return self.attention.cls_weights(self.layernorm_before(hidden_states))
 
 
 class OmniVisionPreTrainedModel(PreTrainedModel):
-    """Loading, saving, initialisation and the zero-mean residual stream, for all OmniVision models."""
+    """Base class of the encoder and its heads: loading, saving, initialisation, zero-mean residual stream."""
 
     config_class = OmniVisionConfig
     base_model_prefix = "omni_vision"
@@ -320,19 +301,19 @@ class OmniVisionPreTrainedModel(PreTrainedModel):
             for token in module.parameters(recurse=False):
                 init.trunc_normal_(token, std=self.config.initializer_range)
         for parameter, channels in _residual_writers(module):
-            # Weights that came from a checkpoint stay as they are, centred or not.
+            # Loaded weights are kept, centred or not.
             if not getattr(parameter, "_is_hf_initialized", False):
                 _center_(parameter, channels)
 
     @torch.no_grad()
     def center_residual_(self) -> "OmniVisionPreTrainedModel":
         """
-        Project everything that writes into the residual stream onto zero mean over channels, in place.
+        Project every weight that writes into the residual stream onto zero mean over channels, in place.
 
         These are the patch projection, CLS, registers, positions, and in each layer the attention output
-        and the second MLP projection, weights and biases. On a model whose norms are LayerNorms this
-        changes nothing but what the final RMSNorm sees. Initialisation does it; call it after each
-        optimizer step to keep it (the training callback does). Returns the model.
+        and the second MLP projection, weights and biases. In a model with LayerNorm blocks this changes
+        only the input of the final RMSNorm. Initialisation calls it; call it after each optimizer step to
+        keep the property (the training callback does). Returns the model.
         """
         for module in self.modules():
             for parameter, channels in _residual_writers(module):
@@ -341,13 +322,13 @@ class OmniVisionPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def residual_mean(self) -> float:
-        """Largest absolute mean over channels of anything that writes into the residual stream; 0 when centred."""
+        """Return the largest absolute channel mean of the weights that `center_residual_` centres; 0 if centred."""
         writers = [writer for module in self.modules() for writer in _residual_writers(module)]
         return max(float(parameter.float().mean(channels).abs().max()) for parameter, channels in writers)
 
 
 def _residual_writers(module: nn.Module) -> Iterator[tuple[nn.Parameter, int]]:
-    """Yield the parameters of this one module that write into the residual stream, with their channel axis."""
+    """Yield parameter and channel axis for what this module, without children, adds to the residual stream."""
     if isinstance(module, OmniVisionEmbeddings):
         yield from ((token, -1) for token in module.parameters(recurse=False))
     elif getattr(module, "writes_residual", False):
@@ -359,7 +340,7 @@ def _center_(parameter: torch.Tensor, channels: int) -> None:
 
 
 class OmniVisionModel(OmniVisionPreTrainedModel):
-    """The bare encoder: images in, CLS and grid tokens out.
+    """The bare OmniVision encoder, which outputs CLS and grid tokens without a head on top.
 
     Example:
     ```python
@@ -397,24 +378,24 @@ class OmniVisionModel(OmniVisionPreTrainedModel):
             pixel_values (`torch.FloatTensor` of shape `(batch, channels, height, width)`):
                 Images from the image processor; sides must be multiples of the patch size.
             attention_mask (`torch.Tensor` of shape `(batch, 1 + registers + patches)`, *optional*):
-                1 for tokens that may be looked at, 0 for those that may not. With a mask no patches are dropped.
+                1 for tokens to attend to, 0 for masked tokens. With a mask no patches are dropped.
             cls_only (`bool`, *optional*, defaults to `False`):
-                Compute the last layer for CLS alone, which costs a sixth of it. CLS is the same, `grid` is empty.
+                Compute the last layer for CLS alone, at a sixth of its cost. CLS is the same, `grid` is empty.
             kwargs:
                 `output_hidden_states`, `output_attentions`, `return_dict`, and options of the attention backend.
 
         Raises:
             `ValueError`: for a wrong number of channels, a side that is no multiple of the patch size,
-                integer pixels, a mask that does not cover every token, or a mask together with `cls_only`.
+                integer pixel values, a mask that does not cover every token, or a mask with `cls_only`.
         """
         hidden_states = self.embeddings(pixel_values)
         if attention_mask is not None and attention_mask.ndim == 2 and attention_mask.shape != hidden_states.shape[:2]:
             raise ValueError(
                 f"`attention_mask` must cover CLS, registers and patches, expected shape "
-                f"{tuple(hidden_states.shape[:2])}, got {tuple(attention_mask.shape)}. Put ones before the patches."
+                f"{tuple(hidden_states.shape[:2])}, got {tuple(attention_mask.shape)}. Prepend the missing ones."
             )
         if attention_mask is not None and cls_only:
-            raise ValueError("`cls_only` must be false where there is an `attention_mask`, got true. Leave one out.")
+            raise ValueError("`cls_only` must be False with an `attention_mask`, got True. Drop one of them.")
         if attention_mask is None:
             rate = self.config.patch_drop_rate
             hidden_states = drop_patches(hidden_states, self.num_prefix_tokens, rate, self.training)
@@ -435,19 +416,19 @@ class OmniVisionModel(OmniVisionPreTrainedModel):
     @torch.no_grad()
     def attention_maps(self, pixel_values: torch.Tensor, layers: Sequence[int] = (-1,)) -> torch.Tensor:
         """
-        Compute what CLS looks at, on any attention backend; computes nothing past the last layer asked for.
+        Compute the attention of CLS over the patches, with any attention backend and without gradients.
 
-        Works without gradients.
+        Layers after the last one in `layers` are not computed.
 
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch, channels, height, width)`):
                 Images from the image processor.
             layers (sequence of `int`, *optional*, defaults to `(-1,)`):
-                Layers to look into, counted from 0, or from the end with negative numbers.
+                Layer indices, from 0 or negative from the end.
 
         Returns:
-            `torch.Tensor` of shape `(batch, layers, heads, rows, columns)`: attention weights of CLS over
-            the patches. What is missing to a sum of 1 went to CLS itself and the registers.
+            `torch.Tensor` of shape `(batch, layers, heads, rows, columns)`: attention weights of CLS over the patches.
+            They sum to less than 1: the rest is the attention to CLS itself and the registers.
 
         Raises:
             `ValueError`: for a layer that does not exist, or no layer at all.
@@ -455,7 +436,7 @@ class OmniVisionModel(OmniVisionPreTrainedModel):
         depth = len(self.layers)
         if not layers or not all(-depth <= layer < depth for layer in layers):
             raise ValueError(
-                f"`layers` must name layers from {-depth} to {depth - 1}, got {layers!r}. Name at least one."
+                f"`layers` must hold layer indices from {-depth} to {depth - 1}, got {layers!r}. Pass at least one."
             )
         wanted = [layer % depth for layer in layers]
         hidden_states, maps = self.embeddings(pixel_values), {}
@@ -472,18 +453,18 @@ class OmniVisionModel(OmniVisionPreTrainedModel):
 
 def classification_loss(logits: torch.Tensor, labels: torch.Tensor, config: PreTrainedConfig) -> torch.Tensor:
     """
-    Mean loss of logits (batch, num_labels) against labels, by `config.problem_type`.
+    Return the mean loss of logits against labels for `config.problem_type`, a scalar.
 
     Args:
         logits: Scores of shape (batch, num_labels).
-        labels: Class numbers (batch,), or class probabilities (batch, num_labels) as mixup makes them, for
+        labels: Class indices (batch,), or class probabilities (batch, num_labels) as from mixup, for
             `"single_label_classification"`; 0 / 1 flags (batch, num_labels) for
             `"multi_label_classification"`; values (batch,) or (batch, num_labels) for `"regression"`.
-        config: Where `problem_type` is None it is regression for one label, multi-label for floating-point
-            labels, single-label otherwise. So soft labels need `problem_type` to be set.
+        config: If `problem_type` is None, the problem is regression for one label, multi-label for floating-point
+            labels, single-label otherwise. Soft labels therefore need `problem_type`.
 
     Raises:
-        `ValueError`: for labels of a shape that does not fit.
+        `ValueError`: for labels of another shape.
     """
     problem: str | None = config.problem_type
     if problem is None:
@@ -499,17 +480,16 @@ def classification_loss(logits: torch.Tensor, labels: torch.Tensor, config: PreT
             f"Labels for {problem} of {len(logits)} images must have shape {tuple(expected)}, got {labels.dtype} of "
             f"shape {tuple(labels.shape)}. Correct the labels, or set `problem_type` in the configuration."
         )
-    if one_per_image:
-        return nn.functional.cross_entropy(logits, labels.long())
+    labels = labels.long() if one_per_image else labels.float()
     if problem == "single_label_classification":
-        return nn.functional.cross_entropy(logits, labels.float())
+        return nn.functional.cross_entropy(logits, labels)
     if problem == "multi_label_classification":
-        return nn.functional.binary_cross_entropy_with_logits(logits, labels.float())
-    return nn.functional.mse_loss(logits, labels.float())
+        return nn.functional.binary_cross_entropy_with_logits(logits, labels)
+    return nn.functional.mse_loss(logits, labels)
 
 
 def pool(cls: torch.Tensor, grid: torch.Tensor, pooling: str) -> torch.Tensor:
-    """Make one vector (batch, hidden) of CLS (batch, hidden) and grid, or (batch, 2 * hidden) for `"cls_mean"`."""
+    """Pool CLS (batch, hidden) and grid to one vector (batch, hidden), or (batch, 2 * hidden) for `"cls_mean"`."""
     if pooling == "cls":
         return cls
     mean = grid.mean(dim=1)
@@ -517,7 +497,7 @@ def pool(cls: torch.Tensor, grid: torch.Tensor, pooling: str) -> torch.Tensor:
 
 
 class OmniVisionForImageClassification(OmniVisionPreTrainedModel):
-    """The encoder with a linear classification head on its pooled token (`config.pooling`).
+    """The OmniVision encoder with a linear classification head on its pooled output (`config.pooling`).
 
     Example:
     ```python
@@ -555,18 +535,18 @@ class OmniVisionForImageClassification(OmniVisionPreTrainedModel):
             pixel_values (`torch.FloatTensor` of shape `(batch, channels, height, width)`):
                 Images from the image processor.
             labels (`torch.Tensor`, *optional*):
-                Truth to compute the loss against; `classification_loss` says which shapes mean what.
+                Targets of the loss; see `classification_loss` for their shapes.
             attention_mask (`torch.Tensor` of shape `(batch, 1 + registers + patches)`, *optional*):
-                1 for tokens that may be looked at, 0 for those that may not.
+                1 for tokens to attend to, 0 for masked tokens.
             kwargs:
                 `output_hidden_states`, `output_attentions`, `return_dict`, and options of the attention backend.
 
         Returns:
             `ImageClassifierOutput` with `logits` (batch, num_labels) and, given labels, `loss`.
         """
-        # Nobody sees the other tokens then; where somebody may (evaluation, with its hooks), they are computed.
-        asked = [kwargs.get(name, getattr(self.config, name, False)) for name in RECORDED_OUTPUTS]
-        cls_only = self.training and self.config.pooling == "cls" and attention_mask is None and not any(asked)
+        # Other tokens are not used then. Evaluation computes them, since forward hooks may read them.
+        recorded = [kwargs.get(name, getattr(self.config, name, False)) for name in RECORDED_OUTPUTS]
+        cls_only = self.training and self.config.pooling == "cls" and attention_mask is None and not any(recorded)
         output = self.omni_vision(pixel_values, attention_mask=attention_mask, cls_only=cls_only, **kwargs)
         logits = self.classifier(pool(output.pooler_output, output.grid, self.config.pooling))
         loss = None if labels is None else classification_loss(logits, labels, self.config)
@@ -575,8 +555,29 @@ class OmniVisionForImageClassification(OmniVisionPreTrainedModel):
         )
 
     def attention_maps(self, pixel_values: torch.Tensor, layers: Sequence[int] = (-1,)) -> torch.Tensor:
-        """Compute what CLS looks at, (batch, layers, heads, rows, columns); see [`OmniVisionModel.attention_maps`]."""
+        """Compute the attention of CLS over the patches; see [`OmniVisionModel.attention_maps`]."""
         return self.omni_vision.attention_maps(pixel_values, layers)
+
+
+def refuse_missing_weights(model: PreTrainedModel, loading_info: Mapping[str, Any]) -> None:
+    """Raise a `ValueError` if the checkpoint that `model` was loaded from lacks weights, naming some of them."""
+    missing = sorted(loading_info["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"A checkpoint of {type(model).__name__} must hold all of its weights, got none for {len(missing)} of "
+            f"them, such as {missing[:3]!r}. Publish the merged model if these are an adapter's."
+        )
+
+
+class CompleteWeightsMixin:
+    """Refuses incomplete checkpoints, for composite models: a vision tower with random weights is never intended."""
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
+        """Load like [`~PreTrainedModel.from_pretrained`], but raise a `ValueError` if the checkpoint lacks weights."""
+        loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)  # type: ignore[misc]
+        refuse_missing_weights(*loaded)
+        return loaded if output_loading_info else loaded[0]
 
 
 __all__ = ["OmniVisionForImageClassification", "OmniVisionModel", "OmniVisionModelOutput", "OmniVisionPreTrainedModel"]

@@ -11,14 +11,14 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""An OmniVision image tower and any text encoder in one space: search by one vector or by one per patch.
+"""An OmniVision vision tower and any text encoder with a joint embedding space, single-vector and multi-vector.
 
 Unusual here:
-- One folder, three doors: transformers' `AutoModel` and zero-shot pipeline, `SentenceTransformer` (one vector for each
-  image and text) and `MultiVectorEncoder` (one for each patch and word). What the libraries read of this class, its
-  name, annotations and argument names included, is a contract that tests hold.
-- CLS has no part in late interaction unless the configuration says so: it would win most words.
-- Weights that are missing from a checkpoint are an error: a random tower is no model.
+- One checkpoint loads as `AutoModel` and in the zero-shot pipeline of transformers, as `SentenceTransformer` (one
+  vector for each image and text) and as `MultiVectorEncoder` (one for each patch and text token). Class name,
+  annotations and argument names are read by these libraries; tests hold them.
+- CLS takes no part in late interaction unless the configuration selects it: most text tokens would match it best.
+- Loading a checkpoint that lacks weights raises an error.
 """
 
 from dataclasses import dataclass
@@ -35,27 +35,27 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_omni_vision import OmniVisionConfig
 from .configuration_omni_vision_retrieval import OmniVisionRetrievalConfig
-from .modeling_omni_vision import OmniVisionModel, pool
+from .modeling_omni_vision import CompleteWeightsMixin, OmniVisionModel, pool
 
 
 @dataclass
 class OmniVisionRetrievalOutput(ModelOutput):
     """
-    What [`OmniVisionForRetrieval`] returns; fields that the inputs do not reach are None.
+    Output of [`OmniVisionForRetrieval`]; fields that need an input that was not passed are None.
 
     Args:
         loss (`torch.FloatTensor` of shape `(1,)`, *optional*):
             Contrastive loss over the batch, in both directions, with `return_loss=True`.
         logits_per_image (`torch.FloatTensor` of shape `(images, texts)`, *optional*):
-            Cosines of whole images and texts, times the learned factor.
+            Cosine similarities of the single-vector embeddings, times the learned scale.
         logits_per_text (`torch.FloatTensor` of shape `(texts, images)`, *optional*):
             The same, transposed.
         embeddings (`torch.FloatTensor` of shape `(batch, tokens, embedding_dim)`, *optional*):
-            Normalised vectors for late interaction, of the images or, where there are none, of the texts.
+            Normalised multi-vector embeddings of the images or, without images, of the texts.
         text_embeds (`torch.FloatTensor` of shape `(texts, embedding_dim)`, *optional*):
-            Normalised vectors of whole texts.
+            Normalised single-vector embeddings of the texts.
         image_embeds (`torch.FloatTensor` of shape `(images, embedding_dim)`, *optional*):
-            Normalised vectors of whole images.
+            Normalised single-vector embeddings of the images.
     """
 
     loss: torch.FloatTensor | None = None
@@ -68,10 +68,10 @@ class OmniVisionRetrievalOutput(ModelOutput):
 
 def contrastive_loss(logits: torch.Tensor, kind: str = "softmax") -> torch.Tensor:
     """
-    Mean loss of logits (images, texts) whose diagonal holds the true pairs.
+    Return the mean loss of logits (images, texts) with the matching pairs on the diagonal, a scalar.
 
-    `"softmax"`: cross-entropy over rows and over columns, averaged (CLIP). `"sigmoid"`: every pair is a yes-or-no
-    question, summed over all and divided by the images (SigLIP).
+    `"softmax"`: cross-entropy over rows and over columns, averaged (CLIP). `"sigmoid"`: binary cross-entropy of every
+    pair, summed and divided by the number of images (SigLIP).
 
     Raises:
         `ValueError`: for fewer than two pairs, or another number of texts than images.
@@ -79,7 +79,7 @@ def contrastive_loss(logits: torch.Tensor, kind: str = "softmax") -> torch.Tenso
     if logits.shape[0] != logits.shape[1] or len(logits) < 2:
         raise ValueError(
             f"A contrastive loss needs at least two pairs, as many texts as images, got {logits.shape[0]} images "
-            f"and {logits.shape[1]} texts. Raise the batch size, drop the last incomplete batch."
+            f"and {logits.shape[1]} texts. Raise the batch size, or drop the last incomplete batch."
         )
     if kind == "softmax":
         truth = torch.arange(len(logits), device=logits.device)
@@ -88,8 +88,8 @@ def contrastive_loss(logits: torch.Tensor, kind: str = "softmax") -> torch.Tenso
     return -logsigmoid(sign * logits).sum() / len(logits)
 
 
-class OmniVisionForRetrieval(PreTrainedModel):
-    """Images and texts in one space, as whole vectors and as vectors of patches and words.
+class OmniVisionForRetrieval(CompleteWeightsMixin, PreTrainedModel):
+    """The OmniVision retrieval model: images and texts as single vectors and as one vector for each patch and token.
 
     Example:
     ```python
@@ -117,13 +117,12 @@ class OmniVisionForRetrieval(PreTrainedModel):
         super().__init__(config)
         vision: OmniVisionConfig = config.vision_config  # type: ignore[assignment]
         text: Any = config.text_config
-        # Built directly, not through AutoModel: this folder brings the class along, nothing need be registered.
+        # Built directly, not with AutoModel: the class travels with the checkpoint and need not be registered.
         self.vision_model = OmniVisionModel(vision)
         self.text_model = AutoModel.from_config(text)
         self.visual_projection = nn.Linear(vision.hidden_size, config.embedding_dim, bias=False)
         self.text_projection = nn.Linear(text.hidden_size, config.embedding_dim, bias=False)
         self.logit_scale = nn.Parameter(torch.empty(()))
-        # CODEPATH: checkpoints trained with the loss of SigLIP have a bias, those of CLIP's have none.
         if config.contrastive_loss == "sigmoid":
             self.logit_bias = nn.Parameter(torch.empty(()))
         self.post_init()
@@ -133,37 +132,16 @@ class OmniVisionForRetrieval(PreTrainedModel):
         super()._init_weights(module)
         if module is self:
             init.constant_(self.logit_scale, self.config.logit_scale_init_value)
-            # CODEPATH: as in `__init__`; SigLIP starts from the prior that hardly any pair is a true one.
             if self.config.contrastive_loss == "sigmoid":
+                # SigLIP's prior: few of all pairs match.
                 init.constant_(self.logit_bias, -10.0)
 
-    @classmethod
-    def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
-        """
-        Load as every model of transformers does, but refuse a checkpoint that lacks weights.
-
-        Raises:
-            `ValueError`: naming the missing weights, for instance those of a whole tower.
-        """
-        loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
-        model, info = loaded
-        missing = sorted(info["missing_keys"])
-        if missing:
-            raise ValueError(
-                f"A checkpoint of {cls.__name__} must hold all of its weights, got none for {len(missing)} of them, "
-                f"such as {missing[:3]!r}. Publish the merged model if these are an adapter's."
-            )
-        return (model, info) if output_loading_info else model
-
     def get_image_features(self, pixel_values: torch.Tensor) -> BaseModelOutputWithPooling:
-        """
-        Encode images: tokens of the tower, and as `pooler_output` (batch, embedding_dim) its whole, projected: CLS,
-        or the mean of the patches where the tower's `pooling` says so.
-        """
+        """Encode images to tokens of the tower, and a projected `pooler_output` (images, embedding_dim)."""
         output = self.vision_model(pixel_values)
-        whole = pool(output.pooler_output, output.grid, self.config.vision_config.pooling)
+        pooled = pool(output.pooler_output, output.grid, self.config.vision_config.pooling)
         return BaseModelOutputWithPooling(
-            last_hidden_state=output.last_hidden_state, pooler_output=self.visual_projection(whole)
+            last_hidden_state=output.last_hidden_state, pooler_output=self.visual_projection(pooled)
         )
 
     def get_text_features(
@@ -172,7 +150,7 @@ class OmniVisionForRetrieval(PreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
     ) -> BaseModelOutputWithPooling:
-        """Encode texts: tokens of the tower, and as `pooler_output` their mean projected, (batch, embedding_dim)."""
+        """Encode texts to tokens of the tower, and their projected mean, `pooler_output` (texts, embedding_dim)."""
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         tokens = self.text_model(input_ids=input_ids, attention_mask=mask, **types).last_hidden_state
@@ -199,13 +177,13 @@ class OmniVisionForRetrieval(PreTrainedModel):
             input_ids (`torch.LongTensor` of shape `(texts, length)`, *optional*):
                 Texts from the processor.
             attention_mask (`torch.LongTensor`, *optional*):
-                1 for words, 0 for padding, of the texts. Without texts it belongs to the images and is not read.
+                1 for tokens, 0 for padding of the texts. Without texts it belongs to the images and is ignored.
             token_type_ids (`torch.LongTensor`, *optional*):
-                For text encoders that have them.
+                For text encoders with token types.
             return_loss (`bool`, *optional*):
                 Compute the contrastive loss of image i with text i against all others of the batch.
             kwargs:
-                What libraries add, such as `return_dict`.
+                Arguments that libraries add, such as `return_dict`.
 
         Raises:
             `ValueError`: for neither images nor texts, or a loss without pairs.
@@ -217,41 +195,38 @@ class OmniVisionForRetrieval(PreTrainedModel):
         output: Any = OmniVisionRetrievalOutput()
         if texts is not None and input_ids is not None:
             output.text_embeds = normalize(texts.pooler_output, dim=-1)
-            output.embeddings = self.word_embeds(texts.last_hidden_state, input_ids, attention_mask)
+            output.embeddings = self.token_embeds(texts.last_hidden_state, input_ids, attention_mask)
         if images is not None:
             output.image_embeds = normalize(images.pooler_output, dim=-1)
-            output.embeddings = normalize(self.visual_projection(self.select(images.last_hidden_state)), dim=-1)
+            selected = self.select_image_tokens(images.last_hidden_state)
+            output.embeddings = normalize(self.visual_projection(selected), dim=-1)
         if images is not None and texts is not None:
             logits = output.image_embeds @ output.text_embeds.T * self.logit_scale.exp()
-            # CODEPATH: as in `__init__`.
             if self.config.contrastive_loss == "sigmoid":
                 logits = logits + self.logit_bias
             output.logits_per_image, output.logits_per_text = logits, logits.T
         if return_loss:
             if output.logits_per_image is None:
-                raise ValueError("A loss needs `pixel_values` and `input_ids`, got only one of them. Give both.")
+                raise ValueError("A loss needs `pixel_values` and `input_ids`, got only one of them. Pass both.")
             output.loss = contrastive_loss(output.logits_per_image.float(), self.config.contrastive_loss)
         return output
 
-    def word_embeds(
+    def token_embeds(
         self, tokens: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor | None
     ) -> torch.Tensor:
-        """Project tokens (texts, length, hidden) of texts; padding and skipped tokens become zero, and add nothing."""
+        """Project text tokens (texts, length, hidden) to normalised vectors; zero for padding and skipped tokens."""
         skipped = torch.tensor(self.config.skiplist_token_ids or [], device=input_ids.device, dtype=input_ids.dtype)
-        seen = ~torch.isin(input_ids, skipped)
+        kept = ~torch.isin(input_ids, skipped)
         if attention_mask is not None:
-            seen = seen & attention_mask.bool()
-        return normalize(self.text_projection(tokens), dim=-1) * seen.unsqueeze(-1)
+            kept = kept & attention_mask.bool()
+        return normalize(self.text_projection(tokens), dim=-1) * kept.unsqueeze(-1)
 
-    def select(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Leave the tokens that late interaction sees, of (batch, 1 + registers + patches, hidden)."""
+    def select_image_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return the image tokens for late interaction, of (images, 1 + registers + patches, hidden)."""
         grid = tokens[:, self.vision_model.num_prefix_tokens :]
-        # CODEPATH: the specification's comparison; published checkpoints have "grid".
-        return (
-            torch.cat((tokens[:, :1], grid), dim=1)
-            if self.config.vision_feature_select_strategy == "cls+grid"
-            else grid
-        )
+        if self.config.vision_feature_select_strategy == "grid":
+            return grid
+        return torch.cat((tokens[:, :1], grid), dim=1)
 
 
 __all__ = ["OmniVisionForRetrieval", "OmniVisionRetrievalOutput"]

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Images and texts for [`OmniVisionForRetrieval`]: an image processor and a tokenizer behind one call."""
+"""Processor of [`OmniVisionForRetrieval`]: an image processor and a tokenizer in one call."""
 
 from typing import Any
 
@@ -22,14 +22,14 @@ from transformers.feature_extraction_utils import BatchFeature
 
 class OmniVisionRetrievalProcessor(ProcessorMixin):
     """
-    Prepare images, texts or both.
+    Prepares images, texts or both for [`OmniVisionForRetrieval`].
 
     Args:
         image_processor: An [`OmniVisionImageProcessor`].
         tokenizer: The tokenizer of the text encoder.
         image_seq_length (`int`, *optional*, defaults to 196):
-            Vectors that an image has in late interaction, `config.image_seq_length`. A plain number that may be
-            set: sentence-transformers reads it to draw maps.
+            Number of vectors in the multi-vector embedding of an image, `config.image_seq_length`. A plain attribute:
+            sentence-transformers reads it to draw similarity maps.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class OmniVisionRetrievalProcessor(ProcessorMixin):
         self.image_seq_length = image_seq_length
 
     def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> BatchFeature:
-        """Prepare a batch; images alone get an `attention_mask` of ones, which late interaction asks for."""
+        """Prepare a batch; images alone get an `attention_mask` of ones, which `MultiVectorEncoder` needs."""
         batch = super().__call__(images=images, text=text, **kwargs)
         if text is None and images is not None:
             batch["attention_mask"] = torch.ones(len(batch["pixel_values"]), self.image_seq_length, dtype=torch.long)
@@ -47,7 +47,7 @@ class OmniVisionRetrievalProcessor(ProcessorMixin):
 
     @property
     def skiplist_token_ids(self) -> list[int]:
-        """Special tokens of the tokenizer, but for the one of unknown words: what late interaction has no use for."""
+        """Ids of the special tokens that late interaction ignores: all but the unknown token."""
         return sorted(set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id})
 
 
