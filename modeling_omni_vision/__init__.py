@@ -1,90 +1,34 @@
 """OmniVision: a small vision encoder compatible with Hugging Face transformers.
 
-Importing the package registers its classes with the Auto classes of transformers. Published checkpoints
-carry the Python files beside this one, but neither this file nor the folders.
+Importing the package registers its classes with the Auto classes of transformers (`auto_classes.py`). In a process that
+runs one of our commands this waits until the flags are read, so that `--help` answers without importing torch.
+Published checkpoints carry the files `*_omni_vision*.py` beside this one, but neither this file nor the folders.
 """
 
-from packaging.version import Version
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModel,
-    AutoModelForImageClassification,
-    AutoModelForZeroShotImageClassification,
-    AutoProcessor,
-)
-from transformers import __version__ as transformers_version
-
-from .configuration_omni_vision import OmniVisionConfig
-from .image_processing_omni_vision import ImageReadError, OmniVisionImageProcessor, OmniVisionImageProcessorPil
-from .modeling_omni_vision import (
-    OmniVisionForImageClassification,
-    OmniVisionModel,
-    OmniVisionModelOutput,
-    OmniVisionPreTrainedModel,
-)
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 
 __version__ = "0.1.0"
 
-# `register` makes the installed classes win over remote code; `register_for_auto_class` makes saving copy the code.
-AutoConfig.register("omni_vision", OmniVisionConfig, exist_ok=True)
-AutoModel.register(OmniVisionConfig, OmniVisionModel, exist_ok=True)
-AutoModelForImageClassification.register(OmniVisionConfig, OmniVisionForImageClassification, exist_ok=True)
-AutoImageProcessor.register(
-    OmniVisionConfig,
-    image_processor_classes={"pil": OmniVisionImageProcessorPil, "torchvision": OmniVisionImageProcessor},
-    exist_ok=True,
-)
-OmniVisionConfig.register_for_auto_class()
-OmniVisionModel.register_for_auto_class("AutoModel")
-OmniVisionForImageClassification.register_for_auto_class("AutoModelForImageClassification")
-OmniVisionImageProcessor.register_for_auto_class()
-OmniVisionImageProcessorPil.register_for_auto_class()
 
-__all__ = [
-    "ImageReadError",
-    "OmniVisionConfig",
-    "OmniVisionForImageClassification",
-    "OmniVisionImageProcessor",
-    "OmniVisionImageProcessorPil",
-    "OmniVisionModel",
-    "OmniVisionModelOutput",
-    "OmniVisionPreTrainedModel",
-]
+def _runs_a_command() -> bool:
+    """Return whether the running program is `omni-vision` or one of `scripts/` in this checkout."""
+    program, package = Path(sys.argv[0] if sys.argv else "").resolve(), Path(__file__).resolve().parent
+    if program.parent == package.parent / "scripts" and program.suffix == ".py":
+        return (package / "cli" / f"{program.stem.removesuffix('_images')}.py").is_file()
+    return program.stem == "omni-vision"
 
-# The composite models need transformers 5.23; the encoder does not.
-if Version(transformers_version) >= Version("5.23"):
-    from transformers import AutoModelForImageTextToText, AutoModelForMultimodalLM
 
-    from .configuration_omni_vision_language import OmniVisionLanguageConfig
-    from .configuration_omni_vision_retrieval import OmniVisionRetrievalConfig
-    from .modeling_omni_vision_language import OmniVisionForConditionalGeneration
-    from .modeling_omni_vision_retrieval import OmniVisionForRetrieval, OmniVisionRetrievalOutput
-    from .processing_omni_vision_language import OmniVisionProcessor
-    from .processing_omni_vision_retrieval import OmniVisionRetrievalProcessor
+def __getattr__(name: str) -> Any:
+    # Only for names that are not here yet: those of `auto_classes`, in a process that runs a command.
+    if name.startswith("__") and name != "__all__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(".auto_classes", __name__), name)
 
-    AutoConfig.register("omni_vision_retrieval", OmniVisionRetrievalConfig, exist_ok=True)
-    AutoModel.register(OmniVisionRetrievalConfig, OmniVisionForRetrieval, exist_ok=True)
-    AutoModelForZeroShotImageClassification.register(OmniVisionRetrievalConfig, OmniVisionForRetrieval, exist_ok=True)
-    AutoProcessor.register(OmniVisionRetrievalConfig, OmniVisionRetrievalProcessor, exist_ok=True)
-    OmniVisionRetrievalConfig.register_for_auto_class()
-    OmniVisionForRetrieval.register_for_auto_class("AutoModel")
-    OmniVisionRetrievalProcessor.register_for_auto_class()
 
-    AutoConfig.register("omni_vision_language", OmniVisionLanguageConfig, exist_ok=True)
-    AutoModelForImageTextToText.register(OmniVisionLanguageConfig, OmniVisionForConditionalGeneration, exist_ok=True)
-    AutoModelForMultimodalLM.register(OmniVisionLanguageConfig, OmniVisionForConditionalGeneration, exist_ok=True)
-    AutoProcessor.register(OmniVisionLanguageConfig, OmniVisionProcessor, exist_ok=True)
-    OmniVisionLanguageConfig.register_for_auto_class()
-    OmniVisionForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")
-    OmniVisionProcessor.register_for_auto_class()
-    __all__ += [
-        "OmniVisionForConditionalGeneration",
-        "OmniVisionForRetrieval",
-        "OmniVisionLanguageConfig",
-        "OmniVisionProcessor",
-        "OmniVisionRetrievalConfig",
-        "OmniVisionRetrievalOutput",
-        "OmniVisionRetrievalProcessor",
-    ]
+if TYPE_CHECKING or not _runs_a_command():
+    from .auto_classes import *  # noqa: F403
+    from .auto_classes import __all__  # noqa: F401

@@ -1,4 +1,4 @@
-"""`omni-vision ask`, for `accelerate launch scripts/ask.py` and torchrun."""
+"""`omni-vision ask`, for `accelerate launch` and torchrun."""
 
 from modeling_omni_vision.cli.ask import main
 

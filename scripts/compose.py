@@ -1,4 +1,4 @@
-"""`omni-vision compose`, for `accelerate launch scripts/compose.py` and torchrun."""
+"""`omni-vision compose`, for `accelerate launch` and torchrun."""
 
 from modeling_omni_vision.cli.compose import main
 

@@ -1,4 +1,4 @@
-"""`omni-vision convert`, for `accelerate launch scripts/convert.py` and torchrun."""
+"""`omni-vision convert`, for `accelerate launch` and torchrun."""
 
 from modeling_omni_vision.cli.convert import main
 

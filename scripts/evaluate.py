@@ -1,4 +1,4 @@
-"""`omni-vision evaluate`, for `accelerate launch scripts/evaluate.py` and torchrun."""
+"""`omni-vision evaluate`, for `accelerate launch` and torchrun."""
 
 from modeling_omni_vision.cli.evaluate import main
 

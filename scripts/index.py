@@ -1,4 +1,4 @@
-"""`omni-vision index`, for `accelerate launch scripts/index.py` and torchrun."""
+"""`omni-vision index`, for `accelerate launch` and torchrun."""
 
 from modeling_omni_vision.cli.index import main
 

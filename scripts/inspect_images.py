@@ -1,4 +1,4 @@
-"""`omni-vision inspect`, for `accelerate launch scripts/inspect_images.py` and torchrun."""
+"""`omni-vision inspect`, for `accelerate launch` and torchrun."""
 
 from modeling_omni_vision.cli.inspect import main
 

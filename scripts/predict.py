@@ -1,4 +1,4 @@
-"""`omni-vision predict`, for `accelerate launch scripts/predict.py` and torchrun."""
+"""`omni-vision predict`, for `accelerate launch` and torchrun."""
 
 from modeling_omni_vision.cli.predict import main
 

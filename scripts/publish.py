@@ -1,4 +1,4 @@
-"""`omni-vision publish`, for `accelerate launch scripts/publish.py` and torchrun."""
+"""`omni-vision publish`, for `accelerate launch` and torchrun."""
 
 from modeling_omni_vision.cli.publish import main
 

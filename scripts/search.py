@@ -1,4 +1,4 @@
-"""`omni-vision search`, for `accelerate launch scripts/search.py` and torchrun."""
+"""`omni-vision search`, for `accelerate launch` and torchrun."""
 
 from modeling_omni_vision.cli.search import main
 

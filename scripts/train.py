@@ -1,4 +1,4 @@
-"""`omni-vision train`, for `accelerate launch scripts/train.py` and torchrun."""
+"""`omni-vision train`, for `accelerate launch` and torchrun."""
 
 from modeling_omni_vision.cli.train import main
 

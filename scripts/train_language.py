@@ -1,4 +1,4 @@
-"""`omni-vision train-language`, for `accelerate launch scripts/train_language.py` and torchrun."""
+"""`omni-vision train-language`, for `accelerate launch` and torchrun."""
 
 from modeling_omni_vision.cli.train_language import main
 

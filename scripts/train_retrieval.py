@@ -1,4 +1,4 @@
-"""`omni-vision train-retrieval`, for `accelerate launch scripts/train_retrieval.py` and torchrun."""
+"""`omni-vision train-retrieval`, for `accelerate launch` and torchrun."""
 
 from modeling_omni_vision.cli.train_retrieval import main
 

@@ -1,4 +1,4 @@
-"""`omni-vision verify`, for `accelerate launch scripts/verify.py` and torchrun."""
+"""`omni-vision verify`, for `accelerate launch` and torchrun."""
 
 from modeling_omni_vision.cli.verify import main
 

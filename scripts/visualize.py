@@ -1,4 +1,4 @@
-"""`omni-vision visualize`, for `accelerate launch scripts/visualize.py` and torchrun."""
+"""`omni-vision visualize`, for `accelerate launch` and torchrun."""
 
 from modeling_omni_vision.cli.visualize import main
 

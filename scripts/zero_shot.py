@@ -1,4 +1,4 @@
-"""`omni-vision zero-shot`, for `accelerate launch scripts/zero_shot.py` and torchrun."""
+"""`omni-vision zero-shot`, for `accelerate launch` and torchrun."""
 
 from modeling_omni_vision.cli.zero_shot import main
 

@@ -1,1 +1,1 @@
-"""One module a command: dataclass arguments, `main(argv)`, one call."""
+"""The commands: one module each with dataclass arguments, `main(argv)` and one call; `main.py` names them."""

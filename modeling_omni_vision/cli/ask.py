@@ -1,21 +1,34 @@
-"""Ask a language model about an image; the answer appears word by word, as it is found.
+"""Ask a vision-language model about an image; the answer appears word by word, while it is generated.
 
-    python scripts/ask.py image.png "What is it?" --model runs/seeing
+    omni-vision ask --model runs/vlm --image image.png "What is it?"
 
-As a stranger would: transformers only, none of our package. The code of the checkpoint runs because of
-`trust_remote_code=True`, so pass a `--revision` for checkpoints that are not yours.
+Uses transformers only, as without this package. The checkpoint's code runs because of `trust_remote_code=True`, so
+pass a `--revision` for checkpoints that are not yours.
 """
 
-import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor, TextStreamer
+from .arguments import REVISION, option, parse
+from .program import program
 
 
-@torch.inference_mode()
+@dataclass
+class AskArguments:
+    """The question, and who answers it."""
+
+    question: str = option("The question.", positional=True)
+    model: str = option("Folder or Hub id of a vision-language model.")
+    image: str = option("File or URL of the image.")
+    max_new_tokens: int = option("The answer is cut after this many tokens.", 64)
+    revision: str | None = option(REVISION, None)
+
+
 def ask(model: str, image: str, question: str, max_new_tokens: int = 64, revision: str | None = None) -> str:
-    """Print the answer while it is generated, most probable word first, and return it."""
+    """Print the answer while it is generated, the most probable token each time, and return it."""
+    import torch
+    from transformers import AutoModelForImageTextToText, AutoProcessor, TextStreamer
+
     trust = {"trust_remote_code": True, "revision": revision}
     processor = AutoProcessor.from_pretrained(model, **trust)
     opened = AutoModelForImageTextToText.from_pretrained(model, **trust).eval()
@@ -24,20 +37,11 @@ def ask(model: str, image: str, question: str, max_new_tokens: int = 64, revisio
         chat, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
     )
     streamer = TextStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
-    said = opened.generate(**inputs, streamer=streamer, max_new_tokens=max_new_tokens, do_sample=False)
-    return processor.decode(said[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    with torch.inference_mode():
+        tokens = opened.generate(**inputs, streamer=streamer, max_new_tokens=max_new_tokens, do_sample=False)
+    return processor.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("image", help="a file, or a URL")
-    parser.add_argument("question")
-    parser.add_argument("--model", required=True, help="folder or name on the Hub of a language model that sees")
-    parser.add_argument("--max_new_tokens", type=int, default=64, help="the answer is cut there (default 64)")
-    parser.add_argument("--revision", help="commit, branch or tag on the Hub")
-    arguments = parser.parse_args(argv)
-    ask(**vars(arguments))
-
-
-if __name__ == "__main__":
-    main()
+@program
+def main(argv: Sequence[str]) -> None:
+    ask(**vars(parse(AskArguments, argv)))

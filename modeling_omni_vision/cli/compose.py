@@ -1,52 +1,43 @@
-"""Compose an untrained language model that sees, of an OmniVision checkpoint and any causal language model.
+"""Compose an untrained vision-language model of an OmniVision checkpoint and any causal language model.
 
-    python scripts/compose.py --vision checkpoints/omni-vision-fashion-mnist \
-        --text HuggingFaceTB/SmolLM2-135M-Instruct --fusion early --output runs/seeing
+    omni-vision compose --vision checkpoints/omni-vision-fashion-mnist \
+        --text HuggingFaceTB/SmolLM2-135M-Instruct --fusion early --output runs/vlm
 
-Without an image it is the language model, to the bit; it has to be trained to make sense of images.
+Without an image it computes what the language model computes, bit for bit. It has to be trained to read images:
+`omni-vision train-language`.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from transformers import HfArgumentParser
-
-from ..interop import compose_language_model
+from .arguments import option, parse
+from .program import program
 
 
 @dataclass
 class ComposeArguments:
-    """What to compose, and how images reach the words."""
+    """What to compose, and how image features reach the language model."""
 
-    vision: str = field(metadata={"help": "OmniVision checkpoint, a folder or a name on the Hub."})
-    text: str = field(metadata={"help": "Causal language model with its tokenizer, a folder or a name on the Hub."})
-    output: str = field(metadata={"help": "New or empty folder to write."})
-    fusion: str = field(
-        default="early",
-        metadata={"help": "early: image vectors between the words; late: gated cross-attention to them."},
+    vision: str = option("OmniVision checkpoint, a folder or a name on the Hub.")
+    text: str = option("Causal language model with its tokenizer, a folder or a name on the Hub.")
+    output: str = option("New or empty folder to write.")
+    fusion: str = option("early: image features among the text tokens; late: gated cross-attention to them.", "early")
+    vision_feature_select_strategy: str | None = option(
+        "cls, grid or cls+grid; without it cls for early and grid for late fusion.", None
     )
-    vision_feature_select_strategy: str | None = field(
-        default=None, metadata={"help": "cls, grid or cls+grid; by default cls for early and grid for late fusion."}
-    )
-    projector: str = field(default="linear", metadata={"help": "linear, or mlp: two layers."})
-    scale_factor: int = field(
-        default=1, metadata={"help": "Side of the squares of patches that become one token: 2 makes 49 of 196."}
-    )
-    cross_attention_interval: int = field(
-        default=4, metadata={"help": "Late fusion: the layers that look at images, every k-th."}
-    )
-    dtype: str = field(
-        default="float32", metadata={"help": "What to keep the weights in: float32, bfloat16, float16."}
-    )
+    projector: str = option("linear, or mlp: two layers.", "linear")
+    scale_factor: int = option("Side of the squares of patches that become one token: 2 makes 49 of 196.", 1)
+    cross_attention_interval: int = option("Late fusion: every k-th layer attends to images.", 4)
+    dtype: str = option("Type of the weights: float32, bfloat16 or float16.", "float32")
 
 
-def main(argv: list[str] | None = None) -> None:
-    (arguments,) = HfArgumentParser(ComposeArguments).parse_args_into_dataclasses(argv)  # type: ignore[arg-type]
+@program
+def main(argv: Sequence[str]) -> None:
+    arguments = parse(ComposeArguments, argv)
+    from ..interop import compose_language_model
+
     made = compose_language_model(**vars(arguments))
     print(
         f"OK: {made.folder} holds {made.num_parameters:,} parameters, {made.num_new_parameters:,} of them new and "
         f"untrained; {made.image_seq_length} image tokens for an image"
     )
-
-
-if __name__ == "__main__":
-    main()

@@ -1,44 +1,41 @@
 """Convert a checkpoint of ours into a stock one, or a foreign one into ours, exactly.
 
-Ours to a stock ViT or DINOv2 that plain transformers opens with no remote code (the native twin; both are run and
+Ours to a stock ViT or DINOv2 that plain transformers opens without remote code (the native twin; both are run and
 compared). `--target vit` refuses what needs a DINOv2: pooled patches and register tokens.
 
-    python scripts/convert.py --target native --model runs/digits --output runs/digits-native
+    omni-vision convert --target native --model runs/digits --output runs/digits-native
 
 mu-Omni's vision encoder to ours:
 
-    python scripts/convert.py --source muomni --model vision.pt --output runs/muomni
-
+    omni-vision convert --source muomni --model vision.pt --output runs/muomni
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from transformers import HfArgumentParser
-
-from ..interop import convert_from_muomni, convert_to_native, convert_to_vit
+from .arguments import option, parse
+from .program import program
 
 
 @dataclass
 class ConvertArguments:
     """What to convert. Give exactly one of `--source` and `--target`."""
 
-    model: str = field(metadata={"help": "Folder of ours (with --target), or mu-Omni's vision.pt (with --source)."})
-    output: str = field(metadata={"help": "New or empty folder to write."})
-    source: str | None = field(default=None, metadata={"help": "Where the checkpoint comes from: muomni."})
-    target: str | None = field(
-        default=None, metadata={"help": "What to make of our checkpoint: native (the stock model that fits), or vit."}
+    model: str = option("Folder of ours (with --target), or mu-Omni's vision.pt (with --source).")
+    output: str = option("New or empty folder to write.")
+    source: str | None = option("Where the checkpoint comes from: muomni.", None)
+    target: str | None = option("What to make of our checkpoint: native (the stock model that fits), or vit.", None)
+    num_heads: int | None = option(
+        "muomni: attention heads, which cannot be inferred. Without it 2 for a width of 128, 3 for 192.", None
     )
-    num_heads: int | None = field(
-        default=None,
-        metadata={"help": "muomni: attention heads, which no shape tells. Default 2 for a width of 128, 3 for 192."},
-    )
-    spec_config: str | None = field(
-        default=None, metadata={"help": "muomni: JSON file with the specification's names (img_size, patch, ...)."}
-    )
+    spec_config: str | None = option("muomni: JSON file with the specification's names (img_size, patch, ...).", None)
 
 
-def main(argv: list[str] | None = None) -> None:
-    (arguments,) = HfArgumentParser(ConvertArguments).parse_args_into_dataclasses(argv)  # type: ignore[arg-type]
+@program
+def main(argv: Sequence[str]) -> None:
+    arguments = parse(ConvertArguments, argv)
+    from ..interop import convert_from_muomni, convert_to_native, convert_to_vit
+
     match (arguments.source, arguments.target):
         case (None, "native" | "vit"):
             convert = convert_to_vit if arguments.target == "vit" else convert_to_native
@@ -58,7 +55,3 @@ def main(argv: list[str] | None = None) -> None:
                 "Exactly one of `--source muomni` and `--target native` (or vit) is expected, got "
                 f"--source {arguments.source!r} and --target {arguments.target!r}. Give one of them."
             )
-
-
-if __name__ == "__main__":
-    main()

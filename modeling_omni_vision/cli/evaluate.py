@@ -1,43 +1,43 @@
-"""Evaluate a classifier on one split: numbers into its metrics.json, images as PNG.
+"""Evaluate a classifier on one split: numbers into its metrics.json, plots as PNG.
 
-    python scripts/evaluate.py --model runs/digits --dataset digits --split test
+    omni-vision evaluate --model runs/digits --dataset digits --split test
 
 Accuracy with its 95 % bootstrap interval, macro-F1, calibration error (15 bins), negative log-likelihood, a row
 for each class, the confusion matrix and calibration after temperature scaling (fitted on the validation split)
-are merged into metrics.json under "evaluation"; with --robustness true accuracy under rotation, blur, noise and
+are merged into metrics.json under "evaluation"; with --robustness also accuracy under rotation, blur, noise and
 erasing under "robustness", some 25 times the work. Works for our checkpoints and for stock ones.
 """
 
-import sys
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from transformers import HfArgumentParser
-
-from ..evaluation.evaluate import evaluate
-from ..records.command import recorded_command
+from .arguments import option, parse
+from .program import program
 
 
 @dataclass
 class EvaluateArguments:
     """What to evaluate, and on what."""
 
-    model: str = field(metadata={"help": "Folder with a classifier and its image processor."})
-    dataset: str = field(metadata={"help": "As for train.py: digits, shapes, a folder, or a dataset of the Hub."})
-    split: str = field(default="test", metadata={"help": "train, validation or test."})
-    output: str | None = field(
-        default=None, metadata={"help": "Folder for PNG files; default: plots in the checkpoint."}
+    model: str = option("Folder with a classifier and its image processor.")
+    dataset: str = option("As for train: digits, shapes, a folder, or a dataset of the Hub.")
+    split: str = option("train, validation or test.", "test")
+    output: str | None = option("Folder for PNG files; without it plots in the checkpoint.", None)
+    image_column: str | None = option("Column of the images, if it cannot be inferred.", None)
+    label_column: str | None = option("Column of the classes, if it cannot be inferred.", None)
+    validation_fraction: float | None = option(
+        "What the training run held out, if metrics.json does not record it.", None
     )
-    image_column: str | None = field(default=None, metadata={"help": "Column of the images, if it cannot be told."})
-    label_column: str | None = field(default=None, metadata={"help": "Column of the classes, if it cannot be told."})
-    validation_fraction: float | None = field(
-        default=None, metadata={"help": "What the training run held out, if metrics.json does not record it."}
-    )
-    batch_size: int = field(default=64, metadata={"help": "Images in one forward."})
-    robustness: bool = field(default=False, metadata={"help": "Measure accuracy on corrupted and mirrored images."})
+    batch_size: int = option("Images in one forward.", 64)
+    robustness: bool = option("Measure accuracy on corrupted and mirrored images.", False)
 
 
-def main(argv: list[str] | None = None) -> None:
-    (arguments,) = HfArgumentParser(EvaluateArguments).parse_args_into_dataclasses(argv)  # type: ignore[arg-type]
+@program
+def main(argv: Sequence[str]) -> None:
+    arguments = parse(EvaluateArguments, argv)
+    from ..evaluation.evaluate import evaluate
+    from ..records.command import recorded_command
+
     report = evaluate(
         arguments.model,
         arguments.dataset,
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
         arguments.label_column,
         arguments.validation_fraction,
         arguments.batch_size,
-        recorded_command("scripts/evaluate.py", sys.argv[1:] if argv is None else argv),
+        recorded_command("scripts/evaluate.py", argv),
         arguments.robustness,
     )
     found, (low, high) = report.metrics, report.metrics["accuracy_interval"]
@@ -57,7 +57,3 @@ def main(argv: list[str] | None = None) -> None:
         f"{found['num_examples']:,} images. Numbers: {report.metrics_file}. "
         f"Images: {', '.join(map(str, report.images))}"
     )
-
-
-if __name__ == "__main__":
-    main()

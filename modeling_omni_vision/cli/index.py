@@ -1,43 +1,44 @@
-"""Put images into an index that scripts/search.py searches, or bring one up to date.
+"""Put images into an index that `omni-vision search` searches, or bring one up to date.
 
-    python scripts/index.py --model runs/search --images my_images --index runs/index
+    omni-vision index --model runs/search --images my_images --index runs/index
 
-Goes on where a stopped run was: files whose size and date are known are left alone. Files that cannot be read are
+Continues where a stopped run was: files whose size and date are known are skipped. Files that cannot be read are
 listed at the end with the reason of each, and stand in last_run.json in the index. At the end the index is optimised,
-and what its shortcuts cost is measured: by the texts of `--queries`, one a line, or by vectors of its own images.
+and the recall of its approximate search is measured: by the texts of `--queries`, one a line, or by vectors of its own
+images.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import HfArgumentParser
-
-from ..embedding.encoder import ImageTextEncoder
-from ..records.metrics_file import write_json
-from ..retrieval.index import ImageIndex
-from ..retrieval.recall import measure, sentence
+from .arguments import REVISION, option, parse
+from .program import program
 
 
 @dataclass
 class IndexArguments:
     """What to put where."""
 
-    model: str = field(metadata={"help": "Folder or Hub id of a retrieval checkpoint; its code runs."})
-    index: str = field(metadata={"help": "Folder of the index; made when it does not exist."})
-    images: list[str] = field(default_factory=list, metadata={"help": "Files and folders of images to put in."})
-    revision: str | None = field(default=None, metadata={"help": "Commit of the checkpoint on the Hub."})
-    pool_factor: float | None = field(
-        default=None, metadata={"help": "Vectors of an image merged to one of this many; 3 for a new index."}
-    )
-    remove_missing: bool = field(default=False, metadata={"help": "Also delete images whose file is gone."})
-    delete: str | None = field(default=None, metadata={"help": "Delete what this condition finds: \"folder = 'x'\"."})
-    queries: str | None = field(default=None, metadata={"help": "Text file, one query a line, to measure recall by."})
-    measure: bool = field(default=True, metadata={"help": "Measure what the shortcuts of the index cost."})
+    model: str = option("Folder or Hub id of a retrieval checkpoint; its code runs.")
+    index: str = option("Folder of the index; made when it does not exist.")
+    images: list[str] = option("Files and folders of images to put in.", [])
+    revision: str | None = option(REVISION, None)
+    pool_factor: float | None = option("Vectors of an image merged to one of this many; 3 for a new index.", None)
+    remove_missing: bool = option("Also delete images whose file is gone.", False)
+    delete: str | None = option("Delete what this condition finds: \"folder = 'x'\".", None)
+    queries: str | None = option("Text file, one query a line, to measure recall by.", None)
+    measure: bool = option("Measure the recall of approximate search.", True)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    (arguments,) = HfArgumentParser(IndexArguments).parse_args_into_dataclasses(argv)  # type: ignore[arg-type]
+@program
+def main(argv: Sequence[str]) -> None:
+    arguments = parse(IndexArguments, argv)
+    from ..embedding.encoder import ImageTextEncoder
+    from ..records.metrics_file import write_json
+    from ..retrieval.index import ImageIndex
+    from ..retrieval.recall import measure, sentence
+
     texts = Path(arguments.queries).read_text(encoding="utf-8").splitlines() if arguments.queries else []
     encoder = ImageTextEncoder(arguments.model, arguments.revision)
     index = ImageIndex(arguments.index, encoder, arguments.pool_factor)
@@ -62,7 +63,3 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"{done.unchanged} unchanged, {done.removed + deleted} deleted, {len(done.failed)} cannot be read; "
         f"{index.num_bytes() / max(len(index), 1):,.0f} bytes each"
     )
-
-
-if __name__ == "__main__":
-    main()

@@ -1,47 +1,53 @@
-"""Write images of a dataset as PNG files, in one folder for each label.
+"""Count the images of a dataset: each split and class, sizes and modes; with `--export` write some as PNG.
 
-python scripts/export_images.py --dataset digits --split test --count 20 --output runs/quickstart/images
+    omni-vision inspect --dataset digits
+    omni-vision inspect --dataset digits --export runs/digits/images --count 20 --split test
+
+Exported images lie in one folder for each label, as `omni-vision predict` reads them.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from PIL import Image
-from transformers import HfArgumentParser
-
-from ..data.sources import load_images
-from ..image_processing_omni_vision import read_image
+from .arguments import JSON, option, parse, write_result
+from .program import program
 
 
 @dataclass
-class ExportArguments:
-    """What to write where."""
+class InspectArguments:
+    """What to count, and what to write."""
 
-    dataset: str = field(metadata={"help": "as in scripts/train.py"})
-    output: str = field(metadata={"help": "folder to write into; made when it does not exist"})
-    split: str = field(default="test", metadata={"help": "train, validation or test"})
-    count: int = field(default=20, metadata={"help": "number of images, spread evenly over the split"})
-
-
-def export(arguments: ExportArguments) -> list[Path]:
-    """Write the images and return their paths."""
-    rows = load_images(arguments.dataset)[arguments.split]
-    step = max(len(rows) // arguments.count, 1)
-    written = []
-    for index in list(range(0, len(rows), step))[: arguments.count]:
-        row = rows[index]
-        folder = Path(arguments.output) / rows.features["label"].int2str(row["label"])
-        folder.mkdir(parents=True, exist_ok=True)
-        written.append(folder / f"{arguments.split}_{index:05d}.png")
-        Image.fromarray(read_image(row["image"], num_channels=None).squeeze()).save(written[-1])
-    return written
+    dataset: str = option("As for train: digits, shapes, a folder, or a dataset of the Hub.")
+    image_column: str | None = option("Column of the images, if it cannot be inferred.", None)
+    label_column: str | None = option("Column of the classes, if it cannot be inferred.", None)
+    export: str | None = option("Folder to write images into; made when it does not exist.", None)
+    split: str = option("Split that is exported: train, validation or test.", "test")
+    count: int = option("Images that are exported, spread evenly over the split.", 20)
+    json: str | None = option(JSON, None, bare="-")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    (arguments,) = HfArgumentParser(ExportArguments).parse_args_into_dataclasses(argv)  # type: ignore[arg-type]
-    print(f"{len(export(arguments))} images in {arguments.output}")
+def counted(counts: dict[str, int], most: int = 12) -> str:
+    """Return counts in one line, of many the first."""
+    shown = [f"{name}: {count:,}" for name, count in list(counts.items())[:most]]
+    return ", ".join(shown) + (f" and {len(counts) - most} more" if len(counts) > most else "")
 
 
-if __name__ == "__main__":
-    main()
+@program
+def main(argv: Sequence[str]) -> None:
+    arguments = parse(InspectArguments, argv)
+    from ..data.sources import load_images
+    from ..data.summary import export_images, summarize_dataset
+
+    splits = load_images(arguments.dataset, arguments.image_column, arguments.label_column)
+    found = summarize_dataset(splits)
+    if not write_result([asdict(split) for split in found], arguments.json):
+        for split in found:
+            print(f"{split.split}: {split.num_images:,} images, {len(split.classes)} classes")
+            print(f"  classes  {counted(split.classes)}")
+            print(f"  sizes    {counted(split.sizes)} (of {split.num_sampled:,} read)")
+            print(f"  modes    {counted(split.modes)}")
+    if arguments.export:
+        written = export_images(splits, arguments.split, arguments.count, Path(arguments.export))
+        if arguments.json != "-":
+            print(f"{len(written)} images in {arguments.export}")

@@ -1,33 +1,31 @@
 """Check a published folder again, offline: its files, its card and what it computes.
 
-    python scripts/verify.py published/digits
+    omni-vision verify published/digits
 
 Exit status 1 and a list of what is wrong if anything is.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from transformers import HfArgumentParser
-
-from ..hub import verify
+from .arguments import option, parse
+from .program import program
 
 
 @dataclass
 class VerifyArguments:
-    """How much to trust the folder."""
+    """Which folder, and how much to trust it."""
 
-    trust_remote_code: bool = field(
-        default=False, metadata={"help": "run the Python in the folder even if it is not the installed package's"}
-    )
+    folder: str = option("Folder that `omni-vision publish` wrote, or a copy of it.", positional=True)
+    trust_remote_code: bool = option("Run the Python in the folder even if it is not the installed package's.", False)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Verify and print one line, or what is wrong."""
-    parser = HfArgumentParser(VerifyArguments)  # type: ignore[arg-type]
-    parser.add_argument("folder", help="folder that scripts/publish.py wrote, or a copy of it")
-    arguments, rest = parser.parse_args_into_dataclasses(argv)
-    found = verify(rest.folder, arguments.trust_remote_code)
+@program
+def main(argv: Sequence[str]) -> None:
+    arguments = parse(VerifyArguments, argv)
+    from ..hub import verify
+
+    found = verify(arguments.folder, arguments.trust_remote_code)
     if found.failures:
         print("\n".join((f"FAILED {found.folder}", *found.failures)))
         raise SystemExit(1)
@@ -35,7 +33,3 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"OK {found.folder}: {found.num_files} files, card and outputs as in the proof "
         f"(largest difference {found.difference:.1e}), proof {found.digest}"
     )
-
-
-if __name__ == "__main__":
-    main()

@@ -1,35 +1,117 @@
-"""See what a search checkpoint sees: heat maps of each word, what CLS attends to, and who wins each word, as PNG.
+"""Draw what a model looks at, by its kind: attention, per-token similarity or occlusion maps, as PNG.
 
-    python scripts/visualize.py --model runs/search --image image.png --text "a red circle" --output runs/seen
+An encoder or a classifier: the attention of CLS in the last layer over image files.
+
+    omni-vision visualize --model checkpoints/omni-vision-fashion-mnist --images my_images --output maps
+
+A retrieval checkpoint: a similarity map of each word, the attention of CLS, and which token wins each word.
+
+    omni-vision visualize --model runs/search --image image.png --text "a red circle" --output maps
+
+A vision-language model: for questions of a dataset the patches that the answers need.
+
+    omni-vision visualize --model runs/vlm --dataset scenes --split test --count 12 --output maps
 
 The checkpoint's code runs (`trust_remote_code`); pass a `--revision` for checkpoints that are not yours.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import HfArgumentParser
-
-from ..retrieval.similarity_maps import visualize
+from .arguments import REVISION, option, parse
+from .predict import find_images
+from .program import program
 
 
 @dataclass
 class VisualizeArguments:
-    """What to look at."""
+    """What to draw, of which model."""
 
-    model: str = field(metadata={"help": "Folder or Hub id of a search checkpoint."})
-    image: str = field(metadata={"help": "File of the image."})
-    text: str = field(metadata={"help": "Words to look for in it."})
-    output: str = field(metadata={"help": "Folder to write words.png, attention.png and winners.png into."})
-    revision: str | None = field(default=None, metadata={"help": "Commit of the checkpoint on the Hub."})
+    model: str = option("Folder or Hub id of an encoder, classifier, retrieval or vision-language model.")
+    output: str = option("Folder to write PNG files into.")
+    images: list[str] = option("Encoder and classifier: files and folders of images.", [])
+    image: str | None = option("Retrieval: file of the image.", None)
+    text: str | None = option("Retrieval: words to look for in it.", None)
+    dataset: str = option("Vision-language: questions, as for train-language.", "scenes")
+    split: str = option("Vision-language: split whose first images are drawn.", "test")
+    count: int = option("Images to draw; vision-language: each with its n-th question in turn.", 12)
+    revision: str | None = option(REVISION, None)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    (args,) = HfArgumentParser(VisualizeArguments).parse_args_into_dataclasses(argv)  # type: ignore[arg-type]
-    for file in visualize(args.model, args.image, args.text, Path(args.output), args.revision):
+def visualize_attention(arguments: VisualizeArguments) -> list[Path]:
+    """Draw the attention of an encoder or a classifier over image files."""
+    import torch
+    from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
+
+    from ..interpretability.plots import plot_attention
+
+    files = find_images(arguments.images)[: arguments.count]
+    trust = {"trust_remote_code": True, "revision": arguments.revision}
+    names = AutoConfig.from_pretrained(arguments.model, **trust).architectures or []
+    classifies = any("ImageClassification" in name for name in names)
+    opened = (AutoModelForImageClassification if classifies else AutoModel).from_pretrained(arguments.model, **trust)
+    if not hasattr(opened, "attention_maps"):
+        raise ValueError(f"Expected an OmniVision model in {arguments.model!r}, got {type(opened).__name__}.")
+    processor = AutoImageProcessor.from_pretrained(arguments.model, **trust)
+    images = [str(file) for file in files]
+    with torch.inference_mode():
+        pixels = processor(images, return_tensors="pt")["pixel_values"]
+        maps = opened.eval().attention_maps(pixels)[:, 0].float().numpy()
+    # Pixel values 0..255 of the model's size, (images, height, width, channels).
+    resized = processor(images, do_normalize=False, return_tensors="pt")["pixel_values"].permute(0, 2, 3, 1) * 255
+    captions = [file.name for file in files]
+    return [plot_attention([*resized.numpy()], maps, captions, Path(arguments.output) / "attention.png")]
+
+
+def visualize_retrieval(arguments: VisualizeArguments) -> list[Path]:
+    """Draw the similarity maps of a text in an image."""
+    from ..retrieval.similarity_maps import visualize
+
+    if not arguments.image or not arguments.text:
+        raise ValueError(
+            "A retrieval checkpoint needs --image and --text, got "
+            f"{arguments.image!r} and {arguments.text!r}. Give both."
+        )
+    return visualize(arguments.model, arguments.image, arguments.text, Path(arguments.output), arguments.revision)
+
+
+def visualize_answers(arguments: VisualizeArguments) -> list[Path]:
+    """Draw which patches the answers of a vision-language model need."""
+    import numpy as np
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    from ..data.questions import load_questions
+    from ..data.stored_images import open_stored
+    from ..interpretability.occlusion import look, plot_looks
+
+    data = load_questions(arguments.dataset)
+    if arguments.split not in data or arguments.count < 1:
+        raise ValueError(
+            f"Expected a split of {[*data]} and a count of at least 1, got {arguments.split!r}, {arguments.count}."
+        )
+    trust = {"trust_remote_code": True, "revision": arguments.revision}
+    processor = AutoProcessor.from_pretrained(arguments.model, **trust)
+    model = AutoModelForImageTextToText.from_pretrained(arguments.model, **trust).eval()
+    # Images between which a conversation goes on would need more than a line.
+    rows = [row for row in data[arguments.split] if len(row["images"]) == 1][: arguments.count]
+    images, found, truths = [], [], []
+    for number, row in enumerate(rows):
+        image = open_stored(row["images"][0]).convert("RGB")
+        question = row["questions"][number % len(row["questions"])]
+        text = question["messages"][-1]["content"].replace("<image>", "").strip()
+        images.append(np.asarray(image))
+        found.append(look(model, processor, image, text))
+        truths.append(question["answer"])
+    return [plot_looks(images, found, truths, Path(arguments.output) / "answers.png")]
+
+
+@program
+def main(argv: Sequence[str]) -> None:
+    arguments = parse(VisualizeArguments, argv)
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(arguments.model, trust_remote_code=True, revision=arguments.revision)
+    kinds = {"omni_vision_retrieval": visualize_retrieval, "omni_vision_language": visualize_answers}
+    for file in kinds.get(config.model_type, visualize_attention)(arguments):
         print(file)
-
-
-if __name__ == "__main__":
-    main()

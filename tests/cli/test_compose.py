@@ -115,7 +115,7 @@ def test_a_vocabulary_with_room_is_not_resized_and_a_known_image_token_is_used(
     assert model.config.image_token_id == processor.image_token_id == len(word_tokenizer) - 1
 
 
-def test_a_model_for_search_gives_its_image_tower(tiny_llama_folder, tmp_path):
+def test_a_retrieval_model_gives_its_vision_tower(tiny_llama_folder, tmp_path):
     searching = "checkpoints/omni-vision-search-scenes"
     model, processor = compose(
         searching, tiny_llama_folder, tmp_path / "seeing", "--vision_feature_select_strategy", "grid"
@@ -190,9 +190,9 @@ def test_a_question_about_an_image_is_answered_word_by_word(eyes, tiny_llama_fol
     monkeypatch.setattr(
         TextStreamer, "on_finalized_text", lambda *args, **end: pieces.append(args[1]) or put(*args, **end)
     )
-    command = ["red.png", "what is it ?", "--model", "seeing", "--max_new_tokens", "5"]
+    command = ["what is it ?", "--model", "seeing", "--max_new_tokens", "5", "--image"]
     monkeypatch.chdir(tmp_path)
-    ask_main(command)
+    ask_main([*command, "red.png"])
     chat = [
         {"role": "user", "content": [{"type": "image", "path": "red.png"}, {"type": "text", "text": "what is it ?"}]}
     ]
@@ -203,4 +203,4 @@ def test_a_question_about_an_image_is_answered_word_by_word(eyes, tiny_llama_fol
     assert capsys.readouterr().out.strip() == expected.strip() == "".join(pieces).strip()
     assert len(pieces) > 1
     with pytest.raises(ValueError, match=r"blue\.png"):
-        ask_main(["blue.png", *command[1:]])
+        ask_main([*command, "blue.png"])

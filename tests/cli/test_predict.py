@@ -1,10 +1,12 @@
+import json
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from modeling_omni_vision import OmniVisionForImageClassification, OmniVisionImageProcessor
-from modeling_omni_vision.cli.predict import predict
+from modeling_omni_vision.cli.predict import main, predict
 from modeling_omni_vision.interop import convert_to_native
 
 
@@ -33,5 +35,28 @@ def test_a_native_twin_predicts_what_ours_does_from_files_of_grey_and_colour_ima
         logits = model(**processor(list(map(str, files)), return_tensors="pt")).logits
     best = logits.softmax(-1).max(-1)
     found = predict(str(tmp_path / "twin"), files, batch_size=3)
-    assert [label for _, label, _ in found] == [config.id2label[index] for index in best.indices.tolist()]
-    assert [probability for _, _, probability in found] == pytest.approx(best.values.tolist(), abs=1e-5)
+    assert [one.label for one in found] == [config.id2label[index] for index in best.indices.tolist()]
+    assert [one.probability for one in found] == pytest.approx(best.values.tolist(), abs=1e-5)
+
+
+def test_the_command_compares_labels_with_folders_and_draws_a_sheet(tiny_config, tmp_path, capsys):
+    tiny_config.id2label = {0: "dark", 1: "light"}
+    OmniVisionForImageClassification(tiny_config).save_pretrained(tmp_path / "model")
+    OmniVisionImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "model")
+    for folder, level in (("dark", 10), ("light", 250)):
+        (tmp_path / "images" / folder).mkdir(parents=True)
+        Image.new("L", (9, 9), level).save(tmp_path / "images" / folder / "a.png")
+    words = ["--model", str(tmp_path / "model"), "--images", str(tmp_path / "images")]
+    main([*words, "--sheet", str(tmp_path / "sheet.png")])
+    said = capsys.readouterr().out.splitlines()
+    assert said[1].split()[0] == "dark"
+    assert said[2].split()[0] == "light"
+    assert said[3].endswith("of 2 images lie in a folder that has the name of their prediction")
+    assert said[4] == f"Sheet: {tmp_path / 'sheet.png'}"
+    assert Image.open(tmp_path / "sheet.png").width > 100
+    main([*words, "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert [one["folder"] for one in found] == ["dark", "light"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="--images"):
+        main([*words[:3], str(tmp_path / "empty")])

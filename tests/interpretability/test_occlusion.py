@@ -16,7 +16,7 @@ if Version(transformers_version) < Version("5.23"):
 
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from modeling_omni_vision.cli.looks import main
+from modeling_omni_vision.cli.visualize import main
 from modeling_omni_vision.interop import compose_language_model
 
 
@@ -113,8 +113,8 @@ def test_the_script_draws_questions_of_a_file(composed, tmp_path, capsys):
     ] * 20
     (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, lines)))
     options = ["--model", str(tmp_path / "language"), "--dataset", str(tmp_path / "mine.jsonl")]
-    main([*options, "--split", "train", "--output", str(tmp_path / "occlusion.png")])
-    assert capsys.readouterr().out.strip() == str(tmp_path / "occlusion.png")
-    assert (tmp_path / "occlusion.png").stat().st_size > 5000
+    main([*options, "--split", "train", "--output", str(tmp_path / "maps")])
+    assert capsys.readouterr().out.strip() == str(tmp_path / "maps" / "answers.png")
+    assert (tmp_path / "maps" / "answers.png").stat().st_size > 5000
     with pytest.raises(ValueError, match="Expected a split of \\['train', 'validation'\\]"):
-        main([*options, "--split", "test", "--output", str(tmp_path / "none.png")])
+        main([*options, "--split", "test", "--output", str(tmp_path / "none")])

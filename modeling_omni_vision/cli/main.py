@@ -1,0 +1,54 @@
+"""The console entry point `omni-vision NAME ...`; each NAME is a module beside this one."""
+
+import difflib
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from .. import __version__
+from .program import program
+
+
+COMMANDS = {
+    "train": "train a classifier on images",
+    "train-retrieval": "train images and texts to find each other",
+    "train-language": "train a vision-language model to answer questions about images",
+    "evaluate": "measure a classifier on a split: accuracy, calibration, robustness, plots",
+    "predict": "classify image files",
+    "inspect": "count the images of a dataset, and write some of them as PNG",
+    "visualize": "draw attention, per-token similarity or occlusion maps",
+    "zero-shot": "classify by the names of classes alone",
+    "index": "put images into an index, or bring one up to date",
+    "search": "find images of an index by words or by an image",
+    "compose": "join a vision encoder and a language model, untrained",
+    "ask": "ask a vision-language model about an image",
+    "convert": "convert a checkpoint from or to another architecture, exactly",
+    "publish": "write a checkpoint as a folder for the Hub, with proof",
+    "verify": "check a published folder again, offline",
+    "benchmark": "time the forward pass of a model",
+}
+
+
+def overview() -> str:
+    """Return one line for each command."""
+    lines = [f"  {name:16} {told}" for name, told in COMMANDS.items()]
+    return "\n".join(
+        ["usage: omni-vision COMMAND [flags]", "", *lines, "", "omni-vision COMMAND --help lists the flags of one."]
+    )
+
+
+@program
+def main(argv: Sequence[str]) -> None:
+    """Run the command that the first word names with the words after it."""
+    name = argv[0] if argv else "--help"
+    if name in ("-h", "--help"):
+        print(overview())
+    elif name == "--version":
+        print(f"omni-vision {__version__}")
+    elif name in COMMANDS:
+        import_module(f".{name.replace('-', '_')}", __package__).main(argv[1:])
+    else:
+        near = difflib.get_close_matches(name, COMMANDS, 1)
+        hint = f"did you mean {near[0]}?" if near else "`omni-vision --help` lists all."
+        print(f"omni-vision: unknown command {name!r}, {hint}", file=sys.stderr)
+        raise SystemExit(2)

@@ -1,0 +1,96 @@
+"""What a labelled dataset holds: images of each split and class, their sizes and modes; some of them as PNG files."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset, DatasetDict
+from PIL import Image
+
+from ..image_processing_omni_vision import read_image
+from .stored_images import open_stored
+
+
+SAMPLE = 1000
+
+
+@dataclass(frozen=True)
+class SplitSummary:
+    """Images of a split, of each of its classes, and how many of `num_sampled` have which size and Pillow mode."""
+
+    split: str
+    num_images: int
+    classes: dict[str, int]
+    num_sampled: int
+    sizes: dict[str, int]
+    modes: dict[str, int]
+
+
+def summarize_dataset(splits: DatasetDict, sample: int = SAMPLE) -> list[SplitSummary]:
+    """
+    Count what splits hold.
+
+    Args:
+        splits: As `load_images` returns them.
+        sample: Images of each split whose size and mode are read, spread evenly; counts are of all images.
+
+    Returns:
+        One summary for each split; classes in the order of their numbers, sizes ("width x height") and modes by
+        their frequency. What Pillow cannot open has the mode "unreadable" and no size.
+    """
+    return [_summarize(name, rows, sample) for name, rows in splits.items()]
+
+
+def _summarize(name: str, rows: Dataset, sample: int) -> SplitSummary:
+    names = rows.features["label"].names
+    counts = np.bincount(np.asarray(rows["label"]), minlength=len(names))
+    sizes: Counter[str] = Counter()
+    modes: Counter[str] = Counter()
+    chosen = evenly_spread(len(rows), sample)
+    for stored in rows.select(chosen)["image"]:
+        try:
+            with open_stored(stored) as image:
+                sizes[f"{image.width} x {image.height}"] += 1
+                modes[image.mode] += 1
+        except OSError:
+            modes["unreadable"] += 1
+    classes = dict(zip(names, counts.tolist(), strict=True))
+    return SplitSummary(name, len(rows), classes, len(chosen), dict(sizes.most_common()), dict(modes.most_common()))
+
+
+def export_images(splits: DatasetDict, split: str, count: int, folder: Path) -> list[Path]:
+    """
+    Write images of a split as PNG files, one folder for each label.
+
+    Args:
+        splits: As `load_images` returns them.
+        split: Which of them.
+        count: Images to write, spread evenly over the split.
+        folder: Where the folders of the labels go; made when it does not exist.
+
+    Returns:
+        The paths `folder/label/split_number.png`.
+
+    Raises:
+        ValueError: for a split that is not there, or a count below 1.
+    """
+    if split not in splits or count < 1:
+        raise ValueError(f"Expected a split of {[*splits]} and a count of at least 1, got {split!r} and {count}.")
+    rows, written = splits[split], []
+    for index in evenly_spread(len(rows), count):
+        row = rows[index]
+        path = folder / rows.features["label"].int2str(row["label"]) / f"{split}_{index:05d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(read_image(row["image"], num_channels=None).squeeze()).save(path)
+        written.append(path)
+    return written
+
+
+def evenly_spread(length: int, count: int) -> Sequence[int]:
+    """Return up to `count` numbers below `length`, at equal distances from 0."""
+    return range(0, length, max(length // count, 1))[:count]
+
+
+__all__ = ["SplitSummary", "evenly_spread", "export_images", "summarize_dataset"]

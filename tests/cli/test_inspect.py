@@ -1,0 +1,70 @@
+import json
+
+import numpy as np
+import pytest
+from datasets import Dataset, DatasetDict
+from PIL import Image
+
+from modeling_omni_vision.cli.inspect import counted, main
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Images of two sizes and modes in two classes, and one file that cannot be read."""
+    for name, mode, side in (("cat", "RGB", 8), ("dog", "L", 6)):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(10):
+            Image.new(mode, (side, side + 1), number).save(tmp_path / "images" / name / f"{number}.png")
+    (tmp_path / "images" / "dog" / "broken.png").write_bytes(b"no image")
+    return tmp_path / "images"
+
+
+def test_every_split_and_class_is_counted_with_sizes_and_modes(folder, capsys):
+    main(["--dataset", str(folder), "--json"])
+    train, validation = json.loads(capsys.readouterr().out)
+    assert (train["split"], validation["split"]) == ("train", "validation")
+    assert train["num_images"] + validation["num_images"] == 21
+    assert {name: train["classes"][name] + validation["classes"][name] for name in train["classes"]} == {
+        "cat": 10,
+        "dog": 11,
+    }
+    assert set(train["sizes"]) == {"8 x 9", "6 x 7"}
+    modes = [train["modes"].get(mode, 0) + validation["modes"].get(mode, 0) for mode in ("RGB", "L", "unreadable")]
+    assert modes == [10, 10, 1]
+    main(["--dataset", str(folder)])
+    said = capsys.readouterr().out
+    assert f"train: {train['num_images']} images, 2 classes" in said
+    assert f"(of {train['num_images']} read)" in said
+
+
+def test_images_are_exported_into_a_folder_for_each_label(tmp_path, capsys):
+    main(["--dataset", "digits", "--export", str(tmp_path / "images"), "--count", "20", "--split", "test"])
+    assert capsys.readouterr().out.endswith(f"20 images in {tmp_path / 'images'}\n")
+    files = sorted((tmp_path / "images").rglob("*.png"))
+    assert len(files) == 20
+    assert {file.parent.name for file in files} <= set("0123456789")
+    assert Image.open(files[0]).size == (8, 8)
+    for wrong in (["--split", "holdout"], ["--count", "0"]):
+        with pytest.raises(ValueError, match="Expected a split of"):
+            main(["--dataset", "digits", "--export", str(tmp_path / "none"), *wrong])
+    assert not (tmp_path / "none").exists()
+
+
+def test_sizes_of_a_large_split_are_read_of_a_sample(tmp_path, capsys):
+    from modeling_omni_vision.data.sources import load_images
+    from modeling_omni_vision.data.summary import summarize_dataset
+
+    rows = {"image": [np.zeros((4, 4), dtype=np.uint8)] * 40, "label": [0, 1] * 20}
+    (tmp_path / "saved").mkdir()
+    from datasets import ClassLabel, Features
+    from datasets import Image as ImageFeature
+
+    features = Features({"image": ImageFeature(), "label": ClassLabel(names=["a", "b"])})
+    DatasetDict({"train": Dataset.from_dict(rows, features=features)}).save_to_disk(tmp_path / "saved")
+    train, _ = summarize_dataset(load_images(str(tmp_path / "saved")), sample=5)
+    assert (train.num_images, train.num_sampled) == (36, 5)
+    assert train.sizes == {"4 x 4": 5}
+
+
+def test_many_classes_are_cut():
+    assert counted({str(number): number for number in range(20)}, 2) == "0: 0, 1: 1 and 18 more"

@@ -1,0 +1,30 @@
+import pytest
+from PIL import Image
+
+from modeling_omni_vision import OmniVisionForImageClassification, OmniVisionImageProcessor, OmniVisionModel
+from modeling_omni_vision.cli.visualize import main
+
+
+@pytest.mark.parametrize("kind", [OmniVisionModel, OmniVisionForImageClassification])
+def test_attention_of_encoders_and_classifiers_is_drawn_over_image_files(kind, tiny_config, tmp_path, capsys):
+    kind(tiny_config).save_pretrained(tmp_path / "model")
+    OmniVisionImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "model")
+    (tmp_path / "images").mkdir()
+    for number in range(3):
+        Image.new("RGB", (40, 30), (80 * number, 0, 0)).save(tmp_path / "images" / f"{number}.png")
+    words = ["--model", str(tmp_path / "model"), "--output", str(tmp_path / "maps")]
+    main([*words, "--images", str(tmp_path / "images"), "--count", "2"])
+    assert capsys.readouterr().out.strip() == str(tmp_path / "maps" / "attention.png")
+    two = Image.open(tmp_path / "maps" / "attention.png").height
+    main([*words, "--images", str(tmp_path / "images")])
+    assert Image.open(tmp_path / "maps" / "attention.png").height > two
+    with pytest.raises(ValueError, match="--images"):
+        main(words)
+
+
+def test_a_retrieval_checkpoint_needs_an_image_and_a_text(tmp_path):
+    words = ["--model", "checkpoints/omni-vision-search-scenes", "--output", str(tmp_path / "maps")]
+    for given in ([], ["--image", "a.png"], ["--text", "a ring"]):
+        with pytest.raises(ValueError, match="--image and --text"):
+            main([*words, *given])
+    assert not (tmp_path / "maps").exists()
