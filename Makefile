@@ -5,6 +5,14 @@ BIN := $(VENV)/bin
 RUN := runs/quickstart
 # So small a model is slower on two threads than on one where anything else runs.
 ONE_THREAD := OMP_NUM_THREADS=1
+# CPU=1 takes the CPU build of torch and torchvision, which is smaller, from this index; where it cannot be reached, make stops.
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+# As measured by experiments/measure_quickstart.py.
+MEASURED = import json; found = json.load(open("docs/quickstart.json"))["targets"]; \
+	found = found.get("quickstart") or found["install"]; \
+	print("about {minutes} minutes and {gigabytes} GB with the default build of torch, most of it its download".format(**found))
+
+SHELL := /bin/bash
 
 .PHONY: help install quickstart test test-all test-oldest check format benchmark checkpoints clean
 help:
@@ -13,8 +21,17 @@ help:
 $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "OmniVision needs Python 3.11 or newer, this is " + sys.version'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	$(if $(CPU),$(torch_cpu))
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable .
 	@touch $@
+
+# Before everything else, from that index alone: there versions end in +cpu, which constraints without it allow.
+define torch_cpu
+@echo "torch and torchvision: the CPU build from $(TORCH_CPU_INDEX)"
+@grep -E '^(torch|torchvision)==' constraints.txt | xargs $(BIN)/python -m pip install --disable-pip-version-check \
+	--no-deps --index-url $(TORCH_CPU_INDEX) || { \
+	echo "No CPU build at $(TORCH_CPU_INDEX): name another index by TORCH_CPU_INDEX=URL, or leave out CPU=1." >&2; exit 1; }
+endef
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,lint,benchmark]'
@@ -22,18 +39,26 @@ $(VENV)/installed-dev: $(VENV)/installed
 
 install: $(VENV)/installed ## virtual environment with the package in it
 
-quickstart: $(RUN)/done ## train on real scanned digits, evaluate, open the result again in a new process, predict
+quickstart: ## train on real scanned digits, evaluate, open the result again in a new process, predict
+	@test -f $(RUN)/result.txt || { echo "Installs into $(VENV), trains a classifier on 1,437 scanned digits, evaluates it on 360"; \
+		echo "others, classifies 20 image files in a new process and draws them: $(RUN)."; \
+		test ! -f docs/quickstart.json || $(PYTHON) -c '$(MEASURED)'; }
+	@$(MAKE) --no-print-directory $(RUN)/result.txt
+	@cat $(RUN)/result.txt
 
-$(RUN)/done: $(VENV)/installed
+$(RUN)/result.txt: $(VENV)/installed
 	@rm -rf $(RUN)
-	$(ONE_THREAD) $(BIN)/python scripts/train.py --dataset digits --output_dir $(RUN) --max_translate 1 \
+	$(ONE_THREAD) $(BIN)/omni-vision train --dataset digits --output_dir $(RUN) --max_translate 1 \
 		--config '{"image_size": 16, "patch_size": 4, "num_channels": 1, "attn_implementation": "eager", "hidden_dropout_prob": 0, "attention_probs_dropout_prob": 0}' \
 		--learning_rate 5e-4 --per_device_train_batch_size 32 --num_train_epochs 30
-	$(BIN)/python scripts/evaluate.py --model $(RUN) --dataset digits
-	$(BIN)/python scripts/export_images.py --dataset digits --output $(RUN)/images
-	$(BIN)/python scripts/predict.py --model $(RUN) --images $(RUN)/images
-	@touch $@
-	@echo "images drawn by the evaluation: $(RUN)/plots"
+	@echo "Evaluation, then predictions in a new process: half a minute"
+	@set -e -o pipefail; { \
+		$(BIN)/omni-vision evaluate --model $(RUN) --dataset digits; \
+		$(BIN)/omni-vision inspect --dataset digits --export $(RUN)/images | tail -n 1; \
+		$(BIN)/omni-vision predict --model $(RUN) --images $(RUN)/images --sheet $(RUN)/predictions.png; \
+		echo "Model: $(RUN). Plots of the evaluation: $(RUN)/plots. Images with their predictions: $(RUN)/predictions.png"; \
+		} > $(RUN)/result.part
+	@mv $(RUN)/result.part $@
 
 # Everything in the checkout that git does not ignore: the tests need not run again until one of these changes.
 SOURCES := $(shell git ls-files --cached --others --exclude-standard 2>/dev/null)
@@ -83,11 +108,11 @@ format: $(VENV)/installed-dev ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-benchmark: $(VENV)/installed-dev ## speed and memory beside transformers, timm and torch
-	$(BIN)/python scripts/benchmark.py
+benchmark: $(VENV)/installed ## speed of the bundled classifier on this machine
+	$(BIN)/omni-vision benchmark --model checkpoints/omni-vision-fashion-mnist
 
 checkpoints: $(VENV)/installed ## publish the bundled checkpoints again, with the code and the card templates as they are now
-	for folder in checkpoints/*/; do $(BIN)/python scripts/publish.py --model $$folder --output $$folder || exit 1; done
+	for folder in checkpoints/*/; do $(BIN)/omni-vision publish --model $$folder --output $$folder || exit 1; done
 	cp checkpoints/omni-vision-fashion-mnist/README.md model_card.md
 
 clean: ## remove everything that is not in git, virtual environments included

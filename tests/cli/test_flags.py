@@ -1,0 +1,107 @@
+"""One table of the flags of all commands. One word means one thing everywhere: adding one means editing this table."""
+
+import typing
+from dataclasses import MISSING, fields
+from importlib import import_module
+
+import pytest
+from packaging.version import Version
+from transformers import __version__ as transformers_version
+
+from modeling_omni_vision.cli.main import COMMANDS
+
+
+if Version(transformers_version) < Version("5.23"):
+    pytest.skip("models of several parts need transformers 5.23", allow_module_level=True)
+
+FLAGS = {
+    "evaluate": "model dataset split output image_column label_column validation_fraction batch_size robustness",
+    "predict": "model images revision batch_size sheet json",
+    "inspect": "dataset image_column label_column export split count json",
+    "visualize": "model output images image text dataset split count revision",
+    "zero-shot": "model dataset split templates",
+    "index": "model index images revision pool_factor remove_missing delete queries measure",
+    "search": "model index text image where limit exact json sheet maps revision",
+    "compose": "vision text output fusion vision_feature_select_strategy projector scale_factor "
+    "cross_attention_interval dtype",
+    "ask": "question model image max_new_tokens revision",
+    "convert": "model output source target num_heads spec_config",
+    "publish": "model output repo_id push template",
+    "verify": "folder trust_remote_code",
+    "benchmark": "model batch_sizes dtype threads rounds compiled json",
+}
+# Beside these, all arguments of transformers' Trainer, or of that of sentence-transformers.
+TRAINING_FLAGS = {
+    "train": "dataset image_column label_column validation_fraction model config min_crop_scale max_translate flip "
+    "rand_augment random_erasing mixup cutmix ema_decay layer_decay muon_learning_rate mimetic_init center_residual",
+    "train-retrieval": "dataset image_column text_column validation_fraction text_sampling model vision config text "
+    "embedding_dim vectors single_vector_weight vision_feature_select_strategy contrastive_loss train lora_rank "
+    "mini_batch_size image_pair_weight augment muon_learning_rate",
+    "train-language": "dataset validation_fraction model vision config text text_config fusion "
+    "vision_feature_select_strategy projector scale_factor cross_attention_interval attn_implementation stage "
+    "lora_rank vision_learning_rate text_learning_rate muon_learning_rate text_muon_learning_rate "
+    "max_questions_per_sequence image_input",
+}
+POSITIONAL = {"ask": "question", "verify": "folder"}
+NOT_WORDS_OF_OURS = ("checkpoint", "picture", "pictures", "out", "output_folder", "destination", "text_file")
+
+
+def arguments_of(command):
+    module, name = command.replace("-", "_"), command.title().replace("-", "")
+    if command == "train":
+        return import_module("modeling_omni_vision.training.arguments").RecipeArguments
+    if command in TRAINING_FLAGS:
+        kind = name.removeprefix("Train")
+        return getattr(import_module(f"modeling_omni_vision.training.{kind.lower()}_arguments"), f"{kind}Arguments")
+    return getattr(import_module(f"modeling_omni_vision.cli.{module}"), f"{name}Arguments")
+
+
+def hints_of(command):
+    """Types by flag, without None."""
+    return {
+        name: typing.get_args(hint)[0] if typing.get_args(hint) and typing.get_origin(hint) is not list else hint
+        for name, hint in typing.get_type_hints(arguments_of(command)).items()
+    }
+
+
+def test_the_table_names_every_command():
+    assert {*FLAGS, *TRAINING_FLAGS} == set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", [*FLAGS, *TRAINING_FLAGS])
+def test_a_command_has_the_flags_of_the_table(command):
+    found = [item.name for item in fields(arguments_of(command))]
+    assert sorted(found) == sorted({**FLAGS, **TRAINING_FLAGS}[command].split())
+    assert not set(found) & set(NOT_WORDS_OF_OURS)
+
+
+def test_one_word_has_one_type_everywhere():
+    found = {}
+    for command in COMMANDS:
+        for name, kind in hints_of(command).items():
+            found.setdefault(name, {})[command] = kind
+    assert {name: kinds for name, kinds in found.items() if len(set(kinds.values())) > 1} == {}
+    assert found["images"]["predict"] == list[str]
+    assert found["image"]["search"] is str
+    assert set(found["model"]) == set(COMMANDS) - {"inspect", "compose", "verify"}
+
+
+@pytest.mark.parametrize("word", ["revision", "json", "image_column", "label_column", "dtype"])
+def test_one_word_has_one_help_everywhere(word):
+    commands = [command for command in FLAGS if word in FLAGS[command].split()]
+    helps = {item.metadata["help"] for name in commands for item in fields(arguments_of(name)) if item.name == word}
+    assert len(commands) > 1
+    assert len(helps) == 1
+
+
+def test_words_without_a_flag_are_two():
+    found = {
+        command: item.name
+        for command in FLAGS
+        for item in fields(arguments_of(command))
+        if item.metadata.get("positional")
+    }
+    assert found == POSITIONAL
+    for command in POSITIONAL:
+        (first, *_) = fields(arguments_of(command))
+        assert first.default is MISSING
