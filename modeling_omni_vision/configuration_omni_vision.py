@@ -26,7 +26,6 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
-from transformers.activations import ACT2FN
 
 
 AUTO_MAP = {
@@ -152,6 +151,9 @@ class OmniVisionConfig(PreTrainedConfig):
     num_register_tokens: int = 0
 
     def __post_init__(self, **kwargs: Any) -> None:
+        # Not at the top: it imports much of torch, which a command that only prints its flags does without.
+        from transformers.activations import ACT2FN
+
         super().__post_init__(**kwargs)
         self.auto_map = {**AUTO_MAP, **(getattr(self, "auto_map", None) or {})}
         self._check_numbers()

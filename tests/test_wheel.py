@@ -1,4 +1,4 @@
-"""The wheel is whole: it holds all rooms, installs nothing but our package, and runs the quickstart outside the checkout."""
+"""The wheel is whole: it holds all rooms, installs only our package, and runs the quickstart outside the checkout."""
 
 import json
 import os

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from transformers import LlamaConfig, TrainingArguments
+from transformers import TrainingArguments
 
 from ..configuration_omni_vision import OmniVisionConfig
 from ..data.hold_out import VALIDATION_FRACTION
@@ -149,6 +149,9 @@ class LanguageArguments:
         Raises:
             ValueError: if it is not JSON of an object with fields of `LlamaConfig`.
         """
+        # Not at the top: it takes as long to import as all the rest, also for `--help`.
+        from transformers import LlamaConfig
+
         return {**NEW_DECODER, **read_fields("text_config", self.text_config, LlamaConfig)}
 
 

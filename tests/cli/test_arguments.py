@@ -42,7 +42,7 @@ def test_booleans_take_a_value_or_none(text, value):
 
 
 def test_values_have_the_type_of_their_field():
-    words = "f --model m --images a b --count 5 --share 0.5 --json".split()
+    words = ["f", "--model", "m", "--images", "a", "b", "--count", "5", "--share", "0.5", "--json"]
     assert parse(Some, words) == Some("f", "m", ["a", "b"], 5, 0.5, False, True, "-")
     assert parse(Some, [*words, "out.json"]).json == "out.json"
 
