@@ -1,7 +1,7 @@
 """OmniVision: a small vision encoder compatible with Hugging Face transformers.
 
-Importing the package registers its classes with the Auto classes of transformers (`auto_classes.py`). In a process that
-runs one of our commands this waits until the flags are read, so that `--help` answers without importing torch.
+Importing the package registers its classes with the Auto classes of transformers (`auto_classes.py`). In a process
+that runs one of our commands this waits until the flags are read, so that `--help` answers without importing torch.
 Published checkpoints carry the files `*_omni_vision*.py` beside this one, but neither this file nor the folders.
 """
 

@@ -11,7 +11,7 @@ class Some:
 
     folder: str = option("A folder.", positional=True)
     model: str = option("100 % a model.")
-    images: list[str] = option("Images.", [])
+    images: list[str] = option("Images.", [])  # noqa: RUF009
     count: int = option("A number.", 3)
     share: float | None = option("A fraction.", None)
     exact: bool = option("Exactly.", False)
