@@ -60,13 +60,15 @@ def run(wheel, tmp_path):
     packages = sysconfig.get_path("purelib", vars={"base": tmp_path / "venv", "platbase": tmp_path / "venv"})
     (Path(packages) / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     (tmp_path / "work").mkdir()
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {
+        "OMP_NUM_THREADS": "1"
+    }
 
     def call(*words):
         done = subprocess.run(
             [tmp_path / "venv" / "bin" / "omni-vision", *words],
             cwd=tmp_path / "work",
-            env={**environment, "OMP_NUM_THREADS": "1"},
+            env=environment,
             capture_output=True,
             text=True,
             check=False,
@@ -74,7 +76,7 @@ def run(wheel, tmp_path):
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stdout
 
-    call.python, call.folder = python, tmp_path / "work"
+    call.python, call.folder, call.environment = python, tmp_path / "work", environment
     return call
 
 
@@ -87,6 +89,7 @@ def test_a_fresh_environment_runs_the_quickstart(run):
         text=True,
         check=True,
         cwd=run.folder,
+        env=run.environment,
     )
     assert "/venv/" in found.stdout
     assert run("--version").startswith("omni-vision ")
