@@ -83,7 +83,7 @@ def visualize_answers(arguments: VisualizeArguments) -> list[Path]:
 
     from ..data.questions import load_questions
     from ..data.stored_images import open_stored
-    from ..interpretability.occlusion import look, plot_looks
+    from ..interpretability.occlusion import explain_answer, plot_occlusion
 
     data = load_questions(arguments.dataset)
     if arguments.split not in data or arguments.count < 1:
@@ -101,9 +101,9 @@ def visualize_answers(arguments: VisualizeArguments) -> list[Path]:
         question = row["questions"][number % len(row["questions"])]
         text = question["messages"][-1]["content"].replace("<image>", "").strip()
         images.append(np.asarray(image))
-        found.append(look(model, processor, image, text))
+        found.append(explain_answer(model, processor, image, text))
         truths.append(question["answer"])
-    return [plot_looks(images, found, truths, Path(arguments.output) / "answers.png")]
+    return [plot_occlusion(images, found, truths, Path(arguments.output) / "answers.png")]
 
 
 @program
