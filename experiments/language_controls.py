@@ -8,6 +8,7 @@ truth in words, `symbol_map` the truth in patches (`draw_symbol_map`): what it m
 `--align_steps` first maps patches to the embeddings of the words for what they hold (`align_projector`).
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -116,7 +117,8 @@ class ControlRun(LanguageRun):
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    train_language.main(argv, ControlArguments, ControlRun)
+    words = sys.argv[1:] if argv is None else argv
+    train_language.train_and_report(words, ControlArguments, lambda recipe, args: ControlRun(recipe, args).run())
 
 
 if __name__ == "__main__":

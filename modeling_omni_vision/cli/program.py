@@ -52,7 +52,7 @@ def run_training(train: Callable[[Any, Any], Path], recipe: Any, args: Any) -> d
     import torch
 
     from ..records.metrics_file import read_metrics
-    from ..training.callbacks import exit_when_interrupted
+    from ..training.interruption import exit_when_interrupted
 
     with exit_when_interrupted():
         folder = train(recipe, args)

@@ -3,11 +3,18 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from sentence_transformers import MultiVectorEncoderTrainingArguments, SentenceTransformerTrainingArguments
+from transformers import TrainingArguments
 
 from ..configuration_omni_vision import OmniVisionConfig
 from ..data.hold_out import VALIDATION_FRACTION
 from .arguments import CommonTrainingArguments, read_fields
+
+
+try:
+    from sentence_transformers import MultiVectorEncoderTrainingArguments, SentenceTransformerTrainingArguments
+except ModuleNotFoundError:  # `--help` works without the extra; training then names the package that is missing
+    SentenceTransformerTrainingArguments = TrainingArguments  # type: ignore[misc, assignment]
+    MultiVectorEncoderTrainingArguments = type("NoExtra", (TrainingArguments,), {})  # type: ignore[misc, assignment]
 
 
 TRAINED = ("all", "image", "text", "heads")
