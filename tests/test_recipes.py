@@ -94,7 +94,6 @@ def test_every_command_of_a_recipe_is_a_program(calls_of):
 
 
 def test_recipes_find_out_by_themselves_whether_the_processor_has_bfloat16_instructions():
-    imported("modeling_omni_vision.records.machine")
     program = 'source scripts/recipes/common.sh; echo "$BF16"'
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     told = subprocess.run(["bash", "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
