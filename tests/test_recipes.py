@@ -78,7 +78,10 @@ def test_every_command_of_a_recipe_is_a_program(calls_of):
     assert {"modeling_omni_vision.cli.train", "experiments.cls_study", "experiments.emoji_study"} <= modules
     for module in modules:
         if module.startswith("experiments."):
-            assert 'if __name__ == "__main__":\n    main()\n' in Path(importlib.import_module(module).__file__).read_text()
+            assert (
+                'if __name__ == "__main__":\n    main()\n'
+                in Path(importlib.import_module(module).__file__).read_text()
+            )
 
 
 def test_recipes_find_out_by_themselves_whether_the_processor_has_bfloat16_instructions():
