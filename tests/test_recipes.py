@@ -26,8 +26,6 @@ RECIPES = sorted(
 PYTHON = """#!/usr/bin/env bash
 if [ "$1" = -c ]; then echo True; else printf '%s\\n' "$@" "" >> calls; fi
 """
-# Written at the same time as these recipes: this line goes once it is there.
-PENDING = ("experiments.emoji_data",)
 
 
 @pytest.fixture
@@ -56,20 +54,10 @@ def command(words):
     return f"modeling_omni_vision.cli.{Path(words[0]).stem}", words[1:]
 
 
-def imported(module):
-    """Import a module, or skip the test where one that it needs is not there yet."""
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name not in PENDING:
-            raise
-        pytest.skip(f"{error.name} is not there yet")
-
-
 def options_of(module, capsys):
     """Name the options of a command, as its help lists them."""
     with pytest.raises(SystemExit, match=r"^0$"):
-        imported(module).main(["--help"])
+        importlib.import_module(module).main(["--help"])
     usage, _, _ = capsys.readouterr().out.partition("\n\n")
     return set(re.findall(r"--(\w+)", usage))
 
@@ -90,11 +78,13 @@ def test_every_command_of_a_recipe_is_a_program(calls_of):
     assert {"modeling_omni_vision.cli.train", "experiments.cls_study", "experiments.emoji_study"} <= modules
     for module in modules:
         if module.startswith("experiments."):
-            assert 'if __name__ == "__main__":\n    main()\n' in Path(imported(module).__file__).read_text()
+            assert (
+                'if __name__ == "__main__":\n    main()\n'
+                in Path(importlib.import_module(module).__file__).read_text()
+            )
 
 
 def test_recipes_find_out_by_themselves_whether_the_processor_has_bfloat16_instructions():
-    imported("modeling_omni_vision.records.machine")
     program = 'source scripts/recipes/common.sh; echo "$BF16"'
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     told = subprocess.run(["bash", "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)

@@ -10,7 +10,6 @@ from transformers import __version__ as transformers_version
 
 
 pytest.importorskip("sentence_transformers")
-pytest.importorskip("experiments.emoji_data")  # moved there at the same time: this line goes once it is there
 if Version(transformers_version) < Version("5.23"):
     pytest.skip("models of several parts need transformers 5.23", allow_module_level=True)
 
