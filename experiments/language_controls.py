@@ -8,7 +8,6 @@ truth in words, `symbol_map` the truth in patches (`draw_symbol_map`): what it m
 `--align_steps` first maps patches to the embeddings of the words for what they hold (`align_projector`).
 """
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
