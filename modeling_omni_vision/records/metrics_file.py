@@ -36,7 +36,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
         return {**json.loads(path.read_text(encoding="utf-8"))} if path.is_file() else {}
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f"{str(path)!r} must hold a JSON object, got {error}. Repair or remove it: it is not overwritten."
+            f"{str(path)!r} must hold a JSON object, got {error}. Repair or remove it: it is not written over."
         ) from error
 
 
