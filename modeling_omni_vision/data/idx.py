@@ -14,12 +14,6 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 
 
 FILE_NAME = re.compile(r"(?P<set>.*?)(?P<split>train|t10k|test)[-_.](?P<kind>images|labels)[-_.]idx\d-ubyte(\.gz)?")
-CLASS_NAMES_FILE = "classes.txt"
-
-
-def has_idx_files(folder: Path) -> bool:
-    """Return whether a folder, or the `raw` folder in it, holds IDX files."""
-    return bool(_find(folder))
 
 
 def load_idx(folder: Path) -> DatasetDict:
@@ -35,7 +29,7 @@ def load_idx(folder: Path) -> DatasetDict:
     Raises:
         ValueError: naming the file that is missing, damaged, or does not fit the others.
     """
-    files = _find(folder)
+    files = find_idx_files(folder)
     arrays = {}
     for split in sorted({"train"} | {split for split, _ in files}, reverse=True):
         for kind in ("images", "labels"):
@@ -50,8 +44,14 @@ def load_idx(folder: Path) -> DatasetDict:
                 "both files again."
             )
         arrays[split] = images, labels
-    names = _class_names(folder, max(int(labels.max(initial=0)) for _, labels in arrays.values()))
-    return DatasetDict({split: _to_dataset(*found, names) for split, found in arrays.items()})
+    largest = max(int(labels.max(initial=0)) for _, labels in arrays.values())
+    features = Features({"image": Image(), "label": ClassLabel(names=_class_names(folder / "classes.txt", largest))})
+    return DatasetDict(
+        {
+            split: Dataset.from_dict({"image": _stored(images), "label": labels.astype(np.int64)}, features=features)
+            for split, (images, labels) in arrays.items()
+        }
+    )
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -70,9 +70,8 @@ def read_idx(path: Path) -> np.ndarray:
             f"{content[:4].hex(' ')!r}. Fetch it again."
         )
     start = 4 + 4 * content[3]
-    sides = content[4:start]
-    shape = tuple(int.from_bytes(sides[place : place + 4]) for place in range(0, len(sides), 4))
-    if len(sides) != start - 4 or math.prod(shape) != len(content) - start:
+    shape = tuple(np.frombuffer(content[4:start].ljust(start - 4, b"\0"), ">u4").tolist())
+    if math.prod(shape) != len(content) - start:
         raise ValueError(
             f"{path} is damaged: its header tells of an array {shape}, expected {math.prod(shape)} bytes, got "
             f"{max(len(content) - start, 0)}. Fetch it again."
@@ -80,7 +79,8 @@ def read_idx(path: Path) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
-def _find(folder: Path) -> dict[tuple[str, str], Path]:
+def find_idx_files(folder: Path) -> dict[tuple[str, str], Path]:
+    """Return the IDX files of a folder, or of the `raw` folder in it, by split and kind (images or labels)."""
     files: dict[tuple[str, str], Path] = {}
     for path in sorted([*folder.glob("*"), *folder.glob("raw/*")]):
         match = FILE_NAME.fullmatch(path.name)
@@ -95,8 +95,7 @@ def _find(folder: Path) -> dict[tuple[str, str], Path]:
     return files
 
 
-def _class_names(folder: Path, largest: int) -> list[str]:
-    file = folder / CLASS_NAMES_FILE
+def _class_names(file: Path, largest: int) -> list[str]:
     if not file.is_file():
         return [str(label) for label in range(largest + 1)]
     names = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -107,12 +106,10 @@ def _class_names(folder: Path, largest: int) -> list[str]:
     return names
 
 
-def _to_dataset(images: np.ndarray, labels: np.ndarray, names: list[str]) -> Dataset:
+def _stored(images: np.ndarray) -> list[dict[str, bytes | None]]:
     kind = "P6" if images.ndim == 4 and images.shape[3] == 3 else "P5"
     header = f"{kind} {images.shape[2]} {images.shape[1]} 255\n".encode()
-    stored = [{"bytes": header + image.tobytes(), "path": None} for image in images]
-    features = Features({"image": Image(), "label": ClassLabel(names=names)})
-    return Dataset.from_dict({"image": stored, "label": labels.astype(np.int64)}, features=features)
+    return [{"bytes": header + image.tobytes(), "path": None} for image in images]
 
 
-__all__ = ["has_idx_files", "load_idx", "read_idx"]
+__all__ = ["find_idx_files", "load_idx", "read_idx"]

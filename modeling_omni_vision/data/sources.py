@@ -12,7 +12,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, load_dataset, load_from_disk
 
 from .hold_out import VALIDATION_FRACTION, hold_out
-from .idx import has_idx_files, load_idx
+from .idx import find_idx_files, load_idx
 from .synthetic.shapes import draw_shapes
 
 
@@ -100,7 +100,7 @@ def load_any(dataset: str) -> DatasetDict:
 def _load_path(path: Path) -> DatasetDict:
     if path.is_file() and path.suffix != ".parquet":
         raise ValueError(f"Expected a folder or a .parquet file, got {path}. Convert it, or give its folder.")
-    if path.is_dir() and has_idx_files(path):
+    if path.is_dir() and find_idx_files(path):
         return load_idx(path)
     is_saved = (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
     if path.is_dir() and not is_saved and not _holds(path, (".parquet", *IMAGE_SUFFIXES)):

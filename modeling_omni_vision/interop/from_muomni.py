@@ -8,9 +8,9 @@ resized to a square and scaled to [0, 1], nothing else, and the folder's image p
 import functools
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -86,8 +86,8 @@ def convert_from_muomni(
     state = read_vision_state(checkpoint)
     spec = read_spec_config(spec_config) if spec_config is not None else {}
     config = infer_config(state, spec.get("num_attention_heads") if num_heads is None else num_heads)
-    shaped = {name: getattr(config, name) for name in spec}
-    disagreeing = {name: (value, shaped[name]) for name, value in spec.items() if value != shaped[name]}
+    both = {name: (value, getattr(config, name)) for name, value in spec.items()}
+    disagreeing = {name: (written, shaped) for name, (written, shaped) in both.items() if written != shaped}
     if disagreeing:
         raise ValueError(
             f"{str(spec_config)!r} must agree with the weights, got (file, weights) = {disagreeing!r}. "
@@ -118,28 +118,15 @@ def read_vision_state(checkpoint: str | Path) -> dict[str, torch.Tensor]:
             f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''} Name mu-Omni's vision.pt."
         ) from error
     state = loaded.get("vit", loaded) if isinstance(loaded, dict) else loaded
-    is_state = isinstance(state, dict) and all(map(is_weight, state.items()))
-    cleaned = {name.replace("_orig_mod.", ""): tensor for name, tensor in state.items()} if is_state else {}
-    if not cleaned or len(cleaned) != len(state):
+    items = state.items() if isinstance(state, dict) else [(type(state).__name__, state)]
+    wrong = [name for name, tensor in items if not (torch.is_tensor(tensor) and tensor.is_floating_point())]
+    cleaned = {} if wrong else {str(name).replace("_orig_mod.", ""): tensor for name, tensor in items}
+    if not cleaned or len(cleaned) != len(items):
         raise ValueError(
-            "The checkpoint must hold a state dict, bare or under the key 'vit', with each name once, got "
-            f"{describe(state)} in {str(checkpoint)!r}. Name mu-Omni's vision.pt."
+            "The checkpoint must hold a state dict of real numbers, bare or under the key 'vit', with each name once, "
+            f"got {len(items)} entries in {str(checkpoint)!r}, not weights: {wrong[:8]!r}. Name mu-Omni's vision.pt."
         )
     return cleaned
-
-
-def is_weight(item: tuple[Any, Any]) -> bool:
-    """Return whether an item of a dict is a named tensor of real numbers."""
-    name, tensor = item
-    return isinstance(name, str) and isinstance(tensor, torch.Tensor) and tensor.is_floating_point()
-
-
-def describe(state: Any) -> str:
-    """Describe what a file held, with unexpected keys first."""
-    if isinstance(state, dict):
-        names = sorted(state, key=lambda name: (is_weight((name, state[name])), str(name)))
-        return f"a dict with {len(names)} keys: {', '.join(map(repr, names[:8]))}{', ...' if names[8:] else ''}"
-    return f"a {type(state).__name__}"
 
 
 def read_spec_config(spec_config: str | Path) -> dict[str, int]:
@@ -147,31 +134,29 @@ def read_spec_config(spec_config: str | Path) -> dict[str, int]:
     try:
         written = json.loads(Path(spec_config).read_text(encoding="utf-8"))
         found = {ours: int(written[theirs]) for theirs, ours in SPECIFICATION_NAMES.items() if theirs in written}
-        problem = "" if found else f"none of these names in {str(written)[:80]!r}"
+        if not found:
+            raise ValueError(f"none of these names in {str(written)[:80]!r}")
     except (OSError, TypeError, ValueError) as error:
-        problem = str(error)
-    if problem:
         raise ValueError(
             f"`spec_config` must be a JSON file with integers for {', '.join(SPECIFICATION_NAMES)}, got "
-            f"{str(spec_config)!r}: {problem}. Correct the file, or leave it out."
-        )
+            f"{str(spec_config)!r}: {error}. Correct the file, or leave it out."
+        ) from error
     return found
 
 
 def infer_config(state: dict[str, torch.Tensor], num_heads: int | None = None) -> OmniVisionConfig:
-    """Read the geometry out of the shapes; raise one `ValueError` that names every key that does not fit."""
+    """Read the geometry from the shapes, or raise one `ValueError` that names every key that does not fit."""
     depth = len({found[1] for name in state if (found := re.match(r"blocks\.(\d+)\.", name))}) or 1
-    # What each size is read from: zero where the key is missing, and then any size is as good as another.
-    projection, positions, hidden = (shape_of(state, key) for key in ("proj.weight", "pos", "blocks.0.linear1.weight"))
-    width, channels, patch, _ = padded(projection, 4)
-    side = round(max(padded(positions, 3)[1] - 1, 0) ** 0.5)
-    expected = expected_shapes(width, channels, patch, side, padded(hidden, 2)[0], depth)
+    width, channels, patch, _ = sizes(state, "proj.weight", 4)
+    side = round(max(sizes(state, "pos", 3)[1] - 1, 0) ** 0.5)
+    hidden, _ = sizes(state, "blocks.0.linear1.weight", 2)
+    expected = expected_shapes(width, channels, patch, side, hidden, depth)
     problems = [f"missing {name}" for name in expected if name not in state]
     problems += [f"unknown {name}" for name in state if name not in expected]
     problems += [
-        f"{name} of shape {shape_of(state, name)} instead of {shape}"
+        f"{name} of shape {tuple(state[name].shape)} instead of {shape}"
         for name, shape in expected.items()
-        if name in state and not fits(shape_of(state, name), shape)
+        if name in state and not fits(state[name].shape, shape)
     ]
     if problems:
         raise ValueError(
@@ -191,27 +176,24 @@ def infer_config(state: dict[str, torch.Tensor], num_heads: int | None = None) -
         hidden_size=width,
         num_hidden_layers=depth,
         num_attention_heads=heads,
-        intermediate_size=hidden[0],
+        intermediate_size=hidden,
     )
 
 
 def expected_shapes(
     width: int, channels: int, patch: int, side: int, mlp: int, depth: int
 ) -> dict[str, tuple[int, ...]]:
-    """Every key of mu-Omni's ViTTiny and its shape."""
+    """Return every key of mu-Omni's ViTTiny with its shape."""
+    weights = {
+        "self_attn.in_proj_": (3 * width, width),
+        "self_attn.out_proj.": (width, width),
+        "linear1.": (mlp, width),
+        "linear2.": (width, mlp),
+        "norm1.": (width,),
+        "norm2.": (width,),
+    }
     block = {
-        "self_attn.in_proj_weight": (3 * width, width),
-        "self_attn.in_proj_bias": (3 * width,),
-        "self_attn.out_proj.weight": (width, width),
-        "self_attn.out_proj.bias": (width,),
-        "linear1.weight": (mlp, width),
-        "linear1.bias": (mlp,),
-        "linear2.weight": (width, mlp),
-        "linear2.bias": (width,),
-        "norm1.weight": (width,),
-        "norm1.bias": (width,),
-        "norm2.weight": (width,),
-        "norm2.bias": (width,),
+        name + kind: shape[:rank] for name, shape in weights.items() for kind, rank in (("weight", 2), ("bias", 1))
     }
     return {
         "proj.weight": (width, channels, patch, patch),
@@ -223,20 +205,15 @@ def expected_shapes(
     }
 
 
-def shape_of(state: dict[str, torch.Tensor], name: str) -> tuple[int, ...]:
-    """Shape of a tensor, or no dimension at all where it is missing."""
-    return tuple(state[name].shape) if name in state else ()
+def sizes(state: dict[str, torch.Tensor], name: str, rank: int) -> tuple[int, ...]:
+    """Return the first `rank` sizes of a tensor, 0 for each one that it does not have and if it is missing."""
+    return (*(state[name].shape if name in state else ()), *[0] * rank)[:rank]
 
 
-def fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+def fits(shape: Sequence[int], expected: tuple[int, ...]) -> bool:
     """Compare shapes; zeros in the expected one stand for sizes that are not known."""
     same_rank = len(shape) == len(expected)
     return same_rank and all(wanted in (0, size) for size, wanted in zip(shape, expected, strict=True))
-
-
-def padded(shape: tuple[int, ...], length: int) -> tuple[int, ...]:
-    """Cut or fill a shape with zeros to `length` dimensions, so that it can be unpacked."""
-    return (shape + (0,) * length)[:length]
 
 
 def our_state_dict(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
