@@ -6,6 +6,7 @@ easy-VQA (https://github.com/vzhou842/easy-VQA, MIT, `pip install --no-deps easy
 
 import importlib.util
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -82,30 +83,25 @@ def load_conversations(path: Path) -> dict[str, list[dict[str, Any]]]:
 def _easy_vqa_rows(folder: Path) -> list[dict[str, Any]]:
     try:
         listed = json.loads((folder / "questions.json").read_text(encoding="utf-8"))
-        asked: dict[int, list[tuple[str, str]]] = {}
+        asked: dict[int, list[tuple[str, str, str]]] = {}
         for text, answer, image in listed:
-            asked.setdefault(int(image), []).append((text, answer))
+            kind = "colour" if answer in EASY_VQA_COLOURS else "shape" if answer in EASY_VQA_SHAPES else "yes_no"
+            asked.setdefault(int(image), []).append((text, answer, kind))
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"Expected the questions of easy-VQA in {str(folder)!r}, got {error}. Correct it.") from error
     return [
-        {
-            "images": [{"bytes": None, "path": str(folder / "images" / f"{image}.png")}],
-            "questions": [
-                {
-                    "messages": [{"role": "user", "content": f"{IMAGE}\n{text}"}],
-                    "answer": answer,
-                    "kind": _easy_vqa_kind(answer),
-                }
-                for text, answer in questions
-            ],
-            "symbols": "",
-        }
+        question_row({"bytes": None, "path": str(folder / "images" / f"{image}.png")}, questions)
         for image, questions in asked.items()
     ]
 
 
-def _easy_vqa_kind(answer: str) -> str:
-    return "colour" if answer in EASY_VQA_COLOURS else "shape" if answer in EASY_VQA_SHAPES else "yes_no"
+def question_row(image: dict[str, Any], asked: Iterable[tuple[str, str, str]], symbols: str = "") -> dict[str, Any]:
+    """Return a row of `FEATURES`: an image, and its questions as (text, answer, kind)."""
+    questions = [
+        {"messages": [{"role": "user", "content": f"{IMAGE}\n{text}"}], "answer": answer, "kind": kind}
+        for text, answer, kind in asked
+    ]
+    return {"images": [image], "questions": questions, "symbols": symbols}
 
 
 def _read_lines(file: Path) -> list[dict[str, Any]]:
@@ -164,4 +160,4 @@ def _message(turn: dict[str, Any]) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
-__all__ = ["FEATURES", "IMAGE", "load_conversations", "load_easy_vqa"]
+__all__ = ["FEATURES", "IMAGE", "load_conversations", "load_easy_vqa", "question_row"]

@@ -100,7 +100,7 @@ def convert_from_muomni(
     processor = OmniVisionImageProcessor(
         size={"height": config.image_size_hw[0], "width": config.image_size_hw[1]},
         do_normalize=False,
-        **({} if config.num_channels == 3 else {"num_channels": config.num_channels}),
+        num_channels=config.num_channels,
     )
     with atomic_output_dir(output_dir) as folder:
         model.save_pretrained(folder)

@@ -43,7 +43,9 @@ def as_dinov2(model: Ours) -> StockModel:
         stock_class = Dinov2WithRegistersForImageClassification if is_classifier(model) else Dinov2WithRegistersModel
     weights = stock_weights(model, config.model_type, LAYER_NAMES, neutral_weights(model))
     if is_classifier(model):
-        weights["classifier.weight"] = over_cls_and_mean(weights["classifier.weight"], model.config.pooling)
+        head = weights["classifier.weight"]
+        halves = {"cls": (head, torch.zeros_like(head)), "mean": (torch.zeros_like(head), head), "cls_mean": (head,)}
+        weights["classifier.weight"] = torch.cat(halves[model.config.pooling], dim=1)
     return StockModel(stock_class, config, weights)
 
 
@@ -76,13 +78,6 @@ def neutral_weights(model: Ours) -> dict[str, torch.Tensor]:
         "embeddings.mask_token": torch.zeros(1, width, dtype=model.dtype),
         **{name: torch.ones(width, dtype=model.dtype) for name in scales},
     }
-
-
-def over_cls_and_mean(weight: torch.Tensor, pooling: str) -> torch.Tensor:
-    """Widen the weight of a head (labels, hidden) to read CLS and mean side by side, and ignore what ours does."""
-    zero = torch.zeros_like(weight)
-    halves = {"cls": (weight, zero), "mean": (zero, weight), "cls_mean": (weight,)}
-    return torch.cat(halves[pooling], dim=1)
 
 
 __all__ = ["as_dinov2"]

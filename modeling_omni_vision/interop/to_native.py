@@ -27,7 +27,7 @@ from .folder import atomic_output_dir
 from .stock import Ours, StockModel
 from .to_dinov2 import as_dinov2
 from .to_vit import as_vit, without_place_in_vit
-from .vision_tower import load_complete
+from .vision_tower import load_complete, read_model_type
 
 
 logger = logging.getLogger(__name__)
@@ -112,21 +112,13 @@ def write_twin(model: Ours, stock: StockModel, checkpoint: str | Path, output_di
 
 def load_ours(checkpoint: str | Path) -> Ours:
     """Load the model of a checkpoint folder of ours, in the precision it was saved in, or raise `ValueError`."""
-    config_file = Path(checkpoint) / "config.json"
-    if not config_file.is_file():
-        raise ValueError(
-            f"The checkpoint must be a folder with a config.json, got {str(checkpoint)!r}. "
-            "Name a folder that `save_pretrained` wrote, for example the output of training."
-        )
-    written = json.loads(config_file.read_text(encoding="utf-8"))
-    if written.get("model_type") != OmniVisionConfig.model_type:
-        raise ValueError(
-            f"The checkpoint must be of model_type {OmniVisionConfig.model_type!r}, got "
-            f"{written.get('model_type')!r} in {str(config_file)!r}. Name one of our checkpoints."
-        )
-    is_classifier = OmniVisionForImageClassification.__name__ in (written.get("architectures") or [])
+    # Absolute: a folder, and never the name of a repository on the Hub.
+    folder = Path(checkpoint).absolute()
+    read_model_type(folder, [OmniVisionConfig.model_type])
+    architectures = OmniVisionConfig.from_pretrained(folder).architectures or []
+    is_classifier = OmniVisionForImageClassification.__name__ in architectures
     model_class = OmniVisionForImageClassification if is_classifier else OmniVisionModel
-    return load_complete(model_class, checkpoint, exact=True, dtype="auto")
+    return load_complete(model_class, folder, exact=True, dtype="auto")
 
 
 def write_stock_processor(checkpoint: Path, folder: Path, num_channels: int) -> bool:

@@ -1,5 +1,6 @@
 """The one place that opens a vision tower, whatever kind of OmniVision checkpoint holds it."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def load_vision_tower(path: str | Path, dtype: Any = "auto", **fields: Any) -> O
         `ValueError`: if there is no such checkpoint, it is of another kind, lacks weights of the tower, or `fields`
             need weights of another shape.
     """
-    prefix = PREFIXES[_model_type(path)]
+    prefix = PREFIXES[read_model_type(path)]
     saved, wanted = OmniVisionConfig.from_pretrained(path), OmniVisionConfig.from_pretrained(path, **fields)
     changed = [name for name in SHAPING_FIELDS if _shape(saved, name) != _shape(wanted, name)]
     if changed:
@@ -88,20 +89,20 @@ def load_complete(model_class: Any, path: str | Path, exact: bool = False, **opt
     return model.eval()
 
 
-def _model_type(path: str | Path) -> str:
-    found, reason = None, "no `model_type` in a config.json"
+def read_model_type(path: str | Path, known: Collection[str] = tuple(PREFIXES)) -> str:
+    """Return the model type of a checkpoint, or raise `ValueError` for none and for one that is not `known`."""
     try:
-        found = PreTrainedConfig.get_config_dict(path)[0].get("model_type")
-    except (OSError, ValueError) as error:
+        found = PreTrainedConfig.get_config_dict(path)[0]["model_type"]
+    except (OSError, ValueError, KeyError) as error:
         reason = str(error).partition("\n")[0]
-    if found is None:
         raise ValueError(
-            f"Expected the folder or Hub name of an OmniVision checkpoint, got {str(path)!r} ({reason}). Correct it."
-        )
-    if found not in PREFIXES:
+            f"Expected the folder or Hub name of an OmniVision checkpoint, got {str(path)!r} ({reason}). Name one "
+            "whose config.json has a `model_type`."
+        ) from error
+    if found not in known:
         raise ValueError(
-            f"The vision checkpoint must be an OmniVision one, got model type {found!r} in {str(path)!r}. Name an "
-            "encoder, a classifier, a retrieval or a vision-language model of this package."
+            f"The checkpoint must be an OmniVision one, got model type {found!r} in {str(path)!r}. Name one of type "
+            f"{', '.join(known)}."
         )
     return found
 
@@ -110,4 +111,4 @@ def _shape(config: OmniVisionConfig, name: str) -> Any:
     return getattr(config, f"{name}_hw", getattr(config, name))
 
 
-__all__ = ["load_complete", "load_vision_tower"]
+__all__ = ["load_complete", "load_vision_tower", "read_model_type"]

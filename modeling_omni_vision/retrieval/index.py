@@ -264,12 +264,10 @@ class ImageIndex:
 
     # --- reading ---
 
-    def rows(
-        self, where: str | None = None, columns: Sequence[str] = FIELDS, limit: int | None = None
-    ) -> list[dict[str, Any]]:
+    def rows(self, where: str | None = None, columns: Sequence[str] = FIELDS) -> list[dict[str, Any]]:
         """Return columns of all images, or of those that match a filter."""
         with explained_filter(where, self.columns) as condition:
-            return self._scan(condition, columns).limit(limit).to_list()
+            return self._scan(condition, columns).limit(None).to_list()
 
     def vectors(self, ids: Sequence[str]) -> dict[str, torch.Tensor]:
         """Return the stored vectors (n, embedding_dim) of images by id."""
@@ -288,8 +286,6 @@ class ImageIndex:
         limit: int = 10,
         where: str | None = None,
         exact: bool | None = None,
-        candidates: int = CANDIDATES,
-        refine: int = REFINE,
     ) -> list[Hit]:
         """Return the images with the highest MaxSim, the best first.
 
@@ -298,8 +294,6 @@ class ImageIndex:
             limit: Number of images at most.
             where: SQL condition on the columns, such as `folder = 'cats' AND bytes > 1000`.
             exact: Score every image; by default where that takes no longer.
-            candidates: Number of images that the approximate index returns; at least five times `limit`.
-            refine: It chooses them by exact distance among this many times as many. More of both: better and slower.
 
         Raises:
             ValueError: for a query of another width, a limit below 1, or an invalid filter.
@@ -314,17 +308,21 @@ class ImageIndex:
             if exact is None:
                 limit_of_all = max(EXACT_LIMIT, EXACT_PER_VECTOR * len(query))
                 exact = self.table.count_rows(condition) <= limit_of_all or not self.table.list_indices()
-            if exact:
-                found = self._scored(query, self._blocks(condition))
-            else:
-                found = self._scored(query, self._candidates(query, condition, max(candidates, 5 * limit), refine))
+            blocks = self._blocks(condition) if exact else self._candidates(query, condition, limit)
+            scores = ((maxsim([query], embeds, b_mask=mask)[0].tolist(), ids) for ids, embeds, mask in blocks)
+            found = (pair for block in scores for pair in zip(*block, strict=True))
         # Equal scores come in the order of their ids, whatever order the rows are stored in.
         return self._hits(heapq.nsmallest(limit, found, key=lambda one: (-one[0], one[1])))
 
-    def _candidates(self, query: torch.Tensor, where: str | None, limit: int, refine: int) -> Iterator[Block]:
-        """Read ids and vectors of the images that the approximate index returns."""
+    def _candidates(self, query: torch.Tensor, where: str | None, limit: int) -> Iterator[Block]:
+        """Read ids and vectors of the images that the approximate index returns, five times `limit` or more."""
         near: Any = self.table.search(query.numpy(), vector_column_name="vectors")
-        near = near.distance_type("cosine").limit(limit).refine_factor(refine).select(["id", "vectors", "_distance"])
+        near = (
+            near.distance_type("cosine")
+            .limit(max(CANDIDATES, 5 * limit))
+            .refine_factor(REFINE)
+            .select(["id", "vectors", "_distance"])
+        )
         found = (near if where is None else near.where(where)).to_arrow()
         return map(as_block, found.drop_columns("_distance").to_batches())
 
@@ -351,10 +349,6 @@ class ImageIndex:
                 return blocks
             self._cache = (wanted, list(blocks))
         return iter(self._cache[1])
-
-    def _scored(self, query: torch.Tensor, blocks: Iterator[Block]) -> Iterator[tuple[float, str]]:
-        for ids, embeds, mask in blocks:
-            yield from zip(maxsim([query], embeds, b_mask=mask)[0].tolist(), ids, strict=True)
 
     def require_encoder(self) -> ImageTextEncoder:
         """Return the encoder; a ValueError where the index was opened without one."""

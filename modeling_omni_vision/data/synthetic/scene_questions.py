@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, DatasetDict
 
-from ..conversations import FEATURES
+from ..conversations import FEATURES, question_row
 from ..stored_images import store
 from .scenes import HELD_OUT_COMBINATIONS, SCENE_SIDE, seen_combinations
 from .shapes import COLOURS, SHAPES, DrawnObject, Scene, draw_scene, list_names
@@ -58,7 +58,6 @@ def parse_kinds(kinds: str, known: Iterable[str] = tuple(SCENE_KINDS)) -> tuple[
 
 def draw_questions(
     kinds: Sequence[str] = tuple(SCENE_KINDS),
-    seed: int = 0,
     size: int = SCENE_SIDE,
     sizes: dict[str, int] | None = None,
 ) -> DatasetDict:
@@ -71,16 +70,14 @@ def draw_questions(
 
     Args:
         kinds: Which questions to ask, of `SCENE_KINDS`.
-        seed: Seed of the drawings.
         size: Side of an image in pixels.
         sizes: Images per split, by default 12,000 to train, 200 for validation, 600 for test and held_out.
     """
-    return _drawn(_draw, kinds, (seed,), size, sizes or QUESTION_SIZES)
+    return _drawn(_draw, kinds, (0,), size, sizes or QUESTION_SIZES)
 
 
 def draw_objects(
     kinds: Sequence[str] = tuple(OBJECT_KINDS),
-    seed: int = 0,
     size: int = SCENE_SIDE,
     sizes: dict[str, int] | None = None,
 ) -> DatasetDict:
@@ -91,13 +88,12 @@ def draw_objects(
 
     Args:
         kinds: Which questions to ask, of `OBJECT_KINDS`; each object gets all of them.
-        seed: Seed of the drawings.
         size: Side of an image in pixels.
         sizes: Images per split, by default 6,000 to train, 80 for validation, 240 for test and held_out.
     """
-    drawn = _drawn(_draw_one, kinds, (seed, 1), size, sizes or OBJECT_SIZES)
+    drawn = _drawn(_draw_one, kinds, (0, 1), size, sizes or OBJECT_SIZES)
     # Combinations are drawn in turns: an image that is shifted by half a split must not show the same one.
-    return DatasetDict({name: rows if name == "train" else rows.shuffle(seed) for name, rows in drawn.items()})
+    return DatasetDict({name: rows if name == "train" else rows.shuffle(0) for name, rows in drawn.items()})
 
 
 def scene_questions(scene: Scene, about: Sequence[str] | None = None) -> Iterator[Question]:
@@ -112,19 +108,17 @@ def scene_questions(scene: Scene, about: Sequence[str] | None = None) -> Iterato
     # What is held out cannot be balanced: a colour may have one such shape only.
     seen = seen_combinations() if about is None else []
     # Where everything is red, "red" is right without the question: a model that learns this learns the rest late.
-    colours, shapes = len({item.colour for item in objects}), len({item.shape for item in objects})
+    colours, shapes = Counter(item.colour for item in objects), Counter(item.shape for item in objects)
     for item in objects:
         if about is not None and item.name not in about:
             continue
-        if colours > 1 and _number(objects, shape=item.shape) == 1:
+        if len(colours) > 1 and shapes[item.shape] == 1:
             allowed = [colour for colour, shape in seen if shape == item.shape]
             yield Question("colour", f"What colour is the {item.shape}?", item.colour, tuple(allowed))
-        if shapes > 1 and _number(objects, colour=item.colour) == 1:
+        if len(shapes) > 1 and colours[item.colour] == 1:
             allowed = [shape for colour, shape in seen if colour == item.colour]
             yield Question("shape", f"What shape is the {item.colour} object?", item.shape, tuple(allowed))
         for other in objects:
-            if other is item:
-                continue
             (x, y), (u, v) = centre(item), centre(other)
             if abs(x - u) >= CLEARLY * size:
                 text = f"Is the {item.name} left or right of the {other.name}?"
@@ -132,13 +126,10 @@ def scene_questions(scene: Scene, about: Sequence[str] | None = None) -> Iterato
             if abs(y - v) >= CLEARLY * size:
                 text = f"Is the {item.name} above or below the {other.name}?"
                 yield Question("above_below", text, "above" if y < v else "below", ("above", "below"))
-    yield Question("count", "How many objects are there?", NUMBERS[len(objects) - 1], NUMBERS)
-    for colour in dict.fromkeys(item.colour for item in objects):
-        found = NUMBERS[_number(objects, colour=colour) - 1]
-        yield Question("count", f"How many {colour} objects are there?", found, NUMBERS)
-    for shape in dict.fromkeys(item.shape for item in objects):
-        found = NUMBERS[_number(objects, shape=shape) - 1]
-        yield Question("count", f"How many {PLURALS[shape]} are there?", found, NUMBERS)
+    counts = {"objects": len(objects), **{f"{colour} objects": number for colour, number in colours.items()}}
+    counts |= {PLURALS[shape]: number for shape, number in shapes.items()}
+    for things, number in counts.items():
+        yield Question("count", f"How many {things} are there?", NUMBERS[number - 1], NUMBERS)
     yield Question("caption", "What is in the picture?", list_names(item.name for item in sorted(objects, key=centre)))
 
 
@@ -191,8 +182,8 @@ def _draw_one(
         # In turns: every combination equally often.
         scene = draw_scene(rng, [pool[index % len(pool)]], size)
         (item,) = scene.objects
-        answers = {"colour": item.colour, "shape": item.shape, "name": item.name}
-        yield _row(scene, [Question(kind, OBJECT_KINDS[kind], answers[kind]) for kind in kinds])
+        asked = [(OBJECT_KINDS[kind], getattr(item, kind), kind) for kind in kinds]
+        yield question_row(store(scene.image), asked, symbols_of(scene))
 
 
 def _draw(kinds: Sequence[str], key: Sequence[int], size: int, count: int, held_out: bool) -> Iterator[dict[str, Any]]:
@@ -202,31 +193,16 @@ def _draw(kinds: Sequence[str], key: Sequence[int], size: int, count: int, held_
         scene = draw_scene(rng, choose_objects(rng, held_out), size)
         about = HELD_OUT_NAMES if held_out else None
         chosen = _choose_questions(rng, list(scene_questions(scene, about)), kinds, asked)
-        if not chosen:
-            continue
-        yield _row(scene, chosen)
-
-
-def _row(scene: Scene, questions: Sequence[Question]) -> dict[str, Any]:
-    return {
-        "images": [store(scene.image)],
-        "questions": [
-            {
-                "messages": [{"role": "user", "content": f"<image>\n{question.text}"}],
-                "answer": question.answer,
-                "kind": question.kind,
-            }
-            for question in questions
-        ],
-        "symbols": symbols_of(scene),
-    }
+        if chosen:
+            rows = [(question.text, question.answer, question.kind) for question in chosen]
+            yield question_row(store(scene.image), rows, symbols_of(scene))
 
 
 def choose_objects(rng: np.random.Generator, held_out: bool) -> list[tuple[str, str]]:
     """Choose different objects, in every third scene of one colour or shape, so that there is something to count."""
-    first = HELD_OUT_COMBINATIONS[rng.integers(len(HELD_OUT_COMBINATIONS))] if held_out else None
-    pool = _pairs(held_out)
-    first = first or pool[rng.integers(len(pool))]
+    seen = seen_combinations()
+    pool, firsts = ([*seen, *HELD_OUT_COMBINATIONS], HELD_OUT_COMBINATIONS) if held_out else (seen, seen)
+    first = firsts[rng.integers(len(firsts))]
     number = int(rng.integers(1, MOST_OBJECTS + 1))
     chosen, theme = [first], int(rng.integers(6))
     alike = [pair for pair in pool if theme < 2 and pair[theme] == first[theme] and pair != first]
@@ -258,14 +234,6 @@ def _choose_questions(
 def _too_often(question: Question, asked: Counter[tuple[str, str]]) -> bool:
     fewest = min((asked[question.text, answer] for answer in question.answers), default=None)
     return fewest is not None and asked[question.text, question.answer] >= fewest + SLACK
-
-
-def _pairs(held_out: bool) -> list[tuple[str, str]]:
-    return [*seen_combinations(), *HELD_OUT_COMBINATIONS] if held_out else seen_combinations()
-
-
-def _number(objects: Sequence[DrawnObject], colour: str | None = None, shape: str | None = None) -> int:
-    return sum(item.colour == colour or item.shape == shape for item in objects)
 
 
 __all__ = [

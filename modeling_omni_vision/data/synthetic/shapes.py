@@ -5,7 +5,7 @@ the label is the keyword that its caption holds as a whole word. Everything foll
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -96,7 +96,8 @@ def draw_scene(rng: np.random.Generator, objects: int | Sequence[tuple[str, str]
         paint = np.clip(np.array(COLOURS[colour]) + rng.integers(-12, 13, size=3), 0, 255)
         canvas += coverage[..., None] * (paint - canvas)
         mask = coverage >= 0.5
-        drawn.append(DrawnObject(colour, shape, _bbox(mask), mask))
+        bbox = PilImage.fromarray(mask).getbbox() or (0, 0, 0, 0)
+        drawn.append(DrawnObject(colour, shape, bbox, mask))
     canvas += rng.normal(0, 2, size=canvas.shape)
     image = PilImage.fromarray(np.clip(np.rint(canvas), 0, 255).astype(np.uint8))
     return Scene(image, _caption([item.name for item in drawn]), tuple(drawn))
@@ -135,16 +136,13 @@ def parse_task(task: str) -> tuple[str, ...]:
     return keywords
 
 
-def draw_shapes(
-    task: str = "shapes", seed: int = 0, size: int = 64, sizes: dict[str, int] | None = None
-) -> DatasetDict:
+def draw_shapes(task: str = "shapes", size: int = 64, sizes: dict[str, int] | None = None) -> DatasetDict:
     """Draw the dataset of a task: columns image, caption and label.
 
     Args:
         task: `shapes` has the specification's two classes, `red` (0) and `not red` (1). `shapes:colour` and
             `shapes:shape` have one class per colour or shape; `shapes:red,blue` has one per keyword, then
             `other`. Classes are drawn equally often.
-        seed: Seed of the drawings.
         size: Side of an image in pixels.
         sizes: Images per split, by default 2,400 to train and 600 to test.
     """
@@ -153,20 +151,16 @@ def draw_shapes(
     names = [*keywords, f"not {keywords[0]}" if len(keywords) == 1 else "other"][: len(pools)]
     features = Features({"image": Image(), "caption": Value("string"), "label": ClassLabel(names=names)})
     splits = {}
-    for split, (name, count) in enumerate((sizes or SPLIT_SIZES).items()):
-        rows = list(_rows(pools, keywords, [seed, split], count, size))
-        splits[name] = Dataset.from_list(rows, features=features)
+    for split, (split_name, count) in enumerate((sizes or SPLIT_SIZES).items()):
+        rows = []
+        for index in range(count):
+            rng = np.random.default_rng([0, split, index])
+            pool = pools[index % len(pools)]
+            scene = draw_scene(rng, [pool[rng.integers(len(pool))]], size)
+            label = label_of(scene.caption, keywords)
+            rows.append({"image": store(scene.image), "caption": scene.caption, "label": label})
+        splits[split_name] = Dataset.from_list(rows, features=features)
     return DatasetDict(splits)
-
-
-def _rows(
-    pools: list[list[tuple[str, str]]], keywords: Sequence[str], key: list[int], count: int, size: int
-) -> Iterator[dict[str, object]]:
-    for index in range(count):
-        rng = np.random.default_rng([*key, index])
-        pool = pools[index % len(pools)]
-        scene = draw_scene(rng, [pool[rng.integers(len(pool))]], size)
-        yield {"image": store(scene.image), "caption": scene.caption, "label": label_of(scene.caption, keywords)}
 
 
 def _pools(keywords: Sequence[str]) -> list[list[tuple[str, str]]]:
@@ -232,11 +226,6 @@ def _outline(shape: str, turn: float) -> np.ndarray:
 
 def _rotation(angle: float) -> np.ndarray:
     return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-
-
-def _bbox(mask: np.ndarray) -> tuple[int, int, int, int]:
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def list_names(names: Iterable[str]) -> str:
