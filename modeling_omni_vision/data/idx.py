@@ -13,7 +13,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 
 
-FILE_NAME = re.compile(r"(?P<set>.*?)(?P<split>train|t10k|test)[-_.](?P<kind>images|labels)[-_.]idx\d-ubyte(\.gz)?")
+FILE_NAME = re.compile(r".*?(?P<split>train|t10k|test)[-_.](?P<kind>images|labels)[-_.]idx\d-ubyte(\.gz)?")
 
 
 def load_idx(folder: Path) -> DatasetDict:

@@ -50,7 +50,9 @@ class ImageDataset(WithEpoch, TorchDataset):
         self.processor = processor
         self.augmentation = augmentation
         self.labels = torch.tensor(dataset["label"][:])
-        self._memory = self._decode_all() if self._fits(memory_limit) else None
+        height, width = self._size()
+        fits = len(self) * processor.num_channels * height * width <= memory_limit
+        self._memory = self._decode_all() if fits else None
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -101,10 +103,6 @@ class ImageDataset(WithEpoch, TorchDataset):
                     raise ImageReadError(f"The image in row {row} of the dataset cannot be read. {error}") from error
             raise
 
-    def _fits(self, memory_limit: int) -> bool:
-        height, width = self._size()
-        return len(self) * self.processor.num_channels * height * width <= memory_limit
-
     def _size(self) -> tuple[int, int]:
         size = dict(self.processor.size)
         if not size.get("height") or not size.get("width"):
@@ -140,7 +138,7 @@ class ImageCollator:
 
     def __call__(self, samples: list[Sample]) -> dict[str, torch.Tensor]:
         """Normalise the batch at once, then erase and mix as the samples' augmentation says."""
-        pixel_values = normalised(self.processor, torch.stack(_one_type([sample["image"] for sample in samples])))
+        pixel_values = normalised(self.processor, _stacked([sample["image"] for sample in samples]))
         labels = torch.tensor([sample["label"] for sample in samples])
         augmentation: Augmentation | None = samples[0]["augmentation"]
         if augmentation is None:
@@ -168,9 +166,9 @@ def _to_bytes(image: torch.Tensor) -> torch.Tensor:
     return image if image.dtype == torch.uint8 else image.round().to(torch.uint8)
 
 
-def _one_type(images: list[torch.Tensor]) -> list[torch.Tensor]:
-    types = {image.dtype for image in images}
-    return images if len(types) == 1 else [image.float() for image in images]
+def _stacked(images: list[torch.Tensor]) -> torch.Tensor:
+    one_type = len({image.dtype for image in images}) == 1
+    return torch.stack(images if one_type else [image.float() for image in images])
 
 
 __all__ = ["ImageCollator", "ImageDataset", "normalised"]

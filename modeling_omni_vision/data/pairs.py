@@ -6,10 +6,10 @@
 
 from typing import Any
 
-from datasets import Dataset, DatasetDict, Image, List, Value
+from datasets import Dataset, DatasetDict, List, Value
 
 from .hold_out import VALIDATION_FRACTION, hold_out
-from .sources import IMAGE_COLUMNS, choose_column, image_columns, load_any, name_splits
+from .sources import IMAGE_COLUMNS, choose_column, image_columns, load_any, name_splits, rename_columns
 from .synthetic.scenes import draw_scenes, parse_objects
 
 
@@ -50,7 +50,8 @@ def load_pairs(
         return draw_scenes(parse_objects(details or "1-2"))
     splits = name_splits(load_any(dataset), dataset)
     image = choose_column("image", image_column, image_columns(splits["train"]), IMAGE_COLUMNS, splits["train"])
-    text = choose_column("text", text_column, _text_columns(splits["train"]), TEXT_COLUMNS, splits["train"])
+    candidates = [name for name, feature in splits["train"].features.items() if _holds_text(feature)]
+    text = choose_column("text", text_column, candidates, TEXT_COLUMNS, splits["train"])
     pairs = {name: _two_columns(split, image, text, name, dataset) for name, split in splits.items()}
     if "validation" not in pairs:
         pairs |= hold_out(pairs["train"], validation_fraction, seed)
@@ -61,10 +62,6 @@ def load_pairs(
                 "negative. Add some."
             )
     return DatasetDict({name: pairs[name] for name in ("train", "validation", "test") if name in pairs})
-
-
-def _text_columns(split: Dataset) -> list[str]:
-    return [name for name, feature in split.features.items() if _holds_text(feature)]
 
 
 def _holds_text(feature: Any) -> bool:
@@ -86,9 +83,7 @@ def _two_columns(split: Dataset, image: str, text: str, name: str, dataset: str)
             f"{len(empty)} images of the {name} split of {dataset!r} have no text, the first in row {empty[0]}. "
             "Describe them, or leave them out."
         )
-    images = split.select_columns([image]).rename_column(image, "image") if image != "image" else split
-    images = images.select_columns(["image"]).cast_column("image", Image(decode=False))
-    images = images.add_column("texts", texts, feature=List(Value("string")))
+    images = rename_columns(split, {image: "image"}).add_column("texts", texts, feature=List(Value("string")))
     known = split.features.get("concept")
     keep = text != "concept" and isinstance(known, Value) and known.dtype == "string"
     concepts = split["concept"][:] if keep else [" / ".join(sorted(lines)) for lines in texts]

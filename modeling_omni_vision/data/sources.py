@@ -60,7 +60,10 @@ def load_images(
             cannot be inferred, fewer than two classes, an empty split, or too few images to hold any out.
     """
     splits = name_splits(load_any(dataset), dataset)
-    image, label = _find_columns(splits["train"], image_column, label_column)
+    train = splits["train"]
+    classes = [name for name, feature in train.features.items() if isinstance(feature, ClassLabel)]
+    image = choose_column("image", image_column, image_columns(train), IMAGE_COLUMNS, train)
+    label = choose_column("label", label_column, classes, LABEL_COLUMNS, train)
     for name, split in splits.items():
         missing = {image, label} - set(split.column_names)
         if missing:
@@ -68,11 +71,16 @@ def load_images(
                 f"Expected the columns {image!r} and {label!r} in the {name} split of {dataset!r}, "
                 f"got {split.column_names}. Name others, or leave that split out."
             )
-    splits = {name: _two_columns(split, image, label) for name, split in splits.items()}
+    splits = {name: rename_columns(split, {image: "image", label: "label"}) for name, split in splits.items()}
     splits = _class_labels(splits, dataset)
     if "validation" not in splits:
         splits |= hold_out(splits["train"], validation_fraction, seed, stratify=True)
-    _check(splits, dataset)
+    for name, split in splits.items():
+        if not len(split):
+            raise ValueError(f"Expected images in the {name} split of {dataset!r}, got none. Add some.")
+    present = set(splits["train"]["label"][:])
+    if len(present) < 2:
+        raise ValueError(f"Expected images of at least two classes in {dataset!r}, got {len(present)}. Add a class.")
     return DatasetDict({name: splits[name] for name in SPLIT_NAMES if name in splits})
 
 
@@ -128,8 +136,7 @@ def _load_digits() -> DatasetDict:
     features = Features({"image": Image(), "label": ClassLabel(names=[str(name) for name in digits.target_names])})
     rows = {"image": list(images), "label": digits.target.tolist()}
     whole = Dataset.from_dict(rows, features=features)
-    parts = whole.train_test_split(DIGITS_TEST_FRACTION, stratify_by_column="label", seed=0)
-    return DatasetDict({"train": parts["train"], "test": parts["test"]})
+    return whole.train_test_split(DIGITS_TEST_FRACTION, stratify_by_column="label", seed=0)
 
 
 def name_splits(loaded: DatasetDict, dataset: str) -> dict[str, Dataset]:
@@ -145,14 +152,6 @@ def name_splits(loaded: DatasetDict, dataset: str) -> dict[str, Dataset]:
     if unused:
         logger.warning("Splits of %s that are not used: %s", dataset, ", ".join(sorted(unused)))
     return splits
-
-
-def _find_columns(split: Dataset, image: str | None, label: str | None) -> tuple[str, str]:
-    features = split.features
-    images = image_columns(split)
-    classes = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
-    image = choose_column("image", image, images, IMAGE_COLUMNS, split)
-    return image, choose_column("label", label, classes, LABEL_COLUMNS, split)
 
 
 def image_columns(split: Dataset) -> list[str]:
@@ -190,14 +189,15 @@ def _holds_bytes(feature: Any) -> bool:
     return isinstance(feature, Value) and feature.dtype in ("binary", "large_binary")
 
 
-def _two_columns(split: Dataset, image: str, label: str) -> Dataset:
-    split = split.select_columns(list(dict.fromkeys([image, label])))
-    split = split.rename_columns({old: new for old, new in ((image, "image"), (label, "label")) if old != new})
+def rename_columns(split: Dataset, names: dict[str, str]) -> Dataset:
+    """Return the columns `names` under new names, one of them `image`, whose images are not decoded."""
+    split = split.select_columns(list(names))
+    split = split.rename_columns({old: new for old, new in names.items() if old != new})
     try:
         return split.cast_column("image", Image(decode=False))
     except Exception as error:  # a column that holds no images fails in pyarrow, in one of many ways
         raise ValueError(
-            f"Expected images in the column {image!r}, got {split.features['image']}. Choose another column."
+            f"Expected images in the column {next(iter(names))!r}, got {split.features['image']}. Choose another."
         ) from error
 
 
@@ -215,7 +215,7 @@ def _class_labels(splits: dict[str, Dataset], dataset: str) -> dict[str, Dataset
             raise ValueError(f"{missing} of {len(values)} images of the {name} split of {dataset!r} have no label.")
     if isinstance(feature, ClassLabel):
         names = feature.names
-        different = [name for name, split in splits.items() if _names(split) != names]
+        different = [name for name, split in splits.items() if getattr(split.features["label"], "names", 0) != names]
         if different:
             raise ValueError(f"The splits {different} of {dataset!r} have other classes than train. Make them equal.")
         return splits
@@ -233,17 +233,12 @@ def _class_labels(splits: dict[str, Dataset], dataset: str) -> dict[str, Dataset
     }
 
 
-def _names(split: Dataset) -> list[str] | None:
-    return getattr(split.features["label"], "names", None)
-
-
-def _check(splits: dict[str, Dataset], dataset: str) -> None:
-    for name, split in splits.items():
-        if not len(split):
-            raise ValueError(f"Expected images in the {name} split of {dataset!r}, got none. Add some.")
-    present = set(splits["train"]["label"][:])
-    if len(present) < 2:
-        raise ValueError(f"Expected images of at least two classes in {dataset!r}, got {len(present)}. Add a class.")
-
-
-__all__ = ["IMAGE_COLUMNS", "choose_column", "image_columns", "load_any", "load_images", "name_splits"]
+__all__ = [
+    "IMAGE_COLUMNS",
+    "choose_column",
+    "image_columns",
+    "load_any",
+    "load_images",
+    "name_splits",
+    "rename_columns",
+]

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from datasets import Dataset, DatasetDict
 from PIL import Image
 
@@ -40,15 +39,14 @@ def summarize_dataset(splits: DatasetDict, sample: int = SAMPLE) -> list[SplitSu
         One summary for each split; classes in the order of their numbers, sizes ("width x height") and modes by
         their frequency. What Pillow cannot open has the mode "unreadable" and no size.
     """
-    return [_summarize(name, rows, sample) for name, rows in splits.items()]
+    return [_summarize(name, rows, evenly_spread(len(rows), sample)) for name, rows in splits.items()]
 
 
-def _summarize(name: str, rows: Dataset, sample: int) -> SplitSummary:
-    names = rows.features["label"].names
-    counts = np.bincount(np.asarray(rows["label"]), minlength=len(names))
+def _summarize(name: str, rows: Dataset, chosen: Sequence[int]) -> SplitSummary:
+    labels = rows.features["label"]
+    classes = dict.fromkeys(labels.names, 0) | Counter(map(labels.int2str, rows["label"][:]))
     sizes: Counter[str] = Counter()
     modes: Counter[str] = Counter()
-    chosen = evenly_spread(len(rows), sample)
     for stored in rows.select(chosen)["image"]:
         try:
             with open_stored(stored) as image:
@@ -56,22 +54,14 @@ def _summarize(name: str, rows: Dataset, sample: int) -> SplitSummary:
                 modes[image.mode] += 1
         except OSError:
             modes["unreadable"] += 1
-    classes = dict(zip(names, counts.tolist(), strict=True))
     return SplitSummary(name, len(rows), classes, len(chosen), dict(sizes.most_common()), dict(modes.most_common()))
 
 
 def export_images(splits: DatasetDict, split: str, count: int, folder: Path) -> list[Path]:
-    """
-    Write images of a split as PNG files, one folder for each label.
-
-    Args:
-        splits: As `load_images` returns them.
-        split: Which of them.
-        count: Images to write, spread evenly over the split.
-        folder: Where the folders of the labels go; made when it does not exist.
+    """Write up to `count` images of a split, spread evenly over it, as PNG files in one folder for each label.
 
     Returns:
-        The paths `folder/label/split_number.png`.
+        The paths `folder/label/split_number.png`; folders are made when they do not exist.
 
     Raises:
         ValueError: for a split that is not there, or a count below 1.

@@ -1,7 +1,6 @@
 """Tokenizers with one token for each word of some texts, for text models that start without any training."""
 
 from collections.abc import Iterable
-from typing import Any
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
@@ -34,7 +33,9 @@ def new_text_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
         single=f"{first} $A {last}", special_tokens=[(name, words.token_to_id(name)) for name in (first, last)]
     )
     inputs = ["input_ids", "token_type_ids", "attention_mask"]
-    return _wrapped(words, inputs, model_max_length=LONGEST_TEXT, **TEXT_TOKENS)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words, model_input_names=inputs, model_max_length=LONGEST_TEXT, **TEXT_TOKENS
+    )
 
 
 def new_chat_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
@@ -45,8 +46,14 @@ def new_chat_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     """
     extra = [*ROLE_TOKENS.values(), IMAGE]
     words = _word_level(texts, [*CHAT_TOKENS.values(), *extra], CHAT_TOKENS["unk_token"])
-    options = {"chat_template": CHAT_TEMPLATE, "clean_up_tokenization_spaces": True, **CHAT_TOKENS}
-    return _wrapped(words, ["input_ids", "attention_mask"], extra_special_tokens=extra, **options)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        model_input_names=["input_ids", "attention_mask"],
+        extra_special_tokens=extra,
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=True,
+        **CHAT_TOKENS,
+    )
 
 
 def _word_level(texts: Iterable[str], special: list[str], unknown: str) -> Tokenizer:
@@ -58,10 +65,6 @@ def _word_level(texts: Iterable[str], special: list[str], unknown: str) -> Token
     words = Tokenizer(models.WordLevel(vocabulary, unk_token=unknown))
     words.normalizer, words.pre_tokenizer = normalizers.Lowercase(), splitter
     return words
-
-
-def _wrapped(words: Tokenizer, inputs: list[str], **options: Any) -> PreTrainedTokenizerFast:
-    return PreTrainedTokenizerFast(tokenizer_object=words, model_input_names=inputs, **options)
 
 
 __all__ = ["LONGEST_TEXT", "new_chat_tokenizer", "new_text_tokenizer"]

@@ -9,14 +9,9 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def atomic_output_dir(output_dir: str | Path) -> Iterator[Path]:
-    """
-    Yield a staging folder to write into; it becomes `output_dir` only if the block ends without an error.
+    """Yield a staging folder to write into; it becomes `output_dir` only if the block ends without an error.
 
-    Args:
-        output_dir: Folder to make. It may exist, but must be empty; missing parents are made.
-
-    Yields:
-        The staging folder, beside `output_dir` so that the last step is one rename.
+    It lies beside `output_dir`, so that the last step is one rename. Missing parents are made.
 
     Raises:
         `ValueError`: if `output_dir` is a file, or a folder that holds anything.

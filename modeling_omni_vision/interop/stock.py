@@ -61,18 +61,11 @@ def shared_options(config: Any) -> dict[str, Any]:
 def stock_weights(
     model: Ours, prefix: str, layer_names: dict[str, str], added: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """
-    Rename our weights to a stock model's names on disk and add what is neutral in ours.
+    """Rename the weights of a model to a stock model's names on disk and add what is neutral in ours.
 
-    Args:
-        model: Ours.
-        prefix: What the stock classifier calls its encoder.
-        layer_names: Parts of our layers and their names in the stock ones.
-        added: Weights of the stock encoder that ours has not, by their names without prefix. Biases of norms,
-            zero in ours, are added in any case.
-
-    Returns:
-        Every weight of the encoder, and those of the head as they are.
+    `prefix` is what the stock classifier calls its encoder, `layer_names` maps parts of our layers to its own, `added`
+    are weights of its encoder that ours has not, by names without prefix. Biases of norms, zero in ours, are always
+    added.
     """
     encoder = getattr(model, "omni_vision", model)
     weights = {stock_name(name, layer_names): tensor for name, tensor in encoder.state_dict().items()}

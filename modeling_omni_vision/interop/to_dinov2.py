@@ -51,22 +51,22 @@ def as_dinov2(model: Ours) -> StockModel:
 
 def check_dinov2(model: Ours) -> None:
     """Raise `ValueError` for what no stock DINOv2 has a place for."""
-    config, instead = model.config, "Publish this checkpoint with its own code instead."
+    config, problems = model.config, []
     for name, (height, width) in (("image_size", config.image_size_hw), ("patch_size", config.patch_size_hw)):
         # It would take the positions of another grid for those of a square one, in silence.
         if height != width:
-            raise ValueError(
-                f"A stock DINOv2 has a place for squares only, got `{name}` {(height, width)!r}. {instead}"
-            )
+            problems.append(f"squares only, got `{name}` {(height, width)!r}")
     if config.intermediate_size % config.hidden_size:
-        raise ValueError(
-            f"The MLP of a stock DINOv2 is a whole multiple of its width, expected an `intermediate_size` that "
-            f"`hidden_size` {config.hidden_size} divides, got {config.intermediate_size}. {instead}"
+        problems.append(
+            f"an `intermediate_size` that `hidden_size` {config.hidden_size} divides, got {config.intermediate_size}"
         )
     if is_classifier(model) and not config.num_labels:
+        problems.append(
+            f"heads with classes, got `num_labels` {config.num_labels} (save the encoder alone, as OmniVisionModel)"
+        )
+    if problems:
         raise ValueError(
-            f"A stock DINOv2 without a head returns other tokens than ours, expected classes, got `num_labels` "
-            f"{config.num_labels}. Save the encoder alone, as OmniVisionModel."
+            f"A stock DINOv2 has a place for {'; for '.join(problems)}. Publish this checkpoint with its own code."
         )
 
 

@@ -139,12 +139,7 @@ def write_stock_processor(checkpoint: Path, folder: Path, num_channels: int) -> 
 
 
 def checked_difference(model: Ours, twin: PreTrainedModel) -> float:
-    """
-    Return the largest difference of any output on random pixels, in float32, or raise `ValueError`.
-
-    Args:
-        model: Ours; it is turned into float32.
-        twin: The stock model, as loaded from the folder it will be opened from.
+    """Return the largest difference of any output on random pixels, in float32, which ours is turned into.
 
     Raises:
         `ValueError`: if an output differs by more than `TOLERANCE` or another class would be predicted.

@@ -59,16 +59,11 @@ def load_vision_tower(path: str | Path, dtype: Any = "auto", **fields: Any) -> O
 
 
 def load_complete(model_class: Any, path: str | Path, exact: bool = False, **options: Any) -> Any:
-    """Load a model by `from_pretrained`, in evaluation mode, and refuse weights that are missing or of another shape.
-
-    Args:
-        model_class: A model of transformers, or an Auto class.
-        path: Folder or Hub name of the checkpoint.
-        exact: Refuse weights that the model has no place for too.
-        options: As for `from_pretrained`.
+    """Load a model of transformers by `from_pretrained`, in evaluation mode, with all of its weights.
 
     Raises:
-        `ValueError`: naming some of these weights.
+        `ValueError`: naming some weights that are missing or of another shape, with `exact` also those that the model
+            has no place for.
     """
     verbosity = logging.get_verbosity()
     # The report of weights that are not used, such as a head, would run to pages for a composite.

@@ -45,7 +45,8 @@ def contact_sheet(
             encoder.similarity_maps(encoded, Path(hit.path)) if image else None
             for hit, image in zip(hits, images, strict=True)
         ]
-    limits, cells = value_range(maps), list[Cell]()
+    values = torch.cat([one.flatten() for one in maps if one is not None] or [torch.tensor([0.0, 1.0])])
+    limits, cells = (float(values.min()), float(values.max())), list[Cell]()
     for rank, (hit, image, some) in enumerate(zip(hits, images, maps, strict=True), 1):
         cells += [image_cell(rank, hit, image), *heatmap_cells(image, words, some, limits)]
     drawn, above, below, colours = zip(*cells, strict=True)
@@ -54,7 +55,7 @@ def contact_sheet(
 
 
 def image_cell(rank: int, hit: Hit, image: Image.Image | None) -> Cell:
-    """Return the cell of a hit: its image, or grey where it cannot be read, with rank, score and path."""
+    """Return the image of a hit, grey where it cannot be read, with rank, score and path."""
     name = path_tail(hit.path) if image else f"cannot be read:\n{path_tail(hit.path)}"
     drawn = np.asarray(image) if image else _blank("lightgrey")
     return drawn, f"{rank}. score {hit.score:.3f}", name, OURS if image else TRUTH
@@ -63,11 +64,7 @@ def image_cell(rank: int, hit: Hit, image: Image.Image | None) -> Cell:
 def heatmap_cells(
     image: Image.Image | None, words: Sequence[str], maps: torch.Tensor | None, limits: tuple[float, float]
 ) -> list[Cell]:
-    """Return a cell for each word: its map over the image, the word, and its highest similarity.
-
-    `maps` are (words, rows, columns), `limits` the similarities drawn darkest and brightest; without an image the
-    cells are blank.
-    """
+    """Return each word with its map (rows, columns) over the image, darkest and brightest at `limits`, or blanks."""
     if image is None or maps is None:
         return [(_blank("white"), "", "", TRUTH)] * len(words)
     drawn = [render_similarity_map_on_image(image, one, alpha=0.6, normalization_range=limits) for one in maps]
@@ -75,12 +72,6 @@ def heatmap_cells(
         (np.asarray(over.convert("RGB")), escaped(word), f"at most {float(one.max()):.2f}", OURS)
         for over, word, one in zip(drawn, words, maps, strict=True)
     ]
-
-
-def value_range(maps: Sequence[torch.Tensor | None]) -> tuple[float, float]:
-    """Return the lowest and highest similarity of all maps."""
-    known = [one.flatten() for one in maps if one is not None]
-    return (float(torch.cat(known).min()), float(torch.cat(known).max())) if known else (0.0, 1.0)
 
 
 def thumbnail(path: str) -> Image.Image | None:

@@ -135,16 +135,12 @@ class ImageIndex:
         if self.encoder is not None:
             asked |= {"embedding_dim": self.encoder.embedding_dim, "weights": self.encoder.weights_digest}
         for name, got in asked.items():
-            expected = self.settings.get(name)
-            if got is None or got == expected:
-                continue
-            if name == "weights":
-                expected = f"{expected[:12]}... of {self.settings['checkpoint']!r}"
-                got = f"{got[:12]}... of {getattr(self.encoder, 'name', None)!r}"
-            raise ValueError(
-                f"The index in {str(self.folder)!r} expected {name} {expected}, got {got}. Its vectors cannot be "
-                "compared with others: use what made the index, or build another one in another folder."
-            )
+            if got is not None and got != self.settings.get(name):
+                raise ValueError(
+                    f"The index in {str(self.folder)!r}, made with {self.settings['checkpoint']!r}, expected {name} "
+                    f"{self.settings.get(name)}, got {got}. Its vectors cannot be compared with others: use what made "
+                    "the index, or build another one in another folder."
+                )
 
     @property
     def columns(self) -> list[str]:

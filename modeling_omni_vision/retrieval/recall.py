@@ -89,15 +89,17 @@ def measure(index: ImageIndex, texts: Sequence[str] = (), limit: int = 10) -> di
 
 def sentence(cost: dict[str, Any]) -> str:
     """Return the result of `measure` as a sentence."""
-    found = (
-        f"Measured by {cost['queries']} queries ({cost['queries_are']}): search finds {cost['search_recall']:.1%} of "
-        f"the top {cost['limit']} that scoring every image finds"
+    pooling = (
+        ""
+        if cost["pooling_overlap"] is None
+        else (
+            f"; pooled vectors keep {cost['pooling_overlap']:.1%} of the top {cost['limit']} of all vectors, among "
+            f"{cost['pooling_sample']} images"
+        )
     )
-    if cost["pooling_overlap"] is None:
-        return f"{found}."
     return (
-        f"{found}; pooled vectors keep {cost['pooling_overlap']:.1%} of the top {cost['limit']} of all vectors, among "
-        f"{cost['pooling_sample']} images."
+        f"Measured by {cost['queries']} queries ({cost['queries_are']}): search finds {cost['search_recall']:.1%} of "
+        f"the top {cost['limit']} that scoring every image finds{pooling}."
     )
 
 

@@ -32,6 +32,8 @@ HELD_OUT_NAMES = tuple(" ".join(pair) for pair in HELD_OUT_COMBINATIONS)
 # How often an answer to a text may come more than the rarest one. None at all would leave most questions unasked.
 SLACK = 2
 
+Rows = Iterator[dict[str, Any]]
+
 
 @dataclass(frozen=True)
 class Question:
@@ -86,10 +88,8 @@ def draw_objects(
     Train, validation and test show all combinations but those of `HELD_OUT_COMBINATIONS` equally often, the split
     `held_out` those alone: a model that infers the shape from the colour is wrong about every one of them.
 
-    Args:
-        kinds: Which questions to ask, of `OBJECT_KINDS`; each object gets all of them.
-        size: Side of an image in pixels.
-        sizes: Images per split, by default 6,000 to train, 80 for validation, 240 for test and held_out.
+    Arguments are those of `draw_questions`, with `kinds` of `OBJECT_KINDS`, of which each object gets all; by default
+    6,000 images to train, 80 for validation, 240 for test and held_out.
     """
     drawn = _drawn(_draw_one, kinds, (0, 1), size, sizes or OBJECT_SIZES)
     # Combinations are drawn in turns: an image that is shifted by half a split must not show the same one.
@@ -157,11 +157,7 @@ def symbols_of(scene: Scene) -> str:
 
 
 def _drawn(
-    draw: Callable[..., Iterator[dict[str, Any]]],
-    kinds: Sequence[str],
-    key: Sequence[int],
-    size: int,
-    sizes: dict[str, int],
+    draw: Callable[..., Rows], kinds: Sequence[str], key: Sequence[int], size: int, sizes: dict[str, int]
 ) -> DatasetDict:
     splits = {}
     for number, (name, count) in enumerate(sizes.items()):
@@ -173,9 +169,7 @@ def _drawn(
     return DatasetDict(splits)
 
 
-def _draw_one(
-    kinds: Sequence[str], key: Sequence[int], size: int, count: int, held_out: bool
-) -> Iterator[dict[str, Any]]:
+def _draw_one(kinds: Sequence[str], key: Sequence[int], size: int, count: int, held_out: bool) -> Rows:
     pool = HELD_OUT_COMBINATIONS if held_out else seen_combinations()
     for index in range(count):
         rng = np.random.default_rng([*key, index])
@@ -186,7 +180,7 @@ def _draw_one(
         yield question_row(store(scene.image), asked, symbols_of(scene))
 
 
-def _draw(kinds: Sequence[str], key: Sequence[int], size: int, count: int, held_out: bool) -> Iterator[dict[str, Any]]:
+def _draw(kinds: Sequence[str], key: Sequence[int], size: int, count: int, held_out: bool) -> Rows:
     asked: Counter[tuple[str, str]] = Counter()
     for index in range(count):
         rng = np.random.default_rng([*key, index])
@@ -224,16 +218,13 @@ def _choose_questions(
         taken = 0
         for index in rng.permutation(len(candidates)):
             question = candidates[index]
-            if taken < SCENE_KINDS[kind] and not _too_often(question, asked):
+            times = asked[question.text, question.answer]
+            fewest = min((asked[question.text, answer] for answer in question.answers), default=times)
+            if taken < SCENE_KINDS[kind] and times < fewest + SLACK:
                 asked[question.text, question.answer] += 1
                 chosen.append(question)
                 taken += 1
     return chosen
-
-
-def _too_often(question: Question, asked: Counter[tuple[str, str]]) -> bool:
-    fewest = min((asked[question.text, answer] for answer in question.answers), default=None)
-    return fewest is not None and asked[question.text, question.answer] >= fewest + SLACK
 
 
 __all__ = [

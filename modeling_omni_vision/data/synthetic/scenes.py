@@ -88,7 +88,7 @@ def _draw(
     scenes: Sequence[Sequence[tuple[str, str]]], key: Sequence[int], size: int, drawing: int
 ) -> Iterator[dict[str, Any]]:
     for index, pairs in enumerate(scenes):
-        scene = draw_scene(np.random.default_rng([*key, index]), [(colour, shape) for colour, shape in pairs], size)
+        scene = draw_scene(np.random.default_rng([*key, index]), pairs, size)
         yield {
             "image": store(scene.image),
             "texts": scene.texts,
