@@ -73,7 +73,7 @@ def read_idx(path: Path) -> np.ndarray:
     shape = tuple(np.frombuffer(content[4:start].ljust(start - 4, b"\0"), ">u4").tolist())
     if math.prod(shape) != len(content) - start:
         raise ValueError(
-            f"{path} is damaged: its header tells of an array {shape}, expected {math.prod(shape)} bytes, got "
+            f"{path} is damaged: its header gives the shape {shape}, expected {math.prod(shape)} bytes, got "
             f"{max(len(content) - start, 0)}. Fetch it again."
         )
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)

@@ -12,7 +12,7 @@ from ..image_processing_omni_vision import read_image
 from .stored_images import open_stored
 
 
-SAMPLE = 1000
+SAMPLE = 1000  # images of a split that are opened for their size and mode
 
 
 @dataclass(frozen=True)
@@ -27,19 +27,14 @@ class SplitSummary:
     modes: dict[str, int]
 
 
-def summarize_dataset(splits: DatasetDict, sample: int = SAMPLE) -> list[SplitSummary]:
-    """
-    Count what splits hold.
-
-    Args:
-        splits: As `load_images` returns them.
-        sample: Images of each split whose size and mode are read, spread evenly; counts are of all images.
+def summarize_dataset(splits: DatasetDict) -> list[SplitSummary]:
+    """Count what splits hold, as `load_images` returns them; sizes and modes of `SAMPLE` images each, spread evenly.
 
     Returns:
         One summary for each split; classes in the order of their numbers, sizes ("width x height") and modes by
         their frequency. What Pillow cannot open has the mode "unreadable" and no size.
     """
-    return [_summarize(name, rows, evenly_spread(len(rows), sample)) for name, rows in splits.items()]
+    return [_summarize(name, rows, evenly_spread(len(rows), SAMPLE)) for name, rows in splits.items()]
 
 
 def _summarize(name: str, rows: Dataset, chosen: Sequence[int]) -> SplitSummary:

@@ -4,7 +4,6 @@ Encoding, pooling and MaxSim are the library's. Here: batches of files in which 
 the words that the vectors of a text belong to, and per-token similarity maps.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,12 +27,9 @@ BATCH_SIZE = 16
 
 @dataclass(frozen=True)
 class EncodedText:
-    """The token vectors of a text, and the words that they belong to.
+    """The vectors (tokens, embedding_dim) of a text without its special tokens, of length 1, and its words in order.
 
-    Args:
-        embeds: Vectors (tokens, embedding_dim) of length 1, without those of special tokens.
-        words: The words of the text, in order.
-        word_ids: For each vector, the index of its word.
+    `word_ids` has the index of its word for each vector.
     """
 
     embeds: torch.Tensor
@@ -86,8 +82,7 @@ class ImageTextEncoder:
         pooling = HierarchicalTokenPooling(pool_factor, num_protected_tokens=0) if pool_factor > 1 else None
         # Decoded by our image processor: the library would lose transparency and 16-bit pixel values, and takes a
         # path without the suffix of an image for a text.
-        decode = self.model.processor.image_processor.fetch_images
-        inputs: list[Any] = [decode(os.fspath(one) if isinstance(one, os.PathLike) else one) for one in sources]
+        inputs = self.model.processor.image_processor.fetch_images(list(sources))
         return self.model.encode_document(
             inputs, batch_size=BATCH_SIZE, token_pooling=pooling, show_progress_bar=False
         )

@@ -41,7 +41,11 @@ def as_dinov2(model: Ours) -> StockModel:
     if model.config.num_register_tokens:
         config = Dinov2WithRegistersConfig(**options, num_register_tokens=model.config.num_register_tokens)
         stock_class = Dinov2WithRegistersForImageClassification if is_classifier(model) else Dinov2WithRegistersModel
-    weights = stock_weights(model, config.model_type, LAYER_NAMES, neutral_weights(model))
+    width, depth = model.config.hidden_size, model.config.num_hidden_layers
+    scales = [f"encoder.layer.{index}.layer_scale{part}.lambda1" for index in range(depth) for part in (1, 2)]
+    neutral = {name: torch.ones(width, dtype=model.dtype) for name in scales}
+    neutral["embeddings.mask_token"] = torch.zeros(1, width, dtype=model.dtype)
+    weights = stock_weights(model, config.model_type, LAYER_NAMES, neutral)
     if is_classifier(model):
         head = weights["classifier.weight"]
         halves = {"cls": (head, torch.zeros_like(head)), "mean": (torch.zeros_like(head), head), "cls_mean": (head,)}
@@ -68,16 +72,6 @@ def check_dinov2(model: Ours) -> None:
         raise ValueError(
             f"A stock DINOv2 has a place for {'; for '.join(problems)}. Publish this checkpoint with its own code."
         )
-
-
-def neutral_weights(model: Ours) -> dict[str, torch.Tensor]:
-    """Weights of the stock encoder that change nothing: layer scales of one, a mask token that is never used."""
-    width, depth = model.config.hidden_size, model.config.num_hidden_layers
-    scales = [f"encoder.layer.{index}.layer_scale{part}.lambda1" for index in range(depth) for part in (1, 2)]
-    return {
-        "embeddings.mask_token": torch.zeros(1, width, dtype=model.dtype),
-        **{name: torch.ones(width, dtype=model.dtype) for name in scales},
-    }
 
 
 __all__ = ["as_dinov2"]

@@ -62,8 +62,7 @@ def retrieval_metrics(model: Any, split: Dataset, batch_size: int = 64) -> dict[
     """
     results = {}
     for name, evaluator in evaluators(split, isinstance(model, MultiVectorEncoder), batch_size).items():
-        found = evaluator(model)
-        prefix = f"{name}_score_"
+        found, prefix = evaluator(model), f"{name}_score_"
         results[name] = {
             **{f"recall@{rank}": float(found[f"{prefix}accuracy@{rank}"]) for rank in RANKS},
             "ndcg@10": float(found[f"{prefix}ndcg@10"]),

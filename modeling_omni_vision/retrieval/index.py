@@ -174,7 +174,6 @@ class ImageIndex:
     def add_images(
         self,
         places: Sequence[str | Path],
-        metadata: Callable[[Path], Mapping[str, Any]] | None = None,
         remove_missing: bool = False,
         report: Callable[[str], None] = lambda line: None,
     ) -> AddReport:
@@ -185,7 +184,6 @@ class ImageIndex:
 
         Args:
             places: Files and folders.
-            metadata: Returns values of further columns for a file.
             remove_missing: Also delete the rows whose file no longer exists.
             report: Called after each commit with a line about what is on disk.
         """
@@ -199,7 +197,7 @@ class ImageIndex:
             if old and (old["bytes"], old["modified"]) == (about.st_size, about.st_mtime_ns):
                 done.unchanged += 1
             else:
-                todo.append(row | dict(metadata(path) if metadata else {}))
+                todo.append(row)
         for start in range(0, len(todo), COMMIT):
             chunk = {Path(row["path"]): row for row in todo[start : start + COMMIT]}
             read, failed = self.require_encoder().files(list(chunk), self.pool_factor)

@@ -255,10 +255,8 @@ def false_negative_mask(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Mark pairs of a text and an image that a contrastive loss must not take for negatives.
 
-    Args:
-        labels: Integers (pairs, 1 or 2 + texts) of this process: concept, text, and all texts of the image.
-        all_labels: The same of all processes.
-        rows: The row in `all_labels` of each row of `labels`.
+    `labels` are integers (pairs, 1 or 2 + texts) of this process: concept, text, and all texts of the image;
+    `all_labels` those of all processes, and `rows` where the former stand among them.
 
     Returns:
         Three masks (pairs, all pairs), false where a pair meets itself: the concepts are the same; this text fits that

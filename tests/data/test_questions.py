@@ -206,7 +206,7 @@ def test_one_object_is_asked_for_its_colour_its_shape_and_both_in_equally_many_c
         assert (len(names), set(names.values())) == (combinations, {times})
         assert (set(names) <= HELD_OUT) == (split == "held_out")
         assert not set(names) & HELD_OUT or split == "held_out"
-    # Nothing in the text tells the answer: each kind has one text for all.
+    # Nothing in the text gives the answer away: each kind has one text for all.
     assert {(question["kind"], text_of(question)) for question in asked(drawn["train"])} == set(OBJECT_KINDS.items())
 
 

@@ -25,7 +25,7 @@ def test_every_colour_and_shape_is_drawn_in_its_colour_within_its_mask():
             scene = draw_scene(np.random.default_rng(3), [(colour, shape)], size=64)
             (item,) = scene.objects
             inside = np.asarray(scene.image, dtype=float)[item.mask].mean(axis=0)
-            # Paint varies by 12 levels a channel; edge pixels are up to half background (up to 255).
+            # Paint varies by 12 of 255 a channel; edge pixels are up to half background (up to 255).
             nearest = min(COLOURS, key=lambda name: np.abs(inside - np.array(COLOURS[name])).sum())
             assert nearest == colour, (colour, shape)
 

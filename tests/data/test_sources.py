@@ -58,6 +58,12 @@ def test_shapes_can_be_asked_for_by_keyword(monkeypatch):
     assert set(data) == {"train", "validation", "test"}
 
 
+def save_splits(tmp_path, **splits):
+    parts = {name: Dataset.from_dict(part, features=FEATURES) for name, part in splits.items()}
+    DatasetDict(parts).save_to_disk(tmp_path / "saved")
+    return str(tmp_path / "saved")
+
+
 def test_no_image_is_in_two_splits_and_none_is_lost(tmp_path):
     Dataset.from_dict(rows(60), features=FEATURES).save_to_disk(tmp_path / "saved")
     data = load_images(str(tmp_path / "saved"), validation_fraction=0.2)
@@ -76,14 +82,8 @@ def test_validation_is_stratified_and_decided_by_its_own_seed(tmp_path):
 def test_the_images_held_out_are_the_same_in_every_release(tmp_path):
     # Runs record the share, not the rows: with other rows, a run would find images again that it trained on.
     Dataset.from_dict(rows(60), features=FEATURES).save_to_disk(tmp_path / "saved")
-    assert values(load_images(str(tmp_path / "saved"), validation_fraction=6)["validation"]) == [
-        19,
-        22,
-        36,
-        44,
-        45,
-        59,
-    ]
+    held_out = load_images(str(tmp_path / "saved"), validation_fraction=6)["validation"]
+    assert values(held_out) == [19, 22, 36, 44, 45, 59]
 
 
 def test_a_share_of_one_or_more_is_a_number_of_images(tmp_path):
@@ -93,10 +93,7 @@ def test_a_share_of_one_or_more_is_a_number_of_images(tmp_path):
 
 def test_an_existing_validation_split_is_respected(tmp_path):
     parts = {"train": rows(24), "val": rows(6, first=100), "test": rows(6, first=200)}
-    DatasetDict({name: Dataset.from_dict(part, features=FEATURES) for name, part in parts.items()}).save_to_disk(
-        tmp_path / "saved"
-    )
-    data = load_images(str(tmp_path / "saved"))
+    data = load_images(save_splits(tmp_path, **parts))
     assert values(data["train"]) == list(range(24))
     assert values(data["validation"]) == list(range(100, 106))
     assert values(data["test"]) == list(range(200, 206))
@@ -212,11 +209,8 @@ def test_missing_labels_are_counted(tmp_path):
 
 
 def test_a_test_split_without_labels_is_left_out(tmp_path, caplog):
-    parts = {"train": rows(), "test": rows(6) | {"label": [-1] * 6}}
-    DatasetDict({name: Dataset.from_dict(part, features=FEATURES) for name, part in parts.items()}).save_to_disk(
-        tmp_path / "saved"
-    )
-    assert set(load_images(str(tmp_path / "saved"))) == {"train", "validation"}
+    source = save_splits(tmp_path, train=rows(), test=rows(6) | {"label": [-1] * 6})
+    assert set(load_images(source)) == {"train", "validation"}
     assert "has no labels" in caplog.text
 
 

@@ -167,9 +167,11 @@ def test_with_registers_the_stock_code_interpolates_otherwise_as_the_documentati
         ("pil", OmniVisionImageProcessorPil, "ViTImageProcessorPil"),
     ],
 )
-@pytest.mark.parametrize("num_channels", [1, 3])
-def test_the_stock_image_processor_gives_our_pixels(saved, convert, tmp_path, backend, ours, stock, num_channels):
-    saved(pooling="mean", num_channels=num_channels)
+@pytest.mark.parametrize(("num_channels", "pooling"), [(1, "cls"), (1, "mean"), (3, "mean")])
+def test_the_stock_image_processor_gives_our_pixels(
+    saved, convert, tmp_path, backend, ours, stock, num_channels, pooling
+):
+    saved(pooling=pooling, num_channels=num_channels)
     statistics = {"image_mean": [0.4, 0.5, 0.6][:num_channels], "image_std": [0.2, 0.3, 0.25][:num_channels]}
     processor = ours(size={"height": 32, "width": 32}, num_channels=num_channels, **statistics)
     processor.save_pretrained(tmp_path / "ours")
@@ -233,8 +235,9 @@ def test_registers_that_are_not_centred_are_refused(saved, tmp_path):
     assert model.residual_mean() < 1e-6
 
 
-def test_the_twin_keeps_the_precision_of_the_checkpoint(saved, convert, tmp_path):
-    saved(num_register_tokens=1).to(torch.float64).save_pretrained(tmp_path / "ours")
+@pytest.mark.parametrize("registers", [0, 1])
+def test_the_twin_keeps_the_precision_of_the_checkpoint(saved, convert, tmp_path, registers):
+    saved(num_register_tokens=registers).to(torch.float64).save_pretrained(tmp_path / "ours")
     twin, _ = convert(dtype="auto")
     assert {weight.dtype for weight in twin.state_dict().values()} == {torch.float64}
     assert {weight.dtype for weight in load_file(tmp_path / "twin" / "model.safetensors").values()} == {torch.float64}

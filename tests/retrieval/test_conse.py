@@ -1,13 +1,10 @@
 import pytest
 import torch
-from packaging.version import Version
 from torch.nn.functional import normalize
-from transformers import __version__ as transformers_version
 
 
 pytest.importorskip("sentence_transformers")
-if Version(transformers_version) < Version("5.23"):
-    pytest.skip("models of several parts need transformers 5.23", allow_module_level=True)
+pytest.importorskip("transformers", minversion="5.23")
 
 from modeling_omni_vision import OmniVisionConfig
 from modeling_omni_vision.retrieval.build import as_sentence_transformer, build_retrieval

@@ -7,15 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from packaging.version import Version
 from PIL import Image
 from torch.nn.functional import normalize
-from transformers import __version__ as transformers_version
 
 
 pytest.importorskip("sentence_transformers")
-if Version(transformers_version) < Version("5.23"):
-    pytest.skip("models of several parts need transformers 5.23", allow_module_level=True)
+pytest.importorskip("transformers", minversion="5.23")
 
 from modeling_omni_vision import OmniVisionConfig
 from modeling_omni_vision.modeling_omni_vision_retrieval import contrastive_loss
@@ -49,7 +46,7 @@ def encoder_of(kind, late_interaction):
     torch.manual_seed(0)
     config = OmniVisionConfig(**VISION, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     model, processor = build_retrieval(config, "new", TEXTS, embedding_dim=16, contrastive_loss=kind)
-    # Vectors of an untrained model are nearly equal: larger weights tell them apart.
+    # Vectors of an untrained model are nearly equal: larger weights separate them.
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim == 2 and "embeddings" not in name:
@@ -163,7 +160,7 @@ def test_pairs_of_the_same_concept_are_no_negatives_of_each_other(kind):
     unlabelled = TwoWayContrastiveLoss(encoder)(columns)
     labelled = TwoWayContrastiveLoss(encoder)(columns, torch.tensor([0, 1, 2, 0]))
     assert labelled < unlabelled
-    # Two images of one text cannot be told apart by it: without labels each is a wrong answer.
+    # Two images of one text cannot be distinguished by it: without labels each is a wrong answer.
     apart = TwoWayContrastiveLoss(encoder)(columns, torch.tensor([0, 1, 2, 3]))
     assert torch.equal(apart, unlabelled)
 
@@ -207,7 +204,7 @@ def test_a_text_that_fits_another_image_is_no_wrong_answer_for_it_nor_the_image_
 def test_supervised_contrast_is_over_all_images_but_the_anchor_and_averages_its_positives():
     scores = torch.tensor([[9.0, 2.0, 0.0, 1.0], [2.0, 9.0, 1.0, 0.0], [0.0, 1.0, 9.0, 3.0], [1.0, 0.0, 3.0, 9.0]])
     same = torch.tensor([[False, True, False, False], [True, False, False, False], [False] * 4, [False] * 4])
-    # The first two share a concept; each must be told from two others: log(e^2 + e^0 + e^1) - 2.
+    # The first two share a concept; each must be distinguished from two others: log(e^2 + e^0 + e^1) - 2.
     wanted = 2 * (math.log(math.exp(2) + 1 + math.e) - 2)
     assert supervised_contrastive_loss(scores, same, torch.arange(4)).item() == pytest.approx(wanted, abs=1e-6)
     # Three share a concept: the mean over the two positives of the first.
@@ -298,7 +295,7 @@ def test_a_longer_text_wins_no_image_by_its_length():
         core.text_model.embeddings.position_embeddings.weight.zero_()
         columns[1]["pixel_values"][1] = columns[1]["pixel_values"][0]
     loss = TwoWayContrastiveLoss(encoder)(columns)
-    # Equal images cannot be told apart, nor texts of equal words but for what [CLS] and [SEP] add to their context.
+    # Equal images cannot be distinguished, nor texts of equal words but for what [CLS] and [SEP] add to their context.
     assert loss.item() == pytest.approx(math.log(2), abs=0.05)
 
 

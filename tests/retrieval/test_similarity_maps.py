@@ -3,15 +3,12 @@ import shutil
 
 import pytest
 import torch
-from packaging.version import Version
 from PIL import Image
-from transformers import __version__ as transformers_version
 
 
 pytest.importorskip("sentence_transformers")
 pytest.importorskip("lancedb")
-if Version(transformers_version) < Version("5.23"):
-    pytest.skip("models of several parts need transformers 5.23", allow_module_level=True)
+pytest.importorskip("transformers", minversion="5.23")
 
 from experiments.cls_study import study_cls
 from modeling_omni_vision import OmniVisionConfig

@@ -2,13 +2,10 @@ import json
 
 import pytest
 import torch
-from packaging.version import Version
-from transformers import __version__ as transformers_version
 
 
 pytest.importorskip("sentence_transformers")
-if Version(transformers_version) < Version("5.23"):
-    pytest.skip("models of several parts need transformers 5.23", allow_module_level=True)
+pytest.importorskip("transformers", minversion="5.23")
 
 from modeling_omni_vision import OmniVisionConfig
 from modeling_omni_vision.data.synthetic.shapes import COLOURS, SHAPES

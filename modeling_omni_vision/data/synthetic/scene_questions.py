@@ -1,7 +1,7 @@
 """Drawn scenes with questions whose text alone does not predict the answer: each answer to it is equally frequent."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,14 +45,13 @@ class Question:
     answers: tuple[str, ...] = ()
 
 
-def parse_kinds(kinds: str, known: Iterable[str] = tuple(SCENE_KINDS)) -> tuple[str, ...]:
+def parse_kinds(kinds: str, known: Collection[str] = tuple(SCENE_KINDS)) -> tuple[str, ...]:
     """Parse kinds of questions, `colour,count`; all known ones by default.
 
     Raises:
         ValueError: for an unknown kind, or one that is named twice.
     """
-    known = tuple(known)
-    wanted = tuple(kind.strip() for kind in kinds.split(",")) if kinds else known
+    wanted = tuple(kind.strip() for kind in kinds.split(",")) if kinds else tuple(known)
     if not set(wanted) <= set(known) or len(set(wanted)) < len(wanted):
         raise ValueError(f"Kinds of questions must be different ones of {', '.join(known)}, got {kinds!r}.")
     return wanted
@@ -99,10 +98,7 @@ def draw_objects(
 def scene_questions(scene: Scene, about: Sequence[str] | None = None) -> Iterator[Question]:
     """Yield every question that a scene answers.
 
-    Args:
-        scene: What was drawn.
-        about: Names of objects, "red square", that questions about a colour, a shape or a place must be about; by
-            default all.
+    Questions about a colour, a shape or a place are about objects of the names `about`, "red square", or about all.
     """
     objects, size = scene.objects, scene.image.width
     # What is held out cannot be balanced: a colour may have one such shape only.

@@ -36,13 +36,10 @@ PLACEMENT_ATTEMPTS = 200
 
 @dataclass(frozen=True)
 class DrawnObject:
-    """One object of a scene.
+    """One object of a scene: its colour of `COLOURS`, its shape of `SHAPES`, and where it is.
 
-    Args:
-        colour: Its colour, a key of `COLOURS`.
-        shape: Its shape, one of `SHAPES`.
-        bbox: Smallest box that holds its mask: (left, top, right, bottom) in pixels, the last two exclusive.
-        mask: Boolean array (size, size), True where the object covers at least half of a pixel.
+    `mask` is a boolean array (size, size), True where the object covers at least half of a pixel, `bbox` the smallest
+    box that holds it: (left, top, right, bottom) in pixels, the last two exclusive.
     """
 
     colour: str
