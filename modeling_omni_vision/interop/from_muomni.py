@@ -76,9 +76,6 @@ def convert_from_muomni(
         spec_config: JSON file with the specification's names (`img_size`, `patch`, ...), which must agree
             with the shapes.
 
-    Returns:
-        A `MuOmniReport`.
-
     Raises:
         `ValueError`: if the file cannot be read, a key is unknown, missing or of a wrong shape (all are
             named at once), the number of heads is not known, or `spec_config` does not agree.

@@ -29,16 +29,13 @@ SHAPING_FIELDS = (
 
 def load_vision_tower(path: str | Path, dtype: Any = "auto", **fields: Any) -> OmniVisionModel:
     """
-    Load the vision tower of an encoder, a classifier, a retrieval model or a vision-language model.
+    Load the vision tower of an encoder, a classifier, a retrieval or vision-language model, in evaluation mode.
 
     Args:
         path: Folder or Hub name of the checkpoint. No code of it is run, and only the tower's weights are read.
         dtype: What the weights are loaded in; by default what they were saved in.
         fields: Of [`OmniVisionConfig`], in place of what the checkpoint says, such as `pooling`; none that the weights
             have their shape from.
-
-    Returns:
-        The tower in evaluation mode.
 
     Raises:
         `ValueError`: if there is no such checkpoint, it is of another kind, lacks weights of the tower, or `fields`

@@ -169,7 +169,7 @@ class ImageIndex:
         batch = as_table(rows, vectors, self.table.schema)
         if rows:
             with self._writing():
-                (self.table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(batch))
+                self.table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(batch)
 
     def add_images(
         self,

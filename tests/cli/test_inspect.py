@@ -50,7 +50,8 @@ def test_images_are_exported_into_a_folder_for_each_label(tmp_path, capsys):
     assert not (tmp_path / "none").exists()
 
 
-def test_sizes_of_a_large_split_are_read_of_a_sample(tmp_path, capsys):
+def test_sizes_of_a_large_split_are_read_of_a_sample(tmp_path, monkeypatch):
+    monkeypatch.setattr("modeling_omni_vision.data.summary.SAMPLE", 5)
     from modeling_omni_vision.data.sources import load_images
     from modeling_omni_vision.data.summary import summarize_dataset
 
@@ -61,7 +62,7 @@ def test_sizes_of_a_large_split_are_read_of_a_sample(tmp_path, capsys):
 
     features = Features({"image": ImageFeature(), "label": ClassLabel(names=["a", "b"])})
     DatasetDict({"train": Dataset.from_dict(rows, features=features)}).save_to_disk(tmp_path / "saved")
-    train, _ = summarize_dataset(load_images(str(tmp_path / "saved")), sample=5)
+    train, _ = summarize_dataset(load_images(str(tmp_path / "saved")))
     assert (train.num_images, train.num_sampled) == (36, 5)
     assert train.sizes == {"4 x 4": 5}
 
