@@ -53,23 +53,20 @@ MAX_CLASSES, MAX_WORDS = 30, 300
 
 
 def card_context(folder: Path) -> dict[str, Any]:
-    """
-    Collect what the templates of a card may say about a folder, and as `eval_results` what its metadata says.
-
-    Raises:
-        `ValueError`: if metrics.json holds what cannot have been measured, or belongs to another checkpoint.
+    """Collect what the templates of a card may say about a folder, and as `eval_results` what its metadata says;
+    raise `ValueError` if metrics.json holds what cannot have been measured, or belongs to another checkpoint.
     """
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     metrics = checked_metrics(folder)
     training, robustness = metrics.get("training") or {}, metrics.get("robustness") or {}
     dataset, measured, searches = dataset_name(metrics), classification(metrics), retrieval(metrics)
     # The command holds the arguments already.
-    hidden = ("command", "arguments") if training.get("command") else ()
+    repeated = ("command", "arguments") if training.get("command") else ()
     return {
         **model_context(folder, config, training),
         "dataset": dataset,
         "command": single_line(training.get("command")),
-        "training": flatten({name: value for name, value in training.items() if name not in hidden}),
+        "training": flatten({name: value for name, value in training.items() if name not in repeated}),
         "measured": measured,
         "per_class": per_class(metrics, config),
         "corruptions": corruptions(robustness),

@@ -7,9 +7,7 @@ cannot be imported, the Hub is offline and its cache empty, the network is refus
 Unusual: inputs are arithmetic, not random numbers, so that every version of every library computes the same.
 """
 
-import importlib.abc
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +43,6 @@ RECIPES = {
 }
 
 
-class NoPackage(importlib.abc.MetaPathFinder):
-    """Makes our package impossible to import, installed or not."""
-
-    def find_spec(self, fullname: str, path: Sequence[str] | None = None, target: Any = None) -> None:
-        """Refuse our package by name, leave every other module to the other finders."""
-        if fullname.partition(".")[0] == PACKAGE:
-            raise ModuleNotFoundError(f"No module named {fullname!r}: this process runs without it", name=fullname)
-
-
 def refuse_network(event: str, arguments: tuple[Any, ...]) -> None:
     """Audit hook: refuse to look up names or to connect."""
     if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto"):
@@ -81,8 +70,7 @@ def images_for_processor(num_channels: int) -> list[Any]:
 
 
 def outputs_of_folder(folder: str | Path, trust_remote_code: bool) -> dict[str, torch.Tensor]:
-    """
-    Load a folder through the Auto classes and run it on the fixed images.
+    """Load a folder through the Auto classes and run it on the fixed images.
 
     Returns:
         Tensors of float32: what the model computes, see `encoder_outputs`, `retrieval_outputs`, `language_outputs`,
@@ -162,7 +150,7 @@ def main() -> None:
     """Load the folder named by the first argument, write its outputs to the second; the third allows its code."""
     folder, answer, trusted = sys.argv[1:]
     trust = trusted == "trust"
-    sys.meta_path.insert(0, NoPackage())
+    sys.modules[PACKAGE] = None  # type: ignore[assignment]  # impossible to import, installed or not
     sys.addaudithook(refuse_network)
     outputs = outputs_of_folder(folder, trust)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=trust)

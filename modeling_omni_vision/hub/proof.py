@@ -46,10 +46,8 @@ def sha256(path: Path) -> str:
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
-    """Hash every file below a folder but the proof and what git and the Hub put there.
-
-    Links to files are followed, as a Hub cache consists of them; links to folders are listed as unreadable.
-    """
+    """Hash every file below a folder but the proof and what git and the Hub put there."""
+    # Links to files are followed, as a Hub cache consists of them; links to folders are listed as unreadable.
     found = {}
     for path in folder.rglob("*"):
         # A folder that cannot be listed counts as a file that cannot be read.
@@ -68,16 +66,11 @@ def release_name(hashes: dict[str, str]) -> str:
 
 
 def open_in_clean_process(folder: Path, trust_remote_code: bool) -> dict[str, torch.Tensor]:
-    """Compute `outputs_of_folder` in a new process without our package, a network, a cache or a current directory.
-
-    Raises:
-        OpeningError: if the folder does not open there; the message ends with the last line of that process.
+    """Compute `outputs_of_folder` in a new process without our package, a network, a cache or a current directory;
+    raise `OpeningError` with the last line of its messages if that fails.
     """
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("HF_", "TRANSFORMERS_", "HUGGINGFACE_", "PYTHON"))
-    }
+    settings = ("HF_", "TRANSFORMERS_", "HUGGINGFACE_", "PYTHON")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(settings)}
     with tempfile.TemporaryDirectory(prefix="omni-vision-opening-") as scratch:
         empty, answer = Path(scratch, "empty"), Path(scratch, "outputs.pt")
         empty.mkdir()
@@ -94,9 +87,7 @@ def open_in_clean_process(folder: Path, trust_remote_code: bool) -> dict[str, to
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
-            raise OpeningError(
-                f"{str(folder)!r} was not open after {OPENING_SECONDS} s in a clean process."
-            ) from error
+            raise OpeningError(f"{str(folder)!r} did not open within {OPENING_SECONDS} s.") from error
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise OpeningError(

@@ -111,9 +111,7 @@ def publish(
         digest = write_proof(folder, theirs, command + (f" --repo_id {repo_id}" if repo_id else ""))
         failures = check_files(folder) + check_content(folder)
         if failures:
-            raise ValueError(
-                f"The folder must pass its own verification, got {failures!r}. Correct the card template."
-            )
+            raise ValueError(f"The folder must pass verification, got {failures!r}. Correct the card template.")
     release = release_name(file_hashes(target))
     url = push_folder(target, repo_id, release) if push and repo_id else None
     return Published(target, release, digest, largest, url)
@@ -123,8 +121,7 @@ def publish(
 def replacing(target: Path) -> Iterator[Path]:
     """Yield a staging folder that replaces `target` if the block raises nothing and `target` may be replaced."""
     is_published = (target / PROOF_NAME).exists()
-    changed = check_files(target) if is_published else []
-    if changed:
+    if is_published and (changed := check_files(target)):
         raise ValueError(
             f"The output may be a folder that publish wrote and nobody changed, got {str(target)!r} with {changed!r}. "
             "Name another folder, or delete this one."
@@ -145,9 +142,7 @@ def write_checkpoint(source: Path, folder: Path) -> None:
     if metrics:
         text = json.dumps(without_paths(metrics), indent=2) + "\n"
         if re.search(r"\bhf_[A-Za-z0-9]{20,}", text):
-            raise ValueError(
-                f"{METRICS_FILE} must hold no access token, got one in {str(source)!r}. Revoke it, remove it."
-            )
+            raise ValueError(f"{METRICS_FILE} must hold no access token, got one in {str(source)!r}. Revoke it.")
         (folder / METRICS_FILE).write_text(text, encoding="utf-8", newline="\n")
     elif "For" in type(model).__name__:
         raise ValueError(
@@ -190,16 +185,13 @@ def forget_origins(folder: Path) -> None:
 
 def copy_images(source: Path, folder: Path) -> None:
     """Copy the images of results that are small enough for a card, and no other file beside them."""
-    for name in IMAGES:
-        image = source / IMAGES_NAME / f"{name}.png"
-        if not image.is_file():
-            continue
+    for image in filter(Path.is_file, (source / IMAGES_NAME / f"{name}.png" for name in IMAGES)):
         size = image.stat().st_size
         if size > MAX_IMAGE_BYTES:
             logger.warning("%s is left out: %d bytes, at most %d are published.", image, size, MAX_IMAGE_BYTES)
-            continue
-        (folder / IMAGES_NAME).mkdir(exist_ok=True)
-        shutil.copyfile(image, folder / IMAGES_NAME / image.name)
+        else:
+            (folder / IMAGES_NAME).mkdir(exist_ok=True)
+            shutil.copyfile(image, folder / IMAGES_NAME / image.name)
 
 
 def without_paths(value: Any) -> Any:

@@ -36,9 +36,7 @@ def verify(folder: str | Path, trust_remote_code: bool = False) -> Verification:
     installed package, or with `trust_remote_code`.
     """
     path = Path(folder)
-    if not path.is_dir():
-        return Verification(path, (f"Expected a folder, got {str(folder)!r}.",))
-    failures = check_files(path)
+    failures = check_files(path) if path.is_dir() else [f"Expected a folder, got {str(folder)!r}."]
     if failures:
         return Verification(path, tuple(failures))
     proof = read_proof(path)
