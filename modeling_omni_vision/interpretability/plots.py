@@ -73,12 +73,12 @@ def plot_confusion(matrix: Sequence[Sequence[int]], names: Sequence[str], path: 
     axes = figure.subplots()
     image = axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, label="fraction of the true class", fraction=0.046, pad=0.03)
-    shown = range(0, classes, -(-classes // MAX_NAMED))
-    size = float(np.clip(130 / max(len(shown), 1), 6, 10))
-    labels = [shortened(names[index]) for index in shown]
+    named = range(0, classes, -(-classes // MAX_NAMED))
+    size = float(np.clip(130 / max(len(named), 1), 6, 10))
+    labels = [shortened(names[index]) for index in named]
     upright = max(map(len, labels)) * len(labels) > 24
-    axes.set_xticks(shown, labels, rotation=90 if upright else 0, fontsize=size)
-    axes.set_yticks(shown, labels, fontsize=size)
+    axes.set_xticks(named, labels, rotation=90 if upright else 0, fontsize=size)
+    axes.set_yticks(named, labels, fontsize=size)
     if classes <= MAX_NUMBERED:
         for row, column in np.argwhere(counts > 0):
             colour = "white" if fractions[row, column] > 0.55 else "black"
