@@ -29,7 +29,7 @@ from transformers import HfArgumentParser
 from modeling_omni_vision.data.sources import load_images
 from modeling_omni_vision.evaluation.evaluate import resized
 from modeling_omni_vision.image_processing_omni_vision import ImageReadError, read_image
-from modeling_omni_vision.interpretability.plots import plot_pairs
+from modeling_omni_vision.interpretability.plots import OURS, TRUTH, draw_sheet, shortened
 from modeling_omni_vision.records.command import recorded_command, without_folder
 from modeling_omni_vision.records.metrics_file import merge_metrics, write_json
 
@@ -105,14 +105,7 @@ def audit(
         "pairs": pairs,
     }
     path = write_json(Path(output), report)
-    notes = [" mirrored" * one["mirrored"] + " shifted" * (one["shift"] != [0, 0]) for one in pairs]
-    plot_pairs(
-        [(ours[index], theirs[found.row[index]]) for index in order],
-        [one["test"]["label"] for one in pairs],
-        [one["train"]["label"] for one in pairs],
-        [f"{one['similarity']:.5f}{note}" for one, note in zip(pairs, notes, strict=True)],
-        path.with_suffix(".png"),
-    )
+    plot_pairs([(ours[index], theirs[found.row[index]]) for index in order], pairs, path.with_suffix(".png"))
     return report
 
 
@@ -232,6 +225,19 @@ def describe_pair(index: int, found: Nearest, splits: dict[str, Dataset]) -> dic
         "test": {"row": index, "label": name(splits["test"]["label"][index])},
         "train": {"split": split, "row": row, "label": name(splits[split]["label"][row])},
     }
+
+
+def plot_pairs(images: Sequence[tuple[np.ndarray, ...]], pairs: Sequence[dict[str, Any]], path: Path) -> Path:
+    """Draw pairs of test and training images as `describe_pair` describes them; labels that differ are red."""
+    both = [np.concatenate([one, np.full_like(one[:, :1], 255), other], axis=1) for one, other in images]
+    above, below, colours = [], [], []
+    for pair in pairs:
+        test, train = pair["test"]["label"], pair["train"]["label"]
+        note = " mirrored" * pair["mirrored"] + " shifted" * (pair["shift"] != [0, 0])
+        above.append(f"test: {shortened(test, 14)}")
+        below.append(f"train: {shortened(train, 14)}\n{pair['similarity']:.5f}{note}")
+        colours.append(OURS if test == train else TRUTH)
+    return draw_sheet(both, above, below, colours, "Test images and the nearest training images", path, 6, (2.1, 1.7))
 
 
 def card_section(report: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from .metrics import CONFIDENCE, NUM_RESAMPLES
+from .metrics import NUM_RESAMPLES, percentiles
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,8 @@ def _measured(answers: Sequence[AnswerResult]) -> dict[str, Any]:
     right = np.bincount(rows, weights=[answer.right for answer in answers])
     asked = np.bincount(rows)
     drawn = np.random.default_rng(0).multinomial(len(asked), [1 / len(asked)] * len(asked), size=NUM_RESAMPLES)
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile((drawn @ right) / (drawn @ asked), (tail, 1 - tail))
-    return {
-        "accuracy": float(right.sum() / asked.sum()),
-        "interval": [float(low), float(high)],
-        "questions": len(answers),
-    }
+    interval = list(percentiles((drawn @ right) / (drawn @ asked)))
+    return {"accuracy": float(right.sum() / asked.sum()), "interval": interval, "questions": len(answers)}
 
 
 __all__ = ["AnswerResult", "answer_metrics", "text_only_prior"]

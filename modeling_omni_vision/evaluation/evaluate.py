@@ -3,8 +3,6 @@
 For any image classifier that transformers loads; attention maps are drawn where the model computes them.
 """
 
-import json
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -29,8 +27,6 @@ from .reliability_plots import plot_calibration, plot_robustness
 from .robustness import CORRUPTIONS, measure_robustness, mirror_average
 from .test_split import open_test_split
 
-
-logger = logging.getLogger(__name__)
 
 PLOTS_FOLDER = "plots"
 MISTAKES_SHOWN = 40
@@ -85,12 +81,13 @@ def evaluate(
     """
     folder = Path(model)
     classifier, processor = load_classifier(folder)
-    training = read_training(folder)
+    training = read_metrics(folder).get("training") or {}
     fraction = validation_fraction_of(training, dataset, validation_fraction)
     splits = load_images(dataset, image_column, label_column, fraction)
     check_held_out(training, splits, dataset)
-    rows = pick_split(splits, split, dataset)
-    names = class_names(classifier.config)
+    if split not in splits:
+        raise ValueError(f"`split` must be one of {sorted(splits)} for {dataset!r}, got {split!r}. Name one of them.")
+    rows, names = splits[split], class_names(classifier.config)
     check_classes(names, rows.features["label"].names, dataset)
     # Before the evaluated split is read, so that an error here does not use up the test split.
     reason = why_not_fitted(training, dataset, split, validation_fraction)
@@ -109,7 +106,10 @@ def evaluate(
     if robustness:
         mirrored = predict(classifier, processor, rows, batch_size, mirrored=True)
         metrics["test_time_augmentation"] = mirror_average(predictions, mirrored)
-        sections["robustness"] = robustness_section(classifier, processor, rows, batch_size) | where
+        curves = measure_robustness(classifier, processor, rows, batch_size, ROBUSTNESS_SEED)
+        units = {name: corruption.unit for name, corruption in CORRUPTIONS.items()}
+        about = {"units": units, "num_examples": len(rows), "seed": ROBUSTNESS_SEED}
+        sections["robustness"] = {**curves, **about, **where}
     metrics |= where
     sections |= opened.section(metrics["accuracy"]) if opened else {}
     metrics_file = merge_metrics(folder, sections)
@@ -140,13 +140,6 @@ def load_classifier(folder: Path) -> tuple[Any, Any]:
     return model.eval(), AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
 
 
-def pick_split(splits: dict[str, Dataset], split: str, dataset: str) -> Dataset:
-    """Return one split; raise `ValueError` with the names of all where there is no such split."""
-    if split not in splits:
-        raise ValueError(f"`split` must be one of {sorted(splits)} for {dataset!r}, got {split!r}. Name one of them.")
-    return splits[split]
-
-
 def class_names(config: Any) -> list[str]:
     """Return the names of the classes of a model, in the order of its logits."""
     return [str(config.id2label[index]) for index in range(config.num_labels)]
@@ -168,16 +161,9 @@ def check_classes(of_model: Sequence[str], of_data: Sequence[str], dataset: str)
     )
 
 
-def few(names: Sequence[str], count: int = 6) -> str:
+def few(names: Sequence[str]) -> str:
     """Format the first names of many."""
-    return f"{list(names[:count])!r}" + (f" and {len(names) - count} more" if len(names) > count else "")
-
-
-def robustness_section(model: Any, processor: Any, rows: Dataset, batch_size: int) -> dict[str, Any]:
-    """Measure the section `robustness` of metrics.json: a list for each corruption, units, count and seed."""
-    curves = measure_robustness(model, processor, rows, batch_size, ROBUSTNESS_SEED)
-    units = {name: corruption.unit for name, corruption in CORRUPTIONS.items()}
-    return {**curves, "units": units, "num_examples": len(rows), "seed": ROBUSTNESS_SEED}
+    return f"{list(names[:6])!r}" + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
 def draw_all(
@@ -205,15 +191,6 @@ def draw_all(
     if hasattr(model, "attention_maps"):
         drawn.append(draw_attention(model, processor, rows, predictions, names, output / "attention.png"))
     return [path for path in drawn if path is not None]
-
-
-def read_training(folder: Path) -> dict[str, Any]:
-    """Read the section `training` of `metrics.json`, or where there is none the `trainer_state.json`."""
-    metrics = read_metrics(folder)
-    state = folder / "trainer_state.json"
-    if metrics.get("training"):
-        return metrics["training"]
-    return json.loads(state.read_text(encoding="utf-8")) if state.is_file() else {}
 
 
 def draw_mistakes(model: Any, rows: Dataset, predictions: Predictions, names: list[str], path: Path) -> Path:

@@ -34,26 +34,26 @@ def check_predictions(probabilities: np.ndarray, labels: np.ndarray) -> None:
         )
 
 
-def accuracy_interval(
-    correct: np.ndarray, confidence: float = CONFIDENCE, num_resamples: int = NUM_RESAMPLES, seed: int = 0
-) -> tuple[float, float]:
+def accuracy_interval(correct: np.ndarray) -> tuple[float, float]:
     """Return the percentile bootstrap interval (low, high) of the accuracy of `correct` (images,).
 
     Resampling images with replacement makes the number of correct ones binomial, so it is drawn from that
     distribution: the same interval as drawing images, at any number of them.
     """
     count = len(correct)
-    drawn = np.random.default_rng(seed).binomial(count, float(np.mean(correct)), size=num_resamples) / count
-    tail = (1 - confidence) / 2
+    return percentiles(np.random.default_rng(0).binomial(count, float(np.mean(correct)), size=NUM_RESAMPLES) / count)
+
+
+def percentiles(drawn: np.ndarray) -> tuple[float, float]:
+    """Return the interval that holds the middle 95 % of bootstrap samples."""
+    tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(drawn, (tail, 1 - tail))
     return float(low), float(high)
 
 
-def calibration_bins(
-    probabilities: np.ndarray, labels: np.ndarray, num_bins: int = NUM_BINS
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def calibration_bins(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
-    Sort images into bins of equal width by the probability (images, classes) of the predicted class.
+    Sort images into 15 bins of equal width by the probability (images, classes) of the predicted class.
 
     Returns:
         Mean confidence, accuracy and number of images of each bin, each of shape (bins,); the first two are NaN for an
@@ -61,17 +61,17 @@ def calibration_bins(
     """
     confidence = probabilities.max(axis=1)
     correct = probabilities.argmax(axis=1) == labels
-    index = np.clip(np.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)
-    counts = np.bincount(index, minlength=num_bins)
+    index = np.clip(np.ceil(confidence * NUM_BINS).astype(int) - 1, 0, NUM_BINS - 1)
+    counts = np.bincount(index, minlength=NUM_BINS)
     with np.errstate(invalid="ignore"):
-        mean_confidence = np.bincount(index, weights=confidence, minlength=num_bins) / counts
-        accuracy = np.bincount(index, weights=correct, minlength=num_bins) / counts
+        mean_confidence = np.bincount(index, weights=confidence, minlength=NUM_BINS) / counts
+        accuracy = np.bincount(index, weights=correct, minlength=NUM_BINS) / counts
     return mean_confidence, accuracy, counts
 
 
-def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, num_bins: int = NUM_BINS) -> float:
+def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """Return the mean gap between confidence and accuracy over `calibration_bins`, weighted by the images in each."""
-    mean_confidence, accuracy, counts = calibration_bins(probabilities, labels, num_bins)
+    mean_confidence, accuracy, counts = calibration_bins(probabilities, labels)
     used = counts > 0
     return float((np.abs(mean_confidence - accuracy)[used] * counts[used]).sum() / counts.sum())
 

@@ -49,11 +49,9 @@ def render_card(folder: str | Path, name: str, template: str | Path | None = Non
             "begin with, or leave it out."
         )
     try:
-        tables = result_tables(context)
-        template_of_card = environment(path.parent).from_string(path.read_text(encoding="utf-8"))
-        filled = template_of_card.render(
-            card_data=card_metadata(context, name).to_yaml(), name=name, tables=tables, **context
-        )
+        template_of_card = environment(path.parent).get_template(path.name)
+        values = {"card_data": card_metadata(context, name).to_yaml(), "name": name, "tables": result_tables(context)}
+        filled = template_of_card.render(values, **context)
     except jinja2.TemplateError as error:
         raise ValueError(f"Every placeholder of {str(path)!r} must have a value, got: {error}. Correct it.") from error
     text = re.sub(r"\n{3,}", "\n\n", filled)

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from transformers import AutoConfig, PretrainedConfig
 
 from ..records.metrics_file import METRICS_FILE, finite, read_metrics
-from .clean_process import KINDS
+from .clean_process import KINDS, vision_of
 from .formatting import (
     basename,
     check_fraction,
@@ -53,23 +53,20 @@ MAX_CLASSES, MAX_WORDS = 30, 300
 
 
 def card_context(folder: Path) -> dict[str, Any]:
-    """
-    Collect what the templates of a card may say about a folder, and as `eval_results` what its metadata says.
-
-    Raises:
-        `ValueError`: if metrics.json holds what cannot have been measured, or belongs to another checkpoint.
+    """Collect what the templates of a card may say about a folder, and as `eval_results` what its metadata says;
+    raise `ValueError` if metrics.json holds what cannot have been measured, or belongs to another checkpoint.
     """
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     metrics = checked_metrics(folder)
     training, robustness = metrics.get("training") or {}, metrics.get("robustness") or {}
     dataset, measured, searches = dataset_name(metrics), classification(metrics), retrieval(metrics)
     # The command holds the arguments already.
-    hidden = ("command", "arguments") if training.get("command") else ()
+    repeated = ("command", "arguments") if training.get("command") else ()
     return {
         **model_context(folder, config, training),
         "dataset": dataset,
         "command": single_line(training.get("command")),
-        "training": flatten({name: value for name, value in training.items() if name not in hidden}),
+        "training": flatten({name: value for name, value in training.items() if name not in repeated}),
         "measured": measured,
         "per_class": per_class(metrics, config),
         "corruptions": corruptions(robustness),
@@ -102,10 +99,10 @@ def checked_metrics(folder: Path) -> dict[str, Any]:
 
 def model_context(folder: Path, config: PretrainedConfig, training: dict[str, Any]) -> dict[str, Any]:
     """Describe the model by its configuration and the sizes of its tensors; of layers and pixels the vision tower."""
-    sizes = tensor_sizes(folder / WEIGHTS_NAME)
+    with safe_open(folder / WEIGHTS_NAME, framework="pt") as tensors:
+        sizes = {name: math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
     total = sum(sizes.values())
-    kind = KINDS.get(config.model_type, "vision")
-    vision: Any = config if kind == "vision" else config.vision_config
+    vision = vision_of(config)
     is_native = config.model_type in NATIVE_TYPES
     is_classifier = any("ForImageClassification" in name for name in config.architectures or ())
     first_layer = [size for name, size in sizes.items() if re.search(r"(^|\.)layers?\.0\.", name)]
@@ -119,7 +116,7 @@ def model_context(folder: Path, config: PretrainedConfig, training: dict[str, An
     names: dict[Any, str] = config.id2label if is_classifier and config.id2label else {}
     return {
         "config": config,
-        "kind": kind,
+        "kind": KINDS.get(config.model_type, "vision"),
         "vision": vision,
         "is_classifier": is_classifier,
         "is_native": is_native,
@@ -132,12 +129,6 @@ def model_context(folder: Path, config: PretrainedConfig, training: dict[str, An
         "mlp_size": getattr(vision, "intermediate_size", None) or vision.hidden_size * vision.mlp_ratio,
         "num_register_tokens": getattr(vision, "num_register_tokens", 0),
     }
-
-
-def tensor_sizes(weights: Path) -> dict[str, int]:
-    """Return the number of elements of every tensor in a safetensors file, read from its header."""
-    with safe_open(weights, framework="pt") as tensors:
-        return {name: math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
 
 
 def dataset_name(metrics: dict[str, Any]) -> str | None:
@@ -170,8 +161,7 @@ def classification(metrics: dict[str, Any]) -> list[dict[str, Any]]:
 
 def per_class(metrics: dict[str, Any], config: PretrainedConfig) -> dict[str, Any]:
     """Format the table of classes; refuse classes that this checkpoint does not have, as of another checkpoint."""
-    classes = (metrics.get("evaluation") or {}).get("per_class") or {}
-    classes = classes if isinstance(classes, dict) else {}
+    classes = get_section(get_section(metrics, "evaluation"), "per_class")
     names: dict[Any, str] = config.id2label or {}
     foreign = sorted(set(classes) - {str(label) for label in (*names.values(), *names)})
     if foreign:

@@ -7,29 +7,25 @@ cannot be imported, the Hub is offline and its cache empty, the network is refus
 Unusual: inputs are arithmetic, not random numbers, so that every version of every library computes the same.
 """
 
-import importlib.abc
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from PIL import Image
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModel,
-    AutoModelForImageClassification,
-    AutoModelForZeroShotImageClassification,
-    AutoProcessor,
-    PretrainedConfig,
-)
+from transformers import AutoConfig, AutoImageProcessor, PretrainedConfig
 
 
 PACKAGE = "modeling_omni_vision"
 # Models of several parts by `model_type`; every other one is an encoder or a classifier, ours or stock: "vision".
 KINDS = {"omni_vision_retrieval": "retrieval", "omni_vision_language": "language"}
+# The Auto class whose outputs are proven, and the one that pipelines use. By name: an older transformers lacks some.
+AUTO_CLASSES = {
+    "retrieval": ("AutoModel", "AutoModelForZeroShotImageClassification"),
+    "language": ("AutoModelForImageTextToText", "AutoModelForMultimodalLM"),
+}
 NUM_IMAGES = 2
 # Not square and not the native size: resizing is part of what is proven.
 IMAGE_SIZE = (45, 60)
@@ -45,15 +41,6 @@ RECIPES = {
     "retrieval": f"{RECIPE}; texts, padded by the processor: {TEXTS!r}",
     "language": f"{RECIPE}; a user asks {QUESTION!r} in the chat template, about each image and about none",
 }
-
-
-class NoPackage(importlib.abc.MetaPathFinder):
-    """Makes our package impossible to import, installed or not."""
-
-    def find_spec(self, fullname: str, path: Sequence[str] | None = None, target: Any = None) -> None:
-        """Refuse our package by name, leave every other module to the other finders."""
-        if fullname.partition(".")[0] == PACKAGE:
-            raise ModuleNotFoundError(f"No module named {fullname!r}: this process runs without it", name=fullname)
 
 
 def refuse_network(event: str, arguments: tuple[Any, ...]) -> None:
@@ -82,25 +69,39 @@ def images_for_processor(num_channels: int) -> list[Any]:
     return list(drawn)
 
 
-@torch.inference_mode()
 def outputs_of_folder(folder: str | Path, trust_remote_code: bool) -> dict[str, torch.Tensor]:
-    """
-    Load a folder through the Auto classes and run it on the fixed images.
+    """Load a folder through the Auto classes and run it on the fixed images.
 
     Returns:
         Tensors of float32: what the model computes, see `encoder_outputs`, `retrieval_outputs`, `language_outputs`,
         and the pixels (images, channels, height, width) of each image processor backend. Token ids are integers.
     """
-    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    config = AutoConfig.from_pretrained(folder, **options)
-    compute = {"retrieval": retrieval_outputs, "language": language_outputs}
-    outputs = compute.get(KINDS.get(config.model_type, ""), encoder_outputs)(folder, config, options)
-    channels = vision_of(config).num_channels
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    outputs = outputs_of_model(folder, auto_classes(config)[0], trust_remote_code)
+    drawn = images_for_processor(vision_of(config).num_channels)
     for backend in ("pil", "torchvision"):
-        processor = AutoImageProcessor.from_pretrained(folder, backend=backend, **options)
-        prepared = processor(images_for_processor(channels), return_tensors="pt")
-        outputs[f"pixel_values_{backend}"] = prepared["pixel_values"].float()
+        processor = AutoImageProcessor.from_pretrained(folder, backend=backend, trust_remote_code=trust_remote_code)
+        outputs[f"pixel_values_{backend}"] = processor(drawn, return_tensors="pt")["pixel_values"].float()
     return {name: output.contiguous() for name, output in outputs.items()}
+
+
+def auto_classes(config: Any) -> tuple[str, str]:
+    """Name the Auto class whose outputs are proven, and the other one of the folder, which pipelines or users open."""
+    if any("ForImageClassification" in name for name in config.architectures or ()):
+        return "AutoModelForImageClassification", "AutoModel"
+    return AUTO_CLASSES.get(KINDS.get(config.model_type, ""), ("AutoModel", "AutoModel"))
+
+
+@torch.inference_mode()
+def outputs_of_model(folder: str | Path, auto_class: str, trust_remote_code: bool) -> dict[str, torch.Tensor]:
+    """Load the model of a folder by an Auto class and compute its outputs."""
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    model = getattr(transformers, auto_class).from_pretrained(folder, dtype=torch.float32, **options).eval()
+    kind = KINDS.get(model.config.model_type)
+    if kind is None:
+        return encoder_outputs(model)
+    processor = transformers.AutoProcessor.from_pretrained(folder, **options)
+    return (retrieval_outputs if kind == "retrieval" else language_outputs)(model, processor)
 
 
 def vision_of(config: Any) -> Any:
@@ -108,25 +109,17 @@ def vision_of(config: Any) -> Any:
     return config.vision_config if config.model_type in KINDS else config
 
 
-def encoder_outputs(folder: str | Path, config: Any, options: dict[str, Any]) -> dict[str, torch.Tensor]:
+def encoder_outputs(model: Any) -> dict[str, torch.Tensor]:
     """Compute `last_hidden_state` (images, tokens, hidden) and for a classifier `logits` (images, labels)."""
-    pixels = pixels_for_model(config)
-    is_classifier = any("ForImageClassification" in name for name in config.architectures or ())
-    auto_class = AutoModelForImageClassification if is_classifier else AutoModel
-    model = auto_class.from_pretrained(folder, dtype=torch.float32, **options).eval()
+    pixels = pixels_for_model(model.config)
     outputs = {"last_hidden_state": model.base_model(pixels).last_hidden_state}
-    if is_classifier:
-        outputs["logits"] = model(pixels).logits
-    return outputs
+    return outputs if model.base_model is model else outputs | {"logits": model(pixels).logits}
 
 
-def retrieval_outputs(
-    folder: str | Path, config: Any, options: dict[str, Any], auto_class: Any = AutoModel
-) -> dict[str, torch.Tensor]:
+def retrieval_outputs(model: Any, processor: Any) -> dict[str, torch.Tensor]:
     """Compute vectors of patches, words, whole images and texts, `logits_per_image`, and the `input_ids` of texts."""
-    model = auto_class.from_pretrained(folder, dtype=torch.float32, **options).eval()
-    texts = AutoProcessor.from_pretrained(folder, **options)(text=TEXTS, padding=True, return_tensors="pt")
-    pixels = pixels_for_model(vision_of(config))
+    texts = processor(text=TEXTS, padding=True, return_tensors="pt")
+    pixels = pixels_for_model(vision_of(model.config))
     both = model(pixel_values=pixels, **texts)
     return {
         "patch_embeds": model(pixel_values=pixels).embeddings,
@@ -138,54 +131,31 @@ def retrieval_outputs(
     }
 
 
-def language_outputs(
-    folder: str | Path, config: Any, options: dict[str, Any], auto_class: Any = None
-) -> dict[str, torch.Tensor]:
+def language_outputs(model: Any, processor: Any) -> dict[str, torch.Tensor]:
     """Compute logits (prompts, length, vocabulary) of a question with each image and without, and `input_ids`."""
-    # Not at the top of the file: encoders are opened with an older transformers too.
-    from transformers import AutoModelForImageTextToText
-
-    model = (auto_class or AutoModelForImageTextToText).from_pretrained(folder, dtype=torch.float32, **options).eval()
-    processor = AutoProcessor.from_pretrained(folder, **options)
-    images = images_for_processor(vision_of(config).num_channels)
+    vision = vision_of(model.config)
     outputs = {}
-    for name, given in (("with_image", images), ("text_only", [])):
-        content = [*([{"type": "image"}] if given else []), {"type": "text", "text": QUESTION}]
+    for name, images in (("with_image", images_for_processor(vision.num_channels)), ("text_only", [])):
+        content = [*([{"type": "image"}] if images else []), {"type": "text", "text": QUESTION}]
         prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-        inputs = processor(text=[prompt] * max(len(given), 1), images=given or None, return_tensors="pt")
-        pixels = {"pixel_values": pixels_for_model(vision_of(config))} if given else {}
+        inputs = processor(text=[prompt] * max(len(images), 1), images=images or None, return_tensors="pt")
+        pixels = {"pixel_values": pixels_for_model(vision)} if images else {}
         tokens = {key: inputs[key] for key in ("input_ids", "attention_mask")}
         outputs[f"logits_{name}"] = model(**tokens, **pixels).logits
         outputs[f"input_ids_{name}"] = inputs["input_ids"]
     return outputs
 
 
-@torch.inference_mode()
-def repeats(folder: str | Path, outputs: dict[str, torch.Tensor], trust_remote_code: bool) -> bool:
-    """Whether the other Auto class that the folder names, the one that pipelines use, computes the same."""
-    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    config = AutoConfig.from_pretrained(folder, **options)
-    kind = KINDS.get(config.model_type)
-    if kind == "retrieval":
-        found = retrieval_outputs(folder, config, options, AutoModelForZeroShotImageClassification)
-    elif kind == "language":
-        from transformers import AutoModelForMultimodalLM
-
-        found = language_outputs(folder, config, options, AutoModelForMultimodalLM)
-    else:
-        # A classifier's encoder too.
-        model = AutoModel.from_pretrained(folder, dtype=torch.float32, **options).eval()
-        found = {"last_hidden_state": model(pixels_for_model(model.config)).last_hidden_state}
-    return all(torch.equal(outputs[name], output) for name, output in found.items())
-
-
 def main() -> None:
     """Load the folder named by the first argument, write its outputs to the second; the third allows its code."""
-    folder, answer, trust = sys.argv[1:]
-    sys.meta_path.insert(0, NoPackage())
+    folder, answer, trusted = sys.argv[1:]
+    trust = trusted == "trust"
+    sys.modules[PACKAGE] = None  # type: ignore[assignment]  # impossible to import, installed or not
     sys.addaudithook(refuse_network)
-    outputs = outputs_of_folder(folder, trust == "trust")
-    if not repeats(folder, outputs, trust == "trust"):
+    outputs = outputs_of_folder(folder, trust)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust)
+    again = outputs_of_model(folder, auto_classes(config)[1], trust)
+    if not all(torch.equal(outputs[name], output) for name, output in again.items()):
         raise SystemExit("Two Auto classes of this folder do not compute the same: AutoModel and that of its task")
     torch.save(outputs, answer)
 

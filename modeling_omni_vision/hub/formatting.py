@@ -38,15 +38,11 @@ def get_section(section: dict[str, Any], name: str) -> dict[str, Any]:
 
 def check_fraction(value: Any, name: str) -> float:
     """Return a measured number from 0 to 1; raise `ValueError` for anything else."""
-    return _check(value, name, 1)
+    return check_nonnegative(value, name, highest=1)
 
 
-def check_nonnegative(value: Any, name: str) -> float:
-    """Return a measured number that is not negative; raise `ValueError` for anything else."""
-    return _check(value, name, math.inf)
-
-
-def _check(value: Any, name: str, highest: float) -> float:
+def check_nonnegative(value: Any, name: str, highest: float = math.inf) -> float:
+    """Return a measured number from 0 to `highest`; raise `ValueError` for anything else."""
     if not is_number(value) or not 0 <= value <= highest:
         limits = "from 0" if math.isinf(highest) else f"from 0 to {highest}"
         raise ValueError(f"metrics.json: {name} must be a number {limits}, got {value!r}. Run the evaluation again.")

@@ -7,25 +7,25 @@ rewrite the proof: for that compare the digest that `publish` printed, or pin a 
 
 import hashlib
 import json
+import math
 import os
-import platform
 import subprocess
 import sys
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import ImageProcessingMixin
 
 from .. import __version__
+from ..records.machine import recorded_versions
 from .clean_process import KINDS, RECIPES
 
 
 PROOF_NAME = "proof.json"
 # Put beside a checkpoint by git and by the Hub, never read by `from_pretrained`.
 NOT_OURS = (".git", ".cache", ".gitattributes")
-RECORDED_PACKAGES = ("torch", "torchvision", "transformers", "huggingface_hub", "pillow")
 # Relative to the largest output where that exceeds 1. Between one process and the next on one machine 0 was
 # measured, between eager and sdpa attention 1e-6; other processors and releases add other roundings.
 OUTPUT_TOLERANCE = 1e-4
@@ -46,23 +46,15 @@ def sha256(path: Path) -> str:
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
-    """Hash every file below a folder but the proof and what git and the Hub put there; `OSError` if that fails.
-
-    Links to files are followed, as a Hub cache consists of them; links to folders are listed as unreadable.
-    """
-
-    def stop(error: OSError) -> None:
-        raise error
-
-    found: dict[str, str] = {}
-    for root, folders, files in os.walk(folder, onerror=stop):
-        if Path(root) == folder:
-            folders[:] = [name for name in folders if name not in NOT_OURS]
-            files = [name for name in files if name not in (PROOF_NAME, *NOT_OURS)]
-        links = [name for name in folders if Path(root, name).is_symlink()]
-        for name in (*files, *links):
-            path = Path(root, name)
-            found[path.relative_to(folder).as_posix()] = sha256(path)
+    """Hash every file below a folder but the proof and what git and the Hub put there."""
+    # Links to files are followed, as a Hub cache consists of them; links to folders are listed as unreadable.
+    found = {}
+    for path in folder.rglob("*"):
+        # A folder that cannot be listed counts as a file that cannot be read.
+        is_folder = path.is_dir() and not path.is_symlink() and os.access(path, os.R_OK | os.X_OK)
+        name = path.relative_to(folder)
+        if not is_folder and name.parts[0] not in (PROOF_NAME, *NOT_OURS):
+            found[name.as_posix()] = sha256(path)
     return dict(sorted(found.items()))
 
 
@@ -74,16 +66,11 @@ def release_name(hashes: dict[str, str]) -> str:
 
 
 def open_in_clean_process(folder: Path, trust_remote_code: bool) -> dict[str, torch.Tensor]:
-    """Compute `outputs_of_folder` in a new process without our package, a network, a cache or a current directory.
-
-    Raises:
-        OpeningError: if the folder does not open there; the message ends with the last line of that process.
+    """Compute `outputs_of_folder` in a new process without our package, a network, a cache or a current directory;
+    raise `OpeningError` with the last line of its messages if that fails.
     """
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("HF_", "TRANSFORMERS_", "HUGGINGFACE_", "PYTHON"))
-    }
+    settings = ("HF_", "TRANSFORMERS_", "HUGGINGFACE_", "PYTHON")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(settings)}
     with tempfile.TemporaryDirectory(prefix="omni-vision-opening-") as scratch:
         empty, answer = Path(scratch, "empty"), Path(scratch, "outputs.pt")
         empty.mkdir()
@@ -100,9 +87,7 @@ def open_in_clean_process(folder: Path, trust_remote_code: bool) -> dict[str, to
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
-            raise OpeningError(
-                f"{str(folder)!r} was not open after {OPENING_SECONDS} s in a clean process."
-            ) from error
+            raise OpeningError(f"{str(folder)!r} did not open within {OPENING_SECONDS} s.") from error
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise OpeningError(
@@ -116,9 +101,21 @@ def difference(found: torch.Tensor | None, expected: torch.Tensor | None) -> flo
     """Return the largest absolute difference, infinite for missing tensors, other shapes and non-finite numbers."""
     if found is None or expected is None or found.shape != expected.shape:
         return float("inf")
-    if not (torch.isfinite(found).all() and torch.isfinite(expected).all()):
-        return float("inf")
-    return float((found.double() - expected.double()).abs().max())
+    largest = float((found.double() - expected.double()).abs().max())
+    return largest if math.isfinite(largest) else float("inf")
+
+
+def compare(
+    found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], allowed: dict[str, float]
+) -> tuple[float, list[str]]:
+    """Return the largest difference between two sets of outputs, and a sentence on each that is not `allowed`."""
+    differences = {name: difference(found.get(name), expected.get(name)) for name in sorted({*found, *expected})}
+    failures = [
+        f"{name}: expected within {allowed.get(name, 0.0):.1e} of the reference, got a difference of {size:.1e}"
+        for name, size in differences.items()
+        if size > allowed.get(name, 0.0)
+    ]
+    return max(differences.values()), failures
 
 
 def summarise(outputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -151,11 +148,7 @@ def tolerance_of(name: str, expected: torch.Tensor, folder: Path) -> float:
     """Return the tolerance of an output: rounding, of pixels one of 255 values, of token ids 0."""
     if not name.startswith("pixel_values"):
         return rounding(expected)
-    path = folder / "preprocessor_config.json"
-    if path.is_file():
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    else:
-        settings = json.loads((folder / "processor_config.json").read_text(encoding="utf-8"))["image_processor"]
+    settings, _ = ImageProcessingMixin.get_image_processor_dict(folder)
     normalised = settings.get("do_normalize", True)
     return 1.01 / 255 / (min(settings.get("image_std") or [1.0]) if normalised else 1.0)
 
@@ -171,26 +164,15 @@ def digest_of(proof: dict[str, Any]) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def recipe_of(folder: Path) -> str:
-    """Describe the fixed inputs for the model of a folder."""
-    kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    return RECIPES[KINDS.get(kind, "vision")]
-
-
 def write_proof(folder: Path, outputs: dict[str, torch.Tensor], command: str) -> str:
-    """Write `proof.json` for a folder that is complete but for it, with the outputs of a clean process and the
-    command that wrote the folder; return its digest.
-    """
+    """Write `proof.json` for a folder with all other files, with the outputs of a clean process; return its digest."""
+    model_type = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
     proof: dict[str, Any] = {
         "command": command,
         "files": file_hashes(folder),
-        "inputs": recipe_of(folder),
+        "inputs": RECIPES[KINDS.get(model_type, "vision")],
         "outputs": {name: output.tolist() for name, output in summarise(outputs).items()},
-        "versions": {
-            "python": platform.python_version(),
-            "omni-vision": __version__,
-            **{name: version(name) for name in RECORDED_PACKAGES},
-        },
+        "versions": {"omni-vision": __version__, **recorded_versions("huggingface_hub", "pillow")},
     }
     proof["digest"] = digest_of(proof)
     (folder / PROOF_NAME).write_text(canonical(proof), encoding="utf-8", newline="\n")

@@ -26,39 +26,30 @@ from ..interop.folder import atomic_output_dir
 from ..interop.to_native import NATIVE_CLASSES
 from ..records.metrics_file import METRICS_FILE
 from .card import CARD_NAME, render_card
-from .card_context import IMAGES, IMAGES_NAME, WEIGHTS_NAME, checked_metrics
+from .card_context import IMAGES, IMAGES_NAME, checked_metrics
 from .clean_process import KINDS, outputs_of_folder
 from .formatting import basename
 from .proof import (
     PROOF_NAME,
     OpeningError,
-    difference,
+    compare,
     file_hashes,
     open_in_clean_process,
-    read_proof,
     release_name,
     rounding,
     write_proof,
 )
-from .remote_code import write_note
+from .remote_code import python_files, write_note
 from .verify import check_content, check_files
 
 
 logger = logging.getLogger(__name__)
 
-# By the name of the architecture in config.json; the code of the stock classes does not travel.
-OURS: dict[str, Any] = {cls.__name__: cls for cls in (OmniVisionModel, OmniVisionForImageClassification)}
+MODEL_CLASSES: list[Any] = [OmniVisionModel, OmniVisionForImageClassification, *NATIVE_CLASSES]
 if Version(transformers_version) >= Version("5.23"):
     from .. import OmniVisionForConditionalGeneration, OmniVisionForRetrieval
 
-    OURS |= {cls.__name__: cls for cls in (OmniVisionForRetrieval, OmniVisionForConditionalGeneration)}
-STOCK = {cls.__name__: cls for cls in NATIVE_CLASSES}
-# Models that are published with their numbers, and where these come from.
-MEASURED_BY = {
-    "ForImageClassification": "Run scripts/evaluate.py on it first",
-    "ForRetrieval": "Train it with scripts/train_retrieval.py, which writes them",
-    "ForConditionalGeneration": "Copy those of the run that trained it",
-}
+    MODEL_CLASSES += [OmniVisionForRetrieval, OmniVisionForConditionalGeneration]
 # Where a model was loaded from, which transformers writes into some configurations.
 ORIGINS = ("_name_or_path", "name_or_path", "is_local", "local_files_only")
 # A reader of the card downloads all images.
@@ -105,18 +96,22 @@ def publish(
         raise ValueError("Pushing needs the repository as `repo_id`, expected 'owner/name', got None. Name it.")
     with replacing(target) as folder:
         write_checkpoint(source, folder)
-        trust = any(folder.glob("*.py"))
-        ours, theirs = outputs_of_folder(source, trust_remote_code=False), open_in_clean_process(folder, trust)
-        largest = compare_or_refuse(ours, theirs)
+        ours = outputs_of_folder(source, trust_remote_code=False)
+        theirs = open_in_clean_process(folder, bool(python_files(folder)))
+        # The same computation on the same machine: pixels may differ by rounding too, not by one of 255 values.
+        largest, wrong = compare(theirs, ours, {name: rounding(output) for name, output in ours.items()})
+        if wrong:
+            raise OpeningError(
+                f"A clean process must compute what we do, got {wrong!r}. The published code or configuration lacks "
+                "something that the checkpoint needs; nothing was published."
+            )
         card = render_card(folder, repo_id or target.name, template)
         (folder / CARD_NAME).write_text(card, encoding="utf-8", newline="\n")
         command = f"python scripts/publish.py --model {source.name} --output {target.name}"
         digest = write_proof(folder, theirs, command + (f" --repo_id {repo_id}" if repo_id else ""))
         failures = check_files(folder) + check_content(folder)
         if failures:
-            raise ValueError(
-                f"The folder must pass its own verification, got {failures!r}. Correct the card template."
-            )
+            raise ValueError(f"The folder must pass verification, got {failures!r}. Correct the card template.")
     release = release_name(file_hashes(target))
     url = push_folder(target, repo_id, release) if push and repo_id else None
     return Published(target, release, digest, largest, url)
@@ -125,26 +120,19 @@ def publish(
 @contextlib.contextmanager
 def replacing(target: Path) -> Iterator[Path]:
     """Yield a staging folder that replaces `target` if the block raises nothing and `target` may be replaced."""
-    if not (target.is_dir() and (target / PROOF_NAME).exists()):
-        with atomic_output_dir(target) as folder:
-            yield folder
-        return
-    changed = check_files(target)
-    if changed:
+    is_published = (target / PROOF_NAME).exists()
+    if is_published and (changed := check_files(target)):
         raise ValueError(
             f"The output may be a folder that publish wrote and nobody changed, got {str(target)!r} with {changed!r}. "
             "Name another folder, or delete this one."
         )
     new, old = (target.with_name(f".{target.name}.{os.getpid()}.{kind}") for kind in ("new", "old"))
-    with atomic_output_dir(new) as folder:
+    with atomic_output_dir(new if is_published else target) as folder:
         yield folder
-    target.rename(old)
-    try:
+    if is_published:
+        target.rename(old)
         new.rename(target)
-    except OSError:
-        old.rename(target)
-        raise
-    shutil.rmtree(old)
+        shutil.rmtree(old)
 
 
 def write_checkpoint(source: Path, folder: Path) -> None:
@@ -154,71 +142,56 @@ def write_checkpoint(source: Path, folder: Path) -> None:
     if metrics:
         text = json.dumps(without_paths(metrics), indent=2) + "\n"
         if re.search(r"\bhf_[A-Za-z0-9]{20,}", text):
-            raise ValueError(
-                f"{METRICS_FILE} must hold no access token, got one in {str(source)!r}. Revoke it, remove it."
-            )
+            raise ValueError(f"{METRICS_FILE} must hold no access token, got one in {str(source)!r}. Revoke it.")
         (folder / METRICS_FILE).write_text(text, encoding="utf-8", newline="\n")
-    for head, advice in MEASURED_BY.items():
-        if head in type(model).__name__ and not metrics:
-            raise ValueError(
-                f"A {type(model).__name__} is published with its numbers, expected {METRICS_FILE} in {str(source)!r}, "
-                f"got none. {advice}."
-            )
+    elif "For" in type(model).__name__:
+        raise ValueError(
+            f"A {type(model).__name__} is published with its numbers, expected {METRICS_FILE} in {str(source)!r}, got "
+            "none. Run scripts/evaluate.py on a classifier; copy the file of the run that trained any other model."
+        )
     processor = load_processor(source, model.config.model_type)
     # Never in shards: a folder is one file of weights, so that its header tells its size.
     model.save_pretrained(folder, max_shard_size="1TB")
     processor.save_pretrained(folder)
-    if not (folder / WEIGHTS_NAME).is_file():
-        raise ValueError(f"The weights must be written as {WEIGHTS_NAME}, got {sorted(os.listdir(folder))!r}.")
     forget_origins(folder)
     copy_images(source, folder)
-    if type(model).__name__ in OURS:
+    if python_files(folder):
         write_note(folder)
 
 
 def load_processor(source: Path, model_type: str) -> Any:
     """Load the image processor, of a model of several parts the whole processor; refuse a folder that lacks it."""
     several = model_type in KINDS
-    auto_class, what = (
-        (AutoProcessor, "processor and tokenizer") if several else (AutoImageProcessor, "image processor")
-    )
+    auto_class = AutoProcessor if several else AutoImageProcessor
     try:
         processor = auto_class.from_pretrained(source, trust_remote_code=False)
         # Where one part is missing transformers gives the other, or an error of its own.
         if several and not isinstance(processor, ProcessorMixin):
             raise ValueError(f"only a {type(processor).__name__}.")
     except (AttributeError, OSError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"The checkpoint must hold its {what}, got {error} Save the processor into {str(source)!r} too."
-        ) from error
+        what = "processor and tokenizer" if several else "image processor"
+        raise ValueError(f"Expected the {what} of the model in {str(source)!r}, got {error} Save it there.") from error
     return processor
 
 
 def forget_origins(folder: Path) -> None:
     """Remove from configurations where models were loaded from; files without such an entry keep their bytes."""
-
-    def forget(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        return {name: value for name, value in pairs if name not in ORIGINS}
-
     for path in folder.glob("*config.json"):
         text = path.read_text(encoding="utf-8")
         if any(f'"{name}"' in text for name in ORIGINS):
-            kept = json.loads(text, object_pairs_hook=forget)
+            kept = json.loads(text, object_hook=lambda found: {k: found[k] for k in found if k not in ORIGINS})
             path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
 
 
 def copy_images(source: Path, folder: Path) -> None:
     """Copy the images of results that are small enough for a card, and no other file beside them."""
-    for name in IMAGES:
-        image = source / IMAGES_NAME / f"{name}.png"
-        if not image.is_file():
-            continue
+    for image in filter(Path.is_file, (source / IMAGES_NAME / f"{name}.png" for name in IMAGES)):
         size = image.stat().st_size
         if size > MAX_IMAGE_BYTES:
             logger.warning("%s is left out: %d bytes, at most %d are published.", image, size, MAX_IMAGE_BYTES)
-            continue
-        (folder / IMAGES_NAME).mkdir(exist_ok=True)
-        shutil.copyfile(image, folder / IMAGES_NAME / image.name)
+        else:
+            (folder / IMAGES_NAME).mkdir(exist_ok=True)
+            shutil.copyfile(image, folder / IMAGES_NAME / image.name)
 
 
 def without_paths(value: Any) -> Any:
@@ -232,22 +205,17 @@ def without_paths(value: Any) -> Any:
 
 def load_model(source: Path) -> PreTrainedModel:
     """Load the model of a checkpoint with our classes or stock ones; refuse a foreign, incomplete or infinite one."""
-    try:
-        if not (source / "config.json").is_file():
-            raise ValueError("it has no config.json.")
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"The checkpoint must be a folder that `save_pretrained` wrote, got {str(source)!r}: {error}"
-        ) from error
+    if not (source / "config.json").is_file():
+        raise ValueError(f"Expected a folder with config.json that `save_pretrained` wrote, got {str(source)!r}.")
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     architecture = (config.architectures or ["none"])[0]
-    model_class: Any = {**OURS, **STOCK}.get(architecture)
-    if model_class is None:
+    classes = {model_class.__name__: model_class for model_class in MODEL_CLASSES}
+    if architecture not in classes:
         raise ValueError(
-            f"The checkpoint must hold one of {', '.join((*OURS, *STOCK))}, got {architecture!r} in {str(source)!r}. "
+            f"The checkpoint must hold one of {', '.join(classes)}, got {architecture!r} in {str(source)!r}. "
             "Name one of our checkpoints or a native twin."
         )
-    model, report = model_class.from_pretrained(source, dtype="auto", output_loading_info=True)
+    model, report = classes[architecture].from_pretrained(source, dtype="auto", output_loading_info=True)
     wrong = {kind: sorted(map(str, keys)) for kind, keys in report.items() if keys}
     if wrong:
         raise ValueError(
@@ -262,24 +230,8 @@ def load_model(source: Path) -> PreTrainedModel:
     return model.eval()
 
 
-def compare_or_refuse(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
-    """Return the largest difference between two sets of outputs, or raise `OpeningError` where one is too far off."""
-    differences = {name: difference(theirs.get(name), ours.get(name)) for name in {**ours, **theirs}}
-    # The same computation on the same machine: rounding, not one grey level, is what pixels may differ by.
-    wrong = {
-        name: found for name, found in differences.items() if not found <= rounding(ours.get(name, torch.zeros(1)))
-    }
-    if wrong:
-        raise OpeningError(
-            f"A clean process must compute what we do, got differences of {wrong!r}. The published code or "
-            "configuration does not say all that the checkpoint needs; nothing was published."
-        )
-    return max(differences.values())
-
-
 def push_folder(folder: Path, repo_id: str, release: str) -> str:
     """Upload a published folder in one commit, tag it with its release, and return the address of the commit."""
-    read_proof(folder)
     api = HfApi()
     api.create_repo(repo_id, exist_ok=True)
     commit = api.upload_folder(folder_path=folder, repo_id=repo_id, commit_message=f"Publish {release}")

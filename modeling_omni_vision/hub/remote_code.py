@@ -57,11 +57,8 @@ def check_note(folder: Path) -> list[str]:
     """Return what is wrong with the note of a folder: it must give the SHA-256 of each Python file and of no other."""
     found = {path.relative_to(folder).as_posix(): sha256(path) for path in python_files(folder)}
     note = folder / NOTE_NAME
-    listed = (
-        {name: digest for digest, name in HASH_LINE.findall(note.read_text(encoding="utf-8"))}
-        if note.is_file()
-        else {}
-    )
+    text = note.read_text(encoding="utf-8") if note.is_file() else ""
+    listed = {name: digest for digest, name in HASH_LINE.findall(text)}
     return [
         f"{NOTE_NAME}: expected {found.get(name, 'no such file')} for {name}, got {listed.get(name, 'nothing')}"
         for name in sorted({*found, *listed})

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from .card import check_card
-from .proof import difference, file_hashes, open_in_clean_process, read_proof, summarise, tolerance_of
+from .proof import compare, file_hashes, open_in_clean_process, read_proof, summarise, tolerance_of
 from .remote_code import check_note, python_files
 
 
@@ -36,9 +36,7 @@ def verify(folder: str | Path, trust_remote_code: bool = False) -> Verification:
     installed package, or with `trust_remote_code`.
     """
     path = Path(folder)
-    if not path.is_dir():
-        return Verification(path, (f"Expected a folder, got {str(folder)!r}.",))
-    failures = check_files(path)
+    failures = check_files(path) if path.is_dir() else [f"Expected a folder, got {str(folder)!r}."]
     if failures:
         return Verification(path, tuple(failures))
     proof = read_proof(path)
@@ -72,36 +70,24 @@ def check_files(folder: Path) -> list[str]:
 
 def check_content(folder: Path) -> list[str]:
     """Return what is wrong with REMOTE_CODE.md and with the numbers of the card."""
-    has_python = bool(python_files(folder))
-    return (check_note(folder) if has_python else []) + check_card(folder)
+    return (check_note(folder) if python_files(folder) else []) + check_card(folder)
 
 
 def python_is_ours(folder: Path) -> bool:
     """Whether every Python file of a folder is, byte for byte, at the root of the installed package."""
-    return all(
-        (PACKAGE_ROOT / path.relative_to(folder)).is_file()
-        and (PACKAGE_ROOT / path.relative_to(folder)).read_bytes() == path.read_bytes()
-        for path in python_files(folder)
-    )
+    ours = {path.relative_to(PACKAGE_ROOT): path.read_bytes() for path in PACKAGE_ROOT.glob("*.py")}
+    return all(ours.get(path.relative_to(folder)) == path.read_bytes() for path in python_files(folder))
 
 
 def check_outputs(folder: Path, expected: dict[str, list]) -> tuple[float | None, list[str]]:
     """Compute the outputs again in a clean process; return the largest difference and what is too far off."""
-    failures, differences = [], []
     try:
         found = summarise(open_in_clean_process(folder, trust_remote_code=bool(python_files(folder))))
         references = {name: torch.tensor(output) for name, output in expected.items()}
         allowed = {name: tolerance_of(name, reference, folder) for name, reference in references.items()}
     except (OSError, TypeError, ValueError) as error:
         return None, [str(error)]
-    for name in sorted({*found, *references}):
-        differences.append(difference(found.get(name), references.get(name)))
-        limit = allowed.get(name, 0.0)
-        if not differences[-1] <= limit:
-            failures.append(
-                f"{name}: expected within {limit:.1e} of the proof, got a difference of {differences[-1]:.1e}"
-            )
-    return max(differences), failures
+    return compare(found, references, allowed)
 
 
 __all__ = ["Verification", "check_content", "check_files", "verify"]

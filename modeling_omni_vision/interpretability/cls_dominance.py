@@ -6,6 +6,7 @@ so that cases with known answers can be simulated, as `simulate_mixtures` does.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch.nn.functional import normalize
@@ -15,6 +16,7 @@ from ..modeling_omni_vision_retrieval import OmniVisionForRetrieval
 
 KINDS = ("cls", "register", "background", "object")
 CLS, REGISTER, BACKGROUND, OBJECT = range(len(KINDS))
+NOISE = 0.125  # standard deviation in `simulate_mixtures`
 
 
 @dataclass(frozen=True)
@@ -82,43 +84,21 @@ def token_kinds(cover: torch.Tensor, registers: int, threshold: float = 0.25) ->
     return torch.cat((leading, patches), dim=1)
 
 
-def simulate_mixtures(
-    concepts: int,
-    context: float,
-    images: int = 400,
-    patches: int = 196,
-    dim: int = 64,
-    noise: float = 0.125,
-    seed: int = 0,
-) -> float:
+def simulate_mixtures(concepts: int, context: float, images: int = 400, patches: int = 196, dim: int = 64) -> float:
     """Return the fraction of words whose highest cosine is with CLS, on simulated vectors of width `dim`.
 
     Each image has `concepts` concepts. Patches are a concept plus noise, CLS is the normalised sum of the image's
     concepts, and so is the sentence. A word is `(1 - context) * concept + context * sentence` plus noise.
     """
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator)
-
+    generator = torch.Generator().manual_seed(0)
+    draw = partial(torch.randn, generator=generator)
     meaning = normalize(draw(images, concepts, dim), dim=-1)
     sentence = normalize(meaning.sum(1, keepdim=True), dim=-1)
     of = torch.randint(concepts, (images, patches), generator=generator)
-    seen = meaning.gather(1, of[..., None].expand(-1, -1, dim)) + noise * draw(images, patches, dim)
-    words = (1 - context) * meaning + context * sentence + noise * draw(images, concepts, dim)
-    kinds = torch.cat((torch.full((images, 1), CLS), torch.full((images, patches), OBJECT)), dim=1)
+    seen = meaning.gather(1, of[..., None].expand(-1, -1, dim)) + NOISE * draw(images, patches, dim)
+    words = (1 - context) * meaning + context * sentence + NOISE * draw(images, concepts, dim)
+    kinds = torch.tensor([CLS, *[OBJECT] * patches]).expand(images, -1)
     return dominance(words, torch.cat((sentence, seen), dim=1), kinds).shares["cls"]
-
-
-def table(results: dict[str, Dominance]) -> str:
-    """Format results as a Markdown table, one row for each."""
-    lines = ["| state | " + " | ".join(f"{kind} (chance)" for kind in KINDS) + " | median margin of CLS |"]
-    lines.append("|---" * (len(KINDS) + 2) + "|")
-    for name, found in results.items():
-        cells = [f"{found.shares[kind]:.1%} ({found.chance[kind]:.1%})" for kind in KINDS]
-        margin = f"{found.margins.median().item():+.3f}" if len(found.margins) else "no CLS"
-        lines.append(f"| {name} | {' | '.join(cells)} | {margin} |")
-    return "\n".join(lines)
 
 
 def quantiles(values: torch.Tensor, at: Sequence[float] = (0.05, 0.25, 0.5, 0.75, 0.95)) -> list[float]:
@@ -127,4 +107,4 @@ def quantiles(values: torch.Tensor, at: Sequence[float] = (0.05, 0.25, 0.5, 0.75
     return torch.quantile(values[::step], torch.tensor(at)).tolist()
 
 
-__all__ = ["KINDS", "Dominance", "all_tokens", "dominance", "quantiles", "simulate_mixtures", "table", "token_kinds"]
+__all__ = ["KINDS", "Dominance", "all_tokens", "dominance", "quantiles", "simulate_mixtures", "token_kinds"]

@@ -213,15 +213,4 @@ def _deletion(
     return [float(best[0, index] - left[index, :, index].mean()) for index in range(len(words))]
 
 
-__all__ = [
-    "MAPS",
-    "NamedWord",
-    "draw_test_scenes",
-    "ground",
-    "mass_in",
-    "maxsim_maps",
-    "named_words",
-    "patch_cover",
-    "points_at",
-    "word_vectors",
-]
+__all__ = ["MAPS", "draw_test_scenes", "ground", "maxsim_maps", "named_words", "patch_cover", "word_vectors"]

@@ -1,4 +1,4 @@
-"""Plots of results as PNG: confusion, training curves, mistakes, pairs, attention. No display is needed.
+"""Plots of results as PNG: confusion, training curves, mistakes, attention. No display is needed.
 
 Every function takes plain arrays and writes one file; equal input gives equal bytes.
 """
@@ -20,7 +20,7 @@ OURS, TRUTH, GREY = "#1f5fa8", "#c0392b", "#888888"
 # Up to so many classes every cell of a confusion matrix gets its number, and every class its name.
 MAX_NUMBERED, MAX_NAMED = 20, 40
 MAX_NAME = 18
-MAX_COLOURS = 4096
+MAX_COLOURS, MAX_HEADS = 4096, 4
 
 
 def save(figure: Figure, path: Path, **texts: str) -> Path:
@@ -73,12 +73,12 @@ def plot_confusion(matrix: Sequence[Sequence[int]], names: Sequence[str], path: 
     axes = figure.subplots()
     image = axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, label="fraction of the true class", fraction=0.046, pad=0.03)
-    shown = range(0, classes, -(-classes // MAX_NAMED))
-    size = float(np.clip(130 / max(len(shown), 1), 6, 10))
-    labels = [shortened(names[index]) for index in shown]
+    named = range(0, classes, -(-classes // MAX_NAMED))
+    size = float(np.clip(130 / max(len(named), 1), 6, 10))
+    labels = [shortened(names[index]) for index in named]
     upright = max(map(len, labels)) * len(labels) > 24
-    axes.set_xticks(shown, labels, rotation=90 if upright else 0, fontsize=size)
-    axes.set_yticks(shown, labels, fontsize=size)
+    axes.set_xticks(named, labels, rotation=90 if upright else 0, fontsize=size)
+    axes.set_yticks(named, labels, fontsize=size)
     if classes <= MAX_NUMBERED:
         for row, column in np.argwhere(counts > 0):
             colour = "white" if fractions[row, column] > 0.55 else "black"
@@ -95,10 +95,11 @@ def plot_training(training: Mapping[str, Any], path: Path) -> Path | None:
 
     Args:
         training: The `training` section of metrics.json: `history` (epoch, loss) and `evaluations` (epoch,
-            accuracy, loss); or a `trainer_state.json`, whose `log_history` is read instead.
+            accuracy, loss), of which incomplete entries are left out.
         path: PNG to write.
     """
-    history, evaluations = curves(training)
+    history = complete(training.get("history"), "epoch", "loss")
+    evaluations = complete(training.get("evaluations"), "epoch", "loss", "accuracy")
     if not history:
         return None
     figure, panels = panel_grid(2 if evaluations else 1, 2, (4.5 if evaluations else 5, 3.6))
@@ -118,21 +119,9 @@ def plot_training(training: Mapping[str, Any], path: Path) -> Path | None:
     return save(figure, path)
 
 
-def curves(training: Mapping[str, Any]) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
-    """Return training and validation entries of a metrics or a trainer-state dict, without incomplete ones."""
-    if "log_history" in training:
-        log = training["log_history"]
-        history = [{"epoch": entry["epoch"], "loss": entry["loss"]} for entry in log if "loss" in entry]
-        evaluations = [
-            {"epoch": entry["epoch"], "loss": entry["eval_loss"], "accuracy": entry["eval_accuracy"]}
-            for entry in log
-            if "eval_loss" in entry and "eval_accuracy" in entry
-        ]
-    else:
-        history, evaluations = training.get("history") or [], training.get("evaluations") or []
-    complete = [entry for entry in history if None not in (entry.get("epoch"), entry.get("loss"))]
-    names = ("epoch", "loss", "accuracy")
-    return complete, [entry for entry in evaluations if all(entry.get(name) is not None for name in names)]
+def complete(entries: Sequence[Mapping[str, float]] | None, *names: str) -> list[Mapping[str, float]]:
+    """Return the entries that have a value under all names."""
+    return [entry for entry in entries or () if all(entry.get(name) is not None for name in names)]
 
 
 def draw(axes: Axes, entries: Sequence[Mapping[str, float]], key: str, label: str, colour: str, marker: str) -> None:
@@ -148,7 +137,6 @@ def plot_mistakes(
     predicted: Sequence[str],
     confidence: Sequence[float],
     path: Path,
-    columns: int = 8,
 ) -> Path:
     """
     Draw a sheet of wrongly classified images, each with its true and its predicted class.
@@ -159,7 +147,6 @@ def plot_mistakes(
         predicted: Predicted class of each.
         confidence: Probability of the predicted class.
         path: PNG to write.
-        columns: Images in a row.
     """
     if not images:
         figure = Figure(figsize=(4, 1.2))
@@ -172,39 +159,7 @@ def plot_mistakes(
         [TRUTH] * len(images),
         "Most confident mistakes",
         path,
-        columns,
-    )
-
-
-def plot_pairs(
-    pairs: Sequence[tuple[np.ndarray, np.ndarray]],
-    test_names: Sequence[str],
-    train_names: Sequence[str],
-    notes: Sequence[str],
-    path: Path,
-    columns: int = 6,
-) -> Path:
-    """
-    Draw a sheet of test images beside similar training images, each with its class; labels that differ are red.
-
-    Args:
-        pairs: A test and a training image each, arrays (height, width, 1 or 3) of one size, pixel values 0..255.
-        test_names: Classes of the test images.
-        train_names: Classes of the training images.
-        notes: A few more characters about each pair.
-        path: PNG to write.
-        columns: Pairs in a row.
-    """
-    both = [np.concatenate([one, np.full_like(one[:, :1], 255), other], axis=1) for one, other in pairs]
-    return draw_sheet(
-        both,
-        [f"test: {shortened(name, 14)}" for name in test_names],
-        [f"train: {shortened(name, 14)}\n{note}" for name, note in zip(train_names, notes, strict=True)],
-        [OURS if test == train else TRUTH for test, train in zip(test_names, train_names, strict=True)],
-        "Test images and the nearest training images",
-        path,
-        columns,
-        panel=(2.1, 1.7),
+        columns=8,
     )
 
 
@@ -244,11 +199,9 @@ def show(axes: Axes, image: np.ndarray) -> None:
     axes.set_yticks([])
 
 
-def plot_attention(
-    images: Sequence[np.ndarray], maps: np.ndarray, captions: Sequence[str], path: Path, max_heads: int = 4
-) -> Path:
+def plot_attention(images: Sequence[np.ndarray], maps: np.ndarray, captions: Sequence[str], path: Path) -> Path:
     """
-    Draw the attention of CLS: each image, the mean over heads on top of it, and single heads.
+    Draw the attention of CLS: each image, the mean over heads on top of it, and up to four single heads.
 
     Args:
         images: Arrays (height, width, 1 or 3) of pixel values 0..255, of the model's size.
@@ -256,9 +209,8 @@ def plot_attention(
             its own highest value.
         captions: One or two lines for each image.
         path: PNG to write.
-        max_heads: Single heads shown, from the first.
     """
-    heads = min(maps.shape[1], max_heads)
+    heads = min(maps.shape[1], MAX_HEADS)
     figure = Figure(figsize=(1.75 * (2 + heads), 1.8 * len(images) + 0.7), layout="constrained")
     figure.suptitle("Attention of CLS in the last layer (grey: none, yellow: most)", fontsize=11)
     panels = figure.subplots(len(images), 2 + heads, squeeze=False)
@@ -290,4 +242,4 @@ def overlay(axes: Axes, image: np.ndarray, attention: np.ndarray) -> None:
     )
 
 
-__all__ = ["plot_attention", "plot_confusion", "plot_mistakes", "plot_pairs", "plot_training"]
+__all__ = ["plot_attention", "plot_confusion", "plot_mistakes", "plot_training"]

@@ -12,7 +12,7 @@ from modeling_omni_vision.image_processing_omni_vision import OmniVisionImagePro
 
 
 class LeftOrRight:
-    """A classifier that says on which side an image is brighter; remembers what it was shown."""
+    """A classifier that says on which side an image is brighter; remembers its inputs."""
 
     dtype = torch.float32
     config = SimpleNamespace(num_channels=1)
@@ -146,7 +146,7 @@ def test_curves_are_those_of_images_corrupted_one_by_one(rows, processor):
     assert len(set(accuracies)) > 4, "a model that nothing disturbs would prove nothing"
 
 
-def test_severity_zero_shows_the_model_exactly_what_it_sees_without_corruption(rows, processor):
+def test_severity_zero_gives_the_model_the_same_inputs_as_no_corruption(rows, processor):
     model = LeftOrRight()
     measure_robustness(model, processor, rows, batch_size=14)
     assert torch.equal(model.seen[0], processor(rows["image"][:], return_tensors="pt")["pixel_values"])
@@ -158,9 +158,9 @@ def test_another_seed_is_another_noise_and_the_same_seed_the_same(rows, processo
         measure_robustness(model, processor, rows, 14, seed) for model, seed in zip(models, (0, 0, 1), strict=True)
     )
     assert first == again
-    shown = [torch.stack(model.seen) for model in models]
-    assert torch.equal(shown[0], shown[1])
-    differ = (shown[0] != shown[2]).flatten(1).any(1)
+    inputs = [torch.stack(model.seen) for model in models]
+    assert torch.equal(inputs[0], inputs[1])
+    differ = (inputs[0] != inputs[2]).flatten(1).any(1)
     chance = sum(len(CORRUPTIONS[name].severities) - 1 for name in ("gaussian_noise", "erasing"))
     assert differ.sum() == chance
     assert first["rotation"] == other["rotation"]

@@ -6,7 +6,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 from PIL import Image as PilImage
 
 from experiments import duplicates
-from experiments.duplicates import audit, main, nearest
+from experiments.duplicates import audit, main, nearest, plot_pairs
 from modeling_omni_vision.data.sources import load_images
 
 
@@ -196,6 +196,16 @@ def test_the_command_writes_numbers_and_sheet_and_says_so(tmp_path, capsys):
     assert str(tmp_path) not in json.dumps(written)
     with PilImage.open(tmp_path / "new" / "audit.png") as sheet:
         assert sheet.format == "PNG"
+
+
+@pytest.mark.parametrize("count", [1, 7])
+@pytest.mark.filterwarnings("error")
+def test_pairs_are_drawn_in_any_number_grey_and_coloured(tmp_path, count):
+    images = [(np.zeros((8, 8, 1 + 2 * (count > 1)), dtype=np.uint8),) * 2] * count
+    labels = {"test": {"label": "a class with a long name"}, "train": {"label": "$another"}}
+    pair = {"similarity": 0.999, "mirrored": True, "shift": [0, 1], **labels}
+    with PilImage.open(plot_pairs(images, [pair] * count, tmp_path / "p.png")) as sheet:
+        assert np.asarray(sheet.convert("L")).std() > 5
 
 
 def test_the_counts_go_into_the_numbers_of_a_model_without_being_counted_anew(tmp_path):

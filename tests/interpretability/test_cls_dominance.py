@@ -14,7 +14,6 @@ from modeling_omni_vision.interpretability.cls_dominance import (
     OBJECT,
     dominance,
     simulate_mixtures,
-    table,
     token_kinds,
 )
 
@@ -80,12 +79,3 @@ def test_kinds_are_cls_then_registers_then_patches_by_their_cover():
 def test_numbers_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="as many texts as images"):
         dominance(torch.randn(2, 3, 8), torch.randn(3, 4, 8), torch.zeros(3, 4, dtype=torch.long))
-
-
-def test_the_table_has_a_row_for_each_state():
-    words, tokens = torch.randn(3, 2, 8), torch.randn(3, 4, 8)
-    found = dominance(words, tokens, torch.full((3, 4), OBJECT))
-    lines = table({"trained": found}).splitlines()
-    assert len(lines) == 3
-    assert "100.0% (100.0%)" in lines[2]
-    assert "no CLS" in lines[2]

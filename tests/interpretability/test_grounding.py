@@ -119,7 +119,7 @@ def test_painting_over_an_image_of_one_colour_changes_nothing(pair):
     assert falls == pytest.approx([0, 0, 0], abs=1e-6)
 
 
-def test_looking_at_maps_leaves_the_model_as_it_was(scenes, pair):
+def test_scoring_maps_leaves_the_model_as_it_was(scenes, pair):
     model, _ = pair
     before = model.vision_model.config._attn_implementation
     ground(*pair, scenes[:1])

@@ -7,11 +7,10 @@ from PIL import Image
 from modeling_omni_vision.evaluation.reliability_plots import plot_calibration, plot_robustness
 from modeling_omni_vision.hub.publish import MAX_IMAGE_BYTES
 from modeling_omni_vision.interpretability.plots import (
-    curves,
+    complete,
     plot_attention,
     plot_confusion,
     plot_mistakes,
-    plot_pairs,
     plot_training,
 )
 
@@ -66,21 +65,10 @@ def test_any_number_of_robustness_curves_is_drawn(tmp_path, count):
     assert is_drawn(path)
 
 
-def test_curves_of_metrics_json_and_of_trainer_state_json_are_the_same():
-    metrics = {
-        "history": [{"step": 5, "epoch": 1.0, "loss": 2.0}, {"step": 9, "epoch": 2.0, "loss": None}],
-        "evaluations": [{"epoch": 1.0, "loss": 1.5, "accuracy": 0.5}],
-    }
-    state = {
-        "log_history": [
-            {"epoch": 1.0, "loss": 2.0, "learning_rate": 0.1},
-            {"epoch": 1.0, "eval_loss": 1.5, "eval_accuracy": 0.5},
-            {"epoch": 2.0, "train_loss": 1.0},
-        ]
-    }
-    of_metrics, of_state = curves(metrics), curves(state)
-    assert [entry["loss"] for entry in of_metrics[0]] == [entry["loss"] for entry in of_state[0]] == [2.0]
-    assert of_metrics[1][0] == of_state[1][0]
+def test_entries_without_a_value_are_left_out_of_curves():
+    history = [{"step": 5, "epoch": 1.0, "loss": 2.0}, {"step": 9, "epoch": 2.0, "loss": None}, {"epoch": 3.0}]
+    assert complete(history, "epoch", "loss") == history[:1]
+    assert complete(None, "epoch", "loss") == []
 
 
 @pytest.mark.parametrize("evaluations", [[], [{"epoch": 1.0, "loss": 1.5, "accuracy": 0.5}]], ids=["none", "one"])
@@ -91,7 +79,7 @@ def test_training_is_drawn_from_a_single_point(tmp_path, evaluations):
 
 def test_nothing_is_drawn_of_a_training_that_left_no_losses(tmp_path):
     assert plot_training({}, tmp_path / "t.png") is None
-    assert plot_training({"log_history": []}, tmp_path / "t.png") is None
+    assert plot_training({"history": [{"epoch": 1.0, "loss": None}]}, tmp_path / "t.png") is None
     assert not list(tmp_path.iterdir())
 
 
@@ -101,14 +89,6 @@ def test_mistakes_are_drawn_in_any_number_and_shape(tmp_path, count):
     images = [np.full(shapes[index % 3], 200.0) for index in range(count)]
     names = ["a class with a long name"] * count
     assert is_drawn(plot_mistakes(images, names, names, [0.5] * count, tmp_path / "m.png"))
-
-
-@pytest.mark.parametrize("count", [1, 7])
-def test_pairs_are_drawn_in_any_number_grey_and_coloured(tmp_path, count):
-    pairs = [(np.zeros((8, 8, 1 + 2 * (count > 1)), dtype=np.uint8),) * 2 for _ in range(count)]
-    names = ["a class with a long name"] * count
-    others = ["$another"] * count
-    assert is_drawn(plot_pairs(pairs, names, others, ["0.9990 mirrored shifted"] * count, tmp_path / "p.png"))
 
 
 def test_a_sheet_of_forty_small_images_is_small_enough_for_a_card(tmp_path):
