@@ -23,6 +23,8 @@ PACKAGES = (
 )
 TRAINED_VENDORS = ("google", "twitter")
 HELD_OUT_VENDOR = "fluent"
+# The split of the held-out vendor's drawings for each split by concept.
+UNSEEN_STYLE = {"train": "unseen_style", "validation": "validation_unseen_style", "test": "test_unseen_style"}
 # Concepts held out of training, about as many for choices and for the test.
 HELD_OUT = {"validation": 285, "test": 285}
 # Words that siblings differ in: "man running", "woman running"; "one o'clock", "two-thirty"; "left arrow".
@@ -33,13 +35,10 @@ SIBLING_WORDS = re.compile(
     r"one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirty|\d+|keycap|and|with|in|of|s|the|"
     r"curly|bald|blond|beard|face|button|hand|hands)\b"
 )
-FEATURES = {
-    "image": Image(decode=False),
-    "texts": List(Value("string")),
-    "concept": Value("string"),
-    "group": Value("string"),
-    "vendor": Value("string"),
-}
+FEATURES = Features(
+    {"image": Image(decode=False), "texts": List(Value("string"))}
+    | {name: Value("string") for name in ("concept", "group", "vendor")}
+)
 
 
 def load_emoji(folder: Path, seed: int = 0) -> DatasetDict:
@@ -67,18 +66,11 @@ def load_emoji(folder: Path, seed: int = 0) -> DatasetDict:
         )
     rows = _rows(folder)
     parts = _split_concepts(sorted({row["concept"] for row in rows}), seed)
-    splits: dict[str, list[dict[str, Any]]] = {
-        name: []
-        for name in ("train", "validation", "test", "unseen_style", "validation_unseen_style", "test_unseen_style")
-    }
+    splits: dict[str, list[dict[str, Any]]] = {name: [] for name in (*UNSEEN_STYLE, *UNSEEN_STYLE.values())}
     for row in rows:
         part = parts[row["concept"]]
-        if row["vendor"] in TRAINED_VENDORS:
-            splits[part].append(row)
-        else:
-            splits["unseen_style" if part == "train" else f"{part}_unseen_style"].append(row)
-    features = Features(FEATURES)
-    return DatasetDict({name: Dataset.from_list(chosen, features=features) for name, chosen in splits.items()})
+        splits[part if row["vendor"] in TRAINED_VENDORS else UNSEEN_STYLE[part]].append(row)
+    return DatasetDict({name: Dataset.from_list(chosen, features=FEATURES) for name, chosen in splits.items()})
 
 
 def family_of(name: str) -> str:
@@ -100,8 +92,7 @@ def _split_concepts(concepts: list[str], seed: int) -> dict[str, str]:
     families: dict[str, list[str]] = {}
     for concept in concepts:
         families.setdefault(family_of(concept), []).append(concept)
-    names = sorted(families)
-    order = [names[index] for index in np.random.default_rng(seed).permutation(len(names))]
+    order: list[str] = np.random.default_rng(seed).permutation(sorted(families)).tolist()
     parts: dict[str, str] = {}
     for split, wanted in HELD_OUT.items():
         held = 0

@@ -9,7 +9,7 @@ metrics.json. `style_recall` measures any encoder.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ from datasets import DatasetDict
 from PIL import Image
 from sentence_transformers import MultiVectorEncoder, SentenceTransformer
 from sentence_transformers.util import cos_sim, maxsim
-from transformers import HfArgumentParser
 
 from experiments.emoji_data import load_emoji
+from modeling_omni_vision.cli.arguments import option, parse
+from modeling_omni_vision.cli.program import program
 from modeling_omni_vision.records.metrics_file import merge_metrics
 from modeling_omni_vision.retrieval.evaluation import decoded, retrieval_metrics
 
@@ -130,13 +131,14 @@ def on_white(images: Sequence[Image.Image], side: int) -> torch.Tensor:
 class EmojiArguments:
     """What to write or to measure."""
 
-    dataset: str = field(metadata={"help": "Folder with the packages."})
-    model: str | None = field(default=None, metadata={"help": "Folder of a retrieval checkpoint to measure."})
-    output: str | None = field(default=None, metadata={"help": "Folder to write the pairs into."})
+    dataset: str = option("Folder with the packages.")
+    model: str | None = option("Folder of a retrieval checkpoint to measure.", None)
+    output: str | None = option("Folder to write the pairs into.", None)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    (args,) = HfArgumentParser(EmojiArguments).parse_args_into_dataclasses(argv)  # type: ignore[arg-type]
+@program
+def main(argv: Sequence[str]) -> None:
+    args = parse(EmojiArguments, argv)
     data = load_emoji(Path(args.dataset).expanduser())
     if args.output:
         pairs = {name: data[name].select_columns(["image", "texts"]) for name in ("train", "validation", "test")}
