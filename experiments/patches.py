@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, smooth_l1_loss
 from transformers import EvalPrediction
 
-from experiments.scene_patches import PATCH_COLOURS, PATCH_SHAPES, draw_scene_patches
+from experiments.scene_patches import LABELS, PATCH_COLOURS, PATCH_SHAPES, draw_scene_patches
 from modeling_omni_vision.cli.arguments import option, parse_training
 from modeling_omni_vision.cli.program import program, run_training
 from modeling_omni_vision.configuration_omni_vision import OmniVisionConfig
@@ -31,7 +31,6 @@ from modeling_omni_vision.training.optimizer import parameter_groups
 from modeling_omni_vision.training.skeleton import SkeletonTrainer, TrainingRun
 
 
-LABELS = ("colours", "shapes", "places", "numbers")
 SCORES = ("accuracy", "colour", "shape", "numbers", "distance")
 # How much a miss of the centre weighs beside a word: a tenth of the side, both ways, costs 0.75, a word of which the
 # tower is half sure 0.69.

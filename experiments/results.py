@@ -184,7 +184,8 @@ def answers(name: str, *controls: str, **more: Mapping[str, Any]) -> str:
     """List exact answers for each kind of question, beside controls and, by heading, answers of other models."""
     found, training = read(name)["answers"], read(name)["training"]
     images = found["test"]["images"]
-    scores = {"images": images} | {"images, held out": split["images"] for split in [found.get("held_out")] if split}
+    scores = {"images": images}
+    scores |= {"images, held out": found["held_out"]["images"]} if "held_out" in found else {}
     scores |= {INPUTS[control]: found["test"][control] for control in controls} | more
     rows = [
         {"kind": words(kind)}
@@ -228,9 +229,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "easy_vqa": partial(answers, EASY_VQA, "prior", "shuffled"),
     "smollm2": partial(answers, SMOLLM2, *INPUTS),
     "index": lambda: table(
-        "queries = {queries} | search = {search} | >images = {images:,} | >recall@10 of stored vectors = {recall:.3f} | "
-        ">of all vectors = {recall_of_all_vectors:.3f} | >CPU ms a query = {cpu_ms:.0f} | "
-        ">bytes an image = {bytes_per_image:,.0f}",
+        "queries = {queries} | search = {search} | >images = {images:,} | "
+        ">recall@10 of stored vectors = {recall:.3f} | >of all vectors = {recall_of_all_vectors:.3f} | "
+        ">CPU ms a query = {cpu_ms:.0f} | >bytes an image = {bytes_per_image:,.0f}",
         read("docs/search/index.json")["rows"],
     ),
     "fusions": lambda: table(
