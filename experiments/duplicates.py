@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from datasets import Dataset
@@ -44,8 +44,7 @@ TEST_CHUNK, TRAIN_CHUNK = 2000, 5000
 MARGIN = 1e-6
 
 
-@dataclass(frozen=True)
-class LabelledImages:
+class LabelledImages(NamedTuple):
     """Images, uint8 (images, height, width, channels), labels (images,) and digests of the images before resizing."""
 
     images: np.ndarray
@@ -53,8 +52,7 @@ class LabelledImages:
     digests: list[str]
 
 
-@dataclass(frozen=True)
-class Nearest:
+class Nearest(NamedTuple):
     """For each test image the correlation with the nearest training image, the row of that, and the view: whether the
     test image is mirrored, and how many rows down and columns to the right of the training image it then is.
     """
@@ -93,6 +91,7 @@ def audit(
     found = nearest(ours, theirs, shift)
     order = np.argsort(-found.similarity, kind="stable")[:PAIRS_DRAWN].tolist()
     pairs = [describe_pair(index, found, splits) for index in order]
+    notes = [" mirrored" * one["mirrored"] + " shifted" * (one["shift"] != [0, 0]) for one in pairs]
     report = {
         "dataset": without_folder(dataset),
         "date": datetime.now(UTC).date().isoformat(),
@@ -103,7 +102,6 @@ def audit(
         "pairs": pairs,
     }
     write_json(output, report)
-    notes = [" mirrored" * one["mirrored"] + " shifted" * (one["shift"] != [0, 0]) for one in pairs]
     plot_pairs(
         [(ours[index], theirs[found.row[index]]) for index in order],
         [one["test"]["label"] for one in pairs],
@@ -211,8 +209,8 @@ def summary(found: Nearest, train: LabelledImages, test: LabelledImages) -> dict
         count = int(near.sum())
         row = {"at_least": threshold, "test_images": count, "share_of_test": count / len(near)}
         row |= {kind: int((near & those).sum()) for kind, those in kinds.items()}
-        share = row["with_different_labels"] / count if count else None
-        thresholds.append({**row, "share_with_different_labels": share})
+        row["share_with_different_labels"] = row["with_different_labels"] / count if count else None
+        thresholds.append(row)
     counts, _ = np.histogram(found.similarity.clip(0, 1), bins=100, range=(0, 1))
     return {"thresholds": thresholds, "histogram": {"lowest": 0.0, "highest": 1.0, "test_images": counts.tolist()}}
 

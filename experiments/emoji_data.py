@@ -14,15 +14,10 @@ import numpy as np
 from datasets import Dataset, DatasetDict, Features, Image, List, Value
 
 
-PACKAGES = (
-    "emoji-datasource-google",
-    "emoji-datasource-twitter",
-    "@lobehub/fluent-emoji-3d",
-    "unicode-emoji-json",
-    "emojilib",
-)
 TRAINED_VENDORS = ("google", "twitter")
 HELD_OUT_VENDOR = "fluent"
+IMAGES = (*(f"emoji-datasource-{vendor}" for vendor in TRAINED_VENDORS), "@lobehub/fluent-emoji-3d")
+PACKAGES = (*IMAGES, "unicode-emoji-json", "emojilib")
 # The split of the held-out vendor's drawings for each split by concept.
 UNSEEN_STYLE = {"train": "unseen_style", "validation": "validation_unseen_style", "test": "test_unseen_style"}
 # Concepts held out of training, about as many for choices and for the test.
@@ -42,11 +37,8 @@ FEATURES = Features(
 
 
 def load_emoji(folder: Path, seed: int = 0) -> DatasetDict:
-    """Read the packages and split them by concept, so that no sibling of a held-out concept is trained on.
-
-    Args:
-        folder: Holds the packages as npm lays them out, or `node_modules` that does.
-        seed: Seed of the split.
+    """Read the packages from a folder as npm lays them out, with or without `node_modules`, and split them by concept,
+    so that no sibling of a held-out concept is trained on.
 
     Returns:
         Splits with the columns `image`, `texts` (the name, then its keywords), `concept`, `group`, `vendor`:
@@ -58,8 +50,7 @@ def load_emoji(folder: Path, seed: int = 0) -> DatasetDict:
         ValueError: if a package is missing; says how to get it.
     """
     home, folder = folder, folder / "node_modules" if (folder / "node_modules").is_dir() else folder
-    missing = [package for package in PACKAGES if not (folder / package).is_dir()]
-    if missing:
+    if missing := [package for package in PACKAGES if not (folder / package).is_dir()]:
         raise ValueError(
             f"Expected the packages {', '.join(PACKAGES)} in {folder}, got none of the name {', '.join(missing)}. "
             f"Get them with: npm install --prefix {home} {' '.join(PACKAGES)}"
@@ -126,12 +117,9 @@ def _rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def _files(folder: Path, entry: dict[str, Any]) -> dict[str, Path]:
-    drawn = {
-        vendor: folder / f"emoji-datasource-{vendor}" / "img" / vendor / "64" / entry["image"]
-        for vendor in TRAINED_VENDORS
-    }
-    fluent = folder / "@lobehub" / "fluent-emoji-3d" / "assets" / Path(entry["image"]).with_suffix(".webp")
-    return {**drawn, HELD_OUT_VENDOR: fluent}
+    name = entry["image"]
+    drawn = {vendor: folder / f"emoji-datasource-{vendor}/img/{vendor}/64/{name}" for vendor in TRAINED_VENDORS}
+    return {**drawn, HELD_OUT_VENDOR: folder / "@lobehub/fluent-emoji-3d/assets" / Path(name).with_suffix(".webp")}
 
 
 __all__ = ["PACKAGES", "family_of", "load_emoji"]

@@ -74,15 +74,7 @@ class PatchTeacher(nn.Module):
         places: torch.Tensor,
         numbers: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
-        """
-        Compare the output of the heads with the labels of the patches.
-
-        Args:
-            pixel_values: Images (batch, channels, height, width).
-            colours: Numbers in `PATCH_COLOURS` (batch, patches).
-            shapes: Numbers in `PATCH_SHAPES` (batch, patches).
-            places: Centres of the objects as fractions of the side (batch, patches, 2).
-            numbers: How many objects there are, of the same colour and of the same shape (batch, patches, 3).
+        """Compare the output of the heads for a batch of images with the labels of `draw_scene_patches`.
 
         Returns:
             `loss`; `found`, for each patch the most probable colour and shape, the centre and the most probable
