@@ -160,7 +160,7 @@ def summarise(case: Case, samples: Samples, peaks: dict[str, float | None]) -> d
         for name, timed in samples.items()
     }
     relative = {"speed_relative_to": ratios, "speed_relative_to_best_peer": min(ratios.values())}
-    return {**asdict(case), "contestants": figures, **relative}
+    return {**asdict(case), "models": figures, **relative}
 
 
 def best_attention(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -169,7 +169,7 @@ def best_attention(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     for row in rows:
         case = {key: row[key] for key in ("work", "batch_size", "dtype", "dropout")}
         best = groups.setdefault(tuple(case.values()), case | {"cpu_ms": {}})["cpu_ms"]
-        for name, figures in row["contestants"].items():
+        for name, figures in row["models"].items():
             best[name] = min(figures["cpu_ms"], best.get(name, math.inf))
     for found in groups.values():
         peers = (found["cpu_ms"][name] for name in found["cpu_ms"] if name != OURS)

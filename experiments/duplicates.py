@@ -207,7 +207,7 @@ def summary(found: Nearest, train: LabelledImages, test: LabelledImages) -> dict
     for threshold in THRESHOLDS:
         near = found.similarity >= threshold
         count = int(near.sum())
-        row = {"at_least": threshold, "test_images": count, "share_of_test": count / len(near)}
+        row: dict[str, Any] = {"at_least": threshold, "test_images": count, "share_of_test": count / len(near)}
         row |= {kind: int((near & those).sum()) for kind, those in kinds.items()}
         row["share_with_different_labels"] = row["with_different_labels"] / count if count else None
         thresholds.append(row)

@@ -28,8 +28,7 @@ LOW, HIGH = (f"{{evaluation[accuracy_interval][{end}]:.2%}}" for end in (0, 1))
 TESTED = f"{{evaluation[accuracy]:.2%}} ({LOW} to {HIGH})"
 CALIBRATION = "evaluation[calibration][expected_calibration_error]"
 INPUTS = {"prior": "text prior", "shuffled": "shuffled images", "nothing": "no image"}
-RERANKED = {"cosine": "", "CSLS": ", without hubs", "ConSE": ", with neighbours"}
-RERANKED["both"] = RERANKED["ConSE"] + RERANKED["CSLS"]
+RERANKED = {"cosine": "", "CSLS": ", CSLS", "ConSE": ", ConSE", "both": ", ConSE, CSLS"}
 
 
 @cache
@@ -210,7 +209,7 @@ def benchmark() -> str:
     record = read(BENCHMARK)
     rows = []
     for row in record["rows"]:
-        found = {name: row["contestants"].get(key, {}) for name, key in MODELS.items()}
+        found = {name: row["models"].get(key, {}) for name, key in MODELS.items()}
         times = {name: f"{one['cpu_ms']:.1f}" if one else "-" for name, one in found.items()}
         peaks = ["-" if one.get("peak_mb") is None else f"{one['peak_mb']:.0f}" for one in found.values()]
         what = row["work"] + (f", dropout {row['dropout']}" if row["dropout"] else "")

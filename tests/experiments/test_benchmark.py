@@ -146,7 +146,7 @@ def test_ratios_are_medians_of_rounds_and_above_one_where_ours_is_faster():
     row = summarise(FORWARD, samples, {OURS: 3.0})
     assert row["speed_relative_to"] == {"transformers": 2.0, "timm": 0.9}
     assert row["speed_relative_to_best_peer"] == 0.9
-    assert row["contestants"][OURS] == {"cpu_ms": 10.0, "wall_ms": 12.0, "peak_mb": 3.0}
+    assert row["models"][OURS] == {"cpu_ms": 10.0, "wall_ms": 12.0, "peak_mb": 3.0}
     printed = line(row)
     assert "omni_vision (cpu_ms 10, wall_ms 12, peak_mb 3)" in printed
     assert "timm (cpu_ms 18, wall_ms 18, peak_mb None)" in printed
@@ -157,7 +157,7 @@ def test_the_best_attention_of_each_side_is_compared():
     def row(attention, **times):
         figures = {name: {"cpu_ms": ms} for name, ms in times.items()}
         return {"work": "forward", "batch_size": 1, "dtype": "float32", "dropout": 0.0, "attention": attention} | {
-            "contestants": figures
+            "models": figures
         }
 
     (best,) = best_attention([row("sdpa", omni_vision=9.0, timm=4.0), row("eager", omni_vision=5.0, timm=6.0)])
