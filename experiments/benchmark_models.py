@@ -16,13 +16,13 @@ from modeling_omni_vision.configuration_omni_vision import OmniVisionConfig
 from modeling_omni_vision.data.augmentation import Augmentation
 from modeling_omni_vision.data.image_dataset import ImageCollator, ImageDataset
 from modeling_omni_vision.image_processing_omni_vision import OmniVisionImageProcessor
+from modeling_omni_vision.interop.stock import shared_options
 from modeling_omni_vision.modeling_omni_vision import OmniVisionModel
 
 
 OURS = "omni_vision"
 NUM_CLASSES = 10
 RATES = ("hidden_dropout_prob", "attention_probs_dropout_prob")
-SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "num_channels")
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,8 @@ def omni_vision(config: OmniVisionConfig, case: Case) -> nn.Module:
 
 def transformers_vit(config: OmniVisionConfig, case: Case) -> nn.Module:
     """Build the `ViTModel` of transformers without its pooler."""
-    sizes: dict[str, Any] = {name: getattr(config, name) for name in SIZES}
-    sizes |= {"image_size": list(config.image_size_hw), "patch_size": list(config.patch_size_hw)}
-    sizes |= {"layer_norm_eps": config.layer_norm_eps, **dict.fromkeys(RATES, case.dropout)}
-    model = ViTModel(ViTConfig(**sizes), add_pooling_layer=False)
+    options = shared_options(config) | dict.fromkeys(RATES, case.dropout)
+    model = ViTModel(ViTConfig(**options, intermediate_size=config.intermediate_size), add_pooling_layer=False)
     model.set_attn_implementation(case.attention)
     return model
 

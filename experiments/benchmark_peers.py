@@ -228,8 +228,7 @@ def run_benchmark(args: "BenchmarkArguments", cases: Sequence[Case], config: Omn
     timm, kept = ["timm"] if util.find_spec("timm") else [], keep_freed_memory()
     with set_torch_threads(args.threads):
         rows = printed(case_rows(args, cases, config))
-        data = [] if args.quick else printed(data_rows(args.rounds))
-        attention = [] if args.quick else printed(attention_rows(args.rounds))
+        data, attention = ([] if args.quick else printed(some(args.rounds)) for some in (data_rows, attention_rows))
     return {
         "machine": describe_machine() | recorded_versions(*timm) | {"torch": torch.__version__},
         "threads": args.threads,
