@@ -26,10 +26,10 @@ LEARNING_RATE, LAST_SHARE = 2e-3, 0.02
 
 def align_projector(model: Any, processor: Any, steps: int, seed: int = 0, images: int = IMAGES) -> float:
     """
-    Teach the projector of a composite, in place, the words for colour and shape of what drawn scenes show.
+    Train the projector of a composite, in place, to give the embeddings of the words for colour and shape.
 
     Args:
-        model: A composite of early fusion whose input is the grid; nothing else of it changes.
+        model: A composite of early fusion of the grid; nothing else of it changes.
         processor: Its processor.
         steps: Steps of 32 images.
         seed: Seed of their order.
@@ -39,7 +39,7 @@ def align_projector(model: Any, processor: Any, steps: int, seed: int = 0, image
         The error at the end: the squared distance to the embeddings as a fraction of their variance.
 
     Raises:
-        ValueError: for a composite whose input is anything but the grid, or images that cannot be drawn.
+        ValueError: for another kind of composite, or images that cannot be drawn.
     """
     config = model.config
     if (config.fusion, config.vision_feature_select_strategy) != ("early", "grid"):
@@ -47,7 +47,7 @@ def align_projector(model: Any, processor: Any, steps: int, seed: int = 0, image
             f"Only a grid between the words can be aligned, got {config.fusion} fusion of "
             f"{config.vision_feature_select_strategy}. Choose early fusion of the grid, or leave out the alignment."
         )
-    (height, _), (patch, _) = config.vision_config.image_size_hw, config.vision_config.patch_size_hw
+    height, patch = config.vision_config.image_size_hw[0], config.vision_config.patch_size_hw[0]
     scenes = draw_scene_patches(patch, size=height, sizes={"train": images})["train"]
     (cls, grid), words = _encode(model, processor, scenes), _words(model, processor, scenes, height // patch)
     projector = model.multi_modal_projector
@@ -58,15 +58,14 @@ def align_projector(model: Any, processor: Any, steps: int, seed: int = 0, image
     missed = torch.tensor(1.0)
     for _ in range(steps):
         rows = torch.randint(len(grid), (BATCH,), generator=generator)
-        image_input: dict[str, Any] = {"cls": cls[rows], "grid": grid[rows]}
-        found = projector(OmniVisionModelOutput(**image_input), height)
+        output: Any = {"cls": cls[rows], "grid": grid[rows]}
+        found = projector(OmniVisionModelOutput(**output), height)
         missed = (found - words[rows]).square().mean() / words.var()
         # Their gradients alone: others would be left over for the training that follows.
-        for weight, gradient in zip(weights, torch.autograd.grad(missed, weights), strict=True):
-            weight.grad = gradient
+        missed.backward(inputs=weights)
         optimizer.step()
+        optimizer.zero_grad()
         falling.step()
-    optimizer.zero_grad()
     logger.info("The projector misses %.3f of the words after %d steps.", missed.item(), steps)
     return missed.item()
 
@@ -74,15 +73,11 @@ def align_projector(model: Any, processor: Any, steps: int, seed: int = 0, image
 @torch.no_grad()
 def _encode(model: Any, processor: Any, scenes: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
     """Encode scenes: CLS (images, 1, hidden) and patches (images, patches, hidden)."""
-    model.vision_tower.eval()
-    found = []
+    tower, found = model.vision_tower.eval(), []
     for start in range(0, len(scenes), BATCH):
         images = [open_stored(image) for image in scenes[start : start + BATCH]["image"]]
-        pixels = processor.image_processor(images, return_tensors="pt")["pixel_values"]
-        output = model.vision_tower(pixel_values=pixels)
-        found.append((output.cls, output.grid))
-    cls, grid = zip(*found, strict=True)
-    return torch.cat(cls), torch.cat(grid)
+        found.append(tower(**processor.image_processor(images, return_tensors="pt")))
+    return torch.cat([output.cls for output in found]), torch.cat([output.grid for output in found])
 
 
 @torch.no_grad()
@@ -91,11 +86,11 @@ def _words(model: Any, processor: Any, scenes: Dataset, rows: int) -> torch.Tens
     embeddings = model.get_input_embeddings().weight
     colours, shapes = (_named(embeddings, processor, names[1:]) for names in (PATCH_COLOURS, PATCH_SHAPES))
     colour, shape = (torch.tensor(scenes[name][:]) for name in ("colours", "shapes"))
-    image_input = (colour > 0).float().unsqueeze(-1)
+    covered = (colour > 0).float().unsqueeze(-1)
     factor = model.config.scale_factor
-    named = image_input * (colours[colour] + shapes[shape]) / 2
+    named = covered * (colours[colour] + shapes[shape]) / 2
     total = pixel_shuffle(named, rows, factor).unflatten(-1, (factor**2, -1)).sum(-2)
-    count = pixel_shuffle(image_input, rows, factor).sum(-1, keepdim=True)
+    count = pixel_shuffle(covered, rows, factor).sum(-1, keepdim=True)
     return torch.where(count > 0, total / count.clamp(min=1), embeddings.mean(0))
 
 

@@ -16,13 +16,13 @@ from modeling_omni_vision.configuration_omni_vision import OmniVisionConfig
 from modeling_omni_vision.data.augmentation import Augmentation
 from modeling_omni_vision.data.image_dataset import ImageCollator, ImageDataset
 from modeling_omni_vision.image_processing_omni_vision import OmniVisionImageProcessor
+from modeling_omni_vision.interop.stock import shared_options
 from modeling_omni_vision.modeling_omni_vision import OmniVisionModel
 
 
 OURS = "omni_vision"
 NUM_CLASSES = 10
 RATES = ("hidden_dropout_prob", "attention_probs_dropout_prob")
-SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "num_channels")
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,6 @@ class EncoderLayerViT(nn.Module):
 
 
 def omni_vision(config: OmniVisionConfig, case: Case) -> nn.Module:
-    """Build our encoder."""
     model = OmniVisionModel(OmniVisionConfig(**config.to_diff_dict() | dict.fromkeys(RATES, case.dropout)))
     model.set_attn_implementation(case.attention)
     return model
@@ -65,10 +64,8 @@ def omni_vision(config: OmniVisionConfig, case: Case) -> nn.Module:
 
 def transformers_vit(config: OmniVisionConfig, case: Case) -> nn.Module:
     """Build the `ViTModel` of transformers without its pooler."""
-    sizes: dict[str, Any] = {name: getattr(config, name) for name in SIZES}
-    sizes |= {"image_size": list(config.image_size_hw), "patch_size": list(config.patch_size_hw)}
-    sizes |= {"layer_norm_eps": config.layer_norm_eps, **dict.fromkeys(RATES, case.dropout)}
-    model = ViTModel(ViTConfig(**sizes), add_pooling_layer=False)
+    options = shared_options(config) | dict.fromkeys(RATES, case.dropout)
+    model = ViTModel(ViTConfig(**options, intermediate_size=config.intermediate_size), add_pooling_layer=False)
     model.set_attn_implementation(case.attention)
     return model
 
@@ -87,7 +84,9 @@ def timm_vit(config: OmniVisionConfig, case: Case) -> nn.Module:
         depth=config.num_hidden_layers,
         num_heads=config.num_attention_heads,
         mlp_ratio=config.intermediate_size / config.hidden_size,
-        **dict.fromkeys(("pos_drop_rate", "proj_drop_rate", "attn_drop_rate"), case.dropout),  # type: ignore[arg-type]
+        pos_drop_rate=case.dropout,
+        proj_drop_rate=case.dropout,
+        attn_drop_rate=case.dropout,
     )
     for block in model.blocks.children():
         block.attn.fused_attn = case.attention == "sdpa"  # type: ignore[union-attr]
@@ -110,8 +109,7 @@ def benchmark_models(case: Case) -> list[str]:
 
 
 def make_step(name: str, config: OmniVisionConfig, case: Case) -> Callable[[], torch.Tensor]:
-    """
-    Build one model and return the function that is timed.
+    """Build one model and return the function that is timed.
 
     A forward step returns tokens (batch, 1 + patches, hidden), from weights in the precision of the case. A training
     step is zero_grad, forward, cross-entropy on CLS, backward and AdamW; bfloat16 is autocast over float32 weights.
@@ -128,7 +126,6 @@ def make_step(name: str, config: OmniVisionConfig, case: Case) -> Callable[[], t
 
 
 def encode(encoder: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
-    """Return the tokens (batch, 1 + patches, hidden) of any of the models."""
     found = encoder(pixels)
     return getattr(found, "last_hidden_state", found)
 
@@ -148,8 +145,7 @@ def random_images(config: OmniVisionConfig, count: int) -> Dataset:
     """Return a dataset of noise, with labels, in the shape that a model takes."""
     channels = () if config.num_channels == 1 else (config.num_channels,)
     noise = torch.randint(0, 256, (count, *config.image_size_hw, *channels), dtype=torch.uint8).numpy()
-    names = [str(label) for label in range(NUM_CLASSES)]
-    features = Features({"image": Image(decode=False), "label": ClassLabel(names=names)})
+    features = Features({"image": Image(decode=False), "label": ClassLabel(num_classes=NUM_CLASSES)})
     labels = [row % NUM_CLASSES for row in range(count)]
     return Dataset.from_dict({"image": list(noise), "label": labels}, features=features)
 

@@ -4,14 +4,14 @@
     python -m experiments.benchmark_peers --quick
 
 Prints a line for each measurement and writes JSON, of which `experiments.results` makes tables. For our own training
-steps it also measures which share of the time data takes and which attention is faster. Fifteen minutes on one core,
-`--quick` two; many times that where the processor is slow in bfloat16.
+steps it also measures which fraction of the time data takes and which attention is faster. Fifteen minutes on one
+core, `--quick` two; many times that where the processor is slow in bfloat16. timm takes part if it is installed.
 
 Models take turns in a new order each round, so that a machine that slows down slows all of them. Every figure is a
 median, every ratio the median of the ratios of one round. CPU time decides, in which other programs do not count;
 wall time is in the JSON file. Freed memory is kept, as in a program that serves one batch after another: otherwise
 page faults are a tenth to a third of a forward pass and differ by 20 % from run to run. Memory is what one case adds
-to a fresh process. timm takes part if it is installed.
+to a fresh process.
 """
 
 import ctypes
@@ -19,26 +19,26 @@ import gc
 import itertools
 import math
 import multiprocessing
-import os
-import platform
 import random
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from importlib import metadata, util
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from importlib import util
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.benchmark import Timer, set_torch_threads
-from transformers import HfArgumentParser
 
 from experiments.benchmark_models import OURS, Case, batch_maker, benchmark_models, make_step, random_images
+from modeling_omni_vision.cli.arguments import option, parse
+from modeling_omni_vision.cli.program import program
 from modeling_omni_vision.configuration_omni_vision import OmniVisionConfig
 from modeling_omni_vision.records.command import recorded_command
-from modeling_omni_vision.records.machine import cpu_model
+from modeling_omni_vision.records.machine import describe_machine, recorded_versions
 from modeling_omni_vision.records.metrics_file import write_json
 
 
@@ -49,11 +49,15 @@ DTYPES, ATTENTIONS = ("bfloat16", "float32"), ("eager", "sdpa")
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 # As in the recipe for Fashion-MNIST.
 RECIPE_SHAPE: dict[str, Any] = {"image_size": 28, "patch_size": 4, "num_channels": 1}
-RECIPE_AUGMENTATION: dict[str, Any] = {"max_translate": 2, "flip": True, "random_erasing": 0.25}
-MORE_AUGMENTATION: tuple[dict[str, Any], ...] = ({}, {"mixup": 0.2, "cutmix": 1.0}, {"rand_augment": 9})
-AUGMENTATIONS = ({}, *(RECIPE_AUGMENTATION | more for more in MORE_AUGMENTATION))
-SPECIFIED_SHAPE: dict[str, Any] = {"image_size": 224, "patch_size": 16, "num_channels": 3}
+RECIPE: dict[str, Any] = {"max_translate": 2, "flip": True, "random_erasing": 0.25}
+AUGMENTATIONS: tuple[dict[str, Any], ...] = (
+    {},
+    RECIPE,
+    RECIPE | {"mixup": 0.2, "cutmix": 1.0},
+    RECIPE | {"rand_augment": 9},
+)
 # 17, 50 and 197 tokens: scanned digits, Fashion-MNIST, the specification.
+SPECIFIED_SHAPE = {"image_size": 224, "patch_size": 16, "num_channels": 3}
 ATTENTION_SHAPES = (RECIPE_SHAPE | {"image_size": 16}, RECIPE_SHAPE, SPECIFIED_SHAPE)
 
 Samples = dict[str, dict[str, list[float]]]
@@ -111,20 +115,16 @@ def peak_memory(config: OmniVisionConfig, case: Case, threads: int) -> dict[str,
     context.set_forkserver_preload(["experiments.benchmark_models", *timm])
     peaks: dict[str, float | None] = {}
     for name in benchmark_models(case):
-        receiver, sender = context.Pipe(duplex=False)
-        child = context.Process(target=report_peak, args=(sender, name, config.to_diff_dict(), case, threads))
-        child.start()
-        sender.close()
-        try:
-            peaks[name] = receiver.recv()
-        except EOFError:  # killed, most likely for want of memory
-            peaks[name] = None
-        child.join()
+        with ProcessPoolExecutor(1, context) as process:
+            try:
+                peaks[name] = process.submit(added_peak, name, config.to_diff_dict(), case, threads).result()
+            except BrokenProcessPool:  # killed, most likely for want of memory
+                peaks[name] = None
     return peaks
 
 
-def report_peak(sender: Any, name: str, config: dict[str, Any], case: Case, threads: int) -> None:
-    """Run two steps in this process and send the MiB that they and the model added at their peak."""
+def added_peak(name: str, config: dict[str, Any], case: Case, threads: int) -> float:
+    """Run two steps in this process and return the MiB that they and the model added at their peak."""
     torch.set_num_threads(threads)
     # Pages of the libraries are nobody's working memory: an image of one patch touches them first.
     make_step(name, OmniVisionConfig(**config | {"image_size": config.get("patch_size", 16)}), case)()
@@ -133,7 +133,7 @@ def report_peak(sender: Any, name: str, config: dict[str, Any], case: Case, thre
     step = make_step(name, OmniVisionConfig(**config), case)
     step()
     step()
-    sender.send(max(0.0, peak_mb() - before))
+    return max(0.0, peak_mb() - before)
 
 
 def peak_mb(reset: bool = False) -> float:
@@ -160,26 +160,25 @@ def summarise(case: Case, samples: Samples, peaks: dict[str, float | None]) -> d
         for name, timed in samples.items()
     }
     relative = {"speed_relative_to": ratios, "speed_relative_to_best_peer": min(ratios.values())}
-    return {**asdict(case), "contestants": figures, **relative}
+    return {**asdict(case), "models": figures, **relative}
 
 
 def best_attention(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Compare our best with the best of any peer in the same precision, whichever attention each is best with."""
-    groups: dict[tuple[Any, ...], dict[str, float]] = {}
-    keys = ("work", "batch_size", "dtype", "dropout")
+    groups: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in rows:
-        best = groups.setdefault(tuple(row[key] for key in keys), {})
-        for name, figures in row["contestants"].items():
+        case = {key: row[key] for key in ("work", "batch_size", "dtype", "dropout")}
+        best = groups.setdefault(tuple(case.values()), case | {"cpu_ms": {}})["cpu_ms"]
+        for name, figures in row["models"].items():
             best[name] = min(figures["cpu_ms"], best.get(name, math.inf))
-    found = []
-    for group, best in groups.items():
-        relative = min(best[name] for name in best if name != OURS) / best[OURS]
-        found.append(dict(zip(keys, group, strict=True)) | {"cpu_ms": best, "speed_relative_to_best_peer": relative})
-    return found
+    for found in groups.values():
+        peers = (found["cpu_ms"][name] for name in found["cpu_ms"] if name != OURS)
+        found["speed_relative_to_best_peer"] = min(peers) / found["cpu_ms"][OURS]
+    return [*groups.values()]
 
 
 def data_rows(rounds: int) -> Iterator[dict[str, Any]]:
-    """Yield, for each kind of augmentation, the share of CPU time that making the batch takes of a training step.
+    """Yield, for each kind of augmentation, the fraction of a training step's CPU time that making the batch takes.
 
     Batches are made in this process, without workers, from images in memory: waiting for a disk does not count.
     """
@@ -220,21 +219,18 @@ def run_benchmark(args: "BenchmarkArguments", cases: Sequence[Case], config: Omn
     """Measure every case on models of one size, print each row, and return everything that the JSON file holds.
 
     Raises:
-        `ValueError`: if `rounds`, `threads` or a batch size is below 1.
+        ValueError: if `rounds`, `threads` or a batch size is below 1.
     """
     sizes = sorted({case.batch_size for case in cases})
     if min(args.rounds, args.threads, *sizes) < 1:
-        raise ValueError(
-            f"`rounds`, `threads` and batch sizes must be at least 1, got {args.rounds!r}, {args.threads!r} and "
-            f"{sizes!r}. Correct them."
-        )
-    kept = keep_freed_memory()
+        given = f"{args.rounds!r}, {args.threads!r} and {sizes!r}"
+        raise ValueError(f"`rounds`, `threads` and batch sizes must be at least 1, got {given}. Correct them.")
+    timm, kept = ["timm"] if util.find_spec("timm") else [], keep_freed_memory()
     with set_torch_threads(args.threads):
         rows = printed(case_rows(args, cases, config))
-        data = [] if args.quick else printed(data_rows(args.rounds))
-        attention = [] if args.quick else printed(attention_rows(args.rounds))
+        data, attention = ([] if args.quick else printed(some(args.rounds)) for some in (data_rows, attention_rows))
     return {
-        "machine": machine(),
+        "machine": describe_machine() | recorded_versions(*timm) | {"torch": torch.__version__},
         "threads": args.threads,
         "rounds": args.rounds,
         "freed_memory_kept": kept,
@@ -244,13 +240,6 @@ def run_benchmark(args: "BenchmarkArguments", cases: Sequence[Case], config: Omn
         "data": data,
         "attention": attention,
     }
-
-
-def machine() -> dict[str, Any]:
-    """Return the processor, its cores and the versions."""
-    versions = {name: metadata.version(name) for name in ("transformers", "timm") if util.find_spec(name)}
-    system = {"cpu": cpu_model(), "cores": os.cpu_count(), "system": platform.system()}
-    return system | {"python": platform.python_version(), "torch": torch.__version__, **versions}
 
 
 def printed(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -275,24 +264,22 @@ def line(values: dict[str, Any]) -> str:
 class BenchmarkArguments:
     """What to measure."""
 
-    rounds: int = field(default=9, metadata={"help": "Samples of each model; medians are printed."})
-    threads: int = field(default=1, metadata={"help": "Threads of torch. Use 1 where other programs run."})
-    batch_sizes: list[int] = field(
-        default_factory=lambda: [1, 8, 32, 128], metadata={"help": "Of the forward rows; training takes 32."}
-    )
-    output: str = field(default="benchmark.json", metadata={"help": "JSON file to write."})
-    quick: bool = field(default=False, metadata={"help": "Three rounds, batches of 1 and 8, no memory, no data."})
+    rounds: int = option("Samples of each model; medians are printed.", 9)
+    threads: int = option("Threads of torch. Use 1 where other programs run.", 1)
+    batch_sizes: list[int] = option("Of the forward rows; training takes 32.", [1, 8, 32, 128])
+    output: Path = option("JSON file to write.", Path("benchmark.json"))
+    quick: bool = option("Three rounds, batches of 1 and 8, no memory, no data.", False)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    (args,) = HfArgumentParser(BenchmarkArguments).parse_args_into_dataclasses(argv)  # type: ignore[arg-type]
+@program
+def main(argv: Sequence[str]) -> None:
+    args = parse(BenchmarkArguments, argv)
     if util.find_spec("timm") is None:
         print('timm is not installed, so it does not take part: pip install -e ".[benchmark]"')
     cases = all_cases([1, 8] if args.quick else args.batch_sizes)
     args.rounds = 3 if args.quick else args.rounds
     result = run_benchmark(args, cases, OmniVisionConfig())
-    words = ["experiments.benchmark_peers", *(sys.argv[1:] if argv is None else argv)]
-    write_json(Path(args.output), result | {"command": recorded_command("-m", words)})
+    write_json(args.output, result | {"command": recorded_command("-m", ["experiments.benchmark_peers", *argv])})
     worst = min(result["best_attention"], key=lambda row: row["speed_relative_to_best_peer"])
     print(
         f"Slowest against the best peer in its precision: {worst['speed_relative_to_best_peer']:.2f} of its speed "

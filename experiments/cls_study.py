@@ -8,19 +8,19 @@ the table) and `cls.png` (margins and cosines) into the output folder.
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from transformers import HfArgumentParser
 
+from modeling_omni_vision.cli.arguments import option, parse
+from modeling_omni_vision.cli.program import program
 from modeling_omni_vision.data.synthetic.scenes import HELD_OUT_COMBINATIONS, seen_combinations
 from modeling_omni_vision.data.synthetic.shapes import Scene
 from modeling_omni_vision.interpretability import cls_dominance as dominance
-from modeling_omni_vision.interpretability.cls_dominance import Dominance
 from modeling_omni_vision.interpretability.grounding import MAPS, draw_test_scenes, ground, patch_cover, word_vectors
 from modeling_omni_vision.interpretability.plots import save
 from modeling_omni_vision.modeling_omni_vision_retrieval import OmniVisionForRetrieval
@@ -47,7 +47,8 @@ def study_cls(models: Mapping[str, str], folder: Path, scenes: int = 100, seed: 
         "seen": draw_test_scenes(seen_combinations(), scenes, seed=seed),
         "held out": draw_test_scenes(HELD_OUT_COMBINATIONS, scenes, seed=seed + 1),
     }
-    plotted: dict[str, Dominance] = {}
+    grounded = {"seen": MAPS, "held out": MAPS[:1]}
+    plotted: dict[str, dominance.Dominance] = {}
     results: dict[str, Any] = {}
     for name, path in models.items():
         model = OmniVisionForRetrieval.from_pretrained(path).eval()
@@ -55,7 +56,6 @@ def study_cls(models: Mapping[str, str], folder: Path, scenes: int = 100, seed: 
         metrics = read_metrics(Path(path))
         tested = metrics.get("retrieval", {}).get("multi_vector", {}).get("test", {})
         found = {kind: _dominance(model, processor, some) for kind, some in drawn.items()}
-        maps = {"seen": MAPS, "held out": MAPS[:1]}
         plotted[name] = found["seen"]["own image, CLS kept"]
         results[name] = {
             "checkpoint": without_folder(str(path)),
@@ -63,7 +63,7 @@ def study_cls(models: Mapping[str, str], folder: Path, scenes: int = 100, seed: 
             "vision_feature_select_strategy": model.config.vision_feature_select_strategy,
             "ndcg@10": {direction: scores["ndcg@10"] for direction, scores in tested.items()},
             "dominance": {kind: {state: _summary(one) for state, one in some.items()} for kind, some in found.items()},
-            "grounding": {kind: ground(model, processor, some, maps[kind]) for kind, some in drawn.items()},
+            "grounding": {kind: ground(model, processor, drawn[kind], maps) for kind, maps in grounded.items()},
         }
     mixtures = {str(n): {str(share): dominance.simulate_mixtures(n, share) for share in CONTEXTS} for n in MIXTURES}
     record = {"date": datetime.now(UTC).date().isoformat(), "scenes": scenes, "seed": seed}
@@ -73,7 +73,7 @@ def study_cls(models: Mapping[str, str], folder: Path, scenes: int = 100, seed: 
     return record
 
 
-def plot_dominance(found: Mapping[str, Dominance], path: Path) -> Path:
+def plot_dominance(found: Mapping[str, dominance.Dominance], path: Path) -> None:
     """Draw for each model by how much CLS wins or loses the words, and the cosines of each kind of token."""
     figure = Figure(figsize=(9, 2.3 * len(found)), layout="constrained")
     for (name, one), (left, right) in zip(found.items(), figure.subplots(len(found), 2, squeeze=False), strict=True):
@@ -89,12 +89,10 @@ def plot_dominance(found: Mapping[str, Dominance], path: Path) -> Path:
         for axes in (left, right):
             axes.title.set_fontsize(9)
             axes.tick_params(labelsize=7)
-    return save(figure, path)
+    save(figure, path)
 
 
-def _dominance(
-    model: OmniVisionForRetrieval, processor: OmniVisionRetrievalProcessor, scenes: Sequence[Scene]
-) -> dict[str, Dominance]:
+def _dominance(model: Any, processor: Any, scenes: Sequence[Scene]) -> dict[str, dominance.Dominance]:
     pixels = processor(images=[scene.image for scene in scenes], return_tensors="pt")["pixel_values"]
     tokens = torch.cat([dominance.all_tokens(model, part) for part in pixels.split(32)])
     height, width = model.vision_model.config.patch_size_hw
@@ -106,12 +104,12 @@ def _dominance(
     found = {}
     for cls, first in (("kept", 0), ("dropped", model.vision_model.num_prefix_tokens)):
         for image, every_pair in (("own", False), ("every", True)):
-            compared = dominance.dominance(words, tokens[:, first:], kinds[:, first:], every_pair)
-            found[f"{image} image, CLS {cls}"] = compared
+            won = dominance.dominance(words, tokens[:, first:], kinds[:, first:], every_pair)
+            found[f"{image} image, CLS {cls}"] = won
     return found
 
 
-def _summary(found: Dominance) -> dict[str, Any]:
+def _summary(found: dominance.Dominance) -> dict[str, Any]:
     return {
         "shares": found.shares,
         "chance": found.chance,
@@ -124,18 +122,19 @@ def _summary(found: Dominance) -> dict[str, Any]:
 class StudyArguments:
     """What to study."""
 
-    models: list[str] = field(metadata={"help": "NAME=FOLDER of each retrieval checkpoint."})
-    output: str = field(metadata={"help": "Folder to write into."})
-    scenes: int = field(default=100, metadata={"help": "Scenes of each kind, seen and held-out combinations."})
-    seed: int = field(default=7, metadata={"help": "Seed of the scenes."})
+    models: list[str] = option("NAME=FOLDER of each retrieval checkpoint.")
+    output: Path = option("Folder to write into.")
+    scenes: int = option("Scenes of each kind, seen and held-out combinations.", 100)
+    seed: int = option("Seed of the scenes.", 7)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    (args,) = HfArgumentParser(StudyArguments).parse_args_into_dataclasses(argv)  # type: ignore[arg-type]
+@program
+def main(argv: Sequence[str]) -> None:
+    args = parse(StudyArguments, argv)
     pairs = [text.partition("=")[::2] for text in args.models]
     if not all(map(all, pairs)):
         raise ValueError(f"Expected NAME=FOLDER for each model, got {args.models!r}. Correct --models.")
-    for name, found in study_cls(dict(pairs), Path(args.output), args.scenes, args.seed)["checkpoints"].items():
+    for name, found in study_cls(dict(pairs), args.output, args.scenes, args.seed)["checkpoints"].items():
         won, pointing = found["dominance"]["seen"]["own image, CLS kept"], found["grounding"]["seen"]["MaxSim"]
         print(f"{name}: CLS wins {won['shares']['cls']:.1%} of words, pointing game {pointing['pointing']:.1%}")
 

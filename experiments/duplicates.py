@@ -4,7 +4,7 @@
 
 Pixels and labels only, no model. Exact duplicates have equal pixel values. How near others are is the normalised
 cross-correlation (zero mean, unit norm) of each test image with all training images, mirrored and under small shifts
-too, on the pixels that both share then. It measures likeness, not origin: two plain shirts are alike.
+too, on the pixels that both share then. It measures similarity, not origin: two plain shirts are alike.
 
 Writes the counts and a PNG sheet of the nearest pairs. Four minutes of one core for 60,000 images of 28 pixels;
 `--shift 0` compares a ninth of that. `--model` writes the counts into the metrics.json of a model, for its card; if
@@ -14,18 +14,18 @@ the JSON file is there already, it is read instead of counted anew.
 import hashlib
 import itertools
 import json
-import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from datasets import Dataset
-from transformers import HfArgumentParser
 
+from modeling_omni_vision.cli.arguments import option, parse
+from modeling_omni_vision.cli.program import program
 from modeling_omni_vision.data.sources import load_images
 from modeling_omni_vision.evaluation.evaluate import resized
 from modeling_omni_vision.image_processing_omni_vision import ImageReadError, read_image
@@ -35,21 +35,16 @@ from modeling_omni_vision.records.metrics_file import merge_metrics, write_json
 
 
 THRESHOLDS = (0.999, 0.995, 0.99, 0.98, 0.95)
-BINS = 100
 # Larger images are compared at this size: near duplicates stay near, and 60,000 images fit into memory.
 MAX_SIDE = 32
-PAIRS_SHOWN = 24
+PAIRS_DRAWN = 24
 # Images in one matrix product: 40 MB of similarities.
 TEST_CHUNK, TRAIN_CHUNK = 2000, 5000
 # A mirror image or a shift must be nearer by more than float32 rounds.
 MARGIN = 1e-6
 
-# Whether the test image is mirrored, and how many rows down and columns to the right of the training one it then is.
-View = tuple[bool, int, int]
 
-
-@dataclass(frozen=True)
-class LabelledImages:
+class LabelledImages(NamedTuple):
     """Images, uint8 (images, height, width, channels), labels (images,) and digests of the images before resizing."""
 
     images: np.ndarray
@@ -57,18 +52,19 @@ class LabelledImages:
     digests: list[str]
 
 
-@dataclass(frozen=True)
-class Nearest:
-    """For each test image the correlation with the nearest training image, its row, and the view under which it is."""
+class Nearest(NamedTuple):
+    """For each test image the correlation with the nearest training image, the row of that, and the view: whether the
+    test image is mirrored, and how many rows down and columns to the right of the training image it then is.
+    """
 
     similarity: np.ndarray
     row: np.ndarray
-    views: list[View]
+    views: list[tuple[bool, int, int]]
 
 
 def audit(
     dataset: str,
-    output: str | Path,
+    output: Path,
     image_column: str | None = None,
     label_column: str | None = None,
     shift: int = 1,
@@ -76,25 +72,26 @@ def audit(
 ) -> dict[str, Any]:
     """Count duplicates in a dataset, write them to a JSON file with a PNG sheet of the nearest pairs, and return them.
 
-    What is held out for validation counts as training. The share of different labels among near duplicates estimates
-    label noise, as far as near means the same.
+    What is held out for validation counts as training. The fraction of different labels among near duplicates
+    estimates label noise, as far as near means the same.
 
     Raises:
-        `ValueError`: if there is no test split, an image cannot be read, or `shift` is impossible.
+        ValueError: if there is no test split, an image cannot be read, or `shift` is impossible.
     """
     splits = load_images(dataset, image_column, label_column)
     if "test" not in splits:
         raise ValueError(f"Expected a test split in {dataset!r} to compare with train, got {sorted(splits)}. Add one.")
-    height, width = read_image(splits["train"][0]["image"], 3).shape[:2]
-    size = (height, width) if max(height, width) <= MAX_SIDE else (MAX_SIDE, MAX_SIDE)
+    size = read_image(splits["train"][0]["image"], 3).shape[:2]
+    size = size if max(size) <= MAX_SIDE else (MAX_SIDE, MAX_SIDE)
     train = read_splits({name: splits[name] for name in ("train", "validation")}, size)
     test = read_splits({"test": splits["test"]}, size)
-    # One channel of three where all images are grey: the same likeness in a third of the time.
+    # One channel of three where all images are grey: the same similarity in a third of the time.
     grey = all((part.images == part.images[..., :1]).all() for part in (train, test))
     ours, theirs = (part.images[..., : 1 if grey else 3] for part in (test, train))
     found = nearest(ours, theirs, shift)
-    order = np.argsort(-found.similarity, kind="stable")[:PAIRS_SHOWN].tolist()
+    order = np.argsort(-found.similarity, kind="stable")[:PAIRS_DRAWN].tolist()
     pairs = [describe_pair(index, found, splits) for index in order]
+    notes = [" mirrored" * one["mirrored"] + " shifted" * (one["shift"] != [0, 0]) for one in pairs]
     report = {
         "dataset": without_folder(dataset),
         "date": datetime.now(UTC).date().isoformat(),
@@ -104,8 +101,8 @@ def audit(
         "near": {"size": list(ours.shape[1:]), "shift": shift, **summary(found, train, test)},
         "pairs": pairs,
     }
-    path = write_json(Path(output), report)
-    plot_pairs([(ours[index], theirs[found.row[index]]) for index in order], pairs, path.with_suffix(".png"))
+    write_json(output, report)
+    plot_pairs([(ours[index], theirs[found.row[index]]) for index in order], pairs, output.with_suffix(".png"))
     return report
 
 
@@ -145,17 +142,18 @@ def nearest(test: np.ndarray, train: np.ndarray, shift: int = 1) -> Nearest:
     """Find for each test image the training image that correlates most with it, by matrix products in chunks.
 
     Images are pixel values (images, height, width, channels); one of a single colour correlates with nothing, 0.
+
+    Raises:
+        ValueError: for a negative shift, or one that leaves no pixels.
     """
-    if not 0 <= shift < min(test.shape[1:3]):
-        raise ValueError(
-            f"`shift` must be at least 0 and below {min(test.shape[1:3])}, the compared size, got {shift!r}. "
-            "1 is usual."
-        )
-    # As they are first, then the smallest changes: at equal likeness the first one stays.
+    side = min(test.shape[1:3])
+    if not 0 <= shift < side:
+        raise ValueError(f"`shift` must be at least 0 and below {side}, the compared size, got {shift!r}. 1 is usual.")
+    # As they are first, then the smallest changes: at equal similarity the first one stays.
     steps = sorted(range(-shift, shift + 1), key=abs)
     views = sorted(itertools.product((False, True), steps, steps), key=lambda v: (abs(v[1]) + abs(v[2]), v[0]))
     best, similarity = np.full(len(test), -np.inf, dtype=np.float32), np.zeros(len(test))
-    row, view = np.zeros(len(test), dtype=np.int64), np.zeros(len(test), dtype=np.int64)
+    row, view = np.zeros((2, len(test)), dtype=np.int64)
     for number, (mirrored, down, right) in enumerate(views):
         for start in range(0, len(test), TEST_CHUNK):
             here = slice(start, start + TEST_CHUNK)
@@ -177,7 +175,7 @@ def nearest(test: np.ndarray, train: np.ndarray, shift: int = 1) -> Nearest:
 
 
 def visible(images: np.ndarray, mirrored: bool, down: int, right: int) -> np.ndarray:
-    """Mirror images, then leave out what a partner that is shifted the other way does not show."""
+    """Mirror images, then cut them to the pixels that they share with images that are shifted the other way."""
     height, width = images.shape[1:3]
     images = images[:, :, ::-1] if mirrored else images
     return images[:, max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)]
@@ -201,22 +199,20 @@ def summary(found: Nearest, train: LabelledImages, test: LabelledImages) -> dict
     }
     thresholds = []
     for threshold in THRESHOLDS:
-        # Rounding must not part an image from itself under a threshold of 1.
-        near = found.similarity >= threshold - 1e-12
+        near = found.similarity >= threshold
         count = int(near.sum())
-        row = {"at_least": threshold, "test_images": count, "share_of_test": count / len(near)}
+        row: dict[str, Any] = {"at_least": threshold, "test_images": count, "share_of_test": count / len(near)}
         row |= {kind: int((near & those).sum()) for kind, those in kinds.items()}
-        share = row["with_different_labels"] / count if count else None
-        thresholds.append({**row, "share_with_different_labels": share})
-    counts, _ = np.histogram(found.similarity.clip(0, 1), bins=BINS, range=(0, 1))
+        row["share_with_different_labels"] = row["with_different_labels"] / count if count else None
+        thresholds.append(row)
+    counts, _ = np.histogram(found.similarity.clip(0, 1), bins=100, range=(0, 1))
     return {"thresholds": thresholds, "histogram": {"lowest": 0.0, "highest": 1.0, "test_images": counts.tolist()}}
 
 
 def describe_pair(index: int, found: Nearest, splits: dict[str, Dataset]) -> dict[str, Any]:
     """Describe a test image and its nearest training image; rows count within the splits of `load_images`."""
     row, (mirrored, down, right) = int(found.row[index]), found.views[index]
-    held_out = row - len(splits["train"])
-    split, row = ("train", row) if held_out < 0 else ("validation", held_out)
+    split, row = ("train", row) if row < len(splits["train"]) else ("validation", row - len(splits["train"]))
     name = splits["test"].features["label"].int2str
     return {
         "similarity": float(found.similarity[index]),
@@ -253,29 +249,30 @@ def card_section(report: dict[str, Any]) -> dict[str, Any]:
 class DuplicateArguments:
     """What to compare."""
 
-    dataset: str = field(metadata={"help": "As for train.py: digits, shapes, a folder, or a dataset of the Hub."})
-    output: str = field(default="duplicates.json", metadata={"help": "JSON file; the sheet is a PNG beside it."})
-    model: str | None = field(default=None, metadata={"help": "Folder whose metrics.json takes the counts too."})
-    shift: int = field(default=1, metadata={"help": "Largest shift in pixels under which images are compared."})
-    image_column: str | None = field(default=None, metadata={"help": "Column of the images, if not inferred."})
-    label_column: str | None = field(default=None, metadata={"help": "Column of the classes, if not inferred."})
+    dataset: str = option("As for train: digits, shapes, a folder, or a dataset of the Hub.")
+    output: Path = option("JSON file; the sheet is a PNG beside it.", Path("duplicates.json"))
+    model: Path | None = option("Folder whose metrics.json takes the counts too.", None)
+    shift: int = option("Largest shift in pixels under which images are compared.", 1)
+    image_column: str | None = option("Column of the images, if it cannot be inferred.", None)
+    label_column: str | None = option("Column of the classes, if it cannot be inferred.", None)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    (args,) = HfArgumentParser(DuplicateArguments).parse_args_into_dataclasses(argv)  # type: ignore[arg-type]
-    if args.model and Path(args.output).is_file():
-        report = json.loads(Path(args.output).read_text(encoding="utf-8"))
+@program
+def main(argv: Sequence[str]) -> None:
+    args = parse(DuplicateArguments, argv)
+    if args.model and args.output.is_file():
+        report = json.loads(args.output.read_text(encoding="utf-8"))
     else:
-        command = recorded_command("-m", ["experiments.duplicates", *(sys.argv[1:] if argv is None else argv)])
+        command = recorded_command("-m", ["experiments.duplicates", *argv])
         report = audit(args.dataset, args.output, args.image_column, args.label_column, args.shift, command)
     if args.model:
-        merge_metrics(Path(args.model), {"data_audit": card_section(report)})
+        merge_metrics(args.model, {"data_audit": card_section(report)})
     exact, near = report["exact"]["train_and_test"], report["near"]["thresholds"][0]
     print(
         f"{report['dataset']}: {exact['test_images']} test images stand in train too, "
         f"{exact['with_different_labels']} with another label; {near['test_images']} correlate with one at "
         f"{near['at_least']} or more, {near['with_different_labels']} with another label. "
-        f"Numbers: {args.output}. Pairs: {Path(args.output).with_suffix('.png')}"
+        f"Numbers: {args.output}. Pairs: {args.output.with_suffix('.png')}"
     )
 
 

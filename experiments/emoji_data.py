@@ -14,15 +14,12 @@ import numpy as np
 from datasets import Dataset, DatasetDict, Features, Image, List, Value
 
 
-PACKAGES = (
-    "emoji-datasource-google",
-    "emoji-datasource-twitter",
-    "@lobehub/fluent-emoji-3d",
-    "unicode-emoji-json",
-    "emojilib",
-)
 TRAINED_VENDORS = ("google", "twitter")
 HELD_OUT_VENDOR = "fluent"
+IMAGES = (*(f"emoji-datasource-{vendor}" for vendor in TRAINED_VENDORS), "@lobehub/fluent-emoji-3d")
+PACKAGES = (*IMAGES, "unicode-emoji-json", "emojilib")
+# The split of the held-out vendor's drawings for each split by concept.
+UNSEEN_STYLE = {"train": "unseen_style", "validation": "validation_unseen_style", "test": "test_unseen_style"}
 # Concepts held out of training, about as many for choices and for the test.
 HELD_OUT = {"validation": 285, "test": 285}
 # Words that siblings differ in: "man running", "woman running"; "one o'clock", "two-thirty"; "left arrow".
@@ -33,21 +30,15 @@ SIBLING_WORDS = re.compile(
     r"one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirty|\d+|keycap|and|with|in|of|s|the|"
     r"curly|bald|blond|beard|face|button|hand|hands)\b"
 )
-FEATURES = {
-    "image": Image(decode=False),
-    "texts": List(Value("string")),
-    "concept": Value("string"),
-    "group": Value("string"),
-    "vendor": Value("string"),
-}
+FEATURES = Features(
+    {"image": Image(decode=False), "texts": List(Value("string"))}
+    | {name: Value("string") for name in ("concept", "group", "vendor")}
+)
 
 
 def load_emoji(folder: Path, seed: int = 0) -> DatasetDict:
-    """Read the packages and split them by concept, so that no sibling of a held-out concept is trained on.
-
-    Args:
-        folder: Holds the packages as npm lays them out, or `node_modules` that does.
-        seed: Seed of the split.
+    """Read the packages from a folder as npm lays them out, with or without `node_modules`, and split them by concept,
+    so that no sibling of a held-out concept is trained on.
 
     Returns:
         Splits with the columns `image`, `texts` (the name, then its keywords), `concept`, `group`, `vendor`:
@@ -59,26 +50,18 @@ def load_emoji(folder: Path, seed: int = 0) -> DatasetDict:
         ValueError: if a package is missing; says how to get it.
     """
     home, folder = folder, folder / "node_modules" if (folder / "node_modules").is_dir() else folder
-    missing = [package for package in PACKAGES if not (folder / package).is_dir()]
-    if missing:
+    if missing := [package for package in PACKAGES if not (folder / package).is_dir()]:
         raise ValueError(
             f"Expected the packages {', '.join(PACKAGES)} in {folder}, got none of the name {', '.join(missing)}. "
             f"Get them with: npm install --prefix {home} {' '.join(PACKAGES)}"
         )
     rows = _rows(folder)
     parts = _split_concepts(sorted({row["concept"] for row in rows}), seed)
-    splits: dict[str, list[dict[str, Any]]] = {
-        name: []
-        for name in ("train", "validation", "test", "unseen_style", "validation_unseen_style", "test_unseen_style")
-    }
+    splits: dict[str, list[dict[str, Any]]] = {name: [] for name in (*UNSEEN_STYLE, *UNSEEN_STYLE.values())}
     for row in rows:
         part = parts[row["concept"]]
-        if row["vendor"] in TRAINED_VENDORS:
-            splits[part].append(row)
-        else:
-            splits["unseen_style" if part == "train" else f"{part}_unseen_style"].append(row)
-    features = Features(FEATURES)
-    return DatasetDict({name: Dataset.from_list(chosen, features=features) for name, chosen in splits.items()})
+        splits[part if row["vendor"] in TRAINED_VENDORS else UNSEEN_STYLE[part]].append(row)
+    return DatasetDict({name: Dataset.from_list(chosen, features=FEATURES) for name, chosen in splits.items()})
 
 
 def family_of(name: str) -> str:
@@ -100,8 +83,7 @@ def _split_concepts(concepts: list[str], seed: int) -> dict[str, str]:
     families: dict[str, list[str]] = {}
     for concept in concepts:
         families.setdefault(family_of(concept), []).append(concept)
-    names = sorted(families)
-    order = [names[index] for index in np.random.default_rng(seed).permutation(len(names))]
+    order: list[str] = np.random.default_rng(seed).permutation(sorted(families)).tolist()
     parts: dict[str, str] = {}
     for split, wanted in HELD_OUT.items():
         held = 0
@@ -135,12 +117,9 @@ def _rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def _files(folder: Path, entry: dict[str, Any]) -> dict[str, Path]:
-    drawn = {
-        vendor: folder / f"emoji-datasource-{vendor}" / "img" / vendor / "64" / entry["image"]
-        for vendor in TRAINED_VENDORS
-    }
-    fluent = folder / "@lobehub" / "fluent-emoji-3d" / "assets" / Path(entry["image"]).with_suffix(".webp")
-    return {**drawn, HELD_OUT_VENDOR: fluent}
+    name = entry["image"]
+    drawn = {vendor: folder / f"emoji-datasource-{vendor}/img/{vendor}/64/{name}" for vendor in TRAINED_VENDORS}
+    return {**drawn, HELD_OUT_VENDOR: folder / "@lobehub/fluent-emoji-3d/assets" / Path(name).with_suffix(".webp")}
 
 
 __all__ = ["PACKAGES", "family_of", "load_emoji"]

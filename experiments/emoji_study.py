@@ -9,7 +9,7 @@ metrics.json. `style_recall` measures any encoder.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ from datasets import DatasetDict
 from PIL import Image
 from sentence_transformers import MultiVectorEncoder, SentenceTransformer
 from sentence_transformers.util import cos_sim, maxsim
-from transformers import HfArgumentParser
 
 from experiments.emoji_data import load_emoji
+from modeling_omni_vision.cli.arguments import option, parse
+from modeling_omni_vision.cli.program import program
 from modeling_omni_vision.records.metrics_file import merge_metrics
 from modeling_omni_vision.retrieval.evaluation import decoded, retrieval_metrics
 
@@ -112,8 +113,8 @@ def model_scorer(model: Any) -> Scorer:
 
 def pixel_scores(questions: Sequence[Image.Image], answers: Sequence[Image.Image]) -> torch.Tensor:
     """Score by the correlation of small images on white."""
-    first, second = (on_white(images, 16).flatten(1) for images in (questions, answers))
-    return cos_sim(first - first.mean(1, keepdim=True), second - second.mean(1, keepdim=True))
+    sides = (on_white(images, 16).flatten(1) for images in (questions, answers))
+    return cos_sim(*(pixels - pixels.mean(1, keepdim=True) for pixels in sides))
 
 
 def on_white(images: Sequence[Image.Image], side: int) -> torch.Tensor:
@@ -130,22 +131,21 @@ def on_white(images: Sequence[Image.Image], side: int) -> torch.Tensor:
 class EmojiArguments:
     """What to write or to measure."""
 
-    dataset: str = field(metadata={"help": "Folder with the packages."})
-    model: str | None = field(default=None, metadata={"help": "Folder of a retrieval checkpoint to measure."})
-    output: str | None = field(default=None, metadata={"help": "Folder to write the pairs into."})
+    dataset: Path = option("Folder with the packages.")
+    model: Path | None = option("Folder of a retrieval checkpoint to measure.", None)
+    output: str | None = option("Folder to write the pairs into.", None)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    (args,) = HfArgumentParser(EmojiArguments).parse_args_into_dataclasses(argv)  # type: ignore[arg-type]
-    data = load_emoji(Path(args.dataset).expanduser())
+@program
+def main(argv: Sequence[str]) -> None:
+    args = parse(EmojiArguments, argv)
+    data = load_emoji(args.dataset.expanduser())
     if args.output:
         pairs = {name: data[name].select_columns(["image", "texts"]) for name in ("train", "validation", "test")}
         DatasetDict(pairs).save_to_disk(args.output)
-    if args.model:
-        found = study_emoji(Path(args.model), data)
-        for name, scores in found["styles"].items():
-            for kind, recall in scores.items():
-                print(f"{name:20} {kind:28} recall@1 {recall['recall@1']:.3f} of {recall['candidates']}")
+    for name, scores in (study_emoji(args.model, data)["styles"] if args.model else {}).items():
+        for kind, recall in scores.items():
+            print(f"{name:20} {kind:28} recall@1 {recall['recall@1']:.3f} of {recall['candidates']}")
 
 
 if __name__ == "__main__":

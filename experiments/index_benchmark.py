@@ -7,16 +7,13 @@ vectors, which is what the approximate search costs, `recall_of_all_vectors` of 
 is search and token pooling together.
 """
 
-import os
 import statistics
-import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
-from importlib import metadata
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -26,19 +23,19 @@ import torch
 from sentence_transformers.multi_vector_encoder.modules import HierarchicalTokenPooling
 from sentence_transformers.util import maxsim
 from torch.utils.benchmark import set_torch_threads
-from transformers import HfArgumentParser
 
 from experiments.benchmark_peers import printed
+from modeling_omni_vision.cli.arguments import option, parse
+from modeling_omni_vision.cli.program import program
 from modeling_omni_vision.data.synthetic.shapes import COLOURS, SHAPES, Scene, draw_scene
 from modeling_omni_vision.embedding.encoder import POOL_FACTOR, ImageTextEncoder
 from modeling_omni_vision.records.command import recorded_command
-from modeling_omni_vision.records.machine import cpu_model
+from modeling_omni_vision.records.machine import describe_machine, recorded_versions
 from modeling_omni_vision.records.metrics_file import write_json
 from modeling_omni_vision.retrieval.index import CANDIDATES, EXACT_LIMIT, REFINE, ImageIndex
 from modeling_omni_vision.retrieval.recall import num_right
 
 
-COUNT = 4000
 SIZE = 224
 LIMIT = 10
 IMAGE_QUERIES = 25
@@ -46,7 +43,6 @@ CHUNK = 64
 
 
 def scene(seed: int, number: int) -> Scene:
-    """Draw one to three objects; the same for the same numbers."""
     rng = np.random.default_rng([seed, number])
     return draw_scene(rng, int(rng.integers(1, 4)), SIZE)
 
@@ -94,8 +90,8 @@ def optimised(index: ImageIndex, count: int, adding: float, approximate: bool) -
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that readers of old versions fail: there are none
         index.optimize(timedelta(0), approximate)
-    spent = time.process_time() - began
-    return {"build_cpu_s": adding + spent, "bytes_per_image": index.num_bytes() / count}
+    adding += time.process_time() - began
+    return {"build_cpu_s": adding, "bytes_per_image": index.num_bytes() / count}
 
 
 def searched(index: ImageIndex, queries: Sequence[torch.Tensor], truth: torch.Tensor, exact: bool) -> dict[str, Any]:
@@ -125,25 +121,25 @@ def searched(index: ImageIndex, queries: Sequence[torch.Tensor], truth: torch.Te
 class IndexArguments:
     """What to measure."""
 
-    model: str = field(metadata={"help": "A retrieval checkpoint."})
-    output: str = field(default="index.json", metadata={"help": "JSON file to write."})
-    count: int = field(default=COUNT, metadata={"help": "Images in the index."})
+    model: str = option("A retrieval checkpoint.")
+    output: Path = option("JSON file to write.", Path("index.json"))
+    count: int = option("Images in the index.", 4000)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    (args,) = HfArgumentParser(IndexArguments).parse_args_into_dataclasses(argv)  # type: ignore[arg-type]
+@program
+def main(argv: Sequence[str]) -> None:
+    args = parse(IndexArguments, argv)
     with set_torch_threads(1):
         encoder = ImageTextEncoder(args.model)
         rows = printed(index_rows(encoder, args.count))
-    versions = {name: metadata.version(name) for name in ("lancedb", "sentence-transformers", "torch")}
     record = {
-        "machine": {"cpu": cpu_model(), "cores": os.cpu_count(), **versions},
+        "command": recorded_command("-m", ["experiments.index_benchmark", *argv]),
+        "machine": describe_machine() | recorded_versions("lancedb", "sentence-transformers"),
         "weights": encoder.weights_digest,
         "defaults": {"exact_limit": EXACT_LIMIT, "candidates": CANDIDATES, "refine": REFINE},
         "rows": rows,
     }
-    words = ["experiments.index_benchmark", *(sys.argv[1:] if argv is None else argv)]
-    write_json(Path(args.output), record | {"command": recorded_command("-m", words)})
+    write_json(args.output, record)
 
 
 if __name__ == "__main__":

@@ -9,14 +9,14 @@ truth in words, `symbol_map` the truth in patches (`draw_symbol_map`): what it m
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from datasets import Dataset
 
 from experiments.alignment import align_projector
 from experiments.symbol_maps import PATCH, draw_symbol_map
-from modeling_omni_vision.cli.arguments import parse_training
+from modeling_omni_vision.cli.arguments import option, parse_training
 from modeling_omni_vision.cli.program import program
 from modeling_omni_vision.cli.train_language import train_and_print
 from modeling_omni_vision.data.stored_images import store
@@ -38,17 +38,10 @@ class ControlArguments(LanguageArguments):
     without_images = (*LanguageArguments.without_images, "symbols")
     of_new_models = (*LanguageArguments.of_new_models, "align_steps")
 
-    image_input: str = field(
-        default="images",
-        metadata={
-            "help": "images, or a control: shuffled images, nothing, the truth in words (symbols) or in patches "
-            "(symbol_map)."
-        },
+    image_input: str = option(
+        "images, shuffled, nothing, or the truth in words (symbols) or patches (symbol_map).", "images"
     )
-    align_steps: int = field(
-        default=0,
-        metadata={"help": "Steps that first align a new projector with word embeddings, on drawn scenes; 0 disables."},
-    )
+    align_steps: int = option("Steps that first align a new projector with word embeddings; 0 disables.", 0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,12 +50,7 @@ class ControlArguments(LanguageArguments):
 
 
 class ControlConversations(Conversations):
-    """
-    Conversations about drawn scenes, also with `symbols` (words) or a `symbol_map` in place of the image of a row.
-
-    Raises:
-        ValueError: for data without symbols, or with several images in a row.
-    """
+    """Conversations about drawn scenes, also with `symbols` (words) or a `symbol_map` in place of an image."""
 
     with_images = (*Conversations.with_images, "symbol_map")
 

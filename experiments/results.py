@@ -23,16 +23,16 @@ RUNS = ("fashion_mnist_short", "fashion_mnist_as_written", "zero_shot", "emoji",
 SHORT, AS_WRITTEN, ZERO_SHOT, EMOJI, ORACLE, EASY_VQA = (f"docs/runs/{name}.json" for name in RUNS)
 SMOLLM2, BENCHMARK = "docs/runs/language_smollm2.json", "docs/benchmark.json"
 MODELS = {"ours": "omni_vision"} | {name: name for name in ("transformers", "timm", "TransformerEncoderLayer")}
-ANSWERS = "exact answers {answers[test][images][accuracy]:.1%}"
 EXACT = "{accuracy:.1%} ({interval[0]:.1%} to {interval[1]:.1%})"
-TESTED = "{accuracy:.2%} ({accuracy_interval[0]:.2%} to {accuracy_interval[1]:.2%})"
+LOW, HIGH = (f"{{evaluation[accuracy_interval][{end}]:.2%}}" for end in (0, 1))
+TESTED = f"{{evaluation[accuracy]:.2%}} ({LOW} to {HIGH})"
+CALIBRATION = "evaluation[calibration][expected_calibration_error]"
 INPUTS = {"prior": "text prior", "shuffled": "shuffled images", "nothing": "no image"}
-RERANKED = {"cosine": "", "CSLS": ", without hubs", "ConSE": ", with neighbours"}
-RERANKED["both"] = RERANKED["ConSE"] + RERANKED["CSLS"]
+RERANKED = {"cosine": "", "CSLS": ", CSLS", "ConSE": ", ConSE", "both": ", ConSE, CSLS"}
 
 
 @cache
-def read(name: str) -> dict[str, Any]:
+def read(name: str | Path) -> dict[str, Any]:
     """Read one JSON record of the repository, named from its root."""
     return json.loads((ROOT / name).read_text(encoding="utf-8"))
 
@@ -62,40 +62,34 @@ def about(training: Mapping[str, Any]) -> str:
 
 def fashion_mnist() -> str:
     """Describe the bundled classifier by its metrics."""
-    training, evaluation = read(FASHION)["training"], read(FASHION)["evaluation"]
-    calibration = evaluation["calibration"]["expected_calibration_error"]
-    measures = {
-        f"test accuracy (95 % interval), {evaluation['num_examples']:,} images": TESTED.format_map(evaluation),
-        "macro-F1": f"{evaluation['macro_f1']:.4f}",
-        "expected calibration error": f"{calibration['before']:.4f}",
-        "the same after temperature scaling": f"{calibration['after']:.4f}",
-        f"validation accuracy, best of {training['epochs']:g} epochs": f"{training['validation_accuracy']:.2%}",
-        "parameters": f"{training['parameters']:,}",
-    }
-    rows = [{"name": name, "value": value} for name, value in measures.items()]
-    made = f"{training['dataset']['train']:,} training images; {about(training)}; seed {training['seed']}."
-    return f"{table('measure = {name} | >value = {value}', rows)}\n\n{made}"
+    text = f"""| measure | value |
+|---|--:|
+| test accuracy (95 % interval), {{evaluation[num_examples]:,}} images | {TESTED} |
+| macro-F1 | {{evaluation[macro_f1]:.4f}} |
+| expected calibration error | {{{CALIBRATION}[before]:.4f}} |
+| the same after temperature scaling | {{{CALIBRATION}[after]:.4f}} |
+| validation accuracy, best of {{training[epochs]:g}} epochs | {{training[validation_accuracy]:.2%}} |
+| parameters | {{training[parameters]:,}} |
+
+{{training[dataset][train]:,}} training images; {{about}}; seed {{training[seed]}}."""
+    return text.format_map(read(FASHION) | {"about": about(read(FASHION)["training"])})
 
 
 def fashion_runs() -> str:
     """Compare the trainings on Fashion-MNIST."""
     columns = (
         "recipe = `{recipe}.sh` | >epochs = {training[epochs]:g} | >minutes = {training[minutes]:.0f} | "
-        ">validation = {training[validation_accuracy]:.2%} | >test (95 % interval) = {score}"
+        f">validation = {{training[validation_accuracy]:.2%}} | >test (95 % interval) = {TESTED}"
     )
-    paths = {"fashion_mnist": FASHION, "fashion_mnist_short": SHORT, "fashion_mnist_as_written": AS_WRITTEN}
-    rows = [
-        {**read(path), "recipe": name, "score": TESTED.format_map(read(path)["evaluation"])}
-        for name, path in paths.items()
-    ]
-    return table(columns, rows)
+    runs = {"fashion_mnist": FASHION, "fashion_mnist_short": SHORT, "fashion_mnist_as_written": AS_WRITTEN}
+    return table(columns, [{**read(path), "recipe": name} for name, path in runs.items()])
 
 
 def robustness() -> str:
     """List the accuracy of the bundled classifier on changed images."""
     record, severity = read(FASHION)["robustness"], "{severity:g}: {accuracy:.1%}"
     rows = [
-        {"change": words(name), "unit": unit, "found": ", ".join(severity.format_map(one) for one in record[name])}
+        {"change": words(name), "unit": unit, "found": ", ".join(map(severity.format_map, record[name]))}
         for name, unit in record["units"].items()
     ]
     return table("change = {change} | unit = {unit} | severity: test accuracy = {found}", rows)
@@ -132,31 +126,34 @@ def zero_shot() -> str:
 
 def emoji_texts() -> str:
     """List recall@5 between images of held-out emoji concepts and their texts."""
-    columns = ["images in = {style}", "text = {what}"]
-    columns += [f">to text: {name} = {{text{key}[recall@5]:.1%}}" for name, key in RERANKED.items()]
-    columns += [f">to image: {name} = {{image{RERANKED[name]}[recall@5]:.1%}}" for name in ("cosine", "ConSE")]
-    rows = []
-    for split, style in (("test", "trained style"), ("test_unseen_style", "unseen style")):
-        texts = read(EMOJI)["emoji"]["texts"][split]
-        for text, what in (("", "name"), (", keywords", "name with keywords"), (", ensemble", "several texts")):
-            row = {"style": style, "what": what}
-            for key in RERANKED.values():
-                scores = texts[f"single_vector{text}{key}"]
-                row |= {f"text{key}": scores["image_to_text"], f"image{key}": scores.get("text_to_image")}
-            rows.append(row)
-    return table(" | ".join([*columns, ">candidates = {text[candidates]} / {image[candidates]}"]), rows)
+    columns = "images in = {style} | text = {text} | "
+    columns += "".join(f">to text: {name} = {{{name}[image_to_text][recall@5]:.1%}} | " for name in RERANKED)
+    columns += "".join(
+        f">to image: {name} = {{{name}[text_to_image][recall@5]:.1%}} | " for name in ("cosine", "ConSE")
+    )
+    columns += ">candidates = {cosine[image_to_text][candidates]} / {cosine[text_to_image][candidates]}"
+    styles = {"trained style": "test", "unseen style": "test_unseen_style"}
+    texts = {"name": "", "name with keywords": ", keywords", "several texts": ", ensemble"}
+    found = read(EMOJI)["emoji"]["texts"]
+    rows = [
+        {"style": style, "text": text}
+        | {name: found[split][f"single_vector{queried}{method}"] for name, method in RERANKED.items()}
+        for style, split in styles.items()
+        for text, queried in texts.items()
+    ]
+    return table(columns, rows)
 
 
 def emoji_styles() -> str:
     """List how often an emoji in an unseen style finds its concept in a trained style."""
     recalls = " | ".join(f">recall@{rank} = {{recall@{rank}:.1%}}" for rank in (1, 5, 10))
     rows = [
-        {"concepts": concepts, "who": "OmniVision" if who == "single_vector" else who, **scores}
+        {"concepts": concepts, "method": "OmniVision" if method == "single_vector" else method, **scores}
         for concepts, methods in read(EMOJI)["emoji"]["styles"].items()
-        for who, scores in methods.items()
-        if who != "multi_vector"
+        for method, scores in methods.items()
+        if method != "multi_vector"
     ]
-    return table(f"concepts = {{concepts}} | method = {{who}} | {recalls} | >candidates = {{candidates:,}}", rows)
+    return table(f"concepts = {{concepts}} | method = {{method}} | {recalls} | >candidates = {{candidates:,}}", rows)
 
 
 def cls() -> str:
@@ -168,35 +165,34 @@ def cls() -> str:
         ">pointing game": "{grounding[seen][MaxSim][pointing]:.0%}",
         ">unseen combinations": "{grounding[held out][MaxSim][pointing]:.0%}",
     }
-    studies = [read(str(path.relative_to(ROOT))) for path in sorted((ROOT / "docs/search").rglob("cls.json"))]
+    studies = [read(path) for path in sorted((ROOT / "docs/search").rglob("cls.json"))]
     unranked = {"ndcg@10": dict.fromkeys(("text_to_image", "image_to_text"), float("nan"))}
     rows = []
     for name in dict.fromkeys(name for study in studies for name in study["checkpoints"]):
         found = [study["checkpoints"][name] for study in studies if name in study["checkpoints"]]
-        found = [one if one["ndcg@10"] else {**one, **unranked} for one in found]
-        row = {heading: " / ".join(cell.format_map(one) for one in found) for heading, cell in cells.items()}
+        found = [one if one["ndcg@10"] else one | unranked for one in found]
+        row = {heading: " / ".join(map(cell.format_map, found)) for heading, cell in cells.items()}
         rows.append(row | {"trained": words(name)})
     columns = " | ".join(f"{heading} = {{{heading}}}" for heading in cells)
-    seeds = [str(next(iter(study["checkpoints"].values()))["trained_with_seed"]) for study in studies]
-    made = f"Seeds {', '.join(seeds)}; {studies[0]['scenes']} scenes of two objects."
+    seeds = ", ".join(str(next(iter(study["checkpoints"].values()))["trained_with_seed"]) for study in studies)
+    made = f"Seeds {seeds}; {studies[0]['scenes']} scenes of two objects."
     return f"{table(f'trained = {{trained}} | {columns}', rows)}\n\n{made}"
 
 
-def answers(name: str, controls: Sequence[str], more: Mapping[str, Mapping[str, Any]] | None = None) -> str:
-    """List exact answers for each kind of question, beside controls."""
+def answers(name: str, *controls: str, **more: Mapping[str, Any]) -> str:
+    """List exact answers for each kind of question, beside controls and, by heading, answers of other models."""
     found, training = read(name)["answers"], read(name)["training"]
-    scores = {"images": found["test"]["images"]}
+    images = found["test"]["images"]
+    scores = {"images": images}
     scores |= {"images, held out": found["held_out"]["images"]} if "held_out" in found else {}
-    scores |= {INPUTS[control]: found["test"][control] for control in controls} | dict(more or {})
+    scores |= {INPUTS[control]: found["test"][control] for control in controls} | more
     rows = [
         {"kind": words(kind)}
         | {what: EXACT.format_map(one if kind == "all" else one["kinds"][kind]) for what, one in scores.items()}
-        for kind in ("all", *found["test"]["images"]["kinds"])
+        for kind in ("all", *images["kinds"])
     ]
     columns = " | ".join(["question = {kind}", *(f">{what} = {{{what}}}" for what in scores)])
-    asked = (
-        f"{found['test']['images']['questions']:,} questions about {training['conversations']['test']:,} test images"
-    )
+    asked = f"{images['questions']:,} questions about {training['conversations']['test']:,} test images"
     trained = f"{training['trained_parameters']:,} of {training['parameters']:,} parameters trained"
     return f"{table(columns, rows)}\n\n{asked}; {trained}, {training['steps']:,} steps; {about(training)}."
 
@@ -205,7 +201,7 @@ def language() -> str:
     """List the answers of the bundled vision-language model beside its controls."""
     text_only = read("docs/runs/language_scenes_blind.json")["answers"]["test"]["nothing"]
     symbols = read(ORACLE)["answers"]["test"]["symbol_map"]
-    return answers(LANGUAGE, list(INPUTS), {"text-only baseline": text_only, "symbol maps": symbols})
+    return answers(LANGUAGE, *INPUTS, **{"text-only baseline": text_only, "symbol maps": symbols})
 
 
 def benchmark() -> str:
@@ -213,81 +209,66 @@ def benchmark() -> str:
     record = read(BENCHMARK)
     rows = []
     for row in record["rows"]:
-        found = {name: row["contestants"].get(key, {}) for name, key in MODELS.items()}
+        found = {name: row["models"].get(key, {}) for name, key in MODELS.items()}
         times = {name: f"{one['cpu_ms']:.1f}" if one else "-" for name, one in found.items()}
         peaks = ["-" if one.get("peak_mb") is None else f"{one['peak_mb']:.0f}" for one in found.values()]
         what = row["work"] + (f", dropout {row['dropout']}" if row["dropout"] else "")
         rows.append({**row, **times, "peaks": ", ".join(peaks), "what": what})
-    columns = ["work = {what}", ">batch = {batch_size}", "precision = {dtype}", "attention = {attention}"]
-    columns += [f">{name} ms = {{{name}}}" for name in MODELS]
-    columns += [">ours / best peer = {speed_relative_to_best_peer:.2f}", f"peak MiB: {', '.join(MODELS)} = {{peaks}}"]
+    columns = "work = {what} | >batch = {batch_size} | precision = {dtype} | attention = {attention} | "
+    columns += "".join(f">{name} ms = {{{name}}} | " for name in MODELS)
+    columns += f">ours / best peer = {{speed_relative_to_best_peer:.2f}} | peak MiB: {', '.join(MODELS)} = {{peaks}}"
     versions = ", ".join(f"{name} {record['machine'][name]}" for name in ("cpu", "torch", "transformers", "timm"))
     made = f"Medians of {record['rounds']} interleaved rounds, {record['threads']} thread(s), shared; {versions}."
-    return f"{table(' | '.join(columns), rows)}\n\n{made}"
+    return f"{table(columns, rows)}\n\n{made}"
 
 
-def rows_of(path: str, key: str, columns: str) -> str:
-    """Format a list of a record as it is."""
-    return table(columns, read(path)[key])
-
-
-ROWS = {
-    "index": (
-        "docs/search/index.json",
-        "rows",
+BLOCKS: dict[str, Callable[[], str]] = {
+    **{block.__name__: block for block in (fashion_mnist, fashion_runs, robustness, search, zero_shot, cls)},
+    **{block.__name__: block for block in (emoji_texts, emoji_styles, language, benchmark)},
+    "easy_vqa": partial(answers, EASY_VQA, "prior", "shuffled"),
+    "smollm2": partial(answers, SMOLLM2, *INPUTS),
+    "index": lambda: table(
         "queries = {queries} | search = {search} | >images = {images:,} | "
         ">recall@10 of stored vectors = {recall:.3f} | >of all vectors = {recall_of_all_vectors:.3f} | "
-        ">CPU ms a query = {cpu_ms:.0f} | "
-        ">bytes an image = {bytes_per_image:,.0f}",
+        ">CPU ms a query = {cpu_ms:.0f} | >bytes an image = {bytes_per_image:,.0f}",
+        read("docs/search/index.json")["rows"],
     ),
-    "fusions": (
-        "docs/language/fusions.json",
-        "rows",
+    "fusions": lambda: table(
         "model = {name} | fusion = {fusion} | features = {vision_feature_select_strategy} | "
         ">scale factor = {scale_factor} | >vectors = {num_image_tokens} | >positions in the LM = {image_tokens} | "
         ">test = {answers[test][images][all]:.1%} | >held out = {answers[held_out][images][all]:.1%} | "
         ">prefill ms = {prefill_ms:.1f} | >without image = {prefill_without_image_ms:.1f} | "
         ">decode ms = {decode_ms:.1f} | >decode without image = {decode_without_image_ms:.1f}",
+        read("docs/language/fusions.json")["rows"],
     ),
-    "step_data": (
-        BENCHMARK,
-        "data",
+    "step_data": lambda: table(
         "augmentation = {augmentation} | >batch ready, ms = {data_ms:.1f} | "
         ">bfloat16 step, ms = {step_ms[bfloat16]:.0f} | >waits = {share_waiting[bfloat16]:.1%} | "
-        ">float32 step, ms = {step_ms[float32]:.0f} | "
-        ">waits = {share_waiting[float32]:.1%}",
+        ">float32 step, ms = {step_ms[float32]:.0f} | >waits = {share_waiting[float32]:.1%}",
+        read(BENCHMARK)["data"],
     ),
-    "step_attention": (
-        BENCHMARK,
-        "attention",
+    "step_attention": lambda: table(
         ">tokens = {tokens} | >batch = {batch_size} | precision = {dtype} | >eager ms = {cpu_ms[eager]:.1f} | "
         ">sdpa ms = {cpu_ms[sdpa]:.1f} | >speed of eager by sdpa = {eager_relative_to_sdpa:.2f}",
+        read(BENCHMARK)["attention"],
     ),
 }
-BLOCKS: dict[str, Callable[[], str]] = {
-    block.__name__: block
-    for block in (fashion_mnist, fashion_runs, robustness, search, zero_shot, emoji_texts, emoji_styles, cls)
-}
-BLOCKS |= {"language": language, "benchmark": benchmark}
-BLOCKS["easy_vqa"] = partial(answers, EASY_VQA, ("prior", "shuffled"))
-BLOCKS["smollm2"] = partial(answers, SMOLLM2, ("prior", "shuffled", "nothing"))
-BLOCKS |= {name: partial(rows_of, *where) for name, where in ROWS.items()}
 # The last lines of a recipe's header: where it ran, how long, what came out.
-NEW = "combinations of colour and shape not in training"
+TEST_ACCURACY = "test accuracy {evaluation[accuracy]:.2%}"
+ANSWERS = "exact answers {answers[test][images][accuracy]:.1%}"
+UNSEEN = "; combinations of colour and shape not in training {answers[held_out][images][accuracy]:.1%}"
+FOUND = "{emoji[texts][test][single_vector][image_to_text][recall@5]:.1%}"
 PROMISES = {
-    "recipe": (FASHION, "test accuracy {evaluation[accuracy]:.2%}"),
-    "short_recipe": (SHORT, "test accuracy {evaluation[accuracy]:.2%}"),
-    "as_written_recipe": (AS_WRITTEN, "test accuracy {evaluation[accuracy]:.2%}"),
+    "recipe": (FASHION, TEST_ACCURACY),
+    "short_recipe": (SHORT, TEST_ACCURACY),
+    "as_written_recipe": (AS_WRITTEN, TEST_ACCURACY),
     "search_recipe": (SEARCH, "nDCG@10 of a text's image {retrieval[multi_vector][test][text_to_image][ndcg@10]:.3f}"),
     "zero_shot_recipe": (ZERO_SHOT, "{zero_shot[single_vector][accuracy]:.1%} of {zero_shot[images]} drawings"),
-    "emoji_recipe": (
-        EMOJI,
-        "recall@5 of held-out names {emoji[texts][test][single_vector][image_to_text][recall@5]:.1%}",
-    ),
-    "language_recipe": (LANGUAGE, f"{ANSWERS}; {NEW} {{answers[held_out][images][accuracy]:.1%}}"),
+    "emoji_recipe": (EMOJI, f"recall@5 of held-out names {FOUND}"),
+    "language_recipe": (LANGUAGE, ANSWERS + UNSEEN),
     "oracle_recipe": (ORACLE, "exact answers {answers[test][symbol_map][accuracy]:.1%}"),
     "easy_vqa_recipe": (EASY_VQA, ANSWERS),
-    "smollm2_recipe": (SMOLLM2, f"{ANSWERS}; {NEW} {{answers[held_out][images][accuracy]:.1%}}"),
+    "smollm2_recipe": (SMOLLM2, ANSWERS + UNSEEN),
 }
 NUMBERS = {
     "quickstart_minutes": ("docs/quickstart.json", "{targets[quickstart][minutes]:.0f}"),

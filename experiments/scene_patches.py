@@ -22,15 +22,9 @@ SCENE_SIZES = {"train": 12_000, "validation": 500, "held_out": 500}
 # Fraction of a patch that its largest object must cover; below, it counts as background.
 COVERED = 1 / 8
 DRAWING = 2  # raise it where drawings or labels change: `datasets` caches by arguments, not by code
-FEATURES = Features(
-    {
-        "image": Image(decode=False),
-        "colours": List(Value("int64")),
-        "shapes": List(Value("int64")),
-        "places": List(List(Value("float32"))),
-        "numbers": List(List(Value("int64"))),
-    }
-)
+NUMBERS = List(Value("int64"))
+LABELS = {"colours": NUMBERS, "shapes": NUMBERS, "places": List(List(Value("float32"))), "numbers": List(NUMBERS)}
+FEATURES = Features({"image": Image(decode=False), **LABELS})
 
 
 def draw_scene_patches(
@@ -57,36 +51,24 @@ def draw_scene_patches(
     splits = {}
     for number, (name, count) in enumerate((sizes or SCENE_SIZES).items()):
         options = {"key": (seed, 77, number, DRAWING), "size": size, "patch": patch, "count": count}
-        splits[name] = Dataset.from_generator(
-            _draw, features=FEATURES, gen_kwargs={**options, "held_out": name == "held_out"}
-        )
+        options |= {"held_out": name == "held_out"}
+        splits[name] = Dataset.from_generator(_draw, features=FEATURES, gen_kwargs=options)
     return DatasetDict(splits)
 
 
 def patch_labels(scene: Scene, patch: int) -> dict[str, np.ndarray]:
-    """Return the labels of the patches of a scene: `colours` and `shapes` (patches,), `places` (patches, 2), `numbers`
-    (patches, 3).
-    """
+    """Return the labels of the patches of a scene, arrays (patches,) or (patches, numbers of a patch)."""
     side = scene.image.width
-    covers = np.stack([_covered(item.mask, patch) for item in scene.objects])
-    largest = covers.argmax(0)
-    visible = covers.max(0) >= COVERED
+    masks = np.stack([item.mask for item in scene.objects]).reshape(-1, side // patch, patch, side // patch, patch)
+    covers = masks.mean((2, 4)).reshape(len(masks), -1)
+    largest, covered = covers.argmax(0), covers.max(0) >= COVERED
     colours = np.array([PATCH_COLOURS.index(item.colour) for item in scene.objects])
     shapes = np.array([PATCH_SHAPES.index(item.shape) for item in scene.objects])
     places = np.array([centre(item) for item in scene.objects], dtype=np.float32) / side
     alike = [(of[:, None] == of).sum(1) for of in (colours, shapes)]
-    numbers = np.stack([np.full(len(scene.objects), len(scene.objects)), *alike], axis=1)
-    return {
-        "colours": visible * colours[largest],
-        "shapes": visible * shapes[largest],
-        "places": visible[:, None] * places[largest],
-        "numbers": visible[:, None] * numbers[largest],
-    }
-
-
-def _covered(mask: np.ndarray, patch: int) -> np.ndarray:
-    rows, columns = (side // patch for side in mask.shape)
-    return mask.reshape(rows, patch, columns, patch).mean((1, 3)).reshape(-1)
+    numbers = np.stack([np.full(len(masks), len(masks)), *alike], axis=1)
+    labels = zip(LABELS, (colours, shapes, places, numbers), strict=True)
+    return {name: (covered * of_objects[largest].T).T for name, of_objects in labels}
 
 
 def _draw(key: Sequence[int], size: int, patch: int, count: int, held_out: bool) -> Iterator[dict[str, Any]]:

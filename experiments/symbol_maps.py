@@ -17,28 +17,25 @@ from modeling_omni_vision.data.synthetic.shapes import COLOURS, SHAPES
 
 PATCH = 8  # pixels, and as many patches side by side in an image of 64
 OBJECT = re.compile(rf"({'|'.join(COLOURS)}) ({'|'.join(SHAPES)}) (\d+) (\d+)")
-AROUND = 2  # squared distance of the middle's patch to its eight neighbours, at most
+AROUND = 2  # squared distance of the centre's patch to its eight neighbours, at most
 # Background, and a bar that is off or on. The processor makes about 0, -1 and 1 of them.
 GREY, OFF, ON = 128, 0, 255
 
 
 def draw_symbol_map(symbols: str) -> PilImage.Image:
     """
-    Draw what `symbols_of` describes in words.
+    Draw objects, named with the column and row (0 to 31) of their centre: "red square 3 4, blue circle 20 9".
 
-    The patch where the middle of an object lies, and the eight around it unless another object is nearer, have a row
+    The patch where the centre of an object lies, and the eight around it unless another object is nearer, have a row
     of bars for each fact. One bar is on for its colour (two rows) and for its shape; as many are on as there are
-    objects, objects of its colour, and objects of its shape; and all up to the column and to the row of its middle.
+    objects, objects of its colour, and objects of its shape; and all up to the column and to the row of its centre.
     The other patches are grey.
-
-    Args:
-        symbols: Objects with the column and row of their middle, 0 to 31, "red square 3 4, blue circle 20 9".
 
     Returns:
         An RGB image of 64 by 64 pixels, for a tower of that size whose patches have 8.
 
     Raises:
-        ValueError: for anything else than such objects, or two whose middles lie in the same patch.
+        ValueError: for anything else than such objects, or two whose centres lie in the same patch.
     """
     found = [OBJECT.fullmatch(item) for item in symbols.split(", ")]
     if not all(found) or len(found) > MOST_OBJECTS:
@@ -65,23 +62,14 @@ def draw_symbol_map(symbols: str) -> PilImage.Image:
 def _code(item: Sequence[str], objects: Sequence[Sequence[str]], place: tuple[int, int]) -> np.ndarray:
     """Draw the bars of an object as pixels (PATCH, PATCH)."""
     colour, shape, *_ = item
-    patch = np.full((PATCH, PATCH), GREY, np.uint8)
-    patch[:2, : len(COLOURS)] = _one([*COLOURS].index(colour), len(COLOURS))
-    patch[2, : len(SHAPES)] = _one(SHAPES.index(shape), len(SHAPES))
     alike = (sum(other[part] == item[part] for other in objects) for part in (0, 1))
-    for line, number in enumerate((len(objects), *alike), 3):
-        patch[line, :MOST_OBJECTS] = _up_to(number - 1, MOST_OBJECTS)
-    for line, position in enumerate(place, 6):
-        patch[line, :PATCH] = _up_to(position, PATCH)
+    rows = [np.array([*COLOURS]) == colour] * 2 + [np.array(SHAPES) == shape]
+    rows += [np.arange(MOST_OBJECTS) < number for number in (len(objects), *alike)]
+    rows += [np.arange(PATCH) <= position for position in place]
+    patch = np.full((PATCH, PATCH), GREY, np.uint8)
+    for row, bars in enumerate(rows):
+        patch[row, : len(bars)] = np.where(bars, ON, OFF)
     return patch
-
-
-def _one(index: int, bars: int) -> np.ndarray:
-    return np.where(np.arange(bars) == index, ON, OFF)
-
-
-def _up_to(index: int, bars: int) -> np.ndarray:
-    return np.where(np.arange(bars) <= index, ON, OFF)
 
 
 __all__ = ["PATCH", "draw_symbol_map"]

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Control of language_scenes.sh with nothing to recognise: the input is maps of symbols (--image_input symbol_map), the
-# labels that train_patches teaches a vision tower, without a mistake. What it misses is not a fault of recognition.
+# labels on which `experiments.patches` trains a vision tower, without a mistake. What it misses is not a fault of recognition.
 # begin oracle_recipe
 # AMD EPYC, 1 thread(s), shared; 19 minutes.
 # 2026-11-25: exact answers 99.4%.

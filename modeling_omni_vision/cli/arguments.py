@@ -52,9 +52,9 @@ class Layout(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelp
 
 def layout(module: str) -> dict[str, Any]:
     """Return how the parser of a command is named and described."""
-    name = module.rpartition(".")[2].replace("_", "-")
+    name = f"omni-vision {module.rpartition('.')[2].replace('_', '-')}" if ".cli." in module else None
     options = {"description": sys.modules[module].__doc__, "formatter_class": argparse.RawDescriptionHelpFormatter}
-    return {"prog": f"omni-vision {name}", "allow_abbrev": False, **options}
+    return {"prog": name, "allow_abbrev": False, **options}
 
 
 def parse(kind: type[T], argv: Sequence[str]) -> T:

@@ -84,9 +84,9 @@ def test_others_are_not(name, other):
 
 def test_missing_packages_are_named_with_the_command_that_gets_them(tmp_path):
     (tmp_path / "node_modules" / PACKAGES[0]).mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"none of the name emoji-datasource-twitter, .*npm install") as told:
+    with pytest.raises(ValueError, match=r"none of the name emoji-datasource-twitter, .*npm install") as error:
         load_emoji(tmp_path)
-    assert f"npm install --prefix {tmp_path} " in str(told.value)
+    assert f"npm install --prefix {tmp_path} " in str(error.value)
 
 
 def test_saved_pairs_are_trained_on_with_their_own_splits_and_concepts(packages, tmp_path):

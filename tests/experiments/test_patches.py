@@ -8,9 +8,8 @@ from datasets import disable_progress_bars
 from transformers import AutoImageProcessor, EvalPrediction
 
 from experiments import patches
-from experiments.patches import PatchTeacher, patch_metrics
+from experiments.patches import PatchTeacher, main, patch_metrics
 from experiments.scene_patches import draw_scene_patches
-from experiments.train_patches import main
 from modeling_omni_vision import OmniVisionConfig, OmniVisionModel
 
 

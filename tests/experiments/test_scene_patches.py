@@ -18,7 +18,7 @@ def drawn(tmp_path_factory):
         return draw_scene_patches(sizes={"train": 30, "held_out": 30})
 
 
-def test_a_patch_is_called_what_covers_most_of_it_and_told_where_the_middle_of_that_is():
+def test_a_patch_is_labelled_with_the_object_that_covers_most_of_it_and_with_the_centre_of_that():
     scene = draw_scene(np.random.default_rng(3), [("red", "square"), ("blue", "circle")], 64)
     labels = patch_labels(scene, 8)
     colours, shapes, places = labels["colours"], labels["shapes"], labels["places"]
@@ -34,7 +34,7 @@ def test_a_patch_is_called_what_covers_most_of_it_and_told_where_the_middle_of_t
     assert not shapes[covered == 0].any()
 
 
-def test_a_patch_is_told_how_many_objects_there_are_of_its_colour_and_of_its_shape():
+def test_a_patch_is_labelled_with_how_many_objects_there_are_of_its_colour_and_of_its_shape():
     names = [("red", "square"), ("red", "circle"), ("blue", "square"), ("red", "star")]
     scene = draw_scene(np.random.default_rng(5), names, 64)
     labels = patch_labels(scene, 8)

@@ -20,10 +20,10 @@ def read(image):
         on = patch == 255
         assert (on[0] == on[1]).all()
         assert on[:3].sum(1).tolist() == [1, 1, 1]
-        told = [int(line.sum()) for line in on[3:]]
+        counts = [int(line.sum()) for line in on[3:]]
         # As many as are on are the first ones.
-        assert all(line[:many].all() for line, many in zip(on[3:], told, strict=True))
-        fact = ([*COLOURS][on[0].argmax()], SHAPES[on[2].argmax()], *told[:3], told[3] - 1, told[4] - 1)
+        assert all(line[:many].all() for line, many in zip(on[3:], counts, strict=True))
+        fact = ([*COLOURS][on[0].argmax()], SHAPES[on[2].argmax()], *counts[:3], counts[3] - 1, counts[4] - 1)
         found.setdefault(fact, set()).add((row, column))
     return found
 
@@ -51,7 +51,7 @@ def test_a_patch_between_two_objects_is_of_the_nearer_one():
     assert found["blue"] == {(2, 4), (2, 5), (3, 3), (3, 4), (3, 5), (4, 3), (4, 4), (4, 5)}
 
 
-def test_every_scene_of_the_questions_has_a_map_that_tells_sides_as_the_questions_do():
+def test_every_scene_of_the_questions_has_a_map_that_orders_sides_as_the_questions_do():
     sides = set()
     for row in draw_questions(("left_right", "above_below"), sizes={"train": 150})["train"]:
         objects = {f"{one[0]} {one[1]}": one[-2:] for one in read(draw_symbol_map(row["symbols"]))}
