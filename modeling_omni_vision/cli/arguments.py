@@ -10,29 +10,17 @@ import sys
 import types
 import typing
 from collections.abc import Sequence
-from dataclasses import MISSING, Field, field, fields
+from dataclasses import MISSING, Field, fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
+
+from ..training.option import option
 
 
 T = TypeVar("T")
 REVISION = "Commit, branch or tag of the checkpoint on the Hub."
 JSON = "File to write the result to as JSON; without a value, or as -, it is printed instead of the table."
-
-
-def option(help: str, default: Any = MISSING, **metadata: Any) -> Any:
-    """
-    Describe a field of arguments.
-
-    Args:
-        help: One or two sentences.
-        default: Its value where the flag is left out; a flag without one is required. A list is copied.
-        metadata: `positional=True` for a word without a flag, `bare=value` for what the flag means without a value.
-    """
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": help, **metadata})
-    return field(default=default, metadata={"help": help, **metadata})
 
 
 class Parser(argparse.ArgumentParser):

@@ -36,18 +36,8 @@ EAGER_IS_FASTER_BELOW = 200  # tokens, for bf16 on CPUs
 def train(recipe: RecipeArguments, args: OmniVisionTrainingArguments) -> Path:
     """Train a classifier, save it, and (unless `args.do_predict` is false) evaluate it once on the test split.
 
-    Args:
-        recipe: Data, model and augmentation.
-        args: Everything that transformers' Trainer knows.
-
-    Returns:
-        `args.output_dir`: model, image processor and code as the Hub wants them, and `metrics.json`.
-
-    Raises:
-        TrainingInterruptedError: after SIGTERM or Ctrl-C, once a checkpoint is saved.
-        NonFiniteLossError: if the loss or a gradient becomes NaN or infinite.
-        ValueError: for arguments, data or checkpoints that cannot be used; if the test split must stay closed
-            (`SplitRefusedError`), once everything else is saved.
+    Returns `args.output_dir` and raises as [`TrainingRun.run`] does. Also raises `SplitRefusedError` if the test
+    split must stay closed, once everything else is saved.
     """
     return ClassificationRun(recipe, args).run()
 

@@ -38,17 +38,7 @@ PACKABLE = ("sdpa", "eager")
 def train_language(recipe: LanguageArguments, args: LanguageTrainingArguments) -> Path:
     """Train a composite to answer questions about images; measure it and its controls once at the end.
 
-    Args:
-        recipe: Questions, model, and what is trained.
-        args: Everything that transformers' Trainer knows.
-
-    Returns:
-        `args.output_dir`: model, processor and code as the Hub wants them (with any LoRA merged), and `metrics.json`.
-
-    Raises:
-        TrainingInterruptedError: after SIGTERM or Ctrl-C, once a checkpoint is saved.
-        NonFiniteLossError: if the loss or a gradient becomes NaN or infinite.
-        ValueError: for arguments, data or checkpoints that cannot be used.
+    Returns `args.output_dir`, with any LoRA merged, and raises as [`TrainingRun.run`] does.
     """
     return LanguageRun(recipe, args).run()
 

@@ -229,7 +229,9 @@ def test_a_text_has_the_same_number_in_every_process():
 
 
 def batches(concepts, size, drop_last=True, epoch=0):
-    sampler = ConceptBatches(Dataset.from_dict({"concept": concepts}), size, drop_last, torch.Generator(), seed=3)
+    sampler = ConceptBatches(
+        Dataset.from_dict({"concept": concepts}), size, drop_last, generator=torch.Generator(), seed=3
+    )
     sampler.set_epoch(epoch)
     return list(sampler), len(sampler)
 
