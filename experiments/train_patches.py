@@ -6,16 +6,16 @@ What is saved is a vision tower for `scripts/train_language.py --vision`; the ac
 combinations of colour and shape not in training, is in `metrics.json`. All TrainingArguments work as well.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from transformers import HfArgumentParser
 
 from experiments.patches import train_patches
 from modeling_omni_vision import OmniVisionConfig
+from modeling_omni_vision.cli.program import run_training
 from modeling_omni_vision.training.arguments import OmniVisionTrainingArguments, read_fields
-from modeling_omni_vision.training.interruption import exit_when_interrupted
 
 
 @dataclass
@@ -35,12 +35,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = HfArgumentParser((PatchArguments, OmniVisionTrainingArguments))  # type: ignore[arg-type]
     recipe, args = parser.parse_args_into_dataclasses(args=None if argv is None else list(argv))
     plain = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    with exit_when_interrupted():
-        config = OmniVisionConfig(**{**plain, **read_fields("config", recipe.config)})
-        folder = train_patches(config, recipe.muon_learning_rate, args)
-    if args.process_index == 0:
-        for split, scores in json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["patches"].items():
-            print(f"{split:11} " + "  ".join(f"{name} {value:.3f}" for name, value in scores.items()))
+    config = OmniVisionConfig(**{**plain, **read_fields("config", recipe.config)})
+    record = run_training(partial(train_patches, config), recipe.muon_learning_rate, args)
+    for split, scores in record.get("patches", {}).items():
+        print(f"{split:11} " + "  ".join(f"{name} {value:.3f}" for name, value in scores.items()))
 
 
 if __name__ == "__main__":

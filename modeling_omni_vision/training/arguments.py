@@ -60,11 +60,7 @@ class RecipeArguments:
         self.config_fields()
 
     def config_fields(self) -> dict[str, Any]:
-        """Read `config`.
-
-        Raises:
-            ValueError: if it is not JSON of an object, or has a key that `OmniVisionConfig` does not know.
-        """
+        """Return the fields in `config`; raises as `read_fields` does."""
         return read_fields("config", self.config)
 
 

@@ -97,20 +97,12 @@ class LanguageArguments:
         self.decoder_fields()
 
     def vision_config(self) -> OmniVisionConfig:
-        """Return the configuration of a new tower from `config`, without dropout unless that is asked for.
-
-        Raises:
-            ValueError: if it is not JSON of an object with fields of [`OmniVisionConfig`].
-        """
+        """Return the configuration of a new tower, from `config`; without dropout unless that is asked for."""
         given = read_fields("config", self.config)
         return OmniVisionConfig(**{"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, **given})
 
     def decoder_fields(self) -> dict[str, Any]:
-        """Return the fields of a new language model, from `text_config`.
-
-        Raises:
-            ValueError: if it is not JSON of an object with fields of `LlamaConfig`.
-        """
+        """Return the fields of a new language model, from `text_config`; raises as `read_fields` does."""
         # Not at the top: it takes as long to import as all the rest, also for `--help`.
         from transformers import LlamaConfig
 

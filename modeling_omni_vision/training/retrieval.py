@@ -16,6 +16,7 @@ from ..retrieval.augmentation import PairAugmentation
 from ..retrieval.build import as_sentence_transformer, build_retrieval
 from ..retrieval.evaluation import evaluators, retrieval_metrics
 from ..retrieval.losses import TwoWayContrastiveLoss, unwrap_retrieval_model
+from .arguments import read_fields
 from .callbacks import AfterStepCallback
 from .retrieval_arguments import RetrievalArguments, RetrievalTrainingArguments
 from .retrieval_data import ConceptBatches, rows_by_concept, training_pairs
@@ -222,7 +223,7 @@ def _start(
         recipe.embedding_dim,
         recipe.vision_feature_select_strategy,
         recipe.contrastive_loss,
-        recipe.vision_fields() if recipe.vision else None,
+        read_fields("config", recipe.config) if recipe.vision else None,
     )
 
 

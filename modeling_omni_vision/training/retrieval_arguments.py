@@ -100,16 +100,8 @@ class RetrievalArguments:
         return self.vectors != "single_vector"
 
     def vision_config(self) -> OmniVisionConfig:
-        """Return the configuration of a new tower, from `config`.
-
-        Raises:
-            ValueError: if it is not JSON of an object, or has a key that `OmniVisionConfig` does not know.
-        """
-        return OmniVisionConfig(**self.vision_fields())
-
-    def vision_fields(self) -> dict[str, Any]:
-        """Return the fields in `config`; see `vision_config`."""
-        return read_fields("config", self.config)
+        """Return the configuration of a new tower, from `config`; raises as `read_fields` does."""
+        return OmniVisionConfig(**read_fields("config", self.config))
 
 
 @dataclass
