@@ -59,13 +59,7 @@ def parse(kind: type[T], argv: Sequence[str]) -> T:
 def parse_training(kinds: Sequence[type[Any]], argv: Sequence[str], module: str) -> tuple[Any, ...]:
     """Read the arguments of a command that trains, of which transformers' `TrainingArguments` are a part.
 
-    Args:
-        kinds: The dataclasses to fill.
-        argv: The words.
-        module: Name of the module of the command; its docstring is the description.
-
-    Raises:
-        ValueError: for arguments that contradict each other.
+    The docstring of `module` describes the command. Raises a `ValueError` for arguments that contradict each other.
     """
     from transformers import HfArgumentParser
 
@@ -89,11 +83,11 @@ def add_flag(parser: argparse.ArgumentParser, item: Field[Any], hint: Any) -> No
     many = typing.get_origin(hint) is list
     kind = typing.get_args(hint)[0] if many else hint
     default = item.default_factory() if item.default_factory is not MISSING else item.default
-    told = item.metadata["help"].replace("%", "%%")
+    text = item.metadata["help"].replace("%", "%%")
     if default not in (MISSING, None, False, "") and default != []:
-        told += f" Default: {' '.join(map(str, default)) if many else default}."
+        text += f" Default: {' '.join(map(str, default)) if many else default}."
     if item.metadata.get("positional"):
-        parser.add_argument(item.name, type=kind, help=told)
+        parser.add_argument(item.name, type=kind, help=text)
         return
     options: dict[str, Any] = {"nargs": "+"} if many else {}
     if kind is bool:
@@ -101,7 +95,7 @@ def add_flag(parser: argparse.ArgumentParser, item: Field[Any], hint: Any) -> No
     elif "bare" in item.metadata:
         options = {"nargs": "?", "const": item.metadata["bare"]}
     given = {"required": True} if default is MISSING else {"default": default}
-    parser.add_argument(f"--{item.name}", type=kind, help=told, **given, **options)
+    parser.add_argument(f"--{item.name}", type=kind, help=text, **given, **options)
 
 
 def boolean(text: str) -> bool:
