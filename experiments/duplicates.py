@@ -91,7 +91,6 @@ def audit(
     found = nearest(ours, theirs, shift)
     order = np.argsort(-found.similarity, kind="stable")[:PAIRS_DRAWN].tolist()
     pairs = [describe_pair(index, found, splits) for index in order]
-    notes = [" mirrored" * one["mirrored"] + " shifted" * (one["shift"] != [0, 0]) for one in pairs]
     report = {
         "dataset": without_folder(dataset),
         "date": datetime.now(UTC).date().isoformat(),

@@ -10,29 +10,17 @@ import sys
 import types
 import typing
 from collections.abc import Sequence
-from dataclasses import MISSING, Field, field, fields
+from dataclasses import MISSING, Field, fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
+
+from ..training.option import option
 
 
 T = TypeVar("T")
 REVISION = "Commit, branch or tag of the checkpoint on the Hub."
 JSON = "File to write the result to as JSON; without a value, or as -, it is printed instead of the table."
-
-
-def option(help: str, default: Any = MISSING, **metadata: Any) -> Any:
-    """
-    Describe a field of arguments.
-
-    Args:
-        help: One or two sentences.
-        default: Its value where the flag is left out; a flag without one is required. A list is copied.
-        metadata: `positional=True` for a word without a flag, `bare=value` for what the flag means without a value.
-    """
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": help, **metadata})
-    return field(default=default, metadata={"help": help, **metadata})
 
 
 class Parser(argparse.ArgumentParser):
@@ -71,13 +59,7 @@ def parse(kind: type[T], argv: Sequence[str]) -> T:
 def parse_training(kinds: Sequence[type[Any]], argv: Sequence[str], module: str) -> tuple[Any, ...]:
     """Read the arguments of a command that trains, of which transformers' `TrainingArguments` are a part.
 
-    Args:
-        kinds: The dataclasses to fill.
-        argv: The words.
-        module: Name of the module of the command; its docstring is the description.
-
-    Raises:
-        ValueError: for arguments that contradict each other.
+    The docstring of `module` describes the command. Raises a `ValueError` for arguments that contradict each other.
     """
     from transformers import HfArgumentParser
 
@@ -101,11 +83,11 @@ def add_flag(parser: argparse.ArgumentParser, item: Field[Any], hint: Any) -> No
     many = typing.get_origin(hint) is list
     kind = typing.get_args(hint)[0] if many else hint
     default = item.default_factory() if item.default_factory is not MISSING else item.default
-    told = item.metadata["help"].replace("%", "%%")
+    text = item.metadata["help"].replace("%", "%%")
     if default not in (MISSING, None, False, "") and default != []:
-        told += f" Default: {' '.join(map(str, default)) if many else default}."
+        text += f" Default: {' '.join(map(str, default)) if many else default}."
     if item.metadata.get("positional"):
-        parser.add_argument(item.name, type=kind, help=told)
+        parser.add_argument(item.name, type=kind, help=text)
         return
     options: dict[str, Any] = {"nargs": "+"} if many else {}
     if kind is bool:
@@ -113,7 +95,7 @@ def add_flag(parser: argparse.ArgumentParser, item: Field[Any], hint: Any) -> No
     elif "bare" in item.metadata:
         options = {"nargs": "?", "const": item.metadata["bare"]}
     given = {"required": True} if default is MISSING else {"default": default}
-    parser.add_argument(f"--{item.name}", type=kind, help=told, **given, **options)
+    parser.add_argument(f"--{item.name}", type=kind, help=text, **given, **options)
 
 
 def boolean(text: str) -> bool:

@@ -38,18 +38,7 @@ def main(argv: Sequence[str]) -> None:
     from ..evaluation.evaluate import evaluate
     from ..records.command import recorded_command
 
-    report = evaluate(
-        arguments.model,
-        arguments.dataset,
-        arguments.split,
-        arguments.output,
-        arguments.image_column,
-        arguments.label_column,
-        arguments.validation_fraction,
-        arguments.batch_size,
-        recorded_command("scripts/evaluate.py", argv),
-        arguments.robustness,
-    )
+    report = evaluate(**vars(arguments), command=recorded_command("scripts/evaluate.py", argv))
     found, (low, high) = report.metrics, report.metrics["accuracy_interval"]
     print(
         f"{found['dataset']} {found['split']}: accuracy {found['accuracy']:.2%} ({low:.2%} to {high:.2%}), macro-F1 "

@@ -29,8 +29,8 @@ class InspectArguments:
 
 def counted(counts: dict[str, int], most: int = 12) -> str:
     """Return counts in one line, of many the first."""
-    shown = [f"{name}: {count:,}" for name, count in list(counts.items())[:most]]
-    return ", ".join(shown) + (f" and {len(counts) - most} more" if len(counts) > most else "")
+    first = [f"{name}: {count:,}" for name, count in list(counts.items())[:most]]
+    return ", ".join(first) + (f" and {len(counts) - most} more" if len(counts) > most else "")
 
 
 @program

@@ -31,7 +31,7 @@ COMMANDS = {
 
 def overview() -> str:
     """Return one line for each command."""
-    lines = [f"  {name:16} {told}" for name, told in COMMANDS.items()]
+    lines = [f"  {name:16} {summary}" for name, summary in COMMANDS.items()]
     return "\n".join(
         ["usage: omni-vision COMMAND [flags]", "", *lines, "", "omni-vision COMMAND --help lists the flags of one."]
     )

@@ -2,6 +2,7 @@
 
 import dis
 import functools
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -48,14 +49,23 @@ def program(main: Callable[[Sequence[str]], None]) -> Main:
 
 
 def run_training(train: Callable[[Any, Any], Path], recipe: Any, args: Any) -> dict[str, Any]:
-    """Train, or stop in good order, and return what stands in metrics.json; nothing in all processes but the first."""
+    """Train and return what stands in metrics.json; nothing in all processes but the first.
+
+    Interrupted training ends the process: one line, no traceback, status 128 + signal.
+    """
     import torch
 
     from ..records.metrics_file import read_metrics
-    from ..training.interruption import exit_when_interrupted
+    from ..training.interruption import TrainingInterruptedError
 
-    with exit_when_interrupted():
+    try:
         folder = train(recipe, args)
+    except TrainingInterruptedError as stopped:
+        print(stopped, file=sys.stderr)
+        raise SystemExit(128 + stopped.signum) from None
+    except KeyboardInterrupt:
+        print("Ended at once. Earlier checkpoints stay: --resume_from_checkpoint true.", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     return read_metrics(folder) if args.process_index == 0 else {}

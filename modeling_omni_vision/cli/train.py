@@ -27,5 +27,5 @@ def main(argv: Sequence[str]) -> None:
             "validation": record["training"]["validation_accuracy"],
             "test": record.get("test", {}).get("accuracy"),
         }
-        shown = (f"{name} accuracy {score:.4f}" for name, score in scores.items() if score is not None)
-        print(f"{args.output_dir}:", *shown)
+        words = (f"{name} accuracy {score:.4f}" for name, score in scores.items() if score is not None)
+        print(f"{args.output_dir}:", *words)

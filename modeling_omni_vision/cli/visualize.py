@@ -1,4 +1,4 @@
-"""Draw what a model looks at, by its kind: attention, per-token similarity or occlusion maps, as PNG.
+"""Draw what a model attends to, by its kind: attention, per-token similarity or occlusion maps, as PNG.
 
 An encoder or a classifier: the attention of CLS in the last layer over image files.
 

@@ -1,18 +1,22 @@
 """Arguments of `scripts/train.py`, and what those of all training commands share."""
 
 import json
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Iterable
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import TrainingArguments
 
-from ..configuration_omni_vision import OmniVisionConfig
+from ..configuration_omni_vision import OmniVisionConfig, check_field
 from ..data.hold_out import VALIDATION_FRACTION
+from .option import option
 
 
 SECRETS = ("hub_token",)
+HELD_OUT = "Held out of train if there is no validation split: a fraction, or a number."
+MUON = "Muon for the matrices of the vision tower's layers, at this learning rate (0.02 is usual); 0 disables."
 # Keywords that a configuration takes beside its fields.
 OTHER_CONFIG_KEYS = ("attn_implementation", "id2label", "label2id")
 
@@ -21,63 +25,34 @@ OTHER_CONFIG_KEYS = ("attn_implementation", "id2label", "label2id")
 class RecipeArguments:
     """The data, the model, and the levers that `TrainingArguments` does not have."""
 
-    dataset: str = field(
-        metadata={
-            "help": "digits, shapes (also shapes:colour, shapes:shape, shapes:red,blue), a folder of images, IDX or "
-            "Parquet files, a saved dataset, or a dataset of the Hub."
-        }
+    dataset: str = option(
+        "digits, shapes (also shapes:colour, shapes:shape, shapes:red,blue), a folder of images, IDX or "
+        "Parquet files, a saved dataset, or a dataset of the Hub."
     )
-    image_column: str | None = field(
-        default=None, metadata={"help": "Column of the images, if it cannot be inferred."}
-    )
-    label_column: str | None = field(
-        default=None, metadata={"help": "Column of the classes, if it cannot be inferred."}
-    )
-    validation_fraction: float = field(
-        default=VALIDATION_FRACTION,
-        metadata={"help": "Held out of train if there is no validation split: a fraction, or a number."},
-    )
-    model: str | None = field(default=None, metadata={"help": "Checkpoint to start from; by default a new model."})
-    config: str | None = field(
-        default=None,
-        metadata={"help": "Fields of OmniVisionConfig (and attn_implementation), as JSON or a JSON file."},
-    )
-    min_crop_scale: float = field(
-        default=0.0, metadata={"help": "Random-resized crop: smallest fraction of the area; 0 disables."}
-    )
-    max_translate: int = field(
-        default=0, metadata={"help": "Random shift in pixels of the model's input; 0 disables."}
-    )
-    flip: bool = field(default=False, metadata={"help": "Mirror every second image."})
-    rand_augment: int = field(default=0, metadata={"help": "RandAugment magnitude, 1 to 30 (3 is light); 0 disables."})
-    random_erasing: float = field(default=0.0, metadata={"help": "Probability that a rectangle is erased."})
-    mixup: float = field(default=0.0, metadata={"help": "Mixup alpha; 0 disables."})
-    cutmix: float = field(default=0.0, metadata={"help": "CutMix alpha; 0 disables. With mixup, one per batch."})
-    ema_decay: float = field(default=0.0, metadata={"help": "Decay of the average of weights; 0 disables."})
-    layer_decay: float = field(
-        default=1.0, metadata={"help": "Learning rate of each layer relative to the one above it; 1 means equal."}
-    )
-    muon_learning_rate: float = field(
-        default=0.0,
-        metadata={"help": "Muon for the matrices of the layers, at this learning rate (0.02 is usual); 0 disables."},
-    )
-    mimetic_init: bool = field(
-        default=False, metadata={"help": "Start a new model with attention between similar tokens."}
-    )
-    center_residual: bool = field(
-        default=True, metadata={"help": "Keep the residual stream zero-mean, so that the native twin is exact."}
-    )
+    image_column: str | None = option("Column of the images, if it cannot be inferred.", None)
+    label_column: str | None = option("Column of the classes, if it cannot be inferred.", None)
+    validation_fraction: float = option(HELD_OUT, VALIDATION_FRACTION)
+    model: str | None = option("Checkpoint to start from; by default a new model.", None)
+    config: str | None = option("Fields of OmniVisionConfig (and attn_implementation), as JSON or a JSON file.", None)
+    min_crop_scale: float = option("Random-resized crop: smallest fraction of the area; 0 disables.", 0.0)
+    max_translate: int = option("Random shift in pixels of the model's input; 0 disables.", 0)
+    flip: bool = option("Mirror every second image.", False)
+    rand_augment: int = option("RandAugment magnitude, 1 to 30 (3 is light); 0 disables.", 0)
+    random_erasing: float = option("Probability that a rectangle is erased.", 0.0)
+    mixup: float = option("Mixup alpha; 0 disables.", 0.0)
+    cutmix: float = option("CutMix alpha; 0 disables. With mixup, one per batch.", 0.0)
+    ema_decay: float = option("Decay of the average of weights; 0 disables.", 0.0)
+    layer_decay: float = option("Learning rate of each layer relative to the one above it; 1 means equal.", 1.0)
+    muon_learning_rate: float = option(MUON, 0.0)
+    mimetic_init: bool = option("Start a new model with attention between similar tokens.", False)
+    center_residual: bool = option("Keep the residual stream zero-mean, so that the native twin is exact.", True)
 
     def __post_init__(self) -> None:
         self.given = _given(self)
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"`ema_decay` must be at least 0 and below 1, got {self.ema_decay!r}. 0.999 is usual.")
-        if not 0 < self.layer_decay <= 1:
-            raise ValueError(f"`layer_decay` must be above 0 and at most 1, got {self.layer_decay!r}. 0.75 is usual.")
-        if self.muon_learning_rate < 0:
-            raise ValueError(
-                f"`muon_learning_rate` must be at least 0, got {self.muon_learning_rate!r}. 0.02 is usual, 0 is AdamW."
-            )
+        recipe: Any = self
+        check_field(recipe, "ema_decay", 0 <= self.ema_decay < 1, "at least 0 and below 1", "0.999 is usual.")
+        check_field(recipe, "layer_decay", 0 < self.layer_decay <= 1, "above 0 and at most 1", "0.75 is usual.")
+        check_nonnegative(recipe, "muon_learning_rate")
         if self.mimetic_init and self.model is not None:
             raise ValueError(
                 "`mimetic_init` is for new models, got a checkpoint in `model` too. Leave out one of them."
@@ -85,11 +60,7 @@ class RecipeArguments:
         self.config_fields()
 
     def config_fields(self) -> dict[str, Any]:
-        """Read `config`.
-
-        Raises:
-            ValueError: if it is not JSON of an object, or has a key that `OmniVisionConfig` does not know.
-        """
+        """Return the fields in `config`; raises as `read_fields` does."""
         return read_fields("config", self.config)
 
 
@@ -97,22 +68,21 @@ class RecipeArguments:
 class CommonTrainingArguments:
     """Defaults that suit small models, and what follows from others; comes before a class of `TrainingArguments`."""
 
-    num_train_epochs: float = field(default=5.0, metadata={"help": "Passes over the training data."})
-    learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate."})
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Shape of the learning rate over time."})
-    warmup_steps: float = field(default=0.05, metadata={"help": "Steps to warm up, or their fraction if below 1."})
-    weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of matrices."})
-    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: epoch, steps or no."})
-    save_strategy: str = field(default="epoch", metadata={"help": "When to save: epoch, steps, best or no."})
-    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep; the best is among them."})
-    load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best weights, not the last."})
-    greater_is_better: bool | None = field(default=True, metadata={"help": "Whether that metric should be large."})
-    logging_steps: float = field(default=0.02, metadata={"help": "Steps between logs, or their fraction if below 1."})
+    num_train_epochs: float = option("Passes over the training data.", 5.0)
+    learning_rate: float = option("Peak learning rate; with layer decay that of the topmost layers.", 1e-3)
+    lr_scheduler_type: str = option("Shape of the learning rate over time.", "cosine")
+    warmup_steps: float = option("Steps to warm up, or their fraction if below 1.", 0.05)
+    weight_decay: float = option("Weight decay, not for norms, biases and tokens.", 0.05)
+    eval_strategy: str = option("When to evaluate: epoch, steps or no.", "epoch")
+    save_strategy: str = option("When to save: epoch, steps, best or no.", "epoch")
+    save_total_limit: int | None = option("Checkpoints to keep; the best is among them.", 2)
+    load_best_model_at_end: bool = option("End with the best weights, not the last.", True)
+    greater_is_better: bool | None = option("Whether that metric should be large.", True)
+    logging_steps: float = option("Steps between logs, or their fraction if below 1.", 0.02)
     # The type of TrainingArguments in its own order: the parser takes the second one for the flag's.
-    report_to: None | str | list[str] = field(  # noqa: RUF036
-        default="none", metadata={"help": "Trackers to report to."}
-    )
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay false: images are a column."})
+    report_to: None | str | list[str] = option("Trackers to report to.", "none")  # noqa: RUF036
+    do_predict: bool = option("Measure the test splits at the end, once; false for trial runs.", True)
+    remove_unused_columns: bool = option("Must stay false: images are a column.", False)
 
     def __post_init__(self) -> None:
         args: Any = self
@@ -137,16 +107,22 @@ class CommonTrainingArguments:
 class OmniVisionTrainingArguments(CommonTrainingArguments, TrainingArguments):
     """`TrainingArguments` for classifiers; every default can be changed."""
 
-    per_device_train_batch_size: int = field(default=64, metadata={"help": "Images per step and device."})
-    per_device_eval_batch_size: int = field(default=256, metadata={"help": "Images per evaluation batch and device."})
-    num_train_epochs: float = field(default=30.0, metadata={"help": "Passes over the training images."})
-    learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate, for the topmost layers."})
-    weight_decay: float = field(default=0.05, metadata={"help": "Weight decay, not for norms, biases and tokens."})
-    metric_for_best_model: str | None = field(default="accuracy", metadata={"help": "Validation metric of the best."})
-    do_predict: bool = field(
-        default=True,
-        metadata={"help": "Open the test split, once, at the end; false for trial runs, compared on validation."},
-    )
+    per_device_train_batch_size: int = option("Images per step and device.", 64)
+    per_device_eval_batch_size: int = option("Images per evaluation batch and device.", 256)
+    num_train_epochs: float = option("Passes over the training images.", 30.0)
+    metric_for_best_model: str | None = option("Validation metric of the best.", "accuracy")
+
+
+def check_choices(arguments: Any, **choices: Iterable[str]) -> None:
+    """Raise a `ValueError` for an argument whose value is not among its choices."""
+    for name, allowed in choices.items():
+        check_field(arguments, name, getattr(arguments, name) in allowed, f"one of {', '.join(allowed)}")
+
+
+def check_nonnegative(arguments: Any, *names: str) -> None:
+    """Raise a `ValueError` for an argument below 0; None is as good as 0."""
+    for name in names:
+        check_field(arguments, name, (getattr(arguments, name) or 0) >= 0, "at least 0", "0 disables.")
 
 
 def read_fields(name: str, given: str | None, kind: Any = OmniVisionConfig) -> dict[str, Any]:
@@ -188,4 +164,13 @@ def _given(arguments: Any) -> dict[str, Any]:
     return given
 
 
-__all__ = ["CommonTrainingArguments", "OmniVisionTrainingArguments", "RecipeArguments", "read_fields"]
+__all__ = [
+    "HELD_OUT",
+    "MUON",
+    "CommonTrainingArguments",
+    "OmniVisionTrainingArguments",
+    "RecipeArguments",
+    "check_choices",
+    "check_nonnegative",
+    "read_fields",
+]

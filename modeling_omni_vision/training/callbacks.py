@@ -1,12 +1,11 @@
-"""What happens around each step: epochs for the data, a centred residual stream, averaged weights."""
+"""What happens around each step: epochs for the data, functions after it; models without their wrappers."""
 
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-
-from ..modeling_omni_vision import OmniVisionPreTrainedModel
-from .averaging import WeightAverage
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 
 class DataEpochCallback(TrainerCallback):
@@ -20,50 +19,29 @@ class DataEpochCallback(TrainerCallback):
     def __init__(self, data: Any = None) -> None:
         self.data = data
 
-    def on_epoch_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        train_dataloader: Any = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, *event: Any, **kwargs: Any) -> None:
         """Set the epoch, counted from 0."""
-        data = train_dataloader.dataset if self.data is None else self.data
+        data = kwargs["train_dataloader"].dataset if self.data is None else self.data
         set_epoch = getattr(data, "set_epoch", None)
         if set_epoch is not None:
             # A resumed epoch starts at a fraction; the tiny step up is for sums that fall just short of one.
             set_epoch(int((state.epoch or 0) + 1e-6))
 
 
-class CenteringCallback(TrainerCallback):
-    """Keeps everything that writes into the residual stream at zero mean, after each optimizer step."""
+class AfterStepCallback(TrainerCallback):
+    """Calls a function without arguments after each optimizer step; several are called in the order they were added.
 
-    def on_optimizer_step(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: nn.Module | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Centre the model in place; wrapped models (DDP, compiled) share its parameters."""
-        plain = unwrap(model)
-        if isinstance(plain, OmniVisionPreTrainedModel):
-            plain.center_residual_()
+    Args:
+        function: Changes weights in place. Wrapped models (DDP, compiled) share the parameters of the plain one.
+    """
 
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self.function = function
 
-class AveragingCallback(TrainerCallback):
-    """Adds the weights of each step to their average; must come after centring."""
-
-    def __init__(self, average: WeightAverage) -> None:
-        self.average = average
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Update the average."""
-        self.average.update()
+    @torch.no_grad()
+    def on_optimizer_step(self, *event: Any, **kwargs: Any) -> None:
+        """Call the function."""
+        self.function()
 
 
 def unwrap(model: nn.Module | None) -> nn.Module | None:
@@ -80,4 +58,4 @@ def set_frozen_to_eval(model: nn.Module) -> None:
             part.eval()
 
 
-__all__ = ["AveragingCallback", "CenteringCallback", "DataEpochCallback", "set_frozen_to_eval", "unwrap"]
+__all__ = ["AfterStepCallback", "DataEpochCallback", "set_frozen_to_eval", "unwrap"]

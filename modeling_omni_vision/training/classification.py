@@ -21,7 +21,7 @@ from ..modeling_omni_vision import OmniVisionForImageClassification
 from ..records.command import without_folder
 from ..records.machine import has_bf16_instructions
 from .arguments import OmniVisionTrainingArguments, RecipeArguments
-from .initialization import mimetic_
+from .initialization import mimetic_, new_image_processor
 from .run_record import evaluations, training_command, without_folders
 from .skeleton import TrainingRun
 from .trainer import OmniVisionTrainer
@@ -36,18 +36,8 @@ EAGER_IS_FASTER_BELOW = 200  # tokens, for bf16 on CPUs
 def train(recipe: RecipeArguments, args: OmniVisionTrainingArguments) -> Path:
     """Train a classifier, save it, and (unless `args.do_predict` is false) evaluate it once on the test split.
 
-    Args:
-        recipe: Data, model and augmentation.
-        args: Everything that transformers' Trainer knows.
-
-    Returns:
-        `args.output_dir`: model, image processor and code as the Hub wants them, and `metrics.json`.
-
-    Raises:
-        TrainingInterruptedError: after SIGTERM or Ctrl-C, once a checkpoint is saved.
-        NonFiniteLossError: if the loss or a gradient becomes NaN or infinite.
-        ValueError: for arguments, data or checkpoints that cannot be used; if the test split must stay closed
-            (`SplitRefusedError`), once everything else is saved.
+    Returns `args.output_dir` and raises as [`TrainingRun.run`] does. Also raises `SplitRefusedError` if the test
+    split must stay closed, once everything else is saved.
     """
     return ClassificationRun(recipe, args).run()
 
@@ -122,9 +112,7 @@ def build_model(
 ) -> tuple[OmniVisionForImageClassification, OmniVisionImageProcessor]:
     """Make or load the model and its image processor.
 
-    A new model's processor resizes to the model's `image_size`, with ImageNet's statistics for colour, the
-    processor's own for grey, and 0.5 for any other number of channels. A loaded model keeps its head only if the
-    classes are the same.
+    A loaded model keeps its head only if the classes are the same.
     """
     fields = recipe.config_fields()
     names = fields.pop("id2label", None) or dict(enumerate(class_names))
@@ -143,7 +131,7 @@ def build_model(
         model = OmniVisionForImageClassification(config)
         if recipe.mimetic_init:
             mimetic_(model)
-        return model, _new_processor(config)
+        return model, new_image_processor(config)
     before = OmniVisionConfig.from_pretrained(recipe.model)
     config = OmniVisionConfig.from_pretrained(recipe.model, **fields)
     if before.id2label == id2label and before.architectures == [OmniVisionForImageClassification.__name__]:
@@ -183,14 +171,6 @@ def training_images(
         seed=args.data_seed if args.data_seed is not None else args.seed,
     )
     return ImageDataset(train, processor, augmentation)
-
-
-def _new_processor(config: OmniVisionConfig) -> OmniVisionImageProcessor:
-    height, width = config.image_size_hw
-    options: dict[str, Any] = {"size": {"height": height, "width": width}, "num_channels": config.num_channels}
-    if config.num_channels not in (1, 3):
-        options |= dict.fromkeys(("image_mean", "image_std"), [0.5] * config.num_channels)
-    return OmniVisionImageProcessor(**options)
 
 
 def _recommend_eager_attention(model: OmniVisionForImageClassification, args: OmniVisionTrainingArguments) -> None:

@@ -1,10 +1,12 @@
-"""Mimetic initialisation, for training on little data: attention between similar tokens, sinusoidal positions."""
+"""New models: their image processors, and mimetic initialisation, for training on little data."""
 
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..configuration_omni_vision import OmniVisionConfig
+from ..image_processing_omni_vision import OmniVisionImageProcessor
 from ..modeling_omni_vision import OmniVisionForImageClassification
 
 
@@ -12,6 +14,19 @@ from ..modeling_omni_vision import OmniVisionForImageClassification
 QUERIES_WITH_KEYS, VALUES_WITH_OUTPUTS = (0.7, 0.7), (-0.4, 0.4)
 POSITION_SCALE = 0.1
 LONGEST_WAVE = 10_000
+
+
+def new_image_processor(config: OmniVisionConfig) -> OmniVisionImageProcessor:
+    """Return an image processor that resizes to the model's `image_size`.
+
+    Pixels are normalised by ImageNet's statistics for colour, the processor's own for grey, and by 0.5 for any other
+    number of channels.
+    """
+    height, width = config.image_size_hw
+    options: dict[str, Any] = {"size": {"height": height, "width": width}, "num_channels": config.num_channels}
+    if config.num_channels not in (1, 3):
+        options |= dict.fromkeys(("image_mean", "image_std"), [0.5] * config.num_channels)
+    return OmniVisionImageProcessor(**options)
 
 
 @torch.no_grad()
@@ -68,4 +83,4 @@ def _factors(width: int, identity: float, noise: float, rank: int) -> tuple[torc
     return root * left[:, :rank].T, root * right[:rank]
 
 
-__all__ = ["mimetic_", "waves"]
+__all__ = ["mimetic_", "new_image_processor", "waves"]

@@ -1,13 +1,10 @@
-"""SIGTERM and Ctrl-C: a checkpoint at the end of the running step, a line on how to continue, no traceback."""
+"""SIGTERM and Ctrl-C: a checkpoint at the end of the running step, and an error that says how to continue."""
 
 import logging
 import os
 import signal
-import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -97,10 +94,7 @@ class StopOnSignal(TrainerCallback):
 
 
 def train_until_done(trainer: Any, checkpoint: Any = None) -> float:
-    """Train, from a checkpoint if there is one.
-
-    Returns:
-        Seconds that it took.
+    """Train, from a checkpoint if there is one, and return the seconds that it took.
 
     Raises:
         TrainingInterruptedError: after SIGTERM or Ctrl-C, once a checkpoint is saved.
@@ -119,21 +113,8 @@ def train_until_done(trainer: Any, checkpoint: Any = None) -> float:
     return time.monotonic() - began
 
 
-@contextmanager
-def exit_when_interrupted() -> Iterator[None]:
-    """End the process where training was interrupted: one line, no traceback, status 128 + signal."""
-    try:
-        yield
-    except TrainingInterruptedError as stopped:
-        print(stopped, file=sys.stderr)
-        sys.exit(128 + stopped.signum)
-    except KeyboardInterrupt:
-        print("Ended at once. Earlier checkpoints stay: --resume_from_checkpoint true.", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
-
-
 def _at_epoch_end(state: TrainerState) -> bool:
     return abs((state.epoch or 0) - round(state.epoch or 0)) < 1e-6
 
 
-__all__ = ["StopOnSignal", "TrainingInterruptedError", "exit_when_interrupted", "train_until_done"]
+__all__ = ["StopOnSignal", "TrainingInterruptedError", "train_until_done"]

@@ -16,12 +16,12 @@ from ..data.questions import load_questions
 from ..data.synthetic.scene_questions import scene_texts
 from ..data.word_tokenizer import new_chat_tokenizer
 from ..evaluation.answers import AnswerResult, answer_metrics, text_only_prior
-from ..image_processing_omni_vision import OmniVisionImageProcessor
 from ..interop.compose import compose_language_model
 from ..modeling_omni_vision import OmniVisionModel
 from ..modeling_omni_vision_language import OmniVisionForConditionalGeneration
 from ..processing_omni_vision_language import OmniVisionProcessor
 from ..records.weights_digest import weights_digest
+from .initialization import new_image_processor
 from .language_arguments import NEW, LanguageArguments, LanguageTrainingArguments
 from .language_data import IGNORED, AnswerCollator, Conversations, LengthGroups, replace_images
 from .optimizer import parameter_groups
@@ -38,17 +38,7 @@ PACKABLE = ("sdpa", "eager")
 def train_language(recipe: LanguageArguments, args: LanguageTrainingArguments) -> Path:
     """Train a composite to answer questions about images; measure it and its controls once at the end.
 
-    Args:
-        recipe: Questions, model, and what is trained.
-        args: Everything that transformers' Trainer knows.
-
-    Returns:
-        `args.output_dir`: model, processor and code as the Hub wants them (with any LoRA merged), and `metrics.json`.
-
-    Raises:
-        TrainingInterruptedError: after SIGTERM or Ctrl-C, once a checkpoint is saved.
-        NonFiniteLossError: if the loss or a gradient becomes NaN or infinite.
-        ValueError: for arguments, data or checkpoints that cannot be used.
+    Returns `args.output_dir`, with any LoRA merged, and raises as [`TrainingRun.run`] does.
     """
     return LanguageRun(recipe, args).run()
 
@@ -232,13 +222,7 @@ class LanguageTrainer(SkeletonTrainer):
     """Trains a composite on batches of `AnswerCollator`, with a learning rate for each part.
 
     Beside what `SkeletonTrainer` does: sequences of about equal length go together, in an order that a resumed run
-    repeats; evaluation is the fraction of exact answers.
-
-    Args:
-        model: The composite.
-        rates: Learning rates of its parts.
-        recipe: Packing, stage and learning rates of Muon.
-        **kwargs: As for `Trainer`.
+    repeats; evaluation is the fraction of exact answers. `rates` are the learning rates of the parts.
     """
 
     def __init__(
@@ -395,10 +379,8 @@ def _open(name: str, attention: str | None) -> tuple[OmniVisionForConditionalGen
 
 def _new_tower(recipe: LanguageArguments, folder: Path) -> str:
     config = recipe.vision_config()
-    height, width = config.image_size_hw
     OmniVisionModel(config).save_pretrained(folder)
-    images = OmniVisionImageProcessor(size={"height": height, "width": width}, num_channels=config.num_channels)
-    images.save_pretrained(folder)
+    new_image_processor(config).save_pretrained(folder)
     return str(folder)
 
 

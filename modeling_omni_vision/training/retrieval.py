@@ -4,12 +4,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset, DatasetDict
 from peft import LoraConfig, PeftModel
 from sentence_transformers import MultiVectorEncoderTrainer, SentenceTransformerTrainer
 from sentence_transformers.base.evaluation import SequentialEvaluator
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..data.pairs import load_pairs
 from ..modeling_omni_vision_retrieval import OmniVisionForRetrieval
@@ -18,7 +16,8 @@ from ..retrieval.augmentation import PairAugmentation
 from ..retrieval.build import as_sentence_transformer, build_retrieval
 from ..retrieval.evaluation import evaluators, retrieval_metrics
 from ..retrieval.losses import TwoWayContrastiveLoss, unwrap_retrieval_model
-from .optimizer import parameter_groups
+from .arguments import read_fields
+from .callbacks import AfterStepCallback
 from .retrieval_arguments import RetrievalArguments, RetrievalTrainingArguments
 from .retrieval_data import ConceptBatches, rows_by_concept, training_pairs
 from .run_record import given_recipe
@@ -34,17 +33,7 @@ TEMPERATURE = ("logit_scale", "logit_bias")
 def train_retrieval(recipe: RetrievalArguments, args: RetrievalTrainingArguments) -> Path:
     """Train a vision tower and a text encoder for search; measure both directions once at the end.
 
-    Args:
-        recipe: Pairs, model, and what is trained.
-        args: Everything that the Trainer of sentence-transformers knows.
-
-    Returns:
-        `args.output_dir`: model, processor and code as the Hub wants them (with any LoRA merged), and `metrics.json`.
-
-    Raises:
-        TrainingInterruptedError: after SIGTERM or Ctrl-C, once a checkpoint is saved.
-        NonFiniteLossError: if the loss or a gradient becomes NaN or infinite.
-        ValueError: for arguments, data or checkpoints that cannot be used.
+    Returns `args.output_dir`, with any LoRA merged, and raises as [`TrainingRun.run`] does.
     """
     return RetrievalRun(recipe, args).run()
 
@@ -135,7 +124,6 @@ def merged(model: OmniVisionForRetrieval, lora_rank: int) -> OmniVisionForRetrie
 class _RetrievalTrainer(SkeletonTrainer):
     """What both trainers of sentence-transformers share: Muon, batches of concepts, and the loss at chance."""
 
-    muon_learning_rate: float = 0.0
     image_pair_weight: float = 0.0
     sigmoid: bool = False
 
@@ -143,13 +131,6 @@ class _RetrievalTrainer(SkeletonTrainer):
     def core(self) -> OmniVisionForRetrieval:
         """The model inside that of sentence-transformers."""
         return unwrap_retrieval_model(self.model)
-
-    def parameter_groups(self) -> list[dict[str, Any]] | None:
-        """Return groups with Muon for the layers of the vision tower if it has a learning rate."""
-        if not self.muon_learning_rate:
-            return None
-        layers, args = self.core.config.vision_config.num_hidden_layers, self.args
-        return parameter_groups(self.core, layers, args.learning_rate, args.weight_decay, 1.0, self.muon_learning_rate)
 
     def get_batch_sampler(self, *args: Any, **kwargs: Any) -> Any:
         """Make the sampler, with the images of a concept in one batch where they are trained on each other."""
@@ -184,20 +165,6 @@ def chance_loss(pairs: int, sigmoid: bool = False) -> float:
     return -(math.log(share) + (pairs - 1) * math.log1p(-share))
 
 
-class TemperatureLimit(TrainerCallback):
-    """Keeps the logit scale at 100 or less, as CLIP does (https://huggingface.co/papers/2103.00020)."""
-
-    def __init__(self, model: OmniVisionForRetrieval) -> None:
-        self.model = model
-
-    @torch.no_grad()
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Clamp the logit scale after the step."""
-        self.model.logit_scale.clamp_(max=math.log(LARGEST_FACTOR))
-
-
 def trainer_of(
     model: Any, recipe: RetrievalArguments, args: RetrievalTrainingArguments, data: DatasetDict
 ) -> SingleVectorTrainer | LateInteractionTrainer:
@@ -227,9 +194,11 @@ def trainer_of(
         evaluator=_evaluator(data["validation"], recipe.late_interaction, args.per_device_eval_batch_size),
         epoch_data=change,
     )
-    trainer.add_callback(TemperatureLimit(unwrap_retrieval_model(model)))
+    core = unwrap_retrieval_model(model)
+    # As in CLIP (https://huggingface.co/papers/2103.00020).
+    trainer.add_callback(AfterStepCallback(lambda: core.logit_scale.clamp_(max=math.log(LARGEST_FACTOR))))
     trainer.muon_learning_rate, trainer.image_pair_weight = recipe.muon_learning_rate, recipe.image_pair_weight
-    trainer.sigmoid = unwrap_retrieval_model(model).config.contrastive_loss == "sigmoid"
+    trainer.sigmoid = core.config.contrastive_loss == "sigmoid"
     return trainer
 
 
@@ -254,7 +223,7 @@ def _start(
         recipe.embedding_dim,
         recipe.vision_feature_select_strategy,
         recipe.contrastive_loss,
-        recipe.vision_fields() if recipe.vision else None,
+        read_fields("config", recipe.config) if recipe.vision else None,
     )
 
 

@@ -1,13 +1,14 @@
 """Arguments of `scripts/train_retrieval.py`, beside the training arguments of sentence-transformers."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import TrainingArguments
 
-from ..configuration_omni_vision import OmniVisionConfig
+from ..configuration_omni_vision import OmniVisionConfig, check_field
 from ..data.hold_out import VALIDATION_FRACTION
-from .arguments import CommonTrainingArguments, read_fields
+from .arguments import HELD_OUT, MUON, CommonTrainingArguments, check_choices, check_nonnegative, read_fields
+from .option import option
 
 
 try:
@@ -26,88 +27,54 @@ TEXT_SAMPLING = ("any", "first")
 class RetrievalArguments:
     """The pairs, the model, and what is trained of it."""
 
-    dataset: str = field(
-        metadata={
-            "help": "scenes (also scenes:2, scenes:1-3), a folder of images with a metadata.jsonl, "
-            "Parquet files, a saved dataset, or a dataset of the Hub with images and texts."
-        }
+    dataset: str = option(
+        "scenes (also scenes:2, scenes:1-3), a folder of images with a metadata.jsonl, "
+        "Parquet files, a saved dataset, or a dataset of the Hub with images and texts."
     )
-    image_column: str | None = field(
-        default=None, metadata={"help": "Column of the images, if it cannot be inferred."}
+    image_column: str | None = option("Column of the images, if it cannot be inferred.", None)
+    text_column: str | None = option("Column of the texts, if it cannot be inferred.", None)
+    validation_fraction: float = option(HELD_OUT, VALIDATION_FRACTION)
+    text_sampling: str = option(
+        "Of several texts of an image, train with any, chosen anew each time, or the first. Where some "
+        "texts name one object of the image only, any makes the per-token similarity maps more accurate.",
+        "any",
     )
-    text_column: str | None = field(default=None, metadata={"help": "Column of the texts, if it cannot be inferred."})
-    validation_fraction: float = field(
-        default=VALIDATION_FRACTION,
-        metadata={"help": "Held out of train if there is no validation split: a fraction, or a number."},
+    model: str | None = option("Retrieval checkpoint to start from; by default a new one of two towers.", None)
+    vision: str | None = option("Checkpoint of the vision tower; by default new.", None)
+    config: str | None = option(
+        "Fields of OmniVisionConfig as JSON, for a new vision tower or in place of `vision`'s.", None
     )
-    text_sampling: str = field(
-        default="any",
-        metadata={
-            "help": "Of several texts of an image, train with any, chosen anew each time, or the first. Where some "
-            "texts name one object of the image only, any makes the per-token similarity maps more accurate."
-        },
+    text: str = option(
+        "Text encoder: minilm (a package), new or new:WIDTH (words of the training texts), a checkpoint.", "minilm"
     )
-    model: str | None = field(
-        default=None, metadata={"help": "Retrieval checkpoint to start from; by default a new one of two towers."}
+    embedding_dim: int = option("Width of what both towers are projected to.", 64)
+    vectors: str = option(
+        "multi_vector: MaxSim of patches and words; single_vector: one vector for each; or both.", "both"
     )
-    vision: str | None = field(default=None, metadata={"help": "Checkpoint of the vision tower; by default new."})
-    config: str | None = field(
-        default=None,
-        metadata={"help": "Fields of OmniVisionConfig as JSON: of a new vision tower, or instead of `vision`'s own."},
+    single_vector_weight: float = option(
+        "With `vectors` both: weight of the single-vector loss beside the multi-vector one. 0.2, with "
+        "registers and `text_sampling` any, gave the best grounding at about the same recall.",
+        1.0,
     )
-    text: str = field(
-        default="minilm",
-        metadata={
-            "help": "Text encoder: minilm (a package), new or new:WIDTH (words of the training texts), a checkpoint."
-        },
+    vision_feature_select_strategy: str = option("Image tokens in late interaction: grid, or cls+grid.", "grid")
+    contrastive_loss: str = option("softmax (CLIP) or sigmoid (SigLIP).", "softmax")
+    train: str = option("Towers to train beside the projections: all, image, text, or heads for neither.", "image")
+    lora_rank: int = option(
+        "Train the vision tower by LoRA of this rank on q_proj and v_proj; 0: all of its weights.", 0
     )
-    embedding_dim: int = field(default=64, metadata={"help": "Width of what both towers are projected to."})
-    vectors: str = field(
-        default="both",
-        metadata={"help": "multi_vector: MaxSim of patches and words; single_vector: one vector for each; or both."},
+    mini_batch_size: int = option("GradCache: embed so many rows at a time and compute them twice; 0: at once.", 0)
+    image_pair_weight: float = option(
+        "Weight of a loss by which images of the same concept find each other, in batches that bring "
+        "them together; 0 disables. Of use where a concept is drawn or photographed in several ways.",
+        0.0,
     )
-    single_vector_weight: float = field(
-        default=1.0,
-        metadata={
-            "help": "With `vectors` both: weight of the single-vector loss beside the multi-vector one. 0.2, with "
-            "registers and `text_sampling` any, gave the best grounding at about the same recall."
-        },
-    )
-    vision_feature_select_strategy: str = field(
-        default="grid", metadata={"help": "Image tokens in late interaction: grid, or cls+grid."}
-    )
-    contrastive_loss: str = field(default="softmax", metadata={"help": "softmax (CLIP) or sigmoid (SigLIP)."})
-    train: str = field(
-        default="image",
-        metadata={"help": "Towers to train beside the projections: all, image, text, or heads for neither."},
-    )
-    lora_rank: int = field(
-        default=0,
-        metadata={"help": "Train the vision tower by LoRA of this rank on q_proj and v_proj; 0: all of its weights."},
-    )
-    mini_batch_size: int = field(
-        default=0, metadata={"help": "GradCache: embed so many rows at a time and compute them twice; 0: at once."}
-    )
-    image_pair_weight: float = field(
-        default=0.0,
-        metadata={
-            "help": "Weight of a loss by which images of the same concept find each other, in batches that bring "
-            "them together; 0 disables. Of use where a concept is drawn or photographed in several ways."
-        },
-    )
-    augment: bool = field(
-        default=False,
-        metadata={"help": "Shift, turn, scale and tint images, on random backgrounds where they have none."},
-    )
-    muon_learning_rate: float = field(
-        default=0.0,
-        metadata={"help": "Muon for the matrices of the vision tower's layers (0.02 is usual); 0 disables."},
-    )
+    augment: bool = option("Shift, turn, scale and tint images, on random backgrounds where they have none.", False)
+    muon_learning_rate: float = option(MUON, 0.0)
 
     def __post_init__(self) -> None:
-        for name, known in (("train", TRAINED), ("vectors", VECTORS), ("text_sampling", TEXT_SAMPLING)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"`{name}` must be one of {', '.join(known)}, got {getattr(self, name)!r}.")
+        recipe: Any = self
+        check_choices(recipe, train=TRAINED, vectors=VECTORS, text_sampling=TEXT_SAMPLING)
+        check_nonnegative(recipe, "mini_batch_size", "muon_learning_rate", "image_pair_weight")
         if self.lora_rank < 0 or (self.lora_rank and self.train not in ("image", "all")):
             raise ValueError(
                 f"`lora_rank` must be at least 0, and needs the vision tower among what is trained, got "
@@ -120,9 +87,6 @@ class RetrievalArguments:
                 f"`single_vector_weight` must be above 0, and is for `vectors` both, got "
                 f"{self.single_vector_weight!r} with {self.vectors!r}. Leave it out, or set --vectors both."
             )
-        for name in ("mini_batch_size", "muon_learning_rate", "image_pair_weight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"`{name}` must be at least 0, got {getattr(self, name)!r}. 0 disables.")
         self.vision_config()
 
     @property
@@ -136,16 +100,8 @@ class RetrievalArguments:
         return self.vectors != "single_vector"
 
     def vision_config(self) -> OmniVisionConfig:
-        """Return the configuration of a new tower, from `config`.
-
-        Raises:
-            ValueError: if it is not JSON of an object, or has a key that `OmniVisionConfig` does not know.
-        """
-        return OmniVisionConfig(**self.vision_fields())
-
-    def vision_fields(self) -> dict[str, Any]:
-        """Return the fields in `config`; see `vision_config`."""
-        return read_fields("config", self.config)
+        """Return the configuration of a new tower, from `config`; raises as `read_fields` does."""
+        return OmniVisionConfig(**read_fields("config", self.config))
 
 
 @dataclass
@@ -154,24 +110,20 @@ class RetrievalTrainingArguments(
 ):
     """Training arguments of sentence-transformers, single- and multi-vector, with defaults for small towers."""
 
-    per_device_train_batch_size: int = field(default=128, metadata={"help": "Pairs per step and device."})
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Rows that evaluation embeds at a time."})
-    num_train_epochs: float = field(default=5.0, metadata={"help": "Passes over the training pairs."})
-    metric_for_best_model: str | None = field(
-        default="eval_sequential_score", metadata={"help": "Metric of the best: the mean nDCG@10 of both directions."}
+    per_device_train_batch_size: int = option("Pairs per step and device.", 128)
+    per_device_eval_batch_size: int = option("Rows that evaluation embeds at a time.", 64)
+    metric_for_best_model: str | None = option(
+        "Metric of the best: the mean nDCG@10 of both directions.", "eval_sequential_score"
     )
-    do_predict: bool = field(default=True, metadata={"help": "Measure the test splits at the end, once."})
-    max_length: int | None = field(default=None, metadata={"help": "Longest text in tokens, in training."})
-    dataloader_drop_last: bool = field(
-        default=True, metadata={"help": "Leave out an incomplete last batch: its loss would be on another scale."}
+    max_length: int | None = option("Longest text in tokens, in training.", None)
+    dataloader_drop_last: bool = option(
+        "Leave out an incomplete last batch: its loss would be on another scale.", True
     )
 
     def __post_init__(self) -> None:
-        if self.per_device_train_batch_size < 2:
-            raise ValueError(
-                f"`per_device_train_batch_size` must be at least 2, got {self.per_device_train_batch_size!r}: one "
-                "pair has no negatives. Raise it."
-            )
+        args: Any = self
+        enough = self.per_device_train_batch_size >= 2
+        check_field(args, "per_device_train_batch_size", enough, "at least 2", "One pair has no negatives. Raise it.")
         super().__post_init__()
 
 

@@ -25,23 +25,12 @@ class ConceptBatches(DefaultBatchSampler):
 
     Args:
         dataset: Training pairs of `training_pairs`: their `concept` is read, and no image.
-        batch_size: Pairs in a batch.
-        drop_last: Leave out the last batch if it is not full.
-        generator: Source of the random order; it is seeded anew for each epoch.
-        seed: What the epoch's number is added to.
-        options: What sentence-transformers passes to every sampler and is not needed here.
+        *args: As for `DefaultBatchSampler`; the generator is seeded anew for each epoch.
+        **kwargs: Likewise.
     """
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        batch_size: int,
-        drop_last: bool,
-        generator: torch.Generator | None = None,
-        seed: int = 0,
-        **options: Any,
-    ) -> None:
-        super().__init__(dataset, batch_size, drop_last, generator=generator, seed=seed)
+    def __init__(self, dataset: Dataset, *args: Any, **kwargs: Any) -> None:
+        super().__init__(dataset, *args, **kwargs)
         self.rows = rows_by_concept(dataset)
 
     def __iter__(self) -> Iterator[list[int]]:

@@ -22,12 +22,7 @@ def describe_run(
 ) -> dict[str, Any]:
     """Return what the `training` section holds for every task: versions, machine, time, sizes and history.
 
-    Args:
-        trainer: A [`SkeletonTrainer`] after training.
-        seconds: How long it trained.
-        checkpoint: What it was resumed from, None for a run from the beginning.
-        evaluated: Names of an evaluation as logged, and as recorded.
-        packages: Packages whose versions are recorded beside those of every run.
+    `evaluated` maps the names of an evaluation in the log to those recorded; versions of `packages` are added.
     """
     args, state = trainer.args, trainer.state
     published = {

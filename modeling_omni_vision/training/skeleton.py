@@ -13,7 +13,7 @@ from ..records.machine import has_bf16_instructions
 from ..records.metrics_file import METRICS_FILE, merge_metrics
 from .callbacks import DataEpochCallback, set_frozen_to_eval, unwrap
 from .interruption import train_until_done
-from .optimizer import make_optimizer
+from .optimizer import make_optimizer, parameter_groups
 from .run_record import describe_run
 
 
@@ -37,6 +37,9 @@ class SkeletonTrainer(Trainer):
         **kwargs: As for `Trainer`.
     """
 
+    layer_decay = 1.0  # learning rate of each layer of the encoder relative to the one above it
+    muon_learning_rate = 0.0  # for the matrices of these layers; 0 leaves them to AdamW
+
     def __init__(self, *args: Any, epoch_data: Any = None, **kwargs: Any) -> None:
         self._rows: list[int] = []
         super().__init__(*args, **kwargs)
@@ -48,8 +51,13 @@ class SkeletonTrainer(Trainer):
         return unwrap(self.model)
 
     def parameter_groups(self) -> list[dict[str, Any]] | None:
-        """Return the parameter groups of the optimizer, for Muon where they say `muon`; None for the Trainer's own."""
-        return None
+        """Return groups with a learning rate per layer of the encoder, and for Muon; None for the Trainer's own."""
+        if self.layer_decay == 1 and not self.muon_learning_rate:
+            return None
+        config, args = self.core.config, self.args
+        layers = getattr(config, "vision_config", config).num_hidden_layers
+        rates = (args.learning_rate, args.weight_decay, self.layer_decay, self.muon_learning_rate)
+        return parameter_groups(self.core, layers, *rates)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """Make the optimizer from `parameter_groups`."""

@@ -10,8 +10,8 @@ from transformers import EvalPrediction
 
 from ..modeling_omni_vision import OmniVisionForImageClassification
 from .averaging import TRAINED_WEIGHTS_FILE, WeightAverage
-from .callbacks import AveragingCallback, CenteringCallback
-from .optimizer import decays, parameter_groups
+from .callbacks import AfterStepCallback
+from .optimizer import decays
 from .skeleton import SkeletonTrainer
 
 
@@ -46,9 +46,10 @@ class OmniVisionTrainer(SkeletonTrainer):
         self.label_smoother = None  # knows no soft labels; compute_loss does it
         self.average = WeightAverage(model, ema_decay) if ema_decay else None
         if center_residual:
-            self.add_callback(CenteringCallback())
+            self.add_callback(AfterStepCallback(model.center_residual_))
         if self.average is not None:
-            self.add_callback(AveragingCallback(self.average))
+            # After centring, so that the average is centred too.
+            self.add_callback(AfterStepCallback(self.average.update))
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train as `Trainer` does; the model ends with the best weights, or with the averaged ones."""
@@ -74,19 +75,6 @@ class OmniVisionTrainer(SkeletonTrainer):
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Return the names of the parameters that weight decay acts on."""
         return [name for name, parameter in model.named_parameters() if decays(name, parameter)]
-
-    def parameter_groups(self) -> list[dict[str, Any]] | None:
-        """Return groups with a learning rate per layer, and for Muon; None where neither is asked for."""
-        if self.layer_decay == 1 and not self.muon_learning_rate:
-            return None
-        return parameter_groups(
-            self.core,
-            self.core.config.num_hidden_layers,
-            self.args.learning_rate,
-            self.args.weight_decay,
-            self.layer_decay,
-            self.muon_learning_rate,
-        )
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluate the averaged weights."""

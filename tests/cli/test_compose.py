@@ -26,26 +26,26 @@ if Version(transformers_version) < Version("5.23"):
 
 
 @pytest.fixture
-def eyes(tiny_classifier, tmp_path):
+def vision(tiny_classifier, tmp_path):
     """A classifier of grey images whose training dropped patches, and what prepares its images."""
     config = tiny_classifier.config
     config.num_channels, config.patch_drop_rate = 1, 0.5
-    folder = tmp_path / "eyes"
+    folder = tmp_path / "vision"
     type(tiny_classifier)(config).save_pretrained(folder)
     OmniVisionImageProcessor(size={"height": 32, "width": 32}, num_channels=1).save_pretrained(folder)
     return folder
 
 
-def compose(eyes, llama, output, *options):
-    main(["--vision", str(eyes), "--text", str(llama), "--output", str(output), *options])
+def compose(vision, llama, output, *options):
+    main(["--vision", str(vision), "--text", str(llama), "--output", str(output), *options])
     return AutoModelForImageTextToText.from_pretrained(output), AutoProcessor.from_pretrained(output)
 
 
 @pytest.mark.parametrize("fusion", ["early", "late"])
 def test_one_command_makes_a_model_that_answers_and_says_what_is_new(
-    eyes, tiny_llama_folder, tmp_path, capsys, fusion
+    vision, tiny_llama_folder, tmp_path, capsys, fusion
 ):
-    output = tmp_path / "seeing"
+    output = tmp_path / "composite"
     options = (
         "--fusion",
         fusion,
@@ -56,7 +56,7 @@ def test_one_command_makes_a_model_that_answers_and_says_what_is_new(
         "--cross_attention_interval",
         "2",
     )
-    model, processor = compose(eyes, tiny_llama_folder, output, *options)
+    model, processor = compose(vision, tiny_llama_folder, output, *options)
     early = fusion == "early"
     printed = capsys.readouterr().out
     assert f"OK: {output} holds {model.num_parameters():,} parameters" in printed
@@ -81,12 +81,12 @@ def test_one_command_makes_a_model_that_answers_and_says_what_is_new(
 
 @pytest.mark.parametrize("fusion", ["early", "late"])
 def test_both_checkpoints_are_in_it_to_the_bit_and_the_vocabulary_has_one_word_more(
-    eyes, tiny_llama_folder, tmp_path, fusion
+    vision, tiny_llama_folder, tmp_path, fusion
 ):
     model, processor = compose(
-        eyes, tiny_llama_folder, tmp_path / "seeing", "--fusion", fusion, "--cross_attention_interval", "1"
+        vision, tiny_llama_folder, tmp_path / "composite", "--fusion", fusion, "--cross_attention_interval", "1"
     )
-    tower, bare = OmniVisionModel.from_pretrained(eyes), AutoModelForCausalLM.from_pretrained(tiny_llama_folder)
+    tower, bare = OmniVisionModel.from_pretrained(vision), AutoModelForCausalLM.from_pretrained(tiny_llama_folder)
     for name, weight in tower.state_dict().items():
         assert torch.equal(model.vision_tower.state_dict()[name], weight), name
     tokenizer = AutoTokenizer.from_pretrained(tiny_llama_folder)
@@ -104,13 +104,13 @@ def test_both_checkpoints_are_in_it_to_the_bit_and_the_vocabulary_has_one_word_m
 
 
 def test_a_vocabulary_with_room_is_not_resized_and_a_known_image_token_is_used(
-    eyes, tiny_llama_config, word_tokenizer, tmp_path
+    vision, tiny_llama_config, word_tokenizer, tmp_path
 ):
     tiny_llama_config.vocab_size = 64
     word_tokenizer.add_tokens("<image>", special_tokens=True)
     AutoModelForCausalLM.from_config(tiny_llama_config).save_pretrained(tmp_path / "roomy")
     word_tokenizer.save_pretrained(tmp_path / "roomy")
-    model, processor = compose(eyes, tmp_path / "roomy", tmp_path / "seeing")
+    model, processor = compose(vision, tmp_path / "roomy", tmp_path / "composite")
     assert model.config.text_config.vocab_size == 64
     assert model.config.image_token_id == processor.image_token_id == len(word_tokenizer) - 1
 
@@ -118,7 +118,7 @@ def test_a_vocabulary_with_room_is_not_resized_and_a_known_image_token_is_used(
 def test_a_retrieval_model_gives_its_vision_tower(tiny_llama_folder, tmp_path):
     searching = "checkpoints/omni-vision-search-scenes"
     model, processor = compose(
-        searching, tiny_llama_folder, tmp_path / "seeing", "--vision_feature_select_strategy", "grid"
+        searching, tiny_llama_folder, tmp_path / "composite", "--vision_feature_select_strategy", "grid"
     )
     tower = OmniVisionForRetrieval.from_pretrained(searching).vision_model
     weights = model.vision_tower.state_dict()
@@ -129,9 +129,11 @@ def test_a_retrieval_model_gives_its_vision_tower(tiny_llama_folder, tmp_path):
     assert processor.image_seq_length == 64
 
 
-def test_another_composite_gives_its_language_model_with_its_words(eyes, tiny_llama_folder, tmp_path):
-    first, processor = compose(eyes, tiny_llama_folder, tmp_path / "first")
-    second, again = compose(eyes, tmp_path / "first", tmp_path / "second", "--vision_feature_select_strategy", "grid")
+def test_another_composite_gives_its_language_model_with_its_words(vision, tiny_llama_folder, tmp_path):
+    first, processor = compose(vision, tiny_llama_folder, tmp_path / "first")
+    second, again = compose(
+        vision, tmp_path / "first", tmp_path / "second", "--vision_feature_select_strategy", "grid"
+    )
     weights = second.language_model.state_dict()
     for name, weight in first.language_model.state_dict().items():
         assert torch.equal(weights[name], weight), name
@@ -142,11 +144,11 @@ def test_another_composite_gives_its_language_model_with_its_words(eyes, tiny_ll
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_all_weights_are_kept_in_the_precision_that_is_asked_for(eyes, tiny_llama_folder, tmp_path, dtype):
+def test_all_weights_are_kept_in_the_precision_that_is_asked_for(vision, tiny_llama_folder, tmp_path, dtype):
     for fusion in ("early", "late"):
         folder = tmp_path / fusion
         compose(
-            eyes, tiny_llama_folder, folder, "--dtype", dtype, "--fusion", fusion, "--cross_attention_interval", "1"
+            vision, tiny_llama_folder, folder, "--dtype", dtype, "--fusion", fusion, "--cross_attention_interval", "1"
         )
         with safe_open(folder / "model.safetensors", framework="pt") as weights:
             kinds = {str(weights.get_tensor(name).dtype) for name in weights.keys()}  # noqa: SIM118
@@ -163,26 +165,26 @@ def test_all_weights_are_kept_in_the_precision_that_is_asked_for(eyes, tiny_llam
         (("--fusion", "late"), "at most the number of decoder layers, 2, got 4"),
     ],
 )
-def test_what_cannot_be_composed_is_refused_and_leaves_nothing(eyes, tiny_llama_folder, tmp_path, options, match):
+def test_what_cannot_be_composed_is_refused_and_leaves_nothing(vision, tiny_llama_folder, tmp_path, options, match):
     with pytest.raises(ValueError, match=match):
-        compose(eyes, tiny_llama_folder, tmp_path / "seeing", *options)
-    assert not (tmp_path / "seeing").exists()
+        compose(vision, tiny_llama_folder, tmp_path / "composite", *options)
+    assert not (tmp_path / "composite").exists()
 
 
-def test_another_encoder_and_a_checkpoint_without_a_head_are_refused(eyes, tiny_llama_folder, tmp_path):
+def test_another_encoder_and_a_checkpoint_without_a_head_are_refused(vision, tiny_llama_folder, tmp_path):
     with pytest.raises(ValueError, match="must be an OmniVision one, got model type 'llama'"):
-        compose(tiny_llama_folder, tiny_llama_folder, tmp_path / "seeing")
+        compose(tiny_llama_folder, tiny_llama_folder, tmp_path / "composite")
     (tiny_llama_folder / "model.safetensors").unlink()
     config = LlamaConfig.from_pretrained(tiny_llama_folder)
     config.tie_word_embeddings = False
     LlamaForCausalLM(config).model.save_pretrained(tiny_llama_folder)
     with pytest.raises(ValueError, match="lm_head"):
-        compose(eyes, tiny_llama_folder, tmp_path / "seeing")
-    assert not (tmp_path / "seeing").exists()
+        compose(vision, tiny_llama_folder, tmp_path / "composite")
+    assert not (tmp_path / "composite").exists()
 
 
-def test_a_question_about_an_image_is_answered_word_by_word(eyes, tiny_llama_folder, tmp_path, capsys, monkeypatch):
-    model, processor = compose(eyes, tiny_llama_folder, tmp_path / "seeing")
+def test_a_question_about_an_image_is_answered_word_by_word(vision, tiny_llama_folder, tmp_path, capsys, monkeypatch):
+    model, processor = compose(vision, tiny_llama_folder, tmp_path / "composite")
     Image.new("RGB", (40, 30), "red").save(tmp_path / "red.png")
     capsys.readouterr()
     pieces = []
@@ -190,7 +192,7 @@ def test_a_question_about_an_image_is_answered_word_by_word(eyes, tiny_llama_fol
     monkeypatch.setattr(
         TextStreamer, "on_finalized_text", lambda *args, **end: pieces.append(args[1]) or put(*args, **end)
     )
-    command = ["what is it ?", "--model", "seeing", "--max_new_tokens", "5", "--image"]
+    command = ["what is it ?", "--model", "composite", "--max_new_tokens", "5", "--image"]
     monkeypatch.chdir(tmp_path)
     ask_main([*command, "red.png"])
     chat = [

@@ -53,8 +53,8 @@ def as_program(monkeypatch, function, *words):
 def test_the_overview_has_a_line_for_each_command_and_its_script(capsys):
     main(["--help"])
     lines = capsys.readouterr().out.splitlines()
-    for command, told in COMMANDS.items():
-        assert f"  {command:16} {told}" in lines
+    for command, summary in COMMANDS.items():
+        assert f"  {command:16} {summary}" in lines
         assert script_of(command).is_file()
         assert callable(import_module(f"modeling_omni_vision.cli.{command.replace('-', '_')}").main)
     main([])

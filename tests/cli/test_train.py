@@ -38,8 +38,8 @@ def images(tmp_path):
     for number, name in enumerate(("dark", "light")):
         (tmp_path / "images" / name).mkdir(parents=True)
         for index in range(24):
-            levels = rng.integers(100 * number, 100 * number + 120, (8, 8)).astype(np.uint8)
-            Image.fromarray(levels).save(tmp_path / "images" / name / f"{index}.png")
+            pixels = rng.integers(100 * number, 100 * number + 120, (8, 8)).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / name / f"{index}.png")
     return tmp_path / "images"
 
 

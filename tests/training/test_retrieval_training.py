@@ -210,12 +210,12 @@ def test_labels_find_the_images_that_a_text_describes(text_sampling):
     rows = training_pairs(train, PairAugmentation(False, 3), text_sampling)[:]
     labels = torch.tensor(rows["label"])
     _, fits, fits_back = false_negative_mask(labels, labels, torch.arange(300))
-    shown = [set(concept.split(", ")) for concept in train["concept"]]
-    said = [{name for name in names if name in text} for names, text in zip(shown, rows["text"], strict=True)]
+    named = [set(concept.split(", ")) for concept in train["concept"]]
+    said = [{name for name in names if name in text} for names, text in zip(named, rows["text"], strict=True)]
     # Two objects of the same colour, say, are two names of which a text may hold one.
     assert {len(names) for names in said} == {1, 2}
     others = ~torch.eye(300, dtype=torch.bool)
-    wanted = torch.tensor([[text <= image for image in shown] for text in said]) & others
+    wanted = torch.tensor([[text <= image for image in named] for text in said]) & others
     assert wanted.sum() > 100
     assert torch.equal(fits, wanted)
     assert torch.equal(fits_back, wanted.T)
@@ -229,7 +229,9 @@ def test_a_text_has_the_same_number_in_every_process():
 
 
 def batches(concepts, size, drop_last=True, epoch=0):
-    sampler = ConceptBatches(Dataset.from_dict({"concept": concepts}), size, drop_last, torch.Generator(), seed=3)
+    sampler = ConceptBatches(
+        Dataset.from_dict({"concept": concepts}), size, drop_last, generator=torch.Generator(), seed=3
+    )
     sampler.set_epoch(epoch)
     return list(sampler), len(sampler)
 
