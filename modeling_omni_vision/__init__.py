@@ -26,7 +26,7 @@ def __getattr__(name: str) -> Any:
     # Only for names that are not here yet: those of `auto_classes`, in a process that runs a command.
     if name.startswith("__") and name != "__all__":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(".auto_classes", __name__), name)
+    return getattr(import_module(f"{__name__}.auto_classes"), name)
 
 
 if TYPE_CHECKING or not _runs_a_command():

@@ -11,7 +11,6 @@ import types
 import typing
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, fields
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -52,7 +51,8 @@ def parse(kind: type[T], argv: Sequence[str]) -> T:
         add_flag(parser, item, hints[item.name])
     refuse_unknown(parser, argv)
     arguments = kind(**vars(parser.parse_args(argv)))
-    import_module("..auto_classes", __package__)
+    from .. import auto_classes  # noqa: F401
+
     return arguments
 
 
@@ -72,7 +72,8 @@ def parse_training(kinds: Sequence[type[Any]], argv: Sequence[str], module: str)
         found = parser.parse_args_into_dataclasses(args=list(argv), look_for_args_file=False)
     except ValueError as error:  # transformers' own checks, too, are about what was given
         raise ValueError(str(error)) from error
-    import_module("..auto_classes", __package__)
+    from .. import auto_classes  # noqa: F401
+
     return found
 
 
