@@ -21,7 +21,7 @@ KINDS = {"CLS": "#c0392b", "best register": "#8e44ad", "best patch": "#1f5fa8"}
 
 @torch.no_grad()
 def visualize(model: str, image: str, text: str, output: Path, revision: str | None = None) -> list[Path]:
-    """Draw how a retrieval checkpoint relates the words of a text to an image, and return the paths of three PNGs.
+    """Draw how a retrieval checkpoint relates the words of a text to an image, and return the three PNG files.
 
     Args:
         model: Folder or Hub id of an [`OmniVisionForRetrieval`] with its processor. Its code runs.
