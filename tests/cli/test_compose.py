@@ -2,7 +2,6 @@ import json
 
 import pytest
 import torch
-from packaging.version import Version
 from PIL import Image
 from safetensors import safe_open
 from transformers import (
@@ -14,15 +13,13 @@ from transformers import (
     LlamaForCausalLM,
     TextStreamer,
 )
-from transformers import __version__ as transformers_version
+
+
+pytest.importorskip("transformers", minversion="5.23")
 
 from modeling_omni_vision import OmniVisionForRetrieval, OmniVisionImageProcessor, OmniVisionModel
 from modeling_omni_vision.cli.ask import main as ask_main
 from modeling_omni_vision.cli.compose import main
-
-
-if Version(transformers_version) < Version("5.23"):
-    pytest.skip("models of several parts need transformers 5.23", allow_module_level=True)
 
 
 @pytest.fixture

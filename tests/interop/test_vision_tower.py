@@ -4,16 +4,18 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, LlamaConfig, ViTConfig, ViTModel
 
 from modeling_omni_vision import OmniVisionForImageClassification, OmniVisionModel
-from modeling_omni_vision.configuration_omni_vision_retrieval import OmniVisionRetrievalConfig
 from modeling_omni_vision.interop import load_vision_tower
 from modeling_omni_vision.interop.vision_tower import PREFIXES
-from modeling_omni_vision.modeling_omni_vision_retrieval import OmniVisionForRetrieval
 
 
 KINDS = ["encoder", "classifier", "retrieval", "language"]
 
 
 def _retrieval(config):
+    pytest.importorskip("transformers", minversion="5.23", reason="retrieval models need transformers 5.23")
+    from modeling_omni_vision.configuration_omni_vision_retrieval import OmniVisionRetrievalConfig
+    from modeling_omni_vision.modeling_omni_vision_retrieval import OmniVisionForRetrieval
+
     text = BertConfig(
         vocab_size=9, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
     ).to_dict()
