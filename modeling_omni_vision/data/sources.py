@@ -13,19 +13,14 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, l
 
 from .hold_out import VALIDATION_FRACTION, hold_out
 from .idx import find_idx_files, load_idx
+from .image_folder import SPLITS, assign_splits, load_image_folder, split_of
 from .synthetic.shapes import draw_shapes
 
 
 logger = logging.getLogger(__name__)
 
-SPLIT_NAMES = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev"),
-    "test": ("test", "testing"),
-}
 IMAGE_COLUMNS = ("image", "img", "picture", "pixel_values")
 LABEL_COLUMNS = ("label", "labels", "class", "target", "fine_label")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 DIGITS_TEST_FRACTION = 0.2
 
 
@@ -81,7 +76,7 @@ def load_images(
     present = set(splits["train"]["label"][:])
     if len(present) < 2:
         raise ValueError(f"Expected images of at least two classes in {dataset!r}, got {len(present)}. Add a class.")
-    return DatasetDict({name: splits[name] for name in SPLIT_NAMES if name in splits})
+    return DatasetDict({name: splits[name] for name in SPLITS if name in splits})
 
 
 def load_any(dataset: str) -> DatasetDict:
@@ -111,21 +106,29 @@ def _load_path(path: Path) -> DatasetDict:
     if path.is_dir() and find_idx_files(path):
         return load_idx(path)
     is_saved = (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
-    if path.is_dir() and not is_saved and not _holds(path, (".parquet", *IMAGE_SUFFIXES)):
-        raise ValueError(f"Expected images, Parquet or IDX files in {path}, got none. Correct the path.")
+    files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
+    if path.is_dir() and not is_saved and not files and not any(path.rglob("metadata.*")):
+        return load_image_folder(path)
+    splits = _splits_of_files(path, files)
     try:
         if is_saved:
             saved = load_from_disk(str(path))
             return DatasetDict({"train": saved}) if isinstance(saved, Dataset) else saved
-        if path.is_file():
-            return load_dataset("parquet", data_files=str(path))
-        return load_dataset("parquet" if _holds(path, (".parquet",)) else "imagefolder", data_dir=str(path))
+        if files:
+            return load_dataset("parquet", data_files=splits)
+        return load_dataset("imagefolder", data_dir=str(path))
     except Exception as error:  # pyarrow, json and the builders each have their own
         raise ValueError(f"{path} cannot be read as a dataset ({error!r}). Repair or refill it.") from error
 
 
-def _holds(folder: Path, suffixes: tuple[str, ...]) -> bool:
-    return any(file.suffix.lower() in suffixes for file in folder.rglob("*"))
+def _splits_of_files(place: Path, files: list[Path]) -> dict[str, list[str]]:
+    """Return the files of each split, by the name of a file or, where that names none, of its folder."""
+    names = {
+        file: file.stem if split_of(file.stem) or file.parent in (place, place.parent) else file.parent.name
+        for file in files
+    }
+    splits = assign_splits(names.values(), repr(str(place)))
+    return {split: [str(file) for file in files if splits[names[file]] == split] for split in {*splits.values()}}
 
 
 def _load_digits() -> DatasetDict:
@@ -140,15 +143,17 @@ def _load_digits() -> DatasetDict:
 
 
 def name_splits(loaded: DatasetDict, dataset: str) -> dict[str, Dataset]:
-    """Return the splits by the names train, validation and test."""
-    if len(loaded) == 1:
-        return {"train": next(iter(loaded.values()))}
-    splits = {
-        name: loaded[alias] for name, aliases in SPLIT_NAMES.items() for alias in reversed(aliases) if alias in loaded
-    }
+    """Return the splits by the names train, validation and test; a single split of any other name is train."""
+    splits: dict[str, Dataset] = {}
+    for name in loaded:
+        split = split_of(name) or ("train" if len(loaded) == 1 else None)
+        if split in splits:
+            raise ValueError(f"Expected one split {split} in {dataset!r}, got several of {list(loaded)}. Join them.")
+        if split is not None:
+            splits[split] = loaded[name]
     if "train" not in splits:
         raise ValueError(f"Expected a split called 'train' in {dataset!r}, got {list(loaded)}. Rename one of them.")
-    unused = set(loaded) - {alias for aliases in SPLIT_NAMES.values() for alias in aliases}
+    unused = {name for name in loaded if split_of(name) is None} if len(loaded) > 1 else set()
     if unused:
         logger.warning("Splits of %s that are not used: %s", dataset, ", ".join(sorted(unused)))
     return splits

@@ -126,6 +126,7 @@ def scene_questions(scene: Scene, about: Sequence[str] | None = None) -> Iterato
     counts |= {PLURALS[shape]: number for shape, number in shapes.items()}
     for things, number in counts.items():
         yield Question("count", f"How many {things} are there?", NUMBERS[number - 1], NUMBERS)
+    # "picture" is data: the word that the bundled checkpoint was trained on.
     yield Question("caption", "What is in the picture?", list_names(item.name for item in sorted(objects, key=centre)))
 
 
