@@ -4,6 +4,7 @@ It writes minutes and gigabytes of each target, which runs on top of the ones be
 there `python -m experiments.results` copies them into README.
 """
 
+import json
 import os
 import subprocess
 import tempfile
@@ -22,6 +23,7 @@ from modeling_omni_vision.records.metrics_file import write_json
 
 
 ROOT = Path(__file__).parent.parent
+FILE = ROOT / "docs" / "quickstart.json"
 
 
 def measure_target(checkout: Path, target: str) -> dict[str, float]:
@@ -44,12 +46,14 @@ class QuickstartArguments:
 def main(argv: Sequence[str]) -> None:
     targets = parse(QuickstartArguments, argv).targets
     record: dict[str, Any] = {"command": recorded_command("-m", ["experiments.measure_quickstart", *argv])}
-    record |= {"date": date.today().isoformat(), "machine": describe_machine(), "targets": {}}
+    record |= {"date": date.today().isoformat(), "machine": describe_machine()}
+    # A target that is not measured now keeps its figures.
+    record["targets"] = json.loads(FILE.read_text(encoding="utf-8"))["targets"] if FILE.is_file() else {}
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(["git", "clone", "--quiet", ROOT, folder], check=True)
         for target in targets:
             record["targets"][target] = measure_target(Path(folder), target)
-            write_json(ROOT / "docs" / "quickstart.json", record)
+            write_json(FILE, record)
 
 
 if __name__ == "__main__":

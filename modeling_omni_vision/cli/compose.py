@@ -1,4 +1,4 @@
-"""Compose an untrained vision-language model of an OmniVision checkpoint and any causal language model.
+r"""Compose an untrained vision-language model of an OmniVision checkpoint and any causal language model.
 
     omni-vision compose --vision checkpoints/omni-vision-fashion-mnist \
         --text HuggingFaceTB/SmolLM2-135M-Instruct --fusion early --output runs/vlm

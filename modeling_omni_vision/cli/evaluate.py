@@ -21,7 +21,7 @@ class EvaluateArguments:
 
     model: str = option("Folder with a classifier and its image processor.")
     dataset: str = option("As for train: digits, shapes, a folder, or a dataset of the Hub.")
-    split: str = option("train, validation or test.", "test")
+    split: str | None = option("train, validation or test; by default test or, where there is none, validation.", None)
     output: str | None = option("Folder for PNG files; without it plots in the checkpoint.", None)
     image_column: str | None = option("Column of the images, if it cannot be inferred.", None)
     label_column: str | None = option("Column of the classes, if it cannot be inferred.", None)

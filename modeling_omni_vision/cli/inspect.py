@@ -22,7 +22,7 @@ class InspectArguments:
     image_column: str | None = option("Column of the images, if it cannot be inferred.", None)
     label_column: str | None = option("Column of the classes, if it cannot be inferred.", None)
     export: str | None = option("Folder to write images into; made when it does not exist.", None)
-    split: str = option("Split that is exported: train, validation or test.", "test")
+    split: str | None = option("Split that is exported; by default test or, where there is none, validation.", None)
     count: int = option("Images that are exported, spread evenly over the split.", 20)
     json: str | None = option(JSON, None, bare="-")
 
@@ -48,6 +48,7 @@ def main(argv: Sequence[str]) -> None:
             print(f"  sizes    {counted(split.sizes)} (of {split.num_sampled:,} read)")
             print(f"  modes    {counted(split.modes)}")
     if arguments.export:
-        written = export_images(splits, arguments.split, arguments.count, Path(arguments.export))
+        chosen = arguments.split or ("test" if "test" in splits else "validation")
+        written = export_images(splits, chosen, arguments.count, Path(arguments.export))
         if arguments.json != "-":
             print(f"{len(written)} images in {arguments.export}")

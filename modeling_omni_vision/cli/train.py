@@ -1,4 +1,4 @@
-"""Train a classifier on your images.
+r"""Train a classifier on your images.
 
     omni-vision train --dataset digits --output_dir runs/digits \
         --config '{"image_size": 16, "patch_size": 4, "num_channels": 1}'

@@ -1,4 +1,4 @@
-"""Train a vision-language model to answer questions about images, and measure whether it uses them.
+r"""Train a vision-language model to answer questions about images, and measure whether it uses them.
 
     omni-vision train-language --dataset scenes --vision_feature_select_strategy grid --output_dir runs/vlm \
         --config '{"image_size": 64, "patch_size": 8}' --muon_learning_rate 0.02 --text_muon_learning_rate 0.02

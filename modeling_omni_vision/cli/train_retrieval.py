@@ -1,4 +1,4 @@
-"""Train images and texts to find each other: search by late interaction or by one vector, and zero-shot classes.
+r"""Train images and texts to find each other: search by late interaction or by one vector, and zero-shot classes.
 
     omni-vision train-retrieval --dataset scenes --text new --train all --output_dir runs/search \
         --config '{"image_size": 64, "patch_size": 8}' --muon_learning_rate 0.02

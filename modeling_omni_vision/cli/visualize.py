@@ -85,6 +85,11 @@ def visualize_answers(arguments: VisualizeArguments) -> list[Path]:
     from ..data.stored_images import open_stored
     from ..interpretability.occlusion import explain_answer, plot_occlusion
 
+    if arguments.image or arguments.text or arguments.images:
+        raise ValueError(
+            "A vision-language model is asked the questions of --dataset, got --image, --images or --text too. Leave "
+            "them out, or use omni-vision ask."
+        )
     data = load_questions(arguments.dataset)
     if arguments.split not in data or arguments.count < 1:
         raise ValueError(

@@ -46,7 +46,7 @@ class EvaluationReport:
 def evaluate(
     model: str | Path,
     dataset: str,
-    split: str = "test",
+    split: str | None = None,
     output: str | Path | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
@@ -61,7 +61,7 @@ def evaluate(
     Args:
         model: Folder with a classifier and its image processor.
         dataset: Anything that `load_images` reads.
-        split: `"train"`, `"validation"` or `"test"`.
+        split: `"train"`, `"validation"` or `"test"`; by default test, or validation where there is no test split.
         output: Folder for PNG files; `plots` in the folder of the model where None.
         image_column: Column of the images, where it cannot be inferred.
         label_column: Column of the classes, where it cannot be inferred.
@@ -85,6 +85,7 @@ def evaluate(
     fraction = validation_fraction_of(training, dataset, validation_fraction)
     splits = load_images(dataset, image_column, label_column, fraction)
     check_held_out(training, splits, dataset)
+    split = split or ("test" if "test" in splits else HELD_OUT)
     if split not in splits:
         raise ValueError(f"`split` must be one of {sorted(splits)} for {dataset!r}, got {split!r}. Name one of them.")
     rows, names = splits[split], class_names(classifier.config)
@@ -129,7 +130,7 @@ def load_classifier(folder: Path) -> tuple[Any, Any]:
     if not any("ForImageClassification" in name for name in config.architectures or []):
         raise ValueError(
             f"The checkpoint must hold an image classifier, got {config.architectures!r} in {str(folder)!r}. "
-            "Train a head on it first: scripts/train.py."
+            "Train a head on it first: omni-vision train."
         )
     if not (folder / "preprocessor_config.json").is_file():
         raise ValueError(

@@ -165,7 +165,7 @@ def refuse_another(folder: Path, record: dict[str, Any], wanted: dict[str, Any])
         raise SplitRefusedError(
             f"The test split of the run in {str(folder)!r} was opened on {record['date']} by other weights: expected "
             f"SHA-256 {record['weights'][:12]}..., got {wanted['weights'][:12]}.... Start a new run in a new folder, "
-            "and choose between runs on validation: scripts/train.py --do_predict false."
+            "and choose between runs on validation: omni-vision train --do_predict false."
         )
     if record["labels"] != wanted["labels"]:
         raise SplitRefusedError(

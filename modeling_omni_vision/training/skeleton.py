@@ -166,6 +166,11 @@ class TrainingRun:
         set_seed(self.args.seed)
         self.trainer = self.build()
         seconds = train_until_done(self.trainer, checkpoint)
+        if not self.trainer.state.global_step:
+            raise ValueError(
+                "Expected at least one step of training, got none: the training split has fewer rows than a batch of "
+                f"{self.args.per_device_train_batch_size}. Lower --per_device_train_batch_size."
+            )
         common = describe_run(self.trainer, seconds, checkpoint, self.evaluated, self.packages)
         training = {**self.describe(), **common}
         self.save()
@@ -202,7 +207,7 @@ def find_checkpoint(output_dir: Path, resume: str | bool | None) -> Path | None:
         raise ValueError(
             f"{output_dir} holds a finished run, and the test split is opened once. Choose another --output_dir; to "
             f"train further, start from this one with --model {output_dir}. If its test split is still closed, "
-            "scripts/evaluate.py opens it."
+            "omni-vision evaluate opens it."
         )
     if wanted.lower() in ("false", "no", "0"):
         if output_dir.is_dir() and any(output_dir.iterdir()):

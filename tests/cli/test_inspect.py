@@ -69,3 +69,12 @@ def test_sizes_of_a_large_split_are_read_of_a_sample(tmp_path, monkeypatch):
 
 def test_many_classes_are_cut():
     assert counted({str(number): number for number in range(20)}, 2) == "0: 0, 1: 1 and 18 more"
+
+
+def test_without_a_test_split_images_of_validation_are_exported(tmp_path):
+    for kind in ("cat", "dog"):
+        (tmp_path / "data" / kind).mkdir(parents=True)
+        for number in range(20):
+            Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / "data" / kind / f"{number}.png")
+    main(["--dataset", str(tmp_path / "data"), "--export", str(tmp_path / "out"), "--count", "2"])
+    assert {file.name.split("_")[0] for file in (tmp_path / "out").rglob("*.png")} == {"validation"}

@@ -28,3 +28,10 @@ def test_a_retrieval_checkpoint_needs_an_image_and_a_text(tmp_path):
         with pytest.raises(ValueError, match="--image and --text"):
             main([*words, *given])
     assert not (tmp_path / "maps").exists()
+
+
+def test_what_a_vision_language_model_is_not_asked_is_refused(tmp_path):
+    words = ["--model", "checkpoints/omni-vision-language-scenes", "--output", str(tmp_path / "maps")]
+    for given in (["--image", "a.png"], ["--text", "What is it?"], ["--images", "a.png"]):
+        with pytest.raises(ValueError, match="questions of --dataset"):
+            main([*words, *given])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel as Classes
-from datasets import Dataset, DatasetDict, Features, Image
+from datasets import Dataset, DatasetDict, Features, Image, load_from_disk
 from PIL import Image as PilImage
 from PIL import ImageOps
 from scipy.special import softmax
@@ -136,6 +136,12 @@ def test_images_go_into_the_checkpoint_by_default_and_curves_are_drawn_where_tra
     report = evaluate(checkpoint, str(dataset), "validation")
     assert {path.parent for path in report.images} == {checkpoint / "plots"}
     assert (checkpoint / "plots" / "training.png").is_file()
+
+
+def test_without_a_test_split_the_validation_split_is_evaluated(checkpoint, dataset, tmp_path):
+    rows = load_from_disk(str(dataset))
+    DatasetDict({"train": rows["train"], "validation": rows["test"]}).save_to_disk(tmp_path / "two")
+    assert evaluate(checkpoint, str(tmp_path / "two")).metrics["split"] == "validation"
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,12 @@ def weights(folder):
     return OmniVisionForRetrieval.from_pretrained(folder).state_dict()
 
 
+def test_fewer_pairs_than_a_batch_are_no_training_that_succeeds(few_scenes, tmp_path):
+    with pytest.raises(ValueError, match=r"at least one step of training, got none.*batch of 100"):
+        train_retrieval(recipe(), arguments(tmp_path / "run", per_device_train_batch_size=100, num_train_epochs=1))
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
 @pytest.mark.parametrize("vectors", ["both", "multi_vector", "single_vector"])
 def test_a_run_leaves_a_folder_that_sentence_transformers_loads_and_its_numbers(few_scenes, tmp_path, vectors):
     folder = train_retrieval(recipe(vectors=vectors), arguments(tmp_path / "run"))
