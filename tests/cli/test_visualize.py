@@ -23,6 +23,7 @@ def test_attention_of_encoders_and_classifiers_is_drawn_over_image_files(kind, t
 
 
 def test_a_retrieval_checkpoint_needs_an_image_and_a_text(tmp_path):
+    pytest.importorskip("transformers", minversion="5.23")
     words = ["--model", "checkpoints/omni-vision-search-scenes", "--output", str(tmp_path / "maps")]
     for given in ([], ["--image", "a.png"], ["--text", "a ring"]):
         with pytest.raises(ValueError, match="--image and --text"):
@@ -31,6 +32,7 @@ def test_a_retrieval_checkpoint_needs_an_image_and_a_text(tmp_path):
 
 
 def test_what_a_vision_language_model_is_not_asked_is_refused(tmp_path):
+    pytest.importorskip("transformers", minversion="5.23")
     words = ["--model", "checkpoints/omni-vision-language-scenes", "--output", str(tmp_path / "maps")]
     for given in (["--image", "a.png"], ["--text", "What is it?"], ["--images", "a.png"]):
         with pytest.raises(ValueError, match="questions of --dataset"):
