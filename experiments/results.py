@@ -273,7 +273,6 @@ PROMISES = {
 NUMBERS = {
     "quickstart_minutes": ("docs/quickstart.json", "{targets[quickstart][minutes]:.0f}"),
     "quickstart_gigabytes": ("docs/quickstart.json", "{targets[quickstart][gigabytes]:.1f}"),
-    "test_minutes": ("docs/quickstart.json", "{targets[test][minutes]:.0f}"),
     "fashion_accuracy": (FASHION, "{evaluation[accuracy]:.1%}"),
 }
 
