@@ -72,7 +72,8 @@ def load_image_folder(folder: Path) -> DatasetDict:
         ValueError: for splits as in `assign_splits`, no images, no classes, or classes that train does not have.
     """
     left_out: Counter[str] = Counter()
-    with_images = [place for place in _folders(folder) if next(_images(place, Counter()), None)]
+    files = {place: [*_images(place, left_out)] for place in _folders(folder)}
+    with_images = [place for place, found in files.items() if found]
     splits = assign_splits((place.name for place in with_images), repr(str(folder)))
     outside = [file for file in folder.iterdir() if file.is_file() and _is_image(file, left_out)]
     if not with_images:
@@ -87,11 +88,13 @@ def load_image_folder(folder: Path) -> DatasetDict:
         split, is_split = splits[place.name], split_of(place.name) is not None
         if is_split and split in rows:
             raise ValueError(f"Expected one folder for the split {split} in {folder}, got several. Join them.")
-        classes = _folders(place) if is_split else [place]
-        found = [(str(file), kind.name) for kind in classes for file in _images(kind, left_out)]
-        rows.setdefault(split, []).extend(found)
-        if is_split:
-            outside += [file for file in place.iterdir() if file.is_file() and _is_image(file, left_out)]
+        kept = rows.setdefault(split, [])
+        for file in files[place]:
+            below = file.relative_to(place).parts
+            if is_split and len(below) == 1:
+                outside.append(file)
+            else:
+                kept.append((str(file), below[0] if is_split else place.name))
     left_out["outside of all classes"] = len(outside)
     _warn_of(+left_out, folder)
     return _dataset({split: found for split, found in rows.items() if found}, folder)
@@ -109,10 +112,11 @@ def _dataset(rows: Mapping[str, list[tuple[str, str]]], folder: Path) -> Dataset
                 "there is nothing to train on. Remove or rename them."
             )
     features = Features({"image": Image(decode=False), "label": ClassLabel(names=names)})
+    numbers = {name: number for number, name in enumerate(names)}
     columns = {
         split: {
             "image": [{"path": file, "bytes": None} for file, _ in found],
-            "label": [names.index(kind) for _, kind in found],
+            "label": [numbers[kind] for _, kind in found],
         }
         for split, found in rows.items()
     }
@@ -125,14 +129,15 @@ def _folders(place: Path) -> list[Path]:
 
 def _images(place: Path, left_out: Counter[str]) -> Iterator[Path]:
     """Yield the images below a place, sorted; count the other files. Links are followed, circles end."""
-    entered: set[str] = set()
+    above: dict[str, frozenset[str]] = {}
     for parent, folders, files in os.walk(place, followlinks=True):
-        real = os.path.realpath(parent)
-        folders[:] = [] if real in entered else sorted(name for name in folders if not _is_ignored(name))
-        for name in sorted(files) if real not in entered else []:
-            if not _is_ignored(name) and _is_image(Path(name), left_out):
-                yield Path(parent, name)
-        entered.add(real)
+        real, before = os.path.realpath(parent), above.get(os.path.dirname(parent), frozenset())
+        if real in before:
+            folders.clear()
+            continue
+        above[parent] = before | {real}
+        folders[:] = sorted(name for name in folders if not _is_ignored(name))
+        yield from (Path(parent, name) for name in sorted(files) if _is_image(Path(name), left_out))
 
 
 def _is_image(file: Path, left_out: Counter[str]) -> bool:

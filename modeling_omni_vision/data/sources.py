@@ -107,7 +107,8 @@ def _load_path(path: Path) -> DatasetDict:
         return load_idx(path)
     is_saved = (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
     files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
-    if path.is_dir() and not is_saved and not files and not any(path.rglob("metadata.*")):
+    described = any(file.suffix in (".csv", ".jsonl") for file in path.rglob("metadata.*"))
+    if path.is_dir() and not is_saved and not files and not described:
         return load_image_folder(path)
     splits = _splits_of_files(path, files)
     try:

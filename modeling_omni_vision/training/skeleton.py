@@ -165,12 +165,8 @@ class TrainingRun:
         warn_of_imitated_bf16(self.args)
         set_seed(self.args.seed)
         self.trainer = self.build()
+        self._check_that_a_batch_is_filled()
         seconds = train_until_done(self.trainer, checkpoint)
-        if not self.trainer.state.global_step:
-            raise ValueError(
-                "Expected at least one step of training, got none: the training split has fewer rows than a batch of "
-                f"{self.args.per_device_train_batch_size}. Lower --per_device_train_batch_size."
-            )
         common = describe_run(self.trainer, seconds, checkpoint, self.evaluated, self.packages)
         training = {**self.describe(), **common}
         self.save()
@@ -180,6 +176,14 @@ class TrainingRun:
             if self.args.do_predict:
                 merge_metrics(self.folder, self.measure())
         return self.folder
+
+    def _check_that_a_batch_is_filled(self) -> None:
+        rows, batch = len(self.trainer.train_dataset), self.args.train_batch_size * self.args.world_size
+        if self.args.dataloader_drop_last and rows < batch:
+            raise ValueError(
+                f"Expected at least one step of training, got none: {rows} rows to train on do not fill a batch of "
+                f"{batch}, and incomplete ones are dropped. Lower --per_device_train_batch_size."
+            )
 
 
 def warn_of_imitated_bf16(args: Any) -> None:

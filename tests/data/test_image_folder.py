@@ -107,6 +107,22 @@ def test_all_that_pillow_opens_is_an_image_and_the_rest_is_counted(tmp_path, cap
     assert "DS_Store" not in caplog.text
 
 
+def test_a_class_without_a_readable_image_is_counted_and_not_lost_in_silence(tmp_path, caplog):
+    draw(tmp_path, "dog/a.png", "emu/b.png")
+    (tmp_path / "cat").mkdir()
+    for number in range(3):
+        (tmp_path / "cat" / f"{number}.heic").write_text("no image")
+    assert {kind for _, kind in rows_of(tmp_path)["train"]} == {"dog", "emu"}
+    assert "3 .heic (install pillow-heif)" in caplog.text
+
+
+def test_an_image_called_metadata_is_an_image(tmp_path):
+    draw(tmp_path, "test tube/metadata.png", "test tube/b.png", "cat/c.png", "cat/test_0.png")
+    data = load_images(str(tmp_path), validation_fraction=2)
+    assert data["train"].features["label"].names == ["cat", "test tube"]
+    assert sum(map(len, data.values())) == 4
+
+
 def test_links_are_followed_and_circles_end(tmp_path):
     draw(tmp_path, "elsewhere/one/a.png", "images/dog/b.png")
     (tmp_path / "images" / "cat").symlink_to(tmp_path / "elsewhere")
@@ -114,6 +130,13 @@ def test_links_are_followed_and_circles_end(tmp_path):
     (tmp_path / "images" / "dog" / "c.png").symlink_to(tmp_path / "images" / "dog" / "b.png")
     found = rows_of(tmp_path / "images")["train"]
     assert found == [("cat/one/a.png", "cat"), ("dog/b.png", "dog"), ("dog/c.png", "dog")]
+
+
+def test_two_classes_may_link_to_the_same_folder(tmp_path):
+    draw(tmp_path, "elsewhere/a.png", "images/train/cat/b.png", "images/train/dog/c.png")
+    for kind in ("cat", "dog"):
+        (tmp_path / "images" / "train" / kind / "more").symlink_to(tmp_path / "elsewhere")
+    assert [kind for _, kind in rows_of(tmp_path / "images")["train"]] == ["cat", "cat", "dog", "dog"]
 
 
 @pytest.mark.parametrize("name", ["a[1].png", "*.png", "x::y.png", "two words.png", "-r.png", "\u00fc.png", "#.png"])

@@ -64,9 +64,10 @@ def weights(folder):
     return OmniVisionForRetrieval.from_pretrained(folder).state_dict()
 
 
-def test_fewer_pairs_than_a_batch_are_no_training_that_succeeds(few_scenes, tmp_path):
+@pytest.mark.parametrize("length", [{"max_steps": 4}, {"num_train_epochs": 1}])
+def test_fewer_pairs_than_a_batch_are_no_training_that_succeeds(few_scenes, tmp_path, length):
     with pytest.raises(ValueError, match=r"at least one step of training, got none.*batch of 100"):
-        train_retrieval(recipe(), arguments(tmp_path / "run", per_device_train_batch_size=100, max_steps=4))
+        train_retrieval(recipe(), arguments(tmp_path / "run", per_device_train_batch_size=100, **length))
     assert not (tmp_path / "run" / "metrics.json").exists()
 
 
