@@ -116,15 +116,15 @@ def _fetch(url: str) -> bytes:
         return base64.b64decode(content) if header.lower().endswith(";base64") else content
     from transformers.image_utils import httpx
 
-    content, end = bytearray(), time.monotonic() + FETCH_SECONDS
+    read, end = bytearray(), time.monotonic() + FETCH_SECONDS
     with httpx.stream("GET", url, timeout=FETCH_SECONDS, follow_redirects=True) as response:
         response.raise_for_status()
         for part in response.iter_bytes():
-            content += part
-            if len(content) > FETCH_BYTES or time.monotonic() > end:
+            read += part
+            if len(read) > FETCH_BYTES or time.monotonic() > end:
                 limits = f"at most {FETCH_BYTES} bytes in {FETCH_SECONDS} seconds"
                 raise ImageReadError(f"expected {limits} from a URL, got more: download the file and pass its path")
-    return bytes(content)
+    return bytes(read)
 
 
 def _decoded_text(text: str) -> str | bytes:
@@ -527,7 +527,7 @@ class OmniVisionImageProcessor(_ImagePolicy, TorchvisionBackend):
         resized = super().resize(image, *args, **kwargs)
         return resized.clamp(0, 255) if resized.is_floating_point() else resized
 
-    def rescale_and_normalize(  # type: ignore[override]
+    def rescale_and_normalize(
         self,
         images: torch.Tensor,
         do_rescale: bool,

@@ -896,6 +896,7 @@ def test_plugins_of_pillow_are_registered_where_they_are_installed(monkeypatch):
 )
 def test_without_its_plugin_a_file_is_refused_by_the_package_to_install(start, package, tmp_path, monkeypatch):
     monkeypatch.setattr(image_processing, "register_plugins", lambda: None)
+    Image.init()
     monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name not in ("HEIF", "JXL")])
     (tmp_path / "photo").write_bytes(start + bytes(100))
     for source in (start + bytes(100), tmp_path / "photo", io.BytesIO(start + bytes(100))):

@@ -1,4 +1,4 @@
-"""Every kind of file gives one tensor: in training, evaluation, retrieval, answers, commands and the image processor."""
+"""Every kind of file gives one tensor: in training, evaluation, retrieval, answers, commands and the processor."""
 
 import struct
 import zlib
@@ -107,10 +107,8 @@ def test_retrieval_and_answers_get_them_in_training(processor, rows, expected):
     from modeling_omni_vision.training.language_data import AnswerCollator, AnsweredSequence
     from modeling_omni_vision.training.retrieval_data import training_pairs
 
-    texts = [["a cat"]] * len(rows)
-    pairs = training_pairs(
-        rows.add_column("texts", texts).add_column("concept", ["c"] * len(rows)), PairAugmentation(0)
-    )
+    described = rows.add_column("texts", [["a cat"]] * len(rows)).add_column("concept", ["c"] * len(rows))
+    pairs = training_pairs(described, PairAugmentation(False))
     assert torch.equal(processor(pairs[:]["image"], return_tensors="pt")["pixel_values"], expected)
     tokenizer = SimpleNamespace(pad_token_id=0, convert_tokens_to_ids=lambda token: 7)
     parts = SimpleNamespace(image_processor=processor, tokenizer=tokenizer, image_token="<image>", image_seq_length=1)
