@@ -541,8 +541,8 @@ class OmniVisionImageProcessor(_ImagePolicy, TorchvisionBackend):
         return super().rescale_and_normalize(images, do_rescale, rescale_factor, do_normalize, image_mean, image_std)
 
     def _preprocess(self, images: list[torch.Tensor], **kwargs: Any) -> BatchFeature:  # type: ignore[override]
-        """Disable grouping for 8-bit beside float images: stacked together, all would become float."""
-        if len({image.dtype for image in images}) > 1:
+        """Disable grouping of unlike images: it goes by height and width, and stacks 8 bits as floats."""
+        if len({(image.dtype, len(image)) for image in images}) > 1:
             kwargs["disable_grouping"] = True
         return super()._preprocess(images, **kwargs)
 
