@@ -1,5 +1,6 @@
 """Every kind of file gives one tensor: in training, evaluation, retrieval, answers, commands and the processor."""
 
+import base64
 import struct
 import zlib
 from types import SimpleNamespace
@@ -7,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, Features
+from datasets import ClassLabel, Dataset, DatasetDict, Features
 from datasets import Image as ImageColumn
 from PIL import Image
 
@@ -16,7 +17,9 @@ from modeling_omni_vision.cli.predict import main as predict
 from modeling_omni_vision.data.augmentation import Augmentation
 from modeling_omni_vision.data.image_dataset import ImageCollator, ImageDataset
 from modeling_omni_vision.data.stored_images import open_stored
+from modeling_omni_vision.data.summary import export_images
 from modeling_omni_vision.evaluation.predictions import pixel_values
+from modeling_omni_vision.image_processing_omni_vision import read_image
 from modeling_omni_vision.modeling_omni_vision import OmniVisionPatchEmbeddings
 
 
@@ -132,6 +135,28 @@ def test_the_command_predict_gets_them(processor, files, expected, tiny_config, 
     finally:
         hook.remove()
     assert torch.equal(torch.cat(seen), expected)
+
+
+def test_images_in_a_chat_get_them_as_path_and_as_base64_text(processor, files, expected, word_tokenizer):
+    pytest.importorskip("transformers", minversion="5.23")
+    from modeling_omni_vision.interop.compose import prepare_tokenizer
+    from modeling_omni_vision.processing_omni_vision_language import OmniVisionProcessor
+
+    both = OmniVisionProcessor(processor, prepare_tokenizer(word_tokenizer, "<image>"))
+    for file, wanted in zip(files, expected, strict=True):
+        text = base64.b64encode(file.read_bytes()).decode()
+        for part in ({"path": str(file)}, {"base64": text}, {"url": f"data:image/png;base64,{text}"}, {"image": text}):
+            content = [{"type": "image", **part}, {"type": "text", "text": "what is it"}]
+            chat = [{"role": "user", "content": content}]
+            inputs = both.apply_chat_template(chat, tokenize=True, return_dict=True, return_tensors="pt")
+            assert torch.equal(inputs["pixel_values"][0], wanted), file
+
+
+def test_every_kind_is_exported_as_png(rows, tmp_path):
+    exported = export_images(DatasetDict(train=rows), "train", len(rows), tmp_path)
+    assert len(exported) == len(rows)
+    for stored, file in zip(rows["image"][:], exported, strict=True):
+        assert np.abs(read_image(stored) - read_image(file)).max() <= 1, stored
 
 
 def test_augmentation_starts_from_the_same_images(processor, rows, expected):
