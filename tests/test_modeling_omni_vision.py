@@ -244,10 +244,10 @@ def test_attention_maps_of_a_model_in_training_are_those_of_evaluation_and_leave
 @pytest.mark.parametrize(
     ("wrong", "near"),
     [
-        ("output_hiden_states", "output_hidden_states"),
+        ("output_hidden_state", "output_hidden_states"),
         ("output_attention", "output_attentions"),
         ("return_dct", "return_dict"),
-        ("lables", "labels"),
+        ("label", "labels"),
         ("attn_mask", "attention_mask"),
         ("head_mask", None),
         ("bool_masked_pos", None),
