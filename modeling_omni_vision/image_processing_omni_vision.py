@@ -22,6 +22,7 @@ it. The table of all rules is in the docstring of `OmniVisionImageProcessor`.
 import base64
 import functools
 import importlib
+import itertools
 import os
 import threading
 import time
@@ -39,8 +40,10 @@ from transformers.image_processing_backends import PilBackend, TorchvisionBacken
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, ChannelDimension, PILImageResampling
 from transformers.processing_utils import ImagesKwargs
-from transformers.utils import requires_backends
+from transformers.utils import logging, requires_backends
 
+
+logger = logging.get_logger(__name__)
 
 LUMA = np.array([19595, 38470, 7471], dtype=np.float32) / 65536  # ITU-R 601 in Pillow's integers
 GREY_STATISTICS = {"image_mean": (0.459,), "image_std": (0.226,)}  # luma of ImageNet's mean and std
@@ -158,8 +161,51 @@ def _upright(image: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(image) if orientation in range(2, 9) else image
 
 
+@functools.lru_cache(maxsize=32)
+def _profile_to_srgb(profile: bytes, mode: str) -> Any:
+    """Return the transform of a mode (L, RGB, CMYK) to RGB in sRGB, or None where none is needed or none can be."""
+    try:
+        from PIL import ImageCms
+
+        opened = ImageCms.ImageCmsProfile(BytesIO(profile))
+        space = opened.profile.xcolor_space.strip()
+        if space != ("GRAY" if mode == "L" else mode):
+            raise ValueError(f"a profile of {space} in an image of mode {mode}")
+        transform = ImageCms.buildTransform(opened, ImageCms.createProfile("sRGB"), mode, "RGB")
+    except Exception as error:  # Pillow may have been built without littlecms
+        logger.warning_once(f"Colour profile not converted, its images are taken as sRGB (said once): {error}")
+        return None
+    if mode == "CMYK":
+        return transform
+    levels = range(0, 256, 1 if mode == "L" else 51)
+    probe = np.array(levels if mode == "L" else list(itertools.product(levels, repeat=3)), dtype=np.uint8)[None]
+    changed = np.asarray(transform.apply(Image.fromarray(probe))).astype(int)
+    return None if np.abs(changed - probe.reshape(1, probe.shape[1], -1)).max() <= 1 else transform  # it is sRGB
+
+
+def _in_srgb(image: Image.Image) -> Image.Image:
+    """Convert an 8-bit image with a colour profile other than sRGB; return any other image as it is."""
+    profile, is_deep = image.info.get("icc_profile"), image.mode == "F" or image.mode.startswith("I")
+    if not profile or is_deep or image.mode in ("1", "LAB", "HSV"):
+        return image
+    mode = {"L": "L", "LA": "L", "La": "L", "CMYK": "CMYK"}.get(image.mode, "RGB")
+    transform = _profile_to_srgb(profile, mode)
+    if transform is None:
+        return image
+    alpha = None
+    if image.has_transparency_data:
+        image = image.convert("LA" if mode == "L" else "RGBA")
+        alpha = image.getchannel("A")
+    converted = transform.apply(image.convert(mode))
+    converted = converted.getchannel(0) if mode == "L" else converted
+    converted.info.pop("icc_profile", None)
+    if alpha:
+        converted.putalpha(alpha)
+    return converted
+
+
 def _open(source: Any) -> Image.Image:
-    """Decode any source but an array or tensor into an upright PIL image of any mode."""
+    """Decode any source but an array or tensor into an upright PIL image of any mode, 8-bit colours in sRGB."""
     if isinstance(source, Mapping) and {"bytes", "path"} & set(source):
         source = source["path"] if source.get("bytes") is None else source["bytes"]
     if isinstance(source, str):
@@ -168,14 +214,14 @@ def _open(source: Any) -> Image.Image:
         source = BytesIO(source)
     with _whole_files_only:
         if isinstance(source, Image.Image):
-            return _upright(source)
+            return _in_srgb(_upright(source))
         if not isinstance(source, (str, os.PathLike)) and not hasattr(source, "read"):
             expected = "a PIL image, array, tensor, path, bytes, file, dict with 'bytes' or 'path', URL, base64 text"
             raise ImageReadError(f"expected {expected}, got {type(source).__name__}: convert it to one of these")
         register_plugins()
         try:
             with Image.open(source) as image:
-                return _upright(image)
+                return _in_srgb(_upright(image))
         except UnidentifiedImageError:
             if package := _missing_plugin(source):
                 raise ImageReadError(f"its format needs a plugin: pip install {package}") from None
@@ -183,7 +229,7 @@ def _open(source: Any) -> Image.Image:
 
 
 def open_image(source: Any) -> Image.Image:
-    """Open one image from any source but an array or tensor: decoded, upright, of any mode; see `read_image`."""
+    """Open one image from any source but an array or tensor: decoded, upright, sRGB, any mode; see `read_image`."""
     with _naming(source):
         return _open(source)
 
@@ -243,7 +289,10 @@ def _read_deep(image: Image.Image) -> np.ndarray:
         values *= np.float32(65535 / 4095)  # a TIFF of 12 bits
     if tags.get(262) == 0:
         values = 255 - values  # a TIFF with white as zero: Pillow turns over 8 bits alone
-    transparent = image.info.get("transparency")
+    profile, transparent = image.info.get("icc_profile"), image.info.get("transparency")
+    if profile and (transform := _profile_to_srgb(profile, "L")):
+        curve = np.asarray(transform.apply(Image.fromarray(np.arange(256, dtype=np.uint8)[None])))[0, :, 0]
+        values = np.interp(values, np.arange(256), curve).astype(np.float32)
     if image.mode == "F" or not isinstance(transparent, int):
         return values
     alpha = np.where(pixels == transparent, np.float32(0), np.float32(255))
@@ -482,7 +531,9 @@ class OmniVisionImageProcessor(_ImagePolicy, TorchvisionBackend):
     | EXIF orientation, all eight | applied, to PIL images too; unreadable EXIF counts as none |
     | RGBA, LA, PA, transparent colours, arrays of 4 or 2 channels | over `background_color` |
     | L, P, 1, YCbCr, HSV, LAB | converted to RGB by Pillow |
-    | CMYK | likewise, 0 as no ink; CMYK in JPEG is taken as Adobe stores it, inverted |
+    | CMYK without a profile | likewise, 0 as no ink; CMYK in JPEG is taken as Adobe stores it, inverted |
+    | colour profile other than sRGB (RGB, grey, CMYK) | converted to sRGB; grey of 16 bits by 256 points |
+    | colour profile that is broken or of other channels; no profile | taken as sRGB, the former said once |
     | `num_channels=1` | grey by ITU-R 601 (Pillow's L); default mean 0.459 and std 0.226 |
     | another `num_channels` | arrays of that many channels, unchanged; pass mean and std |
     | `do_convert_rgb=False` | channels unchanged; modes other than L, LA, RGB, RGBA become RGB |
