@@ -22,7 +22,9 @@ Unusual here:
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -34,13 +36,14 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.generic import TransformersKwargs, can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_omni_vision import OmniVisionConfig
 
 
 RECORDED_OUTPUTS = ("output_hidden_states", "output_attentions")
+FORWARD_OPTIONS = frozenset((*TransformersKwargs.__annotations__, *RECORDED_OUTPUTS, "return_dict", "use_cache"))
 
 
 @dataclass
@@ -84,6 +87,8 @@ class OmniVisionPatchEmbeddings(nn.Module):
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Project images (batch, channels, height, width) to patch tokens (batch, hidden, rows, columns)."""
         channels, (patch_height, patch_width) = self.num_channels, self.patch_size
+        if pixel_values is None:
+            raise ValueError("`pixel_values` must hold images, got None. Pass those of the image processor.")
         if pixel_values.ndim != 4 or pixel_values.shape[1] != channels or not pixel_values.is_floating_point():
             raise ValueError(
                 f"`pixel_values` must be floating point of shape (batch, {channels}, height, width), got "
@@ -339,6 +344,28 @@ def _center_(parameter: torch.Tensor, channels: int) -> None:
     parameter.sub_(parameter.float().mean(channels, keepdim=True).to(parameter.dtype))
 
 
+def refuse_unknown_options(options: Mapping[str, Any]) -> None:
+    """Raise a `ValueError` for an argument of a `forward` that nothing reads, such as a misspelt one."""
+    for name, value in options.items():
+        # None is what callers pass on for arguments that other models have.
+        if name not in FORWARD_OPTIONS and value is not None:
+            near = get_close_matches(name, {*FORWARD_OPTIONS, "labels", "attention_mask", "pixel_values"} - {name}, 1)
+            do = f"Did you mean `{near[0]}`?" if near else "Leave it out."
+            raise ValueError(f"`forward` has no argument `{name}`, got {type(value).__name__}. {do}")
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put every module into evaluation mode within the block, then back into the mode that it had."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 class OmniVisionModel(OmniVisionPreTrainedModel):
     """The bare OmniVision encoder, which outputs CLS and grid tokens without a head on top.
 
@@ -369,6 +396,7 @@ class OmniVisionModel(OmniVisionPreTrainedModel):
         pixel_values: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         cls_only: bool = False,
+        interpolate_pos_encoding: bool | None = None,
         **kwargs: Any,
     ) -> OmniVisionModelOutput:
         """
@@ -381,14 +409,23 @@ class OmniVisionModel(OmniVisionPreTrainedModel):
                 1 for tokens to attend to, 0 for masked tokens. With a mask no patches are dropped.
             cls_only (`bool`, *optional*, defaults to `False`):
                 Compute the last layer for CLS alone, at a sixth of its cost. CLS is the same, `grid` is empty.
+            interpolate_pos_encoding (`bool`, *optional*):
+                `False` refuses images of another size than the configuration's, which are interpolated otherwise.
             kwargs:
                 `output_hidden_states`, `output_attentions`, `return_dict`, and options of the attention backend.
 
         Raises:
             `ValueError`: for a wrong number of channels, a side that is no multiple of the patch size,
-                integer pixel values, a mask that does not cover every token, or a mask with `cls_only`.
+                integer pixel values, a mask that does not cover every token, a mask with `cls_only`, or an
+                argument that does not exist.
         """
+        refuse_unknown_options(kwargs)
         hidden_states = self.embeddings(pixel_values)
+        if interpolate_pos_encoding is False and tuple(pixel_values.shape[2:]) != self.config.image_size_hw:
+            raise ValueError(
+                f"`pixel_values` must be of size {self.config.image_size_hw} without `interpolate_pos_encoding`, got "
+                f"{tuple(pixel_values.shape[2:])}. Resize the images, or leave the argument out."
+            )
         if attention_mask is not None and attention_mask.ndim == 2 and attention_mask.shape != hidden_states.shape[:2]:
             raise ValueError(
                 f"`attention_mask` must cover CLS, registers and patches, expected shape "
@@ -418,7 +455,7 @@ class OmniVisionModel(OmniVisionPreTrainedModel):
         """
         Compute the attention of CLS over the patches, with any attention backend and without gradients.
 
-        Layers after the last one in `layers` are not computed.
+        Nothing is dropped, whether the model trains or not. Layers after the last one in `layers` are not computed.
 
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch, channels, height, width)`):
@@ -440,11 +477,12 @@ class OmniVisionModel(OmniVisionPreTrainedModel):
             )
         wanted = [layer % depth for layer in layers]
         hidden_states, maps = self.embeddings(pixel_values), {}
-        for index, layer in enumerate(self.layers[: max(wanted) + 1]):
-            if index in wanted:
-                maps[index] = layer.cls_weights(hidden_states)  # type: ignore[operator]
-            if index < max(wanted):
-                hidden_states = layer(hidden_states)
+        with evaluating(self):
+            for index, layer in enumerate(self.layers[: max(wanted) + 1]):
+                if index in wanted:
+                    maps[index] = layer.cls_weights(hidden_states)  # type: ignore[operator]
+                if index < max(wanted):
+                    hidden_states = layer(hidden_states)
         stacked = torch.stack([maps[index] for index in wanted], dim=1)
         patch_height, _ = self.config.patch_size_hw
         rows = pixel_values.shape[2] // patch_height

@@ -6,8 +6,11 @@ import json
 import os
 import pickle
 import struct
+import subprocess
 import sys
 import threading
+import time
+import types
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -21,11 +24,14 @@ from PIL import Image, ImageCms, ImageFile
 from transformers import ViTImageProcessor, ViTImageProcessorPil
 from without_package import run_without_package
 
+from modeling_omni_vision import image_processing_omni_vision as image_processing
 from modeling_omni_vision.image_processing_omni_vision import (
     ImageReadError,
     OmniVisionImageProcessor,
     OmniVisionImageProcessorPil,
+    open_image,
     read_image,
+    register_plugins,
 )
 
 
@@ -72,14 +78,22 @@ def stored_for(upright, orientation):
     }[orientation]
 
 
-def sources_of(data, folder):
-    """Every kind of source of the same encoded image."""
+def sources_of(data, folder, can_load=True):
+    """Every kind of source of the same encoded image, or only those that Pillow has not loaded."""
     path = folder / "image.bin"
     path.write_bytes(data)
     rows = datasets.Dataset.from_dict({"image": [str(path)]})
-    loaded = Image.open(path)
-    loaded.load()
+    decoded = {}
+    if can_load:
+        loaded = Image.open(path)
+        loaded.load()
+        decoded = {
+            "PIL loaded": loaded,
+            "datasets decoded": rows.cast_column("image", datasets.Image())[0]["image"],
+            "datasets column": rows.cast_column("image", datasets.Image())["image"],
+        }
     return {
+        **decoded,
         "str": str(path),
         "Path": path,
         "bytes": data,
@@ -88,15 +102,12 @@ def sources_of(data, folder):
         "BytesIO": io.BytesIO(data),
         "file": path.open("rb"),
         "PIL lazy": Image.open(path),
-        "PIL loaded": loaded,
         "PIL from a file object": Image.open(io.BytesIO(data)),
         "dict bytes": {"bytes": data, "path": None},
         "dict both": {"bytes": data, "path": "elsewhere/missing.png"},
         "dict path": {"bytes": None, "path": str(path)},
         "data URI": "data:image/png;base64," + base64.b64encode(data).decode(),
         "datasets row": rows.cast_column("image", datasets.Image(decode=False))[0]["image"],
-        "datasets decoded": rows.cast_column("image", datasets.Image())[0]["image"],
-        "datasets column": rows.cast_column("image", datasets.Image())["image"],
     }
 
 
@@ -209,8 +220,10 @@ def server():
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            found = {"/image.png": 200, "/moved": 302}.get(self.path, 404)
+            found = {"/image.png": 200, "/moved": 302, "/slow": 200}.get(self.path, 404)
             self.send_response(found)
+            if self.path == "/slow":
+                time.sleep(1)
             if found == 302:
                 self.send_header("Location", "/image.png")
             self.end_headers()
@@ -230,6 +243,29 @@ def test_a_url_is_read_and_a_missing_one_is_refused_by_name(server):
     np.testing.assert_array_equal(read_image(f"{server}/moved"), noise())
     with pytest.raises(ImageReadError, match=r"/none\.png.*404"):
         read_image(f"{server}/none.png")
+
+
+@pytest.mark.parametrize("limit", ["FETCH_BYTES", "FETCH_SECONDS"])
+def test_a_url_of_too_many_bytes_or_seconds_is_refused(server, monkeypatch, limit):
+    monkeypatch.setattr(image_processing, limit, {"FETCH_BYTES": 100, "FETCH_SECONDS": 0.5}[limit])
+    name = "image.png" if limit == "FETCH_BYTES" else "slow"
+    with pytest.raises(ImageReadError, match=f"{name}.*(at most 100 bytes|Timeout|0.5 seconds)"):
+        read_image(f"{server}/{name}")
+
+
+@both_backends
+def test_base64_text_is_an_image_and_a_file_of_that_name_comes_first(backend, tmp_path, monkeypatch):
+    text = base64.b64encode(encode(noise(4, 5))).decode()
+    lines = base64.encodebytes(encode(noise(4, 5))).decode()
+    for source in (text, lines, f"data:image/png;base64,{text}", {"bytes": None, "path": text}):
+        np.testing.assert_array_equal(read_by(backend, source), noise(4, 5).transpose(2, 0, 1))
+        np.testing.assert_array_equal(read_image(backend().fetch_images([source])[0]), noise(4, 5))
+    monkeypatch.chdir(tmp_path)
+    name = "a" * 100
+    Path(name).write_bytes(encode(noise(seed=3)))
+    np.testing.assert_array_equal(read_image(name), noise(seed=3))
+    with pytest.raises(ImageReadError, match="FileNotFoundError"):
+        read_image("folder/" * 10 + "image")
 
 
 def test_a_data_uri_may_be_percent_encoded():
@@ -361,6 +397,75 @@ def test_floats_are_never_rescaled_twice_nor_rounded():
     np.testing.assert_allclose(read_image(torch.tensor(unit).bfloat16()), unit * 255, rtol=2**-8)
     np.testing.assert_array_equal(read_image(np.ones((20, 30, 3))), np.full((20, 30, 3), 255.0))
     np.testing.assert_array_equal(read_image(np.zeros((20, 30, 3))), np.zeros((20, 30, 3)))
+
+
+@both_backends
+def test_the_units_of_the_result_follow_from_the_options_and_never_from_the_source(backend):
+    pixels = noise()
+    mean, std = torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1), torch.tensor([0.2, 0.3, 0.4]).view(3, 1, 1)
+    raw = torch.from_numpy(pixels).permute(2, 0, 1).float()
+    expected = {
+        (True, False): raw / 255,
+        (True, True): (raw / 255 - mean) / std,
+        (False, False): raw,
+        # A mean of at most 1 belongs to values in [0, 1].
+        (False, True): (raw / 255 - mean) / std,
+    }
+    sources = (pixels, Image.fromarray(pixels), encode(pixels), pixels / 255.0, pixels.astype(np.float32))
+    tensors = (torch.from_numpy(pixels), torch.from_numpy(pixels) / 255, pixels.astype(np.uint16) * 257)
+    for (do_rescale, do_normalize), wanted in expected.items():
+        statistics = {"image_mean": mean.flatten().tolist(), "image_std": std.flatten().tolist()}
+        processor = backend(do_resize=False, do_rescale=do_rescale, do_normalize=do_normalize, **statistics)
+        for source in (*sources, *tensors):
+            got = processor(source, return_tensors="pt")["pixel_values"][0].float()
+            torch.testing.assert_close(got, wanted, atol=1e-5 * (1 if do_rescale or do_normalize else 255), rtol=0)
+    old = backend(do_resize=False, do_rescale=False, image_mean=[127.5] * 3, image_std=[127.5] * 3)
+    for source in (*sources, *tensors):
+        got = old(source, return_tensors="pt")["pixel_values"][0].float()
+        torch.testing.assert_close(got, raw / 127.5 - 1, atol=1e-5, rtol=0)
+
+
+@both_backends
+def test_sixteen_bits_in_colour_are_the_same_from_a_file_and_an_array(backend):
+    deep = np.random.default_rng(0).integers(0, 65536, (20, 30, 4), dtype=np.uint16)
+    for channels, kind in ((2, 4), (3, 2), (4, 6)):
+        pixels = np.ascontiguousarray(deep[..., :channels])
+        expected = read_by(backend, png_of_sixteen_bits(pixels, kind))
+        for source in (pixels, pixels.transpose(2, 0, 1), torch.from_numpy(pixels), pixels.astype(">u2")):
+            np.testing.assert_array_equal(read_by(backend, source), expected)
+    alone = backend(**AS_READ, num_channels=4)(deep, return_tensors="pt")["pixel_values"][0]
+    np.testing.assert_allclose(alone, deep.transpose(2, 0, 1) / 257, rtol=1e-6)
+
+
+def tiff(values, white_is_zero, compression=None):
+    info = {262: 0} if white_is_zero else {}
+    return encode(Image.fromarray(values), "TIFF", tiffinfo=info, compression=compression)
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "float 0..1", "float 0..255", "bool"])
+def test_a_tiff_with_white_as_zero_is_turned_over_at_any_depth(kind, compression):
+    levels = np.linspace(0, 1, 30).reshape(5, 6)
+    values = {
+        "uint8": np.rint(levels * 255).astype(np.uint8),
+        "uint16": np.rint(levels * 65535).astype(np.uint16),
+        "float 0..1": levels.astype(np.float32),
+        "float 0..255": levels.astype(np.float32) * 255,
+        "bool": levels > 0.5,
+    }[kind]
+    black, white = tiff(values, False, compression), tiff(values, True, compression)
+    # Pillow turns 8 and 1 bits over when it writes, too: what is read is what was given.
+    expected = read_image(black) if kind in ("uint8", "bool") else 255.0 - read_image(black)
+    np.testing.assert_allclose(read_image(white), expected, atol=1e-4)
+    np.testing.assert_allclose(read_image(Image.open(io.BytesIO(white)), 1), read_image(white)[..., :1], atol=1e-4)
+
+
+def test_a_tiff_of_twelve_bits_keeps_its_range():
+    entries = {256: 4, 257: 1, 258: 12, 259: 1, 262: 1, 273: 200, 277: 1, 278: 1, 279: 6}
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries.items())
+    header = b"II*\0" + struct.pack("<IH", 8, len(entries)) + directory + bytes(4)
+    data = header.ljust(200, b"\0") + bytes.fromhex("000 fff 800 001".replace(" ", ""))
+    np.testing.assert_allclose(read_image(data)[0, :, 0], np.array([0, 4095, 2048, 1]) * 255 / 4095, rtol=1e-5)
 
 
 @both_backends
@@ -617,11 +722,32 @@ def test_the_first_frame_is_read(backend):
         np.testing.assert_array_equal(read_by(backend, data), noise(seed=0).transpose(2, 0, 1))
 
 
+def test_an_opened_image_is_read_at_the_frame_that_it_stands_at():
+    frames = [Image.fromarray(noise(seed=seed)) for seed in range(3)]
+    for form in ("TIFF", "PNG", "GIF", "WEBP"):
+        image = Image.open(io.BytesIO(encode(frames[0], form, save_all=True, append_images=frames[1:])))
+        first = read_image(image)
+        image.seek(2)
+        expected = np.asarray(image.convert("RGB"))
+        np.testing.assert_array_equal(read_image(image), expected)
+        np.testing.assert_array_equal(read_image(open_image(image)), expected)
+        assert not np.array_equal(first, expected)
+        image.seek(0)
+        np.testing.assert_array_equal(read_image(image), first)
+
+
 # --- unreadable inputs ---
 
 
 def chunk(kind, content):
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png_of_sixteen_bits(pixels, kind):
+    height, width, _ = pixels.shape
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0))
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def png_of_size(width, height):
@@ -725,10 +851,71 @@ def test_the_message_names_index_path_problem_and_remedy(tmp_path):
         OmniVisionImageProcessor()(np.zeros((20, 30, 5), np.uint8))
 
 
-def test_an_eps_file_is_refused_before_ghostscript_could_run_it():
-    for source in (not_an_image("EPS"), io.BytesIO(not_an_image("EPS"))):
-        with pytest.raises(ImageReadError, match="EPS, a program"):
+WMF = b"\xd7\xcd\xc6\x9a\0\0" + struct.pack("<hhhhH", 0, 0, 600, 800, 600).ljust(16, b"\0") + b"\x01\0\t\0"
+DRAWN_BY_OTHERS = {
+    "EPS": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 30\n%%EndComments\n",
+    "WMF": WMF.ljust(80, b"\0"),
+    "HDF5": b"\x89HDF\r\n\x1a\n".ljust(80, b"\0"),
+    "GRIB": b"GRIB\0\0\0\x01".ljust(80, b"\0"),
+}
+
+
+@pytest.mark.parametrize("form", DRAWN_BY_OTHERS)
+def test_what_only_another_program_could_draw_is_refused_from_every_source_and_starts_none(
+    form, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(subprocess, "Popen", lambda *command, **options: pytest.fail(f"{command} was started"))
+    for source in sources_of(DRAWN_BY_OTHERS[form], tmp_path, can_load=False).values():
+        with pytest.raises(ImageReadError, match=f"{form}, which no decoder reads"):
             read_image(source)
+        if not hasattr(source, "read"):
+            with pytest.raises(ImageReadError, match=f"{form}, which no decoder reads"):
+                OmniVisionImageProcessorPil().fetch_images([source])
+
+
+def test_plugins_of_pillow_are_registered_where_they_are_installed(monkeypatch):
+    called = []
+    plugin = types.SimpleNamespace(register_heif_opener=lambda: called.append("heif"))
+    monkeypatch.setitem(sys.modules, "pillow_heif", plugin)
+    monkeypatch.setitem(sys.modules, "pillow_jxl", None)  # as if it were not installed
+    register_plugins.cache_clear()
+    for _ in range(2):
+        read_image(encode(noise()))
+    register_plugins.cache_clear()
+    assert called == ["heif"]
+
+
+@pytest.mark.parametrize(
+    ("start", "package"),
+    [
+        (b"\0\0\0\x1cftypheic\0\0\0\0", "pillow-heif"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0", "pillow-heif"),
+        (b"\xff\x0a\xfa\x1f\x00", "pillow-jxl-plugin"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "pillow-jxl-plugin"),
+    ],
+)
+def test_without_its_plugin_a_file_is_refused_by_the_package_to_install(start, package, tmp_path, monkeypatch):
+    monkeypatch.setattr(image_processing, "register_plugins", lambda: None)
+    Image.init()
+    monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name not in ("HEIF", "JXL")])
+    (tmp_path / "photo").write_bytes(start + bytes(100))
+    for source in (start + bytes(100), tmp_path / "photo", io.BytesIO(start + bytes(100))):
+        with pytest.raises(ImageReadError, match=f"pip install {package}"):
+            read_image(source)
+
+
+@pytest.mark.parametrize(("module", "form"), [("pillow_heif", "HEIF"), ("pillow_jxl", "JXL")])
+def test_heic_and_jpeg_xl_are_read_as_other_files(module, form, tmp_path):
+    pytest.importorskip(module)
+    register_plugins()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encode(smooth(32, 48), form, exif=exif.tobytes(), quality=95)
+    expected = np.rot90(smooth(32, 48), -1).astype(float)
+    for name, source in sources_of(data, tmp_path, can_load=False).items():
+        got = read_image(source).astype(float)
+        assert got.shape == expected.shape, name
+        assert np.abs(got - expected).mean() < 4, name
 
 
 def test_the_error_survives_pickling():

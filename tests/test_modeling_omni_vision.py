@@ -228,6 +228,57 @@ def test_attention_maps_are_the_attention_of_cls_on_every_backend(tiny_config, i
     torch.testing.assert_close(model.attention_maps(pixels, [-1, 0]), expected[:, [1, 0]], atol=1e-6, rtol=0)
 
 
+def test_attention_maps_of_a_model_in_training_are_those_of_evaluation_and_leave_its_mode(tiny_config):
+    tiny_config.hidden_dropout_prob = tiny_config.attention_probs_dropout_prob = tiny_config.drop_path_rate = 0.5
+    model = OmniVisionForImageClassification(tiny_config).eval()
+    pixels = torch.randn(2, 3, 32, 32)
+    expected = model.attention_maps(pixels, [0, 1])
+    model.train().omni_vision.layers[0].eval()
+    modes = [module.training for module in model.modules()]
+    for _ in range(2):
+        assert torch.equal(model.attention_maps(pixels, [0, 1]), expected)
+    assert [module.training for module in model.modules()] == modes
+
+
+@pytest.mark.parametrize("model_class", [OmniVisionModel, OmniVisionForImageClassification])
+@pytest.mark.parametrize(
+    ("wrong", "near"),
+    [
+        ("output_hidden_state", "output_hidden_states"),
+        ("output_attention", "output_attentions"),
+        ("return_dct", "return_dict"),
+        ("label", "labels"),
+        ("attn_mask", "attention_mask"),
+        ("head_mask", None),
+        ("bool_masked_pos", None),
+    ],
+)
+def test_an_argument_that_does_not_exist_is_refused_with_the_nearest_name(tiny_config, model_class, wrong, near):
+    model = model_class(tiny_config).eval()
+    with pytest.raises(ValueError, match=f"no argument `{wrong}`.*{near or 'Leave it out'}"):
+        model(torch.zeros(1, 3, 32, 32), **{wrong: torch.ones(1)})
+    model(torch.zeros(1, 3, 32, 32), **{wrong: None})
+
+
+@pytest.mark.parametrize("model_class", [OmniVisionModel, OmniVisionForImageClassification])
+def test_the_options_of_transformers_own_vit_are_taken_as_it_takes_them(tiny_config, model_class):
+    model, pixels, large = model_class(tiny_config).eval(), torch.zeros(1, 3, 32, 32), torch.zeros(1, 3, 64, 64)
+    plain = model(pixels)
+    as_tuple = model(pixels, return_dict=False, output_hidden_states=True)
+    assert isinstance(as_tuple, tuple)
+    assert torch.equal(as_tuple[0], plain[0])
+    assert len(model(pixel_values=pixels, output_hidden_states=True).hidden_states) == 3
+    for option in (None, True):
+        assert torch.equal(model(large, interpolate_pos_encoding=option)[0], model(large)[0])
+    assert torch.equal(model(pixels, interpolate_pos_encoding=False)[0], plain[0])
+    with pytest.raises(ValueError, match=r"size \(32, 32\) without `interpolate_pos_encoding`, got \(64, 64\)"):
+        model(large, interpolate_pos_encoding=False)
+    with pytest.raises(ValueError, match="`pixel_values` must hold images, got None"):
+        model(pixel_values=None)
+    with pytest.raises(ValueError, match="`pixel_values` must hold images, got None"):
+        model.attention_maps(None)
+
+
 def test_attention_maps_run_no_layer_after_the_last_requested_one(tiny_model):
     tiny_model.layers[1].forward = None  # calling it would fail
     assert tiny_model.attention_maps(torch.randn(1, 3, 32, 32), layers=[0]).shape == (1, 1, 2, 4, 4)

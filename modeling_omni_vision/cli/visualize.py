@@ -78,11 +78,11 @@ def visualize_retrieval(arguments: VisualizeArguments) -> list[Path]:
 
 def visualize_answers(arguments: VisualizeArguments) -> list[Path]:
     """Draw which patches the answers of a vision-language model need."""
-    import numpy as np
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     from ..data.questions import load_questions
     from ..data.stored_images import open_stored
+    from ..image_processing_omni_vision import read_image
     from ..interpretability.occlusion import explain_answer, plot_occlusion
 
     if arguments.image or arguments.text or arguments.images:
@@ -102,11 +102,10 @@ def visualize_answers(arguments: VisualizeArguments) -> list[Path]:
     rows = [row for row in data[arguments.split] if len(row["images"]) == 1][: arguments.count]
     images, found, truths = [], [], []
     for number, row in enumerate(rows):
-        image = open_stored(row["images"][0]).convert("RGB")
         question = row["questions"][number % len(row["questions"])]
         text = question["messages"][-1]["content"].replace("<image>", "").strip()
-        images.append(np.asarray(image))
-        found.append(explain_answer(model, processor, image, text))
+        images.append(read_image(row["images"][0]))
+        found.append(explain_answer(model, processor, open_stored(row["images"][0]), text))
         truths.append(question["answer"])
     return [plot_occlusion(images, found, truths, Path(arguments.output) / "answers.png")]
 

@@ -92,6 +92,7 @@ class Augmentation:
         _check_range("cutmix", cutmix, 0, 100)
         self.num_images = num_images
         self.seed = seed
+        self.rand_augment = rand_augment
         self._tables: dict[int, tuple[int, torch.Tensor, list[int]]] = {}
         self.crop = v2.RandomResizedCrop(size, scale=(min_crop_scale, 1.0)) if min_crop_scale else None
         geometry: list[Transform] = [v2.RandomCrop(size, padding=max_translate)] if max_translate else []
@@ -118,7 +119,13 @@ class Augmentation:
         return images if self.crop is None else self._apply(self.crop, images, rows, epoch, 0)
 
     def images(self, images: torch.Tensor, rows: Sequence[int], epoch: int) -> torch.Tensor:
-        """Translate, flip and RandAugment images (B, C, H, W) of the size of the model, uint8 in, uint8 out."""
+        """Translate, flip and RandAugment images (B, C, H, W) of the size of the model, uint8 in, uint8 out.
+
+        Raises:
+            ValueError: for RandAugment of images whose channels are neither grey nor colours.
+        """
+        if self.rand_augment and images.shape[1] not in (1, 3):
+            raise ValueError(f"RandAugment changes images of 1 or 3 channels, got {images.shape[1]}. Switch it off.")
         for stage, transform in enumerate(self.stages, start=1):
             images = self._apply(transform, images, rows, epoch, stage)
         return images

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torch.utils.data import Dataset as TorchDataset
@@ -94,7 +95,9 @@ class ImageDataset(WithEpoch, TorchDataset):
         sources = self.dataset[rows]["image"]
         options |= {"do_rescale": False, "do_normalize": False, "return_tensors": None, "disable_grouping": False}
         try:
-            return list(self.processor(sources, **options)["pixel_values"])
+            images = list(self.processor(sources, **options)["pixel_values"])
+            self._check_channels(rows, images)
+            return images
         except ImageReadError:
             for row, source in zip(rows, sources, strict=True):
                 try:
@@ -102,6 +105,16 @@ class ImageDataset(WithEpoch, TorchDataset):
                 except ImageReadError as error:
                     raise ImageReadError(f"The image in row {row} of the dataset cannot be read. {error}") from error
             raise
+
+    def _check_channels(self, rows: list[int], images: list[torch.Tensor]) -> None:
+        """Refuse what inference refuses: with `do_convert_rgb=False` images may have any channels."""
+        channels = np.size(self.processor.image_mean)
+        for row, image in zip(rows, images, strict=True):
+            if self.processor.do_normalize and len(image) != channels:
+                raise ValueError(
+                    f"Expected images of {channels} channels, as many as `image_mean` has, got {len(image)} in row "
+                    f"{row} of the dataset. Set `do_convert_rgb` in the image processor, or its mean and std."
+                )
 
     def _size(self) -> tuple[int, int]:
         size = dict(self.processor.size)

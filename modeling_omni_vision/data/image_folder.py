@@ -21,6 +21,8 @@ from pathlib import Path
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 from PIL import Image as PilImage
 
+from ..image_processing_omni_vision import NOT_READ, register_plugins
+
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +33,6 @@ SPLITS = {
 }
 BY_SPELLING = {spelling: split for split, spellings in SPLITS.items() for spelling in spellings}
 IGNORED = ("thumbs.db", "desktop.ini", "__macosx")
-# Formats that Pillow lists and that start another program or need one.
-NOT_READ = ("EPS", "MPEG", "WMF", "HDF5", "GRIB", "BUFR")
 PLUGINS = {".heic": "pillow-heif", ".heif": "pillow-heif", ".jxl": "pillow-jxl-plugin"}
 
 
@@ -150,6 +150,7 @@ def _is_image(file: Path, left_out: Counter[str]) -> bool:
 
 @functools.cache
 def _suffixes() -> frozenset[str]:
+    register_plugins()
     formats = PilImage.registered_extensions()  # loads all plugins of Pillow
     return frozenset(suffix for suffix, kind in formats.items() if kind in PilImage.OPEN and kind not in NOT_READ)
 

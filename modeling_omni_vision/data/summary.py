@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from datasets import Dataset, DatasetDict
 from PIL import Image
 
@@ -68,7 +69,8 @@ def export_images(splits: DatasetDict, split: str, count: int, folder: Path) -> 
         row = rows[index]
         path = folder / rows.features["label"].int2str(row["label"]) / f"{split}_{index:05d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(read_image(row["image"], num_channels=None).squeeze()).save(path)
+        pixels = np.rint(read_image(row["image"], num_channels=None)).astype(np.uint8)
+        Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(path)
         written.append(path)
     return written
 

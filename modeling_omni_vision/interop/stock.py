@@ -1,4 +1,8 @@
-"""What every stock architecture has in common with ours: the same options, the same weights under other names."""
+"""What every stock architecture has in common with ours: the same options, the same weights under other names.
+
+A grey model becomes one of three channels that weighs colours as Pillow's `L` does: stock image processors, browsers
+among them, give three channels of every image, and take palette indices for grey levels where they must not.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,6 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from ..image_processing_omni_vision import LUMA
 from ..modeling_omni_vision import OmniVisionForImageClassification, OmniVisionModel
 
 
@@ -51,11 +56,17 @@ def is_classifier(model: Ours) -> bool:
 def shared_options(config: Any) -> dict[str, Any]:
     """Translate the options of ours that every stock architecture has."""
     options = {name: getattr(config, name) for name in SHARED_FIELDS}
+    options["num_channels"] = stock_channels(config)
     for name in ("image_size", "patch_size"):
         height, width = getattr(config, f"{name}_hw")
         # One number for a square, which every reader of a stock configuration understands.
         options[name] = height if height == width else [height, width]
     return options
+
+
+def stock_channels(config: Any) -> int:
+    """Return the channels of the stock model: three for a grey one."""
+    return 3 if config.num_channels == 1 else config.num_channels
 
 
 def stock_weights(
@@ -72,10 +83,18 @@ def stock_weights(
     for name in [name for name in weights if "norm" in name and name.endswith(".weight")]:
         weights.setdefault(name.removesuffix("weight") + "bias", torch.zeros_like(weights[name]))
     weights |= added
+    if encoder.config.num_channels == 1:
+        grey = weights["embeddings.patch_embeddings.projection.weight"]
+        weights["embeddings.patch_embeddings.projection.weight"] = grey * luma(grey)
     if encoder is not model:
         weights = {f"{prefix}.{name}": tensor for name, tensor in weights.items()}
         weights |= {name: tensor for name, tensor in model.state_dict().items() if name.startswith("classifier.")}
     return {name: tensor.contiguous().clone() for name, tensor in weights.items()}
+
+
+def luma(like: torch.Tensor) -> torch.Tensor:
+    """Return the weights of red, green and blue in grey, (3, 1, 1)."""
+    return torch.from_numpy(LUMA).to(like)[:, None, None]
 
 
 def stock_name(name: str, layer_names: dict[str, str]) -> str:
@@ -87,4 +106,13 @@ def stock_name(name: str, layer_names: dict[str, str]) -> str:
     return name.replace("norm.", "layernorm.", 1) if name.startswith("norm.") else name
 
 
-__all__ = ["ATTENTION_NAMES", "Ours", "StockModel", "is_classifier", "shared_options", "stock_weights"]
+__all__ = [
+    "ATTENTION_NAMES",
+    "Ours",
+    "StockModel",
+    "is_classifier",
+    "luma",
+    "shared_options",
+    "stock_channels",
+    "stock_weights",
+]

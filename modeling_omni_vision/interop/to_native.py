@@ -24,7 +24,7 @@ from transformers import (
 from ..configuration_omni_vision import OmniVisionConfig
 from ..modeling_omni_vision import OmniVisionForImageClassification, OmniVisionModel
 from .folder import atomic_output_dir
-from .stock import Ours, StockModel
+from .stock import Ours, StockModel, luma, stock_channels
 from .to_dinov2 import as_dinov2
 from .to_vit import as_vit, without_place_in_vit
 from .vision_tower import load_complete, read_model_type
@@ -64,6 +64,9 @@ def convert_to_native(checkpoint: str | Path, output_dir: str | Path) -> TwinRep
     An encoder becomes a `ViTModel`, a classifier a `ViTForImageClassification`. What they have no place for
     becomes a DINOv2: a head that reads the patches a `Dinov2ForImageClassification`, and with registers a
     `Dinov2WithRegistersModel` or `Dinov2WithRegistersForImageClassification`.
+
+    A grey model becomes one of three channels that sees of a colour image its luma, unrounded: equal to
+    ours on grey images, and within half a grey level of it on colour ones.
 
     `pooler_output` of an encoder is ours, CLS. `AutoModel` on a ViT *classifier* folder makes a random pooler,
     as with every stock ViT classifier: pass `add_pooling_layer=False` and read `last_hidden_state`. Sizes other
@@ -131,8 +134,9 @@ def write_stock_processor(checkpoint: Path, folder: Path, num_channels: int) -> 
         return False
     written = json.loads(source.read_text(encoding="utf-8"))
     stock = {name: written[name] for name in FIELDS if name in written}
-    # A stock processor would make three channels of every image: grey models take grey images as they are.
-    stock |= {"do_convert_rgb": num_channels == 3, "image_processor_type": "ViTImageProcessor"}
+    if num_channels == 1:
+        stock |= {name: [*stock[name]] * 3 for name in ("image_mean", "image_std") if len(stock.get(name, ())) == 1}
+    stock |= {"do_convert_rgb": num_channels in (1, 3), "image_processor_type": "ViTImageProcessor"}
     text = json.dumps(stock, indent=2, sort_keys=True) + "\n"
     (folder / source.name).write_text(text, encoding="utf-8")
     return True
@@ -145,10 +149,11 @@ def checked_difference(model: Ours, twin: PreTrainedModel) -> float:
         `ValueError`: if an output differs by more than `TOLERANCE` or another class would be predicted.
     """
     model = model.float()
-    shape = (8, model.config.num_channels, *model.config.image_size_hw)
+    shape = (8, stock_channels(model.config), *model.config.image_size_hw)
     pixels = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        ours, theirs = outputs(model, pixels), outputs(twin, pixels)
+        seen = (pixels * luma(pixels)).sum(1, keepdim=True) if model.config.num_channels == 1 else pixels
+        ours, theirs = outputs(model, seen), outputs(twin, pixels)
     # torch's max, unlike Python's, lets a NaN through.
     difference = float(torch.stack([(ours[name] - theirs[name]).abs().max() for name in ours]).max())
     scale = max(1.0, *(float(output.abs().max()) for output in ours.values()))

@@ -7,10 +7,12 @@ any number of workers and processes, and in a resumed run.
 import random
 from collections.abc import Sequence
 
+import numpy as np
 from PIL import Image as PilImage
 from torchvision.transforms import v2
 
 from ..data.augmentation import WithEpoch, seeded
+from ..image_processing_omni_vision import open_image, read_image
 
 
 # Degrees, shares of width and height, factors of the size.
@@ -49,11 +51,12 @@ class PairAugmentation(WithEpoch):
         return ", ".join(([texts[0]] if style < 0.7 else []) + others)
 
     def image(self, image: PilImage.Image, row: int) -> PilImage.Image:
-        """Return the changed image; without `augment` the image itself."""
+        """Return the changed image, read by the image processor's rules; without `augment` the image itself."""
         if not self.augment:
             return image
+        image = eight_bit(image)
         with seeded(self._seed, self.epoch, row):
-            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+            if image.has_transparency_data:
                 image = self._affine_transparent(image.convert("RGBA"), self._random("image", row))
             else:
                 image = self._affine(image.convert("RGB"))
@@ -73,6 +76,13 @@ class PairAugmentation(WithEpoch):
         colour = tuple(chance.randint(180, 255) if light else chance.randint(0, 255) for _ in range(3))
         background = PilImage.new("RGBA", moved.size, (*colour, 255))
         return PilImage.alpha_composite(background, moved).convert("RGB")
+
+
+def eight_bit(image: PilImage.Image) -> PilImage.Image:
+    """Return an image upright, with 8 bits for deep ones, which Pillow would clip."""
+    if image.mode != "F" and not image.mode.startswith("I"):
+        return open_image(image)
+    return PilImage.fromarray(np.rint(read_image(image, num_channels=None)).astype(np.uint8).squeeze(-1))
 
 
 __all__ = ["PairAugmentation"]

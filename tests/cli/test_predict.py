@@ -36,7 +36,10 @@ def test_a_native_twin_predicts_what_ours_does_from_files_of_grey_and_colour_ima
     best = logits.softmax(-1).max(-1)
     found = predict(str(tmp_path / "twin"), files, batch_size=3)
     assert [one.label for one in found] == [config.id2label[index] for index in best.indices.tolist()]
-    assert [one.probability for one in found] == pytest.approx(best.values.tolist(), abs=1e-5)
+    # The twin of a grey model does not round the grey of colours.
+    assert [one.probability for one in found] == pytest.approx(
+        best.values.tolist(), abs=1e-5 if num_channels == 3 else 0.02
+    )
 
 
 def test_the_command_compares_labels_with_folders_and_draws_a_sheet(tiny_config, tmp_path, capsys):

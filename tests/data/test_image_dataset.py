@@ -143,3 +143,20 @@ def test_a_processor_that_converts_no_channels_trains_on_the_same_channels_as_in
     expected = processor([row["path"] for row in dataset["image"]], return_tensors="pt")["pixel_values"]
     assert expected.shape == (3, channels, 8, 8)
     assert torch.equal(batch["pixel_values"], expected)
+
+
+@pytest.mark.parametrize("memory_limit", [0, 2**20])
+def test_images_of_other_channels_are_refused_by_row_in_training_as_in_inference(tmp_path, memory_limit):
+    images = [PilImage.new("RGB", (9, 9)), PilImage.new("L", (9, 9)), PilImage.new("RGBA", (9, 9))]
+    dataset = dataset_of(images, tmp_path)
+    processor = OmniVisionImageProcessor(size={"height": 8, "width": 8}, do_convert_rgb=False)
+    with pytest.raises(ValueError, match=r"image_mean: expected 1 numbers"):
+        processor(images[1])
+    with pytest.raises(ValueError, match=r"images of 3 channels.*got 1 in row 1"):
+        batch_of(ImageDataset(dataset, processor, memory_limit=memory_limit), [0, 1])
+
+
+def test_rand_augment_refuses_channels_that_are_no_colours():
+    augmentation = Augmentation(4, (8, 8), rand_augment=5)
+    with pytest.raises(ValueError, match="1 or 3 channels, got 4"):
+        augmentation.images(torch.zeros(4, 4, 8, 8, dtype=torch.uint8), range(4), 0)

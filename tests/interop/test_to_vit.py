@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import ViTForImageClassification
+from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTForImageClassification
 
 from modeling_omni_vision import (
     OmniVisionForImageClassification,
@@ -16,7 +16,7 @@ from modeling_omni_vision import (
     OmniVisionModel,
 )
 from modeling_omni_vision.cli.convert import main
-from modeling_omni_vision.interop import convert_to_vit
+from modeling_omni_vision.interop import convert_to_native, convert_to_vit
 
 
 # Same operations in the same order but for the last norm: measured 4.8e-7 on outputs up to 4.
@@ -200,7 +200,7 @@ def test_the_report_gives_the_measured_difference(twins):
     [
         {"block_norm": "rms_norm"},
         {"image_size": (32, 16), "patch_size": (8, 4)},
-        {"num_channels": 1},
+        {"num_channels": 5},
         {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-3},
         {"num_attention_heads": 4, "drop_path_rate": 0.2},
     ],
@@ -215,6 +215,40 @@ def test_every_option_that_a_stock_vit_has_is_carried_over_exactly(tiny_config, 
     pixels = torch.randn(4, config.num_channels, *config.image_size_hw)
     with torch.inference_mode():
         assert (model(pixels).logits - twin(pixels).logits).abs().max() <= EXACT
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"pooling": "mean"}, {"num_register_tokens": 2, "pooling": "cls_mean"}], ids=str
+)
+def test_the_twin_of_a_grey_model_takes_images_of_every_kind_and_sees_their_grey(
+    tiny_config, tmp_path, change, redrawn
+):
+    config = type(tiny_config).from_dict({**tiny_config.to_dict(), "num_channels": 1, **change})
+    model = redrawn(OmniVisionForImageClassification(config)).eval()
+    model.save_pretrained(tmp_path / "ours")
+    ours = OmniVisionImageProcessor(size={"height": 32, "width": 32}, num_channels=1)
+    ours.save_pretrained(tmp_path / "ours")
+    convert_to_native(tmp_path / "ours", tmp_path / "twin")
+    twin = AutoModelForImageClassification.from_pretrained(tmp_path / "twin").eval()
+    draw = np.random.default_rng(0)
+    grey = Image.fromarray(draw.integers(0, 256, (40, 30), dtype=np.uint8))
+    colour = Image.fromarray(draw.integers(0, 256, (50, 70, 3), dtype=np.uint8))
+    # A palette in another order than the levels of grey: its indices are none.
+    palette = grey.quantize(8)
+    for backend in ("torchvision", "pil"):
+        stock = AutoImageProcessor.from_pretrained(tmp_path / "twin", backend=backend)
+        for image, levels in ((grey, 0), (palette.convert("L").convert("P"), 0), (palette, 1), (colour, 2)):
+            pixels = {
+                name: one(image, return_tensors="pt")["pixel_values"] for name, one in (("ours", ours), ("t", stock))
+            }
+            assert pixels["t"].shape == (1, 3, 32, 32)
+            luma = torch.tensor([19595, 38470, 7471]) / 65536
+            # Ours rounds grey levels before the resize, the twin colours: a level each, on plain grey none.
+            distance = (torch.einsum("bchw,c->bhw", pixels["t"], luma) - pixels["ours"][:, 0]).abs().max()
+            assert distance <= levels / 255 / 0.226 + (1e-5 if backend == "torchvision" else 1.01 / 255 / 0.226)
+            with torch.inference_mode():
+                seen = torch.einsum("bchw,c->bhw", pixels["t"], luma)[:, None]
+                assert (model(seen).logits - twin(pixels["t"]).logits).abs().max() <= EXACT
 
 
 @pytest.mark.parametrize(
