@@ -10,6 +10,7 @@ Unusual here:
 
 import heapq
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
@@ -30,6 +31,8 @@ from ..embedding.files import image_files
 from ..records.metrics_file import write_json
 from .table import FIELDS, FORMAT, Block, as_block, as_table, explained_filter, new_settings, schema_of
 
+
+logger = logging.getLogger(__name__)
 
 # Scoring all images takes no longer than the approximate index up to this many, or up to EXACT_PER_VECTOR for each
 # vector of the query: the approximate index takes some 6 ms a vector, as long as scoring 150 images.
@@ -326,9 +329,17 @@ class ImageIndex:
         rows = {row.pop("id"): row for row in self._scan(chosen, self.columns).to_list()} if best else {}
         return [Hit(score, name, rows[name].pop("path") or name, rows[name]) for score, name in best if name in rows]
 
-    def search_text(self, text: str, **options: Any) -> list[Hit]:
-        """Return the images that fit a text; options as for `search`."""
-        return self.search(self.require_encoder().text(text).embeds, **options)
+    def search_text(self, text: str, force: bool = False, **options: Any) -> list[Hit]:
+        """Return the images that fit a text; options as for `search`.
+
+        Words that the tokenizer does not know weigh nothing. Where there are no others, there are no hits, unless
+        `force` asks for what the unknown token finds.
+        """
+        encoded = self.require_encoder().text(text, force)
+        if not len(encoded.embeds):
+            logger.warning("No word of %r is known to the checkpoint: no hits. `force` searches all the same.", text)
+            return []
+        return self.search(encoded.embeds, **options)
 
     def search_image(self, image: Any, **options: Any) -> list[Hit]:
         """Return the images most similar to one (path or PIL image), whose vectors are merged as in the index."""

@@ -20,7 +20,7 @@ from ..modeling_omni_vision_retrieval import OmniVisionForRetrieval
 
 # 384 float32 numbers each for MiniLM: 150 MB.
 MAX_CACHED_TEXTS = 100_000
-TEXT_FEATURES = ("input_ids", "attention_mask", "token_type_ids")
+TEXT_FEATURES = ("input_ids", "attention_mask", "token_type_ids", "text_attention_mask")
 
 
 class TwoWayContrastiveLoss(CachedLossMixin, nn.Module):
@@ -230,8 +230,10 @@ class TextFeatureCache:
     def __call__(self, features: dict[str, Any]) -> torch.Tensor:
         """Return the mean features (texts, hidden) of tokenized texts, encoding only new ones."""
         inputs = {name: features[name] for name in TEXT_FEATURES if name in features}
-        rows = zip(inputs["input_ids"].cpu(), inputs["attention_mask"].cpu().bool(), strict=True)
-        keys = [row[present].numpy().tobytes() for row, present in rows]
+        mask = inputs.get("text_attention_mask", inputs["attention_mask"])
+        rows = torch.stack((inputs["input_ids"], mask.long()), dim=1).cpu()
+        # Without padding, which differs between batches.
+        keys = [row[:, : int(row[1].nonzero().max()) + 1].numpy().tobytes() for row in rows]
         new = {key: row for row, key in enumerate(keys) if key not in self._cache}
         if len(self._cache) + len(new) > MAX_CACHED_TEXTS:
             self._cache.clear()

@@ -35,7 +35,7 @@ def oracle(request):
     encoder = as_sentence_transformer(model, processor, request.param)
     core = unwrap_retrieval_model(encoder)
 
-    def encode_pixels(pixel_values):
+    def encode_pixels(pixel_values, **kwargs):
         mean = pixel_values.mean((2, 3))
         code = torch.zeros(len(mean), 32)
         code[torch.arange(len(mean)), torch.where(mean.amax(1) > 0.5, mean.argmax(1), 3)] = 1
