@@ -280,10 +280,14 @@ def test_cached_texts_are_dropped_before_they_fill_the_memory(monkeypatch):
         assert (found - every[part]).abs().max() < 1e-5
 
 
-def test_a_batch_of_one_is_refused(kind):
+def test_a_batch_of_one_pair_has_no_negatives_which_is_said_once(kind, caplog):
     encoder = encoder_of(kind, True)
-    with pytest.raises(ValueError, match="at least two pairs, got 1"):
-        TwoWayContrastiveLoss(encoder)(columns_of(encoder, TEXTS[:1], COLOURS[:1]))
+    loss = TwoWayContrastiveLoss(encoder)
+    for _ in range(2):
+        value = loss(columns_of(encoder, TEXTS[:1], COLOURS[:1]))
+    assert torch.isfinite(value)
+    assert (value == 0) == (kind == "softmax")
+    assert caplog.text.count("single pair") == 1
 
 
 def test_a_longer_text_wins_no_image_by_its_length():
