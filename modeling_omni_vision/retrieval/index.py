@@ -187,10 +187,15 @@ class ImageIndex:
 
         Args:
             places: Files and folders.
-            remove_missing: Also delete the rows whose file no longer exists.
+            remove_missing: Also delete the rows of files that are gone from a folder among `places`.
             report: Called after each commit with a line about what is on disk.
+
+        Raises:
+            ValueError: for a place that does not exist, or `remove_missing` where files are gone from an empty folder,
+                as that of a disk that is not mounted, or no folder is named. Nothing is added or deleted then.
         """
         done, known = AddReport(), {row["id"]: row for row in self.rows(columns=("id", "bytes", "modified"))}
+        gone = gone_from(places, known) if remove_missing else []
         todo = []
         for path, folder in image_files(places):
             about = path.stat()
@@ -210,7 +215,7 @@ class ImageIndex:
             done.failed += [(str(file), why) for file, why in failed]
             report(f"{done.added + done.updated} of {len(todo)} on disk, {len(done.failed)} cannot be read")
         if remove_missing:
-            done.removed = self.delete(one for one in known if not Path(one).exists())
+            done.removed = self.delete(gone)
         return done
 
     def delete(self, ids: Iterable[str] = (), where: str | None = None) -> int:
@@ -365,4 +370,30 @@ class ImageIndex:
         return self.encoder
 
 
-__all__ = ["CANDIDATES", "EXACT_LIMIT", "REFINE", "AddReport", "Hit", "ImageIndex"]
+def gone_from(places: Sequence[str | Path], ids: Iterable[str]) -> list[str]:
+    """Return the ids (paths) of files that are gone from folders among `places`; files elsewhere are not looked at.
+
+    Raises:
+        ValueError: if no folder is named, or files are gone from a folder that is empty now.
+    """
+    folders = [Path(place).resolve() for place in places if Path(place).is_dir()]
+    if not folders:
+        raise ValueError(
+            "Expected folders that files may be gone from, got none. Name them with --images, or delete by a "
+            "condition: --delete \"path LIKE '/old/%'\"."
+        )
+    within = [one for one in ids if any(Path(one).is_relative_to(folder) for folder in folders)]
+    gone = [one for one in within if not Path(one).exists()]
+    left = {next(folder for folder in Path(one).parents if folder.is_dir()) for one in gone}
+    for folder in sorted(left):
+        if not any(folder.iterdir()):
+            quoted = str(folder).replace("'", "''")
+            count = sum(Path(one).is_relative_to(folder) for one in gone)
+            raise ValueError(
+                f"Expected files in {str(folder)!r}, of which the index has {count} images, got an empty folder: its "
+                f"disk may not be mounted. To delete them all the same: --delete \"path LIKE '{quoted}/%'\"."
+            )
+    return gone
+
+
+__all__ = ["CANDIDATES", "EXACT_LIMIT", "REFINE", "AddReport", "Hit", "ImageIndex", "gone_from"]

@@ -405,6 +405,32 @@ def test_a_run_goes_on_where_one_stopped_and_takes_changes_in(images, encoder, t
     assert len(index) == 7
 
 
+def test_only_images_gone_from_a_folder_that_is_named_and_not_empty_are_removed(images, encoder, tmp_path):
+    index = ImageIndex(tmp_path / "index", encoder)
+    index.add_images([images])
+    cats, dogs = images / "cats", images / "dogs"
+    shutil.move(dogs, tmp_path / "elsewhere")
+    # Not asked about: whatever is gone there stays.
+    assert index.add_images([cats], remove_missing=True).removed == 0
+    # A place to mount a disk on that is not mounted, as the folder named and below it.
+    dogs.mkdir()
+    for named in (dogs, images):
+        with pytest.raises(ValueError, match=r"dogs', of which the index has 4 images, got an empty folder.* --delete"):
+            index.add_images([named], remove_missing=True)
+    for named in ([], [cats / "0.png"]):
+        with pytest.raises(ValueError, match="Expected folders that files may be gone from, got none"):
+            index.add_images(named, remove_missing=True)
+    assert len(index) == 8
+    # What the sentence says forces it.
+    assert index.delete(where=f"path LIKE '{dogs}/%'") == 4
+    # A folder that was deleted itself, in one that still has something.
+    shutil.copytree(cats, dogs)
+    index.add_images([images])
+    shutil.rmtree(dogs)
+    (cats / "2.png").unlink()
+    assert index.add_images([f"{images}/../images"], remove_missing=True).removed == 5
+
+
 def test_every_kind_of_file_gets_the_vectors_of_the_image_that_it_holds(encoder, tmp_path):
     drawn = draw_scene(np.random.default_rng(1), 1, 48).image
     truth = encoder.images([drawn])[0]
