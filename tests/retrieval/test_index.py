@@ -424,7 +424,7 @@ def test_only_images_gone_from_a_folder_that_is_named_and_not_empty_are_removed(
     # What the sentence says forces it.
     assert index.delete(where=f"path LIKE '{dogs}/%'") == 4
     # A folder that was deleted itself, in one that still has something.
-    shutil.copytree(cats, dogs)
+    shutil.copytree(cats, dogs, dirs_exist_ok=True)
     index.add_images([images])
     shutil.rmtree(dogs)
     (cats / "2.png").unlink()
