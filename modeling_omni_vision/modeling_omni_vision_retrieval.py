@@ -82,7 +82,7 @@ class OmniVisionRetrievalOutput(ModelOutput):
 # Options that every model of transformers takes or passes on to its layers.
 OPTIONS = {*TransformersKwargs.__annotations__, "return_dict"}
 IMAGE_OPTIONS = OPTIONS - {"position_ids"}
-PARAMETERS = ("pixel_values", "input_ids", "attention_mask", "token_type_ids", "interpolate_pos_encoding", "return_loss")
+PARAMETERS = ("pixel_values", "input_ids", "attention_mask", "interpolate_pos_encoding", "return_loss")
 POSITION_TABLES = ("position_embeddings", "position_embedding", "embed_positions", "wpe")
 
 

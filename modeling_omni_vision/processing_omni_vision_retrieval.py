@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Processor of [`OmniVisionForRetrieval`]: an image processor and a tokenizer in one call."""
+"""Processor of [`OmniVisionForRetrieval`], an image processor and a tokenizer in one call; zero-shot pipeline."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -20,7 +20,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from transformers import ProcessorMixin
+from transformers import ProcessorMixin, ZeroShotImageClassificationPipeline
 from transformers.feature_extraction_utils import BatchFeature
 
 
@@ -139,6 +139,31 @@ class OmniVisionRetrievalProcessor(ProcessorMixin):
         return new
 
 
+class OmniVisionZeroShotPipeline(ZeroShotImageClassificationPipeline):
+    """The zero-shot pipeline of transformers, except that the processor reads images and texts.
+
+    The stock one drops transparency and clips 16-bit images before any image processor sees them, and compares labels
+    by words that the tokenizer does not know. The configuration names this class: `trust_remote_code=True` opens it.
+    """
+
+    _load_processor = True
+
+    def preprocess(  # type: ignore[override]
+        self,
+        image: Any,
+        candidate_labels: Any = None,
+        hypothesis_template: str = "This is a photo of {}.",
+        timeout: float | None = None,
+        tokenizer_kwargs: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Return the model's inputs for one image; the image processor's own `timeout` replaces that of the caller."""
+        processor: Any = self.processor
+        inputs = processor.image_processor(images=[image], return_tensors="pt").to(self.dtype)
+        texts = [hypothesis_template.format(label) for label in candidate_labels]
+        options = {"padding": True, "return_tensors": "pt"} | (tokenizer_kwargs or {})
+        return {**inputs, "candidate_labels": candidate_labels, "text_inputs": [processor(text=texts, **options)]}
+
+
 def _nested_list(rows: Any) -> list[list[int]]:
     listed = rows.tolist() if hasattr(rows, "tolist") else rows
     return [listed] if listed and isinstance(listed[0], int) else listed
@@ -153,4 +178,4 @@ def _like(rows: list[list[int]], example: Any) -> Any:
     return rows[0] if isinstance(example[0], int) else rows
 
 
-__all__ = ["OmniVisionRetrievalProcessor"]
+__all__ = ["OmniVisionRetrievalProcessor", "OmniVisionZeroShotPipeline"]

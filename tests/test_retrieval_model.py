@@ -242,6 +242,19 @@ found = {"cosine": (model(**batch).logits_per_image / model.logit_scale.exp()).t
 
 zero_shot = pipeline("zero-shot-image-classification", model=folder, **trust)
 found["labels"] = len(zero_shot(images[0], candidate_labels=texts, hypothesis_template="{}"))
+clear = Image.new("RGBA", (40, 30), (255, 0, 0, 60))
+clear.save("clear.png")
+deep = Image.new("I;16", (40, 30), 30_000)
+found["pipeline"] = []
+for one in (clear, "clear.png", deep):
+    batch = processor(images=[one], text=texts, padding=True, return_tensors="pt")
+    wanted = dict(zip(texts, model(**batch).logits_per_image.softmax(-1)[0].tolist()))
+    scores = zero_shot(one, candidate_labels=texts, hypothesis_template="{}")
+    found["pipeline"].append(max(abs(one["score"] - wanted[one["label"]]) for one in scores))
+try:
+    zero_shot(images[0], candidate_labels=["red " * 40, "a ring"], hypothesis_template="{}")
+except ValueError as error:
+    found["too long"] = str(error)
 
 pooled = SentenceTransformer(folder, **trust)
 found["pooled"] = pooled.similarity(pooled.encode(images), pooled.encode(texts)).tolist()
@@ -282,10 +295,16 @@ def test_one_folder_loads_with_three_libraries_without_this_package_and_saves_ag
     for name in ("late", "by_hand"):
         assert torch.allclose(torch.tensor(found[name]), late, atol=1e-5), name
     assert (found["labels"], found["drift"], found["late_drift"]) == (2, 0.0, 0.0)
+    # Images of which the stock pipeline loses transparency and depth.
+    assert max(found["pipeline"]) < 1e-5
+    assert "at most 32 tokens, which the text encoder has positions for, got 42" in found["too long"]
 
 
 def test_the_batches_of_the_processor_go_into_each_method_as_in_clips_documentation(model, processor, images):
-    pixels, words = processor(images=images, return_tensors="pt"), processor(text=TEXTS, padding=True, return_tensors="pt")
+    pixels, words = (
+        processor(images=images, return_tensors="pt"),
+        processor(text=TEXTS, padding=True, return_tensors="pt"),
+    )
     both = model(**processor(images=images, text=TEXTS, padding=True, return_tensors="pt"))
     image = model.get_image_features(**pixels).pooler_output
     text = model.get_text_features(**words).pooler_output
@@ -308,7 +327,10 @@ def test_a_tuple_has_the_loss_first_then_what_clip_has_where_clip_has_it(model, 
 
 
 def test_features_come_as_tuples_and_with_hidden_states_where_asked(model, processor, images):
-    pixels, words = processor(images=images, return_tensors="pt"), processor(text=TEXTS, padding=True, return_tensors="pt")
+    pixels, words = (
+        processor(images=images, return_tensors="pt"),
+        processor(text=TEXTS, padding=True, return_tensors="pt"),
+    )
     for method, batch, layers in ((model.get_image_features, pixels, 2), (model.get_text_features, words, 2)):
         named = method(**batch)
         assert torch.equal(method(**batch, return_dict=False)[1], named.pooler_output)

@@ -8,19 +8,24 @@ import types
 import unittest
 
 import pytest
+import transformers
 from fetch_transformers_suite import PACKAGE, suite_folder
+from packaging.version import Version
 from transformers import BertConfig, CLIPConfig, CLIPModel
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
-pytest.importorskip("transformers", minversion="5.23")
+
+if Version(transformers.__version__) < Version("5.23"):
+    pytest.skip("composite models need transformers 5.23", allow_module_level=True)
 if not (suite_folder() / PACKAGE / "complete").exists():
     pytest.skip("no suite: run `python tests/fetch_transformers_suite.py`", allow_module_level=True)
 
 sys.path.insert(0, str(suite_folder()))
 # A script of transformers' repository that is not in the archive; nothing here has an address.
-addresses = types.ModuleType("fetch_hub_objects_for_ci")
-addresses.url_to_local_path = lambda address: address
-sys.modules.setdefault(addresses.__name__, addresses)
+if "fetch_hub_objects_for_ci" not in sys.modules:
+    addresses = types.ModuleType("fetch_hub_objects_for_ci")
+    addresses.url_to_local_path = lambda address: address
+    sys.modules[addresses.__name__] = addresses
 from test_retrieval_model import word_tokenizer
 from transformers_suite.test_configuration_common import ConfigTester
 from transformers_suite.test_modeling_common import ModelTesterMixin, floats_tensor, ids_tensor, random_attention_mask
@@ -112,6 +117,7 @@ class TestRetrievalInTransformersSuite(Suite, unittest.TestCase):
         self.config_tester.run_common_tests()
 
 
+@pytest.mark.slow
 class TestCLIPInTransformersSuite(Suite, unittest.TestCase):
     all_model_classes = (CLIPModel,)
     additional_model_inputs = ["pixel_values"]

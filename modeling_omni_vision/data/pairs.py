@@ -101,7 +101,7 @@ def _two_columns(split: Dataset, image: str, text: str, name: str, dataset: str)
 
 
 def _images_once(pairs: dict[str, Dataset], dataset: str) -> dict[str, Dataset]:
-    """Join the rows of a split that have the same image, fill in missing concepts, and warn of images in two splits."""
+    """Join the rows of a split that share an image, fill in missing concepts, and warn of images in two splits."""
     keys = dict(zip(pairs, image_keys([*pairs.values()]), strict=True))
     joined = {}
     for name, split in pairs.items():
@@ -132,11 +132,12 @@ def image_keys(splits: list[Dataset]) -> list[list[Hashable]]:
     """Return for each image of splits (column `image`, not decoded) a key that only images of the same bytes share."""
     sizes = [[_size(source) for source in _sources(split)] for split in splits]
     counts = Counter(size for found in sizes for size in found)
-    # Files of a size of their own need not be read.
-    return [
-        [(size, _digest(source) if counts[size] > 1 else b"") for size, source in zip(found, _sources(split), strict=True)]
-        for found, split in zip(sizes, splits, strict=True)
-    ]
+    keys: list[list[Hashable]] = []
+    for found, split in zip(sizes, splits, strict=True):
+        # Files of a size of their own need not be read.
+        pairs = zip(found, _sources(split), strict=True)
+        keys.append([(size, _digest(source) if counts[size] > 1 else b"") for size, source in pairs])
+    return keys
 
 
 def _sources(split: Dataset) -> Iterator[dict[str, Any]]:

@@ -123,7 +123,7 @@ class TwoWayContrastiveLoss(CachedLossMixin, nn.Module):
         all_images, all_patches = all_gather_padded(images, patches, with_grad=True)
         total = len(all_texts)
         if total < 2 and not self._said_single:
-            logger.warning("A batch has a single pair, as the last one of an epoch: without negatives it teaches little.")
+            logger.warning("A batch has a single pair, as the last of an epoch may: it has no negatives.")
             self._said_single = True
         if self.image_pair_weight and labels is None:
             raise ValueError("`image_pair_weight` needs labels with the concept of each image, got none. Pass them.")

@@ -137,7 +137,7 @@ class _RetrievalTrainer(SkeletonTrainer):
         """Return groups with Muon for the layers of the vision tower, not of the text encoder; None without Muon."""
         if not self.muon_learning_rate:
             return None
-        layers, args = self.core.config.vision_config.num_hidden_layers, self.args  # type: ignore[union-attr]
+        layers, args = self.core.config.vision_config.num_hidden_layers, self.args
         rates = (args.learning_rate, args.weight_decay, self.layer_decay, self.muon_learning_rate)
         return parameter_groups(self.core, layers, *rates, tower="vision_model.")
 

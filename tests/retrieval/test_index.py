@@ -415,7 +415,9 @@ def test_only_images_gone_from_a_folder_that_is_named_and_not_empty_are_removed(
     # A place to mount a disk on that is not mounted, as the folder named and below it.
     dogs.mkdir()
     for named in (dogs, images):
-        with pytest.raises(ValueError, match=r"dogs', of which the index has 4 images, got an empty folder.* --delete"):
+        with pytest.raises(
+            ValueError, match=r"dogs', of which the index has 4 images, got an empty folder.* --delete"
+        ):
             index.add_images([named], remove_missing=True)
     for named in ([], [cats / "0.png"]):
         with pytest.raises(ValueError, match="Expected folders that files may be gone from, got none"):

@@ -177,7 +177,13 @@ def test_merging_lora_changes_no_answer():
 def test_muon_leaves_the_text_encoder_to_adamw_whatever_its_layers_are_called(tmp_path):
     data = draw_scenes((1, 1), size=32, sizes={"train": 4, "validation": 4})
     text = {"model_type": "modernbert", "vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2}
-    text |= {"num_attention_heads": 2, "intermediate_size": 16, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    text |= {
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
     text |= {"cls_token_id": 1, "sep_token_id": 2}
     model, processor = build_retrieval(recipe().vision_config(), "new", ["a red circle"], 16)
     model = OmniVisionForRetrieval(OmniVisionRetrievalConfig(**model.config.to_dict() | {"text_config": text}))
