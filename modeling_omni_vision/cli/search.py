@@ -4,8 +4,8 @@
     omni-vision search --model runs/search --index runs/index --image mine.jpg --where "folder = 'cats'"
 
 Prints a table, or with `--json` JSON. A score is MaxSim: the sum, over the words of the text (or the vectors of the
-image), of the cosine with the most similar vector of an image in the index. Divided by their number it is the mean that
-`omni-vision visualize` shows. Words that the checkpoint does not know are named and weigh nothing; without any other,
+image), of the cosine with the most similar vector of an image in the index; divide it by their number to compare
+queries of different lengths. Words that the checkpoint does not know are named and weigh nothing; without any other,
 nothing is searched. `--sheet` draws a PNG with rank, score and path of every hit, with `--maps` also a similarity map
 for each word. `--where` is an SQL condition on path, folder, name, bytes, modified.
 """

@@ -158,6 +158,42 @@ def test_lora_trains_queries_and_values_of_the_vision_tower_and_is_merged(few_sc
     assert max(int(torch.linalg.matrix_rank(change, atol=1e-5)) for change in changes) == 2
 
 
+class BestFirst:
+    """An evaluator that likes the first weights best, and keeps them."""
+
+    greater_is_better, primary_metric, name = True, "sequential_score", "made"
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, model, *args, **kwargs):
+        core = unwrap_retrieval_model(model)
+        self.seen.append({name: value.clone() for name, value in core.state_dict().items()})
+        return {"sequential_score": 1.0 / len(self.seen)}
+
+
+@pytest.mark.parametrize("lora_rank", [0, 2])
+def test_the_best_weights_are_published_and_not_the_last_with_lora_too(few_scenes, tmp_path, monkeypatch, lora_rank):
+    evaluator = BestFirst()
+    monkeypatch.setattr("modeling_omni_vision.training.retrieval._evaluator", lambda *args: evaluator)
+    options = {"do_predict": False, "num_train_epochs": 3, "learning_rate": 1e-2, "load_best_model_at_end": True}
+    options |= {"eval_strategy": "epoch", "save_strategy": "epoch"}
+    folder = train_retrieval(recipe(train="image", lora_rank=lora_rank), arguments(tmp_path / "run", **options))
+    heads = [
+        one["text_projection.modules_to_save.default.weight" if lora_rank else "text_projection.weight"]
+        for one in evaluator.seen
+    ]
+    assert len(heads) == 3
+    assert not torch.equal(heads[0], heads[2])
+    assert torch.equal(weights(folder)["text_projection.weight"], heads[0])
+    value = "vision_model.layers.0.attention.q_proj"
+    if lora_rank:
+        first = evaluator.seen[0]
+        change = first[f"{value}.lora_B.default.weight"] @ first[f"{value}.lora_A.default.weight"] * 2
+        wanted = first[f"{value}.base_layer.weight"] + change
+        assert torch.allclose(weights(folder)[f"{value}.weight"], wanted, atol=1e-6)
+
+
 def test_merging_lora_changes_no_answer():
     torch.manual_seed(0)
     model, _ = build_retrieval(recipe().vision_config(), "new", ["a red circle"], 16)
