@@ -19,6 +19,7 @@ if Version(transformers_version) < Version("5.23"):
 
 from safetensors.torch import load_file, save_file
 from sentence_transformers import MultiVectorEncoder, SentenceTransformer
+from sentence_transformers.base.evaluation import BaseEvaluator, SequentialEvaluator
 
 from modeling_omni_vision import (
     OmniVisionForRetrieval,
@@ -61,7 +62,9 @@ def arguments(folder, **changes):
 
 
 def recipe(**changes):
-    options = {"dataset": "scenes", "text": "new", "train": "all", "config": json.dumps(TINY), "embedding_dim": 16}
+    options = {"dataset": "scenes", "train": "all", "embedding_dim": 16}
+    if changes.get("model") in (None, "somewhere"):
+        options |= {"text": "new", "config": json.dumps(TINY)}
     return RetrievalArguments(**options | changes)
 
 
@@ -158,24 +161,24 @@ def test_lora_trains_queries_and_values_of_the_vision_tower_and_is_merged(few_sc
     assert max(int(torch.linalg.matrix_rank(change, atol=1e-5)) for change in changes) == 2
 
 
-class BestFirst:
-    """An evaluator that likes the first weights best, and keeps them."""
-
-    greater_is_better, primary_metric, name = True, "sequential_score", "made"
+class BestFirst(BaseEvaluator):
+    """An evaluator that likes the first weights best, and keeps them all."""
 
     def __init__(self):
-        self.seen = []
+        super().__init__()
+        self.primary_metric, self.seen = "score", []
 
     def __call__(self, model, *args, **kwargs):
         core = unwrap_retrieval_model(model)
         self.seen.append({name: value.clone() for name, value in core.state_dict().items()})
-        return {"sequential_score": 1.0 / len(self.seen)}
+        return {"score": 1.0 / len(self.seen)}
 
 
 @pytest.mark.parametrize("lora_rank", [0, 2])
 def test_the_best_weights_are_published_and_not_the_last_with_lora_too(few_scenes, tmp_path, monkeypatch, lora_rank):
     evaluator = BestFirst()
-    monkeypatch.setattr("modeling_omni_vision.training.retrieval._evaluator", lambda *args: evaluator)
+    both = SequentialEvaluator([evaluator], main_score_function=lambda scores: scores[0])
+    monkeypatch.setattr("modeling_omni_vision.training.retrieval._evaluator", lambda *args: both)
     options = {"do_predict": False, "num_train_epochs": 3, "learning_rate": 1e-2, "load_best_model_at_end": True}
     options |= {"eval_strategy": "epoch", "save_strategy": "epoch"}
     folder = train_retrieval(recipe(train="image", lora_rank=lora_rank), arguments(tmp_path / "run", **options))
