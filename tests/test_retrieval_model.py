@@ -355,9 +355,13 @@ def test_positions_of_an_image_of_another_size_are_interpolated_unless_that_is_r
 @pytest.mark.parametrize(
     ("method", "given", "message"),
     [
-        ("forward", {"pixel_vales": None, "input_ids": 1}, "'pixel_vales', which it does not take. Is 'pixel_values'"),
-        ("forward", {"input_ids": 1, "atention_mask": 1}, "Is 'attention_mask' meant"),
-        ("get_text_features", {"input_ids": 1, "output_hiden_states": True}, "Is 'output_hidden_states' meant"),
+        (
+            "forward",
+            {"pixels_value": None, "input_ids": 1},
+            "'pixels_value', which it does not take. Is 'pixel_values'",
+        ),
+        ("forward", {"input_ids": 1, "attention_masks": 1}, "Is 'attention_mask' meant"),
+        ("get_text_features", {"input_ids": 1, "output_hidden_state": True}, "Is 'output_hidden_states' meant"),
         ("get_image_features", {"pixel_values": 1, "position_ids": 1}, "'position_ids', which it does not take"),
         ("get_image_features", {"pixel_values": None}, "Expected `pixel_values`, got None"),
         ("get_text_features", {"input_ids": None}, "Expected `input_ids`, got None"),
