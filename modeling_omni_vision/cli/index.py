@@ -25,7 +25,7 @@ class IndexArguments:
     images: list[str] = option("Files and folders of images to put in.", [])
     revision: str | None = option(REVISION, None)
     pool_factor: float | None = option("Vectors of an image merged to one of this many; 3 for a new index.", None)
-    remove_missing: bool = option("Also delete images that are gone from a folder of --images.", False)
+    remove_missing: bool = option("Also delete images whose file is gone.", False)
     delete: str | None = option("Delete what this condition finds: \"folder = 'x'\".", None)
     queries: str | None = option("Text file, one query a line, to measure recall by.", None)
     measure: bool = option("Measure the recall of approximate search.", True)
