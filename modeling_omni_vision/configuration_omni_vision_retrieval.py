@@ -27,6 +27,14 @@ RETRIEVAL_AUTO_MAP = {
     "AutoModel": "modeling_omni_vision_retrieval.OmniVisionForRetrieval",
     "AutoModelForZeroShotImageClassification": "modeling_omni_vision_retrieval.OmniVisionForRetrieval",
 }
+# In place of the stock pipeline, which loses transparency before the image processor sees an image.
+PIPELINES = {
+    "zero-shot-image-classification": {
+        "impl": "processing_omni_vision_retrieval.OmniVisionZeroShotPipeline",
+        "pt": ["AutoModelForZeroShotImageClassification"],
+        "type": "multimodal",
+    }
+}
 
 
 @value_errors
@@ -86,6 +94,10 @@ class OmniVisionRetrievalConfig(PreTrainedConfig):
         vision: Any = self.vision_config
         # The projection of patches, which are half as wide, serves the pooled output too.
         check_field(vision, "pooling", vision.pooling != "cls_mean", "'cls' or 'mean' in a retrieval model")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what is saved, with the pipelines. No attribute: folders saved without them have no code for them."""
+        return {"custom_pipelines": PIPELINES} | super().to_dict()
 
     @property
     def image_seq_length(self) -> int:

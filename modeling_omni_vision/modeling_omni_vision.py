@@ -612,9 +612,13 @@ class CompleteWeightsMixin:
 
     @classmethod
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
-        """Load like [`~PreTrainedModel.from_pretrained`], but raise a `ValueError` if the checkpoint lacks weights."""
+        """Load like [`~PreTrainedModel.from_pretrained`], but raise a `ValueError` if the checkpoint lacks weights.
+
+        Not for who passes weights (`state_dict`), or asks which ones are missing (`output_loading_info`).
+        """
         loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)  # type: ignore[misc]
-        refuse_missing_weights(*loaded)
+        if not output_loading_info and kwargs.get("state_dict") is None:
+            refuse_missing_weights(*loaded)
         return loaded if output_loading_info else loaded[0]
 
 

@@ -242,6 +242,19 @@ found = {"cosine": (model(**batch).logits_per_image / model.logit_scale.exp()).t
 
 zero_shot = pipeline("zero-shot-image-classification", model=folder, **trust)
 found["labels"] = len(zero_shot(images[0], candidate_labels=texts, hypothesis_template="{}"))
+clear = Image.new("RGBA", (40, 30), (255, 0, 0, 60))
+clear.save("clear.png")
+deep = Image.new("I;16", (40, 30), 30_000)
+found["pipeline"] = []
+for one in (clear, "clear.png", deep):
+    batch = processor(images=[one], text=texts, padding=True, return_tensors="pt")
+    wanted = dict(zip(texts, model(**batch).logits_per_image.softmax(-1)[0].tolist()))
+    scores = zero_shot(one, candidate_labels=texts, hypothesis_template="{}")
+    found["pipeline"].append(max(abs(one["score"] - wanted[one["label"]]) for one in scores))
+try:
+    zero_shot(images[0], candidate_labels=["red " * 40, "a ring"], hypothesis_template="{}")
+except ValueError as error:
+    found["too long"] = str(error)
 
 pooled = SentenceTransformer(folder, **trust)
 found["pooled"] = pooled.similarity(pooled.encode(images), pooled.encode(texts)).tolist()
@@ -282,3 +295,143 @@ def test_one_folder_loads_with_three_libraries_without_this_package_and_saves_ag
     for name in ("late", "by_hand"):
         assert torch.allclose(torch.tensor(found[name]), late, atol=1e-5), name
     assert (found["labels"], found["drift"], found["late_drift"]) == (2, 0.0, 0.0)
+    # Images of which the stock pipeline loses transparency and depth.
+    assert max(found["pipeline"]) < 1e-5
+    assert "at most 32 tokens, which the text encoder has positions for, got 42" in found["too long"]
+
+
+def test_the_batches_of_the_processor_go_into_each_method_as_in_clips_documentation(model, processor, images):
+    pixels, words = (
+        processor(images=images, return_tensors="pt"),
+        processor(text=TEXTS, padding=True, return_tensors="pt"),
+    )
+    both = model(**processor(images=images, text=TEXTS, padding=True, return_tensors="pt"))
+    image = model.get_image_features(**pixels).pooler_output
+    text = model.get_text_features(**words).pooler_output
+    assert torch.allclose(torch.nn.functional.normalize(image, dim=-1), both.image_embeds, atol=1e-6)
+    assert torch.allclose(torch.nn.functional.normalize(text, dim=-1), both.text_embeds, atol=1e-6)
+
+
+def test_a_tuple_has_the_loss_first_then_what_clip_has_where_clip_has_it(model, processor, images):
+    batch = processor(images=images[:2], text=TEXTS, padding=True, return_tensors="pt")
+    named = model(**batch, return_loss=True)
+    names = ["loss", "logits_per_image", "logits_per_text", "text_embeds", "image_embeds"]
+    assert list(named)[:5] == names
+    found = model(**batch, return_loss=True, return_dict=False)
+    for value, name in zip(found, names, strict=False):
+        assert torch.equal(value, named[name]), name
+    assert [type(value) for value in found[5:]] == [tuple, tuple, torch.Tensor]
+    named[0].backward()
+    assert model.vision_model.layers[0].attention.q_proj.weight.grad.abs().sum() > 0
+    assert torch.equal(model(**batch, return_dict=False)[0], named.logits_per_image)
+
+
+def test_features_come_as_tuples_and_with_hidden_states_where_asked(model, processor, images):
+    pixels, words = (
+        processor(images=images, return_tensors="pt"),
+        processor(text=TEXTS, padding=True, return_tensors="pt"),
+    )
+    for method, batch, layers in ((model.get_image_features, pixels, 2), (model.get_text_features, words, 2)):
+        named = method(**batch)
+        assert torch.equal(method(**batch, return_dict=False)[1], named.pooler_output)
+        assert named.hidden_states is None
+        assert len(method(**batch, output_hidden_states=True).hidden_states) == layers + 1
+    batch = processor(images=images, text=TEXTS, padding=True, return_tensors="pt")
+    model.set_attn_implementation("eager")
+    found = model(**batch, output_hidden_states=True, output_attentions=True)
+    for output in (found.text_model_output, found.vision_model_output):
+        assert (len(output.hidden_states), len(output.attentions)) == (3, 2)
+
+
+def test_positions_of_an_image_of_another_size_are_interpolated_unless_that_is_refused(model):
+    larger = torch.zeros(1, 3, 48, 32)
+    assert model.get_image_features(larger, interpolate_pos_encoding=True).last_hidden_state.shape[1] == 25
+    assert model(pixel_values=larger).embeddings.shape[1] == 24
+    for call in (model.get_image_features, model):
+        with pytest.raises(ValueError, match=r"images of \(32, 32\) pixels, got \(48, 32\)"):
+            call(pixel_values=larger, interpolate_pos_encoding=False)
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "message"),
+    [
+        (
+            "forward",
+            {"pixels_value": None, "input_ids": 1},
+            "'pixels_value', which it does not take. Is 'pixel_values'",
+        ),
+        ("forward", {"input_ids": 1, "attention_masks": 1}, "Is 'attention_mask' meant"),
+        ("get_text_features", {"input_ids": 1, "output_hidden_state": True}, "Is 'output_hidden_states' meant"),
+        ("get_image_features", {"pixel_values": 1, "position_ids": 1}, "'position_ids', which it does not take"),
+        ("get_image_features", {"pixel_values": None}, "Expected `pixel_values`, got None"),
+        ("get_text_features", {"input_ids": None}, "Expected `input_ids`, got None"),
+    ],
+)
+def test_misspelt_and_missing_arguments_are_refused_by_a_sentence(model, method, given, message):
+    values = {"input_ids": torch.tensor([[2, 4, 3]]), "pixel_values": torch.zeros(1, 3, 32, 32)}
+    given = {name: values.get(name, value) if value == 1 else value for name, value in given.items()}
+    with pytest.raises(ValueError, match=message):
+        getattr(model, method)(**given)
+
+
+def test_options_of_the_text_encoder_reach_it(model):
+    ids = torch.tensor([[2, 4, 5, 3]])
+    moved = model(input_ids=ids, position_ids=torch.tensor([[4, 5, 6, 7]])).text_embeds
+    assert not torch.allclose(moved, model(input_ids=ids).text_embeds, atol=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "most"), [("bert", 32), ("roberta", 30), ("distilbert", 32), ("t5_encoder", None)])
+def test_a_text_longer_than_the_text_encoder_is_a_sentence_and_never_an_index_error(kind, most):
+    sizes = {"vocab_size": 12, "max_position_embeddings": 32, "pad_token_id": 0 if kind != "roberta" else 1}
+    shape = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    if kind == "distilbert":
+        shape = {"dim": 24, "n_layers": 1, "n_heads": 2, "hidden_dim": 8}
+    text = {"model_type": "bert" if most is None else kind, **sizes, **shape}
+    model = OmniVisionForRetrieval(config(text_config=text)).eval()
+    if most is None:  # an encoder that computes its positions
+        model.max_text_length = None
+        model._refuse_long_texts(10_000)
+        return
+    model(input_ids=torch.full((1, most), 5))
+    with pytest.raises(ValueError, match=rf"at most {most} tokens, .* got {most + 1}\. Cut them .* max_length={most}"):
+        model(input_ids=torch.full((1, most + 1), 5))
+
+
+def test_special_tokens_are_attended_to_and_have_no_vector(model, processor):
+    batch = processor(text=TEXTS, padding=True, return_tensors="pt")
+    assert batch["text_attention_mask"].sum(1).tolist() == [5, 8]
+    assert batch["attention_mask"].sum(1).tolist() == [3, 6]
+    plain = processor.tokenizer(TEXTS, padding=True, return_tensors="pt")
+    for name in ("text_embeds", "embeddings"):
+        assert torch.equal(getattr(model(**batch), name), getattr(model(**plain), name)), name
+    for kind, listed in (("np", False), (None, True)):
+        found = processor(text=TEXTS, padding=True, return_tensors=kind)["attention_mask"]
+        assert (found if listed else found.tolist()) == batch["attention_mask"].tolist()
+
+
+def test_unknown_words_are_named_once_and_weigh_nothing(model, processor, caplog):
+    known = processor(text=["red circle"], return_tensors="pt")
+    batch = processor(text=["red circle bird cat"], return_tensors="pt")
+    again = processor(text="cat", return_tensors="pt")
+    said = [record.getMessage() for record in caplog.records]
+    assert said[0] == "Words that the tokenizer does not know weigh nothing: 'bird', 'cat'."
+    assert len(said) == 1
+    assert batch["attention_mask"].sum() == known["attention_mask"].sum() == 2
+    # A text of unknown words only: no vector, and nothing that is not finite.
+    assert again["attention_mask"].sum() == 0
+    assert torch.isfinite(model(**again).text_embeds).all()
+
+
+def test_a_tokenizer_whose_unknown_token_also_ends_texts_has_no_unknown_words(processor):
+    processor.tokenizer.unk_token = "[SEP]"
+    assert processor.unknown_words("a bird") == []
+
+
+def test_truncation_is_said_once_with_both_lengths(processor, caplog):
+    long = "red " * 40
+    for text in (long, long + "blue", "a red circle"):
+        processor(text=[text, "a"], padding=True, truncation=True, return_tensors="pt")
+    assert [record.getMessage()[:37] for record in caplog.records] == ["A text of 42 tokens is cut to 32, as "]
+    caplog.clear()
+    processor(text=["a red circle"], padding=True, truncation=True, max_length=5, return_tensors="pt")
+    assert not caplog.records

@@ -3,8 +3,11 @@
     omni-vision search --model runs/search --index runs/index --text "a red circle" --sheet hits.png
     omni-vision search --model runs/search --index runs/index --image mine.jpg --where "folder = 'cats'"
 
-Prints a table, or with `--json` JSON. `--sheet` draws a PNG with rank, score and path of every hit, with `--maps` also
-a similarity map for each word. `--where` is an SQL condition on path, folder, name, bytes, modified.
+Prints a table, or with `--json` JSON. A score is MaxSim: the sum, over the words of the text (or the vectors of the
+image), of the cosine with the most similar vector of an image in the index; divide it by their number to compare
+queries of different lengths. Words that the checkpoint does not know are named and weigh nothing; without any other,
+nothing is searched. `--sheet` draws a PNG with rank, score and path of every hit, with `--maps` also a similarity map
+for each word. `--where` is an SQL condition on path, folder, name, bytes, modified.
 """
 
 from collections.abc import Sequence
@@ -13,6 +16,9 @@ from pathlib import Path
 
 from .arguments import JSON, REVISION, option, parse, write_result
 from .program import program
+
+
+SCORE = "MaxSim: sum of cosines over the vectors of the query"
 
 
 @dataclass
@@ -29,6 +35,7 @@ class SearchArguments:
     json: str | None = option(JSON, None, bare="-")
     sheet: str | None = option("PNG to draw.", None)
     maps: bool = option("Draw a similarity map for each word; needs --text and --sheet.", False)
+    force: bool = option("Search although no word of the text is known to the checkpoint.", False)
     revision: str | None = option(REVISION, None)
 
 
@@ -48,13 +55,20 @@ def main(argv: Sequence[str]) -> None:
     encoder = ImageTextEncoder(arguments.model, arguments.revision)
     index = ImageIndex(arguments.index, encoder, make=False)
     options = {"limit": arguments.limit, "where": arguments.where, "exact": arguments.exact or None}
-    hits = index.search_image(Path(image), **options) if image else index.search_text(str(text), **options)
+    if image:
+        encoded, hits = None, index.search_image(Path(image), **options)
+    else:
+        encoded = encoder.text(str(text))
+        hits = index.search_text(str(text), force=arguments.force and not encoded.words, **options)
     if arguments.sheet:
         title = f"{text or Path(str(image)).name} ({len(hits)} of {len(index):,} images)"
-        contact_sheet(hits, Path(arguments.sheet), title, encoder, text if arguments.maps else None)
-    if write_result([asdict(hit) for hit in hits], arguments.json):
+        words = encoded.words if encoded and arguments.maps else ()
+        contact_sheet(hits, Path(arguments.sheet), title, encoder, text if words else None)
+    unknown = list(encoded.unknown) if encoded else []
+    found = {"query": text or image, "score": SCORE, "unknown_words": unknown, "hits": [asdict(hit) for hit in hits]}
+    if write_result(found, arguments.json):
         return
-    print(f"{'rank':>4}{'score':>9}  image")
+    print(f"{'rank':>4}{'score':>9}  image (score is {SCORE})")
     for rank, hit in enumerate(hits, 1):
         print(f"{rank:>4}{hit.score:>9.3f}  {hit.path}")
     print(f"{len(hits)} of {len(index):,} images{f'. Sheet: {arguments.sheet}' if arguments.sheet else ''}")

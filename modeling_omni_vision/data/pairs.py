@@ -1,9 +1,16 @@
 """Images with texts, from anywhere, as one `DatasetDict`: train, validation and perhaps test.
 
 `load_pairs` always returns the columns `image`, `texts`, a list of one or more texts that all fit the image, and
-`concept`, equal for pairs about the same thing: those are no negatives of each other.
+`concept`, equal for pairs about the same thing: those are no negatives of each other. Every image comes once in a
+split: rows that repeat one, as where each caption has a row, are joined into one row with all of their texts.
 """
 
+import hashlib
+import logging
+import os
+from collections import Counter
+from collections.abc import Hashable, Iterator
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, DatasetDict, List, Value
@@ -12,6 +19,8 @@ from .hold_out import VALIDATION_FRACTION, hold_out
 from .sources import IMAGE_COLUMNS, choose_column, image_columns, load_any, name_splits, rename_columns
 from .synthetic.scenes import draw_scenes, parse_objects
 
+
+logger = logging.getLogger(__name__)
 
 TEXT_COLUMNS = ("text", "texts", "caption", "captions", "sentence", "sentences", "description")
 
@@ -53,6 +62,7 @@ def load_pairs(
     candidates = [name for name, feature in splits["train"].features.items() if _holds_text(feature)]
     text = choose_column("text", text_column, candidates, TEXT_COLUMNS, splits["train"])
     pairs = {name: _two_columns(split, image, text, name, dataset) for name, split in splits.items()}
+    pairs = _images_once(pairs, dataset)
     if "validation" not in pairs:
         pairs |= hold_out(pairs["train"], validation_fraction, seed)
     for name, split in pairs.items():
@@ -86,8 +96,67 @@ def _two_columns(split: Dataset, image: str, text: str, name: str, dataset: str)
     images = rename_columns(split, {image: "image"}).add_column("texts", texts, feature=List(Value("string")))
     known = split.features.get("concept")
     keep = text != "concept" and isinstance(known, Value) and known.dtype == "string"
-    concepts = split["concept"][:] if keep else [" / ".join(sorted(lines)) for lines in texts]
+    concepts = split["concept"][:] if keep else [None] * len(split)
     return images.add_column("concept", concepts, feature=Value("string"))
 
 
-__all__ = ["load_pairs"]
+def _images_once(pairs: dict[str, Dataset], dataset: str) -> dict[str, Dataset]:
+    """Join the rows of a split that share an image, fill in missing concepts, and warn of images in two splits."""
+    keys = dict(zip(pairs, image_keys([*pairs.values()]), strict=True))
+    joined = {}
+    for name, split in pairs.items():
+        rows: dict[Hashable, list[int]] = {}
+        for row, key in enumerate(keys[name]):
+            rows.setdefault(key, []).append(row)
+        texts, concepts = split["texts"][:], split["concept"][:]
+        lines = [list(dict.fromkeys(line for row in same for line in texts[row])) for same in rows.values()]
+        named = [concepts[same[0]] for same in rows.values()]
+        named = [one or " / ".join(sorted(all_of_it)) for one, all_of_it in zip(named, lines, strict=True)]
+        images = split.select_columns("image")
+        if len(rows) < len(split):
+            images = images.select([same[0] for same in rows.values()])
+        images = images.add_column("texts", lines, feature=List(Value("string")))
+        joined[name] = images.add_column("concept", named, feature=Value("string"))
+        if len(rows) < len(split):
+            logger.warning(
+                "%d rows of the %s split of %s show %d images: rows of one image are joined, with all of its texts.",
+                *(len(split), name, dataset, len(rows)),
+            )
+        shared = len(set(keys[name]) & set(keys["train"]))
+        if name != "train" and shared:
+            logger.warning("%d images of the %s split of %s are in train, too.", shared, name, dataset)
+    return joined
+
+
+def image_keys(splits: list[Dataset]) -> list[list[Hashable]]:
+    """Return for each image of splits (column `image`, not decoded) a key that only images of the same bytes share."""
+    sizes = [[_size(source) for source in _sources(split)] for split in splits]
+    counts = Counter(size for found in sizes for size in found)
+    keys: list[list[Hashable]] = []
+    for found, split in zip(sizes, splits, strict=True):
+        # Files of a size of their own need not be read.
+        pairs = zip(found, _sources(split), strict=True)
+        keys.append([(size, _digest(source) if counts[size] > 1 else b"") for size, source in pairs])
+    return keys
+
+
+def _sources(split: Dataset) -> Iterator[dict[str, Any]]:
+    for batch in split.select_columns("image").iter(256):
+        yield from batch["image"]
+
+
+def _size(source: dict[str, Any]) -> Hashable:
+    if source["bytes"] is not None:
+        return len(source["bytes"])
+    # What cannot be found is refused where it is read; until then it is an image of its own.
+    return os.path.getsize(source["path"]) if os.path.isfile(source["path"]) else source["path"]
+
+
+def _digest(source: dict[str, Any]) -> bytes:
+    if source["bytes"] is None and not os.path.isfile(source["path"]):
+        return b""
+    content = source["bytes"] if source["bytes"] is not None else Path(source["path"]).read_bytes()
+    return hashlib.blake2b(content, digest_size=16).digest()
+
+
+__all__ = ["image_keys", "load_pairs"]

@@ -29,12 +29,14 @@ BATCH_SIZE = 16
 class EncodedText:
     """The vectors (tokens, embedding_dim) of a text without its special tokens, of length 1, and its words in order.
 
-    `word_ids` has the index of its word for each vector.
+    `word_ids` has the index of its word for each vector. Words `unknown` to the tokenizer are not among `words`; where
+    there are no others, there is no vector.
     """
 
     embeds: torch.Tensor
     words: tuple[str, ...]
     word_ids: tuple[int, ...]
+    unknown: tuple[str, ...] = ()
 
 
 class ImageTextEncoder:
@@ -109,27 +111,42 @@ class ImageTextEncoder:
                         failed.append((file, read_failure(error, file)))
         return read, failed
 
-    def text(self, text: str) -> EncodedText:
-        """Encode a text, without its special tokens.
+    @torch.inference_mode()
+    def text(self, text: str, force: bool = False) -> EncodedText:
+        """Encode a text, without its special tokens and without words that the tokenizer does not know.
+
+        Args:
+            text: The text.
+            force: Give unknown words the vector of the unknown token, as if they were a word.
 
         Raises:
-            ValueError: if no token is left.
+            ValueError: if the text has no word at all.
         """
-        embeds = torch.as_tensor(self.model.encode_query([text], show_progress_bar=False)[0]).float()
-        kept = embeds.norm(dim=-1) > 0.5
+        if force:
+            core: Any = self.model[0].auto_model
+            inputs = self.model.tokenizer([text], truncation=True, return_tensors="pt").to(core.device)
+            embeds = core(**inputs).embeddings[0].cpu().float()
+        else:
+            embeds = torch.as_tensor(self.model.encode_query([text], show_progress_bar=False)[0]).float()
+        # Special tokens have zero vectors, which `encode_query` leaves out if an up-to-date processor was saved.
+        embeds = embeds[embeds.norm(dim=-1) > 0.5]
+        processor: Any = self.model.processor
         tokens = self.model.tokenizer(text, truncation=True)
-        skiplist = set(self._config.skiplist_token_ids or [])
+        unknown = tuple(dict.fromkeys(processor.unknown_words(text))) if hasattr(processor, "unknown_words") else ()
+        left_out = set(self._config.skiplist_token_ids or [])
+        if unknown and not force:
+            left_out.add(self.model.tokenizer.unk_token_id)
         pairs = zip(tokens.word_ids(), tokens["input_ids"], strict=True)
-        owners = [word for word, token in pairs if token not in skiplist]
-        if not kept.any():
-            raise ValueError(f"Expected a text with at least one word that the checkpoint knows, got {text!r}.")
-        if len(owners) != int(kept.sum()) or None in owners:
+        owners = [word for word, token in pairs if token not in left_out]
+        if not len(embeds) and not unknown:
+            raise ValueError(f"Expected a text with at least one word, got {text!r}.")
+        if len(owners) != len(embeds) or None in owners:
             # The model wraps the text in a template: its tokens cannot be assigned, the whole text counts as one word.
-            return EncodedText(embeds[kept], (text,), (0,) * int(kept.sum()))
+            return EncodedText(embeds, (text,), (0,) * len(embeds), unknown)
         numbers = {word: number for number, word in enumerate(dict.fromkeys(owners))}
         spans = [tokens.word_to_chars(word) for word in numbers]
         words = tuple(text[span.start : span.end] for span in spans)
-        return EncodedText(embeds[kept], words, tuple(numbers[word] for word in owners))
+        return EncodedText(embeds, words, tuple(numbers[word] for word in owners), unknown)
 
     def similarity_maps(self, text: EncodedText, image: Any) -> torch.Tensor:
         """Compute the per-token similarity maps of an image (path or PIL image), averaged over each word's tokens.

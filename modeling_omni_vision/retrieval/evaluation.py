@@ -22,18 +22,28 @@ TEMPLATES = ("This is a {}", "a {}", "an image of a {}")
 def evaluators(split: Dataset, late_interaction: bool, batch_size: int = 64) -> dict[str, Any]:
     """Return an evaluator for each of `DIRECTIONS`: every text once against all images of a split, and back.
 
+    An image is right for a text that is among its texts, or is the first one of an image of the same concept.
+
     Args:
         split: Columns `image`, `texts` (the first one is the query) and `concept`, as `load_pairs` returns them.
         late_interaction: For a `MultiVectorEncoder`; otherwise for a `SentenceTransformer`.
         batch_size: Rows that are embedded at a time.
     """
     images = {str(row): image for row, image in enumerate(decoded(split))}
-    concepts = split["concept"][:]
-    texts: dict[str, str] = {}
-    for concept, lines in zip(concepts, split["texts"][:], strict=True):
-        texts.setdefault(concept, lines[0])
-    images_of = {concept: {str(row) for row, other in enumerate(concepts) if other == concept} for concept in texts}
-    text_of = {str(row): {concept} for row, concept in enumerate(concepts)}
+    concepts, lines = split["concept"][:], split["texts"][:]
+    texts = {f"text {number}": text for number, text in enumerate(dict.fromkeys(some[0] for some in lines))}
+    names = {text: name for name, text in texts.items()}
+    first_of: dict[str, set[str]] = {}
+    for concept, some in zip(concepts, lines, strict=True):
+        first_of.setdefault(concept, set()).add(names[some[0]])
+    text_of = {
+        str(row): first_of[concept] | {names[text] for text in some if text in names}
+        for row, (concept, some) in enumerate(zip(concepts, lines, strict=True))
+    }
+    images_of: dict[str, set[str]] = {name: set() for name in texts}
+    for row, right in text_of.items():
+        for name in right:
+            images_of[name].add(row)
     kind: Any = MultiVectorInformationRetrievalEvaluator if late_interaction else InformationRetrievalEvaluator
     inputs = {DIRECTIONS[0]: (texts, images, images_of), DIRECTIONS[1]: (images, texts, text_of)}
     return {

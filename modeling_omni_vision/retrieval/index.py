@@ -10,6 +10,7 @@ Unusual here:
 
 import heapq
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
@@ -30,6 +31,8 @@ from ..embedding.files import image_files
 from ..records.metrics_file import write_json
 from .table import FIELDS, FORMAT, Block, as_block, as_table, explained_filter, new_settings, schema_of
 
+
+logger = logging.getLogger(__name__)
 
 # Scoring all images takes no longer than the approximate index up to this many, or up to EXACT_PER_VECTOR for each
 # vector of the query: the approximate index takes some 6 ms a vector, as long as scoring 150 images.
@@ -184,10 +187,15 @@ class ImageIndex:
 
         Args:
             places: Files and folders.
-            remove_missing: Also delete the rows whose file no longer exists.
+            remove_missing: Also delete the rows of files that are gone from a folder among `places`.
             report: Called after each commit with a line about what is on disk.
+
+        Raises:
+            ValueError: for a place that does not exist, or `remove_missing` where files are gone from an empty folder,
+                as that of a disk that is not mounted, or no folder is named. Nothing is added or deleted then.
         """
         done, known = AddReport(), {row["id"]: row for row in self.rows(columns=("id", "bytes", "modified"))}
+        gone = gone_from(places, known) if remove_missing else []
         todo = []
         for path, folder in image_files(places):
             about = path.stat()
@@ -207,7 +215,7 @@ class ImageIndex:
             done.failed += [(str(file), why) for file, why in failed]
             report(f"{done.added + done.updated} of {len(todo)} on disk, {len(done.failed)} cannot be read")
         if remove_missing:
-            done.removed = self.delete(one for one in known if not Path(one).exists())
+            done.removed = self.delete(gone)
         return done
 
     def delete(self, ids: Iterable[str] = (), where: str | None = None) -> int:
@@ -326,9 +334,17 @@ class ImageIndex:
         rows = {row.pop("id"): row for row in self._scan(chosen, self.columns).to_list()} if best else {}
         return [Hit(score, name, rows[name].pop("path") or name, rows[name]) for score, name in best if name in rows]
 
-    def search_text(self, text: str, **options: Any) -> list[Hit]:
-        """Return the images that fit a text; options as for `search`."""
-        return self.search(self.require_encoder().text(text).embeds, **options)
+    def search_text(self, text: str, force: bool = False, **options: Any) -> list[Hit]:
+        """Return the images that fit a text; options as for `search`.
+
+        Words that the tokenizer does not know weigh nothing. Where there are no others, there are no hits, unless
+        `force` asks for what the unknown token finds.
+        """
+        encoded = self.require_encoder().text(text, force)
+        if not len(encoded.embeds):
+            logger.warning("No word of %r is known to the checkpoint: no hits. `force` searches all the same.", text)
+            return []
+        return self.search(encoded.embeds, **options)
 
     def search_image(self, image: Any, **options: Any) -> list[Hit]:
         """Return the images most similar to one (path or PIL image), whose vectors are merged as in the index."""
@@ -354,4 +370,30 @@ class ImageIndex:
         return self.encoder
 
 
-__all__ = ["CANDIDATES", "EXACT_LIMIT", "REFINE", "AddReport", "Hit", "ImageIndex"]
+def gone_from(places: Sequence[str | Path], ids: Iterable[str]) -> list[str]:
+    """Return the ids (paths) of files that are gone from folders among `places`; files elsewhere are not looked at.
+
+    Raises:
+        ValueError: if no folder is named, or files are gone from a folder that is empty now.
+    """
+    folders = [Path(place).resolve() for place in places if Path(place).is_dir()]
+    if not folders:
+        raise ValueError(
+            "Expected folders that files may be gone from, got none. Name them with --images, or delete by a "
+            "condition: --delete \"path LIKE '/old/%'\"."
+        )
+    within = [one for one in ids if any(Path(one).is_relative_to(folder) for folder in folders)]
+    gone = [one for one in within if not Path(one).exists()]
+    left = {next(folder for folder in Path(one).parents if folder.is_dir()) for one in gone}
+    for folder in sorted(left):
+        if not any(folder.iterdir()):
+            quoted = str(folder).replace("'", "''")
+            count = sum(Path(one).is_relative_to(folder) for one in gone)
+            raise ValueError(
+                f"Expected files in {str(folder)!r}, of which the index has {count} images, got an empty folder: its "
+                f"disk may not be mounted. To delete them all the same: --delete \"path LIKE '{quoted}/%'\"."
+            )
+    return gone
+
+
+__all__ = ["CANDIDATES", "EXACT_LIMIT", "REFINE", "AddReport", "Hit", "ImageIndex", "gone_from"]

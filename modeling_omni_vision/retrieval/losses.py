@@ -4,6 +4,7 @@ sentence-transformers scores, gathers and re-computes (GradCache). What it lacks
 directions, SigLIP's loss, a learned temperature, a mask of false negatives, and supervised contrast of images.
 """
 
+import logging
 from collections.abc import Iterable
 from contextlib import nullcontext
 from typing import Any
@@ -18,9 +19,11 @@ from torch.nn.functional import cross_entropy, logsigmoid, normalize
 from ..modeling_omni_vision_retrieval import OmniVisionForRetrieval
 
 
+logger = logging.getLogger(__name__)
+
 # 384 float32 numbers each for MiniLM: 150 MB.
 MAX_CACHED_TEXTS = 100_000
-TEXT_FEATURES = ("input_ids", "attention_mask", "token_type_ids")
+TEXT_FEATURES = ("input_ids", "attention_mask", "token_type_ids", "text_attention_mask")
 
 
 class TwoWayContrastiveLoss(CachedLossMixin, nn.Module):
@@ -58,6 +61,7 @@ class TwoWayContrastiveLoss(CachedLossMixin, nn.Module):
         self._core = (unwrap_retrieval_model(model),)
         self._text_features = TextFeatureCache(self._core[0])
         self._single_vectors: list[torch.Tensor] = []
+        self._said_single = False
         for projection in (self._core[0].visual_projection, self._core[0].text_projection):
             if self.single_vector_weight:
                 # sentence-transformers passes on one output of the model, here two are needed: hooks see both.
@@ -80,7 +84,7 @@ class TwoWayContrastiveLoss(CachedLossMixin, nn.Module):
                 are an image and a text among its own: "a red square" also fits a scene that has more in it.
 
         Raises:
-            ValueError: for fewer than two pairs over all processes, or `image_pair_weight` without labels.
+            ValueError: for `image_pair_weight` without labels.
         """
         columns = [
             {**features, "task": task} for features, task in zip(sentence_features, ("query", "document"), strict=True)
@@ -118,11 +122,9 @@ class TwoWayContrastiveLoss(CachedLossMixin, nn.Module):
         all_texts, all_words = all_gather_padded(texts, words, with_grad=True)
         all_images, all_patches = all_gather_padded(images, patches, with_grad=True)
         total = len(all_texts)
-        if total < 2:
-            raise ValueError(
-                f"A contrastive loss needs at least two pairs, got {total}. Raise --per_device_train_batch_size, and "
-                "leave out an incomplete last batch with --dataloader_drop_last true."
-            )
+        if total < 2 and not self._said_single:
+            logger.warning("A batch has a single pair, as the last of an epoch may: it has no negatives.")
+            self._said_single = True
         if self.image_pair_weight and labels is None:
             raise ValueError("`image_pair_weight` needs labels with the concept of each image, got none. Pass them.")
         gathered = (texts, all_texts, words, all_words), (images, all_images, patches, all_patches)
@@ -230,8 +232,10 @@ class TextFeatureCache:
     def __call__(self, features: dict[str, Any]) -> torch.Tensor:
         """Return the mean features (texts, hidden) of tokenized texts, encoding only new ones."""
         inputs = {name: features[name] for name in TEXT_FEATURES if name in features}
-        rows = zip(inputs["input_ids"].cpu(), inputs["attention_mask"].cpu().bool(), strict=True)
-        keys = [row[present].numpy().tobytes() for row, present in rows]
+        mask = inputs.get("text_attention_mask", inputs["attention_mask"])
+        rows = torch.stack((inputs["input_ids"], mask.long()), dim=1).cpu()
+        # Without padding, which differs between batches.
+        keys = [row[:, : int(row[1].nonzero().max()) + 1].numpy().tobytes() for row in rows]
         new = {key: row for row, key in enumerate(keys) if key not in self._cache}
         if len(self._cache) + len(new) > MAX_CACHED_TEXTS:
             self._cache.clear()

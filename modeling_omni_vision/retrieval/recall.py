@@ -75,12 +75,13 @@ def measure(index: ImageIndex, texts: Sequence[str] = (), limit: int = 10) -> di
     if len(index) < limit:
         return {}
     encoder = index.require_encoder()
-    queries = [encoder.text(text).embeds for text in texts] or patch_queries(index)
+    encoded = [encoder.text(text).embeds for text in texts]
+    queries = [one for one in encoded if len(one)] or patch_queries(index)  # without words, nothing is searched
     pooling = pooling_overlap(index, queries, limit)
     return {
         "limit": limit,
         "queries": len(queries),
-        "queries_are": "texts" if texts else f"{QUERY_VECTORS} vectors of an image each",
+        "queries_are": "texts" if any(map(len, encoded)) else f"{QUERY_VECTORS} vectors of an image each",
         "search_recall": search_recall(index, queries, limit),
         "pooling_overlap": pooling and pooling[0],
         "pooling_sample": pooling and pooling[1],

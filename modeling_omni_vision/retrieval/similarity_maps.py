@@ -38,6 +38,8 @@ def visualize(model: str, image: str, text: str, output: Path, revision: str | N
     encoder = ImageTextEncoder(model, revision)
     core, image_processor = unwrap_retrieval_model(encoder.model).eval(), encoder.model.processor.image_processor
     encoded = encoder.text(text)
+    if not encoded.words:
+        raise ValueError(f"Expected a text with a word that the checkpoint knows, got {text!r}. Use other words.")
     decoded = image_processor.fetch_images(image)
     pixel_values = image_processor(images=[decoded], return_tensors="pt")["pixel_values"]
     resized = image_processor(images=[decoded], do_normalize=False, return_tensors="pt")["pixel_values"][0]

@@ -33,16 +33,18 @@ def parameter_groups(
     weight_decay: float,
     layer_decay: float,
     muon_learning_rate: float = 0.0,
+    tower: str = "",
 ) -> list[dict[str, Any]]:
     """Group trainable parameters by layer, by weight decay, and by what steps them.
 
     Args:
         model: A model whose parameters are named like ours.
-        num_layers: Number of its encoder layers.
+        num_layers: Number of its encoder layers, or of those of `tower`.
         learning_rate: Learning rate of the final norm and the head.
         weight_decay: Weight decay of matrices.
         layer_decay: Learning rate of each layer relative to the one above it.
         muon_learning_rate: Learning rate of the matrices in the layers, which Muon then steps; 0 leaves them to AdamW.
+        tower: Prefix of the names of the encoder's parameters: layers of other parts are none of its own.
 
     Returns:
         Groups for a torch optimizer, lowest layer first; those for Muon say `muon=True`.
@@ -51,7 +53,8 @@ def parameter_groups(
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        layer, decay = layer_of(name, num_layers), decays(name, parameter)
+        layer = layer_of(name, num_layers) if name.startswith(tower) else num_layers + 1
+        decay = decays(name, parameter)
         muon = bool(muon_learning_rate) and parameter.ndim == 2 and 0 < layer <= num_layers
         group = groups.setdefault(
             (layer, decay, muon),

@@ -18,6 +18,7 @@ from ..retrieval.evaluation import evaluators, retrieval_metrics
 from ..retrieval.losses import TwoWayContrastiveLoss, unwrap_retrieval_model
 from .arguments import read_fields
 from .callbacks import AfterStepCallback
+from .optimizer import parameter_groups
 from .retrieval_arguments import RetrievalArguments, RetrievalTrainingArguments
 from .retrieval_data import ConceptBatches, rows_by_concept, training_pairs
 from .run_record import given_recipe
@@ -131,6 +132,14 @@ class _RetrievalTrainer(SkeletonTrainer):
     def core(self) -> OmniVisionForRetrieval:
         """The model inside that of sentence-transformers."""
         return unwrap_retrieval_model(self.model)
+
+    def parameter_groups(self) -> list[dict[str, Any]] | None:
+        """Return groups with Muon for the layers of the vision tower, not of the text encoder; None without Muon."""
+        if not self.muon_learning_rate:
+            return None
+        layers, args = self.core.config.vision_config.num_hidden_layers, self.args
+        rates = (args.learning_rate, args.weight_decay, self.layer_decay, self.muon_learning_rate)
+        return parameter_groups(self.core, layers, *rates, tower="vision_model.")
 
     def get_batch_sampler(self, *args: Any, **kwargs: Any) -> Any:
         """Make the sampler, with the images of a concept in one batch where they are trained on each other."""

@@ -1,6 +1,8 @@
 """Training pairs of images and texts, and batches in which the images of one concept come together."""
 
 import hashlib
+import logging
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +14,10 @@ from ..data.stored_images import open_stored
 from ..retrieval.augmentation import PairAugmentation
 
 
+logger = logging.getLogger(__name__)
+
 TOGETHER = 2  # images of a concept
+MAX_SHARED_TEXTS = 64  # texts that an image has in common with others, in the labels of a batch
 
 
 class ConceptBatches(DefaultBatchSampler):
@@ -71,9 +76,21 @@ def training_pairs(train: Dataset, change: PairAugmentation, text_sampling: str 
 
     Returns:
         Rows whose label `TwoWayContrastiveLoss` finds false negatives by: numbers of the concept, of the text, and of
-        all texts of the image, also with `first`.
+        those texts of the image that other images have too, also with `first`. The others fit no other image.
     """
-    most = max(map(len, train["texts"][:]))
+    counts = Counter(line for lines in train["texts"][:] for line in set(lines))
+
+    def shared(lines: list[str]) -> list[str]:
+        return sorted((line for line in set(lines) if counts[line] > 1), key=lambda line: -counts[line])
+
+    most = max((len(shared(lines)) for lines in train["texts"][:]), default=0)
+    if most > MAX_SHARED_TEXTS:
+        logger.warning(
+            "An image shares %d of its texts with others: only the %d most frequent of an image are never taken for "
+            "wrong answers.",
+            *(most, MAX_SHARED_TEXTS),
+        )
+        most = MAX_SHARED_TEXTS
 
     def read(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
         images = [open_stored(source) for source in rows["image"]]
@@ -83,7 +100,7 @@ def training_pairs(train: Dataset, change: PairAugmentation, text_sampling: str 
             "text": chosen,
             "image": [change.image(image, row) for image, row in zip(images, rows["row"], strict=True)],
             "label": [
-                [_number(concept), _number(text), *(_number(line) for line in _repeat(lines, most))]
+                [_number(concept), _number(text), *(_number(line) for line in _padded(shared(lines), most, text))]
                 for concept, text, lines in zip(rows["concept"], chosen, rows["texts"], strict=True)
             ],
         }
@@ -97,9 +114,9 @@ def _number(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
 
 
-def _repeat(lines: list[str], count: int) -> list[str]:
-    """Return a list repeated by its last line to `count`: labels of a batch have one length."""
-    return [*lines, *lines[-1:] * (count - len(lines))]
+def _padded(lines: list[str], count: int, text: str) -> list[str]:
+    """Return the first `count` texts of a list, filled up with `text`: labels of a batch have one length."""
+    return [*lines, *[text] * count][:count]
 
 
 __all__ = ["ConceptBatches", "rows_by_concept", "training_pairs"]

@@ -21,7 +21,7 @@ FLAGS = {
     "visualize": "model output images image text dataset split count revision",
     "zero-shot": "model dataset split templates",
     "index": "model index images revision pool_factor remove_missing delete queries measure",
-    "search": "model index text image where limit exact json sheet maps revision",
+    "search": "model index text image where limit exact json sheet maps force revision",
     "compose": "vision text output fusion vision_feature_select_strategy projector scale_factor "
     "cross_attention_interval dtype",
     "ask": "question model image max_new_tokens revision",

@@ -137,3 +137,35 @@ def test_too_few_pairs_to_hold_any_out_are_refused(folder):
         load_pairs(str(folder), validation_fraction=4)
     with pytest.raises(ValueError, match="at least two pairs in the validation split"):
         load_pairs(str(folder), validation_fraction=1)
+
+
+def captions_by_row(folder, rows):
+    """Write a metadata.jsonl of (file, text) rows and load it."""
+    lines = [json.dumps({"file_name": name, "text": text}) for name, text in rows]
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    return load_pairs(str(folder), validation_fraction=2)
+
+
+def test_rows_of_one_image_are_joined_so_that_none_is_held_out_from_itself(folder, caplog):
+    # By its path, and as a copy of another name.
+    (folder / "copy.png").write_bytes((folder / "0.png").read_bytes())
+    rows = [(f"{number}.png", f"text {number} {caption}") for caption in range(3) for number in range(4)]
+    data = captions_by_row(folder, [*rows, ("copy.png", "a copy"), ("1.png", "text 1 0")])
+    joined = [row for split in data.values() for row in split]
+    assert {name: len(split) for name, split in data.items()} == {"train": 2, "validation": 2}
+    assert sorted(len(row["texts"]) for row in joined) == [3, 3, 3, 4]
+    assert all(row["concept"] == " / ".join(sorted(row["texts"])) for row in joined)
+    assert "14 rows of the train split of" in caplog.text
+    assert "show 4 images" in caplog.text
+
+
+def test_images_that_are_in_two_splits_are_counted(folder, caplog):
+    features = Features({"image": Image(), "text": Value("string")})
+    for name, numbers in (("train", (0, 1, 2)), ("validation", (2, 3))):
+        images = [{"bytes": (folder / f"{number}.png").read_bytes(), "path": None} for number in numbers]
+        rows = {"image": images, "text": [str(number) for number in numbers]}
+        (folder / "parquet").mkdir(exist_ok=True)
+        Dataset.from_dict(rows, features=features).to_parquet(folder / "parquet" / f"{name}.parquet")
+    data = load_pairs(str(folder / "parquet"))
+    assert {name: len(split) for name, split in data.items()} == {"train": 3, "validation": 2}
+    assert "1 images of the validation split" in caplog.text

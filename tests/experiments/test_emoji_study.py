@@ -92,9 +92,11 @@ def test_the_pairs_to_train_on_are_written_as_load_pairs_reads_them(tmp_path, da
     monkeypatch.setattr(emoji_study, "load_emoji", lambda folder: data)
     main(["--dataset", "emoji", "--output", str(tmp_path / "pairs")])
     pairs = load_pairs(str(tmp_path / "pairs"))
-    assert {name: len(rows) for name, rows in pairs.items()} == {"train": 12, "validation": 2, "test": 2}
+    # The vendors of this test draw alike: rows of equal images are one.
+    assert {name: len(rows) for name, rows in pairs.items()} == {"train": 4, "validation": 2, "test": 2}
     for name, rows in pairs.items():
-        assert rows["texts"][:] == data[name]["texts"][:]
+        texts = dict.fromkeys(map(tuple, data[name]["texts"][:]))
+        assert [tuple(lines) for lines in rows["texts"][:]] == [*texts]
         # Pairs about the same are no wrong answers to each other: as many concepts as there were.
         assert len(set(rows["concept"][:])) == len(set(data[name]["concept"][:]))
     assert capsys.readouterr().out == ""

@@ -309,7 +309,7 @@ BREAKAGES = {
         lambda folder: change_weights(
             folder, lambda weights: [weights.pop(name) for name in list(weights) if ".layers.1." in name]
         ),
-        "all of its weights",
+        r"exactly those.*layers\.1",
     ),
     "weights of something else": (
         lambda folder: change_weights(folder, lambda weights: weights.update(extra=torch.ones(1))),

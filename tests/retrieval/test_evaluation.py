@@ -9,9 +9,11 @@ from PIL import Image
 pytest.importorskip("sentence_transformers")
 pytest.importorskip("transformers", minversion="5.23")
 
+from sentence_transformers import MultiVectorEncoder
+
 from modeling_omni_vision import OmniVisionConfig
 from modeling_omni_vision.retrieval.build import as_sentence_transformer, build_retrieval
-from modeling_omni_vision.retrieval.evaluation import retrieval_metrics, zero_shot_predictions
+from modeling_omni_vision.retrieval.evaluation import evaluators, retrieval_metrics, zero_shot_predictions
 from modeling_omni_vision.retrieval.losses import unwrap_retrieval_model
 
 
@@ -35,7 +37,7 @@ def oracle(request):
     encoder = as_sentence_transformer(model, processor, request.param)
     core = unwrap_retrieval_model(encoder)
 
-    def encode_pixels(pixel_values):
+    def encode_pixels(pixel_values, **kwargs):
         mean = pixel_values.mean((2, 3))
         code = torch.zeros(len(mean), 32)
         code[torch.arange(len(mean)), torch.where(mean.amax(1) > 0.5, mean.argmax(1), 3)] = 1
@@ -81,6 +83,19 @@ def test_every_image_of_a_concept_is_relevant_to_its_text(oracle):
     assert found["text_to_image"]["candidates"] == 8
     assert found["image_to_text"]["candidates"] == 4
     assert found["text_to_image"]["ndcg@10"] == found["image_to_text"]["ndcg@10"] == 1
+
+
+def test_a_text_that_several_images_share_is_asked_once_and_all_of_them_are_right(oracle):
+    rows = [row(colour, colour, colour) for colour in COLOURS]
+    # Another red image, described by other words first; a third by the same first text and a text of its own.
+    rows += [row("red", "black", "x"), row("red", "red", "y")]
+    rows[-2]["texts"], rows[-1]["texts"] = ["black", "red"], ["red", "blue"]
+    asked = evaluators(Dataset.from_list(rows), isinstance(oracle, MultiVectorEncoder))
+    forth, back = asked["text_to_image"], asked["image_to_text"]
+    assert sorted(forth.queries) == sorted(COLOURS)
+    right = {text: set(forth.relevant_docs[name]) for name, text in zip(forth.queries_ids, forth.queries, strict=True)}
+    assert right == {"red": {"0", "4", "5"}, "green": {"1"}, "blue": {"2", "5"}, "black": {"3", "4"}}
+    assert [len(back.relevant_docs[name]) for name in back.queries_ids] == [1, 1, 1, 1, 2, 2]
 
 
 def test_zero_shot_predicts_the_right_name(oracle):

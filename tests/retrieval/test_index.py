@@ -405,6 +405,34 @@ def test_a_run_goes_on_where_one_stopped_and_takes_changes_in(images, encoder, t
     assert len(index) == 7
 
 
+def test_only_images_gone_from_a_folder_that_is_named_and_not_empty_are_removed(images, encoder, tmp_path):
+    index = ImageIndex(tmp_path / "index", encoder)
+    index.add_images([images])
+    cats, dogs = images / "cats", images / "dogs"
+    shutil.move(dogs, tmp_path / "elsewhere")
+    # Not asked about: whatever is gone there stays.
+    assert index.add_images([cats], remove_missing=True).removed == 0
+    # A place to mount a disk on that is not mounted, as the folder named and below it.
+    dogs.mkdir()
+    for named in (dogs, images):
+        with pytest.raises(
+            ValueError, match=r"dogs', of which the index has 4 images, got an empty folder.* --delete"
+        ):
+            index.add_images([named], remove_missing=True)
+    for named in ([], [cats / "0.png"]):
+        with pytest.raises(ValueError, match="Expected folders that files may be gone from, got none"):
+            index.add_images(named, remove_missing=True)
+    assert len(index) == 8
+    # What the sentence says forces it.
+    assert index.delete(where=f"path LIKE '{dogs}/%'") == 4
+    # A folder that was deleted itself, in one that still has something.
+    shutil.copytree(cats, dogs, dirs_exist_ok=True)
+    index.add_images([images])
+    shutil.rmtree(dogs)
+    (cats / "2.png").unlink()
+    assert index.add_images([f"{images}/../images"], remove_missing=True).removed == 5
+
+
 def test_every_kind_of_file_gets_the_vectors_of_the_image_that_it_holds(encoder, tmp_path):
     drawn = draw_scene(np.random.default_rng(1), 1, 48).image
     truth = encoder.images([drawn])[0]
@@ -532,10 +560,41 @@ def test_the_scripts_build_search_and_draw_an_index(model, images, tmp_path, cap
     assert sheet.is_file()
     query = images / "cats" / "4.png"
     search_script.main([*common, "--image", str(query), "--where", "folder = 'cats'", "--json"])
-    hits = json.loads(capsys.readouterr().out)
+    found = json.loads(capsys.readouterr().out)
+    assert (found["unknown_words"], found["score"][:6]) == ([], "MaxSim")
+    hits = found["hits"]
     assert len(hits) == 4
     assert hits[0]["path"] == str(query)
     assert hits[0]["metadata"]["folder"] == "cats"
+
+
+def test_words_that_the_checkpoint_does_not_know_are_named_in_every_way_and_weigh_nothing(
+    model, images, encoder, tmp_path, capfd, caplog
+):
+    index = ImageIndex(tmp_path / "index", encoder)
+    index.add_images([images])
+    encoded = encoder.text("a bird circle")
+    assert (encoded.words, encoded.word_ids, encoded.unknown) == (("a", "circle"), (0, 1), ("bird",))
+    common = ["--model", model, "--index", str(tmp_path / "index")]
+    search_script.main([*common, "--text", "a bird", "--json"])
+    found = json.loads(capfd.readouterr().out)
+    assert (found["unknown_words"], len(found["hits"])) == (["bird"], 8)
+    assert "does not know weigh nothing: 'bird'" in caplog.text
+    # Nothing but unknown words: no hits, unless forced.
+    for text in ("bird", "asdf bird"):
+        assert index.search_text(text) == []
+        assert len(index.search_text(text, force=True)) == 8
+    assert "No word of 'asdf bird' is known" in caplog.text
+    for force, hits in ((["--force"], 8), ([], 0)):
+        search_script.main([*common, "--text", "bird", "--sheet", str(tmp_path / "s.png"), "--maps", "--json", *force])
+        assert len(json.loads(capfd.readouterr().out)["hits"]) == hits
+
+
+def test_a_query_longer_than_the_text_encoder_reads_is_reported_once(encoder, caplog):
+    encoder.model.processor.tokenizer.backend_tokenizer.no_truncation()
+    for _ in range(2):
+        assert len(encoder.text("a red circle " * 20).embeds) == 30
+    assert [record.getMessage()[:37] for record in caplog.records] == ["A text of 62 tokens is cut to 32, as "]
 
 
 @pytest.mark.parametrize(
@@ -569,6 +628,6 @@ def test_the_commands_of_the_documentation_are_true(model, images, tmp_path, mon
     for command in commands:
         name, *argv = shlex.split(command)
         {"index": index_script, "search": search_script}[name].main(argv)
-    hits = json.loads(capfd.readouterr().out.rpartition("hits.png\n")[2])
+    hits = json.loads(capfd.readouterr().out.rpartition("hits.png\n")[2])["hits"]
     assert [hit["metadata"]["folder"] for hit in hits] == ["cats"] * 4
     assert Path("hits.png").is_file()

@@ -75,7 +75,7 @@ def assert_close(found, wanted, name):
 def test_with_single_vectors_it_is_the_loss_of_the_model_itself(kind):
     encoder = encoder_of(kind, False)
     core, columns = unwrap_retrieval_model(encoder), columns_of(encoder)
-    inputs = {name: columns[0][name] for name in ("input_ids", "attention_mask", "token_type_ids")}
+    inputs = {name: columns[0][name] for name in losses.TEXT_FEATURES}
     wanted = core(pixel_values=columns[1]["pixel_values"], return_loss=True, **inputs).loss
     assert TwoWayContrastiveLoss(encoder)(columns).item() == pytest.approx(wanted.item(), abs=1e-5)
 
@@ -83,7 +83,7 @@ def test_with_single_vectors_it_is_the_loss_of_the_model_itself(kind):
 def test_late_interaction_takes_the_best_patch_for_each_token_and_the_mean_over_tokens(kind):
     encoder = encoder_of(kind, True)
     core, columns = unwrap_retrieval_model(encoder), columns_of(encoder)
-    tokens = core.text_model(columns[0]["input_ids"], columns[0]["attention_mask"]).last_hidden_state
+    tokens = core.text_model(columns[0]["input_ids"], columns[0]["text_attention_mask"]).last_hidden_state
     words = normalize(core.text_projection(tokens), dim=-1)
     patches = normalize(core.visual_projection(core.vision_model(columns[1]["pixel_values"]).grid), dim=-1)
     scores = torch.zeros(len(TEXTS), len(COLOURS))
@@ -181,7 +181,7 @@ def test_a_text_that_fits_another_image_is_no_wrong_answer_for_it_nor_the_image_
     encoder = encoder_of(kind, late_interaction)
     core, columns = unwrap_retrieval_model(encoder), columns_of(encoder)
     found = TwoWayContrastiveLoss(encoder)(columns, LABELS)
-    texts = {name: columns[0][name] for name in ("input_ids", "attention_mask")}
+    texts = {name: columns[0][name] for name in losses.TEXT_FEATURES}
     words, patches = core(**texts).embeddings, core(pixel_values=columns[1]["pixel_values"]).embeddings
     scores = torch.einsum("twd,pgd->tpwg", words, patches).amax(-1).sum(-1) / words.ne(0).any(-1).sum(1)[:, None]
     if not late_interaction:
@@ -280,10 +280,14 @@ def test_cached_texts_are_dropped_before_they_fill_the_memory(monkeypatch):
         assert (found - every[part]).abs().max() < 1e-5
 
 
-def test_a_batch_of_one_is_refused(kind):
+def test_a_batch_of_one_pair_has_no_negatives_which_is_said_once(kind, caplog):
     encoder = encoder_of(kind, True)
-    with pytest.raises(ValueError, match="at least two pairs, got 1"):
-        TwoWayContrastiveLoss(encoder)(columns_of(encoder, TEXTS[:1], COLOURS[:1]))
+    loss = TwoWayContrastiveLoss(encoder)
+    for _ in range(2):
+        value = loss(columns_of(encoder, TEXTS[:1], COLOURS[:1]))
+    assert torch.isfinite(value)
+    assert (value == 0) == (kind == "softmax")
+    assert caplog.text.count("single pair") == 1
 
 
 def test_a_longer_text_wins_no_image_by_its_length():

@@ -1,4 +1,7 @@
+import copy
+
 import pytest
+import torch
 
 from modeling_omni_vision.training.optimizer import decays, layer_of, parameter_groups
 
@@ -42,3 +45,13 @@ def test_every_parameter_is_in_exactly_one_group_and_frozen_ones_in_none(tiny_cl
 )
 def test_parameters_know_their_layer(name, layer):
     assert layer_of(name, 12) == layer
+
+
+def test_muon_steps_the_layers_of_the_named_tower_and_of_no_other_part(tiny_classifier):
+    both = torch.nn.ModuleDict({"vision_model": tiny_classifier, "text_model": copy.deepcopy(tiny_classifier)})
+    groups = parameter_groups(both, 2, 1.0, 0.1, 1.0, muon_learning_rate=0.02, tower="vision_model.")
+    stepped = {id(weight) for group in groups if group.get("muon") for weight in group["params"]}
+    names = {name for name, weight in both.named_parameters() if id(weight) in stepped}
+    assert len(names) == 2 * 6
+    assert all(name.startswith("vision_model.omni_vision.layers.") for name in names)
+    assert sum(len(group["params"]) for group in groups) == len([*both.parameters()])

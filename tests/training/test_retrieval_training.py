@@ -19,8 +19,14 @@ if Version(transformers_version) < Version("5.23"):
 
 from safetensors.torch import load_file, save_file
 from sentence_transformers import MultiVectorEncoder, SentenceTransformer
+from sentence_transformers.base.evaluation import BaseEvaluator, SequentialEvaluator
 
-from modeling_omni_vision import OmniVisionForRetrieval, OmniVisionImageProcessor, OmniVisionModel
+from modeling_omni_vision import (
+    OmniVisionForRetrieval,
+    OmniVisionImageProcessor,
+    OmniVisionModel,
+    OmniVisionRetrievalConfig,
+)
 from modeling_omni_vision.data import pairs
 from modeling_omni_vision.data.synthetic.scenes import draw_scenes
 from modeling_omni_vision.retrieval.augmentation import PairAugmentation
@@ -56,7 +62,9 @@ def arguments(folder, **changes):
 
 
 def recipe(**changes):
-    options = {"dataset": "scenes", "text": "new", "train": "all", "config": json.dumps(TINY), "embedding_dim": 16}
+    options = {"dataset": "scenes", "train": "all", "embedding_dim": 16}
+    if changes.get("model") in (None, "somewhere"):
+        options |= {"text": "new", "config": json.dumps(TINY)}
     return RetrievalArguments(**options | changes)
 
 
@@ -153,6 +161,42 @@ def test_lora_trains_queries_and_values_of_the_vision_tower_and_is_merged(few_sc
     assert max(int(torch.linalg.matrix_rank(change, atol=1e-5)) for change in changes) == 2
 
 
+class BestFirst(BaseEvaluator):
+    """An evaluator that likes the first weights best, and keeps them all."""
+
+    def __init__(self):
+        super().__init__()
+        self.primary_metric, self.seen = "score", []
+
+    def __call__(self, model, *args, **kwargs):
+        core = unwrap_retrieval_model(model)
+        self.seen.append({name: value.clone() for name, value in core.state_dict().items()})
+        return {"score": 1.0 / len(self.seen)}
+
+
+@pytest.mark.parametrize("lora_rank", [0, 2])
+def test_the_best_weights_are_published_and_not_the_last_with_lora_too(few_scenes, tmp_path, monkeypatch, lora_rank):
+    evaluator = BestFirst()
+    both = SequentialEvaluator([evaluator], main_score_function=lambda scores: scores[0])
+    monkeypatch.setattr("modeling_omni_vision.training.retrieval._evaluator", lambda *args: both)
+    options = {"do_predict": False, "num_train_epochs": 3, "learning_rate": 1e-2, "load_best_model_at_end": True}
+    options |= {"eval_strategy": "epoch", "save_strategy": "epoch"}
+    folder = train_retrieval(recipe(train="image", lora_rank=lora_rank), arguments(tmp_path / "run", **options))
+    heads = [
+        one["text_projection.modules_to_save.default.weight" if lora_rank else "text_projection.weight"]
+        for one in evaluator.seen
+    ]
+    assert len(heads) == 3
+    assert not torch.equal(heads[0], heads[2])
+    assert torch.equal(weights(folder)["text_projection.weight"], heads[0])
+    value = "vision_model.layers.0.attention.q_proj"
+    if lora_rank:
+        first = evaluator.seen[0]
+        change = first[f"{value}.lora_B.default.weight"] @ first[f"{value}.lora_A.default.weight"] * 2
+        wanted = first[f"{value}.base_layer.weight"] + change
+        assert torch.allclose(weights(folder)[f"{value}.weight"], wanted, atol=1e-6)
+
+
 def test_merging_lora_changes_no_answer():
     torch.manual_seed(0)
     model, _ = build_retrieval(recipe().vision_config(), "new", ["a red circle"], 16)
@@ -167,6 +211,29 @@ def test_merging_lora_changes_no_answer():
     assert (found - wanted).abs().max() < 1e-5
     plain = OmniVisionForRetrieval(model.config).eval()(pixel_values=pixels).embeddings
     assert (found - plain).abs().max() > 1e-2
+
+
+def test_muon_leaves_the_text_encoder_to_adamw_whatever_its_layers_are_called(tmp_path):
+    data = draw_scenes((1, 1), size=32, sizes={"train": 4, "validation": 4})
+    text = {"model_type": "modernbert", "vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2}
+    text |= {
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    text |= {"cls_token_id": 1, "sep_token_id": 2}
+    model, processor = build_retrieval(recipe().vision_config(), "new", ["a red circle"], 16)
+    model = OmniVisionForRetrieval(OmniVisionRetrievalConfig(**model.config.to_dict() | {"text_config": text}))
+    assert any(name.startswith("text_model.layers.") for name, _ in model.named_parameters())
+    opened = as_sentence_transformer(model, processor, late_interaction=True)
+    trainer = trainer_of(opened, recipe(muon_learning_rate=0.02), arguments(tmp_path), data)
+    groups = trainer.create_optimizer().param_groups
+    stepped = {id(weight) for group in groups if group["muon"] for weight in group["params"]}
+    names = [name for name, weight in trainer.core.named_parameters() if id(weight) in stepped]
+    assert names
+    assert all(name.startswith("vision_model.layers.") for name in names)
 
 
 def test_the_temperature_stays_within_its_limit(few_scenes, tmp_path):
@@ -199,8 +266,8 @@ def test_each_epoch_of_a_run_chooses_texts_anew(few_scenes, tmp_path, monkeypatc
     seen = {}
 
     def watch(self, *args, **kwargs):
-        for concept, text, *texts in args[1]["label"].tolist():
-            seen.setdefault((concept, *texts), []).append(text)
+        for concept, text, *_ in args[1]["label"].tolist():
+            seen.setdefault(concept, []).append(text)
         return step(self, *args, **kwargs)
 
     step = LateInteractionTrainer.training_step
@@ -232,7 +299,31 @@ def test_a_text_has_the_same_number_in_every_process():
     # Otherwise pairs of one process would be wrong answers to the same ones of another: `hash` is seeded in each.
     train = draw_scenes((1, 1), size=32, sizes={"train": 1})["train"]
     label = training_pairs(train, PairAugmentation(False))[0]["label"]
-    assert label == [-6768201055279355585, 5099367260536176087, 5099367260536176087]
+    assert label == [-6768201055279355585, 5099367260536176087]
+
+
+def rows_of(texts):
+    columns = {"image": [None] * len(texts), "texts": texts, "concept": [str(number) for number in range(len(texts))]}
+    return Dataset.from_dict(columns)
+
+
+def labels_of(texts, monkeypatch, chosen=0):
+    monkeypatch.setattr("modeling_omni_vision.training.retrieval_data.open_stored", lambda source: source)
+    change = PairAugmentation(False)
+    monkeypatch.setattr(change, "text", lambda lines, row: lines[chosen % len(lines)])
+    monkeypatch.setattr(change, "image", lambda image, row: 0)
+    return torch.tensor(training_pairs(rows_of(texts), change)[:]["label"])
+
+
+def test_an_image_with_many_texts_widens_no_label_unless_others_share_them(monkeypatch, caplog):
+    many = [[f"text {number}" for number in range(500)], ["other"], ["text 3", "more"], ["same"], ["same", "else"]]
+    labels = labels_of(many, monkeypatch, chosen=0)
+    assert labels.shape == (5, 3)
+    _, fits, fits_back = false_negative_mask(labels, labels, torch.arange(5))
+    assert fits.nonzero().tolist() == [[2, 0], [3, 4], [4, 3]]
+    assert torch.equal(fits, fits_back.T)
+    assert labels_of([many[0]] * 3, monkeypatch).shape == (3, 2 + 64)
+    assert "An image shares 500 of its texts" in caplog.text
 
 
 def batches(concepts, size, drop_last=True, epoch=0):
