@@ -28,12 +28,13 @@ from experiments.benchmark_peers import printed
 from modeling_omni_vision.cli.arguments import option, parse
 from modeling_omni_vision.cli.program import program
 from modeling_omni_vision.data.synthetic.shapes import COLOURS, SHAPES, Scene, draw_scene
-from modeling_omni_vision.embedding.encoder import POOL_FACTOR, ImageTextEncoder
+from modeling_omni_vision.embedding.encoder import ImageTextEncoder
 from modeling_omni_vision.records.command import recorded_command
 from modeling_omni_vision.records.machine import describe_machine, recorded_versions
 from modeling_omni_vision.records.metrics_file import write_json
 from modeling_omni_vision.retrieval.index import CANDIDATES, EXACT_LIMIT, REFINE, ImageIndex
 from modeling_omni_vision.retrieval.recall import num_right
+from modeling_omni_vision.retrieval.table import POOL_FACTOR
 
 
 SIZE = 224
