@@ -5,7 +5,8 @@ import pytest
 from datasets import Dataset, DatasetDict
 from PIL import Image
 
-from modeling_omni_vision.cli.inspect import counted, main
+from modeling_omni_vision.cli.inspect import main
+from modeling_omni_vision.data.summary import counted
 
 
 @pytest.fixture

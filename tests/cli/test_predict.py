@@ -7,6 +7,7 @@ from PIL import Image
 
 from modeling_omni_vision import OmniVisionForImageClassification, OmniVisionImageProcessor
 from modeling_omni_vision.cli.predict import main, predict
+from modeling_omni_vision.data.image_files import find_images
 from modeling_omni_vision.interop import convert_to_native
 
 
@@ -34,7 +35,8 @@ def test_a_native_twin_predicts_what_ours_does_from_files_of_grey_and_colour_ima
     with torch.inference_mode():
         logits = model(**processor(list(map(str, files)), return_tensors="pt")).logits
     best = logits.softmax(-1).max(-1)
-    found = predict(str(tmp_path / "twin"), files, batch_size=3)
+    found, failed = predict(str(tmp_path / "twin"), find_images(files)[0], batch_size=3)
+    assert failed == []
     assert [one.label for one in found] == [config.id2label[index] for index in best.indices.tolist()]
     # The twin of a grey model does not round the grey of colours.
     assert [one.probability for one in found] == pytest.approx(

@@ -23,9 +23,9 @@ from test_retrieval_model import config, word_tokenizer  # skips this module too
 from modeling_omni_vision import OmniVisionForRetrieval, OmniVisionImageProcessor, OmniVisionRetrievalProcessor
 from modeling_omni_vision.cli import index as index_script
 from modeling_omni_vision.cli import search as search_script
+from modeling_omni_vision.data.image_files import find_images
 from modeling_omni_vision.data.synthetic.shapes import draw_scene
 from modeling_omni_vision.embedding.encoder import ImageTextEncoder
-from modeling_omni_vision.embedding.files import image_files
 from modeling_omni_vision.retrieval import index as index_module
 from modeling_omni_vision.retrieval.contact_sheet import contact_sheet
 from modeling_omni_vision.retrieval.index import ImageIndex
@@ -441,10 +441,10 @@ def test_every_kind_of_file_gets_the_vectors_of_the_image_that_it_holds(encoder,
     for name in ("a.bmp", "b.tiff", "c.tif", "d.PNG", "фото 猫.png", "it's $5.png"):
         drawn.save(tmp_path / name)
     drawn.save(tmp_path / "no ending", format="PNG")
-    drawn.save(tmp_path / "not what it says.txt", format="PNG")
+    drawn.save(tmp_path / "not what it says.gif", format="PNG")
     drawn.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=turned)
     drawn.convert("RGBA").save(tmp_path / "transparent.webp", lossless=True)
-    read, failed = encoder.files([file for file, _ in image_files([tmp_path])])
+    read, failed = encoder.files([one.file for one in find_images([tmp_path])[0]])
     assert (len(read), failed) == (10, [])
     # Rounded to 16 bits.
     assert all(np.abs(vectors - truth.numpy()).max() < 1e-3 for _, vectors in read)
