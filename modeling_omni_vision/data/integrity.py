@@ -98,6 +98,7 @@ def leave_out_unreadable(
     Raises:
         ValueError: naming up to ten images that cannot be read, or where nothing of a split is left.
     """
+    check_on_error(on_error)
     skipped, kept = list[dict[str, Any]](), DatasetDict()
     for split, rows in splits.items():
         images, owners = images_of(rows)

@@ -215,12 +215,7 @@ def _load_digits() -> DatasetDict:
     features = Features({"image": Image(), "label": ClassLabel(names=[str(name) for name in digits.target_names])})
     rows = {"image": list(images), "label": digits.target.tolist()}
     whole = Dataset.from_dict(rows, features=features)
-    return whole.train_test_split(FOLDER_HINTS = {
-    "image": "for a folder of images, name the folder itself",
-    "label": "for a folder of images, put each class into a sub-folder, or name a label in a metadata.jsonl",
-    "text": "for a folder of images, name each file_name and its text in a metadata.jsonl",
-}
-DIGITS_TEST_FRACTION, stratify_by_column="label", seed=0)
+    return whole.train_test_split(DIGITS_TEST_FRACTION, stratify_by_column="label", seed=0)
 
 
 def name_splits(loaded: DatasetDict, dataset: str) -> dict[str, Dataset]:
