@@ -104,7 +104,9 @@ def leave_out_unreadable(
         images, owners = images_of(rows)
         broken = {}
         for number, name, reason in find_unreadable(images, check):
-            broken[owners[number]] = {"split": split, "row": owners[number], "image": name, "reason": reason}
+            row = owners[number]
+            name = name if images[number]["path"] else f"row {row} of {split}"
+            broken[row] = {"split": split, "row": row, "image": name, "reason": reason}
         skipped += broken.values()
         kept[split] = rows.select([row for row in range(len(rows)) if row not in broken]) if broken else rows
     if skipped:
@@ -180,8 +182,9 @@ def read_failure(error: Exception, file: str | Path) -> str:
     text = " ".join(str(error).split())
     for name in (repr(str(file)), str(file)):
         text = text.replace(name, "the file")
-    text = text.removeprefix("image 0: ").removeprefix("the file: ")
+    text = re.sub(r"^(image 0: )?((the file|\d+ bytes): )?", "", text)
     text = re.sub(r"^cannot be read \((.*)\): replace or remove it$", r"\1", text)
+    text = re.sub(r" <_io.BytesIO object at \w+>", "", text)
     return displayed(text[:200]) or type(error).__name__
 
 

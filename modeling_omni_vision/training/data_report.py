@@ -27,10 +27,15 @@ class DataReport:
     def check_data(self, data: DatasetDict) -> DatasetDict:
         """Print what the data hold and return them without images that cannot be read; a dry run also draws them.
 
+        A run that does not measure the test split opens none of its images.
+
         Raises:
             ValueError: as `leave_out_unreadable` does.
         """
-        self.skipped = []
+        self.skipped, closed = [], DatasetDict()
+        if "test" in data and not self.args.do_predict:
+            data, closed = DatasetDict({**data}), DatasetDict(test=data["test"])
+            del data["test"]
         if not is_drawn(self.recipe.dataset):
             data, self.skipped = leave_out_unreadable(data, self.args.check, self.args.on_error)
         self.found = summarize_dataset(data)
@@ -40,7 +45,7 @@ class DataReport:
                 # Beside the folder of the run, which must be empty when the run starts.
                 sheet = self.folder.absolute().with_name(f"{self.folder.absolute().name}-dataset.png")
                 print(f"Sheet: {plot_dataset(data, self.found, sheet)}", flush=True)
-        return data
+        return DatasetDict({**data, **closed})
 
     def report_model(self) -> None:
         """Print the size of the model, and what to look at before training it."""
