@@ -43,6 +43,7 @@ def load_images(
     seed: int = 0,
     test_fraction: float = 0,
     held_out: Mapping[str, Sequence[str]] | None = None,
+    loaded: DatasetDict | None = None,
 ) -> DatasetDict:
     """Load labelled images and hold out a validation split.
 
@@ -62,6 +63,7 @@ def load_images(
         test_fraction: What to hold out of train as a test split, before validation, in the same way; 0 for none.
         held_out: Files of the splits that a run held out, as `splits.json` names them, in place of fractions and
             seed: files that were added since are in train.
+        loaded: What `load_any` returns for the dataset, where that is known.
 
     Returns:
         Splits `train`, `validation` and, where the source has one, `test`; columns `image` and `label`, the
@@ -83,7 +85,7 @@ def load_images(
             cannot be inferred, fewer than two classes, classes of which there is nothing to train on, an empty
             split, a `test_fraction` where there is a test split, or too few images to hold any out.
     """
-    splits = name_splits(load_any(dataset), dataset)
+    splits = name_splits(load_any(dataset) if loaded is None else loaded, dataset)
     train = splits["train"]
     classes = [name for name, feature in train.features.items() if isinstance(feature, ClassLabel)]
     image = choose_column("image", image_column, image_columns(train), IMAGE_COLUMNS, train)
@@ -131,7 +133,7 @@ def load_to_inspect(dataset: str, image_column: str | None = None, label_column:
     features = next(iter(loaded.values())).features
     labelled = label_column or any(isinstance(kind, ClassLabel) for kind in features.values())
     if labelled or set(LABEL_COLUMNS) & set(features):
-        return load_images(dataset, image_column, label_column)
+        return load_images(dataset, image_column, label_column, loaded=loaded)
     splits = name_splits(loaded, dataset)
     image = choose_column("image", image_column, image_columns(splits["train"]), IMAGE_COLUMNS, splits["train"])
     return DatasetDict({name: rename_columns(split, {image: "image"}) for name, split in splits.items()})

@@ -314,5 +314,5 @@ def test_labels_that_are_no_classes_are_refused_by_column_and_row(tmp_path, labe
 
 
 def test_a_class_that_only_another_split_has_is_refused_by_name(tmp_path):
-    with pytest.raises(ValueError, match=r"classes of train in the test split .*\['c'\] too"):
+    with pytest.raises(ValueError, match=r"classes of train in the test split .*\['cat'\] too"):
         load_images(save_splits(tmp_path, train=rows(12, classes=2), test=rows(12, classes=3)))
