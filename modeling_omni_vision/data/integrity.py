@@ -184,7 +184,7 @@ def read_failure(error: Exception, file: str | Path) -> str:
         text = text.replace(name, "the file")
     text = re.sub(r"^(image 0: )?((the file|\d+ bytes): )?", "", text)
     text = re.sub(r"^cannot be read \((.*)\): replace or remove it$", r"\1", text)
-    text = re.sub(r" <_io.BytesIO object at \w+>", "", text)
+    text = re.sub(r" <_io.BytesIO object at \w+>|(?<=image file) the file", "", text)
     return displayed(text[:200]) or type(error).__name__
 
 

@@ -128,7 +128,7 @@ def _draw_classes(axes: Any, found: list[SplitSummary]) -> None:
     axes.invert_yaxis()
     axes.margins(x=0.12, y=0.01)
     axes.set_title(title, fontsize=10)
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    axes.legend(frameon=False, fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.08))
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -141,6 +141,8 @@ def _draw_sizes(axes: Any, found: list[SplitSummary]) -> None:
     if len(sizes) <= FEW_SIZES:
         names = sorted(sizes, key=lambda size: -sizes[size])
         axes.bar(names, [sizes[name] for name in names], color=OURS, width=0.6)
+        beside = max(0.0, (5 - len(names)) / 2)  # so that few bars are not wider than many
+        axes.set_xlim(-0.5 - beside, len(names) - 0.5 + beside)
         axes.set_title("sizes (width x height in pixels)", fontsize=10)
         axes.tick_params(axis="x", labelsize=8, rotation=30 if len(names) > 4 else 0)
     else:
@@ -154,7 +156,7 @@ def _draw_sizes(axes: Any, found: list[SplitSummary]) -> None:
         axes.set_xticks(ticks or [min(sides), max(sides)], [str(tick) for tick in ticks or (min(sides), max(sides))])
         axes.minorticks_off()
         axes.set_title("longer side of images in pixels", fontsize=10)
-    axes.set_ylabel("images")
+    axes.set_ylabel("images that were read")
     axes.spines[["top", "right"]].set_visible(False)
 
 
