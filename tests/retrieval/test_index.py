@@ -650,9 +650,7 @@ def test_a_folder_is_indexed_as_the_user_sees_it(images, encoder, tmp_path, capl
     assert sorted(row["folder"] for row in rows) == [".", *["cats"] * 5, *["dogs"] * 3]
     (stored,) = (row for row in rows if row["name"] == "caf\\xe9.png")
     assert path_of(stored["id"]) == odd
-    assert index.search_image(odd, limit=9)[0].score == pytest.approx(
-        max(hit.score for hit in index.search_image(odd))
-    )
+    assert stored["id"] in [hit.id for hit in index.search_image(odd, limit=2)]
     assert index.add_images([images], remove_missing=True).removed == 0
 
 
