@@ -395,13 +395,13 @@ def gone_from(places: Sequence[str | Path], ids: Iterable[str]) -> list[str]:
             "Expected folders that files may be gone from, got none. Name them with --images, or delete by a "
             "condition: --delete \"path LIKE '/old/%'\"."
         )
-    within = [one for one in ids if any(Path(one).is_relative_to(folder) for folder in folders)]
-    gone = [one for one in within if not Path(one).exists()]
-    left = {next(folder for folder in Path(one).parents if folder.is_dir()) for one in gone}
+    within = [one for one in ids if any(path_of(one).is_relative_to(folder) for folder in folders)]
+    gone = [one for one in within if not path_of(one).exists()]
+    left = {next(folder for folder in path_of(one).parents if folder.is_dir()) for one in gone}
     for folder in sorted(left):
         if not any(folder.iterdir()):
             quoted = str(folder).replace("'", "''")
-            count = sum(Path(one).is_relative_to(folder) for one in gone)
+            count = sum(path_of(one).is_relative_to(folder) for one in gone)
             raise ValueError(
                 f"Expected files in {str(folder)!r}, of which the index has {count} images, got an empty folder: its "
                 f"disk may not be mounted. To delete them all the same: --delete \"path LIKE '{quoted}/%'\"."
