@@ -53,7 +53,7 @@ $(RUN)/result.txt: $(VENV)/installed
 		--learning_rate 5e-4 --per_device_train_batch_size 32 --num_train_epochs 30
 	@echo "Evaluation, then predictions in a new process: half a minute"
 	@set -e -o pipefail; { \
-		$(BIN)/omni-vision evaluate --model $(RUN) --dataset digits; \
+		$(BIN)/omni-vision evaluate --model $(RUN) --dataset digits --split test; \
 		$(BIN)/omni-vision inspect --dataset digits --export $(RUN)/images | tail -n 1; \
 		$(BIN)/omni-vision predict --model $(RUN) --images $(RUN)/images --sheet $(RUN)/predictions.png; \
 		echo "Model: $(RUN). Plots of the evaluation: $(RUN)/plots. Images with their predictions: $(RUN)/predictions.png"; \

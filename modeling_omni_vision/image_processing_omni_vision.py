@@ -132,6 +132,8 @@ def _fetch(url: str) -> bytes:
 
 def _decoded_text(text: str) -> str | bytes:
     """Return the content of a URL, a data URI or base64 text; any other text is a path."""
+    if text.startswith("file://"):  # the path of a name that is no text
+        return os.fsdecode(unquote_to_bytes(text[7:]))
     if text[:8].lower().startswith(("http://", "https://", "data:")):
         return _fetch(text)
     if len(text) < 64 or os.path.exists(text):  # no image is so short

@@ -96,7 +96,7 @@ def test_a_fresh_environment_runs_the_quickstart(run):
     assert "zero-shot" in run("--help")
     words = ["--dataset", "digits", "--output_dir", "run", "--config", CONFIG, "--max_steps", "2"]
     assert "test accuracy" in run("train", *words)
-    assert "digits test: accuracy" in run("evaluate", "--model", "run", "--dataset", "digits")
+    assert "digits test: accuracy" in run("evaluate", "--model", "run", "--dataset", "digits", "--split", "test")
     assert "20 images in images" in run("inspect", "--dataset", "digits", "--export", "images")
     said = run("predict", "--model", "run", "--images", "images", "--sheet", "sheet.png")
     assert "of 20 images" in said

@@ -89,7 +89,9 @@ def add_flag(parser: argparse.ArgumentParser, item: Field[Any], hint: Any) -> No
     if default not in (MISSING, None, False, "") and default != []:
         text += f" Default: {' '.join(map(str, default)) if many else default}."
     if item.metadata.get("positional"):
-        parser.add_argument(item.name, type=kind, help=text)
+        parser.add_argument(
+            item.name, type=kind, help=text, nargs=None if default is MISSING else "?", default=default
+        )
         return
     options: dict[str, Any] = {"nargs": "+"} if many else {}
     if kind is bool:

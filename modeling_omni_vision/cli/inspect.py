@@ -1,9 +1,11 @@
-"""Count the images of a dataset: each split and class, sizes and modes; with `--export` write some as PNG.
+"""Show what a dataset holds before training: images of each split and class, sizes and modes, files that are left out.
 
-    omni-vision inspect --dataset digits
-    omni-vision inspect --dataset digits --export runs/digits/images --count 20 --split test
+    omni-vision inspect my_images
+    omni-vision inspect digits --export runs/digits/images --count 20 --split test
 
-Exported images lie in one folder for each label, as `omni-vision predict` reads them.
+All images are opened, and those that cannot be read are listed; `--sheet` is a PNG with images of each class, a bar
+for each class and the sizes of images. Exported images lie in one folder for each label, as `omni-vision predict`
+reads them.
 """
 
 from collections.abc import Sequence
@@ -18,37 +20,44 @@ from .program import program
 class InspectArguments:
     """What to count, and what to write."""
 
-    dataset: str = option("As for train: digits, shapes, a folder, or a dataset of the Hub.")
+    folder: str | None = option("The same as --dataset.", None, positional=True)
+    dataset: str | None = option("As for train: digits, shapes, a folder, or a dataset of the Hub.", None)
     image_column: str | None = option("Column of the images, if it cannot be inferred.", None)
     label_column: str | None = option("Column of the classes, if it cannot be inferred.", None)
+    check: str | None = option("full or headers; by default full below 50,000 images.", None)
+    sheet: str | None = option('PNG to draw; "" for none.', "dataset.png")
     export: str | None = option("Folder to write images into; made when it does not exist.", None)
     split: str | None = option("Split that is exported; by default test or, where there is none, validation.", None)
     count: int = option("Images that are exported, spread evenly over the split.", 20)
     json: str | None = option(JSON, None, bare="-")
 
-
-def counted(counts: dict[str, int], most: int = 12) -> str:
-    """Return counts in one line, of many the first."""
-    first = [f"{name}: {count:,}" for name, count in list(counts.items())[:most]]
-    return ", ".join(first) + (f" and {len(counts) - most} more" if len(counts) > most else "")
+    def __post_init__(self) -> None:
+        if (self.folder is None) == (self.dataset is None):
+            raise ValueError(f"Expected one dataset to inspect, got {self.folder!r} and {self.dataset!r}. Name one.")
+        self.dataset = self.dataset or self.folder
 
 
 @program
 def main(argv: Sequence[str]) -> None:
     arguments = parse(InspectArguments, argv)
-    from ..data.sources import load_images
-    from ..data.summary import export_images, summarize_dataset
+    from ..data.integrity import find_unreadable, images_of
+    from ..data.sources import load_to_inspect
+    from ..data.summary import dataset_hints, export_images, summarize_dataset
+    from ..interpretability.dataset_sheet import plot_dataset
 
-    splits = load_images(arguments.dataset, arguments.image_column, arguments.label_column)
+    splits = load_to_inspect(str(arguments.dataset), arguments.image_column, arguments.label_column)
+    broken = [one for rows in splits.values() for one in find_unreadable(images_of(rows)[0], arguments.check)]
     found = summarize_dataset(splits)
-    if not write_result([asdict(split) for split in found], arguments.json):
-        for split in found:
-            print(f"{split.split}: {split.num_images:,} images, {len(split.classes)} classes")
-            print(f"  classes  {counted(split.classes)}")
-            print(f"  sizes    {counted(split.sizes)} (of {split.num_sampled:,} read)")
-            print(f"  modes    {counted(split.modes)}")
+    printed = write_result([asdict(split) for split in found], arguments.json)
+    lines = [line for split in found for line in split.lines()] + dataset_hints(found)
+    if broken:
+        lines.append(f"{len(broken):,} images cannot be read:")
+        lines += [f"  {name}  {reason}" for _, name, reason in broken]
+    if arguments.sheet:
+        lines.append(f"Sheet: {plot_dataset(splits, found, Path(arguments.sheet))}")
     if arguments.export:
         chosen = arguments.split or ("test" if "test" in splits else "validation")
         written = export_images(splits, chosen, arguments.count, Path(arguments.export))
-        if arguments.json != "-":
-            print(f"{len(written)} images in {arguments.export}")
+        lines.append(f"{len(written)} images in {arguments.export}")
+    if not printed:
+        print("\n".join(lines))

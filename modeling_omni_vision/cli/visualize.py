@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .arguments import REVISION, option, parse
-from .predict import find_images
 from .program import program
 
 
@@ -44,9 +43,12 @@ def visualize_attention(arguments: VisualizeArguments) -> list[Path]:
     import torch
     from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
 
+    from ..data.image_files import find_images
     from ..interpretability.plots import plot_attention
 
-    files = find_images(arguments.images)[: arguments.count]
+    files = [one.file for one in find_images(arguments.images)[0]][: arguments.count]
+    if not files:
+        raise ValueError(f"Expected image files or folders that hold some in --images, got {arguments.images!r}.")
     trust = {"trust_remote_code": True, "revision": arguments.revision}
     names = AutoConfig.from_pretrained(arguments.model, **trust).architectures or []
     classifies = any("ImageClassification" in name for name in names)

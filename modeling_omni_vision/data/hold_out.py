@@ -1,25 +1,38 @@
-"""The validation split of a dataset that has none, the same rows in every release.
+"""The validation or test split of a dataset that has none, the same rows in every release.
 
-Runs record the fraction and not the rows: with other rows, a run would find rows again that it was trained on.
+Runs record the fraction: with other rows, a run would find rows again that it was trained on. Where rows are files,
+the run also names those that it held out in its `splits.json`, which stays right when files are added.
 """
 
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from .image_files import displayed, path_of
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
+SPLITS_FILE = "splits.json"
 # What is held out of train by default: training and whoever finds its split again must agree.
 VALIDATION_FRACTION = 0.1
 
 
 def hold_out(
-    train: "Dataset", validation_fraction: float, seed: int, stratify: bool = False, order: np.ndarray | None = None
+    train: "Dataset",
+    validation_fraction: float,
+    seed: int,
+    stratify: bool = False,
+    order: np.ndarray | None = None,
+    name: str = "validation",
 ) -> dict[str, "Dataset"]:
-    """Divide rows into `train` and `validation`, both in their old order.
+    """Divide rows into `train` and `validation`, or a split of another name, both in their old order.
 
     Args:
         train: All rows.
@@ -27,6 +40,7 @@ def hold_out(
         seed: Seed of the choice.
         stratify: Hold out equal fractions of all classes of the column `label`.
         order: Rows in the order in which they are held out; by default scikit-learn chooses, by `seed`.
+        name: Of the split that is held out.
 
     Raises:
         ValueError: if a split would be empty, or a class would be missing from one.
@@ -35,7 +49,7 @@ def hold_out(
     number = round(validation_fraction * count) if 0 < validation_fraction < 1 else validation_fraction
     if not 0 < validation_fraction < max(count, 1) or (order is not None and not 0 < number < count):
         raise ValueError(
-            f"`validation_fraction` must be a fraction between 0 and 1, or a number of rows, that leaves rows on both "
+            f"`{name}_fraction` must be a fraction between 0 and 1, or a number of rows, that leaves rows on both "
             f"sides, got {validation_fraction!r} of {count}. Choose another."
         )
     if order is not None:
@@ -51,10 +65,53 @@ def hold_out(
             rows, held_out = train_test_split(np.arange(count), test_size=size, stratify=labels, random_state=seed)
         except ValueError as error:
             raise ValueError(
-                f"No validation split of {validation_fraction:g} can be held out of {count} rows with every class in "
-                f"both ({error}) Add rows, change `validation_fraction`, or provide a validation split."
+                f"No {name} split of {validation_fraction:g} can be held out of {count} rows with every class in "
+                f"both ({error}) Add rows, change `{name}_fraction`, or provide a {name} split."
             ) from error
-    return {"train": train.select(np.sort(rows)), "validation": train.select(np.sort(held_out))}
+    return {"train": train.select(np.sort(rows)), name: train.select(np.sort(held_out))}
 
 
-__all__ = ["VALIDATION_FRACTION", "hold_out"]
+def save_splits(folder: Path, splits: Mapping[str, "Dataset"], dataset: str) -> None:
+    """Write beside a run the files of all splits but train, relative to the dataset; none where rows are no files."""
+    files = {name: _files(rows, dataset) for name, rows in splits.items() if name != "train"}
+    if all(files.values()):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / SPLITS_FILE).write_text(json.dumps(files, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
+def read_splits(folder: Path) -> dict[str, list[str]] | None:
+    """Return what `save_splits` wrote, None where it wrote nothing."""
+    file = folder / SPLITS_FILE
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
+
+
+def select_held_out(train: "Dataset", held_out: Mapping[str, Sequence[str]], dataset: str) -> dict[str, "Dataset"]:
+    """Divide rows into `train` and the splits whose files are named.
+
+    Raises:
+        ValueError: if a file is gone.
+    """
+    rows: dict[str, list[int]] = {}
+    for row, file in enumerate(_files(train, dataset)):
+        rows.setdefault(file, []).append(row)
+    gone = [file for files in held_out.values() for file in files if file not in rows]
+    if gone:
+        raise ValueError(
+            f"Expected the files that the run held out of {dataset!r}, {len(gone)} of them are gone, the first "
+            f"{gone[0]!r}. Put them back."
+        )
+    chosen = {name: sorted({row for file in files for row in rows[file]}) for name, files in held_out.items()}
+    rest = np.setdiff1d(np.arange(len(train)), [row for found in chosen.values() for row in found])
+    return {"train": train.select(rest), **{name: train.select(found) for name, found in chosen.items()}}
+
+
+def _files(rows: "Dataset", dataset: str) -> list[str]:
+    """Return the file of each row relative to the dataset, as it is displayed; none where rows are no files."""
+    root = Path(dataset).expanduser().absolute()
+    stored = rows["image"][:]
+    if any(image["bytes"] is not None or not image["path"] for image in stored):
+        return []
+    return [Path(displayed(os.path.relpath(path_of(image["path"]).absolute(), root))).as_posix() for image in stored]
+
+
+__all__ = ["SPLITS_FILE", "VALIDATION_FRACTION", "hold_out", "read_splits", "save_splits", "select_held_out"]

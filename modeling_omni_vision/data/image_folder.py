@@ -4,24 +4,22 @@
 |---|---|
 | folders `train`, `val`, `test` and their usual spellings, in any case | splits; classes are the folders in them |
 | other folders | classes, with all that lies below them; everything is trained on |
-| both side by side, two names of one split, no folder to train on | refused |
-| files that Pillow opens, by its own registry; links are followed | images |
-| hidden files, `Thumbs.db`, `desktop.ini` | ignored |
-| any other file, images outside of all classes | left out, counted by reason in one warning |
+| both side by side, two names of one split, no folder to train on, splits within each class | refused |
+| images outside of all classes | left out, counted in the warning about what else is left out |
+
+`image_files` says which files are images.
 """
 
-import functools
 import logging
-import os
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
-from PIL import Image as PilImage
 
-from ..image_processing_omni_vision import NOT_READ, register_plugins
+from .image_files import LeftOut, displayed, images_below, stored_path
 
 
 logger = logging.getLogger(__name__)
@@ -32,8 +30,15 @@ SPLITS = {
     "test": ("test", "testing", "holdout"),
 }
 BY_SPELLING = {spelling: split for split, spellings in SPLITS.items() for spelling in spellings}
-IGNORED = ("thumbs.db", "desktop.ini", "__macosx")
-PLUGINS = {".heic": "pillow-heif", ".heif": "pillow-heif", ".jxl": "pillow-jxl-plugin"}
+OUTSIDE = "outside of all classes"
+
+
+class ImageRow(NamedTuple):
+    """An image file, the class that its folder names, and its split; None where there is no such folder."""
+
+    file: Path
+    kind: str | None
+    split: str | None
 
 
 def split_of(name: str) -> str | None:
@@ -62,107 +67,132 @@ def assign_splits(names: Iterable[str], place: str) -> dict[str, str]:
     return {name: split for name, split in found.items() if split}
 
 
+def split_files(place: Path, suffix: str, files: Sequence[Path] | None = None) -> dict[str, list[Path]]:
+    """Return the files of a suffix in a folder, such as `.jsonl`, by the split that their whole names stand for.
+
+    Args:
+        place: A folder, or one file, which is to train on unless its name says something else.
+        suffix: Of the files, in any case.
+        files: What to sort into splits, by default the files in the folder itself. Where the name of a file
+            deeper down names no split, the name of its folder does.
+
+    Raises:
+        ValueError: as `assign_splits` does.
+    """
+    if files is None:
+        files = sorted(file for file in place.iterdir() if file.is_file()) if place.is_dir() else [place]
+    files = [file for file in files if file.suffix.lower() == suffix and not file.name.startswith(".")]
+    names = {
+        file: file.stem if split_of(file.stem) or file.parent in (place, place.parent) else file.parent.name
+        for file in files
+    }
+    splits = assign_splits(names.values(), repr(displayed(place)))
+    return {split: [file for file in files if splits[names[file]] == split] for split in {*splits.values()}}
+
+
+def resolve_images(folder: Path) -> tuple[list[ImageRow], LeftOut]:
+    """Return every image below a folder once, with its class and split, by the rules at the top of this file.
+
+    Raises:
+        ValueError: for splits as in `assign_splits`, two folders of one split, or splits within each class.
+    """
+    left_out, files = LeftOut(), dict[str, list[tuple[Path, tuple[str, ...]]]]()
+    for file in images_below(folder, left_out):
+        parents = file.relative_to(folder).parts[:-1]
+        files.setdefault(displayed(parents[0]) if parents else "", []).append((file, parents))
+    strays = files.pop("", [])
+    splits = assign_splits(files, repr(displayed(folder)))
+    named = any(map(split_of, files))
+    if named and len({*splits.values()}) < len(splits):
+        twice = sorted(name for name in splits if [*splits.values()].count(splits[name]) > 1)
+        raise ValueError(
+            f"Expected one folder for the split {splits[twice[0]]} in {displayed(folder)}, got {twice}. Join them."
+        )
+    rows = [ImageRow(file, None, None) for file, _ in strays]
+    for name, found in files.items():
+        for file, parents in found:
+            kind = parents[1:2] if named else parents[:1]
+            rows.append(ImageRow(file, _class_name(kind[0]) if kind else None, splits[name]))
+    inner = {split_of(parents[1]) if len(parents) > 1 else None for found in files.values() for _, parents in found}
+    if not named and len(inner) > 1 and None not in inner:
+        raise ValueError(
+            f"Expected splits above the classes in {displayed(folder)}, as in train/{next(iter(files))}, got splits "
+            f"within each class: {sorted(map(str, inner))}. Turn the folders round."
+        )
+    return rows, left_out
+
+
 def load_image_folder(folder: Path) -> DatasetDict:
     """Load a folder of images with one sub-folder for each class, by the rules at the top of this file.
 
     Returns:
-        Splits with the columns `image` (not decoded) and `label`, a `ClassLabel` of the folders' names in order.
+        Splits with the columns `image` (not decoded) and `label`, a `ClassLabel` of the folders' names in order;
+        without `label` where there are no classes at all.
 
     Raises:
-        ValueError: for splits as in `assign_splits`, no images, no classes, or classes that train does not have.
+        ValueError: as `resolve_images` does, for no images, or classes that train does not have.
     """
-    left_out: Counter[str] = Counter()
-    files = {place: [*_images(place, left_out)] for place in _folders(folder)}
-    with_images = [place for place, found in files.items() if found]
-    splits = assign_splits((place.name for place in with_images), repr(str(folder)))
-    outside = [file for file in folder.iterdir() if file.is_file() and _is_image(file, left_out)]
-    if not with_images:
-        if not outside:
-            raise ValueError(f"Expected images, Parquet or IDX files in {folder}, got none. Correct the path.")
-        raise ValueError(
-            f"Expected classes in {folder}, got {len(outside)} images in none: put each class into a sub-folder, or "
-            "describe the images in a metadata.jsonl."
-        )
-    rows: dict[str, list[tuple[str, str]]] = {}
-    for place in with_images:
-        split, is_split = splits[place.name], split_of(place.name) is not None
-        if is_split and split in rows:
-            raise ValueError(f"Expected one folder for the split {split} in {folder}, got several. Join them.")
-        kept = rows.setdefault(split, [])
-        for file in files[place]:
-            below = file.relative_to(place).parts
-            if is_split and len(below) == 1:
-                outside.append(file)
-            else:
-                kept.append((str(file), below[0] if is_split else place.name))
-    left_out["outside of all classes"] = len(outside)
-    _warn_of(+left_out, folder)
-    return _dataset({split: found for split, found in rows.items() if found}, folder)
+    found, left_out = resolve_images(folder)
+    with_classes = any(kind for _, kind, _ in found)
+    rows: dict[str, list[tuple[str, str | None]]] = {}
+    for file, kind, split in found:
+        if with_classes and kind is None:
+            left_out.add(OUTSIDE, file)
+        else:
+            rows.setdefault(split or "train", []).append((stored_path(file), kind))
+    warn_of_left_out(left_out, displayed(folder))
+    if not rows:
+        raise ValueError(f"Expected images, Parquet or IDX files in {displayed(folder)}, got none. Correct the path.")
+    if not with_classes:
+        images = Features({"image": Image(decode=False)})
+        return DatasetDict({name: Dataset.from_dict(_images(found), images) for name, found in rows.items()})
+    return _dataset(rows, folder)
 
 
-def _dataset(rows: Mapping[str, list[tuple[str, str]]], folder: Path) -> DatasetDict:
-    names = sorted({kind for _, kind in rows.get("train", [])})
+def warn_of_left_out(left_out: LeftOut, where: str) -> None:
+    """Log in one warning what is left out of a place, if anything."""
+    if left_out.counts:
+        total = left_out.counts.total()
+        logger.warning("%s: %d %s left out: %s.", where, total, "files" if total > 1 else "file", left_out)
+
+
+def _class_name(folder: str) -> str:
+    """Return the name of a folder as people see it: macOS takes accents apart, other systems do not."""
+    return unicodedata.normalize("NFC", displayed(folder))
+
+
+def _images(rows: Sequence[tuple[str, str | None]]) -> dict[str, list[Any]]:
+    return {"image": [{"path": file, "bytes": None} for file, _ in rows]}
+
+
+def _dataset(rows: Mapping[str, list[tuple[str, str | None]]], folder: Path) -> DatasetDict:
+    names = sorted({str(kind) for _, kind in rows.get("train", [])})
     if not names:
-        raise ValueError(f"Expected classes to train on in {folder}, got none: put each class into a sub-folder.")
+        raise ValueError(
+            f"Expected classes to train on in {displayed(folder)}, got none: put each class into a sub-folder."
+        )
     for split, found in rows.items():
-        unknown = sorted({kind for _, kind in found} - set(names))
+        unknown = sorted({str(kind) for _, kind in found} - set(names))
         if unknown:
             raise ValueError(
-                f"Expected the classes {names[:5]} in the {split} split of {folder}, got {unknown[:5]} too, of which "
-                "there is nothing to train on. Remove or rename them."
+                f"Expected the classes {names[:5]} in the {split} split of {displayed(folder)}, got {unknown[:5]} "
+                "too, of which there is nothing to train on. Remove or rename them."
             )
     features = Features({"image": Image(decode=False), "label": ClassLabel(names=names)})
     numbers = {name: number for number, name in enumerate(names)}
     columns = {
-        split: {
-            "image": [{"path": file, "bytes": None} for file, _ in found],
-            "label": [numbers[kind] for _, kind in found],
-        }
-        for split, found in rows.items()
+        split: {**_images(found), "label": [numbers[str(kind)] for _, kind in found]} for split, found in rows.items()
     }
     return DatasetDict({split: Dataset.from_dict(found, features=features) for split, found in columns.items()})
 
 
-def _folders(place: Path) -> list[Path]:
-    return sorted(path for path in place.iterdir() if path.is_dir() and not _is_ignored(path.name))
-
-
-def _images(place: Path, left_out: Counter[str]) -> Iterator[Path]:
-    """Yield the images below a place, sorted; count the other files. Links are followed, circles end."""
-    above: dict[str, frozenset[str]] = {}
-    for parent, folders, files in os.walk(place, followlinks=True):
-        real, before = os.path.realpath(parent), above.get(os.path.dirname(parent), frozenset())
-        if real in before:
-            folders.clear()
-            continue
-        above[parent] = before | {real}
-        folders[:] = sorted(name for name in folders if not _is_ignored(name))
-        yield from (Path(parent, name) for name in sorted(files) if _is_image(Path(name), left_out))
-
-
-def _is_image(file: Path, left_out: Counter[str]) -> bool:
-    suffix = file.suffix.lower()
-    if _is_ignored(file.name) or suffix in _suffixes():
-        return not _is_ignored(file.name)
-    left_out[f"{suffix or 'no suffix'}" + (f" (install {PLUGINS[suffix]})" if suffix in PLUGINS else "")] += 1
-    return False
-
-
-@functools.cache
-def _suffixes() -> frozenset[str]:
-    register_plugins()
-    formats = PilImage.registered_extensions()  # loads all plugins of Pillow
-    return frozenset(suffix for suffix, kind in formats.items() if kind in PilImage.OPEN and kind not in NOT_READ)
-
-
-def _is_ignored(name: str) -> bool:
-    return name.startswith(".") or name.casefold() in IGNORED
-
-
-def _warn_of(left_out: Counter[str], folder: Path) -> None:
-    if left_out:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.most_common())
-        logger.warning("%d files in %s are no images of a class, left out: %s.", left_out.total(), folder, reasons)
-
-
-__all__ = ["assign_splits", "load_image_folder", "split_of"]
+__all__ = [
+    "SPLITS",
+    "ImageRow",
+    "assign_splits",
+    "load_image_folder",
+    "resolve_images",
+    "split_files",
+    "split_of",
+    "warn_of_left_out",
+]

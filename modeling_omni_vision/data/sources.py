@@ -4,16 +4,22 @@
 `label`. Validation is held out of train, stratified and the same for every run.
 """
 
+import glob
+import hashlib
 import logging
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, load_dataset, load_from_disk
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, config, load_dataset, load_from_disk
 
-from .hold_out import VALIDATION_FRACTION, hold_out
+from .hold_out import VALIDATION_FRACTION, hold_out, select_held_out
 from .idx import find_idx_files, load_idx
-from .image_folder import SPLITS, assign_splits, load_image_folder, split_of
+from .image_files import LeftOut, displayed, files_below, images_below
+from .image_folder import SPLITS, load_image_folder, split_files, split_of
+from .metadata_folder import find_metadata, load_metadata_folder
 from .synthetic.shapes import draw_shapes
 
 
@@ -21,6 +27,11 @@ logger = logging.getLogger(__name__)
 
 IMAGE_COLUMNS = ("image", "img", "picture", "pixel_values")
 LABEL_COLUMNS = ("label", "labels", "class", "target", "fine_label")
+FOLDER_HINTS = {
+    "image": "for a folder of images, name the folder itself",
+    "label": "for a folder of images, put each class into a sub-folder, or name a label in a metadata.jsonl",
+    "text": "for a folder of images, name each file_name and its text in a metadata.jsonl",
+}
 DIGITS_TEST_FRACTION = 0.2
 
 
@@ -30,6 +41,9 @@ def load_images(
     label_column: str | None = None,
     validation_fraction: float = VALIDATION_FRACTION,
     seed: int = 0,
+    test_fraction: float = 0,
+    held_out: Mapping[str, Sequence[str]] | None = None,
+    loaded: DatasetDict | None = None,
 ) -> DatasetDict:
     """Load labelled images and hold out a validation split.
 
@@ -38,23 +52,40 @@ def load_images(
             `digits` (scikit-learn's 1,797 scanned digits); `shapes`, `shapes:colour`, `shapes:shape` or
             `shapes:red,blue` (drawn, see `shapes.draw_shapes`); a folder with IDX files (the MNIST family); a
             folder written by `save_to_disk`; a Parquet file, or a folder of them; a folder of images, one
-            sub-folder per class, perhaps within `train`, `validation` and `test`; otherwise a dataset of the
-            Hub, `owner/name` or `owner/name:configuration`.
+            sub-folder per class, perhaps within `train`, `validation` and `test` (see `image_folder`), or with a
+            `metadata.jsonl` (see `metadata_folder`); otherwise a dataset of the Hub, `owner/name` or
+            `owner/name:configuration`.
         image_column: Column of the images; needed only where it cannot be inferred.
         label_column: Column of the classes; needed only where it cannot be inferred.
         validation_fraction: What to hold out of train where there is no validation split: a fraction below 1, or a
             number of images. Every class gives its part.
         seed: Seed of that choice. It does not depend on the seed of training, so that runs can be compared.
+        test_fraction: What to hold out of train as a test split, before validation, in the same way; 0 for none.
+        held_out: Files of the splits that a run held out, as `splits.json` names them, in place of fractions and
+            seed: files that were added since are in train.
+        loaded: What `load_any` returns for the dataset, where that is known.
 
     Returns:
         Splits `train`, `validation` and, where the source has one, `test`; columns `image` and `label`, the
         latter a `ClassLabel` of the same names everywhere. A test split without labels is left out.
 
+        Labels are made classes by these rules, and anything else is refused by column and row:
+
+        | labels | classes |
+        |---|---|
+        | `ClassLabel` | its names, in its order |
+        | text, also if all of it is numbers | the texts, sorted as text (`10` before `2`) |
+        | integers | the integers, sorted as numbers |
+        | booleans | `False`, `True` |
+        | floats, all of them whole | as integers |
+        | None, -1, NaN, empty text | none: refused, but for a test split of nothing else, which is left out |
+
     Raises:
         ValueError: for a source that does not exist or cannot be read, columns or labels that are missing or
-            cannot be inferred, fewer than two classes, an empty split, or too few images to hold any out.
+            cannot be inferred, fewer than two classes, classes of which there is nothing to train on, an empty
+            split, a `test_fraction` where there is a test split, or too few images to hold any out.
     """
-    splits = name_splits(load_any(dataset), dataset)
+    splits = name_splits(load_any(dataset) if loaded is None else loaded, dataset)
     train = splits["train"]
     classes = [name for name, feature in train.features.items() if isinstance(feature, ClassLabel)]
     image = choose_column("image", image_column, image_columns(train), IMAGE_COLUMNS, train)
@@ -67,7 +98,16 @@ def load_images(
                 f"got {split.column_names}. Name others, or leave that split out."
             )
     splits = {name: rename_columns(split, {image: "image", label: "label"}) for name, split in splits.items()}
-    splits = _class_labels(splits, dataset)
+    splits = _class_labels(splits, dataset, label)
+    if held_out is not None:
+        chosen = {name: files for name, files in held_out.items() if name not in splits}
+        splits |= select_held_out(splits["train"], chosen, dataset)
+    if test_fraction and held_out is None:
+        if "test" in splits:
+            raise ValueError(
+                f"`test_fraction` must be 0 where there is a test split, as in {dataset!r}. Leave it out."
+            )
+        splits |= hold_out(splits["train"], test_fraction, seed, stratify=True, name="test")
     if "validation" not in splits:
         splits |= hold_out(splits["train"], validation_fraction, seed, stratify=True)
     for name, split in splits.items():
@@ -76,7 +116,27 @@ def load_images(
     present = set(splits["train"]["label"][:])
     if len(present) < 2:
         raise ValueError(f"Expected images of at least two classes in {dataset!r}, got {len(present)}. Add a class.")
+    names = splits["train"].features["label"].names
+    for name, split in splits.items():
+        unknown = sorted({*split["label"][:]} - present)
+        if unknown:
+            raise ValueError(
+                f"Expected the classes of train in the {name} split of {dataset!r}, got "
+                f"{[names[number] for number in unknown[:5]]} too, of which there is nothing to train on. Remove them."
+            )
     return DatasetDict({name: splits[name] for name in SPLITS if name in splits})
+
+
+def load_to_inspect(dataset: str, image_column: str | None = None, label_column: str | None = None) -> DatasetDict:
+    """Load a dataset as `load_images` does; one without a column of labels as its splits of images alone."""
+    loaded = load_any(dataset)
+    features = next(iter(loaded.values())).features
+    labelled = label_column or any(isinstance(kind, ClassLabel) for kind in features.values())
+    if labelled or set(LABEL_COLUMNS) & set(features):
+        return load_images(dataset, image_column, label_column, loaded=loaded)
+    splits = name_splits(loaded, dataset)
+    image = choose_column("image", image_column, image_columns(splits["train"]), IMAGE_COLUMNS, splits["train"])
+    return DatasetDict({name: rename_columns(split, {image: "image"}) for name, split in splits.items()})
 
 
 def load_any(dataset: str) -> DatasetDict:
@@ -101,35 +161,52 @@ def load_any(dataset: str) -> DatasetDict:
 
 
 def _load_path(path: Path) -> DatasetDict:
-    if path.is_file() and path.suffix != ".parquet":
-        raise ValueError(f"Expected a folder or a .parquet file, got {path}. Convert it, or give its folder.")
+    if path.is_file() and path.suffix.lower() != ".parquet":
+        raise ValueError(
+            f"Expected a folder or a .parquet file, got {displayed(path)}. Convert it, or give its folder."
+        )
     if path.is_dir() and find_idx_files(path):
         return load_idx(path)
     is_saved = (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
-    files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
-    described = any(file.suffix in (".csv", ".jsonl") for file in path.rglob("metadata.*"))
-    if path.is_dir() and not is_saved and not files and not described:
+    described = find_metadata(path) if path.is_dir() and not is_saved else []
+    if described:
+        return load_metadata_folder(path, described)
+    tables = [path] if path.is_file() else [*files_below(path, LeftOut())]
+    tables = [file for file in tables if file.suffix.lower() == ".parquet"]
+    if not is_saved and not tables:
         return load_image_folder(path)
-    splits = _splits_of_files(path, files)
+    files = split_files(path, ".parquet", tables)
+    if not is_saved and path.is_dir():
+        _refuse_two_datasets(path, tables[0])
     try:
         if is_saved:
-            saved = load_from_disk(str(path))
+            saved = load_from_disk(_plain(path))
             return DatasetDict({"train": saved}) if isinstance(saved, Dataset) else saved
-        if files:
-            return load_dataset("parquet", data_files=splits)
-        return load_dataset("imagefolder", data_dir=str(path))
+        patterns = {split: [glob.escape(_plain(file)) for file in found] for split, found in files.items()}
+        return load_dataset("parquet", data_files=patterns)
     except Exception as error:  # pyarrow, json and the builders each have their own
-        raise ValueError(f"{path} cannot be read as a dataset ({error!r}). Repair or refill it.") from error
+        raise ValueError(f"{displayed(path)} cannot be read as a dataset ({error!r}). Repair or refill it.") from error
 
 
-def _splits_of_files(place: Path, files: list[Path]) -> dict[str, list[str]]:
-    """Return the files of each split, by the name of a file or, where that names none, of its folder."""
-    names = {
-        file: file.stem if split_of(file.stem) or file.parent in (place, place.parent) else file.parent.name
-        for file in files
-    }
-    splits = assign_splits(names.values(), repr(str(place)))
-    return {split: [str(file) for file in files if splits[names[file]] == split] for split in {*splits.values()}}
+def _refuse_two_datasets(path: Path, table: Path) -> None:
+    image = next((file for file in images_below(path, LeftOut()) if file.parent != path), None)
+    if image is not None:
+        raise ValueError(
+            f"Expected images or Parquet files in {displayed(path)}, got both: {displayed(image.relative_to(path))} "
+            f"and {displayed(table.relative_to(path))}. Name the folder of one of them."
+        )
+
+
+def _plain(path: Path) -> str:
+    """Return a path that `datasets` takes as it is: it takes `::` for the end of an address, and bytes for text."""
+    if path.as_posix().isprintable() and "::" not in str(path):
+        return str(path)
+    link = Path(config.HF_DATASETS_CACHE, "links", hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:16])
+    link = link.with_suffix(path.suffix.lower())
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if not link.is_symlink():
+        link.symlink_to(path.absolute())
+    return str(link)
 
 
 def _load_digits() -> DatasetDict:
@@ -183,7 +260,7 @@ def choose_column(kind: str, wanted: str | None, candidates: list[str], usual: t
     if not named or (len(candidates) > 1 and named[0] != usual[0]):
         raise ValueError(
             f"Expected one column that is clearly the {kind}, got {split.column_names}. Name it with "
-            f"--{kind}_column; for a folder of images, put each class into a sub-folder."
+            f"--{kind}_column; {FOLDER_HINTS[kind]}."
         )
     return named[0]
 
@@ -207,28 +284,34 @@ def rename_columns(split: Dataset, names: dict[str, str]) -> Dataset:
         ) from error
 
 
-def _class_labels(splits: dict[str, Dataset], dataset: str) -> dict[str, Dataset]:
-    """Return the splits with one `ClassLabel`, without a test split that has no labels."""
+def _class_labels(splits: dict[str, Dataset], dataset: str, column: str) -> dict[str, Dataset]:
+    """Return the splits with one `ClassLabel`, without a test split that has no labels; rules as in `load_images`."""
     splits = dict(splits)
-    if "test" in splits and all(value is None or value == -1 for value in splits["test"]["label"][:]):
+    if "test" in splits and all(map(_is_missing, splits["test"]["label"][:])):
         logger.warning("The test split of %s has no labels and is left out.", dataset)
         del splits["test"]
     feature = splits["train"].features["label"]
     columns = {name: split["label"][:] for name, split in splits.items()}
     for name, values in columns.items():
-        missing = sum(value is None or value == -1 for value in values)
+        missing = [row for row, value in enumerate(values) if _is_missing(value)]
         if missing:
-            raise ValueError(f"{missing} of {len(values)} images of the {name} split of {dataset!r} have no label.")
+            raise ValueError(
+                f"{len(missing)} of {len(values)} images of the {name} split of {dataset!r} have no label in the "
+                f"column {column!r}, the first in row {missing[0]}. Label them, or leave them out."
+            )
     if isinstance(feature, ClassLabel):
         names = feature.names
         different = [name for name, split in splits.items() if getattr(split.features["label"], "names", 0) != names]
         if different:
             raise ValueError(f"The splits {different} of {dataset!r} have other classes than train. Make them equal.")
         return splits
-    every = {value for values in columns.values() for value in values}
-    if not all(isinstance(value, (str, bool, int)) for value in every):
-        raise ValueError(f"Expected labels that are names or integers, got {feature} in {dataset!r}. Convert them.")
-    ordered = sorted(every)
+    columns = {
+        name: _class_values(values, f"the {name} split of {dataset!r}", column) for name, values in columns.items()
+    }
+    kinds = {type(value).__name__ for values in columns.values() for value in values}
+    if len(kinds) > 1:
+        raise ValueError(f"Expected labels of one type in {dataset!r}, got {sorted(kinds)} in the column {column!r}.")
+    ordered = sorted({value for values in columns.values() for value in values})
     classes = ClassLabel(names=[str(value) for value in ordered])
     numbers = {value: number for number, value in enumerate(ordered)}
     return {
@@ -239,12 +322,30 @@ def _class_labels(splits: dict[str, Dataset], dataset: str) -> dict[str, Dataset
     }
 
 
+def _is_missing(label: Any) -> bool:
+    return label is None or (isinstance(label, (str, int, float)) and label in ("", -1)) or label != label
+
+
+def _class_values(values: list[Any], where: str, column: str) -> list[str | bool | int]:
+    """Return labels as what classes are made of; refuse the first that is none."""
+    if all(isinstance(value, float) and value.is_integer() for value in values):
+        values = [int(value) for value in values]
+    for row, value in enumerate(values):
+        if not isinstance(value, (str, bool, int)):
+            raise ValueError(
+                f"Expected names or integers in the column {column!r} of {where}, got {value!r} in row {row}. "
+                "Convert it, or name another column with --label_column."
+            )
+    return values
+
+
 __all__ = [
     "IMAGE_COLUMNS",
     "choose_column",
     "image_columns",
     "load_any",
     "load_images",
+    "load_to_inspect",
     "name_splits",
     "rename_columns",
 ]

@@ -6,10 +6,12 @@ from typing import Any
 
 from PIL import Image as PilImage
 
+from .image_files import path_of
+
 
 def open_stored(source: Mapping[str, Any]) -> PilImage.Image:
     """Open an image as an undecoded column holds it, with `bytes` or a `path`; Pillow decodes it when asked."""
-    return PilImage.open(io.BytesIO(source["bytes"]) if source["bytes"] else source["path"])
+    return PilImage.open(io.BytesIO(source["bytes"]) if source["bytes"] else path_of(source["path"]))
 
 
 def store(image: PilImage.Image) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a labelled dataset holds: images of each split and class, their sizes and modes; some of them as PNG files."""
+"""What a dataset holds: images of each split and class, their sizes and modes; some of them as PNG files."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -6,14 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from datasets import Dataset, DatasetDict
+from datasets import ClassLabel, Dataset, DatasetDict
 from PIL import Image
 
 from ..image_processing_omni_vision import read_image
+from .integrity import images_of
 from .stored_images import open_stored
 
 
 SAMPLE = 1000  # images of a split that are opened for their size and mode
+MAX_SIZES = 12  # different sizes that are listed
+FEW, MOSTLY = 10, 0.9  # images of a class, and fraction of one class, that deserve a hint
 
 
 @dataclass(frozen=True)
@@ -27,30 +30,90 @@ class SplitSummary:
     sizes: dict[str, int]
     modes: dict[str, int]
 
+    def lines(self) -> list[str]:
+        """Return the same for people."""
+        kinds = f", {len(self.classes)} classes" if self.classes else ""
+        sizes = counted(self.sizes)
+        if len(self.sizes) > MAX_SIZES:
+            sides = self.longer_sides()
+            sizes = f"longer side {sides[0]} to {sides[-1]} pixels, half at most {sides[len(sides) // 2]}"
+        return [
+            f"{self.split}: {self.num_images:,} images{kinds}",
+            *([f"  classes  {counted(self.classes)}"] if self.classes else []),
+            f"  sizes    {sizes} (of {self.num_sampled:,} read)",
+            f"  modes    {counted(self.modes)}",
+        ]
+
+    def longer_sides(self) -> list[int]:
+        """Return the longer side of every image that was read, in pixels, in order."""
+        return sorted(max(map(int, size.split(" x "))) for size, count in self.sizes.items() for _ in range(count))
+
+
+def counted(counts: dict[str, int], most: int = 12) -> str:
+    """Return counts in one line, of many the first."""
+    first = [f"{name}: {count:,}" for name, count in list(counts.items())[:most]]
+    return ", ".join(first) + (f" and {len(counts) - most} more" if len(counts) > most else "")
+
 
 def summarize_dataset(splits: DatasetDict) -> list[SplitSummary]:
-    """Count what splits hold, as `load_images` returns them; sizes and modes of `SAMPLE` images each, spread evenly.
+    """Count what splits hold, with labels or without; sizes and modes of `SAMPLE` images each, spread evenly.
 
     Returns:
         One summary for each split; classes in the order of their numbers, sizes ("width x height") and modes by
         their frequency. What Pillow cannot open has the mode "unreadable" and no size.
     """
-    return [_summarize(name, rows, evenly_spread(len(rows), SAMPLE)) for name, rows in splits.items()]
+    return [_summarize(name, rows) for name, rows in splits.items()]
 
 
-def _summarize(name: str, rows: Dataset, chosen: Sequence[int]) -> SplitSummary:
-    labels = rows.features["label"]
-    classes = dict.fromkeys(labels.names, 0) | Counter(map(labels.int2str, rows["label"][:]))
+def _summarize(name: str, rows: Dataset) -> SplitSummary:
+    images, classes = images_of(rows)[0], {}
+    if "label" in rows.features:
+        names, numbers = class_numbers(rows)
+        classes = dict.fromkeys(names, 0) | Counter(names[number] for many in numbers for number in many)
     sizes: Counter[str] = Counter()
     modes: Counter[str] = Counter()
-    for stored in rows.select(chosen)["image"]:
+    chosen = evenly_spread(len(images), SAMPLE)
+    for index in chosen:
         try:
-            with open_stored(stored) as image:
+            with open_stored(images[index]) as image:
                 sizes[f"{image.width} x {image.height}"] += 1
                 modes[image.mode] += 1
         except OSError:
             modes["unreadable"] += 1
-    return SplitSummary(name, len(rows), classes, len(chosen), dict(sizes.most_common()), dict(modes.most_common()))
+    return SplitSummary(name, len(images), classes, len(chosen), dict(sizes.most_common()), dict(modes.most_common()))
+
+
+def class_numbers(rows: Dataset) -> tuple[list[str], list[list[int]]]:
+    """Return the names of the classes, and the numbers of those of each row: one, or several where a row is a list."""
+    feature, labels = rows.features["label"], rows["label"][:]
+    many = not isinstance(feature, ClassLabel)
+    return (feature.feature if many else feature).names, labels if many else [[number] for number in labels]
+
+
+def dataset_hints(found: Sequence[SplitSummary], image_size: int | None = None) -> list[str]:
+    """Return what to look at before training: images that are enlarged, small classes, one class that outweighs all.
+
+    Args:
+        found: Summaries of the splits, of which train counts.
+        image_size: Longer side of the images that the model takes, in pixels.
+    """
+    train = next(split for split in found if split.split == "train")
+    hints, sides = [], train.longer_sides()
+    if image_size and sides and 2 * sides[len(sides) // 2] <= image_size:
+        hints.append(
+            f"Most images are at most {sides[len(sides) // 2]} pixels long and are enlarged to {image_size}: a "
+            "smaller image_size and patch_size in --config cost less."
+        )
+    few = {name: count for name, count in train.classes.items() if count < FEW}
+    if few:
+        hints.append(f"Classes with fewer than {FEW} images to train on: {counted(few)}.")
+    most = max(train.classes, key=lambda name: train.classes[name], default="")
+    if most and train.classes[most] >= MOSTLY * train.num_images:
+        right = train.classes[most] / train.num_images
+        hints.append(
+            f"{right:.0%} of train are {most}: who always answers {most} is right as often. Compare with that."
+        )
+    return [f"Hint: {hint}" for hint in hints]
 
 
 def export_images(splits: DatasetDict, split: str, count: int, folder: Path) -> list[Path]:
@@ -80,4 +143,12 @@ def evenly_spread(length: int, count: int) -> Sequence[int]:
     return range(0, length, max(length // count, 1))[:count]
 
 
-__all__ = ["SplitSummary", "evenly_spread", "export_images", "summarize_dataset"]
+__all__ = [
+    "SplitSummary",
+    "class_numbers",
+    "counted",
+    "dataset_hints",
+    "evenly_spread",
+    "export_images",
+    "summarize_dataset",
+]

@@ -16,8 +16,8 @@ from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.multi_vector_encoder.interpretability import maxsim_similarity_map
 from sentence_transformers.multi_vector_encoder.modules import HierarchicalTokenPooling
 
+from ..data.integrity import read_each
 from ..records.weights_digest import weights_digest
-from .files import read_failure
 
 
 POOL_FACTOR = 3
@@ -101,14 +101,8 @@ class ImageTextEncoder:
         failed: list[tuple[Path, str]] = []
         for start in range(0, len(files), BATCH_SIZE):
             batch = files[start : start + BATCH_SIZE]
-            try:
-                read += zip(batch, _arrays(self.images(batch, pool_factor)), strict=True)
-            except Exception:  # decoders raise many kinds; the files at fault are found one by one
-                for file in batch:
-                    try:
-                        read.append((file, _arrays(self.images([file], pool_factor))[0]))
-                    except Exception as error:
-                        failed.append((file, read_failure(error, file)))
+            found, broken = read_each(batch, lambda batch: _arrays(self.images(batch, pool_factor)))
+            read, failed = read + found, failed + broken
         return read, failed
 
     @torch.inference_mode()

@@ -3,7 +3,7 @@
 For any image classifier that transformers loads; attention maps are drawn where the model computes them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,16 +11,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
+from ..data.hold_out import read_splits
+from ..data.integrity import without_skipped
 from ..data.sources import load_images
 from ..image_processing_omni_vision import read_image
 from ..interpretability.plots import plot_attention, plot_confusion, plot_mistakes, plot_training
 from ..records.command import without_folder
 from ..records.metrics_file import merge_metrics, read_metrics
 from .calibration import softened, temperature_scaling
-from .held_out import HELD_OUT, check_held_out, check_loss, validation_fraction_of, why_not_fitted
+from .held_out import HELD_OUT, check_held_out, check_loss, trained_on, validation_fraction_of, why_not_fitted
 from .metrics import classification_metrics
 from .predictions import Predictions, pixel_values, predict
 from .reliability_plots import plot_calibration, plot_robustness
@@ -41,12 +43,13 @@ class EvaluationReport:
     metrics: dict[str, Any]
     metrics_file: Path
     images: list[Path] = field(default_factory=list)
+    held_out: bool = False  # whether the run in the folder held these images out of its training
 
 
 def evaluate(
     model: str | Path,
     dataset: str,
-    split: str | None = None,
+    split: str = HELD_OUT,
     output: str | Path | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
@@ -61,7 +64,7 @@ def evaluate(
     Args:
         model: Folder with a classifier and its image processor.
         dataset: Anything that `load_images` reads.
-        split: `"train"`, `"validation"` or `"test"`; by default test, or validation where there is no test split.
+        split: `"train"`, `"validation"` or `"test"`.
         output: Folder for PNG files; `plots` in the folder of the model where None.
         image_column: Column of the images, where it cannot be inferred.
         label_column: Column of the classes, where it cannot be inferred.
@@ -82,10 +85,7 @@ def evaluate(
     folder = Path(model)
     classifier, processor = load_classifier(folder)
     training = read_metrics(folder).get("training") or {}
-    fraction = validation_fraction_of(training, dataset, validation_fraction)
-    splits = load_images(dataset, image_column, label_column, fraction)
-    check_held_out(training, splits, dataset)
-    split = split or ("test" if "test" in splits else HELD_OUT)
+    splits = load_splits(folder, training, dataset, image_column, label_column, validation_fraction)
     if split not in splits:
         raise ValueError(f"`split` must be one of {sorted(splits)} for {dataset!r}, got {split!r}. Name one of them.")
     rows, names = splits[split], class_names(classifier.config)
@@ -116,7 +116,29 @@ def evaluate(
     metrics_file = merge_metrics(folder, sections)
     plots = Path(output) if output is not None else folder / PLOTS_FOLDER
     drawn = draw_all(training, plots, classifier, processor, rows, predictions, sections)
-    return EvaluationReport(metrics, metrics_file, drawn)
+    return EvaluationReport(metrics, metrics_file, drawn, split == HELD_OUT and trained_on(training, dataset))
+
+
+def load_splits(
+    folder: Path,
+    training: Mapping[str, Any],
+    dataset: str,
+    image_column: str | None,
+    label_column: str | None,
+    validation_fraction: float | None,
+) -> DatasetDict:
+    """Load the data with the splits of the run in `folder`, where it was trained on them; raises as `evaluate`."""
+    fraction = validation_fraction_of(training, dataset, validation_fraction)
+    columns = (image_column, label_column)
+    if not trained_on(training, dataset):
+        return load_images(dataset, *columns, fraction)
+    held_out = read_splits(folder)
+    test_fraction = training["arguments"].get("test_fraction", 0)
+    splits = load_images(dataset, *columns, fraction, test_fraction=test_fraction, held_out=held_out)
+    if held_out is None:
+        splits = without_skipped(splits, folder)
+    check_held_out(training, {name: splits[name] for name in held_out or splits}, dataset)
+    return splits
 
 
 def load_classifier(folder: Path) -> tuple[Any, Any]:

@@ -26,8 +26,10 @@ from lancedb.expr import Expr, col
 from lancedb.index import IvfRq
 from sentence_transformers.util import maxsim
 
+from ..data.image_files import displayed, find_images, path_of, stored_path
+from ..data.image_folder import warn_of_left_out
+from ..data.integrity import find_unreadable, refuse_unreadable
 from ..embedding.encoder import ImageTextEncoder
-from ..embedding.files import image_files
 from ..records.metrics_file import write_json
 from .table import FIELDS, FORMAT, Block, as_block, as_table, explained_filter, new_settings, schema_of
 
@@ -179,16 +181,20 @@ class ImageIndex:
         places: Sequence[str | Path],
         remove_missing: bool = False,
         report: Callable[[str], None] = lambda line: None,
+        on_error: str = "skip",
     ) -> AddReport:
-        """Add the files named and all below the folders named, `COMMIT` at a time.
+        """Add the files named and the images below the folders named (see `find_images`), `COMMIT` at a time.
 
-        The id of an image is its path. A file of the size and date in the index is not read again, so that a stopped
-        run continues where it was; one that cannot be read is left out, and its older row stays.
+        The id of an image is its path without links, as `stored_path` stores it.
+
+        A file of the size and date in the index is not read again, so that a stopped run continues where it was; one
+        that cannot be read is left out, and its older row stays.
 
         Args:
             places: Files and folders.
             remove_missing: Also delete the rows of files that are gone from a folder among `places`.
             report: Called after each commit with a line about what is on disk.
+            on_error: `skip` goes on without files that cannot be read; `stop` opens all files first, and refuses.
 
         Raises:
             ValueError: for a place that does not exist, or `remove_missing` where files are gone from an empty folder,
@@ -197,22 +203,29 @@ class ImageIndex:
         done, known = AddReport(), {row["id"]: row for row in self.rows(columns=("id", "bytes", "modified"))}
         gone = gone_from(places, known) if remove_missing else []
         todo = []
-        for path, folder in image_files(places):
-            about = path.stat()
-            row: dict[str, Any] = {"id": str(path), "path": str(path), "folder": folder, "name": path.name}
-            row |= {"bytes": about.st_size, "modified": about.st_mtime_ns}
-            old = known.get(str(path))
+        found, left_out = find_images(places, exclude=[self.folder])
+        warn_of_left_out(left_out, ", ".join(map(displayed, places)))
+        folders: dict[Path, str] = {}
+        for one in found:
+            folders.setdefault(one.file.resolve(), one.folder)
+        for path, folder in folders.items():
+            about, stored = path.stat(), stored_path(path)
+            row: dict[str, Any] = {"id": stored, "path": stored, "folder": displayed(folder)}
+            row |= {"name": displayed(path.name), "bytes": about.st_size, "modified": about.st_mtime_ns}
+            old = known.get(stored)
             if old and (old["bytes"], old["modified"]) == (about.st_size, about.st_mtime_ns):
                 done.unchanged += 1
             else:
                 todo.append(row)
+        if on_error == "stop" and (broken := find_unreadable([path_of(row["path"]) for row in todo])):
+            refuse_unreadable([(name, reason) for _, name, reason in broken], len(todo), on_error)
         for start in range(0, len(todo), COMMIT):
-            chunk = {Path(row["path"]): row for row in todo[start : start + COMMIT]}
+            chunk = {path_of(row["path"]): row for row in todo[start : start + COMMIT]}
             read, failed = self.require_encoder().files(list(chunk), self.pool_factor)
             self.add([chunk[file] for file, _ in read], [vectors for _, vectors in read])
-            changed = sum(str(file) in known for file, _ in read)
+            changed = sum(stored_path(file) in known for file, _ in read)
             done.updated, done.added = done.updated + changed, done.added + len(read) - changed
-            done.failed += [(str(file), why) for file, why in failed]
+            done.failed += [(stored_path(file), why) for file, why in failed]
             report(f"{done.added + done.updated} of {len(todo)} on disk, {len(done.failed)} cannot be read")
         if remove_missing:
             done.removed = self.delete(gone)
@@ -382,13 +395,13 @@ def gone_from(places: Sequence[str | Path], ids: Iterable[str]) -> list[str]:
             "Expected folders that files may be gone from, got none. Name them with --images, or delete by a "
             "condition: --delete \"path LIKE '/old/%'\"."
         )
-    within = [one for one in ids if any(Path(one).is_relative_to(folder) for folder in folders)]
-    gone = [one for one in within if not Path(one).exists()]
-    left = {next(folder for folder in Path(one).parents if folder.is_dir()) for one in gone}
+    within = [one for one in ids if any(path_of(one).is_relative_to(folder) for folder in folders)]
+    gone = [one for one in within if not path_of(one).exists()]
+    left = {next(folder for folder in path_of(one).parents if folder.is_dir()) for one in gone}
     for folder in sorted(left):
         if not any(folder.iterdir()):
             quoted = str(folder).replace("'", "''")
-            count = sum(Path(one).is_relative_to(folder) for one in gone)
+            count = sum(path_of(one).is_relative_to(folder) for one in gone)
             raise ValueError(
                 f"Expected files in {str(folder)!r}, of which the index has {count} images, got an empty folder: its "
                 f"disk may not be mounted. To delete them all the same: --delete \"path LIKE '{quoted}/%'\"."

@@ -32,6 +32,7 @@ class RecipeArguments:
     image_column: str | None = option("Column of the images, if it cannot be inferred.", None)
     label_column: str | None = option("Column of the classes, if it cannot be inferred.", None)
     validation_fraction: float = option(HELD_OUT, VALIDATION_FRACTION)
+    test_fraction: float = option("Held out of train as a test split: a fraction, or a number; 0 for none.", 0.0)
     model: str | None = option("Checkpoint to start from; by default a new model.", None)
     config: str | None = option("Fields of OmniVisionConfig (and attn_implementation), as JSON or a JSON file.", None)
     min_crop_scale: float = option("Random-resized crop: smallest fraction of the area; 0 disables.", 0.0)
@@ -52,7 +53,7 @@ class RecipeArguments:
         recipe: Any = self
         check_field(recipe, "ema_decay", 0 <= self.ema_decay < 1, "at least 0 and below 1", "0.999 is usual.")
         check_field(recipe, "layer_decay", 0 < self.layer_decay <= 1, "above 0 and at most 1", "0.75 is usual.")
-        check_nonnegative(recipe, "muon_learning_rate")
+        check_nonnegative(recipe, "muon_learning_rate", "test_fraction")
         if self.mimetic_init and self.model is not None:
             raise ValueError(
                 "`mimetic_init` is for new models, got a checkpoint in `model` too. Leave out one of them."
@@ -82,6 +83,9 @@ class CommonTrainingArguments:
     # The type of TrainingArguments in its own order: the parser takes the second one for the flag's.
     report_to: None | str | list[str] = option("Trackers to report to.", "none")  # noqa: RUF036
     do_predict: bool = option("Measure the test splits at the end, once; false for trial runs.", True)
+    check: str | None = option("full or headers: how images are checked; by default full below 50,000.", None)
+    on_error: str = option("stop or skip, for images that cannot be read.", "stop")
+    dry_run: bool = option("Print what would be trained on, draw it beside --output_dir, and end.", False)
     remove_unused_columns: bool = option("Must stay false: images are a column.", False)
 
     def __post_init__(self) -> None:

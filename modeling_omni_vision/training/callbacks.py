@@ -1,5 +1,6 @@
 """What happens around each step: epochs for the data, functions after it; models without their wrappers."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,27 @@ class DataEpochCallback(TrainerCallback):
         if set_epoch is not None:
             # A resumed epoch starts at a fraction; the tiny step up is for sums that fall just short of one.
             set_epoch(int((state.epoch or 0) + 1e-6))
+
+
+class TimeEstimateCallback(TrainerCallback):
+    """Prints once how long training will take, by the steps after the first, which warms up."""
+
+    STEPS = 10
+    start: tuple[int, float] | None = None
+
+    def on_train_begin(self, *event: Any, **kwargs: Any) -> None:
+        """Forget an earlier start."""
+        self.start = None
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, *event: Any, **kwargs: Any) -> None:
+        """Print the estimate after `STEPS` steps, where more than these are left."""
+        if self.start is None:
+            self.start = (state.global_step, time.monotonic())
+        left = state.max_steps - state.global_step
+        if state.global_step - self.start[0] == self.STEPS < left and state.is_world_process_zero:
+            each = (time.monotonic() - self.start[1]) / self.STEPS
+            duration = f"{each * left / 60:.0f} min" if each * left >= 90 else f"{each * left:.0f} s"
+            print(f"About {duration} for {left:,} more steps ({each:.2g} s each), without evaluation.", flush=True)
 
 
 class AfterStepCallback(TrainerCallback):
@@ -58,4 +80,4 @@ def set_frozen_to_eval(model: nn.Module) -> None:
             part.eval()
 
 
-__all__ = ["AfterStepCallback", "DataEpochCallback", "set_frozen_to_eval", "unwrap"]
+__all__ = ["AfterStepCallback", "DataEpochCallback", "TimeEstimateCallback", "set_frozen_to_eval", "unwrap"]

@@ -10,7 +10,8 @@ from datasets import Dataset
 
 from ..configuration_omni_vision import OmniVisionConfig
 from ..data.augmentation import Augmentation
-from ..data.image_dataset import ImageCollator, ImageDataset
+from ..data.hold_out import save_splits
+from ..data.image_dataset import MEMORY_LIMIT, ImageCollator, ImageDataset
 from ..data.sources import load_images
 from ..evaluation.evaluate import class_names, load_classifier, predict
 from ..evaluation.metrics import classification_metrics
@@ -49,9 +50,15 @@ class ClassificationRun(TrainingRun):
         """Load images, make or load the classifier, and return their Trainer."""
         recipe, args = self.recipe, self.args
         with args.main_process_first(desc="loading images"):
-            self.data = load_images(
-                recipe.dataset, recipe.image_column, recipe.label_column, recipe.validation_fraction
+            data = load_images(
+                recipe.dataset,
+                recipe.image_column,
+                recipe.label_column,
+                recipe.validation_fraction,
+                test_fraction=recipe.test_fraction,
             )
+            self.data = self.check_data(data)
+        memory_limit = 0 if args.dry_run else MEMORY_LIMIT
         model, processor = build_model(recipe, self.data["train"].features["label"].names)
         _recommend_eager_attention(model, args)
         return OmniVisionTrainer(
@@ -63,7 +70,7 @@ class ClassificationRun(TrainingRun):
             args=args,
             data_collator=ImageCollator(processor),
             train_dataset=training_images(recipe, args, self.data["train"], processor),
-            eval_dataset=ImageDataset(self.data["validation"], processor),
+            eval_dataset=ImageDataset(self.data["validation"], processor, memory_limit=memory_limit),
             processing_class=processor,
         )
 
@@ -86,6 +93,12 @@ class ClassificationRun(TrainingRun):
                 **{name: len(split) for name, split in self.data.items()},
             },
         }
+
+    def save(self) -> None:
+        """Write the model, and which files were held out of training."""
+        super().save()
+        if self.trainer.is_world_process_zero():
+            save_splits(self.folder, self.data, self.recipe.dataset)
 
     def measure(self) -> dict[str, Any]:
         """Open the test split, for the one time that a run does, with the saved weights in float32."""
@@ -170,7 +183,7 @@ def training_images(
         num_classes=train.features["label"].num_classes,
         seed=args.data_seed if args.data_seed is not None else args.seed,
     )
-    return ImageDataset(train, processor, augmentation)
+    return ImageDataset(train, processor, augmentation, memory_limit=0 if args.dry_run else MEMORY_LIMIT)
 
 
 def _recommend_eager_attention(model: OmniVisionForImageClassification, args: OmniVisionTrainingArguments) -> None:

@@ -57,7 +57,7 @@ class LanguageRun(TrainingRun):
         recipe, args = self.recipe, self.args
         self.packages = ("peft",) if recipe.stage == "lora" else ()
         with args.main_process_first(desc="loading questions"):
-            self.data = load_questions(recipe.dataset, recipe.validation_fraction)
+            self.data = self.check_data(load_questions(recipe.dataset, recipe.validation_fraction))
         self.model, self.processor = self.start(self.data["train"])
         with_images = recipe.image_input in self.conversations.with_images
         rates = learning_rates(recipe, args.learning_rate)

@@ -48,7 +48,8 @@ class RetrievalRun(TrainingRun):
     def build(self) -> "SingleVectorTrainer | LateInteractionTrainer":
         """Load the pairs, load or make the model, freeze what is not trained, and return its Trainer."""
         recipe = self.recipe
-        self.data = load_pairs(recipe.dataset, recipe.image_column, recipe.text_column, recipe.validation_fraction)
+        data = load_pairs(recipe.dataset, recipe.image_column, recipe.text_column, recipe.validation_fraction)
+        self.data = self.check_data(data)
         model, self.processor = _start(recipe, self.data)
         opened = as_sentence_transformer(model, self.processor, recipe.late_interaction)
         freeze_parameters(unwrap_retrieval_model(opened), recipe.train, recipe.lora_rank)

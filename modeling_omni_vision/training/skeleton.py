@@ -11,7 +11,8 @@ from transformers.trainer import TRAINING_ARGS_NAME
 
 from ..records.machine import has_bf16_instructions
 from ..records.metrics_file import METRICS_FILE, merge_metrics
-from .callbacks import DataEpochCallback, set_frozen_to_eval, unwrap
+from .callbacks import DataEpochCallback, TimeEstimateCallback, set_frozen_to_eval, unwrap
+from .data_report import DataReport
 from .interruption import train_until_done
 from .optimizer import make_optimizer, parameter_groups
 from .run_record import describe_run
@@ -44,6 +45,7 @@ class SkeletonTrainer(Trainer):
         self._rows: list[int] = []
         super().__init__(*args, **kwargs)
         self.add_callback(DataEpochCallback(epoch_data))
+        self.add_callback(TimeEstimateCallback())
 
     @property
     def core(self) -> Any:
@@ -117,7 +119,7 @@ class SkeletonTrainer(Trainer):
         Path(str(output_dir or self.args.output_dir), TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
 
-class TrainingRun:
+class TrainingRun(DataReport):
     """One run of a task, from arguments to a folder that can go to the Hub, with its numbers in `metrics.json`.
 
     A task says what differs: `build`, `describe`, `save`, `measure`.
@@ -165,6 +167,9 @@ class TrainingRun:
         warn_of_imitated_bf16(self.args)
         set_seed(self.args.seed)
         self.trainer = self.build()
+        self.report_model()
+        if self.args.dry_run:
+            return self.folder
         self._check_that_a_batch_is_filled()
         seconds = train_until_done(self.trainer, checkpoint)
         common = describe_run(self.trainer, seconds, checkpoint, self.evaluated, self.packages)
@@ -173,6 +178,7 @@ class TrainingRun:
         if self.trainer.is_world_process_zero():
             # On disk before anything is measured: whatever is refused there, no training is lost.
             merge_metrics(self.folder, {"training": training})
+            self.save_skipped()
             if self.args.do_predict:
                 merge_metrics(self.folder, self.measure())
         return self.folder

@@ -16,11 +16,11 @@ if Version(transformers_version) < Version("5.23"):
 
 FLAGS = {
     "evaluate": "model dataset split output image_column label_column validation_fraction batch_size robustness",
-    "predict": "model images revision batch_size sheet json",
-    "inspect": "dataset image_column label_column export split count json",
+    "predict": "model images revision batch_size sheet on_error json",
+    "inspect": "folder dataset image_column label_column check sheet export split count json",
     "visualize": "model output images image text dataset split count revision",
     "zero-shot": "model dataset split templates",
-    "index": "model index images revision pool_factor remove_missing delete queries measure",
+    "index": "model index images revision pool_factor on_error remove_missing delete queries measure",
     "search": "model index text image where limit exact json sheet maps force revision",
     "compose": "vision text output fusion vision_feature_select_strategy projector scale_factor "
     "cross_attention_interval dtype",
@@ -32,8 +32,9 @@ FLAGS = {
 }
 # Beside these, all arguments of transformers' Trainer, or of that of sentence-transformers.
 TRAINING_FLAGS = {
-    "train": "dataset image_column label_column validation_fraction model config min_crop_scale max_translate flip "
-    "rand_augment random_erasing mixup cutmix ema_decay layer_decay muon_learning_rate mimetic_init center_residual",
+    "train": "dataset image_column label_column validation_fraction test_fraction model config min_crop_scale "
+    "max_translate flip rand_augment random_erasing mixup cutmix ema_decay layer_decay muon_learning_rate "
+    "mimetic_init center_residual",
     "train-retrieval": "dataset image_column text_column validation_fraction text_sampling model vision config text "
     "embedding_dim vectors single_vector_weight vision_feature_select_strategy contrastive_loss train lora_rank "
     "mini_batch_size image_pair_weight augment muon_learning_rate",
@@ -42,7 +43,7 @@ TRAINING_FLAGS = {
     "lora_rank vision_learning_rate text_learning_rate muon_learning_rate text_muon_learning_rate "
     "max_questions_per_sequence image_input",
 }
-POSITIONAL = {"ask": "question", "verify": "folder"}
+POSITIONAL = {"ask": "question", "inspect": "folder", "verify": "folder"}
 NOT_WORDS_OF_OURS = ("checkpoint", "picture", "pictures", "out", "output_folder", "destination", "text_file")
 
 
@@ -94,7 +95,7 @@ def test_one_word_has_one_help_everywhere(word):
     assert len(helps) == 1
 
 
-def test_words_without_a_flag_are_two():
+def test_words_without_a_flag_are_three():
     found = {
         command: item.name
         for command in FLAGS
@@ -102,6 +103,8 @@ def test_words_without_a_flag_are_two():
         if item.metadata.get("positional")
     }
     assert found == POSITIONAL
-    for command in POSITIONAL:
+    for command, name in POSITIONAL.items():
         (first, *_) = fields(arguments_of(command))
-        assert first.default is MISSING
+        assert first.name == name
+        # `inspect` takes its folder as --dataset, too.
+        assert (first.default is MISSING) == (command != "inspect")

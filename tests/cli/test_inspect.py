@@ -5,7 +5,9 @@ import pytest
 from datasets import Dataset, DatasetDict
 from PIL import Image
 
-from modeling_omni_vision.cli.inspect import counted, main
+from modeling_omni_vision.cli.inspect import main
+from modeling_omni_vision.data.summary import SplitSummary, counted, dataset_hints
+from modeling_omni_vision.interpretability.dataset_sheet import wrapped
 
 
 @pytest.fixture
@@ -20,7 +22,7 @@ def folder(tmp_path):
 
 
 def test_every_split_and_class_is_counted_with_sizes_and_modes(folder, capsys):
-    main(["--dataset", str(folder), "--json"])
+    main(["--dataset", str(folder), "--sheet", "", "--json"])
     train, validation = json.loads(capsys.readouterr().out)
     assert (train["split"], validation["split"]) == ("train", "validation")
     assert train["num_images"] + validation["num_images"] == 21
@@ -31,22 +33,23 @@ def test_every_split_and_class_is_counted_with_sizes_and_modes(folder, capsys):
     assert set(train["sizes"]) == {"8 x 9", "6 x 7"}
     modes = [train["modes"].get(mode, 0) + validation["modes"].get(mode, 0) for mode in ("RGB", "L", "unreadable")]
     assert modes == [10, 10, 1]
-    main(["--dataset", str(folder)])
+    main(["--dataset", str(folder), "--sheet", ""])
     said = capsys.readouterr().out
     assert f"train: {train['num_images']} images, 2 classes" in said
     assert f"(of {train['num_images']} read)" in said
 
 
 def test_images_are_exported_into_a_folder_for_each_label(tmp_path, capsys):
-    main(["--dataset", "digits", "--export", str(tmp_path / "images"), "--count", "20", "--split", "test"])
-    assert capsys.readouterr().out.endswith(f"20 images in {tmp_path / 'images'}\n")
+    words = ["--dataset", "digits", "--sheet", ""]
+    main([*words, "--export", str(tmp_path / "images"), "--count", "20", "--split", "test"])
+    assert capsys.readouterr().out.endswith(f"\n20 images in {tmp_path / 'images'}\n")
     files = sorted((tmp_path / "images").rglob("*.png"))
     assert len(files) == 20
     assert {file.parent.name for file in files} <= set("0123456789")
     assert Image.open(files[0]).size == (8, 8)
     for wrong in (["--split", "holdout"], ["--count", "0"]):
         with pytest.raises(ValueError, match="Expected a split of"):
-            main(["--dataset", "digits", "--export", str(tmp_path / "none"), *wrong])
+            main([*words, "--export", str(tmp_path / "none"), *wrong])
     assert not (tmp_path / "none").exists()
 
 
@@ -76,5 +79,49 @@ def test_without_a_test_split_images_of_validation_are_exported(tmp_path):
         (tmp_path / "data" / kind).mkdir(parents=True)
         for number in range(20):
             Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / "data" / kind / f"{number}.png")
-    main(["--dataset", str(tmp_path / "data"), "--export", str(tmp_path / "out"), "--count", "2"])
+    main(["--dataset", str(tmp_path / "data"), "--sheet", "", "--export", str(tmp_path / "out"), "--count", "2"])
     assert {file.name.split("_")[0] for file in (tmp_path / "out").rglob("*.png")} == {"validation"}
+
+
+def test_a_folder_is_described_with_what_cannot_be_read_and_drawn(folder, tmp_path, capsys):
+    main([str(folder), "--sheet", str(tmp_path / "sheet.png")])
+    said = capsys.readouterr().out
+    assert "1 images cannot be read:" in said
+    assert f"{folder}/dog/broken.png  UnidentifiedImageError: cannot identify image file\n" in said
+    assert Image.open(tmp_path / "sheet.png").width > 1000
+    for words in ([], [str(folder), "--dataset", "digits"]):
+        with pytest.raises(ValueError, match="Expected one dataset"):
+            main(words)
+
+
+def test_a_folder_without_classes_is_described_too(tmp_path, capsys):
+    for number in range(15):
+        Image.new("RGB", (4 + number, 4)).save(tmp_path / f"{number}.png")
+    main([str(tmp_path), "--sheet", str(tmp_path / "out" / "sheet.png")])
+    said = capsys.readouterr().out
+    assert "train: 15 images\n" in said
+    assert "longer side 4 to 18 pixels, half at most 11" in said
+    assert (tmp_path / "out" / "sheet.png").is_file()
+
+
+def test_small_classes_and_one_that_outweighs_all_are_hinted_at():
+    train = SplitSummary("train", 100, {"cat": 95, "dog": 5}, 100, {"20 x 10": 60, "300 x 300": 40}, {"L": 100})
+    small, few, most = dataset_hints([train], image_size=224)
+    assert "at most 20 pixels long and are enlarged to 224" in small
+    assert few.endswith("fewer than 10 images to train on: dog: 5.")
+    assert "95% of train are cat" in most
+    assert len(dataset_hints([train], image_size=32)) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("dog", "dog"),
+        ("golden retriever dog", "golden retriever dog"),
+        ("white_breasted_nuthatch_bird", "white_breasted_\nnuthatch_bird"),
+        ("counterrevolutionaries", "counterrevolution..."),
+        ("$peso", r"\$peso"),
+    ],
+)
+def test_names_in_the_sheet_are_never_broken_within_a_word(name, lines):
+    assert wrapped(name) == lines

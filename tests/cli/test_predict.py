@@ -1,4 +1,5 @@
 import json
+import os
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from PIL import Image
 
 from modeling_omni_vision import OmniVisionForImageClassification, OmniVisionImageProcessor
 from modeling_omni_vision.cli.predict import main, predict
+from modeling_omni_vision.data.image_files import find_images, path_of
 from modeling_omni_vision.interop import convert_to_native
 
 
@@ -34,7 +36,8 @@ def test_a_native_twin_predicts_what_ours_does_from_files_of_grey_and_colour_ima
     with torch.inference_mode():
         logits = model(**processor(list(map(str, files)), return_tensors="pt")).logits
     best = logits.softmax(-1).max(-1)
-    found = predict(str(tmp_path / "twin"), files, batch_size=3)
+    found, failed = predict(str(tmp_path / "twin"), find_images(files)[0], batch_size=3)
+    assert failed == []
     assert [one.label for one in found] == [config.id2label[index] for index in best.indices.tolist()]
     # The twin of a grey model does not round the grey of colours.
     assert [one.probability for one in found] == pytest.approx(
@@ -63,3 +66,55 @@ def test_the_command_compares_labels_with_folders_and_draws_a_sheet(tiny_config,
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="--images"):
         main([*words[:3], str(tmp_path / "empty")])
+
+
+@pytest.fixture
+def classifier(tiny_config, tmp_path):
+    """A classifier of dark and light images."""
+    tiny_config.id2label = {0: "dark", 1: "light"}
+    OmniVisionForImageClassification(tiny_config).save_pretrained(tmp_path / "model")
+    OmniVisionImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+def draw(*files):
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 9)).save(file, format="PNG")
+
+
+def test_files_that_are_no_images_are_left_out_and_the_unreadable_are_listed(classifier, tmp_path, capsys, caplog):
+    images = tmp_path / "images"
+    names = ["a.png", "[b]*.png", "-r.png", "c::d.png", os.fsdecode(b"caf\xe9.png"), "deep/e.jpg"]
+    draw(*(images / name for name in names))
+    for name in (".DS_Store", "._a.jpg", "Thumbs.db", "notes.txt", "broken.png"):
+        (images / name).write_text("no image")
+    (images / "link").symlink_to(images / "deep")
+    words = ["--model", classifier, "--images", str(images)]
+    main([*words, "--json", str(tmp_path / "out" / "found.json")])
+    said = capsys.readouterr().out
+    assert "cannot be read" in said
+    assert "caf\\xe9.png" in said
+    assert "lie in a folder" not in said
+    found = json.loads((tmp_path / "out" / "found.json").read_text())
+    assert len(found) == 7
+    assert {path_of(one["image"]).name for one in found} == {*map(os.path.basename, names)}
+    assert {one["folder"] for one in found} == {None}
+    (skipped,) = map(json.loads, (tmp_path / "out" / "skipped.jsonl").read_text().splitlines())
+    assert skipped["image"] == str(images / "broken.png")
+    assert "1 .txt (notes.txt)" in caplog.text
+    with pytest.raises(ValueError, match=r"1 of 8 images cannot be read: .*broken\.png"):
+        main([*words, "--on_error", "stop"])
+    with pytest.raises(ValueError, match="Expected readable images"):
+        main([*words[:3], str(images / "broken.png")])
+
+
+@pytest.mark.parametrize(
+    ("place", "right"), [("images", "of 3"), ("images/dark", "of 2"), ("images/dark/2023", "of 0")]
+)
+def test_a_prediction_is_compared_where_a_folder_is_called_like_a_class(classifier, tmp_path, capsys, place, right):
+    draw(*(tmp_path / "images" / name for name in ("dark/2023/a.png", "dark/b.png", "light/c.png", "other/d.png")))
+    main(["--model", classifier, "--images", str(tmp_path / place)])
+    said = capsys.readouterr().out
+    assert (f"{right} images lie in a folder" in said) == (right != "of 0")
+    assert ("folder" in said) == (right != "of 0")

@@ -279,3 +279,40 @@ def test_a_broken_image_in_a_folder_is_named(tmp_path):
     processor = OmniVisionImageProcessor(size={"height": 8, "width": 8})
     with pytest.raises(ValueError, match=r"(?s)row \d+ .*bee/3\.png"):
         [ImageDataset(split, processor) for split in data.values()]
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (["10", "2", "1"], ["1", "10", "2"]),
+        ([10, 2, 1], ["1", "2", "10"]),
+        ([True, False, True], ["False", "True"]),
+        ([3.0, 1.0, 2.0], ["1", "2", "3"]),
+        (["b", "None", "nan"], ["None", "b", "nan"]),
+    ],
+)
+def test_labels_become_classes_by_one_rule_for_each_type(tmp_path, labels, names):
+    data = load_images(save(tmp_path, rows() | {"label": labels * 8}, None), label_column="label")
+    assert data["train"].features["label"].names == names
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([1.5, 2.0, 1.0], r"names or integers in the column 'label' of the train split .*got 1\.5 in row 0"),
+        ([b"a", b"b", b"c"], r"column 'label' .*got b'a' in row 0"),
+        ([{"a": 1}, {"a": 2}, {"a": 1}], r"column 'label' .*in row 0"),
+        (["a", None, "b"], "8 of 24 .*have no label in the column 'label', the first in row 1"),
+        (["a", "b", ""], "the first in row 2"),
+        ([1.0, float("nan"), 2.0], "the first in row 1"),
+        ([0, 1, -1], "the first in row 2"),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused_by_column_and_row(tmp_path, labels, message):
+    with pytest.raises(ValueError, match=message):
+        load_images(save(tmp_path, rows() | {"label": labels * 8}, None), "image", "label")
+
+
+def test_a_class_that_only_another_split_has_is_refused_by_name(tmp_path):
+    with pytest.raises(ValueError, match=r"classes of train in the test split .*\['cat'\] too"):
+        load_images(save_splits(tmp_path, train=rows(12, classes=2), test=rows(12, classes=3)))

@@ -99,7 +99,7 @@ def test_numbers_agree_with_predictions_made_one_by_one(checkpoint, dataset):
 
 def test_metrics_json_gets_the_evaluation_and_keeps_what_others_wrote(checkpoint, dataset, tmp_path, capsys):
     (checkpoint / "metrics.json").write_text('{"training": {"epochs": 3}, "evaluation": {"accuracy": 2}}')
-    main(["--model", str(checkpoint), "--dataset", str(dataset), "--output", str(tmp_path / "png")])
+    main(["--model", str(checkpoint), "--dataset", str(dataset), "--split", "test", "--output", str(tmp_path / "png")])
     written = json.loads((checkpoint / "metrics.json").read_text())
     assert written["training"] == {"epochs": 3}
     assert set(written["evaluation"]) == {
@@ -138,10 +138,13 @@ def test_images_go_into_the_checkpoint_by_default_and_curves_are_drawn_where_tra
     assert (checkpoint / "plots" / "training.png").is_file()
 
 
-def test_without_a_test_split_the_validation_split_is_evaluated(checkpoint, dataset, tmp_path):
+def test_without_a_name_the_validation_split_is_evaluated(checkpoint, dataset, tmp_path):
     rows = load_from_disk(str(dataset))
     DatasetDict({"train": rows["train"], "validation": rows["test"]}).save_to_disk(tmp_path / "two")
-    assert evaluate(checkpoint, str(tmp_path / "two")).metrics["split"] == "validation"
+    for source in (dataset, tmp_path / "two"):
+        report = evaluate(checkpoint, str(source))
+        assert (report.metrics["split"], report.held_out) == ("validation", False)
+    assert not (checkpoint / "test_opened.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -185,7 +188,7 @@ def test_the_temperature_is_that_of_the_images_which_training_held_out(checkpoin
 
 
 def test_no_temperature_is_fitted_on_the_evaluated_split_or_without_a_record_of_the_held_out_one(checkpoint, dataset):
-    assert "no record" in evaluate(checkpoint, str(dataset)).metrics["calibration"]["left_out"]
+    assert "no record" in evaluate(checkpoint, str(dataset), "test").metrics["calibration"]["left_out"]
     record_run(checkpoint)
     found = evaluate(checkpoint, str(dataset), "validation").metrics
     assert "fitted on" in found["calibration"]["left_out"]

@@ -80,7 +80,7 @@ def predicted_weights(monkeypatch):
 
 def test_the_first_evaluation_leaves_a_record_of_weights_and_data(run, dataset, tmp_path):
     command = "python scripts/evaluate.py --model run"
-    accuracy = evaluate(run, dataset, command=command).metrics["accuracy"]
+    accuracy = evaluate(run, dataset, "test", command=command).metrics["accuracy"]
     lock = record_of(run, LOCK_FILE)
     assert lock["weights"] == weights_digest(classifier())
     assert (lock["dataset"], lock["images"], lock["command"]) == ("images", 10, command)
@@ -103,7 +103,7 @@ def test_the_record_is_written_before_the_first_image_is_read(run, dataset, monk
 
     monkeypatch.setattr("modeling_omni_vision.evaluation.evaluate.predict", stop)
     with pytest.raises(KeyboardInterrupt):
-        evaluate(run, dataset)
+        evaluate(run, dataset, "test")
     assert (run / LOCK_FILE).is_file()
 
 
@@ -115,10 +115,10 @@ def test_no_image_is_read_for_the_record(run, dataset):
 
 
 def test_the_same_weights_may_come_again_and_the_log_says_that_it_is_a_reproduction(run, dataset, caplog):
-    first = evaluate(run, dataset, command="first").metrics
+    first = evaluate(run, dataset, "test", command="first").metrics
     lock = (run / LOCK_FILE).read_bytes()
     assert not caplog.records
-    second = evaluate(run, dataset, command="second").metrics
+    second = evaluate(run, dataset, "test", command="second").metrics
     assert second["confusion_matrix"] == first["confusion_matrix"]
     assert "reproduction, no new measurement" in caplog.text
     assert (run / LOCK_FILE).read_bytes() == lock
@@ -126,34 +126,34 @@ def test_the_same_weights_may_come_again_and_the_log_says_that_it_is_a_reproduct
 
 
 def test_a_reproduction_with_another_accuracy_is_an_error_and_writes_nothing(run, dataset):
-    evaluate(run, dataset)
+    evaluate(run, dataset, "test")
     metrics = record_of(run)
     # One image of ten: the smallest difference there is.
     metrics["test_opened"]["accuracy"] += 0.1
     (run / "metrics.json").write_text(json.dumps(metrics))
     before = contents(run)
     with pytest.raises(SplitRefusedError, match=r"expected 0\.\d+, got 0\.\d+"):
-        evaluate(run, dataset)
+        evaluate(run, dataset, "test")
     assert contents(run) == before
 
 
 def test_another_image_processor_is_found_out_by_its_accuracy(tmp_path, dataset):
     folders = (save(classifier(seed), tmp_path / f"seed{seed}") for seed in range(50))
     # A constant answer is right for half of the images, and stays so whatever the pixels are.
-    folder = next(folder for folder in folders if evaluate(folder, dataset).metrics["accuracy"] != 0.5)
+    folder = next(folder for folder in folders if evaluate(folder, dataset, "test").metrics["accuracy"] != 0.5)
     processor = record_of(folder, "preprocessor_config.json")
     (folder / "preprocessor_config.json").write_text(json.dumps({**processor, "image_mean": [50.0]}))
     with pytest.raises(SplitRefusedError, match="image processor"):
-        evaluate(folder, dataset)
+        evaluate(folder, dataset, "test")
 
 
 def test_other_weights_are_refused_before_they_see_an_image_and_change_nothing(run, dataset, predicted_weights):
-    evaluate(run, dataset)
+    evaluate(run, dataset, "test")
     save(classifier(seed=2), run)
     before = contents(run)
     date = record_of(run, LOCK_FILE)["date"]
     with pytest.raises(SplitRefusedError, match=rf"opened on {date} by other weights.*new folder.*on validation"):
-        evaluate(run, dataset)
+        evaluate(run, dataset, "test")
     assert contents(run) == before
     assert predicted_weights == [weights_digest(classifier())]
     evaluate(run, dataset, "validation")
@@ -170,34 +170,34 @@ def test_the_smallest_change_makes_other_weights():
 
 
 def test_a_published_folder_has_the_record_in_its_numbers_alone(run, dataset, caplog):
-    accuracy = evaluate(run, dataset).metrics["accuracy"]
+    accuracy = evaluate(run, dataset, "test").metrics["accuracy"]
     (run / LOCK_FILE).unlink()
-    assert evaluate(run, dataset).metrics["accuracy"] == accuracy
+    assert evaluate(run, dataset, "test").metrics["accuracy"] == accuracy
     assert "reproduction" in caplog.text
     assert not (run / LOCK_FILE).exists()
     save(classifier(seed=2), run)
     with pytest.raises(SplitRefusedError, match="other weights"):
-        evaluate(run, dataset)
+        evaluate(run, dataset, "test")
 
 
 def test_both_records_must_agree(run, dataset):
-    evaluate(run, dataset)
+    evaluate(run, dataset, "test")
     metrics = record_of(run)
     metrics["test_opened"]["weights"] = "0" * 64
     (run / "metrics.json").write_text(json.dumps(metrics))
     with pytest.raises(SplitRefusedError, match="expected SHA-256 0000"):
-        evaluate(run, dataset)
+        evaluate(run, dataset, "test")
 
 
 def test_the_same_labels_in_another_folder_are_the_same_test_split_and_other_labels_another(run, dataset, tmp_path):
-    evaluate(run, dataset)
+    evaluate(run, dataset, "test")
     moved = tmp_path / "moved"
     os.rename(dataset, moved)
-    evaluate(run, str(moved))
+    evaluate(run, str(moved), "test")
     other = tmp_path / "other"
     DatasetDict({"train": split(8), "validation": split(4, 1), "test": split(12, 2)}).save_to_disk(other)
     with pytest.raises(SplitRefusedError, match=r"10 images of 'images', got 12 images of 'other'"):
-        evaluate(run, str(other))
+        evaluate(run, str(other), "test")
 
 
 @pytest.mark.parametrize("name", ["checkpoint-3", "checkpoint-15480"])
@@ -208,13 +208,13 @@ def test_a_checkpoint_within_a_run_never_sees_the_test_split(tmp_path, dataset, 
     (tmp_path / "link").symlink_to(folder)
     for way in (folder, ".", tmp_path / "link"):
         with pytest.raises(SplitRefusedError, match="Choose among checkpoints on validation"):
-            evaluate(way, dataset)
+            evaluate(way, dataset, "test")
     assert contents(folder) == before
     evaluate(folder, dataset, "validation")
 
 
 def test_a_folder_that_is_only_called_like_a_checkpoint_is_none(tmp_path, dataset):
-    evaluate(save(classifier(), tmp_path / "my-checkpoint-3"), dataset)
+    evaluate(save(classifier(), tmp_path / "my-checkpoint-3"), dataset, "test")
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", "{}", '{"weights": 3, "labels": "a", "date": "b"}'])
@@ -226,21 +226,21 @@ def test_a_damaged_record_is_refused_and_not_written_over(run, dataset, damage, 
         (run / place).write_text((damage and f'{{"test_opened": {damage}}}') or "[")
     before = contents(run)
     with pytest.raises(ValueError, match="not written over"):
-        evaluate(run, dataset)
+        evaluate(run, dataset, "test")
     assert contents(run) == before
 
 
 def test_a_record_that_is_a_broken_link_is_damaged_too(run, dataset):
     (run / LOCK_FILE).symlink_to(run / "gone")
     with pytest.raises(SplitRefusedError, match="not written over"):
-        evaluate(run, dataset)
+        evaluate(run, dataset, "test")
 
 
 def test_after_a_crash_the_same_weights_go_on_and_others_do_not(run, dataset, caplog):
     open_test_split(run, classifier(), split(10, 2), dataset, "before the crash")
     with pytest.raises(SplitRefusedError, match="other weights"):
         open_test_split(run, classifier(seed=2), split(10, 2), dataset)
-    accuracy = evaluate(run, dataset).metrics["accuracy"]
+    accuracy = evaluate(run, dataset, "test").metrics["accuracy"]
     assert record_of(run)["test_opened"]["accuracy"] == accuracy
     assert record_of(run)["test_opened"]["command"] == "before the crash"
     assert "accuracy must be" not in caplog.text

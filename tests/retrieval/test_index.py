@@ -23,9 +23,9 @@ from test_retrieval_model import config, word_tokenizer  # skips this module too
 from modeling_omni_vision import OmniVisionForRetrieval, OmniVisionImageProcessor, OmniVisionRetrievalProcessor
 from modeling_omni_vision.cli import index as index_script
 from modeling_omni_vision.cli import search as search_script
+from modeling_omni_vision.data.image_files import find_images, path_of
 from modeling_omni_vision.data.synthetic.shapes import draw_scene
 from modeling_omni_vision.embedding.encoder import ImageTextEncoder
-from modeling_omni_vision.embedding.files import image_files
 from modeling_omni_vision.retrieval import index as index_module
 from modeling_omni_vision.retrieval.contact_sheet import contact_sheet
 from modeling_omni_vision.retrieval.index import ImageIndex
@@ -441,10 +441,10 @@ def test_every_kind_of_file_gets_the_vectors_of_the_image_that_it_holds(encoder,
     for name in ("a.bmp", "b.tiff", "c.tif", "d.PNG", "фото 猫.png", "it's $5.png"):
         drawn.save(tmp_path / name)
     drawn.save(tmp_path / "no ending", format="PNG")
-    drawn.save(tmp_path / "not what it says.txt", format="PNG")
+    drawn.save(tmp_path / "not what it says.gif", format="PNG")
     drawn.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=turned)
     drawn.convert("RGBA").save(tmp_path / "transparent.webp", lossless=True)
-    read, failed = encoder.files([file for file, _ in image_files([tmp_path])])
+    read, failed = encoder.files([one.file for one in find_images([tmp_path])[0]])
     assert (len(read), failed) == (10, [])
     # Rounded to 16 bits.
     assert all(np.abs(vectors - truth.numpy()).max() < 1e-3 for _, vectors in read)
@@ -631,3 +631,32 @@ def test_the_commands_of_the_documentation_are_true(model, images, tmp_path, mon
     hits = json.loads(capfd.readouterr().out.rpartition("hits.png\n")[2])["hits"]
     assert [hit["metadata"]["folder"] for hit in hits] == ["cats"] * 4
     assert Path("hits.png").is_file()
+
+
+def test_a_folder_is_indexed_as_the_user_sees_it(images, encoder, tmp_path, caplog):
+    odd = images / "cats" / os.fsdecode(b"caf\xe9.png")
+    shutil.copy(images / "cats" / "0.png", odd)
+    shutil.move(images / "dogs", tmp_path / "elsewhere")
+    (images / "dogs").symlink_to(tmp_path / "elsewhere")
+    (images / "again.png").symlink_to(tmp_path / "elsewhere" / "1.png")
+    (images / "Thumbs.db").touch()
+    (images / "notes.txt").touch()
+    index = ImageIndex(images / "index", encoder)
+    shutil.copy(images / "cats" / "0.png", index.folder / "sheet.png")
+    done = index.add_images([images])
+    assert (done.added, done.failed) == (9, [])
+    assert "1 file left out: 1 .txt (notes.txt)" in caplog.text
+    rows = index.rows(columns=("id", "folder", "name"))
+    assert sorted(row["folder"] for row in rows) == [".", *["cats"] * 5, *["dogs"] * 3]
+    (stored,) = (row for row in rows if row["name"] == "caf\\xe9.png")
+    assert path_of(stored["id"]) == odd
+    assert stored["id"] in [hit.id for hit in index.search_image(odd, limit=2)]
+    assert index.add_images([images], remove_missing=True).removed == 0
+
+
+def test_unreadable_files_are_refused_before_anything_is_indexed_where_that_is_asked_for(images, encoder, tmp_path):
+    (images / "cats" / "broken.png").write_text("no image")
+    index = ImageIndex(tmp_path / "index", encoder)
+    with pytest.raises(ValueError, match=r"1 of 9 images cannot be read: .*broken\.png \("):
+        index.add_images([images], on_error="stop")
+    assert len(index) == 0

@@ -244,7 +244,7 @@ def test_the_script_that_evaluates_finds_the_same_accuracy_again(arguments, tiny
     # Autocast changes logits in the third digit: at a learning rate of 0 that would flip answers.
     folder = train(*arguments(bf16=bf16, learning_rate=0.0, num_train_epochs=1))
     test = record_of(folder)["test"]
-    found = evaluate(folder, str(tiny_source)).metrics
+    found = evaluate(folder, str(tiny_source), "test").metrics
     assert "reproduction" in caplog.text
     assert [found[name] for name in ("accuracy", "accuracy_interval", "nll", "num_examples")] == list(test.values())
 
@@ -271,7 +271,7 @@ def test_a_trial_run_reads_no_image_of_the_test_split(arguments, closed_source):
 
 def test_a_trial_run_that_was_chosen_is_tested_by_the_script_that_evaluates(arguments, tiny_source):
     folder = train(*arguments(do_predict=False))
-    found = evaluate(folder, str(tiny_source)).metrics
+    found = evaluate(folder, str(tiny_source), "test").metrics
     assert record_of(folder)["test_opened"]["accuracy"] == found["accuracy"]
     assert (folder / LOCK_FILE).is_file()
 
@@ -304,7 +304,7 @@ def test_a_run_that_died_while_it_was_tested_is_tested_by_the_script_that_evalua
             train(*arguments())
     folder = Path(arguments()[1].output_dir)
     assert set(record_of(folder)) == {"training"}
-    found = evaluate(folder, str(tiny_source)).metrics
+    found = evaluate(folder, str(tiny_source), "test").metrics
     assert record_of(folder)["test_opened"]["accuracy"] == found["accuracy"]
     assert record_of(folder)["test_opened"]["command"] == record_of(folder)["training"]["command"]
 

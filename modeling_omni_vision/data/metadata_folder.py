@@ -1,0 +1,135 @@
+"""A folder of images that a `metadata.jsonl`, `.csv` or `.parquet` describes: a row for each `file_name` in it.
+
+Names are relative to the folder of the metadata file and lead to no place outside of it. The folder under the root
+that holds an image decides its split, by the rules of `image_folder`; images without a row are left out and counted.
+"""
+
+import csv
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from datasets import Dataset, DatasetDict, Image
+
+from .image_files import METADATA, LeftOut, displayed, files_below, images_below, stored_path
+from .image_folder import assign_splits, warn_of_left_out
+
+
+FILE_COLUMNS = ("file_name", "image_file_name")  # as in `imagefolder` of datasets
+MISSING = ("", None)
+
+
+def find_metadata(folder: Path) -> list[Path]:
+    """Return the metadata files below a folder."""
+    files = [file for file in files_below(folder, LeftOut()) if file.name.casefold() in METADATA]
+    return [file for file in files if file.suffix.lower() != ".parquet" or {*FILE_COLUMNS} & _columns(file)]
+
+
+def load_metadata_folder(folder: Path, files: list[Path]) -> DatasetDict:
+    """Load a folder of images with what its metadata files say about them.
+
+    Returns:
+        Splits with the columns `image` (not decoded) and those of the metadata.
+
+    Raises:
+        ValueError: naming the line, for a file that is missing or lies outside of the folder, or what is no JSON;
+            for splits as `assign_splits` does.
+    """
+    rows = [row for file in files for row in _rows(file)]
+    if not rows:
+        raise ValueError(f"Expected rows in {displayed(files[0])}, got none. Describe some images.")
+    folder, left_out, described = Path(os.path.normpath(folder)), LeftOut(), {image for image, _ in rows}
+    for image in images_below(folder, left_out):
+        if image not in described:
+            left_out.add("without a row in the metadata", image)
+    warn_of_left_out(left_out, displayed(folder))
+    places = [displayed(_first_folder(image, folder)) for image, _ in rows]
+    splits = assign_splits(places, repr(displayed(folder)))
+    names = dict.fromkeys(name for _, row in rows for name in row)
+    columns: dict[str, dict[str, list[Any]]] = {}
+    for place, (image, row) in zip(places, rows, strict=True):
+        values = columns.setdefault(splits[place], {"image": [], **{name: [] for name in names}})
+        values["image"].append({"path": stored_path(image), "bytes": None})
+        for name in names:
+            values[name].append(row.get(name))
+    return DatasetDict({split: _dataset(values, folder) for split, values in columns.items()})
+
+
+def _dataset(columns: dict[str, list[Any]], folder: Path) -> Dataset:
+    for name, values in columns.items():
+        if any(isinstance(value, list) for value in values):
+            columns[name] = [[value] if isinstance(value, str) else value for value in values]
+    try:
+        return Dataset.from_dict(columns).cast_column("image", Image(decode=False))
+    except Exception as error:  # pyarrow has many
+        raise ValueError(
+            f"Expected values of one type in each column of the metadata in {displayed(folder)}, got {error}."
+        ) from error
+
+
+def _rows(file: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    root = Path(os.path.normpath(file.parent))
+    for number, row in _lines(file):
+        where = f"row {number} of {displayed(file)}"
+        name = next((row.pop(column) for column in FILE_COLUMNS if column in row), None)
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"Expected a file_name in {where}, got {name!r}. Name the image that it is about.")
+        image = Path(os.path.normpath(root / name))
+        if os.path.isabs(name) or not image.is_relative_to(root):
+            raise ValueError(
+                f"Expected a file_name within the folder of its metadata in {where}, got {name!r}. Move the image."
+            )
+        if not image.is_file():
+            raise ValueError(f"Expected the file_name of an image in {where}, got {name!r}, which is not there.")
+        yield image, row
+
+
+def _columns(file: Path) -> set[str]:
+    try:
+        return {*pq.read_schema(file).names}
+    except Exception as error:  # pyarrow has many
+        raise ValueError(f"Expected a Parquet file, got {displayed(file)} ({error}). Repair or remove it.") from error
+
+
+def _lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    if file.suffix.lower() == ".parquet":
+        yield from enumerate(pq.read_table(file).to_pylist(), 1)
+        return
+    with file.open(encoding="utf-8-sig", newline=None if file.suffix.lower() == ".jsonl" else "") as lines:
+        if file.suffix.lower() == ".csv":
+            yield from enumerate(_typed(list(csv.DictReader(lines))), 1)
+            return
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                try:
+                    row = json.loads(line)
+                except ValueError as error:
+                    raise ValueError(f"Expected JSON in row {number} of {displayed(file)}, got {error}.") from error
+                if not isinstance(row, dict):
+                    raise ValueError(f"Expected an object in row {number} of {displayed(file)}, got {line[:50]!r}.")
+                yield number, row
+
+
+def _typed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of a CSV file; a column of nothing but whole numbers holds numbers, `NA` and `007` stay text."""
+    for number, row in enumerate(rows, 1):
+        if None in row:
+            raise ValueError(f"Expected a value for each column in row {number} of the CSV, got more. Quote commas.")
+    for name in rows[0] if rows else ():
+        values = [row[name] for row in rows]
+        known = [value for value in values if value not in MISSING]
+        whole = bool(known) and all(value.isdecimal() and str(int(value)) == value for value in known)
+        for row, value in zip(rows, values, strict=True):
+            row[name] = None if value in MISSING else int(value) if whole else value
+    return rows
+
+
+def _first_folder(image: Path, folder: Path) -> str:
+    parts = image.relative_to(os.path.normpath(folder)).parts
+    return parts[0] if len(parts) > 1 else "."
+
+
+__all__ = ["find_metadata", "load_metadata_folder"]

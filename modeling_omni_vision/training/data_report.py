@@ -1,0 +1,75 @@
+"""What a run prints about its data and its model before the first step, and which images it leaves out."""
+
+from pathlib import Path
+from typing import Any
+
+from datasets import DatasetDict
+
+from ..data.idx import find_idx_files
+from ..data.integrity import leave_out_unreadable, write_skipped
+from ..data.summary import SplitSummary, dataset_hints, summarize_dataset
+from ..interpretability.dataset_sheet import plot_dataset
+
+
+DRAWN = ("digits", "shapes", "scenes", "objects")  # made by us, or by scikit-learn: none can be broken
+
+
+class DataReport:
+    """The part of a run that looks at its data: mixed into `TrainingRun`, whose attributes it uses."""
+
+    recipe: Any
+    args: Any
+    folder: Path
+    trainer: Any
+    found: list[SplitSummary]
+    skipped: list[dict[str, Any]]
+
+    def check_data(self, data: DatasetDict) -> DatasetDict:
+        """Print what the data hold and return them without images that cannot be read; a dry run also draws them.
+
+        A run that does not measure the test split opens none of its images.
+
+        Raises:
+            ValueError: as `leave_out_unreadable` does.
+        """
+        self.skipped, closed = [], DatasetDict()
+        if "test" in data and not self.args.do_predict:
+            data, closed = DatasetDict({**data}), DatasetDict(test=data["test"])
+            del data["test"]
+        if not is_drawn(self.recipe.dataset):
+            data, self.skipped = leave_out_unreadable(data, self.args.check, self.args.on_error)
+        self.found = summarize_dataset(data)
+        if self.args.process_index == 0:
+            print(*(line for split in self.found for line in split.lines()), sep="\n", flush=True)
+            if self.args.dry_run:
+                # Beside the folder of the run, which must be empty when the run starts.
+                sheet = self.folder.absolute().with_name(f"{self.folder.absolute().name}-dataset.png")
+                print(f"Sheet: {plot_dataset(data, self.found, sheet)}", flush=True)
+        return DatasetDict({**data, **closed})
+
+    def report_model(self) -> None:
+        """Print the size of the model, and what to look at before training it."""
+        if self.args.process_index:
+            return
+        config = getattr(self.trainer.core.config, "vision_config", self.trainer.core.config)
+        size: Any = getattr(config, "image_size", None)
+        parameters = [(one.numel(), one.requires_grad) for one in self.trainer.core.parameters()]
+        trained = sum(number for number, is_trained in parameters if is_trained)
+        print(f"model: {sum(number for number, _ in parameters):,} parameters, {trained:,} of them trained")
+        hints = dataset_hints(self.found, max(size) if isinstance(size, (list, tuple)) else size)
+        print(*hints, sep="\n", end="\n" if hints else "", flush=True)
+
+    def save_skipped(self) -> None:
+        """Write what was left out beside the run."""
+        if self.skipped:
+            write_skipped(self.folder, self.skipped)
+
+
+def is_drawn(dataset: str) -> bool:
+    """Return whether no image of a dataset comes from a file that could be broken."""
+    names = [name.strip() for name in dataset.split(" + ")]
+    place = Path(dataset).expanduser()
+    return all(name.partition(":")[0] in DRAWN for name in names) or (place.is_dir() and bool(find_idx_files(place)))
+
+
+__all__ = ["DataReport", "is_drawn"]
