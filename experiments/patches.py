@@ -4,7 +4,7 @@
 
 A tower that was trained on whole images, or to be found by a bag of words, need not know which shape is where, and
 no language model can read from its patches what is not in them. Labels for every patch teach it in minutes. What is
-saved is a vision tower for `scripts/train_language.py --vision`; the accuracy of its patches, also on combinations of
+saved is a vision tower for `omni-vision train-language --vision`; the accuracy of its patches, also on combinations of
 colour and shape not in training, is in `metrics.json`. All TrainingArguments work as well.
 """
 

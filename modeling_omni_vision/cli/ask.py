@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .arguments import REVISION, option, parse
+from .model_kind import LANGUAGE, check_kind
 from .program import program
 
 
@@ -44,4 +45,6 @@ def ask(model: str, image: str, question: str, max_new_tokens: int = 64, revisio
 
 @program
 def main(argv: Sequence[str]) -> None:
-    ask(**vars(parse(AskArguments, argv)))
+    arguments = parse(AskArguments, argv)
+    check_kind(arguments.model, LANGUAGE, revision=arguments.revision)
+    ask(**vars(arguments))

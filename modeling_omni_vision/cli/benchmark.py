@@ -8,7 +8,7 @@ Each number is the median of `--rounds`. Of a retrieval or vision-language model
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .arguments import JSON, option, parse, write_result
+from .arguments import DTYPES, JSON, option, parse, write_result
 from .program import program
 
 
@@ -18,7 +18,7 @@ class BenchmarkArguments:
 
     model: str = option("Folder or Hub id of anything that AutoModel opens and that takes images.")
     batch_sizes: list[int] = option("Images in one forward.", [1, 8, 32])
-    dtype: str = option("Type of the weights: float32, bfloat16 or float16.", "float32")
+    dtype: str = option("Type of the weights: float32, bfloat16 or float16.", "float32", choices=DTYPES)
     threads: int | None = option("Threads of torch; without it those of the environment.", None)
     rounds: int = option("Samples of each number.", 5)
     compiled: bool = option("Time the model after torch.compile.", False)

@@ -23,8 +23,10 @@ class ConvertArguments:
 
     model: str = option("Folder of ours (with --target), or mu-Omni's vision.pt (with --source).")
     output: str = option("New or empty folder to write.")
-    source: str | None = option("Where the checkpoint comes from: muomni.", None)
-    target: str | None = option("What to make of our checkpoint: native (the stock model that fits), or vit.", None)
+    source: str | None = option("Where the checkpoint comes from: muomni.", None, choices=("muomni",))
+    target: str | None = option(
+        "What to make of our checkpoint: native (the stock model that fits), or vit.", None, choices=("native", "vit")
+    )
     num_heads: int | None = option(
         "muomni: attention heads, which cannot be inferred. Without it 2 for a width of 128, 3 for 192.", None
     )

@@ -4,6 +4,7 @@
 `label`. Validation is held out of train, stratified and the same for every run.
 """
 
+import difflib
 import glob
 import hashlib
 import logging
@@ -154,9 +155,11 @@ def load_any(dataset: str) -> DatasetDict:
     try:
         return load_dataset(name, configuration or None)
     except Exception as error:  # the Hub client raises many kinds
+        near = difflib.get_close_matches(name, ("digits", "shapes", "scenes"), 1)
         raise ValueError(
             f"Expected 'digits', 'shapes', an existing path, or a dataset of the Hub that can be reached, got "
-            f"{dataset!r} ({type(error).__name__}: {error}). Correct the name, or download the dataset first."
+            f"{dataset!r} ({type(error).__name__}: {error}). Correct the name, or download the dataset first"
+            + (f"; did you mean {near[0]}?" if near else ".")
         ) from error
 
 

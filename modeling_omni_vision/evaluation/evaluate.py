@@ -20,7 +20,7 @@ from ..data.sources import load_images
 from ..image_processing_omni_vision import read_image
 from ..interpretability.plots import plot_attention, plot_confusion, plot_mistakes, plot_training
 from ..records.command import without_folder
-from ..records.metrics_file import merge_metrics, read_metrics
+from ..records.metrics_file import merge_metrics, read_metrics, results_folder
 from .calibration import softened, temperature_scaling
 from .held_out import HELD_OUT, check_held_out, check_loss, trained_on, validation_fraction_of, why_not_fitted
 from .metrics import classification_metrics
@@ -65,7 +65,7 @@ def evaluate(
         model: Folder with a classifier and its image processor.
         dataset: Anything that `load_images` reads.
         split: `"train"`, `"validation"` or `"test"`.
-        output: Folder for PNG files; `plots` in the folder of the model where None.
+        output: Folder for PNG files; `plots` beside metrics.json where None.
         image_column: Column of the images, where it cannot be inferred.
         label_column: Column of the classes, where it cannot be inferred.
         validation_fraction: What the training run held out, where metrics.json does not record it.
@@ -74,7 +74,8 @@ def evaluate(
         robustness: Measure accuracy on corrupted and on mirrored images, too: some 25 times the work.
 
     Returns:
-        The numbers, the `metrics.json` where they were merged as `evaluation` and `robustness`, and the plots.
+        The numbers, the `metrics.json` where they were merged as `evaluation` and `robustness` (that of the model, or
+        beside a published folder, which stays as its proof says), and the plots.
 
     Raises:
         `ValueError`: if the folder holds no classifier or no image processor, there is no such split, the
@@ -113,8 +114,9 @@ def evaluate(
         sections["robustness"] = {**curves, **about, **where}
     metrics |= where
     sections |= opened.section(metrics["accuracy"]) if opened else {}
-    metrics_file = merge_metrics(folder, sections)
-    plots = Path(output) if output is not None else folder / PLOTS_FOLDER
+    results = results_folder(folder)
+    metrics_file = merge_metrics(results, sections)
+    plots = Path(output) if output is not None else results / PLOTS_FOLDER
     drawn = draw_all(training, plots, classifier, processor, rows, predictions, sections)
     return EvaluationReport(metrics, metrics_file, drawn, split == HELD_OUT and trained_on(training, dataset))
 
@@ -146,7 +148,7 @@ def load_classifier(folder: Path) -> tuple[Any, Any]:
     if not (folder / "config.json").is_file():
         raise ValueError(
             f"The checkpoint must be a folder with a config.json, got {str(folder)!r}. "
-            "Name the output of training, or a folder that `convert.py --target native` wrote."
+            "Name the output of training, or a folder that `omni-vision convert --target native` wrote."
         )
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     if not any("ForImageClassification" in name for name in config.architectures or []):

@@ -194,7 +194,7 @@ def retrieval(metrics: dict[str, Any]) -> list[tuple[str, str, str, dict[str, An
     if not set(found) <= set(VECTORS):
         raise ValueError(
             f"{METRICS_FILE}: retrieval must hold {list(VECTORS)}, each with splits and directions, got "
-            f"{sorted(found)!r}. Train or measure again with scripts/train_retrieval.py."
+            f"{sorted(found)!r}. Train or measure again with omni-vision train-retrieval."
         )
     splits = dict.fromkeys(split for vectors in found for split in get_section(found, vectors))
     return [

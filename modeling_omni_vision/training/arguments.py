@@ -1,4 +1,4 @@
-"""Arguments of `scripts/train.py`, and what those of all training commands share."""
+"""Arguments of `omni-vision train`, and what those of all training commands share."""
 
 import json
 from collections.abc import Iterable

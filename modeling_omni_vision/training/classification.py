@@ -80,7 +80,7 @@ class ClassificationRun(TrainingRun):
         found = evaluations(self.trainer.state.log_history, self.evaluated)
         best = max(found, key=lambda entry: entry["accuracy"], default={})
         self.command = training_command(
-            "scripts/train.py", {**changed, **({"config": json.dumps(config)} if config else {})}
+            "omni-vision train", {**changed, **({"config": json.dumps(config)} if config else {})}
         )
         return {
             "command": self.command,

@@ -1,4 +1,4 @@
-"""Arguments of `scripts/train_language.py`, beside those of `TrainingArguments`."""
+"""Arguments of `omni-vision train-language`, beside those of `TrainingArguments`."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -47,7 +47,7 @@ class LanguageArguments:
         "A checkpoint (of a composite its language model), or new: a small Llama, words of the training data.", NEW
     )
     text_config: str | None = option("Fields of LlamaConfig for a new language model, as JSON.", None)
-    fusion: str = option("early or late, as in scripts/compose.py.", "early")
+    fusion: str = option("early or late, as for omni-vision compose.", "early")
     vision_feature_select_strategy: str | None = option(
         "cls, grid or cls+grid; by default cls (early), grid (late).", None
     )

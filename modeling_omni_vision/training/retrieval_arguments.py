@@ -1,4 +1,4 @@
-"""Arguments of `scripts/train_retrieval.py`, beside the training arguments of sentence-transformers."""
+"""Arguments of `omni-vision train-retrieval`, beside the training arguments of sentence-transformers."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -15,18 +15,19 @@ if Version(transformers_version) < Version("5.23"):
     pytest.skip("models of several parts need transformers 5.23", allow_module_level=True)
 
 FLAGS = {
-    "evaluate": "model dataset split output image_column label_column validation_fraction batch_size robustness",
-    "predict": "model images revision batch_size sheet on_error json",
+    "evaluate": "model dataset split output image_column label_column text_column validation_fraction batch_size "
+    "robustness",
+    "predict": "model images revision batch_size top_k sheet csv on_error json",
     "inspect": "folder dataset image_column label_column check sheet export split count json",
     "visualize": "model output images image text dataset split count revision",
-    "zero-shot": "model dataset split templates",
+    "zero-shot": "model dataset split labels templates",
     "index": "model index images revision pool_factor on_error remove_missing delete queries measure",
     "search": "model index text image where limit exact json sheet maps force revision",
     "compose": "vision text output fusion vision_feature_select_strategy projector scale_factor "
     "cross_attention_interval dtype",
     "ask": "question model image max_new_tokens revision",
     "convert": "model output source target num_heads spec_config",
-    "publish": "model output repo_id push template",
+    "publish": "model output repo_id push private template",
     "verify": "folder trust_remote_code",
     "benchmark": "model batch_sizes dtype threads rounds compiled json",
 }

@@ -49,8 +49,8 @@ def test_the_card_shows_the_numbers_of_metrics_and_weights(checkpoint):
         "| loss | 0.123456 |",
         "| epochs | 3 |",
         "| dataset: train | 1,000 |",
-        "\npython scripts/evaluate.py --model animals\n",
-        "\naccelerate launch scripts/train.py --dataset zoo/animals\n",
+        "\nomni-vision evaluate --model animals\n",
+        "\nomni-vision train --dataset zoo/animals\n",
     ):
         assert row in card
     assert "On the test split of `zoo/animals`" in card

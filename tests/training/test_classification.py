@@ -102,7 +102,7 @@ def test_the_record_tells_how_the_numbers_were_made_and_nothing_about_this_machi
     assert str(tmp_path) not in text
     assert os.path.expanduser("~") not in text
     assert "NaN" not in text
-    assert training["command"].startswith("accelerate launch scripts/train.py --dataset tiny ")
+    assert training["command"].startswith("omni-vision train --dataset tiny ")
     assert "--mixup 0.2" in training["command"]
     assert "--seed 3" in training["command"]
     assert training["arguments"]["config"]["image_size"] == 8
