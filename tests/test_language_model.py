@@ -470,6 +470,102 @@ def test_options_that_only_llava_has_are_refused_and_not_ignored(make):
         model.get_image_features(ask(processor, "<image>", RED)["pixel_values"], vision_feature_layer=-2)
 
 
+@pytest.mark.parametrize("options", BOTH)
+def test_image_features_take_the_options_of_llavas_and_refuse_what_is_none(make, options):
+    model, processor = make(**options)
+    prepared = processor(images=[RED, BLUE], return_tensors="pt")
+    rows = model.get_image_features(**prepared).pooler_output
+    assert [len(row) for row in rows] == [model.config.image_seq_length] * 2
+    assert torch.equal(model.get_image_features(**prepared, return_dict=False)[1][0], rows[0])
+    assert len(model.get_image_features(**prepared, output_hidden_states=True).hidden_states) == 3
+    for interpolated in (True, False):
+        taken = model.get_image_features(**prepared, interpolate_pos_encoding=interpolated)
+        assert torch.equal(taken.pooler_output[1], rows[1])
+    with pytest.raises(ValueError, match=r"\(32, 32\) without `interpolate_pos_encoding`, got \(64, 64\)"):
+        model.get_image_features(torch.zeros(1, 3, 64, 64), interpolate_pos_encoding=False)
+    for wrong, named in (({"pixel_values": None}, "None"), ({**prepared, "input_ids": None}, "input_ids")):
+        with pytest.raises(ValueError, match=f"Expected `pixel_values` and options .* got .*{named}"):
+            model.get_image_features(**wrong)
+
+
+@pytest.mark.parametrize("name", ["pixel_vals", "attention_masks", "label", "output_hidden_state", "logit_to_keep"])
+def test_a_misspelt_argument_is_refused_with_the_nearest_name(make, name):
+    model, processor = make()
+    with pytest.raises(ValueError, match=f"got '{name}'. Did you mean"):
+        model(**ask(processor, "<image> what is it", RED), **{name: 1})
+
+
+@pytest.mark.parametrize("options", [*BOTH, LATE[1][0]])
+def test_a_prefill_in_chunks_generates_the_same(make, options):
+    model, processor = make(**options)
+    # Chunks begin before, within and after images; one row has none in the first.
+    batch = ask(processor, ["<image> what is it", "what is a red circle <image> or a <image>"], [RED, BLUE, GREEN])
+    for size in (1, 3, 7):
+        assert torch.equal(answer(model, batch, prefill_chunk_size=size), answer(model, batch))
+
+
+def test_a_cache_that_was_reset_has_no_images_in_the_first_chunk_without_one(make):
+    model, processor = make(**LATE[0][0])
+    cache = StaticCache(config=model.config.text_config, max_cache_len=64)
+    model(**ask(processor, "<image> what is it", RED), past_key_values=cache)
+    cache.reset()
+    ids = ask(processor, "what is it")["input_ids"]
+    model(input_ids=ids[:, :2], past_key_values=cache)
+    goes_on = model(input_ids=ids[:, 2:], past_key_values=cache).logits
+    assert torch.allclose(goes_on, model(input_ids=ids).logits[:, 2:], atol=1e-5)
+
+
+@pytest.mark.parametrize("options", BOTH)
+def test_a_draft_model_proposes_tokens_without_the_image_and_the_answer_is_the_same(make, options):
+    model, processor = make(**options)
+    draft, batch = make(**options)[0], ask(processor, "<image> what is it", RED)
+    with torch.no_grad():
+        draft.language_model.model.norm.weight.mul_(-1)  # disagrees
+    for helper in (draft, draft.language_model, model):
+        assert torch.equal(answer(model, batch, assistant_model=helper), answer(model, batch))
+    # Everywhere else an image token without an image stays an error.
+    with pytest.raises(ValueError, match="Expected 0 image tokens"):
+        draft.generate(input_ids=batch["input_ids"], max_new_tokens=1)
+
+
+@pytest.mark.parametrize("tuning", ["PromptTuningConfig", "PrefixTuningConfig", "PromptEncoderConfig"])
+@pytest.mark.parametrize("options", BOTH)
+def test_prompts_that_peft_learns_stand_before_the_words_and_the_image_is_still_seen(make, options, tuning):
+    peft = pytest.importorskip("peft")
+    model, processor = make(**options)
+    assert [name for name, _ in model.named_children()][:2] == ["language_model", "vision_tower"]
+    tuned = peft.get_peft_model(model, getattr(peft, tuning)(task_type="CAUSAL_LM", num_virtual_tokens=3))
+    one, two = (ask(processor, "<image> what is it", image) for image in (RED, BLUE))
+    tuned(**one, labels=one["input_ids"]).loss.backward()
+    learnt = {name: weight for name, weight in tuned.named_parameters() if weight.requires_grad}
+    assert all("prompt_encoder" in name and weight.grad.any() for name, weight in learnt.items())
+    tuned.eval()
+    assert not torch.allclose(tuned(**one).logits[:, -1], tuned(**two).logits[:, -1], atol=1e-3)
+    with torch.no_grad():
+        assert tuned.generate(**one, **GREEDY).shape[1] == one["input_ids"].shape[1] + 6
+
+
+def test_embeddings_narrower_than_the_layers_get_vectors_of_their_width(make, tmp_path):
+    # The shape of OPT-350m; late fusion reads the layers.
+    opt = {"vocab_size": 20, "hidden_size": 32, "word_embed_proj_dim": 16, "ffn_dim": 48, "num_hidden_layers": 2}
+    text = AutoConfig.for_model("opt", **opt, num_attention_heads=4)
+    for options, width in zip(BOTH, (16, 32), strict=True):
+        model, processor = make(text_config=text, **options)
+        assert model.multi_modal_projector.linear_1.out_features == width
+        both = ask(processor, ["<image> what is it", "<image> what is it"], [RED, BLUE])
+        first, second = model(**both).logits
+        assert not torch.allclose(first[-1], second[-1], atol=1e-4)
+        alone = model(**ask(processor, "<image> what is it", BLUE)).logits[0]
+        assert torch.allclose(second, alone, atol=1e-5)
+        model.save_pretrained(tmp_path / str(width))
+        again = AutoModelForImageTextToText.from_pretrained(tmp_path / str(width))
+        assert torch.equal(again(**both).logits[1], second)
+        features = model.get_image_features(both["pixel_values"])
+        features.pooler_output = [row[..., 1:] for row in features.pooler_output]
+        with pytest.raises(ValueError, match=f"image features of {width} channels, got"):
+            model(both["input_ids"], mm_encoder_outputs={"image": features})
+
+
 def test_late_fusion_refuses_decoders_that_it_does_not_support(make):
     sizes = {"vocab_size": 20, "n_embd": 32, "n_layer": 2, "n_head": 2}
     with pytest.raises(ValueError, match="got GPT2LMHeadModel"):
