@@ -257,7 +257,9 @@ class OmniVisionForConditionalGeneration(CompleteWeightsMixin, LlavaForCondition
             )
         if config.fusion == "late":
             self._add_cross_attention(config)
-        elif (width := self.get_input_embeddings().weight.shape[-1]) != self.multi_modal_projector.width:
+        embedding: Any = self.get_input_embeddings()
+        width = embedding.weight.shape[-1]
+        if config.fusion == "early" and width != self.multi_modal_projector.width:
             # Some decoders embed words in fewer dimensions than their layers have, such as OPT-350m.
             self.multi_modal_projector = OmniVisionProjector(config, width)
         # The image token is input only, never generated.
@@ -297,15 +299,15 @@ class OmniVisionForConditionalGeneration(CompleteWeightsMixin, LlavaForCondition
         """Yield the parts in the order in which they are initialised."""
         return iter(self._modules.values())  # type: ignore[arg-type]
 
-    def generate(self, *args: Any, generation_config: Any = None, **kwargs: Any) -> Any:
+    def generate(self, inputs: Any = None, generation_config: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Generate as [`~GenerationMixin.generate`]; as the draft of another model, without the images."""
         if getattr(generation_config, "is_assistant", False):
             kwargs["mm_encoder_outputs"] = BLIND
-        return super().generate(*args, generation_config=generation_config, **kwargs)
+        return super().generate(inputs, generation_config, *args, **kwargs)  # type: ignore[misc]
 
     def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Prepare the arguments of `forward`; a draft has no first iteration of its own, which would pass these on."""
-        inputs = super().prepare_inputs_for_generation(*args, **kwargs)
+        inputs = super().prepare_inputs_for_generation(*args, **kwargs)  # type: ignore[misc]
         return {**inputs, "mm_encoder_outputs": BLIND} if kwargs.get("mm_encoder_outputs") == BLIND else inputs
 
     def get_output_embeddings(self) -> nn.Module:
@@ -347,11 +349,12 @@ class OmniVisionForConditionalGeneration(CompleteWeightsMixin, LlavaForCondition
                 f"Expected `pixel_values` and options of the vision tower, got {unknown or None!r}. Pass what the "
                 "processor makes of images alone: get_image_features(**processor(images=...))."
             )
-        native = self.config.vision_config.image_size_hw
-        if interpolate_pos_encoding is False and tuple(pixel_values.shape[-2:]) != tuple(native):
+        vision: Any = self.config.vision_config
+        native, size = tuple(vision.image_size_hw), tuple(pixel_values.shape[-2:])
+        if interpolate_pos_encoding is False and size != native:
             raise ValueError(
-                f"Expected images of {tuple(native)} without `interpolate_pos_encoding`, got "
-                f"{tuple(pixel_values.shape[-2:])}. Resize them, or leave the option out."
+                f"Expected images of {native} without `interpolate_pos_encoding`, got {size}. Resize them, or leave "
+                "the option out."
             )
         output = self.vision_tower(pixel_values, **{**kwargs, "return_dict": True})
         features = self.multi_modal_projector(output, pixel_values.shape[-2])
@@ -518,7 +521,7 @@ class OmniVisionForConditionalGeneration(CompleteWeightsMixin, LlavaForCondition
     def _at_width(self, features: torch.Tensor, embedded: int) -> torch.Tensor:
         """Check the width of features, one row for each image token; in late fusion a row holds those of an image."""
         late, got = self.config.fusion == "late", features.shape[-1]
-        width: int = self.multi_modal_projector.width if late else embedded  # type: ignore[assignment]
+        width: int = self.multi_modal_projector.width if late else embedded
         if got % width if late else got != width:
             raise ValueError(
                 f"Expected image features of {width} channels, got {got}. Take them from `get_image_features` of this "

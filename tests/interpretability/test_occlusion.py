@@ -61,7 +61,7 @@ def test_the_map_is_the_fall_of_the_log_probability_without_a_patch(composed, op
     @torch.no_grad()
     def probability(hidden):
         encoded = model.get_image_features(inputs["pixel_values"])
-        grid = encoded.pooler_output[0].view(-1, encoded.pooler_output[0].shape[-1])[leading:]
+        grid = encoded.pooler_output[0].view(-1, model.multi_modal_projector.width)[leading:]
         grid[hidden] = grid.mean(0)
         rest = {name: value for name, value in inputs.items() if name != "pixel_values"}
         return model(**rest, mm_encoder_outputs={"image": encoded}).logits[0, -1].log_softmax(-1)
