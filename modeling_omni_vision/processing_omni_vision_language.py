@@ -115,8 +115,10 @@ def read_message(message: Any) -> Any:
         return message
     message = dict(message)
     if "from" in message and "role" not in message:
-        role = str(message.pop("from"))
-        message["role"] = ROLES.get(role.lower(), role.lower())
+        message["role"] = message.pop("from")
+    role = str(message.get("role")).lower()
+    if role in (*ROLES, *ROLES.values(), "system"):
+        message["role"] = ROLES.get(role, role)
     if "value" in message and "content" not in message:
         message["content"] = message.pop("value")
     content = message.get("content")
@@ -186,8 +188,8 @@ class OmniVisionProcessor(LlavaProcessor):
         image_token (`str`, *optional*, defaults to `"<image>"`):
             Placeholder of an image in prompts.
         learned_questions (`dict`, *optional*):
-            What a model that only knows some kinds of questions can be asked: `templates`, whose `{0}`, `{1}` ... stand
-            for one of the words of `slots`, and `examples`. Other questions are refused by [`apply_chat_template`].
+            What a model that only knows some kinds of questions can be asked: `templates`, whose `{0}`, `{1}` ...
+            stand for one of the words of `slots`, and `examples`. [`apply_chat_template`] refuses other questions.
 
     Raises:
         `ValueError`: if the tokenizer does not encode the image token as one token.
@@ -277,8 +279,8 @@ class OmniVisionProcessor(LlavaProcessor):
         reason = f"the words {', '.join(map(repr, unknown))} are new to it" if unknown else "no question of this kind"
         examples = " ".join(self.learned_questions["examples"])
         return (
-            f"This model did not learn to answer {question.strip()!r} ({reason}). It can be asked: {examples} Ask one of "
-            "these, or force an answer: `force=True`, on the command line --force."
+            f"This model did not learn to answer {question.strip()!r} ({reason}). It can be asked: {examples} Ask one "
+            "of these, or force an answer: `force=True`, on the command line --force."
         )
 
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs: Any) -> str:
