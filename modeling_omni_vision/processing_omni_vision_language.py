@@ -133,6 +133,16 @@ def question_words(text: str) -> list[str]:
     return re.findall(r"[^\W_]+", text.lower())
 
 
+def is_learned(words: Sequence[str], learned: Mapping[str, Any]) -> bool:
+    """Return whether the words of a question fit one of the templates of `learned_questions`."""
+    slots = {f"{{{index}}}": choices for index, choices in enumerate(learned["slots"])}
+    for template in learned["templates"]:
+        places = [slots.get(place, [place]) for place in template.split()]
+        if len(places) == len(words) and all(word in place for word, place in zip(words, places, strict=True)):
+            return True
+    return False
+
+
 def _flat(images: Any) -> list[Any]:
     if isinstance(images, (list, tuple)):
         return [image for part in images for image in _flat(part)]
@@ -219,7 +229,7 @@ class OmniVisionProcessor(LlavaProcessor):
         # Generated tokens are appended on the right. Set here since saving a tokenizer does not always keep the side.
         self.tokenizer.padding_side = "left"
 
-    def apply_chat_template(
+    def apply_chat_template(  # type: ignore[override]
         self, conversation: Any, chat_template: str | None = None, force: bool = False, **kwargs: Any
     ) -> Any:
         """
@@ -269,12 +279,9 @@ class OmniVisionProcessor(LlavaProcessor):
         """
         if self.learned_questions is None or question is None:
             return None
-        slots = {f"{{{index}}}": words for index, words in enumerate(self.learned_questions["slots"])}
         words = question_words(question.replace(self.image_token, " "))
-        for template in self.learned_questions["templates"]:
-            places = [slots.get(word, [word]) for word in template.split()]
-            if len(places) == len(words) and all(word in place for word, place in zip(words, places, strict=True)):
-                return None
+        if is_learned(words, self.learned_questions):
+            return None
         unknown = self.unknown_words(" ".join(words))
         reason = f"the words {', '.join(map(repr, unknown))} are new to it" if unknown else "no question of this kind"
         examples = " ".join(self.learned_questions["examples"])
@@ -335,6 +342,7 @@ class OmniVisionProcessor(LlavaProcessor):
 __all__ = [
     "OmniVisionProcessor",
     "image_chat_template",
+    "is_learned",
     "question_words",
     "read_message",
     "read_part",

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import Any
 
-from ..processing_omni_vision_language import question_words
+from ..processing_omni_vision_language import is_learned, question_words
 
 
 MOST_TEMPLATES = 200
@@ -17,14 +17,17 @@ MOST_TEMPLATES = 200
 FEWEST_QUESTIONS = 10
 # Words are of one slot if they share this fraction of the questions in which either comes up.
 ALIKE = 0.4
+# Held-out questions that may fit no template: of an open set more do.
+MOST_REFUSED = 0.01
 EXAMPLES = 8
 
 
-def learn_questions(texts: Iterable[str]) -> dict[str, Any] | None:
+def learn_questions(texts: Iterable[str], held_out: Iterable[str] = ()) -> dict[str, Any] | None:
     """Return the `learned_questions` of an [`OmniVisionProcessor`], or None where questions have no few kinds.
 
     Args:
         texts: The questions of a training split, each as often as it is asked.
+        held_out: Those of a validation split, which have to be of the same kinds.
     """
     asked = Counter(tuple(question_words(text)) for text in texts)
     slot_of: dict[str, str] = {}
@@ -41,7 +44,9 @@ def learn_questions(texts: Iterable[str]) -> dict[str, Any] | None:
         kinds[_template(words, slot_of)][words] += times
     if not kinds or len(kinds) > min(MOST_TEMPLATES, asked.total() / FEWEST_QUESTIONS):
         return None
-    return _numbered(sorted(kinds.values(), key=Counter.total, reverse=True))
+    learned = _numbered(sorted(kinds.values(), key=Counter.total, reverse=True))
+    fits = [is_learned(question_words(text), learned) for text in held_out]
+    return learned if fits.count(False) <= MOST_REFUSED * len(fits) else None
 
 
 def _template(words: Sequence[str], slot_of: dict[str, str]) -> tuple[str, ...]:

@@ -169,10 +169,13 @@ def test_packed_questions_have_the_loss_and_the_gradients_of_the_questions_one_b
 
 def test_the_last_token_of_a_prompt_is_its_questions_own():
     packed = pack_questions([[1, 2, 3], [1, 2, 3]], [[7, 0], [8, 9, 0]], ["a", "b"], [])
-    assert packed.tokens == [1, 2, 3, 7, 0, 3, 8, 9, 0]
-    assert packed.labels == [IGNORED] * 3 + [7, 0] + [IGNORED] + [8, 9, 0]
-    assert packed.positions == [0, 1, 2, 3, 4, 2, 3, 4, 5]
-    assert packed.segments == [0, 0, 1, 1, 1, 2, 2, 2, 2]
+    assert [*packed.tokens] == [1, 2, 3, 7, 0, 3, 8, 9, 0]
+    assert [*packed.labels] == [IGNORED] * 3 + [7, 0] + [IGNORED] + [8, 9, 0]
+    assert [*packed.positions] == [0, 1, 2, 3, 4, 2, 3, 4, 5]
+    assert [*packed.segments] == [0, 0, 1, 1, 1, 2, 2, 2, 2]
+    second = packed.only(2)
+    assert [*second.tokens] == [1, 2, 3, 8, 9, 0]
+    assert ([*second.positions], [*second.segments]) == ([0, 1, 2, 3, 4, 5], [0, 0, 1, 1, 1, 1])
 
 
 def test_an_answer_is_exact_if_and_only_if_generate_gives_it(tmp_path, scenes):
