@@ -117,8 +117,14 @@ def pack_questions(
     # The last token of a prompt predicts the first of the answer: it belongs to its question.
     shared = min(_common(prompts), *(len(prompt) - 1 for prompt in prompts))
     tokens = prompts[0][:shared]
-    begun = (array("i", values) for values in ([*tokens], [IGNORED] * shared, range(shared), [SHARED] * shared))
-    found = AnsweredSequence(*begun, kinds=[*kinds], images=images)
+    found = AnsweredSequence(
+        tokens=array("i", tokens),
+        labels=array("i", [IGNORED] * shared),
+        positions=array("i", range(shared)),
+        segments=array("i", [SHARED] * shared),
+        kinds=[*kinds],
+        images=images,
+    )
     for number, (prompt, answer) in enumerate(zip(prompts, answers, strict=True), 1):
         own = prompt[shared:]
         length = len(own) + len(answer)
