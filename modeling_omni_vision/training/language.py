@@ -43,6 +43,8 @@ from .skeleton import SkeletonTrainer, TrainingRun
 
 logger = logging.getLogger(__name__)
 
+# Layers that get LoRA where a language model has them: projections of queries and values, apart or in one.
+LORA_TARGETS = (("q_proj", "v_proj"), ("qkv_proj",), ("query_key_value",), ("c_attn",), ("Wqkv",))
 PARTS = {"vision": "vision_tower.", "text": "language_model."}
 
 
@@ -251,10 +253,9 @@ def lora_pattern(model: Any, targets: str | None = None) -> str:
     decoder = model.language_model
     linear = (nn.Linear, Conv1D)
     found = {name.rpartition(".")[2] for name, layer in decoder.named_modules() if isinstance(layer, linear)}
-    usual: Any = ["q_proj", "v_proj"]
-    if not set(usual) <= found:
-        usual = KNOWN_TARGETS.get(decoder.config.model_type, [])
-    wanted = [name.strip() for name in targets.split(",")] if targets else usual
+    known = KNOWN_TARGETS.get(decoder.config.model_type, [])
+    usual: Any = next((names for names in (*LORA_TARGETS, known) if {*names} and {*names} <= found), [])
+    wanted = [name.strip() for name in targets.split(",")] if targets else [*usual]
     if not wanted or not set(wanted) <= found:
         raise ValueError(
             f"LoRA needs the names of linear layers of {type(decoder).__name__}, got {wanted}. Choose some of "

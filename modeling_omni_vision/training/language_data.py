@@ -323,7 +323,7 @@ def other_images(keys: Sequence[Sequence[str]]) -> list[list[tuple[int, int]]]:
     """Return for each row other images, as row and place: none that is equal to one of its own.
 
     Different images stand in a circle, in the order of the rows; each is exchanged for that half a circle further on,
-    or the next ones where those are the row's own too.
+    or for the next one where that is the row's own too.
 
     Raises:
         ValueError: if a row has all images.
@@ -333,17 +333,20 @@ def other_images(keys: Sequence[Sequence[str]]) -> list[list[tuple[int, int]]]:
         for place, key in enumerate(found):
             places.setdefault(key, (row, place))
     circle, number = [*places], {key: place for place, key in enumerate(places)}
+
+    def other(key: str, own: set[str]) -> str | None:
+        half = number[key] + len(circle) // 2
+        further = (circle[(half + step) % len(circle)] for step in range(len(circle)))
+        return next((image for image in further if image not in own), None)
+
     others = []
     for row, found in enumerate(keys):
-        own = set(found)
-        shifts = ((len(circle) // 2 + step) % max(len(circle), 1) for step in range(len(circle)))
-        moved = ([circle[(number[key] + shift) % len(circle)] for key in found] for shift in shifts)
-        chosen = next((images for images in moved if own.isdisjoint(images)), None) if found else []
-        if chosen is None:
+        chosen = [other(key, {*found}) for key in found]
+        if None in chosen:
             raise ValueError(
                 f"Shuffling needs images that a row does not have, row {row + 1} has all of them. Add some."
             )
-        others.append([places[key] for key in chosen])
+        others.append([places[key] for key in chosen if key is not None])
     return others
 
 
