@@ -43,7 +43,8 @@ FLATTEN_CONTENT = """\
 {%- for part in ([content] if content is mapping else (content or [])) -%}
 {%- set kind = 'text' if part is string else part['type'] -%}
 {%- if not kind -%}
-{%- set kind = 'text' if part['text'] is defined else ('image' if part['image'] or part['image_url'] else 'none') -%}
+{%- set source = part['image'] or part['image_url'] or part['url'] or part['path'] or part['base64'] -%}
+{%- set kind = 'text' if part['text'] is defined else ('image' if source else 'none') -%}
 {%- endif -%}
 {%- if kind in ['image', 'image_url', 'input_image'] -%}
 {%- set turn.text = turn.text + 'IMAGE_TOKEN\\n' -%}

@@ -1,6 +1,8 @@
+import base64
 import copy
 import importlib.util
 import json
+import re
 from functools import partial
 from pathlib import Path
 
@@ -35,7 +37,7 @@ if Version(transformers_version) < Version("5.23"):
 from modeling_omni_vision import OmniVisionForConditionalGeneration, OmniVisionLanguageConfig, OmniVisionProcessor
 from modeling_omni_vision.interop import compose_language_model, prepare_tokenizer
 from modeling_omni_vision.modeling_omni_vision_language import group_images_by_prompt, pixel_shuffle
-from modeling_omni_vision.processing_omni_vision_language import image_chat_template
+from modeling_omni_vision.processing_omni_vision_language import image_chat_template, read_message, read_part
 
 
 VISION = {
@@ -717,6 +719,116 @@ def test_a_chat_with_images_has_the_format_of_the_language_model(make, word_toke
     )
     assert batch["pixel_values"].shape == (1, 3, 32, 32)
     assert len(batch["input_ids"]) == 2
+
+
+URL = {"url": "data:image/png;base64,..."}
+
+
+@pytest.mark.parametrize(
+    ("parts", "read"),
+    [
+        ([{"type": "image_url", "image_url": URL}], [{"type": "image", "image": URL["url"]}]),
+        ([{"type": "image_url", "image_url": "a.png"}], [{"type": "image", "image": "a.png"}]),
+        ([{"type": "input_image", "image_url": "a.png", "detail": "low"}], [{"type": "image", "image": "a.png"}]),
+        ([{"type": "input_text", "text": "what"}], [{"type": "text", "text": "what"}]),
+        ([{"type": "output_text", "text": "red"}], [{"type": "text", "text": "red"}]),
+        ([{"text": "what"}, {"image": RED}], [{"type": "text", "text": "what"}, {"type": "image", "image": RED}]),
+        (["what", {"path": "a.png"}], [{"type": "text", "text": "what"}, {"type": "image", "image": "a.png"}]),
+        ({"type": "text", "text": "what"}, [{"type": "text", "text": "what"}]),
+        ([{"type": "image"}, {"type": "text", "text": None}], [{"type": "image"}, {"type": "text", "text": ""}]),
+    ],
+)
+def test_usual_spellings_of_parts_are_read(make, parts, read):
+    assert read_message({"role": "user", "content": parts}) == {"role": "user", "content": read}
+    _, processor = make()
+    # Those who use the template alone get the same text.
+    text = processor.apply_chat_template([{"role": "user", "content": read}])
+    words, given = processor.tokenizer, [{"role": "user", "content": parts}]
+    alone = words.apply_chat_template(given, chat_template=processor.chat_template, tokenize=False)
+    assert alone == text == "USER: " + "".join(part.get("text", "<image>\n") for part in read) + "\n"
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "video", "video": "a.mp4"},
+        {"type": "img", "image": RED},
+        {"type": "audio", "audio": "a.wav"},
+        {"type": "input_file", "file_id": "1"},
+        {"note": "what"},
+    ],
+)
+def test_other_parts_are_refused_by_the_processor_and_by_the_template_alone(make, part):
+    _, processor = make()
+    chat = [{"role": "user", "content": [part]}]
+    with pytest.raises(ValueError, match="Expected parts of type 'text' or 'image'"):
+        processor.apply_chat_template(chat)
+    with pytest.raises(Exception, match="Expected parts of type text or image"):
+        processor.tokenizer.apply_chat_template(chat, chat_template=processor.chat_template)
+    with pytest.raises(ValueError, match="Did you mean 'image'"):
+        read_part({"type": "imag", "image": RED})
+    with pytest.raises(ValueError, match="as dicts or text, got 7"):
+        read_part(7)
+
+
+def test_chats_of_openai_and_llava_show_the_model_the_same_image(make, tmp_path):
+    _, processor = make()
+    RED.save(tmp_path / "red.png")
+    encoded = base64.b64encode((tmp_path / "red.png").read_bytes()).decode()
+    text = {"type": "text", "text": "what is it"}
+    expected = processor.apply_chat_template(
+        [{"role": "user", "content": [{"type": "image", "image": RED}, text]}], **CHAT_OPTIONS
+    )
+    sources = [
+        {"type": "image", "path": str(tmp_path / "red.png")},
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{encoded}"}},
+        {"type": "input_image", "image_url": f"data:image/png;base64,{encoded}"},
+        {"image": RED},
+    ]
+    for source in sources:
+        for chat in ([{"role": "user", "content": [source, text]}], [{"from": "Human", "value": [source, text]}]):
+            found = processor.apply_chat_template(chat, **CHAT_OPTIONS)
+            assert torch.equal(found["input_ids"], expected["input_ids"])
+            assert torch.equal(found["pixel_values"], expected["pixel_values"])
+    said = [{"from": "human", "value": "?"}]
+    with pytest.raises(Exception, match="Expected messages with role and content"):
+        processor.tokenizer.apply_chat_template(said, chat_template=processor.chat_template)
+
+
+LEARNED = {
+    "templates": ["what is {0}", "is it {0} or {0}"],
+    "slots": [["blue", "red"]],
+    "examples": ["What is red?", "Is it red or blue?"],
+}
+
+
+def test_questions_of_kinds_that_a_model_did_not_learn_are_refused_unless_forced(make, tmp_path):
+    _, processor = make()
+    assert processor.refusal("where is it") is None
+    processor.learned_questions = LEARNED
+    processor.save_pretrained(tmp_path)
+    for read in (processor, AutoProcessor.from_pretrained(tmp_path)):
+        for right in ("what is red?", "WHAT  is Blue", "<image>\nIs it red or blue?"):
+            assert read.refusal(right) is None
+        assert "('green' " not in read.refusal("what is")
+        sentence = r"\(the words 'green' are new to it\). It can be asked: What is red\? Is it red or blue\? Ask one"
+        assert re.search(sentence, read.refusal("what is green?"))
+        assert "(no question of this kind)" in read.refusal("is it red")
+        assert read.unknown_words("what is green") == ["green"]
+        parts = [{"type": "image", "image": RED}, {"type": "text", "text": "what is green?"}]
+        chat = [{"role": "user", "content": parts}]
+        with pytest.raises(ValueError, match="did not learn to answer 'what is green"):
+            read.apply_chat_template(chat, **CHAT_OPTIONS)
+        # Only what is to be answered is looked at.
+        assert read.apply_chat_template(chat)
+        assert "pixel_values" in read.apply_chat_template(chat, **CHAT_OPTIONS, force=True)
+        chat += [{"role": "assistant", "content": "blue"}, {"role": "user", "content": "what is red"}]
+        assert read.apply_chat_template(chat, add_generation_prompt=True)
+
+
+def test_words_without_a_token_are_named(make):
+    _, processor = make()
+    assert processor.unknown_words("what is the zebra") == ["the", "zebra"]
 
 
 def test_a_tokenizer_without_the_image_token_is_refused(word_tokenizer):
