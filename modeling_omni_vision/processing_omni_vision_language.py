@@ -319,8 +319,9 @@ class OmniVisionProcessor(LlavaProcessor):
             expected, got = sum(prompt.count(self.image_token) for prompt in text), len(images or [])
             if expected != got:
                 raise ValueError(
-                    f"Expected an image for each {self.image_token}, got {expected} {self.image_token} in the text "
-                    f"and {got} images. Put one {self.image_token} into the text for each image."
+                    f"The number of {self.image_token} tokens in the prompts should be the same as the number of "
+                    f"images, got {expected} {self.image_token} in the text and {got} images. Put one "
+                    f"{self.image_token} into the text for each image."
                 )
         super().validate_inputs(images, text, *args, **kwargs)
 
@@ -328,8 +329,9 @@ class OmniVisionProcessor(LlavaProcessor):
         expected, got = [prompt.count(self.image_token) for prompt in text], [len(_flat(group)) for group in images]
         if expected != got:
             raise ValueError(
-                f"Expected as many images in each group as its prompt has {self.image_token}, got {expected} "
-                f"{self.image_token} and {got} images. Group the images by prompt, or pass them in one flat list."
+                f"The number of {self.image_token} tokens in the prompts should be the same as the number of images of "
+                f"each group, got {expected} {self.image_token} and {got} images. Group the images by prompt, or pass "
+                "them in one flat list."
             )
 
     def _get_num_multimodal_tokens(self, image_sizes: Any = None, **kwargs: Any) -> MultiModalData:
