@@ -329,9 +329,9 @@ class OmniVisionProcessor(LlavaProcessor):
         expected, got = [prompt.count(self.image_token) for prompt in text], [len(_flat(group)) for group in images]
         if expected != got:
             raise ValueError(
-                f"The number of {self.image_token} tokens in the prompts should be the same as the number of images of "
-                f"each group, got {expected} {self.image_token} and {got} images. Group the images by prompt, or pass "
-                "them in one flat list."
+                f"The number of {self.image_token} tokens in the prompts should be the same as the number of images "
+                f"of each group, got {expected} {self.image_token} and {got} images. Group the images by prompt, or "
+                "pass them in one flat list."
             )
 
     def _get_num_multimodal_tokens(self, image_sizes: Any = None, **kwargs: Any) -> MultiModalData:
