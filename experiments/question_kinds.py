@@ -66,7 +66,7 @@ def store(folder: str, learned: dict[str, Any]) -> None:
     processor = OmniVisionProcessor.from_pretrained(folder)
     processor.learned_questions = learned
     # What the language model's own template is stands after the loop that joins parts.
-    own = processor.chat_template.partition("{%- set messages = turns.flat -%}\n")[2]
+    own = str(processor.chat_template).partition("{%- set messages = turns.flat -%}\n")[2]
     processor.chat_template = FLATTEN_CONTENT.replace("IMAGE_TOKEN", processor.image_token) + own
     settings = Path(folder, "processor_config.json")
     saved = json.loads(settings.read_text(encoding="utf-8"))

@@ -52,7 +52,8 @@ class LanguageTester:
     is_training = True
     batch_size, seq_length = 3, 22
     hidden_size, num_hidden_layers, num_attention_heads = 32, 2, 4
-    vocab_size, image_token, pad_token_id = 99, 0, 1
+    # Above the tokens that the suite makes up itself, and below those that its smaller vocabularies lack.
+    vocab_size, image_token, pad_token_id = 99, 7, 1
     with_images = True
 
     def __init__(self, fusion):
@@ -73,7 +74,7 @@ class LanguageTester:
 
     def prepare_config_and_inputs_for_common(self):
         config = self.get_config()
-        ids = ids_tensor([self.batch_size, self.seq_length], self.vocab_size - 3) + 2
+        ids = ids_tensor([self.batch_size, self.seq_length], self.vocab_size - 8) + 8
         if not self.with_images:
             return config, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         ids[:, : config.image_seq_length] = self.image_token
