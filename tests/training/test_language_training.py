@@ -585,8 +585,10 @@ def test_two_processes_train_as_the_script_says(composite, tmp_path):
     from PIL import Image
 
     talk = [{"role": "user", "content": "what colour?"}, {"role": "assistant", "content": "red"}]
-    Image.new("RGB", (32, 32), "red").save(tmp_path / "a.png")
-    (tmp_path / "train.jsonl").write_text("\n".join([json.dumps({"image": "a.png", "messages": talk})] * 16))
+    for number in range(16):
+        Image.new("RGB", (32, 32), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    rows = (json.dumps({"image": f"{number}.png", "messages": talk}) for number in range(16))
+    (tmp_path / "train.jsonl").write_text("\n".join(rows))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = ["scripts/train_language.py", "--dataset", str(tmp_path), "--config", json.dumps(VISION)]
     options = ["--text_config", json.dumps(TEXT), "--max_steps", "2", "--per_device_train_batch_size", "2"]
