@@ -53,8 +53,9 @@ def explain_answer(
     if not rows:
         return OcclusionResult(question, answer, None)
     encoded = model.get_image_features(pixels)
-    variants = occluded(encoded.pooler_output[0], rows, columns)
-    encoded.pooler_output = variants
+    features = encoded.pooler_output[0]
+    variants = occluded(features.reshape(-1, model.multi_modal_projector.width), rows, columns)
+    encoded.pooler_output = [variant.reshape_as(features) for variant in variants]
     many = {name: value.expand(len(variants), -1) for name, value in inputs.items()}
     scores = model(**many, mm_encoder_outputs={"image": encoded}).logits[:, -1].log_softmax(-1)[:, tokens[0]]
     relevance = (scores[0] - scores[1:]).unflatten(0, (rows, columns))

@@ -11,6 +11,7 @@ from .arguments import HELD_OUT, MUON, CommonTrainingArguments, check_choices, c
 from .option import option
 
 
+LONG_CONVERSATIONS = ("stop", "skip", "cut")
 STAGES = ("projector", "lora", "all")
 NEW = "new"
 # A decoder that learns drawn scenes in minutes of one core; below a million parameters with its vocabulary.
@@ -60,7 +61,10 @@ class LanguageArguments:
         "language model; all: everything. A part whose learning rate is 0 stays as it is.",
         "all",
     )
-    lora_rank: int = option("Rank of LoRA on q_proj and v_proj, in stage lora.", 8)
+    lora_rank: int = option("Rank of LoRA, in stage lora.", 8)
+    lora_targets: str | None = option(
+        "Layers that get LoRA, as q_proj,v_proj; by default those two, or what PEFT has for the language model.", None
+    )
     vision_learning_rate: float | None = option(
         "Of the vision tower; by default --learning_rate, or 0 with lora.", None
     )
@@ -70,13 +74,17 @@ class LanguageArguments:
     max_questions_per_sequence: int = option(
         "Questions about one image that share its tokens in one sequence; 1: none do.", 20
     )
+    long_conversations: str = option(
+        "What to do with those longer than the language model's positions: stop, skip, or cut (their first turns).",
+        "stop",
+    )
     image_input: str = option(
         "images, or a control: shuffled (images of other questions), or nothing (text only).", "images"
     )
 
     def __post_init__(self) -> None:
         recipe: Any = self
-        check_choices(recipe, stage=STAGES, image_input=self.image_inputs)
+        check_choices(recipe, stage=STAGES, image_input=self.image_inputs, long_conversations=LONG_CONVERSATIONS)
         check_nonnegative(recipe, "vision_learning_rate", "text_learning_rate")
         check_nonnegative(recipe, "muon_learning_rate", "text_muon_learning_rate")
         composed = [name for name in self.of_new_models if getattr(self, name)]

@@ -25,7 +25,7 @@ FLAGS = {
     "search": "model index text image where limit exact json sheet maps force revision",
     "compose": "vision text output fusion vision_feature_select_strategy projector scale_factor "
     "cross_attention_interval dtype",
-    "ask": "question model image max_new_tokens revision",
+    "ask": "question model image max_new_tokens force revision",
     "convert": "model output source target num_heads spec_config",
     "publish": "model output repo_id push private template",
     "verify": "folder trust_remote_code",
@@ -41,8 +41,8 @@ TRAINING_FLAGS = {
     "mini_batch_size image_pair_weight augment muon_learning_rate",
     "train-language": "dataset validation_fraction model vision config text text_config fusion "
     "vision_feature_select_strategy projector scale_factor cross_attention_interval attn_implementation stage "
-    "lora_rank vision_learning_rate text_learning_rate muon_learning_rate text_muon_learning_rate "
-    "max_questions_per_sequence image_input",
+    "lora_rank lora_targets vision_learning_rate text_learning_rate muon_learning_rate text_muon_learning_rate "
+    "max_questions_per_sequence long_conversations image_input",
 }
 POSITIONAL = {"ask": "question", "inspect": "folder", "verify": "folder"}
 NOT_WORDS_OF_OURS = ("checkpoint", "picture", "pictures", "out", "output_folder", "destination", "text_file")
