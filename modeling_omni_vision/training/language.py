@@ -25,6 +25,7 @@ from ..modeling_omni_vision import OmniVisionModel
 from ..modeling_omni_vision_language import OmniVisionForConditionalGeneration
 from ..processing_omni_vision_language import OmniVisionProcessor
 from ..records.weights_digest import weights_digest
+from .arguments import check_checkpoint
 from .initialization import new_image_processor
 from .language_arguments import NEW, LanguageArguments, LanguageTrainingArguments
 from .language_data import (
@@ -46,6 +47,13 @@ logger = logging.getLogger(__name__)
 # Layers that get LoRA where a language model has them: projections of queries and values, apart or in one.
 LORA_TARGETS = (("q_proj", "v_proj"), ("qkv_proj",), ("query_key_value",), ("c_attn",), ("Wqkv",))
 PARTS = {"vision": "vision_tower.", "text": "language_model."}
+OF_CHECKPOINTS = (
+    "fusion",
+    "vision_feature_select_strategy",
+    "projector",
+    "scale_factor",
+    "cross_attention_interval",
+)
 
 
 def train_language(recipe: LanguageArguments, args: LanguageTrainingArguments) -> Path:
@@ -115,7 +123,10 @@ class LanguageRun(TrainingRun):
         """Load the composite to train, or compose a new one."""
         recipe, args = self.recipe, self.args
         if recipe.model is not None:
-            return _open(recipe.model, recipe.attn_implementation)
+            opened = _open(recipe.model, recipe.attn_implementation)
+            own = opened[0].config.to_dict()
+            check_checkpoint(recipe.model, own, {name: getattr(recipe, name) for name in OF_CHECKPOINTS})
+            return opened
         # Beside the run, where all processes find it; only the first of them writes.
         folder = self.folder.absolute()
         parts = folder.with_name(f".{folder.name}.parts")
@@ -165,6 +176,12 @@ class LanguageRun(TrainingRun):
         logged = next((entry for entry in log if "eval_accuracy" in entry), {})
         names = {name: name.removeprefix("eval_") for name in logged if name.startswith("eval_")}
         return names or {"eval_accuracy": "accuracy"}
+
+    @property
+    def metrics(self) -> set[str]:
+        """Names of the metrics that an evaluation gives: the accuracy of all questions and of each kind."""
+        asked = (question for row in self.data["validation"]["questions"][:] for question in row)
+        return {"eval_accuracy", *(f"eval_{question['kind']}" for question in asked)}
 
     def describe(self) -> dict[str, Any]:
         """Return the recipe, the sizes of the data, and which parts of the model did not change."""

@@ -16,9 +16,9 @@ from modeling_omni_vision.evaluation.test_split import LOCK_FILE, SplitRefusedEr
 from modeling_omni_vision.training import classification as run_module
 from modeling_omni_vision.training import skeleton
 from modeling_omni_vision.training.averaging import TRAINED_WEIGHTS_FILE
+from modeling_omni_vision.training.checkpoints import find_checkpoint
 from modeling_omni_vision.training.classification import build_model, train
 from modeling_omni_vision.training.interruption import TrainingInterruptedError
-from modeling_omni_vision.training.skeleton import find_checkpoint
 from modeling_omni_vision.training.trainer import OmniVisionTrainer
 
 
