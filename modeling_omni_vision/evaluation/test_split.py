@@ -130,8 +130,14 @@ def create_lock(path: Path, record: dict[str, Any]) -> bool:
             file.write(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        # Fails where the name exists, unlike a rename, and never leaves half a file, unlike O_EXCL.
-        path.hardlink_to(partial)
+        try:
+            # Fails where the name exists, unlike a rename, and never leaves half a file, unlike O_EXCL.
+            path.hardlink_to(partial)
+        except FileExistsError:
+            return False
+        except (OSError, NotImplementedError):  # a file system without hard links
+            path.touch(exist_ok=False)
+            partial.replace(path)
     except FileExistsError:
         return False
     finally:

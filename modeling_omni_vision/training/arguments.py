@@ -50,6 +50,9 @@ class RecipeArguments:
     random_erasing: float = option("Probability that a rectangle is erased.", 0.0)
     mixup: float = option("Mixup alpha; 0 disables.", 0.0)
     cutmix: float = option("CutMix alpha; 0 disables. With mixup, one per batch.", 0.0)
+    class_balance: str | None = option(
+        "For classes of unequal size: weights (in the loss) or sampler (rows are drawn until classes are equal).", None
+    )
     ema_decay: float = option("Decay of the average of weights; 0 disables.", 0.0)
     layer_decay: float = option("Learning rate of each layer relative to the one above it; 1 means equal.", 1.0)
     muon_learning_rate: float = option(MUON, 0.0)
@@ -59,6 +62,8 @@ class RecipeArguments:
     def __post_init__(self) -> None:
         self.given = _given(self)
         recipe: Any = self
+        if self.class_balance is not None:
+            check_choices(recipe, class_balance=("weights", "sampler"))
         check_field(recipe, "ema_decay", 0 <= self.ema_decay < 1, "at least 0 and below 1", "0.999 is usual.")
         check_field(recipe, "layer_decay", 0 < self.layer_decay <= 1, "above 0 and at most 1", "0.75 is usual.")
         check_nonnegative(recipe, "muon_learning_rate", "test_fraction")

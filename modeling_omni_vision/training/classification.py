@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 
-from ..configuration_omni_vision import OmniVisionConfig
+from ..configuration_omni_vision import PROBABILITIES, OmniVisionConfig
 from ..data.augmentation import Augmentation
 from ..data.hold_out import save_splits
 from ..data.image_dataset import MEMORY_LIMIT, ImageCollator, ImageDataset
@@ -21,7 +21,7 @@ from ..interop.vision_tower import load_complete, load_vision_tower
 from ..modeling_omni_vision import OmniVisionForImageClassification
 from ..records.command import without_folder
 from ..records.machine import has_bf16_instructions
-from .arguments import OmniVisionTrainingArguments, RecipeArguments
+from .arguments import OmniVisionTrainingArguments, RecipeArguments, check_checkpoint
 from .initialization import mimetic_, new_image_processor
 from .run_record import evaluations, training_command, without_folders
 from .skeleton import TrainingRun
@@ -31,6 +31,8 @@ from .trainer import OmniVisionTrainer
 logger = logging.getLogger(__name__)
 
 UNCENTRED = 1e-4  # a residual mean above this was not left by rounding
+# Fields of a configuration that a checkpoint can take in place of its own.
+OF_TRAINING = (*PROBABILITIES, "image_size", "attn_implementation", "id2label", "label2id", "problem_type")
 EAGER_IS_FASTER_BELOW = 200  # tokens, for bf16 on CPUs
 
 
@@ -45,6 +47,12 @@ def train(recipe: RecipeArguments, args: OmniVisionTrainingArguments) -> Path:
 
 class ClassificationRun(TrainingRun):
     """The run of a classifier; see `train`."""
+
+    evaluated = {
+        "eval_accuracy": "accuracy",
+        "eval_balanced_accuracy": "balanced_accuracy",
+        "eval_loss": "loss",
+    }
 
     def build(self) -> OmniVisionTrainer:
         """Load images, make or load the classifier, and return their Trainer."""
@@ -66,6 +74,7 @@ class ClassificationRun(TrainingRun):
             layer_decay=recipe.layer_decay,
             muon_learning_rate=recipe.muon_learning_rate,
             center_residual=recipe.center_residual,
+            class_balance=recipe.class_balance,
             model=model,
             args=args,
             data_collator=ImageCollator(processor),
@@ -78,7 +87,8 @@ class ClassificationRun(TrainingRun):
         """Return the command with its arguments, the dataset, and the best validation accuracy."""
         changed, config = without_folders({**self.recipe.given, **self.args.given}), self.recipe.config_fields()
         found = evaluations(self.trainer.state.log_history, self.evaluated)
-        best = max(found, key=lambda entry: entry["accuracy"], default={})
+        chosen = [entry for entry in found if entry["step"] == self.trainer.state.best_global_step]
+        best = chosen[0] if chosen else max(found, key=lambda entry: entry["accuracy"], default={})
         self.command = training_command(
             "omni-vision train", {**changed, **({"config": json.dumps(config)} if config else {})}
         )
@@ -146,6 +156,8 @@ def build_model(
             mimetic_(model)
         return model, new_image_processor(config)
     before = OmniVisionConfig.from_pretrained(recipe.model)
+    check_config(recipe.model, before, fields)
+    size = fields.pop("image_size", before.image_size)
     config = OmniVisionConfig.from_pretrained(recipe.model, **fields)
     if before.id2label == id2label and before.architectures == [OmniVisionForImageClassification.__name__]:
         model = load_complete(OmniVisionForImageClassification, recipe.model, config=config)
@@ -153,6 +165,15 @@ def build_model(
         logger.warning("The head of %s is for other classes: it is replaced by a new one.", recipe.model)
         model = OmniVisionForImageClassification(config)
         model.omni_vision = load_vision_tower(recipe.model, **fields)
+    config = OmniVisionConfig.from_pretrained(recipe.model, **fields, image_size=size)
+    if config.image_size_hw != before.image_size_hw:
+        logger.warning(
+            "Positions of %s are interpolated, from images of %s to %s.",
+            recipe.model,
+            before.image_size_hw,
+            config.image_size_hw,
+        )
+        model = with_config(model, config)
     if recipe.center_residual and model.residual_mean() > UNCENTRED:
         logger.warning(
             "%s was not trained with a centred residual stream; centring changes what it computes. Pass "
@@ -161,6 +182,27 @@ def build_model(
         )
     size = dict(zip(("height", "width"), config.image_size_hw, strict=True))
     return model.float(), OmniVisionImageProcessor.from_pretrained(recipe.model, size=size)
+
+
+def check_config(path: str, before: OmniVisionConfig, fields: dict[str, Any]) -> None:
+    """Raise `ValueError` for fields that a checkpoint cannot take: all but dropout, `image_size` and names."""
+    own = before.to_dict()
+    asked = {name: value for name, value in fields.items() if name not in OF_TRAINING}
+    if asked.get("patch_size") in (before.patch_size, list(before.patch_size_hw), before.patch_size_hw[0]):
+        own["patch_size"] = asked["patch_size"]  # a number, or a pair of it
+    check_checkpoint(path, own, asked)
+
+
+def with_config(
+    model: OmniVisionForImageClassification, config: OmniVisionConfig
+) -> OmniVisionForImageClassification:
+    """Return the model for images of another size, its positions interpolated as its `forward` would."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        resized = OmniVisionForImageClassification(config)
+        weights = model.state_dict()
+        positions = model.omni_vision.embeddings.positions(*config.grid_size)
+        resized.load_state_dict({**weights, "omni_vision.embeddings.position_embeddings": positions})
+    return resized.eval()
 
 
 def training_images(

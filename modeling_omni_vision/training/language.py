@@ -323,6 +323,9 @@ class LanguageTrainer(SkeletonTrainer):
         if recipe.max_questions_per_sequence > 1:
             check_packing(model, self.data_collator, self.train_dataset)
         self.rates, self.recipe = rates, recipe
+        if self.args.label_smoothing_factor:
+            # Its own smoother does not shift labels for our composite.
+            self.label_smoother, self.compute_loss_func = None, self._smoothed_loss
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return groups with a learning rate per part, for Muon where the layers of a part have one of it."""
@@ -333,11 +336,19 @@ class LanguageTrainer(SkeletonTrainer):
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Compute the loss, with logits only at the tokens before those of answers."""
-        if self.core.language_model.loss_function is ForCausalLMLoss and self.label_smoother is None:
-            labels = inputs["labels"][:, 1:]
-            places = answer_places(labels)
+        labels = inputs["labels"][:, 1:]
+        places = answer_places(labels)
+        if self.compute_loss_func is not None:
+            inputs = {**inputs, "logits_to_keep": places, "labels": labels[:, places]}
+        elif self.core.language_model.loss_function is ForCausalLMLoss:
             inputs = {**inputs, "logits_to_keep": places, "shift_labels": labels[:, places]}
         return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def _smoothed_loss(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+        smoothing, logits = self.args.label_smoothing_factor, outputs.logits.float().flatten(0, 1)
+        kinds = {"ignore_index": IGNORED, "label_smoothing": smoothing, "reduction": "sum"}
+        total = nn.functional.cross_entropy(logits, labels.flatten(), **kinds)
+        return total / ((labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         data: Any = self.train_dataset if train_dataset is None else train_dataset

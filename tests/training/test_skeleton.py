@@ -48,6 +48,7 @@ class Task:
         config = {"image_size": 8, "patch_size": 4, "num_channels": 1, "hidden_size": 16, "num_hidden_layers": 2}
         config |= {"intermediate_size": 32, "drop_path_rate": 0.1, "patch_drop_rate": 0.25}
         levers = {**RANDOM, "muon_learning_rate": 0.02, "mimetic_init": True, "ema_decay": 0.9}
+        levers |= {"class_balance": "sampler"}
         recipe = RecipeArguments(dataset=str(self.source), config=json.dumps(config), **levers)
         size = {"per_device_train_batch_size": 12, "label_smoothing_factor": 0.1}
         return classification.train(recipe, OmniVisionTrainingArguments(**size, **options))
