@@ -47,7 +47,7 @@ class OmniVisionTrainer(SkeletonTrainer):
         super().__init__(model, compute_metrics=accuracies, preprocess_logits_for_metrics=answers, **kwargs)
         self.layer_decay, self.muon_learning_rate = layer_decay, muon_learning_rate
         data: Any = self.train_dataset
-        self.class_weights = class_weights(data.labels, model.num_labels) if class_balance == "weights" else None
+        self.class_weights = class_weights(data.labels, model.config.num_labels) if class_balance == "weights" else None
         self.balance_samples = class_balance == "sampler"
         self.label_smoother = None  # knows no soft labels; compute_loss does it
         self.average = WeightAverage(model, ema_decay) if ema_decay else None
