@@ -66,10 +66,12 @@ def run_training(train: Callable[[Any, Any], Path], recipe: Any, args: Any) -> d
     Interrupted training ends the process: one line, no traceback, status 128 + signal.
     """
     import torch
+    from datasets import disable_progress_bars
 
     from ..records.metrics_file import read_metrics
     from ..training.interruption import TrainingInterruptedError
 
+    disable_progress_bars()
     try:
         folder = train(recipe, args)
     except TrainingInterruptedError as stopped:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import Trainer, set_seed
+from transformers import PrinterCallback, ProgressCallback, Trainer, set_seed
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from ..records.machine import has_bf16_instructions
@@ -29,6 +29,7 @@ from .checkpoints import (
 from .data_report import DataReport
 from .interruption import train_until_done
 from .optimizer import make_optimizer, parameter_groups
+from .progress import Progress
 from .run_record import describe_run
 
 
@@ -58,6 +59,9 @@ class SkeletonTrainer(Trainer):
     def __init__(self, *args: Any, epoch_data: Any = None, **kwargs: Any) -> None:
         self._rows: list[int] = []
         super().__init__(*args, **kwargs)
+        for theirs in (PrinterCallback, ProgressCallback):
+            self.remove_callback(theirs)
+        self.add_callback(Progress())
         self.add_callback(DataEpochCallback(epoch_data))
         self.add_callback(TimeEstimateCallback())
 

@@ -95,6 +95,23 @@ def test_the_example_of_the_command_names_flags_that_exist():
     assert flags <= fields
 
 
+@pytest.mark.parametrize("bar", [True, False])
+def test_a_run_shows_one_bar_and_one_line_for_each_evaluation(images, tmp_path, capsys, bar):
+    main = runpy.run_path(str(SCRIPT))["main"]
+    main(words(images, tmp_path / "run", disable_tqdm=not bar, logging_steps=2, num_train_epochs=3))
+    out, err = capsys.readouterr()
+    number, steps = r"\d+\.\d{4}", [f"step {step} of 9: loss" for step in (2, 4, 6, 8)]
+    lines = [line for line in out.splitlines() if line.startswith("epoch ")]
+    line = rf"epoch \d of 3, loss {number}, validation loss {number}, validation accuracy {number}, "
+    assert all(re.fullmatch(line + r"[\d.e+]+ images/s, 0:00:\d\d left", found) for found in lines), lines
+    assert len(lines) == 3
+    assert [found.rpartition(" ")[0] for found in out.splitlines() if "step" in found] == ([] if bar else steps)
+    assert ("9/9" in err) == bar
+    assert "{'" not in out
+    assert "Generating" not in err
+    assert "UNEXPECTED" not in out + err
+
+
 @pytest.mark.parametrize("name", ["train", "train_retrieval", "train_language"])
 def test_help_is_about_our_flags_and_names_where_the_others_are(name, capsys):
     main = import_module(f"modeling_omni_vision.cli.{name}").main
@@ -186,7 +203,7 @@ def test_sigterm_saves_a_checkpoint_says_so_and_fails(images, tmp_path, processe
         running = subprocess.Popen([*launcher, str(SCRIPT), *arguments], env=environment(), stdout=log, stderr=log)
         try:
             deadline = time.monotonic() + 120
-            while "'loss'" not in (tmp_path / "log").read_text() and time.monotonic() < deadline:
+            while ": loss " not in (tmp_path / "log").read_text() and time.monotonic() < deadline:
                 time.sleep(0.2)
             running.send_signal(signal.SIGTERM)
             code = running.wait(timeout=60)
