@@ -77,7 +77,12 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray) ->
 
 
 def negative_log_likelihood(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Return the mean of -log of the probability of the true class, in nats; a probability of 0 counts as 1e-12."""
+    """Return the mean of -log of the probability of the true class, in nats; a probability of 0 counts as 1e-12.
+
+    With lists of labels, (images, classes): of having or not having each class.
+    """
+    if labels.ndim == 2:
+        return float(-np.log(np.maximum(np.where(labels > 0, probabilities, 1 - probabilities), 1e-12)).mean())
     return float(-np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-12)).mean())
 
 

@@ -12,15 +12,17 @@ from ..configuration_omni_vision import PROBABILITIES, OmniVisionConfig
 from ..data.augmentation import Augmentation
 from ..data.hold_out import save_splits
 from ..data.image_dataset import MEMORY_LIMIT, ImageCollator, ImageDataset
+from ..data.label_lists import has_label_lists, label_names
 from ..data.sources import load_images
-from ..evaluation.evaluate import class_names, load_classifier, predict
-from ..evaluation.metrics import classification_metrics
+from ..evaluation.evaluate import class_names, load_classifier, measure, predict
+from ..evaluation.multi_label import MULTI_LABEL, choose_thresholds
 from ..evaluation.test_split import open_test_split
 from ..image_processing_omni_vision import OmniVisionImageProcessor
 from ..interop.vision_tower import load_complete, load_vision_tower
 from ..modeling_omni_vision import OmniVisionForImageClassification
 from ..records.command import without_folder
 from ..records.machine import has_bf16_instructions
+from ..records.metrics_file import write_json
 from .arguments import OmniVisionTrainingArguments, RecipeArguments, check_checkpoint
 from .initialization import mimetic_, new_image_processor
 from .run_record import evaluations, training_command, without_folders
@@ -67,7 +69,10 @@ class ClassificationRun(TrainingRun):
             )
             self.data = self.check_data(data)
         memory_limit = 0 if args.dry_run else MEMORY_LIMIT
-        model, processor = build_model(recipe, self.data["train"].features["label"].names)
+        self.lists = has_label_lists(self.data["train"])
+        if self.lists:
+            self._expect_lists()
+        model, processor = build_model(recipe, label_names(self.data["train"]), self.lists)
         _recommend_eager_attention(model, args)
         return OmniVisionTrainer(
             ema_decay=recipe.ema_decay,
@@ -82,6 +87,26 @@ class ClassificationRun(TrainingRun):
             eval_dataset=ImageDataset(self.data["validation"], processor, memory_limit=memory_limit),
             processing_class=processor,
         )
+
+    def _expect_lists(self) -> None:
+        """Choose what suits lists of labels."""
+        if self.recipe.class_balance:
+            raise ValueError("`class_balance` is for one class for each image, got lists of labels. Leave it out.")
+        names = {"eval_accuracy": "accuracy", "eval_mean_average_precision": "mean_average_precision"}
+        self.evaluated = {**names, "eval_loss": "loss"}
+        if "metric_for_best_model" not in self.args.given and self.args.metric_for_best_model:
+            self.args.metric_for_best_model = "mean_average_precision"
+
+    def save(self) -> None:
+        """Write the published model, with a threshold for each class where images have lists of labels."""
+        super().save()
+        if self.lists and self.trainer.is_world_process_zero():
+            model, processor = load_classifier(self.folder)
+            found = predict(model, processor, self.data["validation"])
+            chosen = choose_thresholds(found.probabilities, found.labels)
+            config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+            config["label_thresholds"] = dict(zip(class_names(model.config), chosen, strict=True))
+            write_json(self.folder / "config.json", config)
 
     def describe(self) -> dict[str, Any]:
         """Return the command with its arguments, the dataset, and the best validation accuracy."""
@@ -118,20 +143,22 @@ class ClassificationRun(TrainingRun):
         model, processor = load_classifier(self.folder)
         opened = open_test_split(self.folder, model, self.data["test"], self.recipe.dataset, self.command)
         predictions = predict(model, processor, self.data["test"])
-        found = classification_metrics(predictions.probabilities, predictions.labels, class_names(model.config))
+        found = measure(model.config, predictions)
+        precision = {name: found[name] for name in ("mean_average_precision",) if name in found}
         return {
             "test": {
                 "accuracy": found["accuracy"],
                 "accuracy_interval": found["accuracy_interval"],
                 "loss": found["nll"],
                 "images": found["num_examples"],
+                **precision,
             },
             **opened.section(found["accuracy"]),
         }
 
 
 def build_model(
-    recipe: RecipeArguments, class_names: list[str]
+    recipe: RecipeArguments, class_names: list[str], lists: bool = False
 ) -> tuple[OmniVisionForImageClassification, OmniVisionImageProcessor]:
     """Make or load the model and its image processor.
 
@@ -147,7 +174,7 @@ def build_model(
     fields |= {
         "id2label": id2label,
         "label2id": {name: number for number, name in id2label.items()},
-        "problem_type": "single_label_classification",
+        "problem_type": MULTI_LABEL if lists else "single_label_classification",
     }
     if recipe.model is None:
         config = OmniVisionConfig(**fields)
@@ -159,7 +186,8 @@ def build_model(
     check_config(recipe.model, before, fields)
     size = fields.pop("image_size", before.image_size)
     config = OmniVisionConfig.from_pretrained(recipe.model, **fields)
-    if before.id2label == id2label and before.architectures == [OmniVisionForImageClassification.__name__]:
+    same_kind = before.problem_type in (None, fields["problem_type"])
+    if before.id2label == id2label and same_kind and before.architectures == [OmniVisionForImageClassification.__name__]:
         model = load_complete(OmniVisionForImageClassification, recipe.model, config=config)
     else:
         logger.warning("The head of %s is for other classes: it is replaced by a new one.", recipe.model)
@@ -222,7 +250,7 @@ def training_images(
         random_erasing=recipe.random_erasing,
         mixup=recipe.mixup,
         cutmix=recipe.cutmix,
-        num_classes=train.features["label"].num_classes,
+        num_classes=len(label_names(train)),
         seed=args.data_seed if args.data_seed is not None else args.seed,
     )
     return ImageDataset(train, processor, augmentation, memory_limit=0 if args.dry_run else MEMORY_LIMIT)

@@ -8,6 +8,7 @@ from torch import nn
 from transformers import EvalPrediction
 
 from ..evaluation.metrics import balanced_accuracy
+from ..evaluation.multi_label import DEFAULT_THRESHOLD, MULTI_LABEL, mean_average_precision
 from ..modeling_omni_vision import OmniVisionForImageClassification
 from .averaging import TRAINED_WEIGHTS_FILE, WeightAverage
 from .callbacks import AfterStepCallback
@@ -76,6 +77,10 @@ class OmniVisionTrainer(SkeletonTrainer):
         labels = inputs.pop("labels")
         outputs = model(**inputs)
         weights = None if weights is None else weights.to(outputs.logits.device)
+        if self.core.config.problem_type == MULTI_LABEL:
+            soft = labels * (1 - smoothing) + smoothing / 2
+            loss = nn.functional.binary_cross_entropy_with_logits(outputs.logits.float(), soft)
+            return (loss, outputs) if return_outputs else loss
         options = {"weight": weights, "label_smoothing": smoothing, "reduction": "none"}
         # The mean over images, not over their weights: the same whether labels are mixed and batches accumulated.
         loss = nn.functional.cross_entropy(outputs.logits.float(), labels, **options).mean()
@@ -120,8 +125,14 @@ class OmniVisionTrainer(SkeletonTrainer):
 
 
 def answers(logits: torch.Tensor | tuple[torch.Tensor, ...], labels: torch.Tensor) -> torch.Tensor:
-    """Return class and loss of each image (batch, 2), in float64, so that processes gather two numbers per image."""
+    """Return class and loss of each image (batch, 2), in float64, so that processes gather two numbers per image.
+
+    With lists of labels the probabilities of all classes, and the loss: (batch, classes + 1).
+    """
     logits = logits[0] if isinstance(logits, tuple) else logits
+    if labels.ndim == 2:
+        losses = nn.functional.binary_cross_entropy_with_logits(logits.float(), labels, reduction="none").mean(dim=-1)
+        return torch.cat((logits.double().sigmoid(), losses[:, None].double()), dim=-1)
     losses = nn.functional.cross_entropy(logits.float(), labels, reduction="none")
     return torch.stack((logits.argmax(dim=-1), losses), dim=-1).double()
 
@@ -133,6 +144,13 @@ def accuracies(prediction: EvalPrediction) -> dict[str, float]:
     """
     found: Any = prediction.predictions
     labels: Any = prediction.label_ids
+    if labels.ndim == 2:
+        probabilities = found[:, :-1]
+        return {
+            "accuracy": float(((probabilities >= DEFAULT_THRESHOLD) == labels).all(axis=1).mean()),
+            "mean_average_precision": mean_average_precision(probabilities, labels),
+            "loss": float(found[:, -1].mean()),
+        }
     right = found[:, 0] == labels
     return {
         "accuracy": float(right.mean()),
