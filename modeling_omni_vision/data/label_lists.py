@@ -32,7 +32,8 @@ def number_label_lists(splits: Mapping[str, Dataset], dataset: str) -> dict[str,
     """Return splits whose `label` holds lists of `ClassLabel` of the same names everywhere; an empty list is no label.
 
     Raises:
-        ValueError: for a row that is no list of names or integers, classes that train does not have, or fewer than two.
+        ValueError: for a row that is no list of names or integers, classes that train does not have, or less than
+            two.
     """
     columns = {name: split["label"][:] for name, split in splits.items()}
     for name, lists in columns.items():

@@ -69,7 +69,8 @@ def load_images(
 
     Returns:
         Splits `train`, `validation` and, where the source has one, `test`; columns `image` and `label`, the
-        latter a `ClassLabel` of the same names everywhere, or a list of it where images have lists of labels. A test split without labels is left out.
+        latter a `ClassLabel` of the same names everywhere, or a list of it where images have lists of labels. A
+        test split without labels is left out.
 
         Labels are made classes by these rules, and anything else is refused by column and row:
 

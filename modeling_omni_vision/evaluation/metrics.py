@@ -97,8 +97,8 @@ def classification_metrics(probabilities: np.ndarray, labels: np.ndarray, names:
     Compute the section `evaluation` of `metrics.json` from probabilities (images, classes) and labels (images,).
 
     Returns:
-        Plain numbers, lists and dicts: `accuracy`, `accuracy_interval` (95 %, bootstrap),
-        `balanced_accuracy`, `macro_f1`, `expected_calibration_error`, `nll`, `num_examples`, `per_class` (name to precision, recall, f1,
+        Plain numbers, lists and dicts: `accuracy`, `accuracy_interval` (95 %, bootstrap), `balanced_accuracy`,
+        `macro_f1`, `expected_calibration_error`, `nll`, `num_examples`, `per_class` (name to precision, recall, f1,
         support), `confusion_matrix` (rows truth, columns prediction).
 
     Raises:

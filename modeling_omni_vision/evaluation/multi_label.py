@@ -35,7 +35,9 @@ def choose_thresholds(probabilities: np.ndarray, labels: np.ndarray) -> list[flo
 def thresholds_of(config: Any) -> np.ndarray:
     """Return the thresholds (classes,) that the configuration of a model holds, 0.5 where it has none."""
     chosen = getattr(config, "label_thresholds", None) or {}
-    return np.array([chosen.get(str(config.id2label[number]), DEFAULT_THRESHOLD) for number in range(config.num_labels)])
+    return np.array(
+        [chosen.get(str(config.id2label[number]), DEFAULT_THRESHOLD) for number in range(config.num_labels)]
+    )
 
 
 def mean_average_precision(probabilities: np.ndarray, labels: np.ndarray) -> float:
@@ -52,7 +54,8 @@ def multi_label_metrics(
 
     Returns:
         `accuracy` (images whose labels are all right), its `accuracy_interval`, `mean_average_precision`, `micro_f1`,
-        `macro_f1`, `nll`, `num_examples`, and `per_class`: average precision, threshold, precision, recall, f1, support.
+        `macro_f1`, `nll`, `num_examples`, and `per_class`: average precision, threshold, precision, recall, f1 and
+        support.
     """
     predicted = probabilities >= thresholds
     correct = (predicted == labels).all(axis=1)
@@ -70,7 +73,9 @@ def multi_label_metrics(
             name: {
                 "average_precision": mean_average_precision(probabilities[:, [number]], labels[:, [number]]),
                 "threshold": float(thresholds[number]),
-                **dict(zip(("precision", "recall", "f1"), (float(column[number]) for column in columns), strict=False)),
+                **dict(
+                    zip(("precision", "recall", "f1"), (float(column[number]) for column in columns), strict=False)
+                ),
                 "support": int(columns[3][number]),
             }
             for number, name in enumerate(names)

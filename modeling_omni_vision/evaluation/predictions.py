@@ -27,7 +27,7 @@ class Predictions:
 
     @cached_property
     def probabilities(self) -> np.ndarray:
-        """Probabilities (images, classes), rows adding up to 1, or each of its own where images have lists of labels."""
+        """Probabilities (images, classes), rows adding up to 1 unless images have lists of labels."""
         logits = torch.from_numpy(self.logits)
         return (logits.sigmoid() if self.labels.ndim == 2 else logits.softmax(dim=-1)).numpy()
 

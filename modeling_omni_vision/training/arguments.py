@@ -21,7 +21,24 @@ MUON = "Muon for the matrices of the vision tower's layers, at this learning rat
 # Keywords that a configuration takes beside its fields.
 OTHER_CONFIG_KEYS = ("attn_implementation", "id2label", "label2id")
 # Words in the name of a metric that says how wrong a model is.
-LOWER_IS_BETTER = frozenset("loss nll ece brier error errors rmse mse mae perplexity ppl wer cer".split())
+LOWER_IS_BETTER = frozenset(
+    (
+        "loss",
+        "nll",
+        "ece",
+        "brier",
+        "error",
+        "errors",
+        "rmse",
+        "mse",
+        "mae",
+        "distance",
+        "perplexity",
+        "ppl",
+        "wer",
+        "cer",
+    )
+)
 WHOLE_SPLIT = "the metrics are computed from the whole split at once"
 OWN_BATCHES = "the batches of this task have inputs and lengths of their own"
 IN_TRAINING = "evaluation runs within training, with the weights as they are trained"
@@ -151,7 +168,9 @@ class CommonTrainingArguments:
             if name in args.given:
                 raise ValueError(f"`{name}` cannot act here, got {args.given[name]!r}: {reason}. Leave it out.")
         if self.eval_strategy == "no" and {"metric_for_best_model", "greater_is_better"} & set(args.given):
-            raise ValueError("`metric_for_best_model` needs evaluations, got `eval_strategy` no. Leave out one of them.")
+            raise ValueError(
+                "`metric_for_best_model` needs evaluations, got `eval_strategy` no. Leave out one of them."
+            )
         if args.fp16 and args.use_cpu:
             raise ValueError("`fp16` needs a GPU, got none. Leave it out, or use bf16.")
         for name in ("fsdp", "deepspeed"):
@@ -198,7 +217,7 @@ def fill_defaults(recipe: Any, **defaults: Any) -> None:
 
 
 def check_checkpoint(path: str, own: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    """Raise a `ValueError` that names what is asked of a checkpoint and differs from its own; None asks for nothing."""
+    """Raise a `ValueError` that names what is asked of a checkpoint, if it differs from its own; None asks nothing."""
     for name, value in asked.items():
         if value is not None and value != own[name]:
             raise ValueError(

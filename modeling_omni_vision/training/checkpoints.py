@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import load_model, save_model
 from torch import nn
@@ -38,15 +37,17 @@ def find_checkpoint(output_dir: Path, resume: str | bool | None, overwrite: bool
     wanted = str(resume or "false").strip()
     is_new = wanted.lower() in ("false", "no", "0")
     if overwrite and not is_new:
-        raise ValueError("`overwrite_output_dir` starts anew, got `resume_from_checkpoint` too. Leave out one of them.")
+        raise ValueError(
+            "`overwrite_output_dir` starts anew, got `resume_from_checkpoint` too. Leave out one of them."
+        )
     if overwrite:
         check_replaceable(output_dir)
         return None
     if (output_dir / METRICS_FILE).is_file():
         tested = "test_opened" in read_metrics(output_dir)
         raise ValueError(
-            f"{output_dir} holds a finished run{', whose test split is opened once' if tested else ''}. Choose another "
-            f"--output_dir, or replace it with --overwrite_output_dir true; to train further, start from it with "
+            f"{output_dir} holds a finished run{', whose test split is opened once' if tested else ''}. Choose "
+            "another --output_dir, or replace it with --overwrite_output_dir true; to train further, start from it with "
             f"--model {output_dir}.{'' if tested else ' omni-vision evaluate opens its test split, if it has one.'}"
         )
     if is_new:
@@ -109,8 +110,8 @@ def restore_weights(model: nn.Module, folder: str | Path) -> None:
     missing, unexpected = load_model(model, Path(folder, WEIGHTS), strict=False)
     if missing or unexpected:
         raise ValueError(
-            f"Expected the weights of {type(model).__name__} in {str(folder)!r}, got {sorted(missing)[:3]} missing and "
-            f"{list(unexpected)[:3]} unknown. Resume with the arguments of its run."
+            f"Expected the weights of {type(model).__name__} in {str(folder)!r}, got {sorted(missing)[:3]} missing "
+            f"and {list(unexpected)[:3]} unknown. Resume with the arguments of its run."
         )
 
 

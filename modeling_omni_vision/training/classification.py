@@ -187,7 +187,11 @@ def build_model(
     size = fields.pop("image_size", before.image_size)
     config = OmniVisionConfig.from_pretrained(recipe.model, **fields)
     same_kind = before.problem_type in (None, fields["problem_type"])
-    if before.id2label == id2label and same_kind and before.architectures == [OmniVisionForImageClassification.__name__]:
+    if (
+        before.id2label == id2label
+        and same_kind
+        and before.architectures == [OmniVisionForImageClassification.__name__]
+    ):
         model = load_complete(OmniVisionForImageClassification, recipe.model, config=config)
     else:
         logger.warning("The head of %s is for other classes: it is replaced by a new one.", recipe.model)
@@ -221,9 +225,7 @@ def check_config(path: str, before: OmniVisionConfig, fields: dict[str, Any]) ->
     check_checkpoint(path, own, asked)
 
 
-def with_config(
-    model: OmniVisionForImageClassification, config: OmniVisionConfig
-) -> OmniVisionForImageClassification:
+def with_config(model: OmniVisionForImageClassification, config: OmniVisionConfig) -> OmniVisionForImageClassification:
     """Return the model for images of another size, its positions interpolated as its `forward` would."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         resized = OmniVisionForImageClassification(config)

@@ -346,7 +346,7 @@ class LanguageTrainer(SkeletonTrainer):
 
     def _smoothed_loss(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
         smoothing, logits = self.args.label_smoothing_factor, outputs.logits.float().flatten(0, 1)
-        kinds = {"ignore_index": IGNORED, "label_smoothing": smoothing, "reduction": "sum"}
+        kinds: Any = {"ignore_index": IGNORED, "label_smoothing": smoothing, "reduction": "sum"}
         total = nn.functional.cross_entropy(logits, labels.flatten(), **kinds)
         return total / ((labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch)
 

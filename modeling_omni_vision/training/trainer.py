@@ -48,7 +48,9 @@ class OmniVisionTrainer(SkeletonTrainer):
         super().__init__(model, compute_metrics=accuracies, preprocess_logits_for_metrics=answers, **kwargs)
         self.layer_decay, self.muon_learning_rate = layer_decay, muon_learning_rate
         data: Any = self.train_dataset
-        self.class_weights = class_weights(data.labels, model.config.num_labels) if class_balance == "weights" else None
+        self.class_weights = (
+            class_weights(data.labels, len(model.config.id2label or ())) if class_balance == "weights" else None
+        )
         self.balance_samples = class_balance == "sampler"
         self.label_smoother = None  # knows no soft labels; compute_loss does it
         self.average = WeightAverage(model, ema_decay) if ema_decay else None
@@ -81,7 +83,7 @@ class OmniVisionTrainer(SkeletonTrainer):
             soft = labels * (1 - smoothing) + smoothing / 2
             loss = nn.functional.binary_cross_entropy_with_logits(outputs.logits.float(), soft)
             return (loss, outputs) if return_outputs else loss
-        options = {"weight": weights, "label_smoothing": smoothing, "reduction": "none"}
+        options: Any = {"weight": weights, "label_smoothing": smoothing, "reduction": "none"}
         # The mean over images, not over their weights: the same whether labels are mixed and batches accumulated.
         loss = nn.functional.cross_entropy(outputs.logits.float(), labels, **options).mean()
         return (loss, outputs) if return_outputs else loss

@@ -105,7 +105,14 @@ def test_the_config_can_be_a_file(tmp_path):
     ("metric", "greater"),
     [
         *(("loss", False), ("eval_loss", False), ("ece", False), ("expected_calibration_error", False)),
-        *(("rmse", False), ("perplexity", False), ("word_error_rate", False), ("nll", False), ("eval_WER", False)),
+        *(
+            ("rmse", False),
+            ("eval_distance", False),
+            ("perplexity", False),
+            ("word_error_rate", False),
+            ("nll", False),
+            ("eval_WER", False),
+        ),
         *(("accuracy", True), ("balanced_accuracy", True), ("eval_sequential_score", True), ("ndcg@10", True)),
         *(("mean_average_precision", True), ("terror", True), ("glossiness", True)),
     ],

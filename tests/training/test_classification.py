@@ -214,7 +214,9 @@ def test_an_evaluation_that_is_not_finite_stops_before_its_checkpoint(arguments,
     monkeypatch.setattr(
         "modeling_omni_vision.training.trainer.accuracies", lambda _: {"balanced_accuracy": 0.5, **next(found)}
     )
-    with pytest.raises(NonFiniteLossError, match=f"finite eval_{name}, got {value} at step 6. Earlier checkpoints are"):
+    with pytest.raises(
+        NonFiniteLossError, match=f"finite eval_{name}, got {value} at step 6. Earlier checkpoints are"
+    ):
         train(*arguments(num_train_epochs=3, save_total_limit=None))
     folder = Path(arguments()[1].output_dir)
     assert [path.name for path in folder.iterdir()] == ["checkpoint-3"]
@@ -242,9 +244,14 @@ def test_a_second_run_replaces_the_first_only_when_told_so(arguments):
     options |= {"overwrite_output_dir": True, "seed": 5}
     with pytest.raises(ValueError, match="validation_fraction"):
         train(*arguments(validation_fraction=-1, dataset="digits", **options))
-    with pytest.raises(RuntimeError), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(OmniVisionTrainer, "training_step", lambda *args, **kwargs: exec("raise RuntimeError"))
-        train(*arguments(**options))
+
+    def die(*args, **kwargs):
+        raise RuntimeError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OmniVisionTrainer, "training_step", die)
+        with pytest.raises(RuntimeError):
+            train(*arguments(**options))
     folder = Path(arguments()[1].output_dir)
     assert same(weights_of(folder), first)  # brought back
     assert not same(weights_of(train(*arguments(**options))), first)

@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -242,6 +243,41 @@ def test_a_finished_run_is_not_overwritten(task):
         task.run("whole")
 
 
+OF_CHECKPOINTS = {
+    "retrieval": [
+        *(("embedding_dim", 32, 16), ("contrastive_loss", "sigmoid", "softmax")),
+        ("vision_feature_select_strategy", "cls+grid", "grid"),
+    ],
+    "language": [
+        *(("fusion", "late", "early"), ("projector", "mlp", "linear"), ("scale_factor", 2, 1)),
+        *(("vision_feature_select_strategy", "cls", "grid"), ("cross_attention_interval", 1, 4)),
+    ],
+}
+
+
+def test_what_a_checkpoint_has_of_its_own_is_refused_by_both_values_and_kept_otherwise(task, monkeypatch):
+    name = task.name.split()[0]
+    if name == "classification":
+        pytest.skip("its --config is tested with the classifier")
+    module = importlib.import_module(f"modeling_omni_vision.training.{name}")
+    kind = getattr(
+        importlib.import_module(f"modeling_omni_vision.training.{name}_arguments"), f"{name.title()}Arguments"
+    )
+    start = (lambda recipe: module._start(recipe, {})) if name == "retrieval" else start_of_language(module, task)
+    for flag, value, own in OF_CHECKPOINTS[name]:
+        with pytest.raises(ValueError, match=re.escape(f"was trained with `{flag}` {own!r}, got {value!r}")):
+            start(kind(dataset="scenes", model=str(task.whole), **{flag: value}))
+        start(kind(dataset="scenes", model=str(task.whole), **{flag: own}))
+    for flag, value in (("text", "new"), ("vision", "x"), ("config", "{}")):
+        with pytest.raises(ValueError, match="`model` has"):
+            kind(dataset="scenes", model=str(task.whole), **{flag: value})
+
+
+def start_of_language(module, task):
+    arguments = training_arguments("language")(output_dir=str(task.folder / "start"))
+    return lambda recipe: module.LanguageRun(recipe, arguments).start({})
+
+
 @pytest.fixture
 def neox(tmp_path, monkeypatch):
     """A language task around a text model whose output layer has another name on disk than in memory."""
@@ -268,9 +304,10 @@ def test_weights_with_other_names_on_disk_are_resumed_and_the_best_of_them_found
     shutil.copytree(whole / "checkpoint-2", neox.folder / "resumed" / "checkpoint-2")
     resumed = neox.run("resumed", resume_from_checkpoint="true")
     assert same(neox.weights(whole), neox.weights(resumed))
+    scores = iter([0.1, 0.9, 0.2, 0.3, 0.4, 0.5])
     monkeypatch.setattr(
         "modeling_omni_vision.training.language.answer_metrics",
-        lambda answers, scores=iter([0.1, 0.9, 0.2, 0.3, 0.4, 0.5]): {"accuracy": next(scores), "kinds": {}},
+        lambda answers: {"accuracy": next(scores), "kinds": {}},
     )
     best = neox.run("best", load_best_model_at_end=True)
     assert same(neox.weights(best), saved)
