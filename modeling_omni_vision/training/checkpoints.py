@@ -47,7 +47,7 @@ def find_checkpoint(output_dir: Path, resume: str | bool | None, overwrite: bool
         tested = "test_opened" in read_metrics(output_dir)
         raise ValueError(
             f"{output_dir} holds a finished run{', whose test split is opened once' if tested else ''}. Choose "
-            "another --output_dir, or replace it with --overwrite_output_dir true; to train further, start from it with "
+            "another --output_dir, or replace it with --overwrite_output_dir true; to train further, start from it by "
             f"--model {output_dir}.{'' if tested else ' omni-vision evaluate opens its test split, if it has one.'}"
         )
     if is_new:
