@@ -199,7 +199,7 @@ def test_the_lowest_loss_is_the_best_and_evaluate_accepts_the_weights_of_that_ep
     assert record_of(folder)["training"]["best_epoch"] == 2
 
 
-@pytest.mark.parametrize(("metric", "near"), [("acuracy", "accuracy"), ("f1", None), ("eval_los", "loss")])
+@pytest.mark.parametrize(("metric", "near"), [("accuracies", "accuracy"), ("f1", None), ("eval_los", "loss")])
 def test_an_unknown_metric_is_answered_before_training(arguments, monkeypatch, metric, near):
     monkeypatch.setattr(OmniVisionTrainer, "train", lambda *args, **kwargs: pytest.fail("trained"))
     message = f"one of accuracy, balanced_accuracy, loss, got '{metric}'" + (f".*Did you mean {near}" if near else "")
