@@ -118,11 +118,13 @@ def predict(
             logits = classifier(stacked).logits.float()
         lists = classifier.config.problem_type == MULTI_LABEL
         best = (logits.sigmoid() if lists else logits.softmax(-1)).topk(min(top_k, len(names)))
-        for row, ((file, _), numbers, shares) in enumerate(zip(read, best.indices.tolist(), best.values.tolist(), strict=True)):
+        for row, ((file, _), numbers, shares) in enumerate(
+            zip(read, best.indices.tolist(), best.values.tolist(), strict=True)
+        ):
             top = tuple((names[one], share) for one, share in zip(numbers, shares, strict=True))
             truth = folder_class(file, places[file], names.values())
-            first = above_thresholds(classifier.config, logits[row].sigmoid().tolist()) if lists else top[0]
-            found[file] = Prediction(stored_path(file), *first, None if lists else truth, top)
+            label = above_thresholds(classifier.config, logits[row].sigmoid().tolist()) if lists else top[0]
+            found[file] = Prediction(stored_path(file), *label, None if lists else truth, top)
     if all(one.error for one in found.values()):
         first = found[images[0].file]
         raise ValueError(f"Expected readable images, got {len(found)} that are not: {first.image} ({first.error}).")

@@ -98,9 +98,12 @@ class ClassificationRun(TrainingRun):
             self.args.metric_for_best_model = "mean_average_precision"
 
     def save(self) -> None:
-        """Write the published model, with a threshold for each class where images have lists of labels."""
+        """Write the model, a threshold for each class of lists of labels, and which files were held out of training."""
         super().save()
-        if self.lists and self.trainer.is_world_process_zero():
+        if not self.trainer.is_world_process_zero():
+            return
+        save_splits(self.folder, self.data, self.recipe.dataset)
+        if self.lists:
             model, processor = load_classifier(self.folder)
             found = predict(model, processor, self.data["validation"])
             chosen = choose_thresholds(found.probabilities, found.labels)
@@ -128,12 +131,6 @@ class ClassificationRun(TrainingRun):
                 **{name: len(split) for name, split in self.data.items()},
             },
         }
-
-    def save(self) -> None:
-        """Write the model, and which files were held out of training."""
-        super().save()
-        if self.trainer.is_world_process_zero():
-            save_splits(self.folder, self.data, self.recipe.dataset)
 
     def measure(self) -> dict[str, Any]:
         """Open the test split, for the one time that a run does, with the saved weights in float32."""

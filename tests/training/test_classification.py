@@ -1,7 +1,6 @@
 import json
 import logging
 import os
-import re
 import shutil
 import signal
 from pathlib import Path
