@@ -123,8 +123,8 @@ def predict(
         ):
             top = tuple((names[one], share) for one, share in zip(numbers, shares, strict=True))
             truth = folder_class(file, places[file], names.values())
-            label = above_thresholds(classifier.config, logits[row].sigmoid().tolist()) if lists else top[0]
-            found[file] = Prediction(stored_path(file), *label, None if lists else truth, top)
+            label, share = above_thresholds(classifier.config, logits[row].sigmoid().tolist()) if lists else top[0]
+            found[file] = Prediction(stored_path(file), label, share, None if lists else truth, top)
     if all(one.error for one in found.values()):
         first = found[images[0].file]
         raise ValueError(f"Expected readable images, got {len(found)} that are not: {first.image} ({first.error}).")

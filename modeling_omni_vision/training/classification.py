@@ -98,7 +98,7 @@ class ClassificationRun(TrainingRun):
             self.args.metric_for_best_model = "mean_average_precision"
 
     def save(self) -> None:
-        """Write the model, a threshold for each class of lists of labels, and which files were held out of training."""
+        """Write the model, thresholds for lists of labels, and which files were held out of training."""
         super().save()
         if not self.trainer.is_world_process_zero():
             return

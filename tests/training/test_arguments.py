@@ -12,6 +12,7 @@ OUR_FLAGS = [
         "image_column",
         "label_column",
         "validation_fraction",
+        "test_fraction",
         "model",
         "config",
         "min_crop_scale",
@@ -28,7 +29,7 @@ def parse(*words):
     return parser.parse_args_into_dataclasses(["--dataset", "digits", "--output_dir", "x", *words])
 
 
-def test_our_flags_are_these_nineteen_and_a_new_one_is_a_decision():
+def test_our_flags_are_these_twenty_and_a_new_one_is_a_decision():
     assert list(RecipeArguments.__dataclass_fields__) == OUR_FLAGS
 
 

@@ -7,7 +7,7 @@ from datasets import Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PilImage
 from transformers import AutoModelForImageClassification
 
-from modeling_omni_vision.cli.predict import predict
+from modeling_omni_vision.cli.predict import list_images, predict
 from modeling_omni_vision.data.label_lists import label_array, label_names, number_label_lists
 from modeling_omni_vision.data.sources import load_images
 from modeling_omni_vision.evaluation.evaluate import evaluate
@@ -65,7 +65,7 @@ def test_lists_of_labels_are_trained_on_evaluated_predicted_and_shown_in_the_car
     record = json.loads((folder / "metrics.json").read_text())
     assert record["training"]["evaluations"][-1]["mean_average_precision"] > 0.75
     assert record["test"]["mean_average_precision"] > 0.75
-    found = evaluate(folder, source).metrics
+    found = evaluate(folder, source, "test").metrics
     assert found["mean_average_precision"] == record["test"]["mean_average_precision"]
     assert list(found["per_class"]) == NAMES
     assert {row["threshold"] for row in found["per_class"].values()} == set(model.config.label_thresholds.values())
@@ -75,7 +75,7 @@ def test_lists_of_labels_are_trained_on_evaluated_predicted_and_shown_in_the_car
         PilImage.fromarray(image).save(file)
     right = sum(
         set(filter(None, one.label.split(", "))) == set(labels)
-        for one, labels in zip(predict(str(folder), files), lists, strict=True)
+        for one, labels in zip(predict(str(folder), list_images([str(file) for file in files])), lists, strict=True)
     )
     assert right >= 4
     context = card_context(folder)
