@@ -49,7 +49,11 @@ class Parser(argparse.ArgumentParser):
 
 
 class Layout(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """Help that keeps the lines of a docstring."""
+    """Help that keeps the lines of a docstring, and names each flag by its first spelling."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        words = self._format_args(action, action.dest.upper())
+        return " ".join(filter(None, (action.option_strings[0], words)))
 
 
 def layout(module: str) -> dict[str, Any]:
@@ -81,6 +85,8 @@ def parse_training(kinds: Sequence[type[Any]], argv: Sequence[str], module: str)
         error = Parser.error
 
     parser = TrainingParser(kinds, **{**layout(module), "formatter_class": Layout})  # type: ignore[arg-type]
+    parser.add_argument("--help_all", action="help", help="Show every argument of transformers' Trainer, too.")
+    put_ours_first(parser, kinds, everything="--help_all" in argv)
     refuse_unknown(parser, argv)
     try:
         found = parser.parse_args_into_dataclasses(args=list(argv), look_for_args_file=False)
@@ -132,6 +138,23 @@ def use_cache_without_network(seconds: float = 5) -> None:
         if "datasets" in sys.modules:
             sys.modules["datasets"].config.HF_HUB_OFFLINE = True
         print(f"{constants.ENDPOINT} cannot be reached: only what was downloaded before is used.", file=sys.stderr)
+
+
+def put_ours_first(parser: argparse.ArgumentParser, kinds: Sequence[type[Any]], everything: bool) -> None:
+    """Order the help of a training command: our flags, then (with `everything`) those of transformers."""
+    package = __name__.partition(".")[0]
+    classes = [base for kind in kinds for base in kind.__mro__ if base.__module__.partition(".")[0] == package]
+    ours = {"help", "help_all", *(name for base in classes for name in vars(base).get("__annotations__", ()))}
+    for action in parser._actions:
+        if isinstance(action, argparse._StoreFalseAction):
+            action.help = f"The same as --{action.dest} false."
+        if not everything and (action.dest not in ours or isinstance(action, argparse._StoreFalseAction)):
+            action.help = argparse.SUPPRESS
+    for group in parser._action_groups:
+        group._group_actions.sort(key=lambda action: action.dest not in ours)
+    parser.usage = "%(prog)s --dataset DATASET --output_dir FOLDER [--FLAG VALUE ...]"
+    if not everything:
+        parser.epilog = "The arguments of transformers' Trainer work as well: --help_all lists them."
 
 
 def add_flag(parser: argparse.ArgumentParser, item: Field[Any], hint: Any) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 SOME_UNREADABLE = 3
 MAX_ON_SHEET = 200
+MULTI_LABEL = "multi_label_classification"
 
 
 @dataclass
@@ -114,11 +115,16 @@ def predict(
             continue
         with torch.inference_mode():
             stacked = torch.stack([one for _, one in read]).to(classifier.device, classifier.dtype)
-            best = classifier(stacked).logits.float().softmax(-1).topk(min(top_k, len(names)))
-        for (file, _), numbers, shares in zip(read, best.indices.tolist(), best.values.tolist(), strict=True):
+            logits = classifier(stacked).logits.float()
+        lists = classifier.config.problem_type == MULTI_LABEL
+        best = (logits.sigmoid() if lists else logits.softmax(-1)).topk(min(top_k, len(names)))
+        for row, ((file, _), numbers, shares) in enumerate(
+            zip(read, best.indices.tolist(), best.values.tolist(), strict=True)
+        ):
             top = tuple((names[one], share) for one, share in zip(numbers, shares, strict=True))
             truth = folder_class(file, places[file], names.values())
-            found[file] = Prediction(stored_path(file), *top[0], truth, top)
+            label, share = above_thresholds(classifier.config, logits[row].sigmoid().tolist()) if lists else top[0]
+            found[file] = Prediction(stored_path(file), label, share, None if lists else truth, top)
     if all(one.error for one in found.values()):
         first = found[images[0].file]
         raise ValueError(f"Expected readable images, got {len(found)} that are not: {first.image} ({first.error}).")
@@ -133,6 +139,15 @@ def folder_class(file: Path, place: Path, names: Collection[str]) -> str | None:
         if place in (folder, file):
             break
     return None
+
+
+def above_thresholds(config: Any, probabilities: Sequence[float]) -> tuple[str, float]:
+    """Return the labels above the thresholds of a model, joined by commas, and the smallest probability of them."""
+    chosen = getattr(config, "label_thresholds", None) or {}
+    named = [(config.id2label[number], share) for number, share in enumerate(probabilities)]
+    found = [(name, share) for name, share in named if share >= chosen.get(name, 0.5)]
+    # Without any label, how sure that is.
+    return ", ".join(name for name, _ in found), min((s for _, s in found), default=1 - max(probabilities))
 
 
 def draw_predictions(found: Sequence[Prediction], path: Path) -> Path:

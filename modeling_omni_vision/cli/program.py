@@ -43,7 +43,7 @@ def program(main: Callable[[Sequence[str]], None]) -> Main:
         if argv is not None:
             return main(argv)
         words = sys.argv[1:]
-        if {"-h", "--help"} & set(words):
+        if {"-h", "--help", "--help_all"} & set(words):
             # `None` makes a package look as if it were not installed. This process prints its help and ends.
             sys.modules.update(dict.fromkeys(set(UNUSED_BY_HELP) - set(sys.modules)))  # type: ignore[arg-type]
         try:
@@ -66,10 +66,12 @@ def run_training(train: Callable[[Any, Any], Path], recipe: Any, args: Any) -> d
     Interrupted training ends the process: one line, no traceback, status 128 + signal.
     """
     import torch
+    from datasets import disable_progress_bars
 
     from ..records.metrics_file import read_metrics
     from ..training.interruption import TrainingInterruptedError
 
+    disable_progress_bars()
     try:
         folder = train(recipe, args)
     except TrainingInterruptedError as stopped:

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from ..image_processing_omni_vision import ImageReadError, OmniVisionImageProcessor
 from .augmentation import Augmentation, WithEpoch
+from .label_lists import label_array
 
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ class ImageDataset(WithEpoch, TorchDataset):
         self.dataset = dataset
         self.processor = processor
         self.augmentation = augmentation
-        self.labels = torch.tensor(dataset["label"][:])
+        self.labels = torch.from_numpy(label_array(dataset))
         height, width = self._size()
         fits = len(self) * processor.num_channels * height * width <= memory_limit
         self._memory = self._decode_all() if fits else None

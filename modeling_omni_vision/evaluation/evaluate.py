@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassi
 
 from ..data.hold_out import read_splits
 from ..data.integrity import without_skipped
+from ..data.label_lists import has_label_lists, label_names
 from ..data.sources import load_images
 from ..image_processing_omni_vision import read_image
 from ..interpretability.plots import plot_attention, plot_confusion, plot_mistakes, plot_training
@@ -24,6 +25,7 @@ from ..records.metrics_file import merge_metrics, read_metrics, results_folder
 from .calibration import softened, temperature_scaling
 from .held_out import HELD_OUT, check_held_out, check_loss, trained_on, validation_fraction_of, why_not_fitted
 from .metrics import classification_metrics
+from .multi_label import MULTI_LABEL, multi_label_metrics, thresholds_of
 from .predictions import Predictions, pixel_values, predict
 from .reliability_plots import plot_calibration, plot_robustness
 from .robustness import CORRUPTIONS, measure_robustness, mirror_average
@@ -31,6 +33,7 @@ from .test_split import open_test_split
 
 
 PLOTS_FOLDER = "plots"
+LISTS = "images have lists of labels, each with a probability of its own"
 MISTAKES_SHOWN = 40
 MAPS_SHOWN = 5
 ROBUSTNESS_SEED = 0
@@ -90,15 +93,16 @@ def evaluate(
     if split not in splits:
         raise ValueError(f"`split` must be one of {sorted(splits)} for {dataset!r}, got {split!r}. Name one of them.")
     rows, names = splits[split], class_names(classifier.config)
-    check_classes(names, rows.features["label"].names, dataset)
+    check_classes(names, label_names(rows), dataset)
+    lists = check_label_lists(classifier.config, rows, dataset, robustness)
     # Before the evaluated split is read, so that an error here does not use up the test split.
-    reason = why_not_fitted(training, dataset, split, validation_fraction)
+    reason = LISTS if lists else why_not_fitted(training, dataset, split, validation_fraction)
     held_out = None if reason else predict(classifier, processor, splits[HELD_OUT], batch_size)
     if held_out is not None:
         check_loss(training, held_out, dataset)
     opened = open_test_split(folder, classifier, rows, dataset, command) if split == "test" else None
     predictions = predict(classifier, processor, rows, batch_size)
-    metrics = classification_metrics(predictions.probabilities, predictions.labels, names)
+    metrics = measure(classifier.config, predictions)
     if split == HELD_OUT:
         check_loss(training, predictions, dataset)
     metrics["calibration"] = temperature_scaling(held_out, predictions) if held_out else {"left_out": reason}
@@ -186,6 +190,25 @@ def check_classes(of_model: Sequence[str], of_data: Sequence[str], dataset: str)
     )
 
 
+def check_label_lists(config: Any, rows: Dataset, dataset: str, robustness: bool = False) -> bool:
+    """Return whether images have lists of labels; raise `ValueError` unless that is so for model and data alike."""
+    lists = config.problem_type == MULTI_LABEL
+    if lists != has_label_lists(rows):
+        kinds = ("one class for each image", "a list of labels for each image")
+        raise ValueError(f"The model gives {kinds[lists]}, got {kinds[not lists]} in {dataset!r}. Name other data.")
+    if lists and robustness:
+        raise ValueError("`robustness` is measured with one class for each image, got lists of labels. Leave it out.")
+    return lists
+
+
+def measure(config: Any, predictions: Predictions) -> dict[str, Any]:
+    """Return the metrics of predictions, by the thresholds of the model where images have lists of labels."""
+    names, found = class_names(config), (predictions.probabilities, predictions.labels)
+    if config.problem_type == MULTI_LABEL:
+        return multi_label_metrics(*found, names, thresholds_of(config))
+    return classification_metrics(*found, names)
+
+
 def few(names: Sequence[str]) -> str:
     """Format the first names of many."""
     return f"{list(names[:6])!r}" + (f" and {len(names) - 6} more" if len(names) > 6 else "")
@@ -202,6 +225,8 @@ def draw_all(
 ) -> list[Path]:
     """Draw every plot that there are numbers for, and return their paths."""
     metrics, robustness = sections["evaluation"], sections.get("robustness")
+    if predictions.labels.ndim == 2:
+        return [path for path in [plot_training(training, output / "training.png")] if path]
     names, temperature = list(metrics["per_class"]), metrics["calibration"].get("temperature")
     scaled = softened(predictions.logits, temperature) if temperature else None
     drawn = [

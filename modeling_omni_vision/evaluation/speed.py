@@ -9,6 +9,7 @@ from torch.utils.benchmark import Measurement, Timer
 from torch.utils.benchmark.utils.common import set_torch_threads
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText
 
+from ..interop.vision_tower import without_load_report
 from ..records.machine import cpu_model
 
 
@@ -52,7 +53,8 @@ def benchmark_model(
     config = AutoConfig.from_pretrained(model, trust_remote_code=False)
     is_language = any("ForConditionalGeneration" in name for name in config.architectures or ())
     auto_class = AutoModelForImageTextToText if is_language else AutoModel
-    opened = auto_class.from_pretrained(model, trust_remote_code=False, dtype=getattr(torch, dtype)).eval()
+    with without_load_report():
+        opened = auto_class.from_pretrained(model, trust_remote_code=False, dtype=getattr(torch, dtype)).eval()
     tower: Any = getattr(opened, "vision_model", getattr(opened, "vision_tower", opened))
     step = torch.compile(tower, dynamic=False) if compiled else tower
     size, channels = tower.config.image_size, tower.config.num_channels

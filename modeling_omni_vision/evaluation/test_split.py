@@ -16,10 +16,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from datasets import Dataset
 from torch import nn
 
+from ..data.label_lists import label_array, label_names
 from ..records.command import without_folder
 from ..records.metrics_file import METRICS_FILE, read_metrics, results_folder
 from ..records.weights_digest import weights_digest
@@ -116,8 +116,8 @@ def describe(folder: Path, model: nn.Module, rows: Dataset, dataset: str, comman
 
 def labels_digest(rows: Dataset) -> str:
     """Return the SHA-256 of class names and all labels in their order; no image is read."""
-    digest = hashlib.sha256(json.dumps(rows.features["label"].names).encode())
-    digest.update(np.asarray(rows["label"][:], dtype="<i8").tobytes())
+    digest = hashlib.sha256(json.dumps(label_names(rows)).encode())
+    digest.update(label_array(rows).astype("<i8").tobytes())
     return digest.hexdigest()
 
 
@@ -130,8 +130,14 @@ def create_lock(path: Path, record: dict[str, Any]) -> bool:
             file.write(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        # Fails where the name exists, unlike a rename, and never leaves half a file, unlike O_EXCL.
-        path.hardlink_to(partial)
+        try:
+            # Fails where the name exists, unlike a rename, and never leaves half a file, unlike O_EXCL.
+            path.hardlink_to(partial)
+        except FileExistsError:
+            return False
+        except (OSError, NotImplementedError):  # a file system without hard links
+            path.touch(exist_ok=False)
+            partial.replace(path)
     except FileExistsError:
         return False
     finally:

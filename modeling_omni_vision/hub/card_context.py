@@ -36,7 +36,7 @@ WEIGHTS_NAME, IMAGES_NAME = "model.safetensors", "plots"
 SECTIONS = ("training", "test", "evaluation", "robustness", "data_audit", "retrieval", "answers")
 # Stock models that can hold our weights: a folder of one of them holds no code.
 NATIVE_TYPES = ("vit", "dinov2", "dinov2_with_registers")
-MEASURES = ("accuracy", "macro_f1", "expected_calibration_error")
+MEASURES = ("accuracy", "mean_average_precision", "macro_f1", "expected_calibration_error")
 # What `metrics.json` calls the vectors that were compared, and what readers do.
 VECTORS = {"multi_vector": "patches and words", "single_vector": "one vector each"}
 # Images of results that may stand beside a card, and what they show.

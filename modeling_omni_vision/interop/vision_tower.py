@@ -1,6 +1,7 @@
 """The one place that opens a vision tower, whatever kind of OmniVision checkpoint holds it."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,15 +63,10 @@ def load_complete(model_class: Any, path: str | Path, exact: bool = False, **opt
         `ValueError`: naming some weights that are missing or of another shape, with `exact` also those that the model
             has no place for.
     """
-    verbosity = logging.get_verbosity()
-    # The report of weights that are not used, such as a head, would run to pages for a composite.
-    logging.set_verbosity_error()
-    try:
+    with without_load_report():
         model, report = model_class.from_pretrained(
             path, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
-    finally:
-        logging.set_verbosity(verbosity)
     kinds = ("missing_keys", "mismatched_keys", *(["unexpected_keys"] if exact else []))
     wrong = {kind: sorted(map(str, report[kind]))[:3] for kind in kinds if report[kind]}
     if wrong:
@@ -79,6 +75,17 @@ def load_complete(model_class: Any, path: str | Path, exact: bool = False, **opt
             f"{wrong!r}. Save the checkpoint again, or name another."
         )
     return model.eval()
+
+
+@contextmanager
+def without_load_report() -> Iterator[None]:
+    """Silence the report of weights that are not used: for a head it alarms, for a composite it runs to pages."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def read_model_type(path: str | Path, known: Collection[str] = tuple(PREFIXES)) -> str:
@@ -103,4 +110,4 @@ def _shape(config: OmniVisionConfig, name: str) -> Any:
     return getattr(config, f"{name}_hw", getattr(config, name))
 
 
-__all__ = ["load_complete", "load_vision_tower", "read_model_type"]
+__all__ = ["load_complete", "load_vision_tower", "read_model_type", "without_load_report"]

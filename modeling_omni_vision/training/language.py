@@ -25,6 +25,7 @@ from ..modeling_omni_vision import OmniVisionModel
 from ..modeling_omni_vision_language import OmniVisionForConditionalGeneration
 from ..processing_omni_vision_language import OmniVisionProcessor
 from ..records.weights_digest import weights_digest
+from .arguments import check_checkpoint
 from .initialization import new_image_processor
 from .language_arguments import NEW, LanguageArguments, LanguageTrainingArguments
 from .language_data import (
@@ -46,6 +47,13 @@ logger = logging.getLogger(__name__)
 # Layers that get LoRA where a language model has them: projections of queries and values, apart or in one.
 LORA_TARGETS = (("q_proj", "v_proj"), ("qkv_proj",), ("query_key_value",), ("c_attn",), ("Wqkv",))
 PARTS = {"vision": "vision_tower.", "text": "language_model."}
+OF_CHECKPOINTS = (
+    "fusion",
+    "vision_feature_select_strategy",
+    "projector",
+    "scale_factor",
+    "cross_attention_interval",
+)
 
 
 def train_language(recipe: LanguageArguments, args: LanguageTrainingArguments) -> Path:
@@ -115,7 +123,10 @@ class LanguageRun(TrainingRun):
         """Load the composite to train, or compose a new one."""
         recipe, args = self.recipe, self.args
         if recipe.model is not None:
-            return _open(recipe.model, recipe.attn_implementation)
+            opened = _open(recipe.model, recipe.attn_implementation)
+            own = opened[0].config.to_dict()
+            check_checkpoint(recipe.model, own, {name: getattr(recipe, name) for name in OF_CHECKPOINTS})
+            return opened
         # Beside the run, where all processes find it; only the first of them writes.
         folder = self.folder.absolute()
         parts = folder.with_name(f".{folder.name}.parts")
@@ -165,6 +176,12 @@ class LanguageRun(TrainingRun):
         logged = next((entry for entry in log if "eval_accuracy" in entry), {})
         names = {name: name.removeprefix("eval_") for name in logged if name.startswith("eval_")}
         return names or {"eval_accuracy": "accuracy"}
+
+    @property
+    def metrics(self) -> set[str]:
+        """Names of the metrics that an evaluation gives: the accuracy of all questions and of each kind."""
+        asked = (question for row in self.data["validation"]["questions"][:] for question in row)
+        return {"eval_accuracy", *(f"eval_{question['kind']}" for question in asked)}
 
     def describe(self) -> dict[str, Any]:
         """Return the recipe, the sizes of the data, and which parts of the model did not change."""
@@ -306,6 +323,9 @@ class LanguageTrainer(SkeletonTrainer):
         if recipe.max_questions_per_sequence > 1:
             check_packing(model, self.data_collator, self.train_dataset)
         self.rates, self.recipe = rates, recipe
+        if self.args.label_smoothing_factor:
+            # Its own smoother does not shift labels for our composite.
+            self.label_smoother, self.compute_loss_func = None, self._smoothed_loss
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return groups with a learning rate per part, for Muon where the layers of a part have one of it."""
@@ -316,11 +336,19 @@ class LanguageTrainer(SkeletonTrainer):
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Compute the loss, with logits only at the tokens before those of answers."""
-        if self.core.language_model.loss_function is ForCausalLMLoss and self.label_smoother is None:
-            labels = inputs["labels"][:, 1:]
-            places = answer_places(labels)
+        labels = inputs["labels"][:, 1:]
+        places = answer_places(labels)
+        if self.compute_loss_func is not None:
+            inputs = {**inputs, "logits_to_keep": places, "labels": labels[:, places]}
+        elif self.core.language_model.loss_function is ForCausalLMLoss:
             inputs = {**inputs, "logits_to_keep": places, "shift_labels": labels[:, places]}
         return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def _smoothed_loss(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+        smoothing, logits = self.args.label_smoothing_factor, outputs.logits.float().flatten(0, 1)
+        kinds: Any = {"ignore_index": IGNORED, "label_smoothing": smoothing, "reduction": "sum"}
+        total = nn.functional.cross_entropy(logits, labels.flatten(), **kinds)
+        return total / ((labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         data: Any = self.train_dataset if train_dataset is None else train_dataset

@@ -7,7 +7,16 @@ from transformers import TrainingArguments
 
 from ..configuration_omni_vision import OmniVisionConfig, check_field
 from ..data.hold_out import VALIDATION_FRACTION
-from .arguments import HELD_OUT, MUON, CommonTrainingArguments, check_choices, check_nonnegative, read_fields
+from .arguments import (
+    HELD_OUT,
+    MUON,
+    OWN_EVALUATION,
+    CommonTrainingArguments,
+    check_choices,
+    check_nonnegative,
+    fill_defaults,
+    read_fields,
+)
 from .option import option
 
 
@@ -32,7 +41,7 @@ class LanguageArguments:
     # Experiments extend these.
     image_inputs: ClassVar[tuple[str, ...]] = ("images", "shuffled", "nothing")
     without_images: ClassVar[tuple[str, ...]] = ("nothing",)
-    of_new_models: ClassVar[tuple[str, ...]] = ("vision", "config", "text_config")
+    of_new_models: ClassVar[tuple[str, ...]] = ("vision", "config", "text", "text_config")
 
     dataset: str = option(
         "scenes (also scenes:colour,count or scenes:caption), easy-vqa, or a .jsonl of conversations with "
@@ -44,17 +53,23 @@ class LanguageArguments:
         "Checkpoint of the vision tower, or of a model for search that has one; by default new.", None
     )
     config: str | None = option("Fields of OmniVisionConfig for a new vision tower, as JSON.", None)
-    text: str = option(
-        "A checkpoint (of a composite its language model), or new: a small Llama, words of the training data.", NEW
+    text: str | None = option(
+        "A checkpoint (of a composite its language model), or by default new: a small Llama, words of the training "
+        "data.",
+        None,
     )
     text_config: str | None = option("Fields of LlamaConfig for a new language model, as JSON.", None)
-    fusion: str = option("early or late, as for omni-vision compose.", "early")
+    fusion: str | None = option("early, the default, or late, as for omni-vision compose.", None)
     vision_feature_select_strategy: str | None = option(
         "cls, grid or cls+grid; by default cls (early), grid (late).", None
     )
-    projector: str = option("linear, or mlp: two layers.", "linear")
-    scale_factor: int = option("Side of the squares of patches that become one token: 2 makes 16 of 64.", 1)
-    cross_attention_interval: int = option("Late fusion: every k-th layer gets cross-attention to the images.", 4)
+    projector: str | None = option("linear, the default, or mlp: two layers.", None)
+    scale_factor: int | None = option(
+        "Side of the squares of patches that become one token: 2 makes 16 of 64; by default 1.", None
+    )
+    cross_attention_interval: int | None = option(
+        "Late fusion: every k-th layer, by default the fourth, gets cross-attention to the images.", None
+    )
     attn_implementation: str | None = option("Attention while training; on CPU in bf16 eager is faster.", None)
     stage: str = option(
         "projector: what is new only (projector, late fusion's attention); lora: with LoRA in the "
@@ -90,9 +105,10 @@ class LanguageArguments:
         composed = [name for name in self.of_new_models if getattr(self, name)]
         if self.model is not None and composed:
             raise ValueError(f"`model` has all of its parts, got {composed!r} too. Leave out one of them.")
+        fill_defaults(recipe, text=NEW, fusion="early", projector="linear", scale_factor=1, cross_attention_interval=4)
         if self.vision is not None and self.config is not None:
             raise ValueError("`config` is for a new vision tower, got a checkpoint in `vision` too. Leave out one.")
-        if self.text != NEW and self.text_config is not None:
+        if self.text not in (NEW, None) and self.text_config is not None:
             raise ValueError(f"`text_config` is for a new language model, got the checkpoint {self.text!r} too.")
         for name in ("max_questions_per_sequence", "lora_rank"):
             check_field(recipe, name, getattr(self, name) >= 1, "at least 1", "Raise it.")
@@ -120,6 +136,12 @@ class LanguageArguments:
 @dataclass
 class LanguageTrainingArguments(CommonTrainingArguments, TrainingArguments):
     """`TrainingArguments` for vision-language models; every default can be changed."""
+
+    refused: ClassVar[dict[str, str]] = {
+        **CommonTrainingArguments.refused,
+        "eval_accumulation_steps": OWN_EVALUATION,
+        "eval_use_gather_object": OWN_EVALUATION,
+    }
 
     per_device_train_batch_size: int = option("Conversations (of several questions) per step and device.", 16)
     per_device_eval_batch_size: int = option("Conversations measured at a time.", 16)

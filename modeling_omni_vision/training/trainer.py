@@ -3,14 +3,16 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from transformers import EvalPrediction
 
+from ..evaluation.metrics import balanced_accuracy
+from ..evaluation.multi_label import DEFAULT_THRESHOLD, MULTI_LABEL, mean_average_precision
 from ..modeling_omni_vision import OmniVisionForImageClassification
 from .averaging import TRAINED_WEIGHTS_FILE, WeightAverage
 from .callbacks import AfterStepCallback
+from .class_balance import BalancedSampler, class_weights
 from .optimizer import decays
 from .skeleton import SkeletonTrainer
 
@@ -28,6 +30,7 @@ class OmniVisionTrainer(SkeletonTrainer):
         layer_decay: Learning rate of each layer relative to the one above it.
         muon_learning_rate: Learning rate of Muon, for the matrices of the layers; 0 for AdamW everywhere.
         center_residual: Keep the residual stream at zero mean.
+        class_balance: `weights` of the classes in the loss, or a `sampler` that draws them equally often.
         **kwargs: As for `Trainer`.
     """
 
@@ -39,10 +42,16 @@ class OmniVisionTrainer(SkeletonTrainer):
         layer_decay: float = 1.0,
         muon_learning_rate: float = 0.0,
         center_residual: bool = True,
+        class_balance: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(model, compute_metrics=accuracy, preprocess_logits_for_metrics=predicted_classes, **kwargs)
+        super().__init__(model, compute_metrics=accuracies, preprocess_logits_for_metrics=answers, **kwargs)
         self.layer_decay, self.muon_learning_rate = layer_decay, muon_learning_rate
+        data: Any = self.train_dataset
+        self.class_weights = (
+            class_weights(data.labels, len(model.config.id2label or ())) if class_balance == "weights" else None
+        )
+        self.balance_samples = class_balance == "sampler"
         self.label_smoother = None  # knows no soft labels; compute_loss does it
         self.average = WeightAverage(model, ema_decay) if ema_decay else None
         if center_residual:
@@ -64,13 +73,26 @@ class OmniVisionTrainer(SkeletonTrainer):
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, *args: Any, **kwargs: Any
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
         """Compute the model's loss, in training with label smoothing, for hard and soft labels."""
-        smoothing = self.args.label_smoothing_factor
-        if not smoothing or not model.training:
+        smoothing, weights = self.args.label_smoothing_factor, self.class_weights
+        if not model.training or not (smoothing or weights is not None):
             return super().compute_loss(model, inputs, return_outputs, *args, **kwargs)
         labels = inputs.pop("labels")
         outputs = model(**inputs)
-        loss = nn.functional.cross_entropy(outputs.logits.float(), labels, label_smoothing=smoothing)
+        weights = None if weights is None else weights.to(outputs.logits.device)
+        if self.core.config.problem_type == MULTI_LABEL:
+            soft = labels * (1 - smoothing) + smoothing / 2
+            loss = nn.functional.binary_cross_entropy_with_logits(outputs.logits.float(), soft)
+            return (loss, outputs) if return_outputs else loss
+        options: Any = {"weight": weights, "label_smoothing": smoothing, "reduction": "none"}
+        # The mean over images, not over their weights: the same whether labels are mixed and batches accumulated.
+        loss = nn.functional.cross_entropy(outputs.logits.float(), labels, **options).mean()
         return (loss, outputs) if return_outputs else loss
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        data: Any = self.train_dataset if train_dataset is None else train_dataset
+        if not self.balance_samples:
+            return super()._get_train_sampler(train_dataset)
+        return BalancedSampler(data, int(self.args.data_seed or 0))
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Return the names of the parameters that weight decay acts on."""
@@ -104,15 +126,39 @@ class OmniVisionTrainer(SkeletonTrainer):
             self.average.load(resume_from_checkpoint)
 
 
-def predicted_classes(logits: torch.Tensor | tuple[torch.Tensor, ...], labels: torch.Tensor) -> torch.Tensor:
-    """Return classes (batch,) of logits (batch, classes), so that processes gather one number per image."""
+def answers(logits: torch.Tensor | tuple[torch.Tensor, ...], labels: torch.Tensor) -> torch.Tensor:
+    """Return class and loss of each image (batch, 2), in float64, so that processes gather two numbers per image.
+
+    With lists of labels the probabilities of all classes, and the loss: (batch, classes + 1).
+    """
     logits = logits[0] if isinstance(logits, tuple) else logits
-    return logits.argmax(dim=-1)
+    if labels.ndim == 2:
+        losses = nn.functional.binary_cross_entropy_with_logits(logits.float(), labels, reduction="none").mean(dim=-1)
+        return torch.cat((logits.double().sigmoid(), losses[:, None].double()), dim=-1)
+    losses = nn.functional.cross_entropy(logits.float(), labels, reduction="none")
+    return torch.stack((logits.argmax(dim=-1), losses), dim=-1).double()
 
 
-def accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    """Return the fraction of images whose predicted class is the right one."""
-    return {"accuracy": float(np.mean(prediction.predictions == prediction.label_ids))}
+def accuracies(prediction: EvalPrediction) -> dict[str, float]:
+    """Return the fraction of right images, its mean over the classes, and the loss.
+
+    The Trainer's own loss is a mean over batches: with several processes, what fills up the last one counts.
+    """
+    found: Any = prediction.predictions
+    labels: Any = prediction.label_ids
+    if labels.ndim == 2:
+        probabilities = found[:, :-1]
+        return {
+            "accuracy": float(((probabilities >= DEFAULT_THRESHOLD) == labels).all(axis=1).mean()),
+            "mean_average_precision": mean_average_precision(probabilities, labels),
+            "loss": float(found[:, -1].mean()),
+        }
+    right = found[:, 0] == labels
+    return {
+        "accuracy": float(right.mean()),
+        "balanced_accuracy": balanced_accuracy(right, labels),
+        "loss": float(found[:, 1].mean()),
+    }
 
 
-__all__ = ["OmniVisionTrainer", "accuracy", "predicted_classes"]
+__all__ = ["OmniVisionTrainer", "accuracies", "answers"]
