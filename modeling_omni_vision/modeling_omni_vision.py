@@ -320,9 +320,16 @@ class OmniVisionPreTrainedModel(PreTrainedModel):
         only the input of the final RMSNorm. Initialisation calls it; call it after each optimizer step to
         keep the property (the training callback does). Returns the model.
         """
+        alike: dict[Any, list[nn.Parameter]] = {}
         for module in self.modules():
             for parameter, channels in _residual_writers(module):
-                _center_(parameter, channels)
+                key = channels % parameter.ndim, parameter.shape, parameter.dtype, parameter.device
+                alike.setdefault(key, []).append(parameter)
+        for (channels, *_), parameters in alike.items():
+            # All of a shape at once: on a GPU each launch takes as long as centring them all.
+            stacked = torch.stack(parameters)
+            _center_(stacked, channels + 1)
+            torch._foreach_copy_(parameters, list(stacked.unbind()))
         return self
 
     @torch.no_grad()

@@ -8,6 +8,7 @@ rows of a batch with the same draw go through torchvision together. Mixup and Cu
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -93,6 +94,7 @@ class Augmentation:
         self.num_images = num_images
         self.seed = seed
         self.rand_augment = rand_augment
+        self._erased: tuple[Any, torch.Tensor] | None = None
         self._tables: dict[int, tuple[int, torch.Tensor, list[int]]] = {}
         self.crop = v2.RandomResizedCrop(size, scale=(min_crop_scale, 1.0)) if min_crop_scale else None
         geometry: list[Transform] = [v2.RandomCrop(size, padding=max_translate)] if max_translate else []
@@ -134,7 +136,23 @@ class Augmentation:
         """Erase rectangles of normalised images (B, C, H, W)."""
         if self.erasing is None:
             return pixel_values
-        return self._apply(self.erasing, pixel_values, rows, epoch, len(self.stages) + 1)
+        stage = len(self.stages) + 1
+        draws, _ = self._draws(epoch, stage)
+        where = self._rectangles(epoch, stage, pixel_values)[draws[rows].to(pixel_values.device, non_blocking=True)]
+        return pixel_values.masked_fill(where, 0.0)
+
+    def _rectangles(self, epoch: int, stage: int, like: torch.Tensor) -> torch.Tensor:
+        """Return what each draw of an epoch erases, (draws, 1, height, width): all rows of a draw at once."""
+        key = epoch, like.shape[2:], like.device
+        if self._erased is None or self._erased[0] != key:
+            assert self.erasing is not None
+            blank, drawn = torch.ones(1, *like.shape[1:]), []
+            with torch.random.fork_rng(devices=[]):
+                for seed in self._draws(epoch, stage)[1]:
+                    torch.default_generator.manual_seed(seed)
+                    drawn.append(self.erasing(blank)[:, :1] == 0)
+            self._erased = key, torch.cat(drawn).to(like.device)
+        return self._erased[1]
 
     def mix(
         self, pixel_values: torch.Tensor, labels: torch.Tensor, rows: Sequence[int], epoch: int
@@ -151,7 +169,7 @@ class Augmentation:
         table, seeds = self._draws(epoch, stage)
         draws = table[torch.as_tensor(rows)]
         # Sorted by draw, the rows of a draw are a slice: no copy for each draw.
-        order = draws.argsort()
+        order = draws.argsort().to(images.device)
         counts = draws.bincount(minlength=DRAWS).tolist()
         parts = []
         # One fork for all draws: saving and restoring the generator costs as much as a transform.

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 
+from .stored_images import netpbm_header
+
 
 FILE_NAME = re.compile(r".*?(?P<split>train|t10k|test)[-_.](?P<kind>images|labels)[-_.]idx\d-ubyte(\.gz)?")
 
@@ -107,8 +109,7 @@ def _class_names(file: Path, largest: int) -> list[str]:
 
 
 def _stored(images: np.ndarray) -> list[dict[str, bytes | None]]:
-    kind = "P6" if images.ndim == 4 and images.shape[3] == 3 else "P5"
-    header = f"{kind} {images.shape[2]} {images.shape[1]} 255\n".encode()
+    header = netpbm_header(images.shape[1], images.shape[2], images.shape[3] if images.ndim == 4 else 1)
     return [{"bytes": header + image.tobytes(), "path": None} for image in images]
 
 

@@ -11,7 +11,7 @@ from datasets import Dataset
 from ..configuration_omni_vision import OmniVisionConfig
 from ..data.augmentation import Augmentation
 from ..data.hold_out import save_splits
-from ..data.image_dataset import MEMORY_LIMIT, ImageCollator, ImageDataset
+from ..data.image_dataset import MEMORY_LIMIT, ImageCollator, ImageDataset, moved_to_device
 from ..data.sources import load_images
 from ..evaluation.evaluate import class_names, load_classifier, predict
 from ..evaluation.metrics import classification_metrics
@@ -25,7 +25,7 @@ from .arguments import OmniVisionTrainingArguments, RecipeArguments
 from .initialization import mimetic_, new_image_processor
 from .run_record import evaluations, training_command, without_folders
 from .skeleton import TrainingRun
-from .trainer import OmniVisionTrainer
+from .trainer import OmniVisionTrainer, replays_steps
 
 
 logger = logging.getLogger(__name__)
@@ -61,16 +61,21 @@ class ClassificationRun(TrainingRun):
         memory_limit = 0 if args.dry_run else MEMORY_LIMIT
         model, processor = build_model(recipe, self.data["train"].features["label"].names)
         _recommend_eager_attention(model, args)
+        train = training_images(recipe, args, self.data["train"], processor)
+        validation = ImageDataset(self.data["validation"], processor, memory_limit=memory_limit)
+        if moved_to_device(recipe.images_on_device, (train, validation), args.device, args.dataloader_num_workers):
+            args.dataloader_pin_memory = False
         return OmniVisionTrainer(
             ema_decay=recipe.ema_decay,
             layer_decay=recipe.layer_decay,
             muon_learning_rate=recipe.muon_learning_rate,
             center_residual=recipe.center_residual,
+            cuda_graphs=replays_steps(recipe.cuda_graphs, args, model.num_parameters()),
             model=model,
             args=args,
             data_collator=ImageCollator(processor),
-            train_dataset=training_images(recipe, args, self.data["train"], processor),
-            eval_dataset=ImageDataset(self.data["validation"], processor, memory_limit=memory_limit),
+            train_dataset=train,
+            eval_dataset=validation,
             processing_class=processor,
         )
 

@@ -82,7 +82,8 @@ def make_optimizer(groups: list[dict[str, Any]], args: TrainingArguments, model:
                 f"Muon leaves other weights to AdamW, expected `optim` adamw_torch or adamw_torch_fused, got "
                 f"{args.optim}. Leave out `optim` or the learning rates of Muon."
             )
-        kind = Muon
+    # Without matrices for Muon it is AdamW, with steps that a CUDA graph can hold.
+    kind = Muon if kind is torch.optim.AdamW else kind
     return kind(groups, **options)
 
 

@@ -1,6 +1,7 @@
 """What every training has in common: the Trainer that all tasks extend, and the run from arguments to a folder."""
 
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from .run_record import describe_run
 
 
 logger = logging.getLogger(__name__)
+
+WATCHED = 256  # numbers after which an accelerator is asked for them
 
 
 class NonFiniteLossError(ValueError):
@@ -40,9 +43,12 @@ class SkeletonTrainer(Trainer):
 
     layer_decay = 1.0  # learning rate of each layer of the encoder relative to the one above it
     muon_learning_rate = 0.0  # for the matrices of these layers; 0 leaves them to AdamW
+    cuda_graphs = False  # whether steps are replayed, for which our optimizer is needed
 
     def __init__(self, *args: Any, epoch_data: Any = None, **kwargs: Any) -> None:
         self._rows: list[int] = []
+        self._watched: list[tuple[str, torch.Tensor, int, list[int]]] = []
+        self._flops_of_a_number: int | None = None
         super().__init__(*args, **kwargs)
         self.add_callback(DataEpochCallback(epoch_data))
         self.add_callback(TimeEstimateCallback())
@@ -54,7 +60,7 @@ class SkeletonTrainer(Trainer):
 
     def parameter_groups(self) -> list[dict[str, Any]] | None:
         """Return groups with a learning rate per layer of the encoder, and for Muon; None for the Trainer's own."""
-        if self.layer_decay == 1 and not self.muon_learning_rate:
+        if self.layer_decay == 1 and not self.muon_learning_rate and not self.cuda_graphs:
             return None
         config, args = self.core.config, self.args
         layers = getattr(config, "vision_config", config).num_hidden_layers
@@ -89,29 +95,66 @@ class SkeletonTrainer(Trainer):
         """
         rows = inputs.pop("rows", None)
         self._rows += [] if rows is None else rows.tolist()
-        loss = super().training_step(model, inputs, *args, **kwargs)
-        self._check("loss", loss)
-        if self.accelerator.sync_gradients:
-            # A gradient scaler (fp16) expects overflows now and then, and skips those steps itself.
-            if self.accelerator.scaler is None:
-                gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
-                self._check("gradient norm", torch.nn.utils.get_total_norm(gradients))
-            self._rows = []
+        loss = self.forward_backward(model, inputs, *args, **kwargs)
+        self.watch("loss", loss)
         return loss
+
+    def forward_backward(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Return the loss of a batch, and add its gradients to those of the parameters."""
+        return super().training_step(model, inputs, *args, **kwargs)
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        # A gradient scaler (fp16) expects overflows now and then, and skips those steps itself.
+        if self.accelerator.scaler is None:
+            self.watch("gradient norm", norm)
+        self._rows = []
+        return norm
+
+    def watch(self, name: str, value: torch.Tensor) -> None:
+        """Check that a number of this step is finite; on an accelerator later, since looking at it waits for it."""
+        self._watched.append((name, value.detach().clone(), self.state.global_step + 1, self._rows))
+        if value.device.type == "cpu" or len(self._watched) == WATCHED:
+            self.check_watched()
+
+    def check_watched(self) -> None:
+        """Look at the numbers watched since the last time, in one transfer from the device.
+
+        Raises:
+            NonFiniteLossError: if one of them is not finite.
+        """
+        watched, self._watched = self._watched, []
+        values = torch.stack([value.float() for _, value, _, _ in watched]).tolist() if watched else []
+        for value, (name, _, step, rows) in zip(values, watched, strict=True):
+            if not math.isfinite(value):
+                batch = f", in the batch of rows {rows} of the training split" if rows else ""
+                changed = "not changed by it" if self.args.device.type == "cpu" else "not saved since"
+                raise NonFiniteLossError(
+                    f"Expected a finite {name}, got {value} at step {step}{batch}. The weights were {changed} and "
+                    "earlier checkpoints are intact: look at these rows, lower --learning_rate or "
+                    "--muon_learning_rate, set --max_grad_norm, or use bf16 in place of fp16."
+                )
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        """Log, evaluate and save only what is known to be finite."""
+        control = self.control
+        if control.should_log or control.should_evaluate or control.should_save or control.should_training_stop:
+            self.check_watched()
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Count operations as `Trainer` does; parameters are counted once, since that takes as long as a small step."""
+        main = inputs.get(getattr(self.model, "main_input_name", "input_ids"))
+        if main is None:
+            return super().floating_point_ops(inputs)
+        if self._flops_of_a_number is None:
+            self._flops_of_a_number = super().floating_point_ops(inputs) // max(main.numel(), 1)
+        return self._flops_of_a_number * main.numel()
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate, with the random state of training as it was afterwards: a resumed run evaluates less often."""
         with torch.random.fork_rng(devices=[]):
             return super().evaluate(*args, **kwargs)
-
-    def _check(self, name: str, value: torch.Tensor) -> None:
-        if not torch.isfinite(value):
-            batch = f", in the batch of rows {self._rows} of the training split" if self._rows else ""
-            raise NonFiniteLossError(
-                f"Expected a finite {name}, got {float(value)} at step {self.state.global_step + 1}{batch}. The "
-                "weights were not changed by it and earlier checkpoints are intact: look at these rows, lower "
-                "--learning_rate or --muon_learning_rate, set --max_grad_norm, or use bf16 in place of fp16."
-            )
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)

@@ -11,6 +11,7 @@ from transformers import EvalPrediction
 from ..modeling_omni_vision import OmniVisionForImageClassification
 from .averaging import TRAINED_WEIGHTS_FILE, WeightAverage
 from .callbacks import AfterStepCallback
+from .cuda_graphs import SMALL_MODEL, TrainingGraphs
 from .optimizer import decays
 from .skeleton import SkeletonTrainer
 
@@ -28,6 +29,7 @@ class OmniVisionTrainer(SkeletonTrainer):
         layer_decay: Learning rate of each layer relative to the one above it.
         muon_learning_rate: Learning rate of Muon, for the matrices of the layers; 0 for AdamW everywhere.
         center_residual: Keep the residual stream at zero mean.
+        cuda_graphs: Replay steps as CUDA graphs; see `replays_steps`.
         **kwargs: As for `Trainer`.
     """
 
@@ -39,21 +41,58 @@ class OmniVisionTrainer(SkeletonTrainer):
         layer_decay: float = 1.0,
         muon_learning_rate: float = 0.0,
         center_residual: bool = True,
+        cuda_graphs: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(model, compute_metrics=accuracy, preprocess_logits_for_metrics=predicted_classes, **kwargs)
         self.layer_decay, self.muon_learning_rate = layer_decay, muon_learning_rate
         self.label_smoother = None  # knows no soft labels; compute_loss does it
         self.average = WeightAverage(model, ema_decay) if ema_decay else None
-        if center_residual:
-            self.add_callback(AfterStepCallback(model.center_residual_))
-        if self.average is not None:
-            # After centring, so that the average is centred too.
-            self.add_callback(AfterStepCallback(self.average.update))
+        self.center_residual, self.cuda_graphs = center_residual, cuda_graphs
+        self.graphs: TrainingGraphs | None = None
+        self.add_callback(AfterStepCallback(self._after_step))
+
+    def _after_step(self) -> None:
+        if self.graphs is None:
+            if self.center_residual:
+                self.core.center_residual_()
+            if self.average is not None:
+                # After centring, so that the average is centred too.
+                self.average.update()
+
+    def forward_backward(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Return the loss of a batch and add its gradients, by a CUDA graph if steps are replayed."""
+
+        def loss_of(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+            return super(OmniVisionTrainer, self).forward_backward(model, batch, *args, **kwargs)
+
+        if not self.cuda_graphs:
+            return loss_of(inputs)
+        if self.graphs is None:
+            # Only now: a resumed run has given the optimizer its state.
+            optimizer, center = self.optimizer.optimizer, self.core.center_residual_ if self.center_residual else None
+            self.graphs = TrainingGraphs(self.core, optimizer, self.args.max_grad_norm, center, self.average)
+            optimizer.replay = self._replayed_update
+        if not model.training:
+            model.train()
+        return self.graphs.forward_backward(inputs, loss_of, self.current_gradient_accumulation_steps)
+
+    def _replayed_update(self) -> None:
+        assert self.graphs is not None
+        self.graphs.update()
+        self.watch("gradient norm", self.graphs.norm)
+        self._rows = []
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        return super()._get_grad_norm(model, grad_norm) if self.graphs is None else self.graphs.norm
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        return super()._clip_grad_norm(model) if self.graphs is None else self.graphs.norm
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train as `Trainer` does; the model ends with the best weights, or with the averaged ones."""
         output = super().train(*args, **kwargs)
+        self.graphs = None
         if self.average is not None:
             if not (self.args.load_best_model_at_end and self.state.best_model_checkpoint):
                 self.average.swap()
@@ -104,6 +143,32 @@ class OmniVisionTrainer(SkeletonTrainer):
             self.average.load(resume_from_checkpoint)
 
 
+def replays_steps(wanted: str, args: Any, parameters: int) -> bool:
+    """Return whether training steps are replayed as CUDA graphs.
+
+    Args:
+        wanted: `true`, `false`, or `auto` for models so small that launching kernels takes longer than running them.
+        args: Arguments of training.
+        parameters: Number of them.
+
+    Raises:
+        ValueError: if they are wanted where they cannot be.
+    """
+    modes = ("reduce-overhead", "max-autotune")  # of torch.compile, with graphs of their own
+    reasons = {
+        f"the device is {args.device}": args.device.type != "cuda",
+        f"{args.world_size} processes train together": args.world_size > 1,
+        f"{args.n_gpu} GPUs share one process": args.n_gpu > 1,
+        "the gradient scaler of --fp16 decides on the host about each step": args.fp16,
+        f"--torch_compile_mode {args.torch_compile_mode} makes graphs too": args.torch_compile_mode in modes,
+        f"--optim {args.optim} is not AdamW": "adamw_torch" not in str(getattr(args.optim, "value", args.optim)),
+    }
+    found = [reason for reason, holds in reasons.items() if holds]
+    if wanted == "true" and found:
+        raise ValueError(f"`cuda_graphs` must be auto or false, got true while {found[0]}. Leave it out.")
+    return wanted != "false" and not found and (wanted == "true" or parameters <= SMALL_MODEL)
+
+
 def predicted_classes(logits: torch.Tensor | tuple[torch.Tensor, ...], labels: torch.Tensor) -> torch.Tensor:
     """Return classes (batch,) of logits (batch, classes), so that processes gather one number per image."""
     logits = logits[0] if isinstance(logits, tuple) else logits
@@ -115,4 +180,4 @@ def accuracy(prediction: EvalPrediction) -> dict[str, float]:
     return {"accuracy": float(np.mean(prediction.predictions == prediction.label_ids))}
 
 
-__all__ = ["OmniVisionTrainer", "accuracy", "predicted_classes"]
+__all__ = ["OmniVisionTrainer", "accuracy", "predicted_classes", "replays_steps"]

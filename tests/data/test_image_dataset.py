@@ -71,20 +71,24 @@ def test_one_row_is_what_it_is_in_a_batch(tmp_path, mixed_sources):
     for augmentation in (None, Augmentation(9, (8, 8), min_crop_scale=0.3, flip=True, rand_augment=5)):
         images = ImageDataset(dataset, processor, augmentation)
         batch = images.__getitems__([3, 0, 7])
-        assert torch.equal(images[7]["image"], batch[2]["image"])
-        assert images[7]["label"] == batch[2]["label"] == 1
+        assert torch.equal(images[7]["image"], batch["images"][2])
+        assert images[7]["label"] == int(batch["labels"][2]) == 1
 
 
-def test_small_sets_are_decoded_once_and_large_ones_each_time(tmp_path, mixed_sources):
+def test_what_fits_is_decoded_once_and_the_rest_each_time(tmp_path, mixed_sources):
     dataset = dataset_of(mixed_sources, tmp_path)
     processor = OmniVisionImageProcessor(size={"height": 8, "width": 8})
     exact = len(dataset) * 3 * 8 * 8
     kept = ImageDataset(dataset, processor, memory_limit=exact)
-    read_again = ImageDataset(dataset, processor, memory_limit=exact - 1)
-    (tmp_path / "0.png").write_bytes(b"gone")
-    assert kept[0]["image"].shape == (3, 8, 8)
-    with pytest.raises(ValueError, match=r"row 0 .*0\.png"):
-        read_again[0]
+    all_but_one = ImageDataset(dataset, processor, memory_limit=exact - 1)
+    before = kept.__getitems__(range(9))["images"]
+    assert torch.equal(all_but_one.__getitems__(range(9))["images"], before)
+    for row in (0, 8):
+        (tmp_path / f"{row}.png").write_bytes(b"gone")
+    assert torch.equal(kept[8]["image"], before[8])
+    assert torch.equal(all_but_one[0]["image"], before[0])
+    with pytest.raises(ValueError, match=r"row 8 .*8\.png"):
+        all_but_one[8]
 
 
 def test_crops_are_cut_out_of_the_original_not_out_of_a_small_copy(tmp_path):
@@ -95,7 +99,7 @@ def test_crops_are_cut_out_of_the_original_not_out_of_a_small_copy(tmp_path):
     spreads = []
     for epoch in range(8):
         images.set_epoch(epoch)
-        spreads += [float(sample["image"].float().std()) for sample in images.__getitems__(range(4))]
+        spreads += [float(image.float().std()) for image in images.__getitems__(range(4))["images"]]
     # Out of an 8 px copy, which is grey within one level, no crop would have a spread above 1.
     assert max(spreads) > 10
 

@@ -1,0 +1,93 @@
+"""What CUDA graphs are to do, checked on a CPU with graphs that run their function again at each replay."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from modeling_omni_vision.training import classification, cuda_graphs
+from modeling_omni_vision.training.classification import train
+from modeling_omni_vision.training.skeleton import NonFiniteLossError
+from modeling_omni_vision.training.trainer import OmniVisionTrainer
+
+
+LEVERS = {"mixup": 0.2, "muon_learning_rate": 0.02, "ema_decay": 0.9, "label_smoothing_factor": 0.1, "layer_decay": 0.8}
+
+
+class Rerun:
+    """Stands in for `torch.cuda.CUDAGraph`: a replay writes the results anew, into the same tensors."""
+
+    def __init__(self, function, result):
+        self.function, self.result, self.replays = function, result, 0
+
+    def replay(self):
+        self.replays += 1
+        new = self.function()
+        if self.result is not None:
+            self.result.copy_(new)
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """Let training on the CPU take the road of CUDA graphs; returns those captured."""
+    captured = []
+
+    def capture(function, changed):
+        before, state = [tensor.detach().clone() for tensor in changed], torch.get_rng_state()
+        result = function()
+        with torch.no_grad():
+            torch._foreach_copy_(changed, before)
+        torch.set_rng_state(state)
+        captured.append(Rerun(function, None if result is None else result.clone()))
+        return captured[-1], captured[-1].result
+
+    monkeypatch.setattr(cuda_graphs, "capture", capture)
+    monkeypatch.setattr(classification, "replays_steps", lambda wanted, *given: wanted == "true")
+    return captured
+
+
+def weights_of(folder, name="model.safetensors"):
+    return load_file(Path(folder) / name)
+
+
+def distance(first, second):
+    return max(float((first[name] - second[name]).abs().max()) for name in first)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_replayed_steps_train_as_others_do_with_soft_labels_and_accumulation(arguments, graphs, steps):
+    options = {**LEVERS, "num_train_epochs": 3, "gradient_accumulation_steps": steps}
+    plain = train(*arguments("plain", **options))
+    assert not graphs
+    replayed = train(*arguments("replayed", cuda_graphs="true", **options))
+    assert len(graphs) > 1
+    assert sum(graph.replays for graph in graphs) > 6
+    # Learning rates are float32 on the device and double on the host.
+    assert distance(weights_of(plain), weights_of(replayed)) < 1e-4
+
+
+def test_a_replayed_run_resumes_bit_for_bit(arguments, graphs):
+    options = {**LEVERS, "save_strategy": "steps", "save_steps": 1, "load_best_model_at_end": False}
+    options |= {"num_train_epochs": 3, "save_total_limit": None, "cuda_graphs": "true"}
+    whole = train(*arguments("whole", **options))
+    part = Path(arguments("part")[1].output_dir)
+    shutil.copytree(whole / "checkpoint-4", part / "checkpoint-4")
+    resumed = train(*arguments("part", resume_from_checkpoint="true", **options))
+    assert distance(weights_of(whole), weights_of(resumed)) == 0
+
+
+def test_a_replayed_run_names_the_batch_of_a_loss_that_is_not_finite_and_saves_nothing_after_it(
+    arguments, graphs, monkeypatch
+):
+    original = OmniVisionTrainer.compute_loss
+
+    def exploding(self, *args, **kwargs):
+        return original(self, *args, **kwargs) * (float("nan") if self.state.global_step == 2 else 1.0)
+
+    monkeypatch.setattr(OmniVisionTrainer, "compute_loss", exploding)
+    recipe, args = arguments("broken", cuda_graphs="true", save_strategy="steps", save_steps=1, load_best_model_at_end=False)
+    with pytest.raises(NonFiniteLossError, match=r"finite loss, got nan at step 3, in the batch of rows \[\d+, "):
+        train(recipe, args)
+    assert not (Path(args.output_dir) / "checkpoint-3").exists()
