@@ -206,7 +206,7 @@ class OmniVisionAttention(nn.Module):
     def _project(self, hidden_states: torch.Tensor, num_queries: int | None) -> tuple[torch.Tensor, ...]:
         """Return queries, keys and values (batch, heads, tokens, head_dim)."""
         if self.is_fused and num_queries is None:
-            projected = nn.functional.linear(hidden_states, self.qkv_weight, self.qkv_bias)
+            projected = nn.functional.linear(hidden_states, self.qkv_weight, self.qkv_bias)  # type: ignore[arg-type]
             return projected.unflatten(-1, (3, -1, self.head_dim)).permute(2, 0, 3, 1, 4).unbind()
         queries = self.q_proj(hidden_states[:, :num_queries])
         return tuple(map(self._heads, (queries, self.k_proj(hidden_states), self.v_proj(hidden_states))))
@@ -315,8 +315,10 @@ class OmniVisionLayer(GradientCheckpointingLayer):
 
     def fused(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Compute the layer by torch's own operator for `nn.TransformerEncoderLayer`; see `runs_fused`."""
-        attention, mlp, before, after = self.attention, self.mlp, self.layernorm_before, self.layernorm_after
-        return torch._transformer_encoder_layer_fwd(
+        before: Any = self.layernorm_before
+        attention, mlp, after = self.attention, self.mlp, self.layernorm_after
+        compute: Any = torch._transformer_encoder_layer_fwd
+        return compute(
             hidden_states,
             hidden_states.shape[-1],
             hidden_states.shape[-1] // attention.head_dim,
@@ -369,7 +371,7 @@ class OmniVisionPreTrainedModel(PreTrainedModel):
         only the input of the final RMSNorm. Initialisation calls it; call it after each optimizer step to
         keep the property (the training callback does). Returns the model.
         """
-        alike: dict[Any, list[nn.Parameter]] = {}
+        alike: dict[Any, list[torch.Tensor]] = {}
         for module in self.modules():
             for parameter, channels in _residual_writers(module):
                 key = channels % parameter.ndim, parameter.shape, parameter.dtype, parameter.device
@@ -385,9 +387,9 @@ class OmniVisionPreTrainedModel(PreTrainedModel):
         """
         Compute queries, keys and values in one product at inference, from copies of the weights; returns the model.
 
-        Where torch's own operator for encoder layers fits, it computes whole layers. State dicts and saved folders keep
-        the three projections, training and loading drop the copies, and adapters on the projections are used instead of
-        them. Call it again after changing weights in another way.
+        Where torch's own operator for encoder layers fits, it computes whole layers. State dicts and saved folders
+        keep the three projections, training and loading drop the copies, and adapters on the projections are used
+        instead of them. Call it again after changing weights in another way.
         """
         return self._fuse(True)
 
@@ -535,8 +537,9 @@ class OmniVisionModel(OmniVisionPreTrainedModel):
 
     def _runs_fused(self, hidden_states: torch.Tensor) -> bool:
         """Whether torch's operator for encoder layers computes the same here, in a third of the launches."""
-        config, layer, device = self.config, self.layers[0], hidden_states.device.type
-        return (
+        config, device = self.config, hidden_states.device.type
+        layer: Any = self.layers[0]
+        return bool(
             layer.attention.is_fused
             and not (self.training or torch.compiler.is_compiling() or torch.is_autocast_enabled(device))
             and not any(getattr(config, name) for name in RECORDED_OUTPUTS)

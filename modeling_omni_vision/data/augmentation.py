@@ -16,6 +16,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 
 Transform = Callable[[torch.Tensor], torch.Tensor]
+Rows = Sequence[int] | np.ndarray
 
 DRAWS = 16
 RAND_AUGMENT_OPERATIONS = 2
@@ -116,11 +117,11 @@ class Augmentation:
         with seeded(self.seed, epoch, 0, row):
             return self.crop(image)
 
-    def crop_images(self, images: torch.Tensor, rows: Sequence[int], epoch: int) -> torch.Tensor:
+    def crop_images(self, images: torch.Tensor, rows: Rows, epoch: int) -> torch.Tensor:
         """Crop images (B, C, H, W) of one size."""
         return images if self.crop is None else self._apply(self.crop, images, rows, epoch, 0)
 
-    def images(self, images: torch.Tensor, rows: Sequence[int], epoch: int) -> torch.Tensor:
+    def images(self, images: torch.Tensor, rows: Rows, epoch: int) -> torch.Tensor:
         """Translate, flip and RandAugment images (B, C, H, W) of the size of the model, uint8 in, uint8 out.
 
         Raises:
@@ -132,7 +133,7 @@ class Augmentation:
             images = self._apply(transform, images, rows, epoch, stage)
         return images
 
-    def pixels(self, pixel_values: torch.Tensor, rows: Sequence[int], epoch: int) -> torch.Tensor:
+    def pixels(self, pixel_values: torch.Tensor, rows: Rows, epoch: int) -> torch.Tensor:
         """Erase rectangles of normalised images (B, C, H, W)."""
         if self.erasing is None:
             return pixel_values
@@ -155,7 +156,7 @@ class Augmentation:
         return self._erased[1]
 
     def mix(
-        self, pixel_values: torch.Tensor, labels: torch.Tensor, rows: Sequence[int], epoch: int
+        self, pixel_values: torch.Tensor, labels: torch.Tensor, rows: Rows, epoch: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Mix normalised images (B, C, H, W) pairwise; labels (B,) become class probabilities (B, classes)."""
         if self.mixer is None:
@@ -163,9 +164,7 @@ class Augmentation:
         with seeded(self.seed, epoch, len(self.stages) + 2, *(int(row) for row in rows)):
             return self.mixer(pixel_values, labels)
 
-    def _apply(
-        self, transform: Transform, images: torch.Tensor, rows: Sequence[int], epoch: int, stage: int
-    ) -> torch.Tensor:
+    def _apply(self, transform: Transform, images: torch.Tensor, rows: Rows, epoch: int, stage: int) -> torch.Tensor:
         table, seeds = self._draws(epoch, stage)
         draws = table[torch.as_tensor(rows)]
         # Sorted by draw, the rows of a draw are a slice: no copy for each draw.

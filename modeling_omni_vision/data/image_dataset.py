@@ -79,7 +79,7 @@ class ImageDataset(WithEpoch, TorchDataset):
         # Not blocking, which waits for everything that the device still has to do.
         index = torch.from_numpy(rows).to(self.labels.device, non_blocking=True)
         images = self._on_cpu(rows, epoch) if self.labels.device.type == "cpu" else self._of_epoch(epoch)[index]
-        batch = {"images": images, "labels": self.labels[index], "rows": rows}
+        batch: Sample = {"images": images, "labels": self.labels[index], "rows": rows}
         return batch | {"epoch": epoch, "augmentation": self.augmentation}
 
     def move_to(self, device: torch.device) -> None:
@@ -110,15 +110,15 @@ class ImageDataset(WithEpoch, TorchDataset):
         if kept.all():
             images = self._memory[rows]
             return images if self.augmentation is None else self._augmented(images, rows, epoch)
-        images = dict(zip(rows[~kept.numpy()].tolist(), self._decode(rows[~kept.numpy()].tolist()), strict=True))
+        found = dict(zip(rows[~kept.numpy()].tolist(), self._decode(rows[~kept.numpy()].tolist()), strict=True))
         if kept.any():
             inside = rows[kept.numpy()]
             cropped = self._memory[inside]
             if self._crops:
                 assert self.augmentation is not None
                 cropped = self.augmentation.crop_images(cropped, inside, epoch)
-            images |= dict(zip(inside.tolist(), cropped, strict=True))
-        ordered = [images[row] for row in rows.tolist()]
+            found |= dict(zip(inside.tolist(), cropped, strict=True))
+        ordered = [found[row] for row in rows.tolist()]
         if self.augmentation is None:
             return _stacked(ordered)
         return self._augmented(torch.stack([_to_bytes(image) for image in ordered]), rows, epoch, crop=False)
@@ -292,7 +292,12 @@ def normalised(processor: Any, images: torch.Tensor) -> torch.Tensor:
 
 def _resized(processor: Any, images: list[torch.Tensor]) -> list[torch.Tensor]:
     """Resize images (C, H, W) of pixel values 0..255 as the image processor does."""
-    options = {"do_rescale": False, "do_normalize": False, "do_convert_rgb": False, "return_tensors": None}
+    options: dict[str, Any] = {
+        "do_rescale": False,
+        "do_normalize": False,
+        "do_convert_rgb": False,
+        "return_tensors": None,
+    }
     options |= {"input_data_format": "channels_first", "disable_grouping": False}
     return list(processor(images, **options)["pixel_values"])
 
@@ -302,7 +307,10 @@ def _fits(image: torch.Tensor, shape: tuple[int, ...]) -> bool:
 
 
 def _joined(samples: list[Sample]) -> Sample:
-    batch = {"images": _stacked([sample["image"] for sample in samples]), "rows": np.array([s["row"] for s in samples])}
+    batch = {
+        "images": _stacked([sample["image"] for sample in samples]),
+        "rows": np.array([s["row"] for s in samples]),
+    }
     labels = torch.tensor([sample["label"] for sample in samples])
     return batch | {"labels": labels, **{name: samples[0][name] for name in ("epoch", "augmentation")}}
 

@@ -49,7 +49,9 @@ class RecipeArguments:
     mimetic_init: bool = option("Start a new model with attention between similar tokens.", False)
     center_residual: bool = option("Keep the residual stream zero-mean, so that the native twin is exact.", True)
 
-    images_on_device: str = option("Keep images on the GPU, changed there by epochs: auto (if they fit), true, false.", "auto")
+    images_on_device: str = option(
+        "Keep images on the GPU, changed there by epochs: auto (if they fit), true, false.", "auto"
+    )
     cuda_graphs: str = option("Replay steps as CUDA graphs: auto (small models on one GPU), true or false.", "auto")
 
     def __post_init__(self) -> None:

@@ -45,7 +45,12 @@ class TrainingGraphs:
         after_step: Callable[[], Any] | None = None,
         average: WeightAverage | None = None,
     ) -> None:
-        self.optimizer, self.max_grad_norm, self.after_step, self.average = optimizer, max_grad_norm, after_step, average
+        self.optimizer, self.max_grad_norm, self.after_step, self.average = (
+            optimizer,
+            max_grad_norm,
+            after_step,
+            average,
+        )
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.gradients = [torch.zeros_like(parameter) for parameter in self.parameters]
         self._used: set[int] = set()

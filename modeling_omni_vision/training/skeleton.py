@@ -143,7 +143,7 @@ class SkeletonTrainer(Trainer):
         super()._maybe_log_save_evaluate(*args, **kwargs)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Count operations as `Trainer` does; parameters are counted once, since that takes as long as a small step."""
+        """Count operations as `Trainer` does, but parameters only once: that takes as long as a small step."""
         main = inputs.get(getattr(self.model, "main_input_name", "input_ids"))
         if main is None:
             return super().floating_point_ops(inputs)

@@ -70,7 +70,8 @@ class OmniVisionTrainer(SkeletonTrainer):
             return loss_of(inputs)
         if self.graphs is None:
             # Only now: a resumed run has given the optimizer its state.
-            optimizer, center = self.optimizer.optimizer, self.core.center_residual_ if self.center_residual else None
+            accelerated: Any = self.optimizer
+            optimizer, center = accelerated.optimizer, self.core.center_residual_ if self.center_residual else None
             self.graphs = TrainingGraphs(self.core, optimizer, self.args.max_grad_norm, center, self.average)
             optimizer.replay = self._replayed_update
         if not model.training:
@@ -161,7 +162,7 @@ def replays_steps(wanted: str, args: Any, parameters: int) -> bool:
         f"{args.n_gpu} GPUs share one process": args.n_gpu > 1,
         "the gradient scaler of --fp16 decides on the host about each step": args.fp16,
         f"--torch_compile_mode {args.torch_compile_mode} makes graphs too": args.torch_compile_mode in modes,
-        f"--optim {args.optim} is not AdamW": "adamw_torch" not in str(getattr(args.optim, "value", args.optim)),
+        f"--optim {args.optim} is not AdamW": args.optim not in ("adamw_torch", "adamw_torch_fused"),
     }
     found = [reason for reason, holds in reasons.items() if holds]
     if wanted == "true" and found:
