@@ -16,6 +16,7 @@ import random
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -53,7 +54,7 @@ class Check:
         self.given, self.dry = given, given.dry_run
         self.device = torch.device("cpu" if self.dry or not torch.cuda.is_available() else "cuda")
         self.dtype = torch.float32 if self.device.type == "cpu" else torch.bfloat16
-        self.began = time.monotonic()
+        self.began, self.scratch = time.monotonic(), Path(tempfile.mkdtemp())
         self.found: dict[str, Any] = {"sections": {}}
 
     def left(self) -> float:
@@ -120,7 +121,7 @@ def fashion_mnist(check: Check) -> str:
 
 def training_runs(check: Check, build: Path, runs: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
     """Do runs of `experiments.gpu_training` with a build, and return what each found."""
-    file = Path(f"{check.given.output}.{build.name}.part")
+    file = check.scratch / f"{build.name}.json"
     file.unlink(missing_ok=True)
     if check.dry:
         tiny = {"max_steps": 6, "held_out": 0.1, "warm": 2, "config": {"image_size": 8, "hidden_size": 16}}
@@ -421,7 +422,7 @@ def embeddings(check: Check, seconds: float) -> dict[str, Any]:
 
 def commands(check: Check, seconds: float) -> dict[str, Any]:
     """Run each command that uses a model, and say what memory of the device it took."""
-    model, out = "checkpoints/omni-vision-fashion-mnist", f"{check.given.output}.files"
+    model, out = "checkpoints/omni-vision-fashion-mnist", str(check.scratch)
     search, language = "checkpoints/omni-vision-search-scenes", "checkpoints/omni-vision-language-scenes"
     image = f"{out}/images"
     lines = {
@@ -433,14 +434,12 @@ def commands(check: Check, seconds: float) -> dict[str, Any]:
         "search": ["search", "--model", search, "--index", f"{out}/index", "--text", "a red square"],
         "ask": ["ask", "--model", language, "--image", f"{out}/one.png", "What is it?"],
     }
-    Path(out).mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (64, 64), (200, 0, 0)).save(f"{out}/one.png")
     code = (
         "import sys, torch\n"
         "from modeling_omni_vision.cli.main import main\n"
         "try:\n    main(sys.argv[1:])\n"
-        "finally:\n    print('MiB on the device:', torch.cuda.max_memory_allocated() >> 20 if torch.cuda.is_available() "
-        "else 'none')"
+        "finally:\n    print('MiB on the device:', torch.cuda.max_memory_allocated() >> 20)"
     )
     found, until = {}, time.monotonic() + seconds
     for name, line in lines.items():
@@ -467,7 +466,7 @@ def launch(check: Check, seconds: float) -> dict[str, Any]:
     starts = {"torchrun": ["torch.distributed.run", "--standalone", "--nproc_per_node", "1"]}
     starts["accelerate"] = ["accelerate.commands.launch", "--num_processes", "1", "--mixed_precision", "fp16"]
     for name, start in starts.items():
-        output = f"{check.given.output}.{name}.{time.time_ns()}"
+        output = str(check.scratch / name)
         line = [sys.executable, "-m", *start, "scripts/train.py", "--output_dir", output, "--config", config, *flags]
         found[name] = check.run(line, seconds / 2)
     return found
@@ -488,7 +487,7 @@ def side_by_side(check: Check, seconds: float) -> dict[str, Any]:
     flags = ["--data", check.given.data, "--budget", str(seconds), *(["--dry_run"] if check.dry else [])]
     started = {}
     for name in UNTIMED:
-        file = Path(f"{check.given.output}.{name}.part")
+        file = check.scratch / f"{name}.json"
         command = [sys.executable, "-m", "experiments.gpu_check", "--only", name, "--output", str(file), *flags]
         started[name] = file, subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     found = {}

@@ -194,4 +194,4 @@ def _check_range(name: str, value: float, low: float, high: float) -> None:
         raise ValueError(f"`{name}` must be from {low} to {high}, got {value!r}. Correct it.")
 
 
-__all__ = ["Augmentation", "WithEpoch", "seeded"]
+__all__ = ["Augmentation", "Rows", "WithEpoch", "seeded"]

@@ -18,7 +18,7 @@ from datasets import Dataset
 from torch.utils.data import Dataset as TorchDataset
 
 from ..image_processing_omni_vision import ImageReadError, OmniVisionImageProcessor
-from .augmentation import Augmentation, WithEpoch
+from .augmentation import Augmentation, Rows, WithEpoch
 from .stored_images import raw_pixels
 
 
@@ -69,13 +69,13 @@ class ImageDataset(WithEpoch, TorchDataset):
         one = {"image": batch["images"][0], "label": int(batch["labels"][0]), "row": row}
         return one | {"epoch": batch["epoch"], "augmentation": self.augmentation}
 
-    def __getitems__(self, rows: Sequence[int]) -> Sample:
+    def __getitems__(self, rows: Rows) -> Sample:
         """Return the batch of many rows, which costs less than one by one.
 
         Raises:
             ImageReadError: if an image cannot be read; names the row and, where there is one, the file.
         """
-        rows, epoch = np.asarray(rows, dtype=np.int64), self.epoch
+        rows, epoch = np.array(rows, dtype=np.int64), self.epoch
         # Not blocking, which waits for everything that the device still has to do.
         index = torch.from_numpy(rows).to(self.labels.device, non_blocking=True)
         images = self._on_cpu(rows, epoch) if self.labels.device.type == "cpu" else self._of_epoch(epoch)[index]

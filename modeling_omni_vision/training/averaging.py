@@ -43,14 +43,15 @@ class WeightAverage:
     @torch.no_grad()
     def add(self, share: float | torch.Tensor) -> None:
         """Move the average towards the weights of the model by a share, in few kernels for all of them."""
-        averages, weights = list(self.averaged.parameters()), list(self.model.parameters())
+        averages: list[torch.Tensor] = [*self.averaged.parameters()]
+        weights: list[torch.Tensor] = [*self.model.parameters()]
         if not isinstance(share, torch.Tensor):
             torch._foreach_lerp_(averages, weights, share)
             return
         # As lerp takes no share from the device.
         change = torch._foreach_sub(weights, averages)
         torch._foreach_mul_(change, share)
-        torch._foreach_add_(averages, change)
+        torch._foreach_add_(averages, list(change))
 
     @torch.no_grad()
     def swap(self) -> None:

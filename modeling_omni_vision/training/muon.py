@@ -93,8 +93,8 @@ class Muon(torch.optim.AdamW):
                 if parameter.grad is not None:
                     by_shape.setdefault(parameter.shape, []).append((parameter, group, kept))
         for (rows, columns), stepped in by_shape.items():
-            parameters = [parameter for parameter, _, _ in stepped]
-            directions = orthogonalised(self._averaged_gradients(parameters))
+            directions = orthogonalised(self._averaged_gradients([parameter for parameter, _, _ in stepped]))
+            parameters: list[torch.Tensor] = [parameter for parameter, _, _ in stepped]
             # A step changes a token equally much, whether a matrix widens or narrows it.
             sizes = _column([group["lr"] for _, group, _ in stepped], directions) * max(1.0, rows / columns) ** 0.5
             changed = torch.stack(parameters).mul_(_column([kept for _, _, kept in stepped], directions))
@@ -108,7 +108,7 @@ class Muon(torch.optim.AdamW):
                 # AdamW expects a `step` in every state that it loads.
                 self.state[parameter] |= {"step": torch.zeros(()), "averaged_gradient": torch.zeros_like(parameter)}
         averages = [self.state[parameter]["averaged_gradient"] for parameter in parameters]
-        gradients = [parameter.grad for parameter in parameters]
+        gradients: list[Any] = [parameter.grad for parameter in parameters]
         torch._foreach_lerp_(averages, gradients, 1 - self.momentum)
         return torch.stack(torch._foreach_lerp(gradients, averages, self.momentum))
 
