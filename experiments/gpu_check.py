@@ -9,6 +9,7 @@ package, whose training is timed beside this one's. `--dry_run` goes through all
 """
 
 import argparse
+import functools
 import json
 import math
 import os
@@ -539,12 +540,10 @@ def main() -> None:
         ("training_compiled", 70, training_compiled),
         ("training_step", 25, training_step),
     ]
-    for name, seconds, work in [
-        *timed,
-        *((name, math.inf, work) for name, work in UNTIMED.items() if check.given.only),
-    ]:
+    alone = [(name, math.inf, work) for name, work in UNTIMED.items() if check.given.only]
+    for name, seconds, work in [*timed, *alone]:
         if name != "training_base" or check.given.base:
-            check.section(name, seconds, lambda limit, work=work: work(check, limit))
+            check.section(name, seconds, functools.partial(work, check))
 
 
 if __name__ == "__main__":
