@@ -10,6 +10,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 
 from .stored_images import netpbm_header
@@ -108,9 +109,11 @@ def _class_names(file: Path, largest: int) -> list[str]:
     return names
 
 
-def _stored(images: np.ndarray) -> list[dict[str, bytes | None]]:
+def _stored(images: np.ndarray) -> pa.StructArray:
+    """Return images as a column of datasets holds them; as dictionaries each would be looked through again."""
     header = netpbm_header(images.shape[1], images.shape[2], images.shape[3] if images.ndim == 4 else 1)
-    return [{"bytes": header + image.tobytes(), "path": None} for image in images]
+    contents = pa.array([header + image.tobytes() for image in images], pa.binary())
+    return pa.StructArray.from_arrays([contents, pa.nulls(len(images), pa.string())], ["bytes", "path"])
 
 
 __all__ = ["find_idx_files", "load_idx", "read_idx"]

@@ -133,7 +133,8 @@ class ImageDataset(WithEpoch, TorchDataset):
 
     def _read(self, rows: Sequence[int], do_resize: bool = True) -> list[torch.Tensor]:
         """Read rows as the image processor does, all but normalisation: pixel values 0..255 (C, H, W)."""
-        sources = self.dataset[list(rows)]["image"]
+        # A slice is read at once.
+        sources = self.dataset[slice(rows.start, rows.stop) if isinstance(rows, range) else list(rows)]["image"]
         return self._read_sources(rows, sources, do_resize)
 
     def _read_sources(self, rows: Sequence[int], sources: list[Any], do_resize: bool) -> list[torch.Tensor]:
