@@ -152,9 +152,12 @@ class ImageDataset(WithEpoch, TorchDataset):
                 raise ImageReadError(f"The image in row {row} of the dataset cannot be read. {error}") from error
         self._check_channels(rows, images)
         others = [index for index, image in enumerate(images) if image.shape[1:] != size] if do_resize else []
-        if others:
-            found = [images[index] for index in others]
-            for index, image in zip(others, _resized(processor, found), strict=True):
+        # Deep images go through the processor again: it takes floats that are all dark for another unit.
+        deep = [index for index in others if images[index].dtype != torch.uint8]
+        flat = [index for index in others if images[index].dtype == torch.uint8]
+        layout = {"do_convert_rgb": False, "input_data_format": "channels_first"}
+        for indices, given, extra in ((deep, sources, {}), (flat, images, layout)):
+            for index, image in zip(indices, _resized(processor, [given[i] for i in indices], extra), strict=True):
                 images[index] = image
         return images
 
@@ -291,16 +294,10 @@ def normalised(processor: Any, images: torch.Tensor) -> torch.Tensor:
     ).float()
 
 
-def _resized(processor: Any, images: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Resize images (C, H, W) of pixel values 0..255 as the image processor does."""
-    options: dict[str, Any] = {
-        "do_rescale": False,
-        "do_normalize": False,
-        "do_convert_rgb": False,
-        "return_tensors": None,
-    }
-    options |= {"input_data_format": "channels_first", "disable_grouping": False}
-    return list(processor(images, **options)["pixel_values"])
+def _resized(processor: Any, images: list[Any], extra: dict[str, Any]) -> list[torch.Tensor]:
+    """Read and resize as the image processor does, to pixel values 0..255 (C, H, W)."""
+    options = {"do_rescale": False, "do_normalize": False, "return_tensors": None, "disable_grouping": False}
+    return list(processor(images, **options, **extra)["pixel_values"]) if images else []
 
 
 def _fits(image: torch.Tensor, shape: tuple[int, ...]) -> bool:
