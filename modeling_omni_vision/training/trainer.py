@@ -1,5 +1,6 @@
 """The Trainer of classifiers: averaged weights, layer-wise learning rates, label smoothing of soft labels."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -155,13 +156,15 @@ def replays_steps(wanted: str, args: Any, parameters: int) -> bool:
     Raises:
         ValueError: if they are wanted where they cannot be.
     """
-    modes = ("reduce-overhead", "max-autotune")  # of torch.compile, with graphs of their own
+    # A launcher's settings come by the environment.
+    precision = "fp16" if args.fp16 else os.environ.get("ACCELERATE_MIXED_PRECISION")
+    mode = args.torch_compile_mode or os.environ.get("ACCELERATE_DYNAMO_MODE")
     reasons = {
         f"the device is {args.device}": args.device.type != "cuda",
         f"{args.world_size} processes train together": args.world_size > 1,
         f"{args.n_gpu} GPUs share one process": args.n_gpu > 1,
-        "the gradient scaler of --fp16 decides on the host about each step": args.fp16,
-        f"--torch_compile_mode {args.torch_compile_mode} makes graphs too": args.torch_compile_mode in modes,
+        "the gradient scaler of fp16 decides on the host about each step": precision == "fp16",
+        f"--torch_compile_mode {mode} makes graphs too": mode in ("reduce-overhead", "max-autotune"),
         f"--optim {args.optim} is not AdamW": args.optim not in ("adamw_torch", "adamw_torch_fused"),
     }
     found = [reason for reason, holds in reasons.items() if holds]

@@ -35,7 +35,7 @@ FLAGS = {
 TRAINING_FLAGS = {
     "train": "dataset image_column label_column validation_fraction test_fraction model config min_crop_scale "
     "max_translate flip rand_augment random_erasing mixup cutmix ema_decay layer_decay muon_learning_rate "
-    "mimetic_init center_residual",
+    "mimetic_init center_residual images_on_device cuda_graphs",
     "train-retrieval": "dataset image_column text_column validation_fraction text_sampling model vision config text "
     "embedding_dim vectors single_vector_weight vision_feature_select_strategy contrastive_loss train lora_rank "
     "mini_batch_size image_pair_weight augment muon_learning_rate",

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from safetensors.torch import load_file
 from modeling_omni_vision.training import classification, cuda_graphs
 from modeling_omni_vision.training.classification import train
 from modeling_omni_vision.training.skeleton import NonFiniteLossError
-from modeling_omni_vision.training.trainer import OmniVisionTrainer
+from modeling_omni_vision.training.trainer import OmniVisionTrainer, replays_steps
 
 
 LEVERS = {
@@ -91,15 +92,52 @@ def test_a_replayed_run_resumes_bit_for_bit(arguments, graphs):
 def test_a_replayed_run_names_the_batch_of_a_loss_that_is_not_finite_and_saves_nothing_after_it(
     arguments, graphs, monkeypatch
 ):
-    original = OmniVisionTrainer.compute_loss
+    original = OmniVisionTrainer.forward_backward
 
-    def exploding(self, *args, **kwargs):
-        return original(self, *args, **kwargs) * (float("nan") if self.state.global_step == 2 else 1.0)
+    def exploding(self, model, inputs, *args, **kwargs):
+        if self.state.global_step == 2:
+            inputs["pixel_values"].fill_(float("nan"))
+        return original(self, model, inputs, *args, **kwargs)
 
-    monkeypatch.setattr(OmniVisionTrainer, "compute_loss", exploding)
+    monkeypatch.setattr(OmniVisionTrainer, "forward_backward", exploding)
     recipe, args = arguments(
         "broken", cuda_graphs="true", save_strategy="steps", save_steps=1, load_best_model_at_end=False
     )
     with pytest.raises(NonFiniteLossError, match=r"finite loss, got nan at step 3, in the batch of rows \[\d+, "):
         train(recipe, args)
     assert not (Path(args.output_dir) / "checkpoint-3").exists()
+
+
+def some_arguments(**changes):
+    fields = {"device": torch.device("cuda"), "world_size": 1, "n_gpu": 1, "fp16": False, "optim": "adamw_torch_fused"}
+    return SimpleNamespace(**fields | {"torch_compile_mode": None} | changes)
+
+
+def test_steps_of_small_models_on_one_gpu_are_replayed_and_of_others_where_told():
+    assert replays_steps("auto", some_arguments(), 1_000_000)
+    assert not replays_steps("auto", some_arguments(), 300_000_000)
+    assert replays_steps("true", some_arguments(), 300_000_000)
+    assert not replays_steps("false", some_arguments(), 1_000_000)
+
+
+@pytest.mark.parametrize(
+    ("changes", "environment", "reason"),
+    [
+        ({"device": torch.device("cpu")}, {}, "the device is cpu"),
+        ({"world_size": 2}, {}, "2 processes"),
+        ({"n_gpu": 2}, {}, "2 GPUs"),
+        ({"fp16": True}, {}, "gradient scaler"),
+        ({}, {"ACCELERATE_MIXED_PRECISION": "fp16"}, "gradient scaler"),
+        ({"torch_compile_mode": "max-autotune"}, {}, "makes graphs too"),
+        ({}, {"ACCELERATE_DYNAMO_MODE": "reduce-overhead"}, "makes graphs too"),
+        ({"optim": "sgd"}, {}, "not AdamW"),
+    ],
+)
+def test_steps_that_a_graph_cannot_hold_are_not_replayed_or_refused(monkeypatch, changes, environment, reason):
+    for name in ("ACCELERATE_MIXED_PRECISION", "ACCELERATE_DYNAMO_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert not replays_steps("auto", some_arguments(**changes), 1_000_000)
+    with pytest.raises(ValueError, match=f"`cuda_graphs` must be auto or false, got true while .*{reason}"):
+        replays_steps("true", some_arguments(**changes), 1_000_000)
