@@ -187,7 +187,8 @@ class ImageDataset(WithEpoch, TorchDataset):
         original (out of its small copy they would be blurred), those of another size than the model's.
         """
         size = self._size()
-        channels = self._read([0])[0].shape[0]
+        # Without a limit to fill nothing is read at all.
+        channels = self._read([0])[0].shape[0] if limit else 1
         shape = (min(len(self), limit // (channels * math.prod(size))), channels, *size)
         memory = torch.empty(shape, dtype=torch.uint8)
 
