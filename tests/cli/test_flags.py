@@ -29,7 +29,7 @@ FLAGS = {
     "convert": "model output source target num_heads spec_config",
     "publish": "model output repo_id push private template",
     "verify": "folder trust_remote_code",
-    "benchmark": "model batch_sizes dtype threads rounds compiled json",
+    "benchmark": "model batch_sizes dtype threads rounds compiled fused json",
 }
 # Beside these, all arguments of transformers' Trainer, or of that of sentence-transformers.
 TRAINING_FLAGS = {
