@@ -21,7 +21,8 @@ class BenchmarkArguments:
     dtype: str = option("Type of the weights: float32, bfloat16 or float16.", "float32", choices=DTYPES)
     threads: int | None = option("Threads of torch; without it those of the environment.", None)
     rounds: int = option("Samples of each number.", 5)
-    compiled: bool = option("Time the model after torch.compile.", False)
+    compiled: bool = option("Time the model after torch.compile too.", False)
+    fused: bool = option("Fuse the projections of queries, keys and values first.", False)
     json: str | None = option(JSON, None, bare="-")
 
 
@@ -34,8 +35,9 @@ def main(argv: Sequence[str]) -> None:
     found = benchmark_model(**arguments)
     if write_result(found, file):
         return
-    print(f"{'batch':>6}{'wall ms':>10}{'CPU ms':>10}{'images/s':>10}")
+    print(f"{'batch':>6}{'compiled':>10}{'wall ms':>10}{'CPU ms':>10}{'images/s':>10}")
     for row in found["rows"]:
         cpu = "-" if row["cpu_ms"] is None else f"{row['cpu_ms']:.2f}"
-        print(f"{row['batch_size']:>6}{row['wall_ms']:>10.2f}{cpu:>10}{row['images_per_second']:>10.1f}")
+        compiled = "yes" if row["compiled"] else "no"
+        print(f"{row['batch_size']:>6}{compiled:>10}{row['wall_ms']:>10.2f}{cpu:>10}{row['images_per_second']:>10.1f}")
     print(", ".join(f"{name} {value}" for name, value in found["machine"].items()))

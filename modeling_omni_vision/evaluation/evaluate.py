@@ -165,8 +165,9 @@ def load_classifier(folder: Path) -> tuple[Any, Any]:
             f"The checkpoint must hold its image processor, got no preprocessor_config.json in {str(folder)!r}. "
             "Save the image processor of the training run into it."
         )
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     model = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=False, dtype=torch.float32)
-    return model.eval(), AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+    return model.to(device).eval(), AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
 
 
 def class_names(config: Any) -> list[str]:
@@ -265,7 +266,7 @@ def draw_attention(
     chosen = [present[index] for index in np.linspace(0, len(present) - 1, min(MAPS_SHOWN, len(present))).astype(int)]
     sources = rows[chosen]["image"]
     pixels = pixel_values(model, processor, sources, chosen[0])
-    maps = model.attention_maps(pixels)[:, 0].float().numpy()
+    maps = model.attention_maps(pixels)[:, 0].float().cpu().numpy()
     height, width = pixels.shape[2:]
     captions = [
         names[truth] if truth == answer else f"{names[truth]}\npred.: {names[answer]}"

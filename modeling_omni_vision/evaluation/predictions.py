@@ -49,7 +49,7 @@ def predict(model: Any, processor: Any, rows: Dataset, batch_size: int = 64, mir
     for images, first_row in batches(rows, batch_size):
         pixels = pixel_values(model, processor, images, first_row)
         logits.append(model(pixels.flip(-1) if mirrored else pixels).logits)
-    return Predictions(torch.cat(logits).double().numpy(), label_array(rows))
+    return Predictions(torch.cat(logits).cpu().double().numpy(), label_array(rows))
 
 
 def batches(rows: Dataset, batch_size: int) -> Iterator[tuple[list[Any], int]]:
@@ -76,7 +76,7 @@ def pixel_values(model: Any, processor: Any, images: Sequence[Any], first_row: i
     except ImageReadError as error:
         last = first_row + len(images) - 1
         raise ValueError(f"An image in rows {first_row} to {last} of the split cannot be read. {error}") from error
-    return batch["pixel_values"].to(model.dtype)
+    return batch["pixel_values"].to(model.device, model.dtype)
 
 
 __all__ = ["Predictions", "batches", "pixel_values", "predict"]

@@ -15,6 +15,7 @@ from ..data.hold_out import VALIDATION_FRACTION
 from .option import option
 
 
+AUTO = ("auto", "true", "false")
 SECRETS = ("hub_token",)
 HELD_OUT = "Held out of train if there is no validation split: a fraction, or a number."
 MUON = "Muon for the matrices of the vision tower's layers, at this learning rate (0.02 is usual); 0 disables."
@@ -76,9 +77,15 @@ class RecipeArguments:
     mimetic_init: bool = option("Start a new model with attention between similar tokens.", False)
     center_residual: bool = option("Keep the residual stream zero-mean, so that the native twin is exact.", True)
 
+    images_on_device: str = option(
+        "Keep images on the GPU, changed there by epochs: auto (if they fit), true, false.", "auto"
+    )
+    cuda_graphs: str = option("Replay steps as CUDA graphs: auto (small models on one GPU), true or false.", "auto")
+
     def __post_init__(self) -> None:
         self.given = _given(self)
         recipe: Any = self
+        check_choices(recipe, images_on_device=AUTO, cuda_graphs=AUTO)
         if self.class_balance is not None:
             check_choices(recipe, class_balance=("weights", "sampler"))
         check_field(recipe, "ema_decay", 0 <= self.ema_decay < 1, "at least 0 and below 1", "0.999 is usual.")

@@ -10,7 +10,7 @@ from torch.utils.data import Sampler
 
 def class_weights(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
     """Return weights (classes,) by which all classes weigh alike and an image 1 on average; 0 for an absent class."""
-    counts = torch.bincount(labels, minlength=num_classes)
+    counts = torch.bincount(labels.cpu(), minlength=num_classes)
     weights = len(labels) / ((counts > 0).sum() * counts.clamp_min(1))
     return torch.where(counts > 0, weights, 0.0)
 
@@ -25,7 +25,8 @@ class BalancedSampler(Sampler[int]):
 
     def __init__(self, data: Any, seed: int) -> None:
         self.data, self.seed = data, seed
-        weights = class_weights(data.labels, int(data.labels.max()) + 1)[data.labels].double().numpy()
+        labels = data.labels.cpu()
+        weights = class_weights(labels, int(labels.max()) + 1)[labels].double().numpy()
         self.probabilities = weights / weights.sum()
 
     def __len__(self) -> int:

@@ -11,7 +11,7 @@ from datasets import Dataset
 from ..configuration_omni_vision import PROBABILITIES, OmniVisionConfig
 from ..data.augmentation import Augmentation
 from ..data.hold_out import save_splits
-from ..data.image_dataset import MEMORY_LIMIT, ImageCollator, ImageDataset
+from ..data.image_dataset import MEMORY_LIMIT, ImageCollator, ImageDataset, moved_to_device
 from ..data.label_lists import has_label_lists, label_names
 from ..data.sources import load_images
 from ..evaluation.evaluate import class_names, load_classifier, measure, predict
@@ -27,7 +27,7 @@ from .arguments import OmniVisionTrainingArguments, RecipeArguments, check_check
 from .initialization import mimetic_, new_image_processor
 from .run_record import evaluations, training_command, without_folders
 from .skeleton import TrainingRun
-from .trainer import OmniVisionTrainer
+from .trainer import OmniVisionTrainer, replays_steps
 
 
 logger = logging.getLogger(__name__)
@@ -74,17 +74,22 @@ class ClassificationRun(TrainingRun):
             self._expect_lists()
         model, processor = build_model(recipe, label_names(self.data["train"]), self.lists)
         _recommend_eager_attention(model, args)
+        train = training_images(recipe, args, self.data["train"], processor)
+        validation = ImageDataset(self.data["validation"], processor, memory_limit=memory_limit)
+        if moved_to_device(recipe.images_on_device, (train, validation), args.device, args.dataloader_num_workers):
+            args.dataloader_pin_memory = False
         return OmniVisionTrainer(
             ema_decay=recipe.ema_decay,
             layer_decay=recipe.layer_decay,
             muon_learning_rate=recipe.muon_learning_rate,
             center_residual=recipe.center_residual,
             class_balance=recipe.class_balance,
+            cuda_graphs=replays_steps(recipe.cuda_graphs, args, model.num_parameters()),
             model=model,
             args=args,
             data_collator=ImageCollator(processor),
-            train_dataset=training_images(recipe, args, self.data["train"], processor),
-            eval_dataset=ImageDataset(self.data["validation"], processor, memory_limit=memory_limit),
+            train_dataset=train,
+            eval_dataset=validation,
             processing_class=processor,
         )
 

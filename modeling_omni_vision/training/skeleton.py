@@ -35,6 +35,8 @@ from .run_record import describe_run
 
 logger = logging.getLogger(__name__)
 
+WATCHED = 256  # numbers after which an accelerator is asked for them
+
 
 class NonFiniteLossError(ValueError):
     """The loss or a gradient became NaN or infinite; the message names the step and, where known, the rows."""
@@ -55,9 +57,12 @@ class SkeletonTrainer(Trainer):
 
     layer_decay = 1.0  # learning rate of each layer of the encoder relative to the one above it
     muon_learning_rate = 0.0  # for the matrices of these layers; 0 leaves them to AdamW
+    cuda_graphs = False  # whether steps are replayed, for which our optimizer is needed
 
     def __init__(self, *args: Any, epoch_data: Any = None, **kwargs: Any) -> None:
         self._rows: list[int] = []
+        self._watched: list[tuple[str, torch.Tensor, int, list[int]]] = []
+        self._flops_of_a_number: int | None = None
         super().__init__(*args, **kwargs)
         for theirs in (PrinterCallback, ProgressCallback):
             self.remove_callback(theirs)
@@ -72,7 +77,7 @@ class SkeletonTrainer(Trainer):
 
     def parameter_groups(self) -> list[dict[str, Any]] | None:
         """Return groups with a learning rate per layer of the encoder, and for Muon; None for the Trainer's own."""
-        if self.layer_decay == 1 and not self.muon_learning_rate:
+        if self.layer_decay == 1 and not self.muon_learning_rate and not self.cuda_graphs:
             return None
         config, args = self.core.config, self.args
         layers = getattr(config, "vision_config", config).num_hidden_layers
@@ -107,15 +112,65 @@ class SkeletonTrainer(Trainer):
         """
         rows = inputs.pop("rows", None)
         self._rows += [] if rows is None else rows.tolist()
-        loss = super().training_step(model, inputs, *args, **kwargs)
-        self._check("loss", loss)
-        if self.accelerator.sync_gradients:
-            # A gradient scaler (fp16) expects overflows now and then, and skips those steps itself.
-            if self.accelerator.scaler is None:
-                gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
-                self._check("gradient norm", torch.nn.utils.get_total_norm(gradients))
-            self._rows = []
+        loss = self.forward_backward(model, inputs, *args, **kwargs)
+        self.watch("loss", loss)
         return loss
+
+    def forward_backward(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Return the loss of a batch, and add its gradients to those of the parameters."""
+        return super().training_step(model, inputs, *args, **kwargs)
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        # A gradient scaler (fp16) expects overflows now and then, and skips those steps itself.
+        if self.accelerator.scaler is None:
+            self.watch("gradient norm", norm)
+        self._rows = []
+        return norm
+
+    def watch(self, name: str, value: torch.Tensor) -> None:
+        """Check that a number of this step is finite; on an accelerator later, since looking at it waits for it."""
+        self._watched.append((name, value.detach().clone(), self.state.global_step + 1, self._rows))
+        if value.device.type == "cpu" or len(self._watched) == WATCHED:
+            self.check_watched()
+
+    def check_watched(self) -> None:
+        """Look at the numbers watched since the last time, in one transfer from the device.
+
+        Raises:
+            NonFiniteLossError: if one of them is not finite.
+        """
+        seen, self._watched = self._watched, []
+        values = torch.stack([value.float() for _, value, _, _ in seen]).tolist() if seen else []
+        broken = next((index for index, value in enumerate(values) if not math.isfinite(value)), None)
+        if self._anywhere(broken is not None):
+            name, _, step, rows = seen[-1 if broken is None else broken]
+            value = math.nan if broken is None else values[broken]
+            self._stop(name, value, step, () if broken is None else rows)
+
+    def _anywhere(self, here: bool) -> bool:
+        """Return whether something holds in any process: all stop together, or the others would wait for one."""
+        if self.args.world_size == 1:
+            return here
+        found = torch.tensor(here, dtype=torch.int32, device=self.args.device)
+        torch.distributed.all_reduce(found, op=torch.distributed.ReduceOp.MAX)
+        return bool(found)
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        """Log, evaluate and save only what is known to be finite."""
+        control = self.control
+        if control.should_log or control.should_evaluate or control.should_save or control.should_training_stop:
+            self.check_watched()
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Count operations as `Trainer` does, but parameters only once: that takes as long as a small step."""
+        main = inputs.get(getattr(self.model, "main_input_name", "input_ids"))
+        if main is None:
+            return super().floating_point_ops(inputs)
+        if self._flops_of_a_number is None:
+            self._flops_of_a_number = super().floating_point_ops(inputs) // max(main.numel(), 1)
+        return self._flops_of_a_number * main.numel()
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate, with the random state of training as it was afterwards: a resumed run evaluates less often."""
@@ -142,16 +197,6 @@ class SkeletonTrainer(Trainer):
         for name, weight in self.core.named_parameters():
             if weight.requires_grad and not weight.isfinite().all():
                 self._stop(f"`{name}`", math.nan, self.state.global_step)
-
-    def _check(self, name: str, value: torch.Tensor) -> None:
-        broken = ~torch.isfinite(value.detach())
-        found, here = float(value), bool(broken)
-        if self.args.world_size > 1:
-            # All processes stop together: one alone would leave the others waiting.
-            broken = broken.to(self.args.device, torch.int32)
-            torch.distributed.all_reduce(broken, op=torch.distributed.ReduceOp.MAX)
-        if broken:
-            self._stop(name, found if here else math.nan, self.state.global_step + 1, self._rows if here else ())
 
     def _stop(self, name: str, value: float, step: int, rows: Collection[int] = ()) -> None:
         batch = f", in the batch of rows {list(rows)} of the training split" if rows else ""

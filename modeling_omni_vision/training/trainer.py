@@ -1,5 +1,6 @@
 """The Trainer of classifiers: averaged weights, layer-wise learning rates, label smoothing of soft labels."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ..modeling_omni_vision import OmniVisionForImageClassification
 from .averaging import TRAINED_WEIGHTS_FILE, WeightAverage
 from .callbacks import AfterStepCallback
 from .class_balance import BalancedSampler, class_weights
+from .cuda_graphs import SMALL_MODEL, TrainingGraphs
 from .optimizer import decays
 from .skeleton import SkeletonTrainer
 
@@ -31,6 +33,7 @@ class OmniVisionTrainer(SkeletonTrainer):
         muon_learning_rate: Learning rate of Muon, for the matrices of the layers; 0 for AdamW everywhere.
         center_residual: Keep the residual stream at zero mean.
         class_balance: `weights` of the classes in the loss, or a `sampler` that draws them equally often.
+        cuda_graphs: Replay steps as CUDA graphs; see `replays_steps`.
         **kwargs: As for `Trainer`.
     """
 
@@ -43,26 +46,64 @@ class OmniVisionTrainer(SkeletonTrainer):
         muon_learning_rate: float = 0.0,
         center_residual: bool = True,
         class_balance: str | None = None,
+        cuda_graphs: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(model, compute_metrics=accuracies, preprocess_logits_for_metrics=answers, **kwargs)
         self.layer_decay, self.muon_learning_rate = layer_decay, muon_learning_rate
         data: Any = self.train_dataset
-        self.class_weights = (
-            class_weights(data.labels, len(model.config.id2label or ())) if class_balance == "weights" else None
-        )
+        classes = len(model.config.id2label or ())
+        weights = class_weights(data.labels, classes) if class_balance == "weights" else None
+        self.class_weights = None if weights is None else weights.to(self.args.device)
         self.balance_samples = class_balance == "sampler"
         self.label_smoother = None  # knows no soft labels; compute_loss does it
         self.average = WeightAverage(model, ema_decay) if ema_decay else None
-        if center_residual:
-            self.add_callback(AfterStepCallback(model.center_residual_))
-        if self.average is not None:
-            # After centring, so that the average is centred too.
-            self.add_callback(AfterStepCallback(self.average.update))
+        self.center_residual, self.cuda_graphs = center_residual, cuda_graphs
+        self.graphs: TrainingGraphs | None = None
+        self.add_callback(AfterStepCallback(self._after_step))
+
+    def _after_step(self) -> None:
+        if self.graphs is None:
+            if self.center_residual:
+                self.core.center_residual_()
+            if self.average is not None:
+                # After centring, so that the average is centred too.
+                self.average.update()
+
+    def forward_backward(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Return the loss of a batch and add its gradients, by a CUDA graph if steps are replayed."""
+
+        def loss_of(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+            return super(OmniVisionTrainer, self).forward_backward(model, batch, *args, **kwargs)
+
+        if not self.cuda_graphs:
+            return loss_of(inputs)
+        if self.graphs is None:
+            # Only now: a resumed run has given the optimizer its state.
+            accelerated: Any = self.optimizer
+            optimizer, center = accelerated.optimizer, self.core.center_residual_ if self.center_residual else None
+            self.graphs = TrainingGraphs(self.core, optimizer, self.args.max_grad_norm, center, self.average)
+            optimizer.replay = self._replayed_update
+        if not model.training:
+            model.train()
+        return self.graphs.forward_backward(inputs, loss_of, self.current_gradient_accumulation_steps)
+
+    def _replayed_update(self) -> None:
+        assert self.graphs is not None
+        self.graphs.update()
+        self.watch("gradient norm", self.graphs.norm)
+        self._rows = []
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        return super()._get_grad_norm(model, grad_norm) if self.graphs is None else self.graphs.norm
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        return super()._clip_grad_norm(model) if self.graphs is None else self.graphs.norm
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train as `Trainer` does; the model ends with the best weights, or with the averaged ones."""
         output = super().train(*args, **kwargs)
+        self.graphs = None
         if self.average is not None:
             if not (self.args.load_best_model_at_end and self.state.best_model_checkpoint):
                 self.average.swap()
@@ -78,7 +119,6 @@ class OmniVisionTrainer(SkeletonTrainer):
             return super().compute_loss(model, inputs, return_outputs, *args, **kwargs)
         labels = inputs.pop("labels")
         outputs = model(**inputs)
-        weights = None if weights is None else weights.to(outputs.logits.device)
         if self.core.config.problem_type == MULTI_LABEL:
             soft = labels * (1 - smoothing) + smoothing / 2
             loss = nn.functional.binary_cross_entropy_with_logits(outputs.logits.float(), soft)
@@ -126,6 +166,34 @@ class OmniVisionTrainer(SkeletonTrainer):
             self.average.load(resume_from_checkpoint)
 
 
+def replays_steps(wanted: str, args: Any, parameters: int) -> bool:
+    """Return whether training steps are replayed as CUDA graphs.
+
+    Args:
+        wanted: `true`, `false`, or `auto` for models so small that launching kernels takes longer than running them.
+        args: Arguments of training.
+        parameters: Number of them.
+
+    Raises:
+        ValueError: if they are wanted where they cannot be.
+    """
+    # A launcher's settings come by the environment.
+    precision = "fp16" if args.fp16 else os.environ.get("ACCELERATE_MIXED_PRECISION")
+    mode = args.torch_compile_mode or os.environ.get("ACCELERATE_DYNAMO_MODE")
+    reasons = {
+        f"the device is {args.device}": args.device.type != "cuda",
+        f"{args.world_size} processes train together": args.world_size > 1,
+        f"{args.n_gpu} GPUs share one process": args.n_gpu > 1,
+        "the gradient scaler of fp16 decides on the host about each step": precision == "fp16",
+        f"--torch_compile_mode {mode} makes graphs too": mode in ("reduce-overhead", "max-autotune"),
+        f"--optim {args.optim} is not AdamW": args.optim not in ("adamw_torch", "adamw_torch_fused"),
+    }
+    found = [reason for reason, holds in reasons.items() if holds]
+    if wanted == "true" and found:
+        raise ValueError(f"`cuda_graphs` must be auto or false, got true while {found[0]}. Leave it out.")
+    return wanted != "false" and not found and (wanted == "true" or parameters <= SMALL_MODEL)
+
+
 def answers(logits: torch.Tensor | tuple[torch.Tensor, ...], labels: torch.Tensor) -> torch.Tensor:
     """Return class and loss of each image (batch, 2), in float64, so that processes gather two numbers per image.
 
@@ -161,4 +229,4 @@ def accuracies(prediction: EvalPrediction) -> dict[str, float]:
     }
 
 
-__all__ = ["OmniVisionTrainer", "accuracies", "answers"]
+__all__ = ["OmniVisionTrainer", "accuracies", "answers", "replays_steps"]
