@@ -101,7 +101,9 @@ class OmniVisionRetrievalConfig(PreTrainedConfig):
         check_choices(self, contrastive_loss=("softmax", "sigmoid"), text_pooling=("mean", "pooler"))
         vision: Any = self.vision_config
         # The projection of patches, which are half as wide, serves the pooled output too.
-        check_field(vision, "pooling", vision.pooling != "cls_mean", "one vector as wide as a patch")
+        check_field(
+            vision, "pooling", vision.pooling != "cls_mean", "'cls', 'mean' or 'attention' in a retrieval model"
+        )
         has_cls = vision.use_cls_token or self.vision_feature_select_strategy == "grid"
         check_field(self, "vision_feature_select_strategy", has_cls, "'grid' for a tower without CLS")
 

@@ -519,8 +519,8 @@ class OmniVisionModel(OmniVisionIntermediatesMixin, OmniVisionPreTrainedModel):
 
         Raises:
             `ValueError`: for a wrong number of channels, a side that is no multiple of the patch size,
-                integer pixel values, a mask that does not cover every token, `cls_only` with a mask or in a model whose
-                pooled output is not CLS, or an argument that does not exist.
+                integer pixel values, a mask that does not cover every token, `cls_only` with a mask or in a model
+                whose pooled output is not CLS, or an argument that does not exist.
         """
         refuse_unknown_options(kwargs)
         hidden_states = self.embeddings(pixel_values)
