@@ -549,7 +549,7 @@ class OmniVisionModel(OmniVisionIntermediatesMixin, OmniVisionPreTrainedModel):
             )
         if mask is None and not cls_only and not kwargs and self._runs_fused(hidden_states):
             for layer in self.layers:
-                hidden_states = layer.fused(hidden_states)  # type: ignore[operator]
+                hidden_states = layer.fused(hidden_states)
         else:
             for layer in self.layers[:-1]:
                 hidden_states = layer(hidden_states, mask, **kwargs)
