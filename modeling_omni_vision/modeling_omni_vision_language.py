@@ -96,8 +96,8 @@ class OmniVisionProjector(nn.Module):
         if self.vision_feature_select_strategy != "cls":
             grid: Any = output.grid
             grid = pixel_shuffle(grid, height // self.patch_height, self.factor)
-            cls = tokens.repeat(1, 1, self.factor**2)
-            tokens = grid if self.vision_feature_select_strategy == "grid" else torch.cat((cls, grid), dim=1)
+            with_cls = self.vision_feature_select_strategy != "grid"
+            tokens = torch.cat((tokens.repeat(1, 1, self.factor**2), grid), dim=1) if with_cls else grid
         tokens = self.linear_1(tokens)
         return self.linear_2(self.act(tokens)) if hasattr(self, "linear_2") else tokens
 

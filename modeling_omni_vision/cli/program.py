@@ -25,6 +25,7 @@ PLACES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 PATIENCE = 10
 # What brings the packages that not every command needs.
 EXTRAS = {"lancedb": "retrieval", "peft": "language", "sentence_transformers": "retrieval", "timm": "benchmark"}
+EXTRAS |= {"open_clip": "convert"}
 # transformers imports peft wherever it is installed, for half of the CPU time of `train --help`.
 UNUSED_BY_HELP = ("peft", "sentence_transformers")
 

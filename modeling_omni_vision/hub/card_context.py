@@ -33,7 +33,7 @@ from .remote_code import python_files
 
 
 WEIGHTS_NAME, IMAGES_NAME = "model.safetensors", "plots"
-SECTIONS = ("training", "test", "evaluation", "robustness", "data_audit", "retrieval", "answers")
+SECTIONS = ("conversion", "training", "test", "evaluation", "robustness", "data_audit", "retrieval", "answers")
 # Stock models that can hold our weights: a folder of one of them holds no code.
 NATIVE_TYPES = ("vit", "dinov2", "dinov2_with_registers")
 MEASURES = ("accuracy", "mean_average_precision", "macro_f1", "expected_calibration_error")
@@ -64,6 +64,7 @@ def card_context(folder: Path) -> dict[str, Any]:
     repeated = ("command", "arguments") if training.get("command") else ()
     return {
         **model_context(folder, config, training),
+        "conversion": metrics.get("conversion") or {},
         "dataset": dataset,
         "command": single_line(training.get("command")),
         "training": flatten({name: value for name, value in training.items() if name not in repeated}),

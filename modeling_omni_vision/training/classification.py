@@ -18,7 +18,7 @@ from ..evaluation.evaluate import class_names, load_classifier, measure, predict
 from ..evaluation.multi_label import MULTI_LABEL, choose_thresholds
 from ..evaluation.test_split import open_test_split
 from ..image_processing_omni_vision import OmniVisionImageProcessor
-from ..interop.vision_tower import load_complete, load_vision_tower
+from ..interop import load_classifier_weights, load_image_processor, load_vision_config, load_vision_tower
 from ..modeling_omni_vision import OmniVisionForImageClassification
 from ..records.command import without_folder
 from ..records.machine import has_bf16_instructions
@@ -184,22 +184,22 @@ def build_model(
         if recipe.mimetic_init:
             mimetic_(model)
         return model, new_image_processor(config)
-    before = OmniVisionConfig.from_pretrained(recipe.model)
+    before = load_vision_config(recipe.model)
     check_config(recipe.model, before, fields)
     size = fields.pop("image_size", before.image_size)
-    config = OmniVisionConfig.from_pretrained(recipe.model, **fields)
+    config = load_vision_config(recipe.model, **fields)
     same_kind = before.problem_type in (None, fields["problem_type"])
     if (
         before.id2label == id2label
         and same_kind
         and before.architectures == [OmniVisionForImageClassification.__name__]
     ):
-        model = load_complete(OmniVisionForImageClassification, recipe.model, config=config)
+        model = load_classifier_weights(recipe.model, config)
     else:
         logger.warning("The head of %s is for other classes: it is replaced by a new one.", recipe.model)
         model = OmniVisionForImageClassification(config)
         model.omni_vision = load_vision_tower(recipe.model, **fields)
-    config = OmniVisionConfig.from_pretrained(recipe.model, **fields, image_size=size)
+    config = load_vision_config(recipe.model, **fields, image_size=size)
     if config.image_size_hw != before.image_size_hw:
         logger.warning(
             "Positions of %s are interpolated, from images of %s to %s.",
@@ -208,14 +208,16 @@ def build_model(
             config.image_size_hw,
         )
         model = with_config(model, config)
-    if recipe.center_residual and model.residual_mean() > UNCENTRED:
+    # A final LayerNorm takes the mean away: centring then changes nothing.
+    keeps_mean = config.final_norm != "layer_norm"
+    if recipe.center_residual and keeps_mean and model.residual_mean() > UNCENTRED:
         logger.warning(
             "%s was not trained with a centred residual stream; centring changes what it computes. Pass "
             "--center_residual false to keep it as it is.",
             recipe.model,
         )
     size = dict(zip(("height", "width"), config.image_size_hw, strict=True))
-    return model.float(), OmniVisionImageProcessor.from_pretrained(recipe.model, size=size)
+    return model.float(), load_image_processor(recipe.model, size=size, do_center_crop=False)
 
 
 def check_config(path: str, before: OmniVisionConfig, fields: dict[str, Any]) -> None:

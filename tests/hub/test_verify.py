@@ -18,6 +18,7 @@ FILES = [
     "REMOTE_CODE.md",
     "config.json",
     "configuration_omni_vision.py",
+    "features_omni_vision.py",
     "image_processing_omni_vision.py",
     "metrics.json",
     "model.safetensors",
