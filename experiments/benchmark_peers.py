@@ -279,7 +279,8 @@ def main(argv: Sequence[str]) -> None:
     cases = all_cases([1, 8] if args.quick else args.batch_sizes)
     args.rounds = 3 if args.quick else args.rounds
     result = run_benchmark(args, cases, OmniVisionConfig())
-    write_json(args.output, result | {"command": recorded_command("-m", ["experiments.benchmark_peers", *argv])})
+    command = recorded_command("python", ["-m", "experiments.benchmark_peers", *argv])
+    write_json(args.output, result | {"command": command})
     worst = min(result["best_attention"], key=lambda row: row["speed_relative_to_best_peer"])
     print(
         f"Slowest against the best peer in its precision: {worst['speed_relative_to_best_peer']:.2f} of its speed "

@@ -262,7 +262,7 @@ def main(argv: Sequence[str]) -> None:
     if args.model and args.output.is_file():
         report = json.loads(args.output.read_text(encoding="utf-8"))
     else:
-        command = recorded_command("-m", ["experiments.duplicates", *argv])
+        command = recorded_command("python", ["-m", "experiments.duplicates", *argv])
         report = audit(args.dataset, args.output, args.image_column, args.label_column, args.shift, command)
     if args.model:
         merge_metrics(args.model, {"data_audit": card_section(report)})

@@ -134,7 +134,7 @@ def main(argv: Sequence[str]) -> None:
         encoder = ImageTextEncoder(args.model)
         rows = printed(index_rows(encoder, args.count))
     record = {
-        "command": recorded_command("-m", ["experiments.index_benchmark", *argv]),
+        "command": recorded_command("python", ["-m", "experiments.index_benchmark", *argv]),
         "machine": describe_machine() | recorded_versions("lancedb", "sentence-transformers"),
         "weights": encoder.weights_digest,
         "defaults": {"exact_limit": EXACT_LIMIT, "candidates": CANDIDATES, "refine": REFINE},

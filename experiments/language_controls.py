@@ -3,7 +3,7 @@
     python -m experiments.language_controls --image_input symbol_map --dataset scenes \
         --vision_feature_select_strategy grid --config '{"image_size": 64, "patch_size": 8}' --output_dir runs/control
 
-Takes every argument of `scripts/train_language.py`. In place of an image `--image_input symbols` gives the model the
+Takes every argument of `omni-vision train-language`. In place of an image `--image_input symbols` gives the model the
 truth in words, `symbol_map` the truth in patches (`draw_symbol_map`): what it misses then is not due to recognition.
 `--align_steps` first maps patches to the embeddings of the words for what they hold (`align_projector`).
 """

@@ -45,7 +45,7 @@ class QuickstartArguments:
 @program
 def main(argv: Sequence[str]) -> None:
     targets = parse(QuickstartArguments, argv).targets
-    record: dict[str, Any] = {"command": recorded_command("-m", ["experiments.measure_quickstart", *argv])}
+    record: dict[str, Any] = {"command": recorded_command("python", ["-m", "experiments.measure_quickstart", *argv])}
     record |= {"date": date.today().isoformat(), "machine": describe_machine()}
     # A target that is not measured now keeps its figures.
     record["targets"] = json.loads(FILE.read_text(encoding="utf-8"))["targets"] if FILE.is_file() else {}

@@ -4,13 +4,13 @@
 
 A tower that was trained on whole images, or to be found by a bag of words, need not know which shape is where, and
 no language model can read from its patches what is not in them. Labels for every patch teach it in minutes. What is
-saved is a vision tower for `scripts/train_language.py --vision`; the accuracy of its patches, also on combinations of
+saved is a vision tower for `omni-vision train-language --vision`; the accuracy of its patches, also on combinations of
 colour and shape not in training, is in `metrics.json`. All TrainingArguments work as well.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from datasets import Dataset
@@ -91,6 +91,16 @@ class PatchTeacher(nn.Module):
         words = torch.stack((colour.argmax(-1), shape.argmax(-1)), dim=-1)
         found = torch.cat((words, place, number.argmax(-1)), dim=-1)
         return {"loss": loss, "found": found}
+
+
+@dataclass
+class PatchTrainingArguments(OmniVisionTrainingArguments):
+    """Training arguments of towers: the loss is that of several heads."""
+
+    refused: ClassVar[dict[str, str]] = {
+        **OmniVisionTrainingArguments.refused,
+        "label_smoothing_factor": "the loss is that of several heads",
+    }
 
 
 class PatchTrainer(SkeletonTrainer):
@@ -186,7 +196,7 @@ def patch_metrics(prediction: EvalPrediction) -> dict[str, float]:
 
 @program
 def main(argv: Sequence[str]) -> None:
-    recipe, args = parse_training((PatchArguments, OmniVisionTrainingArguments), argv, __name__)
+    recipe, args = parse_training((PatchArguments, PatchTrainingArguments), argv, __name__)
     found = run_training(lambda recipe, args: PatchRun(recipe, args).run(), recipe, args)
     for split, scores in found.get("patches", {}).items():
         print(f"{split:11} " + "  ".join(f"{name} {value:.3f}" for name, value in scores.items()))

@@ -22,6 +22,7 @@ FASHION, SEARCH, LANGUAGE = (
 RUNS = ("fashion_mnist_short", "fashion_mnist_as_written", "zero_shot", "emoji", "language_oracle", "easy_vqa")
 SHORT, AS_WRITTEN, ZERO_SHOT, EMOJI, ORACLE, EASY_VQA = (f"docs/runs/{name}.json" for name in RUNS)
 SMOLLM2, BENCHMARK = "docs/runs/language_smollm2.json", "docs/benchmark.json"
+GPU = "docs/gpu.json"  # sections of experiments/gpu_check.py
 MODELS = {"ours": "omni_vision"} | {name: name for name in ("transformers", "timm", "TransformerEncoderLayer")}
 EXACT = "{accuracy:.1%} ({interval[0]:.1%} to {interval[1]:.1%})"
 LOW, HIGH = (f"{{evaluation[accuracy_interval][{end}]:.2%}}" for end in (0, 1))
@@ -222,9 +223,33 @@ def benchmark() -> str:
     return f"{table(columns, rows)}\n\n{made}"
 
 
+def gpu_forward() -> str:
+    """List forwards on a GPU, ours plain and with fused projections, beside those of models of equal size."""
+    record, rows = read(GPU), []
+    for work, found in (("eager", record["forward"]), ("CUDA graph", record["cuda_graphs"])):
+        for name, models in found.items():
+            size, batch = name.split()
+            times = {key.replace(" ", "_"): f"{one['ms']:.3g}" for key, one in models.items()}
+            rows.append({"size": size, "batch": batch, "work": work, **times, **models["ours fused"]})
+    columns = (
+        "model = {size} | >batch = {batch} | launched = {work} | >ours ms = {ours} | >ours fused ms = {ours_fused} | "
+    )
+    columns += "".join(f">{name} ms = {{{name}}} | " for name in ("transformers", "timm", "TransformerEncoderLayer"))
+    columns += ">ours fused / best peer = {speed_of_best_peer:.2f} | >95 % bounds = {bounds[0]:.2f} to {bounds[1]:.2f}"
+    versions = ", ".join(f"{name} {record['machine'][name]}" for name in ("device", "torch", "transformers", "timm"))
+    return f"{table(columns, rows)}\n\nbfloat16, sdpa, medians of samples in turns; {versions}, {record['date']}."
+
+
+def gpu_training() -> str:
+    """List the training of the short recipe for Fashion-MNIST on a GPU."""
+    rows = [{"name": name, **run} for name, run in read(GPU)["training"].items()]
+    columns = "run = {name} | >images/s = {images_per_second:,.0f} | >ms a step = {ms_per_step:.1f} | "
+    return table(columns + ">seconds to the first step = {seconds_to_first_step:.1f}", rows)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     **{block.__name__: block for block in (fashion_mnist, fashion_runs, robustness, search, zero_shot, cls)},
-    **{block.__name__: block for block in (emoji_texts, emoji_styles, language, benchmark)},
+    **{block.__name__: block for block in (emoji_texts, emoji_styles, language, benchmark, gpu_forward, gpu_training)},
     "easy_vqa": partial(answers, EASY_VQA, "prior", "shuffled"),
     "smollm2": partial(answers, SMOLLM2, *INPUTS),
     "index": lambda: table(

@@ -5,6 +5,7 @@ Published checkpoints do not carry this file.
 
 from packaging.version import Version
 from transformers import (
+    AutoBackbone,
     AutoConfig,
     AutoImageProcessor,
     AutoModel,
@@ -17,6 +18,7 @@ from transformers import __version__ as transformers_version
 from .configuration_omni_vision import OmniVisionConfig
 from .image_processing_omni_vision import ImageReadError, OmniVisionImageProcessor, OmniVisionImageProcessorPil
 from .modeling_omni_vision import (
+    OmniVisionBackbone,
     OmniVisionForImageClassification,
     OmniVisionModel,
     OmniVisionModelOutput,
@@ -27,6 +29,7 @@ from .modeling_omni_vision import (
 # `register` makes the installed classes win over remote code; `register_for_auto_class` makes saving copy the code.
 AutoConfig.register("omni_vision", OmniVisionConfig, exist_ok=True)
 AutoModel.register(OmniVisionConfig, OmniVisionModel, exist_ok=True)
+AutoBackbone.register(OmniVisionConfig, OmniVisionBackbone, exist_ok=True)
 AutoModelForImageClassification.register(OmniVisionConfig, OmniVisionForImageClassification, exist_ok=True)
 AutoImageProcessor.register(
     OmniVisionConfig,
@@ -35,12 +38,14 @@ AutoImageProcessor.register(
 )
 OmniVisionConfig.register_for_auto_class()
 OmniVisionModel.register_for_auto_class("AutoModel")
+OmniVisionBackbone.register_for_auto_class("AutoBackbone")
 OmniVisionForImageClassification.register_for_auto_class("AutoModelForImageClassification")
 OmniVisionImageProcessor.register_for_auto_class()
 OmniVisionImageProcessorPil.register_for_auto_class()
 
 __all__ = [
     "ImageReadError",
+    "OmniVisionBackbone",
     "OmniVisionConfig",
     "OmniVisionForImageClassification",
     "OmniVisionImageProcessor",

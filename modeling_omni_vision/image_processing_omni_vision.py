@@ -406,10 +406,13 @@ def read_image(
 
 
 class OmniVisionImageProcessorKwargs(ImagesKwargs, total=False):
-    """Options beyond those of every image processor: `num_channels` (3) and `background_color` (white)."""
+    """Options beyond those of every image processor: `num_channels` (3), `background_color` (white), and
+    `round_center_crop` (False): an odd margin of a crop is halved as torchvision does, not rounded down.
+    """
 
     num_channels: int | None
     background_color: list[int] | tuple[int, ...] | None
+    round_center_crop: bool | None
 
 
 def _is_sequence(images: Any) -> bool:
@@ -451,6 +454,7 @@ class _ImagePolicy(BaseImageProcessor):
     do_resize = do_rescale = do_normalize = do_convert_rgb = True
     num_channels = 3
     background_color = (255, 255, 255)
+    round_center_crop = False
 
     def fetch_images(self, image_url_or_urls: Any) -> Any:
         """Decode all sources but arrays and tensors, keeping the nesting; idempotent."""
@@ -469,6 +473,14 @@ class _ImagePolicy(BaseImageProcessor):
             module = type(self).__module__.rsplit(".", 1)[-1]
             saved["auto_map"] = {"AutoImageProcessor": [f"{module}.{name}" for name in pair]}
         return saved
+
+    def center_crop(self, image: Any, size: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """Cut out the middle of images (..., height, width)."""
+        rows, columns = image.shape[-2] - size.height, image.shape[-1] - size.width
+        if not self.round_center_crop or min(rows, columns) < 0:
+            return super().center_crop(image, size, **kwargs)
+        top, left = round(rows / 2), round(columns / 2)  # half to even
+        return image[..., top : top + size.height, left : left + size.width]
 
     def _standardize_kwargs(self, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Check the options at initialisation and at every call."""

@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, logsigmoid, normalize
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, SiglipTextModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput, TransformersKwargs
@@ -128,6 +128,13 @@ def contrastive_loss(logits: torch.Tensor, kind: str = "softmax") -> torch.Tenso
     return -logsigmoid(sign * logits).sum() / len(logits)
 
 
+def build_text_model(config: PreTrainedConfig) -> Any:
+    """Build a text encoder without weights; transformers has SigLIP's, but does not know it as an `AutoModel`."""
+    if config.model_type == "siglip_text_model":
+        return SiglipTextModel._from_config(config)
+    return AutoModel.from_config(config)
+
+
 class OmniVisionForRetrieval(CompleteWeightsMixin, PreTrainedModel):
     """The OmniVision retrieval model: images and texts as single vectors and as one vector for each patch and token.
 
@@ -159,7 +166,7 @@ class OmniVisionForRetrieval(CompleteWeightsMixin, PreTrainedModel):
         text: Any = config.text_config
         # Built directly, not with AutoModel: the class travels with the checkpoint and need not be registered.
         self.vision_model = OmniVisionModel(vision)
-        self.text_model = AutoModel.from_config(text)
+        self.text_model = build_text_model(text)
         self.visual_projection = nn.Linear(vision.hidden_size, config.embedding_dim, bias=False)
         self.text_projection = nn.Linear(text.hidden_size, config.embedding_dim, bias=False)
         self.logit_scale = nn.Parameter(torch.empty(()))
@@ -247,16 +254,27 @@ class OmniVisionForRetrieval(CompleteWeightsMixin, PreTrainedModel):
         mask = torch.ones_like(input_ids) if mask is None else mask
         if token_type_ids is not None:
             kwargs["token_type_ids"] = token_type_ids
-        output = self.text_model(input_ids=input_ids, attention_mask=mask, **kwargs | {"return_dict": True})
-        tokens = output.last_hidden_state
+        inputs = self._at_fixed_length(input_ids, mask)
+        output = self.text_model(**inputs, **kwargs | {"return_dict": True})
+        tokens = output.last_hidden_state[:, : input_ids.shape[1]]
         weight = mask.unsqueeze(-1).to(tokens.dtype)
         mean = (tokens * weight).sum(1) / weight.sum(1).clamp_min(1)
+        pooled = output.pooler_output if self.config.text_pooling == "pooler" else mean
         return BaseModelOutputWithPooling(
             last_hidden_state=tokens,
-            pooler_output=self.text_projection(mean),
+            pooler_output=self.text_projection(pooled),
             hidden_states=getattr(output, "hidden_states", None),
             attentions=getattr(output, "attentions", None),
         )
+
+    def _at_fixed_length(self, input_ids: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return what the text encoder gets: texts and mask, or texts padded to its fixed length, without a mask."""
+        fixed = self.config.fixed_text_length
+        if not fixed:
+            return {"input_ids": input_ids, "attention_mask": mask}
+        padding: int = self.config.text_config.pad_token_id
+        missing = (0, max(fixed - input_ids.shape[1], 0))
+        return {"input_ids": nn.functional.pad(input_ids.masked_fill(mask == 0, padding), missing, value=padding)}
 
     @can_return_tuple
     def forward(

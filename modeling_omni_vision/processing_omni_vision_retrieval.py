@@ -44,13 +44,21 @@ class OmniVisionRetrievalProcessor(ProcessorMixin):
         image_seq_length (`int`, *optional*, defaults to 196):
             Number of vectors in the multi-vector embedding of an image, `config.image_seq_length`. A plain attribute:
             sentence-transformers reads it to draw similarity maps.
+        fixed_text_length (`int`, *optional*):
+            Number of tokens that every text is padded or cut to, `config.fixed_text_length`.
     """
 
     def __init__(
-        self, image_processor: Any = None, tokenizer: Any = None, image_seq_length: int = 196, **kwargs: Any
+        self,
+        image_processor: Any = None,
+        tokenizer: Any = None,
+        image_seq_length: int = 196,
+        fixed_text_length: int | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(image_processor, tokenizer, **kwargs)
         self.image_seq_length = image_seq_length
+        self.fixed_text_length = fixed_text_length
 
     @property
     def model_input_names(self) -> list[str]:
@@ -59,6 +67,11 @@ class OmniVisionRetrievalProcessor(ProcessorMixin):
 
     def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> BatchFeature:
         """Prepare a batch; images alone get an `attention_mask` of ones, which `MultiVectorEncoder` needs."""
+        if self.fixed_text_length and text is not None:
+            fixed = {"padding": "max_length", "max_length": self.fixed_text_length, "truncation": True}
+            # sentence-transformers passes the options of texts apart.
+            nested = kwargs.get("text_kwargs")
+            kwargs |= fixed if nested is None else {"text_kwargs": {**nested, **fixed}}
         batch = super().__call__(images=images, text=text, **kwargs)
         if text is None and images is not None:
             batch["attention_mask"] = torch.ones(len(batch["pixel_values"]), self.image_seq_length, dtype=torch.long)

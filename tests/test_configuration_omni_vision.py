@@ -80,6 +80,7 @@ def test_a_saved_config_names_every_published_class(tmp_path):
     saved = json.loads((tmp_path / "config.json").read_text())
     assert saved["model_type"] == "omni_vision"
     assert saved["auto_map"] == {
+        "AutoBackbone": "modeling_omni_vision.OmniVisionBackbone",
         "AutoConfig": "configuration_omni_vision.OmniVisionConfig",
         "AutoModel": "modeling_omni_vision.OmniVisionModel",
         "AutoModelForImageClassification": "modeling_omni_vision.OmniVisionForImageClassification",

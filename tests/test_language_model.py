@@ -1,6 +1,8 @@
+import base64
 import copy
 import importlib.util
 import json
+import re
 from functools import partial
 from pathlib import Path
 
@@ -35,7 +37,7 @@ if Version(transformers_version) < Version("5.23"):
 from modeling_omni_vision import OmniVisionForConditionalGeneration, OmniVisionLanguageConfig, OmniVisionProcessor
 from modeling_omni_vision.interop import compose_language_model, prepare_tokenizer
 from modeling_omni_vision.modeling_omni_vision_language import group_images_by_prompt, pixel_shuffle
-from modeling_omni_vision.processing_omni_vision_language import image_chat_template
+from modeling_omni_vision.processing_omni_vision_language import image_chat_template, read_message, read_part
 
 
 VISION = {
@@ -470,6 +472,102 @@ def test_options_that_only_llava_has_are_refused_and_not_ignored(make):
         model.get_image_features(ask(processor, "<image>", RED)["pixel_values"], vision_feature_layer=-2)
 
 
+@pytest.mark.parametrize("options", BOTH)
+def test_image_features_take_the_options_of_llavas_and_refuse_what_is_none(make, options):
+    model, processor = make(**options)
+    prepared = processor(images=[RED, BLUE], return_tensors="pt")
+    rows = model.get_image_features(**prepared).pooler_output
+    assert [len(row) for row in rows] == [model.config.image_seq_length] * 2
+    assert torch.equal(model.get_image_features(**prepared, return_dict=False)[1][0], rows[0])
+    assert len(model.get_image_features(**prepared, output_hidden_states=True).hidden_states) == 3
+    for interpolated in (True, False):
+        taken = model.get_image_features(**prepared, interpolate_pos_encoding=interpolated)
+        assert torch.equal(taken.pooler_output[1], rows[1])
+    with pytest.raises(ValueError, match=r"\(32, 32\) without `interpolate_pos_encoding`, got \(64, 64\)"):
+        model.get_image_features(torch.zeros(1, 3, 64, 64), interpolate_pos_encoding=False)
+    for wrong, named in (({"pixel_values": None}, "None"), ({**prepared, "input_ids": None}, "input_ids")):
+        with pytest.raises(ValueError, match=f"Expected `pixel_values` and options .* got .*{named}"):
+            model.get_image_features(**wrong)
+
+
+@pytest.mark.parametrize("name", ["pixel_vals", "attention_masks", "label", "output_hidden_state", "logit_to_keep"])
+def test_a_misspelt_argument_is_refused_with_the_nearest_name(make, name):
+    model, processor = make()
+    with pytest.raises(ValueError, match=f"got '{name}'. Did you mean"):
+        model(**ask(processor, "<image> what is it", RED), **{name: 1})
+
+
+@pytest.mark.parametrize("options", [*BOTH, LATE[1][0]])
+def test_a_prefill_in_chunks_generates_the_same(make, options):
+    model, processor = make(**options)
+    # Chunks begin before, within and after images; one row has none in the first.
+    batch = ask(processor, ["<image> what is it", "what is a red circle <image> or a <image>"], [RED, BLUE, GREEN])
+    for size in (1, 3, 7):
+        assert torch.equal(answer(model, batch, prefill_chunk_size=size), answer(model, batch))
+
+
+def test_a_cache_that_was_reset_has_no_images_in_the_first_chunk_without_one(make):
+    model, processor = make(**LATE[0][0])
+    cache = StaticCache(config=model.config.text_config, max_cache_len=64)
+    model(**ask(processor, "<image> what is it", RED), past_key_values=cache)
+    cache.reset()
+    ids = ask(processor, "what is it")["input_ids"]
+    model(input_ids=ids[:, :2], past_key_values=cache)
+    goes_on = model(input_ids=ids[:, 2:], past_key_values=cache).logits
+    assert torch.allclose(goes_on, model(input_ids=ids).logits[:, 2:], atol=1e-5)
+
+
+@pytest.mark.parametrize("options", BOTH)
+def test_a_draft_model_proposes_tokens_without_the_image_and_the_answer_is_the_same(make, options):
+    model, processor = make(**options)
+    draft, batch = make(**options)[0], ask(processor, "<image> what is it", RED)
+    with torch.no_grad():
+        draft.language_model.model.norm.weight.mul_(-1)  # disagrees
+    for helper in (draft, draft.language_model, model):
+        assert torch.equal(answer(model, batch, assistant_model=helper), answer(model, batch))
+    # Everywhere else an image token without an image stays an error.
+    with pytest.raises(ValueError, match="Expected 0 image tokens"):
+        draft.generate(input_ids=batch["input_ids"], max_new_tokens=1)
+
+
+@pytest.mark.parametrize("tuning", ["PromptTuningConfig", "PrefixTuningConfig", "PromptEncoderConfig"])
+@pytest.mark.parametrize("options", BOTH)
+def test_prompts_that_peft_learns_stand_before_the_words_and_the_image_is_still_seen(make, options, tuning):
+    peft = pytest.importorskip("peft")
+    model, processor = make(**options)
+    assert [name for name, _ in model.named_children()][:2] == ["language_model", "vision_tower"]
+    tuned = peft.get_peft_model(model, getattr(peft, tuning)(task_type="CAUSAL_LM", num_virtual_tokens=3))
+    one, two = (ask(processor, "<image> what is it", image) for image in (RED, BLUE))
+    tuned(**one, labels=one["input_ids"]).loss.backward()
+    learnt = {name: weight for name, weight in tuned.named_parameters() if weight.requires_grad}
+    assert all("prompt_encoder" in name and weight.grad.any() for name, weight in learnt.items())
+    tuned.eval()
+    assert not torch.allclose(tuned(**one).logits[:, -1], tuned(**two).logits[:, -1], atol=1e-3)
+    with torch.no_grad():
+        assert tuned.generate(**one, **GREEDY).shape[1] == one["input_ids"].shape[1] + 6
+
+
+def test_embeddings_narrower_than_the_layers_get_vectors_of_their_width(make, tmp_path):
+    # The shape of OPT-350m; late fusion reads the layers.
+    opt = {"vocab_size": 20, "hidden_size": 32, "word_embed_proj_dim": 16, "ffn_dim": 48, "num_hidden_layers": 2}
+    text = AutoConfig.for_model("opt", **opt, num_attention_heads=4)
+    for options, width in zip(BOTH, (16, 32), strict=True):
+        model, processor = make(text_config=text, **options)
+        assert model.multi_modal_projector.linear_1.out_features == width
+        both = ask(processor, ["<image> what is it", "<image> what is it"], [RED, BLUE])
+        first, second = model(**both).logits
+        assert not torch.allclose(first[-1], second[-1], atol=1e-4)
+        alone = model(**ask(processor, "<image> what is it", BLUE)).logits[0]
+        assert torch.allclose(second, alone, atol=1e-5)
+        model.save_pretrained(tmp_path / str(width))
+        again = AutoModelForImageTextToText.from_pretrained(tmp_path / str(width))
+        assert torch.equal(again(**both).logits[1], second)
+        features = model.get_image_features(both["pixel_values"])
+        features.pooler_output = [row[..., 1:] for row in features.pooler_output]
+        with pytest.raises(ValueError, match=f"image features of {width} channels, got"):
+            model(both["input_ids"], mm_encoder_outputs={"image": features})
+
+
 def test_late_fusion_refuses_decoders_that_it_does_not_support(make):
     sizes = {"vocab_size": 20, "n_embd": 32, "n_layer": 2, "n_head": 2}
     with pytest.raises(ValueError, match="got GPT2LMHeadModel"):
@@ -545,7 +643,7 @@ def test_saving_and_loading_twice_changes_no_bit(make, options, tmp_path):
     assert [getattr(opened.config, name) for name in kept] == [getattr(model.config, name) for name in kept]
     names = {path.name for path in (tmp_path / "first").glob("*.py")}
     assert names == {path.name for path in (tmp_path / "second").glob("*.py")}
-    roots = ("configuration_omni_vision", "modeling_omni_vision")
+    roots = ("configuration_omni_vision", "features_omni_vision", "modeling_omni_vision")
     language = {f"{part}_omni_vision_language.py" for part in ("configuration", "modeling", "processing")}
     assert names == {f"{root}.py" for root in roots} | {"image_processing_omni_vision.py"} | language
 
@@ -621,6 +719,116 @@ def test_a_chat_with_images_has_the_format_of_the_language_model(make, word_toke
     )
     assert batch["pixel_values"].shape == (1, 3, 32, 32)
     assert len(batch["input_ids"]) == 2
+
+
+URL = {"url": "data:image/png;base64,..."}
+
+
+@pytest.mark.parametrize(
+    ("parts", "read"),
+    [
+        ([{"type": "image_url", "image_url": URL}], [{"type": "image", "image": URL["url"]}]),
+        ([{"type": "image_url", "image_url": "a.png"}], [{"type": "image", "image": "a.png"}]),
+        ([{"type": "input_image", "image_url": "a.png", "detail": "low"}], [{"type": "image", "image": "a.png"}]),
+        ([{"type": "input_text", "text": "what"}], [{"type": "text", "text": "what"}]),
+        ([{"type": "output_text", "text": "red"}], [{"type": "text", "text": "red"}]),
+        ([{"text": "what"}, {"image": RED}], [{"type": "text", "text": "what"}, {"type": "image", "image": RED}]),
+        (["what", {"path": "a.png"}], [{"type": "text", "text": "what"}, {"type": "image", "image": "a.png"}]),
+        ({"type": "text", "text": "what"}, [{"type": "text", "text": "what"}]),
+        ([{"type": "image"}, {"type": "text", "text": None}], [{"type": "image"}, {"type": "text", "text": ""}]),
+    ],
+)
+def test_usual_spellings_of_parts_are_read(make, parts, read):
+    assert read_message({"role": "user", "content": parts}) == {"role": "user", "content": read}
+    _, processor = make()
+    # Those who use the template alone get the same text.
+    text = processor.apply_chat_template([{"role": "user", "content": read}])
+    words, given = processor.tokenizer, [{"role": "user", "content": parts}]
+    alone = words.apply_chat_template(given, chat_template=processor.chat_template, tokenize=False)
+    assert alone == text == "USER: " + "".join(part.get("text", "<image>\n") for part in read) + "\n"
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "video", "video": "a.mp4"},
+        {"type": "img", "image": RED},
+        {"type": "audio", "audio": "a.wav"},
+        {"type": "input_file", "file_id": "1"},
+        {"note": "what"},
+    ],
+)
+def test_other_parts_are_refused_by_the_processor_and_by_the_template_alone(make, part):
+    _, processor = make()
+    chat = [{"role": "user", "content": [part]}]
+    with pytest.raises(ValueError, match="Expected parts of type 'text' or 'image'"):
+        processor.apply_chat_template(chat)
+    with pytest.raises(Exception, match="Expected parts of type text or image"):
+        processor.tokenizer.apply_chat_template(chat, chat_template=processor.chat_template)
+    with pytest.raises(ValueError, match="Did you mean 'image'"):
+        read_part({"type": "imag", "image": RED})
+    with pytest.raises(ValueError, match="as dicts or text, got 7"):
+        read_part(7)
+
+
+def test_chats_of_openai_and_llava_show_the_model_the_same_image(make, tmp_path):
+    _, processor = make()
+    RED.save(tmp_path / "red.png")
+    encoded = base64.b64encode((tmp_path / "red.png").read_bytes()).decode()
+    text = {"type": "text", "text": "what is it"}
+    expected = processor.apply_chat_template(
+        [{"role": "user", "content": [{"type": "image", "image": RED}, text]}], **CHAT_OPTIONS
+    )
+    sources = [
+        {"type": "image", "path": str(tmp_path / "red.png")},
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{encoded}"}},
+        {"type": "input_image", "image_url": f"data:image/png;base64,{encoded}"},
+        {"image": RED},
+    ]
+    for source in sources:
+        for chat in ([{"role": "user", "content": [source, text]}], [{"from": "Human", "value": [source, text]}]):
+            found = processor.apply_chat_template(chat, **CHAT_OPTIONS)
+            assert torch.equal(found["input_ids"], expected["input_ids"])
+            assert torch.equal(found["pixel_values"], expected["pixel_values"])
+    said = [{"from": "human", "value": "?"}]
+    with pytest.raises(Exception, match="Expected messages with role and content"):
+        processor.tokenizer.apply_chat_template(said, chat_template=processor.chat_template)
+
+
+LEARNED = {
+    "templates": ["what is {0}", "is it {0} or {0}"],
+    "slots": [["blue", "red"]],
+    "examples": ["What is red?", "Is it red or blue?"],
+}
+
+
+def test_questions_of_kinds_that_a_model_did_not_learn_are_refused_unless_forced(make, tmp_path):
+    _, processor = make()
+    assert processor.refusal("where is it") is None
+    processor.learned_questions = LEARNED
+    processor.save_pretrained(tmp_path)
+    for read in (processor, AutoProcessor.from_pretrained(tmp_path)):
+        for right in ("what is red?", "WHAT  is Blue", "<image>\nIs it red or blue?"):
+            assert read.refusal(right) is None
+        assert "('green' " not in read.refusal("what is")
+        sentence = r"\(the words 'green' are new to it\). It can be asked: What is red\? Is it red or blue\? Ask one"
+        assert re.search(sentence, read.refusal("what is green?"))
+        assert "(no question of this kind)" in read.refusal("is it red")
+        assert read.unknown_words("what is green") == ["green"]
+        parts = [{"type": "image", "image": RED}, {"type": "text", "text": "what is green?"}]
+        chat = [{"role": "user", "content": parts}]
+        with pytest.raises(ValueError, match="did not learn to answer 'what is green"):
+            read.apply_chat_template(chat, **CHAT_OPTIONS)
+        # Only what is to be answered is looked at.
+        assert read.apply_chat_template(chat)
+        assert "pixel_values" in read.apply_chat_template(chat, **CHAT_OPTIONS, force=True)
+        chat += [{"role": "assistant", "content": "blue"}, {"role": "user", "content": "what is red"}]
+        assert read.apply_chat_template(chat, add_generation_prompt=True)
+
+
+def test_words_without_a_token_are_named(make):
+    _, processor = make()
+    assert processor.unknown_words("what is the zebra") == ["the", "zebra"]
 
 
 def test_a_tokenizer_without_the_image_token_is_refused(word_tokenizer):

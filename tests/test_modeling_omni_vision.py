@@ -625,3 +625,40 @@ def test_published_files_import_only_dependencies_of_transformers():
                 # The only relative form that transformers copies to the Hub and finds again.
                 assert node.level == 1, file.name
                 assert (package / f"{node.module}.py").exists(), f"{file.name}: {node.module}"
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_fused_projections_give_equal_outputs_and_are_seen_by_nobody_else(tiny_classifier, tmp_path, attention):
+    model = tiny_classifier
+    model.set_attn_implementation(attention)
+    pixels, names = torch.randn(2, 3, 32, 32), list(model.state_dict())
+    with torch.no_grad():
+        expected = model(pixels, output_hidden_states=True)
+        assert model.fuse_qkv_projections() is model
+        fused = model(pixels)
+        recorded = model(pixels, output_hidden_states=True)
+    # One product of another width: sums of 32 float32 numbers in another order.
+    assert torch.allclose(fused.logits, expected.logits, atol=1e-5)
+    assert len(recorded.hidden_states) == 3
+    assert list(model.state_dict()) == names
+    model.save_pretrained(tmp_path)
+    again = OmniVisionForImageClassification.from_pretrained(tmp_path).eval()
+    assert torch.allclose(again(pixels).logits, model.unfuse_qkv_projections()(pixels).logits, atol=1e-5)
+
+
+def test_fused_projections_leave_gradients_and_new_weights_to_the_projections(tiny_classifier):
+    model, pixels = tiny_classifier.fuse_qkv_projections(), torch.randn(2, 3, 32, 32)
+    attention = model.omni_vision.layers[0].attention
+    model(pixels).logits.sum().backward()
+    assert attention.q_proj.weight.grad is not None
+    changed = {name: weight + 0.1 * torch.randn_like(weight) for name, weight in model.state_dict().items()}
+    model.load_state_dict(changed)
+    with torch.no_grad():
+        after = model(pixels).logits
+        assert torch.allclose(model.fuse_qkv_projections()(pixels).logits, after, atol=1e-4)
+        attention.q_proj = torch.nn.Sequential(attention.q_proj)  # as an adapter stands in its place
+        assert not attention.is_fused
+        attention.q_proj[0].weight.zero_()
+        assert not torch.allclose(model(pixels).logits, after, atol=1e-4)
+    model.train()
+    assert attention.qkv_weight is None

@@ -176,7 +176,9 @@ def test_an_invalid_configuration_is_a_value_error(wrong):
 
 
 def test_a_pooling_that_is_too_wide_for_the_projection_of_the_tokens_is_refused():
-    with pytest.raises(ValueError, match="`pooling` must be 'cls' or 'mean' in a retrieval model, got 'cls_mean'"):
+    with pytest.raises(
+        ValueError, match="`pooling` must be 'cls', 'mean' or 'attention' in a retrieval model, got 'cls_mean'"
+    ):
         config(vision_config=VISION | {"pooling": "cls_mean"})
 
 

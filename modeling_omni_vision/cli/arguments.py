@@ -6,36 +6,54 @@ A flag has the name of its field. Without torch, so that `--help` answers at onc
 import argparse
 import difflib
 import json
+import os
+import re
+import socket
 import sys
 import types
 import typing
+import urllib.request
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
+from urllib.parse import urlsplit
 
 from ..training.option import option
+from .program import fail
 
 
 T = TypeVar("T")
 REVISION = "Commit, branch or tag of the checkpoint on the Hub."
+# Flags that may name something on the Hub (`text` beside `vision`, elsewhere it is a query), and what never does.
+HUB_FLAGS, BUILT_IN = ("model", "vision", "text", "dataset"), ("new", "minilm")
+INVALID_CHOICE = re.compile(r"argument (.*): invalid choice: '(.*)' \(choose from (.*)\)")
+DTYPES = ("float32", "bfloat16", "float16")
 JSON = "File to write the result to as JSON; without a value, or as -, it is printed instead of the table."
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that answers a mistake in one line, and an unknown flag with the nearest one."""
+    """A parser that answers a mistake in one line, and an unknown flag or choice with the nearest one."""
 
     def __init__(self, module: str, **options: Any) -> None:
         super().__init__(**layout(module), **options)
 
     def error(self, message: str) -> NoReturn:
         """Print one line and exit with status 2."""
+        wrong = INVALID_CHOICE.fullmatch(message)
+        if wrong:
+            flag, got, known = wrong[1], wrong[2], [name.strip(" '") for name in wrong[3].split(",")]
+            message = f"{flag} must be one of {', '.join(known)}, got {got!r}{nearest(got, known)}"
         stop = "" if message.endswith("?") else "."
-        self.exit(2, f"{self.prog}: {message}{stop} `{self.prog} --help` lists all flags.\n")
+        fail(f"{message}{stop} `{self.prog} --help` lists all flags.", self.prog)
 
 
 class Layout(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """Help that keeps the lines of a docstring."""
+    """Help that keeps the lines of a docstring, and names each flag by its first spelling."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        words = self._format_args(action, action.dest.upper())
+        return " ".join(filter(None, (action.option_strings[0], words)))
 
 
 def layout(module: str) -> dict[str, Any]:
@@ -52,8 +70,7 @@ def parse(kind: type[T], argv: Sequence[str]) -> T:
         add_flag(parser, item, hints[item.name])
     refuse_unknown(parser, argv)
     arguments = kind(**vars(parser.parse_args(argv)))
-    from .. import auto_classes  # noqa: F401
-
+    prepare(arguments)
     return arguments
 
 
@@ -68,14 +85,76 @@ def parse_training(kinds: Sequence[type[Any]], argv: Sequence[str], module: str)
         error = Parser.error
 
     parser = TrainingParser(kinds, **{**layout(module), "formatter_class": Layout})  # type: ignore[arg-type]
+    parser.add_argument("--help_all", action="help", help="Show every argument of transformers' Trainer, too.")
+    put_ours_first(parser, kinds, everything="--help_all" in argv)
     refuse_unknown(parser, argv)
     try:
         found = parser.parse_args_into_dataclasses(args=list(argv), look_for_args_file=False)
     except ValueError as error:  # transformers' own checks, too, are about what was given
         raise ValueError(str(error)) from error
+    prepare(*found)
+    return found
+
+
+def prepare(*arguments: Any) -> None:
+    """Register our classes with transformers without bars for loading weights; look once for the Hub where needed."""
+    given = [vars(one) for one in arguments]
+    named = [(flag, one.get(flag)) for one in given for flag in HUB_FLAGS if flag != "text" or "vision" in one]
+    for flag, value in named:
+        if value and flag != "dataset" and is_path(value) and not os.path.exists(value):
+            raise ValueError(f"Expected an existing path or a name of the Hub as --{flag}, got {value!r}. Correct it.")
+    if any(value and on_hub(value, flag) for flag, value in named):
+        use_cache_without_network()
+    from transformers.utils.logging import disable_progress_bar
+
     from .. import auto_classes  # noqa: F401
 
-    return found
+    disable_progress_bar()
+
+
+def is_path(value: str) -> bool:
+    """Return whether a value cannot be a name of the Hub."""
+    return value.startswith((".", "/", "~")) or value.count("/") > 1
+
+
+def on_hub(value: str, flag: str) -> bool:
+    """Return whether a value names something on the Hub: nothing built in or on this disk, and data have an owner."""
+    local = value.partition(":")[0] in BUILT_IN or is_path(value) or os.path.exists(value)
+    return not local and ("/" in value or flag != "dataset")
+
+
+def use_cache_without_network(seconds: float = 5) -> None:
+    """Keep the client of the Hub to its cache if the Hub cannot be reached: it would try five times for each file."""
+    from huggingface_hub import constants
+
+    address = urlsplit(constants.ENDPOINT)
+    if constants.HF_HUB_OFFLINE or urllib.request.getproxies().get(address.scheme):
+        return
+    try:
+        port = address.port or {"http": 80}.get(address.scheme, 443)
+        socket.create_connection((address.hostname or "", port), seconds).close()
+    except OSError:
+        os.environ["HF_HUB_OFFLINE"], constants.HF_HUB_OFFLINE = "1", True
+        if "datasets" in sys.modules:
+            sys.modules["datasets"].config.HF_HUB_OFFLINE = True
+        print(f"{constants.ENDPOINT} cannot be reached: only what was downloaded before is used.", file=sys.stderr)
+
+
+def put_ours_first(parser: argparse.ArgumentParser, kinds: Sequence[type[Any]], everything: bool) -> None:
+    """Order the help of a training command: our flags, then (with `everything`) those of transformers."""
+    package = __name__.partition(".")[0]
+    classes = [base for kind in kinds for base in kind.__mro__ if base.__module__.partition(".")[0] == package]
+    ours = {"help", "help_all", *(name for base in classes for name in vars(base).get("__annotations__", ()))}
+    for action in parser._actions:
+        if isinstance(action, argparse._StoreFalseAction):
+            action.help = f"The same as --{action.dest} false."
+        if not everything and (action.dest not in ours or isinstance(action, argparse._StoreFalseAction)):
+            action.help = argparse.SUPPRESS
+    for group in parser._action_groups:
+        group._group_actions.sort(key=lambda action: action.dest not in ours)
+    parser.usage = "%(prog)s --dataset DATASET --output_dir FOLDER [--FLAG VALUE ...]"
+    if not everything:
+        parser.epilog = "The arguments of transformers' Trainer work as well: --help_all lists them."
 
 
 def add_flag(parser: argparse.ArgumentParser, item: Field[Any], hint: Any) -> None:
@@ -98,6 +177,8 @@ def add_flag(parser: argparse.ArgumentParser, item: Field[Any], hint: Any) -> No
         kind, options = boolean, {"nargs": "?", "const": True, "metavar": "true|false"}
     elif "bare" in item.metadata:
         options = {"nargs": "?", "const": item.metadata["bare"]}
+    if "choices" in item.metadata:
+        options["choices"] = item.metadata["choices"]
     given = {"required": True} if default is MISSING else {"default": default}
     parser.add_argument(f"--{item.name}", type=kind, help=text, **given, **options)
 
@@ -118,8 +199,13 @@ def refuse_unknown(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None
     for word in argv:
         flag = word.partition("=")[0]
         if flag.startswith("--") and flag not in (*known, "--"):
-            near = difflib.get_close_matches(flag, known, 1)
-            parser.error(f"unknown flag {flag}" + (f", did you mean {near[0]}?" if near else ""))
+            parser.error(f"unknown flag {flag}{nearest(flag, known)}")
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """Return a question that names the known word nearest to a misspelt one, nothing where none is near."""
+    near = difflib.get_close_matches(word, known, 1)
+    return f", did you mean {near[0]}?" if near else ""
 
 
 def write_result(result: Any, file: str | None) -> bool:
@@ -134,4 +220,15 @@ def write_result(result: Any, file: str | None) -> bool:
     return file == "-"
 
 
-__all__ = ["JSON", "REVISION", "Parser", "boolean", "option", "parse", "parse_training", "write_result"]
+__all__ = [
+    "DTYPES",
+    "JSON",
+    "REVISION",
+    "Parser",
+    "boolean",
+    "nearest",
+    "option",
+    "parse",
+    "parse_training",
+    "write_result",
+]

@@ -8,7 +8,7 @@ Each number is the median of `--rounds`. Of a retrieval or vision-language model
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .arguments import JSON, option, parse, write_result
+from .arguments import DTYPES, JSON, option, parse, write_result
 from .program import program
 
 
@@ -18,10 +18,11 @@ class BenchmarkArguments:
 
     model: str = option("Folder or Hub id of anything that AutoModel opens and that takes images.")
     batch_sizes: list[int] = option("Images in one forward.", [1, 8, 32])
-    dtype: str = option("Type of the weights: float32, bfloat16 or float16.", "float32")
+    dtype: str = option("Type of the weights: float32, bfloat16 or float16.", "float32", choices=DTYPES)
     threads: int | None = option("Threads of torch; without it those of the environment.", None)
     rounds: int = option("Samples of each number.", 5)
-    compiled: bool = option("Time the model after torch.compile.", False)
+    compiled: bool = option("Time the model after torch.compile too.", False)
+    fused: bool = option("Fuse the projections of queries, keys and values first.", False)
     json: str | None = option(JSON, None, bare="-")
 
 
@@ -34,8 +35,9 @@ def main(argv: Sequence[str]) -> None:
     found = benchmark_model(**arguments)
     if write_result(found, file):
         return
-    print(f"{'batch':>6}{'wall ms':>10}{'CPU ms':>10}{'images/s':>10}")
+    print(f"{'batch':>6}{'compiled':>10}{'wall ms':>10}{'CPU ms':>10}{'images/s':>10}")
     for row in found["rows"]:
         cpu = "-" if row["cpu_ms"] is None else f"{row['cpu_ms']:.2f}"
-        print(f"{row['batch_size']:>6}{row['wall_ms']:>10.2f}{cpu:>10}{row['images_per_second']:>10.1f}")
+        compiled = "yes" if row["compiled"] else "no"
+        print(f"{row['batch_size']:>6}{compiled:>10}{row['wall_ms']:>10.2f}{cpu:>10}{row['images_per_second']:>10.1f}")
     print(", ".join(f"{name} {value}" for name, value in found["machine"].items()))

@@ -10,7 +10,7 @@ Without an image it computes what the language model computes, bit for bit. It h
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .arguments import option, parse
+from .arguments import DTYPES, option, parse
 from .program import program
 
 
@@ -21,14 +21,20 @@ class ComposeArguments:
     vision: str = option("OmniVision checkpoint, a folder or a name on the Hub.")
     text: str = option("Causal language model with its tokenizer, a folder or a name on the Hub.")
     output: str = option("New or empty folder to write.")
-    fusion: str = option("early: image features among the text tokens; late: gated cross-attention to them.", "early")
-    vision_feature_select_strategy: str | None = option(
-        "cls, grid or cls+grid; without it cls for early and grid for late fusion.", None
+    fusion: str = option(
+        "early: image features among the text tokens; late: gated cross-attention to them.",
+        "early",
+        choices=("early", "late"),
     )
-    projector: str = option("linear, or mlp: two layers.", "linear")
+    vision_feature_select_strategy: str | None = option(
+        "cls, grid or cls+grid; without it cls for early and grid for late fusion.",
+        None,
+        choices=("cls", "grid", "cls+grid"),
+    )
+    projector: str = option("linear, or mlp: two layers.", "linear", choices=("linear", "mlp"))
     scale_factor: int = option("Side of the squares of patches that become one token: 2 makes 49 of 196.", 1)
     cross_attention_interval: int = option("Late fusion: every k-th layer attends to images.", 4)
-    dtype: str = option("Type of the weights: float32, bfloat16 or float16.", "float32")
+    dtype: str = option("Type of the weights: float32, bfloat16 or float16.", "float32", choices=DTYPES)
 
 
 @program
@@ -39,5 +45,5 @@ def main(argv: Sequence[str]) -> None:
     made = compose_language_model(**vars(arguments))
     print(
         f"OK: {made.folder} holds {made.num_parameters:,} parameters, {made.num_new_parameters:,} of them new and "
-        f"untrained; {made.image_seq_length} image tokens for an image"
+        f"untrained; {made.image_seq_length} image token{'' if made.image_seq_length == 1 else 's'} for an image"
     )

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .arguments import REVISION, option, parse
+from .model_kind import RETRIEVAL, check_kind
 from .program import program
 
 
@@ -42,6 +43,7 @@ def main(argv: Sequence[str]) -> None:
     from ..retrieval.index import ImageIndex
     from ..retrieval.recall import measure, sentence
 
+    check_kind(arguments.model, RETRIEVAL, revision=arguments.revision)
     check_on_error(arguments.on_error)
     texts = Path(arguments.queries).read_text(encoding="utf-8").splitlines() if arguments.queries else []
     encoder = ImageTextEncoder(arguments.model, arguments.revision)

@@ -1,20 +1,19 @@
 """The console entry point `omni-vision NAME ...`; each NAME is a module beside this one."""
 
-import difflib
-import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 from .. import __version__
-from .program import program
+from .arguments import nearest
+from .program import fail, program
 
 
 COMMANDS = {
     "train": "train a classifier on images",
     "train-retrieval": "train images and texts to find each other",
     "train-language": "train a vision-language model to answer questions about images",
-    "evaluate": "measure a classifier on a split: accuracy, calibration, robustness, plots",
-    "predict": "classify image files",
+    "evaluate": "measure a model on data: accuracy, calibration, robustness, plots; recall; exact answers",
+    "predict": "classify image files and folders",
     "inspect": "count the images of a dataset, and write some of them as PNG",
     "visualize": "draw attention, per-token similarity or occlusion maps",
     "zero-shot": "classify by the names of classes alone",
@@ -48,7 +47,5 @@ def main(argv: Sequence[str]) -> None:
     elif name in COMMANDS:
         import_module(f".{name.replace('-', '_')}", __package__).main(argv[1:])
     else:
-        near = difflib.get_close_matches(name, COMMANDS, 1)
-        hint = f"did you mean {near[0]}?" if near else "`omni-vision --help` lists all."
-        print(f"omni-vision: unknown command {name!r}, {hint}", file=sys.stderr)
-        raise SystemExit(2)
+        hint = nearest(name, [*COMMANDS]) or ". `omni-vision --help` lists all."
+        fail(f"unknown command {name!r}{hint}", "omni-vision")

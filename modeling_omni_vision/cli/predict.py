@@ -1,24 +1,34 @@
 """Classify images with a checkpoint, with transformers only, as without this package.
 
     omni-vision predict --model runs/quickstart --images runs/quickstart/images --sheet predictions.png
+    omni-vision predict --model runs/quickstart --images a.png more_images --top_k 3 --csv predictions.csv
 
 `--model` is a folder or a Hub id; its code runs because of `trust_remote_code=True`, so pass a `--revision`
-for checkpoints that are not yours. `--images` are files or folders. Where a folder above an image has the name of a
-class of the model, the prediction is compared with it. Files that cannot be read are listed, also in skipped.jsonl
-beside the JSON or the sheet; --on_error stop refuses them. `--sheet` draws a PNG of all images with their predictions.
+for checkpoints that are not yours. `--images` are files and folders, mixed as you like. Where an image lies in a
+folder that has the name of a class of the model, that class is its truth. `--sheet` draws a PNG of all images with
+their predictions. Images that cannot be read are listed with the reason of each, also in skipped.jsonl beside what is
+written, and the exit status is then 3; the others are predicted; --on_error stop refuses them.
 """
 
+import csv
+import sys
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .arguments import JSON, REVISION, option, parse, write_result
+from .model_kind import CLASSIFIER, check_kind
 from .program import program
 
 
 if TYPE_CHECKING:
     from ..data.image_files import FoundImage
+
+
+SOME_UNREADABLE = 3
+MAX_ON_SHEET = 200
+MULTI_LABEL = "multi_label_classification"
 
 
 @dataclass
@@ -29,19 +39,38 @@ class PredictArguments:
     images: list[str] = option("Files and folders of images.")
     revision: str | None = option(REVISION, None)
     batch_size: int = option("Images in one forward.", 32)
+    top_k: int = option("Labels of each image, the most probable first.", 1)
     sheet: str | None = option("PNG to draw.", None)
-    on_error: str = option("stop or skip, for files that cannot be read.", "skip")
+    csv: str | None = option("CSV file to write: image, truth, and label and probability of each of --top_k.", None)
+    on_error: str = option("stop or skip, for files that cannot be read.", "skip", choices=("stop", "skip"))
     json: str | None = option(JSON, None, bare="-")
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most probable label of an image file, its probability, and the class that a folder above the file names."""
+    """The most probable label of an image file, its probability, its truth where that is known, and the first labels.
+
+    `error` says why a file cannot be read; it has no label then.
+    """
 
     image: str
-    label: str
-    probability: float
-    folder: str | None
+    label: str | None = None
+    probability: float | None = None
+    truth: str | None = None
+    top: tuple[tuple[str, float], ...] = ()
+    error: str | None = None
+
+
+def list_images(places: Sequence[str]) -> "list[FoundImage]":
+    """Return the image files named and those below the folders named; what is left out is logged."""
+    from ..data.image_files import displayed, find_images
+    from ..data.image_folder import warn_of_left_out
+
+    found, left_out = find_images(places)
+    warn_of_left_out(left_out, ", ".join(map(displayed, places)))
+    if not found:
+        raise ValueError(f"Expected image files or folders that hold some in --images, got {list(places)!r}.")
+    return found
 
 
 def processor_input(file: Path, model: Any, processor: Any) -> Any:
@@ -54,9 +83,9 @@ def processor_input(file: Path, model: Any, processor: Any) -> Any:
 
 
 def predict(
-    model: str, images: Sequence["FoundImage"], revision: str | None = None, batch_size: int = 32
-) -> tuple[list[Prediction], list[tuple[Path, str]]]:
-    """Classify what `find_images` found; return a prediction for each, and what cannot be read with the reason.
+    model: str, images: "Sequence[FoundImage]", revision: str | None = None, batch_size: int = 32, top_k: int = 1
+) -> list[Prediction]:
+    """Classify what `list_images` found and return a prediction for each, in their order.
 
     Raises:
         ValueError: if not one of them can be read.
@@ -67,31 +96,39 @@ def predict(
     from ..data.image_files import stored_path
     from ..data.integrity import read_each
 
+    if batch_size < 1 or top_k < 1:
+        raise ValueError(f"Expected --batch_size and --top_k of at least 1, got {batch_size} and {top_k}.")
     options = {"trust_remote_code": True, "revision": revision}
     classifier = AutoModelForImageClassification.from_pretrained(model, **options).eval()
     processor = AutoImageProcessor.from_pretrained(model, **options)
-    names = classifier.config.id2label
-    places = {one.file: one.place for one in images}
+    names, places = classifier.config.id2label, {one.file: one.place for one in images}
 
     def pixels(batch: Sequence[Path]) -> Sequence[torch.Tensor]:
         inputs = [processor_input(file, classifier, processor) for file in batch]
         return processor(inputs, return_tensors="pt")["pixel_values"]
 
-    found, failed = list[Prediction](), list[tuple[Path, str]]()
+    found: dict[Path, Prediction] = {}
     for start in range(0, len(places), batch_size):
-        read, broken = read_each([*places][start : start + batch_size], pixels)
-        failed += broken
+        read, failed = read_each([*places][start : start + batch_size], pixels)
+        found |= {file: Prediction(stored_path(file), error=reason) for file, reason in failed}
         if not read:
             continue
         with torch.inference_mode():
-            best = classifier(torch.stack([one for _, one in read])).logits.softmax(-1).max(-1)
-        found += [
-            Prediction(stored_path(file), names[label], probability, folder_class(file, places[file], names.values()))
-            for (file, _), label, probability in zip(read, best.indices.tolist(), best.values.tolist(), strict=True)
-        ]
-    if not found:
-        raise ValueError(f"Expected readable images, got {len(failed)} that are not: {failed[0][0]} ({failed[0][1]}).")
-    return found, failed
+            stacked = torch.stack([one for _, one in read]).to(classifier.device, classifier.dtype)
+            logits = classifier(stacked).logits.float()
+        lists = classifier.config.problem_type == MULTI_LABEL
+        best = (logits.sigmoid() if lists else logits.softmax(-1)).topk(min(top_k, len(names)))
+        for row, ((file, _), numbers, shares) in enumerate(
+            zip(read, best.indices.tolist(), best.values.tolist(), strict=True)
+        ):
+            top = tuple((names[one], share) for one, share in zip(numbers, shares, strict=True))
+            truth = folder_class(file, places[file], names.values())
+            label, share = above_thresholds(classifier.config, logits[row].sigmoid().tolist()) if lists else top[0]
+            found[file] = Prediction(stored_path(file), label, share, None if lists else truth, top)
+    if all(one.error for one in found.values()):
+        first = found[images[0].file]
+        raise ValueError(f"Expected readable images, got {len(found)} that are not: {first.image} ({first.error}).")
+    return [found[file] for file in places]
 
 
 def folder_class(file: Path, place: Path, names: Collection[str]) -> str | None:
@@ -104,55 +141,97 @@ def folder_class(file: Path, place: Path, names: Collection[str]) -> str | None:
     return None
 
 
+def above_thresholds(config: Any, probabilities: Sequence[float]) -> tuple[str, float]:
+    """Return the labels above the thresholds of a model, joined by commas, and the smallest probability of them."""
+    chosen = getattr(config, "label_thresholds", None) or {}
+    named = [(config.id2label[number], share) for number, share in enumerate(probabilities)]
+    found = [(name, share) for name, share in named if share >= chosen.get(name, 0.5)]
+    # Without any label, how sure that is.
+    return ", ".join(name for name, _ in found), min((s for _, s in found), default=1 - max(probabilities))
+
+
 def draw_predictions(found: Sequence[Prediction], path: Path) -> Path:
-    """Draw a sheet of images with their folders and predictions; those that differ are red."""
+    """Draw a sheet of images with their predictions and, where it is known, their truth: what differs is red."""
+    from ..data.image_files import displayed, path_of
     from ..image_processing_omni_vision import read_image
     from ..interpretability.plots import OURS, TRUTH, draw_sheet, shortened
 
+    drawn = [one for one in found if one.label is not None][:MAX_ON_SHEET]
+    known = any(one.truth for one in drawn)
+    more = f", the first {len(drawn)} of {len(found)}" if len(drawn) < len(found) else ""
     return draw_sheet(
-        [read_image(one.image, num_channels=3) for one in found],
-        [shortened(one.folder or "", 14) for one in found],
-        [f"{shortened(one.label, 14)}, {one.probability:.0%}" for one in found],
-        [OURS if one.folder in (one.label, None) else TRUTH for one in found],
-        "Folder of each image, and its prediction" if any(one.folder for one in found) else "Predictions",
+        [read_image(path_of(one.image), num_channels=3) for one in drawn],
+        [shortened(displayed(path_of(one.image).name), 18) for one in drawn],
+        [f"{shortened(str(one.label), 16)}\n{one.probability:.0%}{_not(one)}" for one in drawn],
+        [TRUTH if one.truth not in (None, one.label) else OURS for one in drawn],
+        f"Predictions{', red where the folder names another class' if known else ''}{more}",
         path,
-        columns=10,
+        columns=min(10, len(drawn)),
     )
+
+
+def _not(one: Prediction) -> str:
+    from ..interpretability.plots import shortened
+
+    return f", not {shortened(str(one.truth), 10)}" if one.truth not in (None, one.label) else ""
+
+
+def write_csv(found: Sequence[Prediction], path: str) -> None:
+    """Write a row for each image: its path, truth and error, and label and probability of each of the first labels."""
+    count = max((len(one.top) for one in found), default=1)
+    ends = ["", *(f"_{number}" for number in range(2, count + 1))]
+    heads = [f"{name}{end}" for end in ends for name in ("label", "probability")]
+    with Path(path).open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "truth", *heads, "error"])
+        for one in found:
+            values = [value for pair in one.top for value in pair]
+            writer.writerow([one.image, one.truth or "", *values, *[""] * (len(heads) - len(values)), one.error or ""])
+
+
+def print_table(found: Sequence[Prediction]) -> None:
+    """Print a line for each image, with the truth in a column of its own where one is known."""
+    from ..data.image_files import displayed, path_of
+
+    known = any(one.truth for one in found)
+    width = max([14, *(len(label) + 2 for one in found for label, _ in one.top)])
+    print((f"{'truth':<{width}}" if known else "") + f"{'prediction':<{width}}{'probability':<13}image")
+    for one in found:
+        for place, (label, share) in enumerate(one.top):
+            truth = f"{one.truth or '' if place == 0 else '':<{width}}" if known else ""
+            print(
+                f"{truth}{label:<{width}}{share:<13.3f}{displayed(path_of(one.image)) if place == 0 else ''}".rstrip()
+            )
+    right = [one.label == one.truth for one in found if one.truth is not None]
+    if right:
+        print(f"{sum(right)} of {len(right)} images have the class that their folder names")
 
 
 @program
 def main(argv: Sequence[str]) -> None:
     arguments = parse(PredictArguments, argv)
-    from ..data.image_files import displayed, find_images, path_of, stored_path
-    from ..data.image_folder import warn_of_left_out
-    from ..data.integrity import check_on_error, find_unreadable, refuse_unreadable, write_skipped
+    check_kind(arguments.model, CLASSIFIER, revision=arguments.revision)
+    from ..data.image_files import displayed, path_of
+    from ..data.integrity import find_unreadable, refuse_unreadable, write_skipped
 
-    check_on_error(arguments.on_error)
-    images, left_out = find_images(arguments.images)
-    warn_of_left_out(left_out, ", ".join(map(displayed, arguments.images)))
-    if not images:
-        raise ValueError(f"Expected image files or folders that hold some in --images, got {arguments.images!r}.")
+    images = list_images(arguments.images)
     if arguments.on_error == "stop" and (broken := find_unreadable([one.file for one in images])):
         refuse_unreadable([(name, reason) for _, name, reason in broken], len(images), "stop")
-    found, failed = predict(arguments.model, images, arguments.revision, arguments.batch_size)
+    found = predict(arguments.model, images, arguments.revision, arguments.batch_size, arguments.top_k)
+    if arguments.csv:
+        write_csv(found, arguments.csv)
+    if not write_result([asdict(one) for one in found], arguments.json):
+        print_table(found)
+    failed = [one for one in found if one.error is not None]
     if arguments.sheet:
         draw_predictions(found, Path(arguments.sheet))
-    output = arguments.sheet or (arguments.json if arguments.json != "-" else None)
-    if failed:
-        refuse_unreadable([(displayed(file), why) for file, why in failed], len(images), "skip")
-    if failed and output:
-        write_skipped(Path(output).parent, ({"image": stored_path(file), "reason": why} for file, why in failed))
-    if write_result([asdict(one) for one in found], arguments.json):
+        print(f"Sheet: {arguments.sheet}", file=sys.stderr if arguments.json == "-" else sys.stdout)
+    if not failed:
         return
-    with_truth = [one for one in found if one.folder is not None]
-    print(("folder        " if with_truth else "") + f"{'prediction':<14}{'probability':<13}image")
-    for one in found:
-        truth = f"{one.folder or '':<14}" if with_truth else ""
-        print(f"{truth}{one.label:<14}{one.probability:<13.3f}{displayed(path_of(one.image))}")
-    for file, _ in failed:
-        print(f"{'' if not with_truth else ' ' * 14}{'cannot be read':<27}{displayed(file)}")
-    if with_truth:
-        right = sum(one.folder == one.label for one in with_truth)
-        print(f"{right} of {len(with_truth)} images lie in a folder that has the name of their prediction")
-    if arguments.sheet:
-        print(f"Sheet: {arguments.sheet}")
+    written = arguments.sheet or arguments.csv or (arguments.json if arguments.json != "-" else None)
+    if written:
+        write_skipped(Path(written).parent, ({"image": one.image, "reason": one.error} for one in failed))
+    for one in failed:
+        print(f"{displayed(path_of(one.image))}: {one.error}", file=sys.stderr)
+    print(f"{len(failed)} of {len(found)} files cannot be read", file=sys.stderr)
+    raise SystemExit(SOME_UNREADABLE)

@@ -1,17 +1,31 @@
 """What a command does as a program: a mistake of the user ends in one line and status 2, a fault in a traceback."""
 
 import dis
+import errno
 import functools
+import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn, Protocol
 
 
 PACKAGE = __name__.partition(".")[0]
+# Ours too: the code of a checkpoint, which transformers imports under this name.
+OURS = (PACKAGE, "transformers_modules")
+# What opens checkpoints and data that the user named; whatever it raises by itself is about these.
+LIBRARIES = ("datasets", "huggingface_hub", "peft", "sentence_transformers", "tokenizers", "transformers")
+OPENERS = ("from_pretrained", "get_config_dict", "load_dataset", "load_from_disk")
+# Errors of the operating system about a place, whichever path they name.
+PLACES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+# Seconds in which the launcher ends all other processes once the first one has ended.
+PATIENCE = 10
 # What brings the packages that not every command needs.
 EXTRAS = {"lancedb": "retrieval", "peft": "language", "sentence_transformers": "retrieval", "timm": "benchmark"}
+EXTRAS |= {"open_clip": "convert"}
 # transformers imports peft wherever it is installed, for half of the CPU time of `train --help`.
 UNUSED_BY_HELP = ("peft", "sentence_transformers")
 
@@ -30,20 +44,19 @@ def program(main: Callable[[Sequence[str]], None]) -> Main:
         if argv is not None:
             return main(argv)
         words = sys.argv[1:]
-        if {"-h", "--help"} & set(words):
+        if {"-h", "--help", "--help_all"} & set(words):
             # `None` makes a package look as if it were not installed. This process prints its help and ends.
             sys.modules.update(dict.fromkeys(set(UNUSED_BY_HELP) - set(sys.modules)))  # type: ignore[arg-type]
         try:
             main(words)
-        except ImportError as error:
-            extra = EXTRAS.get((error.name or "").partition(".")[0])
-            if extra is None:
+        except KeyboardInterrupt:
+            print("Interrupted.", file=sys.stderr)
+            raise SystemExit(128 + signal.SIGINT) from None
+        except Exception as error:
+            sentence = explain(error, words)
+            if sentence is None:
                 raise
-            fail(f'this command needs the package {error.name}. `pip install "omni-vision[{extra}]"` installs it.')
-        except (ValueError, OSError) as error:
-            if not is_mistake(error, words):
-                raise
-            fail(str(error))
+            fail(sentence)
 
     return run
 
@@ -54,10 +67,12 @@ def run_training(train: Callable[[Any, Any], Path], recipe: Any, args: Any) -> d
     Interrupted training ends the process: one line, no traceback, status 128 + signal.
     """
     import torch
+    from datasets import disable_progress_bars
 
     from ..records.metrics_file import read_metrics
     from ..training.interruption import TrainingInterruptedError
 
+    disable_progress_bars()
     try:
         folder = train(recipe, args)
     except TrainingInterruptedError as stopped:
@@ -71,17 +86,63 @@ def run_training(train: Callable[[Any, Any], Path], recipe: Any, args: Any) -> d
     return read_metrics(folder) if args.process_index == 0 else {}
 
 
-def fail(message: str) -> NoReturn:
-    """Print one line on standard error and exit with status 2."""
-    print(f"{Path(sys.argv[0]).name}: {' '.join(message.split())}", file=sys.stderr)
+def fail(message: str, name: str | None = None) -> NoReturn:
+    """Print one line on standard error, under a launcher in its first process only, and exit with status 2."""
+    if int(os.environ.get("RANK", 0)):
+        time.sleep(PATIENCE)  # the first process fails alike and the launcher ends this one, or it alone has failed
+    print(f"{name or Path(sys.argv[0]).name}: {' '.join(message.split())}", file=sys.stderr, flush=True)
     raise SystemExit(2)
 
 
-def is_mistake(error: BaseException, words: Sequence[str]) -> bool:
-    """Return whether an error is about what the user wrote: raised by our code, or about a path among `words`."""
-    if isinstance(error, OSError):
-        return any(word in str(error) for word in words if len(word) > 1 and not word.startswith("-"))
-    return raised_by_us(error)
+def explain(error: Exception, words: Sequence[str]) -> str | None:
+    """Return a sentence for an error that is about what the user wrote, None for a fault of ours."""
+    extra = EXTRAS.get((error.name or "").partition(".")[0]) if isinstance(error, ImportError) else None
+    if extra is not None:
+        return f"This command needs the package {error.name}. `{installs(extra)}` installs it."  # type: ignore[attr-defined]
+    if (isinstance(error, ValueError) and raised_by_us(error)) or (isinstance(error, OSError) and names(error, words)):
+        return str(error)
+    opened = opened_by_library(error)
+    if opened is None:
+        return None
+    reason = str(error).strip().partition("\n")[0]
+    nowhere = "" if os.path.exists(opened) else ", which is no folder here"
+    return f"Cannot open {opened!r}{nowhere}: {reason or type(error).__name__}"
+
+
+def installs(extra: str) -> str:
+    """Return what installs an extra: from this checkout, if the package lies in one."""
+    checkout = Path(__file__).parents[2] / "setup.cfg"
+    return f'pip install -e ".[{extra}]"' if checkout.is_file() else f'pip install "omni-vision[{extra}]"'
+
+
+def names(error: OSError, words: Sequence[str]) -> bool:
+    """Return whether an error of the operating system is about a path among `words`, above or below one."""
+    paths = [word.partition("=")[2] if word.startswith("-") else word for word in words]
+    paths, file = [path for path in paths if len(path) > 1], str(error.filename or "")
+    near = len(file) > 1 and any(path.startswith(file) or file.startswith(path) for path in paths)
+    return near or error.errno in PLACES or any(path in str(error) for path in paths)
+
+
+def opened_by_library(error: Exception) -> str | None:
+    """Return what a library was opening for us when it failed, None if it was not, or if it had called us back."""
+    opened = None
+    for frame in frames(error):
+        module = str(frame.f_globals.get("__name__")).partition(".")[0]
+        if module in OURS:
+            opened = None
+        elif module in LIBRARIES and frame.f_code.co_name in OPENERS and opened is None:
+            local = frame.f_locals
+            what = local.get("pretrained_model_name_or_path") or local.get("path") or local.get("dataset_path")
+            opened = str(what)
+    return opened
+
+
+def frames(error: BaseException) -> Iterator[FrameType]:
+    """Yield the frames that an error passed through, the outermost first."""
+    place = error.__traceback__
+    while place is not None:
+        yield place.tb_frame
+        place = place.tb_next
 
 
 def raised_by_us(error: BaseException) -> bool:
@@ -96,4 +157,4 @@ def raised_by_us(error: BaseException) -> bool:
     return error.__cause__ is not None and raised_by_us(error.__cause__)
 
 
-__all__ = ["Main", "fail", "is_mistake", "program", "raised_by_us", "run_training"]
+__all__ = ["Main", "explain", "fail", "program", "raised_by_us", "run_training"]

@@ -20,6 +20,7 @@ class PublishArguments:
     output: str = option("Folder to write: new, empty, or one that this command wrote before.")
     repo_id: str | None = option("Repository on the Hub, owner/name.", None)
     push: bool = option("Upload after everything was checked.", False)
+    private: bool = option("Make the repository private, if --push makes it.", False)
     template: str | None = option("Jinja template of the model card instead of the package's own.", None)
 
 

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from .arguments import JSON, REVISION, option, parse, write_result
+from .model_kind import RETRIEVAL, check_kind
 from .program import program
 
 
@@ -52,6 +53,7 @@ def main(argv: Sequence[str]) -> None:
     from ..retrieval.contact_sheet import contact_sheet
     from ..retrieval.index import ImageIndex
 
+    check_kind(arguments.model, RETRIEVAL, revision=arguments.revision)
     encoder = ImageTextEncoder(arguments.model, arguments.revision)
     index = ImageIndex(arguments.index, encoder, make=False)
     options = {"limit": arguments.limit, "where": arguments.where, "exact": arguments.exact or None}

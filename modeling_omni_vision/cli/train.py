@@ -4,7 +4,7 @@ r"""Train a classifier on your images.
         --config '{"image_size": 16, "patch_size": 4, "num_channels": 1}'
 
 `--dataset` takes digits, shapes, a folder of images, IDX or Parquet files, a saved dataset, or a
-dataset of the Hub. All of transformers' TrainingArguments work as well; `--help` lists everything.
+dataset of the Hub. All of transformers' TrainingArguments work as well; `--help_all` lists them.
 On several CPU processes: torchrun --nproc_per_node 2 scripts/train.py (the same flags).
 """
 

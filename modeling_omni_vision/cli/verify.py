@@ -5,6 +5,7 @@
 Exit status 1 and a list of what is wrong if anything is.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,8 @@ class VerifyArguments:
 @program
 def main(argv: Sequence[str]) -> None:
     arguments = parse(VerifyArguments, argv)
+    if not os.path.isdir(arguments.folder):
+        raise ValueError(f"Expected a folder, got {arguments.folder!r}. Correct the path.")
     from ..hub import verify
 
     found = verify(arguments.folder, arguments.trust_remote_code)

@@ -15,11 +15,14 @@ A vision-language model: for questions of a dataset the patches that the answers
 The checkpoint's code runs (`trust_remote_code`); pass a `--revision` for checkpoints that are not yours.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from .arguments import REVISION, option, parse
+from .model_kind import CLASSIFIER, ENCODER, LANGUAGE, RETRIEVAL, check_kind
+from .predict import list_images
 from .program import program
 
 
@@ -34,25 +37,24 @@ class VisualizeArguments:
     text: str | None = option("Retrieval: words to look for in it.", None)
     dataset: str = option("Vision-language: questions, as for train-language.", "scenes")
     split: str = option("Vision-language: split whose first images are drawn.", "test")
-    count: int = option("Images to draw; vision-language: each with its n-th question in turn.", 12)
+    count: int = option("Images to draw, the first of more; vision-language: each with its n-th question in turn.", 12)
     revision: str | None = option(REVISION, None)
 
 
-def visualize_attention(arguments: VisualizeArguments) -> list[Path]:
+def visualize_attention(arguments: VisualizeArguments, kind: str) -> list[Path]:
     """Draw the attention of an encoder or a classifier over image files."""
     import torch
-    from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
+    from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification
 
-    from ..data.image_files import find_images
     from ..interpretability.plots import plot_attention
 
-    files = [one.file for one in find_images(arguments.images)[0]][: arguments.count]
-    if not files:
-        raise ValueError(f"Expected image files or folders that hold some in --images, got {arguments.images!r}.")
+    every = list_images(arguments.images)
+    files = [one.file for one in every[: arguments.count]]
+    if len(files) < len(every):
+        print(f"The first {len(files)} of {len(every):,} images; --count {len(every)} draws all.", file=sys.stderr)
     trust = {"trust_remote_code": True, "revision": arguments.revision}
-    names = AutoConfig.from_pretrained(arguments.model, **trust).architectures or []
-    classifies = any("ImageClassification" in name for name in names)
-    opened = (AutoModelForImageClassification if classifies else AutoModel).from_pretrained(arguments.model, **trust)
+    auto_class = AutoModelForImageClassification if kind == CLASSIFIER else AutoModel
+    opened = auto_class.from_pretrained(arguments.model, **trust)
     if not hasattr(opened, "attention_maps"):
         raise ValueError(f"Expected an OmniVision model in {arguments.model!r}, got {type(opened).__name__}.")
     processor = AutoImageProcessor.from_pretrained(arguments.model, **trust)
@@ -66,7 +68,7 @@ def visualize_attention(arguments: VisualizeArguments) -> list[Path]:
     return [plot_attention([*resized.numpy()], maps, captions, Path(arguments.output) / "attention.png")]
 
 
-def visualize_retrieval(arguments: VisualizeArguments) -> list[Path]:
+def visualize_retrieval(arguments: VisualizeArguments, kind: str) -> list[Path]:
     """Draw the similarity maps of a text in an image."""
     from ..retrieval.similarity_maps import visualize
 
@@ -78,7 +80,7 @@ def visualize_retrieval(arguments: VisualizeArguments) -> list[Path]:
     return visualize(arguments.model, arguments.image, arguments.text, Path(arguments.output), arguments.revision)
 
 
-def visualize_answers(arguments: VisualizeArguments) -> list[Path]:
+def visualize_answers(arguments: VisualizeArguments, kind: str) -> list[Path]:
     """Draw which patches the answers of a vision-language model need."""
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -115,9 +117,7 @@ def visualize_answers(arguments: VisualizeArguments) -> list[Path]:
 @program
 def main(argv: Sequence[str]) -> None:
     arguments = parse(VisualizeArguments, argv)
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(arguments.model, trust_remote_code=True, revision=arguments.revision)
-    kinds = {"omni_vision_retrieval": visualize_retrieval, "omni_vision_language": visualize_answers}
-    for file in kinds.get(config.model_type, visualize_attention)(arguments):
+    kind = check_kind(arguments.model, ENCODER, CLASSIFIER, RETRIEVAL, LANGUAGE, revision=arguments.revision)
+    kinds = {RETRIEVAL: visualize_retrieval, LANGUAGE: visualize_answers}
+    for file in kinds.get(kind, visualize_attention)(arguments, kind):
         print(file)

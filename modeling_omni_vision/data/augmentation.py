@@ -8,6 +8,7 @@ rows of a batch with the same draw go through torchvision together. Mixup and Cu
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 
 Transform = Callable[[torch.Tensor], torch.Tensor]
+Rows = Sequence[int] | np.ndarray
 
 DRAWS = 16
 RAND_AUGMENT_OPERATIONS = 2
@@ -93,6 +95,7 @@ class Augmentation:
         self.num_images = num_images
         self.seed = seed
         self.rand_augment = rand_augment
+        self._erased: tuple[Any, torch.Tensor] | None = None
         self._tables: dict[int, tuple[int, torch.Tensor, list[int]]] = {}
         self.crop = v2.RandomResizedCrop(size, scale=(min_crop_scale, 1.0)) if min_crop_scale else None
         geometry: list[Transform] = [v2.RandomCrop(size, padding=max_translate)] if max_translate else []
@@ -114,11 +117,11 @@ class Augmentation:
         with seeded(self.seed, epoch, 0, row):
             return self.crop(image)
 
-    def crop_images(self, images: torch.Tensor, rows: Sequence[int], epoch: int) -> torch.Tensor:
+    def crop_images(self, images: torch.Tensor, rows: Rows, epoch: int) -> torch.Tensor:
         """Crop images (B, C, H, W) of one size."""
         return images if self.crop is None else self._apply(self.crop, images, rows, epoch, 0)
 
-    def images(self, images: torch.Tensor, rows: Sequence[int], epoch: int) -> torch.Tensor:
+    def images(self, images: torch.Tensor, rows: Rows, epoch: int) -> torch.Tensor:
         """Translate, flip and RandAugment images (B, C, H, W) of the size of the model, uint8 in, uint8 out.
 
         Raises:
@@ -130,14 +133,30 @@ class Augmentation:
             images = self._apply(transform, images, rows, epoch, stage)
         return images
 
-    def pixels(self, pixel_values: torch.Tensor, rows: Sequence[int], epoch: int) -> torch.Tensor:
+    def pixels(self, pixel_values: torch.Tensor, rows: Rows, epoch: int) -> torch.Tensor:
         """Erase rectangles of normalised images (B, C, H, W)."""
         if self.erasing is None:
             return pixel_values
-        return self._apply(self.erasing, pixel_values, rows, epoch, len(self.stages) + 1)
+        stage = len(self.stages) + 1
+        draws, _ = self._draws(epoch, stage)
+        where = self._rectangles(epoch, stage, pixel_values)[draws[rows].to(pixel_values.device, non_blocking=True)]
+        return pixel_values.masked_fill(where, 0.0)
+
+    def _rectangles(self, epoch: int, stage: int, like: torch.Tensor) -> torch.Tensor:
+        """Return what each draw of an epoch erases, (draws, 1, height, width): all rows of a draw at once."""
+        key = epoch, like.shape[2:], like.device
+        if self._erased is None or self._erased[0] != key:
+            assert self.erasing is not None
+            blank, drawn = torch.ones(1, *like.shape[1:]), []
+            with torch.random.fork_rng(devices=[]):
+                for seed in self._draws(epoch, stage)[1]:
+                    torch.default_generator.manual_seed(seed)
+                    drawn.append(self.erasing(blank)[:, :1] == 0)
+            self._erased = key, torch.cat(drawn).to(like.device)
+        return self._erased[1]
 
     def mix(
-        self, pixel_values: torch.Tensor, labels: torch.Tensor, rows: Sequence[int], epoch: int
+        self, pixel_values: torch.Tensor, labels: torch.Tensor, rows: Rows, epoch: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Mix normalised images (B, C, H, W) pairwise; labels (B,) become class probabilities (B, classes)."""
         if self.mixer is None:
@@ -145,13 +164,11 @@ class Augmentation:
         with seeded(self.seed, epoch, len(self.stages) + 2, *(int(row) for row in rows)):
             return self.mixer(pixel_values, labels)
 
-    def _apply(
-        self, transform: Transform, images: torch.Tensor, rows: Sequence[int], epoch: int, stage: int
-    ) -> torch.Tensor:
+    def _apply(self, transform: Transform, images: torch.Tensor, rows: Rows, epoch: int, stage: int) -> torch.Tensor:
         table, seeds = self._draws(epoch, stage)
         draws = table[torch.as_tensor(rows)]
         # Sorted by draw, the rows of a draw are a slice: no copy for each draw.
-        order = draws.argsort()
+        order = draws.argsort().to(images.device)
         counts = draws.bincount(minlength=DRAWS).tolist()
         parts = []
         # One fork for all draws: saving and restoring the generator costs as much as a transform.
@@ -177,4 +194,4 @@ def _check_range(name: str, value: float, low: float, high: float) -> None:
         raise ValueError(f"`{name}` must be from {low} to {high}, got {value!r}. Correct it.")
 
 
-__all__ = ["Augmentation", "WithEpoch", "seeded"]
+__all__ = ["Augmentation", "Rows", "WithEpoch", "seeded"]

@@ -10,7 +10,10 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
+
+from .stored_images import netpbm_header
 
 
 FILE_NAME = re.compile(r".*?(?P<split>train|t10k|test)[-_.](?P<kind>images|labels)[-_.]idx\d-ubyte(\.gz)?")
@@ -106,10 +109,11 @@ def _class_names(file: Path, largest: int) -> list[str]:
     return names
 
 
-def _stored(images: np.ndarray) -> list[dict[str, bytes | None]]:
-    kind = "P6" if images.ndim == 4 and images.shape[3] == 3 else "P5"
-    header = f"{kind} {images.shape[2]} {images.shape[1]} 255\n".encode()
-    return [{"bytes": header + image.tobytes(), "path": None} for image in images]
+def _stored(images: np.ndarray) -> pa.StructArray:
+    """Return images as a column of datasets holds them; as dictionaries each would be looked through again."""
+    header = netpbm_header(images.shape[1], images.shape[2], images.shape[3] if images.ndim == 4 else 1)
+    contents = pa.array([header + image.tobytes() for image in images], pa.binary())
+    return pa.StructArray.from_arrays([contents, pa.nulls(len(images), pa.string())], ["bytes", "path"])
 
 
 __all__ = ["find_idx_files", "load_idx", "read_idx"]

@@ -1,12 +1,15 @@
 """From rows of images to batches of `pixel_values`, by the image processor's own policy.
 
-`ImageDataset` decodes, resizes and (in training) augments; small sets stay in memory as they are after
-resizing. `ImageCollator` normalises a whole batch at once and mixes it. Without augmentation the
-pixels are exactly those of the image processor.
+`ImageDataset` decodes, resizes and (in training) augments; what fits stays in memory, or on the GPU, as it is after
+resizing. `ImageCollator` normalises a whole batch at once and mixes it. Without augmentation the pixels are exactly
+those of the image processor.
 """
 
 import logging
-from collections.abc import Sequence
+import math
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -15,28 +18,32 @@ from datasets import Dataset
 from torch.utils.data import Dataset as TorchDataset
 
 from ..image_processing_omni_vision import ImageReadError, OmniVisionImageProcessor
-from .augmentation import Augmentation, WithEpoch
+from .augmentation import Augmentation, Rows, WithEpoch
+from .label_lists import label_array
+from .stored_images import raw_pixels
 
 
 logger = logging.getLogger(__name__)
 
 MEMORY_LIMIT = 2**30  # bytes of decoded images of the model's size; Fashion-MNIST needs 47 MB
 DECODING_CHUNK = 512
+# What images on a GPU may take of its free memory: they, an epoch of changed ones, and what changing them needs.
+COPIES_ON_DEVICE, SHARE_OF_DEVICE = 4, 0.5
 
 Sample = dict[str, Any]
 
 
 class ImageDataset(WithEpoch, TorchDataset):
-    """Rows of a dataset as samples for `ImageCollator`.
+    """Rows of a dataset as batches for `ImageCollator`.
 
-    A sample is a dictionary with `image` (C, H, W) in pixel values 0..255 at the size of the model, `label`, `row`,
-    and `augmentation`, `epoch` for the collator.
+    A batch is a dictionary with `images` (B, C, H, W) in pixel values 0..255 at the size of the model, `labels`,
+    `rows`, and `augmentation`, `epoch` for the collator; the sample of one row has `image`, `label`, `row` instead.
 
     Args:
         dataset: Columns `image` and `label`, as `load_images` gives them.
         processor: Decides channels, background, size and normalisation.
         augmentation: Random changes, for training only.
-        memory_limit: Keep decoded images in memory if they take no more bytes than this.
+        memory_limit: Keep as many decoded images in memory as take no more bytes than this.
     """
 
     def __init__(
@@ -47,66 +54,115 @@ class ImageDataset(WithEpoch, TorchDataset):
         memory_limit: int = MEMORY_LIMIT,
     ) -> None:
         super().__init__()
-        self.dataset = dataset
-        self.processor = processor
-        self.augmentation = augmentation
-        self.labels = torch.tensor(dataset["label"][:])
-        height, width = self._size()
-        fits = len(self) * processor.num_channels * height * width <= memory_limit
-        self._memory = self._decode_all() if fits else None
+        self.dataset, self.processor, self.augmentation = dataset, processor, augmentation
+        self.labels = torch.from_numpy(label_array(dataset))
+        self._crops = augmentation is not None and augmentation.crop is not None
+        self._is_kept = torch.zeros(len(dataset), dtype=torch.bool)
+        self._memory = self._decode_what_fits(memory_limit)
+        self._changed: tuple[int, torch.Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, row: int) -> Sample:
         """Return the sample of one row."""
-        return self.__getitems__([row])[0]
+        batch = self.__getitems__([row])
+        one = {"image": batch["images"][0], "label": int(batch["labels"][0]), "row": row}
+        return one | {"epoch": batch["epoch"], "augmentation": self.augmentation}
 
-    def __getitems__(self, rows: Sequence[int]) -> list[Sample]:
-        """Return the samples of many rows, which costs less than one by one.
+    def __getitems__(self, rows: Rows) -> Sample:
+        """Return the batch of many rows, which costs less than one by one.
 
         Raises:
             ImageReadError: if an image cannot be read; names the row and, where there is one, the file.
         """
-        rows, epoch = list(rows), self.epoch
-        images = self._memory[rows] if self._memory is not None else self._decode(rows)
-        if self.augmentation is not None:
-            if isinstance(images, torch.Tensor):
-                images = self.augmentation.crop_images(images, rows, epoch)
-            else:
-                images = torch.stack([_to_bytes(image) for image in images])
-            images = self.augmentation.images(images, rows, epoch)
-        labels = self.labels[rows].tolist()
-        return [
-            {"image": image, "label": label, "row": row, "epoch": epoch, "augmentation": self.augmentation}
-            for image, label, row in zip(images, labels, rows, strict=True)
-        ]
+        rows, epoch = np.array(rows, dtype=np.int64), self.epoch
+        # Not blocking, which waits for everything that the device still has to do.
+        index = torch.from_numpy(rows).to(self.labels.device, non_blocking=True)
+        images = self._on_cpu(rows, epoch) if self.labels.device.type == "cpu" else self._of_epoch(epoch)[index]
+        batch: Sample = {"images": images, "labels": self.labels[index], "rows": rows}
+        return batch | {"epoch": epoch, "augmentation": self.augmentation}
+
+    def move_to(self, device: torch.device) -> None:
+        """Keep images and labels on a device; they are changed there, an epoch at a time."""
+        self._memory, self.labels = self._memory.to(device), self.labels.to(device)
+
+    @property
+    def bytes_on_device(self) -> int | None:
+        """Memory that the images need on a device, None if they cannot all be kept in memory."""
+        return COPIES_ON_DEVICE * self._memory.nbytes if bool(self._is_kept.all()) else None
+
+    def _of_epoch(self, epoch: int) -> torch.Tensor:
+        """Return all images as they are in an epoch: one launch for many rows that change alike."""
+        if self.augmentation is None:
+            return self._memory
+        if self._changed is None or self._changed[0] != epoch:
+            self._changed = None  # frees the last epoch's
+            self._changed = epoch, self._augmented(self._memory, np.arange(len(self)), epoch)
+        return self._changed[1]
+
+    def _augmented(self, images: torch.Tensor, rows: np.ndarray, epoch: int, crop: bool = True) -> torch.Tensor:
+        assert self.augmentation is not None
+        images = self.augmentation.crop_images(images, rows, epoch) if crop else images
+        return self.augmentation.images(images, rows, epoch)
+
+    def _on_cpu(self, rows: np.ndarray, epoch: int) -> torch.Tensor:
+        kept = self._is_kept[rows]
+        if kept.all():
+            images = self._memory[rows]
+            return images if self.augmentation is None else self._augmented(images, rows, epoch)
+        found = dict(zip(rows[~kept.numpy()].tolist(), self._decode(rows[~kept.numpy()].tolist()), strict=True))
+        if kept.any():
+            inside = rows[kept.numpy()]
+            cropped = self._memory[inside]
+            if self._crops:
+                assert self.augmentation is not None
+                cropped = self.augmentation.crop_images(cropped, inside, epoch)
+            found |= dict(zip(inside.tolist(), cropped, strict=True))
+        ordered = [found[row] for row in rows.tolist()]
+        if self.augmentation is None:
+            return _stacked(ordered)
+        return self._augmented(torch.stack([_to_bytes(image) for image in ordered]), rows, epoch, crop=False)
 
     def _decode(self, rows: list[int]) -> list[torch.Tensor]:
         """Decode rows and bring them to the size of the model, by random crops if the recipe says so."""
-        if self.augmentation is not None and self.augmentation.crop is not None:
-            crop = self.augmentation.crop_image
-            images = self._read(rows, do_resize=False)
-            return [crop(_to_bytes(image), row, self.epoch) for row, image in zip(rows, images, strict=True)]
-        return self._read(rows)
+        if not self._crops:
+            return self._read(rows)
+        assert self.augmentation is not None
+        crop, images = self.augmentation.crop_image, self._read(rows, do_resize=False)
+        return [crop(_to_bytes(image), row, self.epoch) for row, image in zip(rows, images, strict=True)]
 
-    def _read(self, rows: list[int], **options: Any) -> list[torch.Tensor]:
+    def _read(self, rows: Sequence[int], do_resize: bool = True) -> list[torch.Tensor]:
         """Read rows as the image processor does, all but normalisation: pixel values 0..255 (C, H, W)."""
-        sources = self.dataset[rows]["image"]
-        options |= {"do_rescale": False, "do_normalize": False, "return_tensors": None, "disable_grouping": False}
-        try:
-            images = list(self.processor(sources, **options)["pixel_values"])
-            self._check_channels(rows, images)
-            return images
-        except ImageReadError:
-            for row, source in zip(rows, sources, strict=True):
-                try:
-                    self.processor(source, **options)
-                except ImageReadError as error:
-                    raise ImageReadError(f"The image in row {row} of the dataset cannot be read. {error}") from error
-            raise
+        # A slice is read at once.
+        sources = self.dataset[slice(rows.start, rows.stop) if isinstance(rows, range) else list(rows)]["image"]
+        return self._read_sources(rows, sources, do_resize)
 
-    def _check_channels(self, rows: list[int], images: list[torch.Tensor]) -> None:
+    def _read_sources(self, rows: Sequence[int], sources: list[Any], do_resize: bool) -> list[torch.Tensor]:
+        processor, size = self.processor, self._size()
+        channels = processor.num_channels if processor.do_convert_rgb else None
+        raw = raw_pixels(sources, size, channels)
+        if raw is not None:
+            return list(raw)
+        options = {"do_convert_rgb": processor.do_convert_rgb, "num_channels": processor.num_channels}
+        images = []
+        for row, source in zip(rows, sources, strict=True):
+            try:
+                images.append(processor.process_image(source, background_color=processor.background_color, **options))
+            except ImageReadError as error:
+                raise ImageReadError(f"The image in row {row} of the dataset cannot be read. {error}") from error
+        self._check_channels(rows, images)
+        others = [index for index, image in enumerate(images) if image.shape[1:] != size] if do_resize else []
+        # Deep images go through the processor again: it takes floats that are all dark for another unit.
+        deep = [index for index in others if images[index].dtype != torch.uint8]
+        flat = [index for index in others if images[index].dtype == torch.uint8]
+        layout = {"do_convert_rgb": False, "input_data_format": "channels_first"}
+        for indices, given, extra in ((deep, sources, {}), (flat, images, layout)):
+            for index, image in zip(indices, _resized(processor, [given[i] for i in indices], extra), strict=True):
+                images[index] = image
+        return images
+
+    def _check_channels(self, rows: Sequence[int], images: list[torch.Tensor]) -> None:
         """Refuse what inference refuses: with `do_convert_rgb=False` images may have any channels."""
         channels = np.size(self.processor.image_mean)
         for row, image in zip(rows, images, strict=True):
@@ -125,41 +181,102 @@ class ImageDataset(WithEpoch, TorchDataset):
             )
         return size["height"], size["width"]
 
-    def _decode_all(self) -> torch.Tensor | None:
-        """Decode the whole dataset (N, C, H, W); None if its images must be decoded again each time."""
-        # Random crops are cut out of the original: out of its small copy they would be blurred.
-        crops = self.augmentation is not None and self.augmentation.crop is not None
-        options = {"do_resize": False} if crops else {}
-        chunks = []
-        for start in range(0, len(self), DECODING_CHUNK):
-            chunk = self._read(list(range(start, min(start + DECODING_CHUNK, len(self)))), **options)
-            if any(image.dtype != torch.uint8 or image.shape[1:] != self._size() for image in chunk):
-                return None
-            chunks.append(torch.stack(chunk))
-        return torch.cat(chunks)
+    def _decode_what_fits(self, limit: int) -> torch.Tensor:
+        """Decode rows (N, C, H, W) from the first on, as many as fit; others are decoded again each time.
+
+        So are images of another type or number of channels than the first, and, where random crops are cut out of the
+        original (out of its small copy they would be blurred), those of another size than the model's.
+        """
+        size = self._size()
+        # Without a limit to fill nothing is read at all.
+        channels = self._read([0])[0].shape[0] if limit else 1
+        shape = (min(len(self), limit // (channels * math.prod(size))), channels, *size)
+        memory = torch.empty(shape, dtype=torch.uint8)
+
+        def decode(start: int) -> int:
+            rows = range(start, min(start + DECODING_CHUNK, len(memory)))
+            # Pillow and torch let other threads run while they work.
+            images = self._read(rows, do_resize=not self._crops)
+            fitting = [row for row, image in zip(rows, images, strict=True) if _fits(image, shape[1:])]
+            if fitting:
+                memory[fitting] = torch.stack([images[row - start] for row in fitting])
+                self._is_kept[fitting] = True
+            return len(fitting)
+
+        starts = range(0, len(memory), DECODING_CHUNK)
+        # A first chunk of which nothing fits says what the others will be.
+        if not starts or not decode(0):
+            return memory[:0]
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            list(threads.map(decode, starts[1:]))
+        return memory
 
 
 class ImageCollator:
-    """Turn samples of `ImageDataset` into a batch for the model.
+    """Turn a batch of `ImageDataset`, or samples of it, into a batch for the model.
 
-    A batch holds `pixel_values` (B, C, H, W) and `labels`, class numbers (B,) or, where mixed, class probabilities
-    (B, classes); in training also `rows` (B,), which the Trainer takes out again.
+    It holds `pixel_values` (B, C, H, W) and `labels`, class numbers (B,) or, where mixed, class probabilities
+    (B, classes); in training also `rows` (B,), a NumPy array, which the Trainer takes out again.
     """
 
     def __init__(self, processor: OmniVisionImageProcessor) -> None:
         self.processor = processor
+        self._levels: torch.Tensor | None = None
 
-    def __call__(self, samples: list[Sample]) -> dict[str, torch.Tensor]:
-        """Normalise the batch at once, then erase and mix as the samples' augmentation says."""
-        pixel_values = normalised(self.processor, _stacked([sample["image"] for sample in samples]))
-        labels = torch.tensor([sample["label"] for sample in samples])
-        augmentation: Augmentation | None = samples[0]["augmentation"]
+    def __call__(self, samples: Sample | list[Sample]) -> dict[str, Any]:
+        """Normalise the batch at once, then erase and mix as the augmentation says."""
+        batch = _joined(samples) if isinstance(samples, list) else samples
+        images, labels = batch["images"], batch["labels"]
+        on_cpu = images.device.type == "cpu" or images.dtype != torch.uint8
+        pixel_values = normalised(self.processor, images) if on_cpu else self._looked_up(images)
+        augmentation: Augmentation | None = batch["augmentation"]
         if augmentation is None:
             return {"pixel_values": pixel_values, "labels": labels}
-        rows, epoch = [sample["row"] for sample in samples], samples[0]["epoch"]
+        rows, epoch = batch["rows"], batch["epoch"]
         pixel_values = augmentation.pixels(pixel_values, rows, epoch)
         pixel_values, labels = augmentation.mix(pixel_values, labels, rows, epoch)
-        return {"pixel_values": pixel_values, "labels": labels, "rows": torch.tensor(rows)}
+        return {"pixel_values": pixel_values, "labels": labels, "rows": rows}
+
+    def _looked_up(self, images: torch.Tensor) -> torch.Tensor:
+        """Normalise 8-bit images on a device by a table of all levels: torchvision copies and checks at each call."""
+        channels = images.shape[1]
+        if self._levels is None or self._levels.device != images.device:
+            levels = torch.arange(256, dtype=torch.uint8)[:, None, None, None].expand(-1, channels, 1, 1)
+            self._levels = normalised(self.processor, levels)[:, :, 0, 0].T.to(images.device)
+            self._channels = torch.arange(channels, device=images.device)[:, None, None]
+        return self._levels[self._channels, images.int()]
+
+
+def moved_to_device(wanted: str, datasets: Iterable[ImageDataset], device: torch.device, workers: int) -> bool:
+    """Move images to the device of training, if that is wanted and they fit, and return whether it was done.
+
+    Args:
+        wanted: `true`, `false`, or `auto`.
+        datasets: All of them, or none, are moved.
+        device: Where to.
+        workers: Processes that load data, which cannot use the device.
+
+    Raises:
+        ValueError: if it is wanted and cannot be.
+    """
+    needed = [images.bytes_on_device for images in datasets]
+    reasons = {
+        f"the device is {device}": device.type != "cuda",
+        "not all of them fit into memory decoded, at the size of the model": None in needed,
+        f"{workers} workers load them": workers > 0,
+    }
+    found = [reason for reason, holds in reasons.items() if holds]
+    if not found:
+        free, _ = torch.cuda.mem_get_info(device)
+        if sum(size or 0 for size in needed) > SHARE_OF_DEVICE * free:
+            found.append(f"they would take more than {SHARE_OF_DEVICE:.0%} of its free memory")
+    if wanted == "true" and found:
+        raise ValueError(f"`images_on_device` must be auto or false, got true while {found[0]}. Leave it out.")
+    if wanted == "false" or found:
+        return False
+    for images in datasets:
+        images.move_to(device)
+    return True
 
 
 def normalised(processor: Any, images: torch.Tensor) -> torch.Tensor:
@@ -174,6 +291,25 @@ def normalised(processor: Any, images: torch.Tensor) -> torch.Tensor:
     ).float()
 
 
+def _resized(processor: Any, images: list[Any], extra: dict[str, Any]) -> list[torch.Tensor]:
+    """Read and resize as the image processor does, to pixel values 0..255 (C, H, W)."""
+    options = {"do_rescale": False, "do_normalize": False, "return_tensors": None, "disable_grouping": False}
+    return list(processor(images, **options, **extra)["pixel_values"]) if images else []
+
+
+def _fits(image: torch.Tensor, shape: tuple[int, ...]) -> bool:
+    return image.dtype == torch.uint8 and tuple(image.shape) == shape
+
+
+def _joined(samples: list[Sample]) -> Sample:
+    batch = {
+        "images": _stacked([sample["image"] for sample in samples]),
+        "rows": np.array([s["row"] for s in samples]),
+    }
+    labels = torch.tensor([sample["label"] for sample in samples])
+    return batch | {"labels": labels, **{name: samples[0][name] for name in ("epoch", "augmentation")}}
+
+
 def _to_bytes(image: torch.Tensor) -> torch.Tensor:
     """Round the pixel values of deep images to 8 bits, which augmentation works on."""
     return image if image.dtype == torch.uint8 else image.round().to(torch.uint8)
@@ -184,4 +320,4 @@ def _stacked(images: list[torch.Tensor]) -> torch.Tensor:
     return torch.stack(images if one_type else [image.float() for image in images])
 
 
-__all__ = ["ImageCollator", "ImageDataset", "normalised"]
+__all__ = ["ImageCollator", "ImageDataset", "moved_to_device", "normalised"]

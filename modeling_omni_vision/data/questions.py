@@ -10,6 +10,7 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 
 from .conversations import FEATURES, load_conversations, load_easy_vqa
 from .hold_out import VALIDATION_FRACTION, hold_out
+from .image_groups import group_rows, image_keys, order_groups
 from .synthetic.scene_questions import OBJECT_KINDS, draw_objects, draw_questions, parse_kinds
 
 
@@ -21,11 +22,11 @@ def load_questions(dataset: str, validation_fraction: float = VALIDATION_FRACTIO
             `scenes` (drawn; see `draw_questions`), `scenes:colour,count` for some kinds of questions only,
             `scenes:caption` for captions; `objects` (drawn one by one; see `draw_objects`), `objects:colour,shape` for
             some kinds of questions only; `easy-vqa` (the package of that name), `easy-vqa:FOLDER` for its data
-            elsewhere; a `.jsonl` file of conversations or a folder with `train.jsonl` and perhaps `validation.jsonl`
-            and `test.jsonl` (see `conversations.load_conversations`). Several, joined by ` + `, are trained on
-            together; the other splits are those of the first.
+            elsewhere; a `.jsonl` or `.json` file of conversations or a folder with `train.jsonl` and perhaps
+            `val.jsonl` and `test.jsonl` (see `conversations.load_conversations`). Several, joined by ` + `, are
+            trained on together; the other splits are those of the first.
         validation_fraction: What to hold out of train where there is no validation split: a fraction of the rows,
-            or a number of them.
+            or a number of them, and all others with the same images.
         seed: Seed of that choice.
 
     Returns:
@@ -49,10 +50,24 @@ def load_questions(dataset: str, validation_fraction: float = VALIDATION_FRACTIO
     rows = load_easy_vqa(details) if name == "easy-vqa" else load_conversations(Path(dataset).expanduser())
     splits = {name: Dataset.from_list(found, features=FEATURES) for name, found in rows.items()}
     if "validation" not in splits:
-        train = splits["train"]
-        order = np.random.default_rng(seed).permutation(len(train))
-        splits |= hold_out(train, validation_fraction, seed, order=order)
+        splits |= _hold_out_images(splits["train"], validation_fraction, seed)
     return DatasetDict({name: splits[name] for name in ("train", "validation", "test") if name in splits})
+
+
+def _hold_out_images(train: Dataset, validation_fraction: float, seed: int) -> dict[str, Dataset]:
+    """Hold out rows such that no image is on both sides."""
+    order = np.random.default_rng(seed).permutation(len(train))
+    groups = group_rows(image_keys(train["images"][:]))
+    if len(np.unique(groups)) == len(train) or not 0 < validation_fraction < len(train):
+        return hold_out(train, validation_fraction, seed, order=order)
+    number = round(validation_fraction * len(train)) if validation_fraction < 1 else int(validation_fraction)
+    order, number = order_groups(order, groups, max(number, 1))
+    if number >= len(train):
+        raise ValueError(
+            f"Expected images to hold out, got {len(train)} rows of which so many share images that none would be "
+            "left to train on. Provide a validation split, or lower `validation_fraction`."
+        )
+    return hold_out(train, number, seed, order=order)
 
 
 __all__ = ["load_questions"]

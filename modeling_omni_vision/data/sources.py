@@ -4,6 +4,7 @@
 `label`. Validation is held out of train, stratified and the same for every run.
 """
 
+import difflib
 import glob
 import hashlib
 import logging
@@ -19,6 +20,7 @@ from .hold_out import VALIDATION_FRACTION, hold_out, select_held_out
 from .idx import find_idx_files, load_idx
 from .image_files import LeftOut, displayed, files_below, images_below
 from .image_folder import SPLITS, load_image_folder, split_files, split_of
+from .label_lists import has_label_lists, number_label_lists
 from .metadata_folder import find_metadata, load_metadata_folder
 from .synthetic.shapes import draw_shapes
 
@@ -67,7 +69,8 @@ def load_images(
 
     Returns:
         Splits `train`, `validation` and, where the source has one, `test`; columns `image` and `label`, the
-        latter a `ClassLabel` of the same names everywhere. A test split without labels is left out.
+        latter a `ClassLabel` of the same names everywhere, or a list of it where images have lists of labels. A
+        test split without labels is left out.
 
         Labels are made classes by these rules, and anything else is refused by column and row:
 
@@ -87,7 +90,11 @@ def load_images(
     """
     splits = name_splits(load_any(dataset) if loaded is None else loaded, dataset)
     train = splits["train"]
-    classes = [name for name, feature in train.features.items() if isinstance(feature, ClassLabel)]
+    classes = [
+        name
+        for name, feature in train.features.items()
+        if isinstance(getattr(feature, "feature", feature), ClassLabel)
+    ]
     image = choose_column("image", image_column, image_columns(train), IMAGE_COLUMNS, train)
     label = choose_column("label", label_column, classes, LABEL_COLUMNS, train)
     for name, split in splits.items():
@@ -99,6 +106,7 @@ def load_images(
             )
     splits = {name: rename_columns(split, {image: "image", label: "label"}) for name, split in splits.items()}
     splits = _class_labels(splits, dataset, label)
+    lists = has_label_lists(splits["train"])
     if held_out is not None:
         chosen = {name: files for name, files in held_out.items() if name not in splits}
         splits |= select_held_out(splits["train"], chosen, dataset)
@@ -107,12 +115,14 @@ def load_images(
             raise ValueError(
                 f"`test_fraction` must be 0 where there is a test split, as in {dataset!r}. Leave it out."
             )
-        splits |= hold_out(splits["train"], test_fraction, seed, stratify=True, name="test")
+        splits |= hold_out(splits["train"], test_fraction, seed, stratify=not lists, name="test")
     if "validation" not in splits:
-        splits |= hold_out(splits["train"], validation_fraction, seed, stratify=True)
+        splits |= hold_out(splits["train"], validation_fraction, seed, stratify=not lists)
     for name, split in splits.items():
         if not len(split):
             raise ValueError(f"Expected images in the {name} split of {dataset!r}, got none. Add some.")
+    if lists:
+        return DatasetDict({name: splits[name] for name in SPLITS if name in splits})
     present = set(splits["train"]["label"][:])
     if len(present) < 2:
         raise ValueError(f"Expected images of at least two classes in {dataset!r}, got {len(present)}. Add a class.")
@@ -154,9 +164,11 @@ def load_any(dataset: str) -> DatasetDict:
     try:
         return load_dataset(name, configuration or None)
     except Exception as error:  # the Hub client raises many kinds
+        near = difflib.get_close_matches(name, ("digits", "shapes", "scenes"), 1)
         raise ValueError(
             f"Expected 'digits', 'shapes', an existing path, or a dataset of the Hub that can be reached, got "
-            f"{dataset!r} ({type(error).__name__}: {error}). Correct the name, or download the dataset first."
+            f"{dataset!r} ({type(error).__name__}: {error}). Correct the name, or download the dataset first"
+            + (f"; did you mean {near[0]}?" if near else ".")
         ) from error
 
 
@@ -286,6 +298,8 @@ def rename_columns(split: Dataset, names: dict[str, str]) -> Dataset:
 
 def _class_labels(splits: dict[str, Dataset], dataset: str, column: str) -> dict[str, Dataset]:
     """Return the splits with one `ClassLabel`, without a test split that has no labels; rules as in `load_images`."""
+    if has_label_lists(splits["train"]):
+        return number_label_lists(splits, dataset)
     splits = dict(splits)
     if "test" in splits and all(map(_is_missing, splits["test"]["label"][:])):
         logger.warning("The test split of %s has no labels and is left out.", dataset)

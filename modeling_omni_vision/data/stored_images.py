@@ -1,9 +1,11 @@
 """Images as an undecoded column of datasets holds them: a dict of `bytes` and `path`."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import torch
 from PIL import Image as PilImage
 
 from .image_files import path_of
@@ -21,4 +23,26 @@ def store(image: PilImage.Image) -> dict[str, Any]:
     return {"bytes": content.getvalue(), "path": None}
 
 
-__all__ = ["open_stored", "store"]
+def netpbm_header(height: int, width: int, channels: int) -> bytes:
+    """Return what stands before the pixels of an 8-bit PGM (grey) or PPM file (RGB)."""
+    return f"{'P6' if channels == 3 else 'P5'} {width} {height} 255\n".encode()
+
+
+def raw_pixels(sources: Sequence[Any], size: tuple[int, int], channels: int | None) -> torch.Tensor | None:
+    """Return the pixels (N, C, H, W) of stored PGM or PPM files of this size as they are, None for anything else."""
+    if channels not in (1, 3):
+        return None
+    header, contents = netpbm_header(*size, channels), []
+    for source in sources:
+        content = source.get("bytes") if isinstance(source, Mapping) else None
+        if content is None or not content.startswith(header):
+            return None
+        contents.append(content)
+    length = len(header) + channels * size[0] * size[1]
+    if any(len(content) != length for content in contents):
+        return None
+    pixels = np.frombuffer(b"".join(contents), np.uint8).reshape(len(contents), length)[:, len(header) :]
+    return torch.from_numpy(pixels.reshape(-1, *size, channels).transpose(0, 3, 1, 2).copy())
+
+
+__all__ = ["netpbm_header", "open_stored", "raw_pixels", "store"]

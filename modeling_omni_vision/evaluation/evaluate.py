@@ -16,14 +16,16 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassi
 
 from ..data.hold_out import read_splits
 from ..data.integrity import without_skipped
+from ..data.label_lists import has_label_lists, label_names
 from ..data.sources import load_images
 from ..image_processing_omni_vision import read_image
 from ..interpretability.plots import plot_attention, plot_confusion, plot_mistakes, plot_training
 from ..records.command import without_folder
-from ..records.metrics_file import merge_metrics, read_metrics
+from ..records.metrics_file import merge_metrics, read_metrics, results_folder
 from .calibration import softened, temperature_scaling
 from .held_out import HELD_OUT, check_held_out, check_loss, trained_on, validation_fraction_of, why_not_fitted
 from .metrics import classification_metrics
+from .multi_label import MULTI_LABEL, multi_label_metrics, thresholds_of
 from .predictions import Predictions, pixel_values, predict
 from .reliability_plots import plot_calibration, plot_robustness
 from .robustness import CORRUPTIONS, measure_robustness, mirror_average
@@ -31,6 +33,7 @@ from .test_split import open_test_split
 
 
 PLOTS_FOLDER = "plots"
+LISTS = "images have lists of labels, each with a probability of its own"
 MISTAKES_SHOWN = 40
 MAPS_SHOWN = 5
 ROBUSTNESS_SEED = 0
@@ -65,7 +68,7 @@ def evaluate(
         model: Folder with a classifier and its image processor.
         dataset: Anything that `load_images` reads.
         split: `"train"`, `"validation"` or `"test"`.
-        output: Folder for PNG files; `plots` in the folder of the model where None.
+        output: Folder for PNG files; `plots` beside metrics.json where None.
         image_column: Column of the images, where it cannot be inferred.
         label_column: Column of the classes, where it cannot be inferred.
         validation_fraction: What the training run held out, where metrics.json does not record it.
@@ -74,7 +77,8 @@ def evaluate(
         robustness: Measure accuracy on corrupted and on mirrored images, too: some 25 times the work.
 
     Returns:
-        The numbers, the `metrics.json` where they were merged as `evaluation` and `robustness`, and the plots.
+        The numbers, the `metrics.json` where they were merged as `evaluation` and `robustness` (that of the model, or
+        beside a published folder, which stays as its proof says), and the plots.
 
     Raises:
         `ValueError`: if the folder holds no classifier or no image processor, there is no such split, the
@@ -89,15 +93,16 @@ def evaluate(
     if split not in splits:
         raise ValueError(f"`split` must be one of {sorted(splits)} for {dataset!r}, got {split!r}. Name one of them.")
     rows, names = splits[split], class_names(classifier.config)
-    check_classes(names, rows.features["label"].names, dataset)
+    check_classes(names, label_names(rows), dataset)
+    lists = check_label_lists(classifier.config, rows, dataset, robustness)
     # Before the evaluated split is read, so that an error here does not use up the test split.
-    reason = why_not_fitted(training, dataset, split, validation_fraction)
+    reason = LISTS if lists else why_not_fitted(training, dataset, split, validation_fraction)
     held_out = None if reason else predict(classifier, processor, splits[HELD_OUT], batch_size)
     if held_out is not None:
         check_loss(training, held_out, dataset)
     opened = open_test_split(folder, classifier, rows, dataset, command) if split == "test" else None
     predictions = predict(classifier, processor, rows, batch_size)
-    metrics = classification_metrics(predictions.probabilities, predictions.labels, names)
+    metrics = measure(classifier.config, predictions)
     if split == HELD_OUT:
         check_loss(training, predictions, dataset)
     metrics["calibration"] = temperature_scaling(held_out, predictions) if held_out else {"left_out": reason}
@@ -113,8 +118,9 @@ def evaluate(
         sections["robustness"] = {**curves, **about, **where}
     metrics |= where
     sections |= opened.section(metrics["accuracy"]) if opened else {}
-    metrics_file = merge_metrics(folder, sections)
-    plots = Path(output) if output is not None else folder / PLOTS_FOLDER
+    results = results_folder(folder)
+    metrics_file = merge_metrics(results, sections)
+    plots = Path(output) if output is not None else results / PLOTS_FOLDER
     drawn = draw_all(training, plots, classifier, processor, rows, predictions, sections)
     return EvaluationReport(metrics, metrics_file, drawn, split == HELD_OUT and trained_on(training, dataset))
 
@@ -146,7 +152,7 @@ def load_classifier(folder: Path) -> tuple[Any, Any]:
     if not (folder / "config.json").is_file():
         raise ValueError(
             f"The checkpoint must be a folder with a config.json, got {str(folder)!r}. "
-            "Name the output of training, or a folder that `convert.py --target native` wrote."
+            "Name the output of training, or a folder that `omni-vision convert --target native` wrote."
         )
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     if not any("ForImageClassification" in name for name in config.architectures or []):
@@ -159,8 +165,9 @@ def load_classifier(folder: Path) -> tuple[Any, Any]:
             f"The checkpoint must hold its image processor, got no preprocessor_config.json in {str(folder)!r}. "
             "Save the image processor of the training run into it."
         )
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     model = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=False, dtype=torch.float32)
-    return model.eval(), AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+    return model.to(device).eval(), AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
 
 
 def class_names(config: Any) -> list[str]:
@@ -184,6 +191,25 @@ def check_classes(of_model: Sequence[str], of_data: Sequence[str], dataset: str)
     )
 
 
+def check_label_lists(config: Any, rows: Dataset, dataset: str, robustness: bool = False) -> bool:
+    """Return whether images have lists of labels; raise `ValueError` unless that is so for model and data alike."""
+    lists = config.problem_type == MULTI_LABEL
+    if lists != has_label_lists(rows):
+        kinds = ("one class for each image", "a list of labels for each image")
+        raise ValueError(f"The model gives {kinds[lists]}, got {kinds[not lists]} in {dataset!r}. Name other data.")
+    if lists and robustness:
+        raise ValueError("`robustness` is measured with one class for each image, got lists of labels. Leave it out.")
+    return lists
+
+
+def measure(config: Any, predictions: Predictions) -> dict[str, Any]:
+    """Return the metrics of predictions, by the thresholds of the model where images have lists of labels."""
+    names, found = class_names(config), (predictions.probabilities, predictions.labels)
+    if config.problem_type == MULTI_LABEL:
+        return multi_label_metrics(*found, names, thresholds_of(config))
+    return classification_metrics(*found, names)
+
+
 def few(names: Sequence[str]) -> str:
     """Format the first names of many."""
     return f"{list(names[:6])!r}" + (f" and {len(names) - 6} more" if len(names) > 6 else "")
@@ -200,6 +226,8 @@ def draw_all(
 ) -> list[Path]:
     """Draw every plot that there are numbers for, and return their paths."""
     metrics, robustness = sections["evaluation"], sections.get("robustness")
+    if predictions.labels.ndim == 2:
+        return [path for path in [plot_training(training, output / "training.png")] if path]
     names, temperature = list(metrics["per_class"]), metrics["calibration"].get("temperature")
     scaled = softened(predictions.logits, temperature) if temperature else None
     drawn = [
@@ -238,7 +266,7 @@ def draw_attention(
     chosen = [present[index] for index in np.linspace(0, len(present) - 1, min(MAPS_SHOWN, len(present))).astype(int)]
     sources = rows[chosen]["image"]
     pixels = pixel_values(model, processor, sources, chosen[0])
-    maps = model.attention_maps(pixels)[:, 0].float().numpy()
+    maps = model.attention_maps(pixels)[:, 0].float().cpu().numpy()
     height, width = pixels.shape[2:]
     captions = [
         names[truth] if truth == answer else f"{names[truth]}\npred.: {names[answer]}"

@@ -70,7 +70,9 @@ def recorded_losses(training: Mapping[str, Any]) -> list[float]:
     entries = [entry for entry in training.get("evaluations") or [] if {"accuracy", "loss"} <= set(entry)]
     if not entries:
         return []
-    ends = (entries[-1], max(entries, key=itemgetter("accuracy")), min(entries, key=itemgetter("loss")))
+    ends = [entries[-1], max(entries, key=itemgetter("accuracy")), min(entries, key=itemgetter("loss"))]
+    # Chosen by another metric.
+    ends += [entry for entry in entries if entry.get("epoch") == training.get("best_epoch", -1)]
     return list(dict.fromkeys(entry["loss"] for entry in ends))
 
 

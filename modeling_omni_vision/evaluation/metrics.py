@@ -77,8 +77,19 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray) ->
 
 
 def negative_log_likelihood(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Return the mean of -log of the probability of the true class, in nats; a probability of 0 counts as 1e-12."""
+    """Return the mean of -log of the probability of the true class, in nats; a probability of 0 counts as 1e-12.
+
+    With lists of labels, (images, classes): of having or not having each class.
+    """
+    if labels.ndim == 2:
+        return float(-np.log(np.maximum(np.where(labels > 0, probabilities, 1 - probabilities), 1e-12)).mean())
     return float(-np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-12)).mean())
+
+
+def balanced_accuracy(correct: np.ndarray, labels: np.ndarray) -> float:
+    """Return the mean over the classes that have images of the fraction of their images that are right."""
+    counts, right = np.bincount(labels), np.bincount(labels, weights=correct)
+    return float((right[counts > 0] / counts[counts > 0]).mean())
 
 
 def classification_metrics(probabilities: np.ndarray, labels: np.ndarray, names: list[str]) -> dict[str, Any]:
@@ -86,8 +97,8 @@ def classification_metrics(probabilities: np.ndarray, labels: np.ndarray, names:
     Compute the section `evaluation` of `metrics.json` from probabilities (images, classes) and labels (images,).
 
     Returns:
-        Plain numbers, lists and dicts: `accuracy`, `accuracy_interval` (95 %, bootstrap), `macro_f1`,
-        `expected_calibration_error`, `nll`, `num_examples`, `per_class` (name to precision, recall, f1,
+        Plain numbers, lists and dicts: `accuracy`, `accuracy_interval` (95 %, bootstrap), `balanced_accuracy`,
+        `macro_f1`, `expected_calibration_error`, `nll`, `num_examples`, `per_class` (name to precision, recall, f1,
         support), `confusion_matrix` (rows truth, columns prediction).
 
     Raises:
@@ -102,6 +113,7 @@ def classification_metrics(probabilities: np.ndarray, labels: np.ndarray, names:
     return {
         "accuracy": float(correct.mean()),
         "accuracy_interval": list(accuracy_interval(correct)),
+        "balanced_accuracy": balanced_accuracy(correct, labels),
         "macro_f1": float(columns[2][present].mean()),
         "expected_calibration_error": expected_calibration_error(probabilities, labels),
         "nll": negative_log_likelihood(probabilities, labels),
@@ -116,6 +128,7 @@ def classification_metrics(probabilities: np.ndarray, labels: np.ndarray, names:
 
 __all__ = [
     "accuracy_interval",
+    "balanced_accuracy",
     "calibration_bins",
     "classification_metrics",
     "expected_calibration_error",

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 
+from ..data.label_lists import label_array
 from ..image_processing_omni_vision import (
     ImageReadError,
     OmniVisionImageProcessor,
@@ -19,15 +20,16 @@ from ..image_processing_omni_vision import (
 
 @dataclass(frozen=True)
 class Predictions:
-    """Logits (images, classes) of a split in float64, and its labels (images,)."""
+    """Logits (images, classes) of a split in float64, and its labels (images,), or (images, classes) of lists."""
 
     logits: np.ndarray
     labels: np.ndarray
 
     @cached_property
     def probabilities(self) -> np.ndarray:
-        """Probabilities (images, classes), rows adding up to 1."""
-        return torch.from_numpy(self.logits).softmax(dim=-1).numpy()
+        """Probabilities (images, classes), rows adding up to 1 unless images have lists of labels."""
+        logits = torch.from_numpy(self.logits)
+        return (logits.sigmoid() if self.labels.ndim == 2 else logits.softmax(dim=-1)).numpy()
 
     @property
     def predicted(self) -> np.ndarray:
@@ -47,7 +49,7 @@ def predict(model: Any, processor: Any, rows: Dataset, batch_size: int = 64, mir
     for images, first_row in batches(rows, batch_size):
         pixels = pixel_values(model, processor, images, first_row)
         logits.append(model(pixels.flip(-1) if mirrored else pixels).logits)
-    return Predictions(torch.cat(logits).double().numpy(), np.asarray(rows["label"]))
+    return Predictions(torch.cat(logits).cpu().double().numpy(), label_array(rows))
 
 
 def batches(rows: Dataset, batch_size: int) -> Iterator[tuple[list[Any], int]]:
@@ -74,7 +76,7 @@ def pixel_values(model: Any, processor: Any, images: Sequence[Any], first_row: i
     except ImageReadError as error:
         last = first_row + len(images) - 1
         raise ValueError(f"An image in rows {first_row} to {last} of the split cannot be read. {error}") from error
-    return batch["pixel_values"].to(model.dtype)
+    return batch["pixel_values"].to(model.device, model.dtype)
 
 
 __all__ = ["Predictions", "batches", "pixel_values", "predict"]

@@ -16,6 +16,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
 from ..data.image_dataset import normalised
+from ..data.label_lists import label_array
 from .metrics import accuracy_interval
 from .predictions import Predictions, batches, pixel_values
 
@@ -86,12 +87,12 @@ def measure_robustness(
             f"Robustness is measured through an image processor on torchvision, got {type(processor).__name__}. "
             "Open it with the torchvision backend."
         )
-    labels = np.asarray(rows["label"])
+    labels = label_array(rows)
     right: dict[tuple[str, float], list[np.ndarray]] = {
         (name, severity): [] for name, corruption in CORRUPTIONS.items() for severity in corruption.severities
     }
     for images, first in batches(rows, batch_size):
-        values = pixel_values(model, processor, images, first, do_rescale=False, do_normalize=False)
+        values = pixel_values(model, processor, images, first, do_rescale=False, do_normalize=False).cpu()
         truth = labels[first : first + len(images)]
         plain, rounded = correct(model, processor, values, truth), values.round().to(torch.uint8)
         for (name, severity), found in right.items():
@@ -109,8 +110,8 @@ def measure_robustness(
 
 def correct(model: Any, processor: Any, values: torch.Tensor, labels: np.ndarray) -> np.ndarray:
     """Whether each image is classified right, from pixel values (images, channels, height, width)."""
-    logits = model(normalised(processor, values).to(model.dtype)).logits
-    return Predictions(logits.double().numpy(), labels).correct
+    logits = model(normalised(processor, values).to(model.device, model.dtype)).logits
+    return Predictions(logits.cpu().double().numpy(), labels).correct
 
 
 def point(severity: float, right: np.ndarray) -> dict[str, Any]:

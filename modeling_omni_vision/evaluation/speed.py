@@ -9,6 +9,7 @@ from torch.utils.benchmark import Measurement, Timer
 from torch.utils.benchmark.utils.common import set_torch_threads
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText
 
+from ..interop.vision_tower import without_load_report
 from ..records.machine import cpu_model
 
 
@@ -23,6 +24,7 @@ def benchmark_model(
     threads: int | None = None,
     rounds: int = 5,
     compiled: bool = False,
+    fused: bool = False,
 ) -> dict[str, Any]:
     """
     Time the forward pass of a vision model at its native image size, on the device that it is loaded to.
@@ -34,12 +36,14 @@ def benchmark_model(
         dtype: One of `DTYPES`.
         threads: Threads of torch; None for the present number.
         rounds: Samples of each number, of which the median is returned.
-        compiled: Time the model after `torch.compile`, without the time to compile.
+        compiled: Time the model after `torch.compile` too, without the time to compile.
+        fused: Call `fuse_qkv_projections` of the model first.
 
     Returns:
-        `model`, `machine`, and `rows`, for each batch size `batch_size`, `dtype`, `compiled`, `wall_ms` (of one
-        forward), `cpu_ms` (CPU milliseconds of this process for each image; None on an accelerator, where they would
-        be those of launching kernels), `images_per_second`, `peak_memory_mb` (of a CUDA device, None elsewhere).
+        `model`, `machine`, and `rows`, for each batch size (and compiled or not) `batch_size`, `dtype`, `compiled`,
+        `wall_ms` (of one forward), `cpu_ms` (CPU milliseconds of this process for each image; None on an accelerator,
+        where they would be those of launching kernels), `images_per_second`, `peak_memory_mb` (of a CUDA device, None
+        elsewhere).
 
     Raises:
         `ValueError`: if a number is below 1, or for another dtype.
@@ -52,16 +56,23 @@ def benchmark_model(
     config = AutoConfig.from_pretrained(model, trust_remote_code=False)
     is_language = any("ForConditionalGeneration" in name for name in config.architectures or ())
     auto_class = AutoModelForImageTextToText if is_language else AutoModel
-    opened = auto_class.from_pretrained(model, trust_remote_code=False, dtype=getattr(torch, dtype)).eval()
+    with without_load_report():
+        opened = auto_class.from_pretrained(model, trust_remote_code=False, dtype=getattr(torch, dtype)).eval()
     tower: Any = getattr(opened, "vision_model", getattr(opened, "vision_tower", opened))
-    step = torch.compile(tower, dynamic=False) if compiled else tower
+    # Compiled for any batch size from the second one on.
+    ways = [(False, tower), *([(True, torch.compile(tower))] if compiled else [])]
+    if fused:
+        if not hasattr(tower, "fuse_qkv_projections"):
+            raise ValueError(f"`fused` needs a model with `fuse_qkv_projections`, got {type(tower).__name__}.")
+        tower.fuse_qkv_projections()
     size, channels = tower.config.image_size, tower.config.num_channels
     rows = []
     with torch.inference_mode(), set_torch_threads(threads or torch.get_num_threads()):
         for count in batch_sizes:
             pixels = torch.randn(count, channels, *((size, size) if isinstance(size, int) else size))
-            times = time_forward(step, pixels.to(tower.device, tower.dtype), rounds)
-            rows.append({"batch_size": count, "dtype": dtype, "compiled": compiled, **times})
+            for is_compiled, step in ways:
+                times = time_forward(step, pixels.to(tower.device, tower.dtype), rounds)
+                rows.append({"batch_size": count, "dtype": dtype, "compiled": is_compiled, **times})
         machine = {"cpu": cpu_model(), "device": str(tower.device), "threads": torch.get_num_threads()}
     return {"model": model, "machine": machine | {"torch": str(torch.__version__)}, "rows": rows}
 

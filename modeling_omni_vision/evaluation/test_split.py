@@ -16,12 +16,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from datasets import Dataset
 from torch import nn
 
+from ..data.label_lists import label_array, label_names
 from ..records.command import without_folder
-from ..records.metrics_file import METRICS_FILE, read_metrics
+from ..records.metrics_file import METRICS_FILE, read_metrics, results_folder
 from ..records.weights_digest import weights_digest
 
 
@@ -64,7 +64,7 @@ def open_test_split(
     Open the test split for the weights of a run, or again for the same weights; call before an image is read.
 
     Args:
-        folder: Folder of the run, or a published one.
+        folder: Folder of the run, or a published one, beside which the record is then written.
         model: Its weights as they will be used.
         rows: The test split, columns `image` and `label`; only labels are read here.
         dataset: Its name, for the record.
@@ -82,7 +82,7 @@ def open_test_split(
         )
     wanted = describe(folder, model, rows, dataset, command)
     records = read_records(folder)
-    if not records and create_lock(folder / LOCK_FILE, wanted):
+    if not records and create_lock(results_folder(folder) / LOCK_FILE, wanted):
         return OpenedSplit(folder, wanted)
     records = records or read_records(folder)  # another process was first
     for record in records.values():
@@ -116,21 +116,28 @@ def describe(folder: Path, model: nn.Module, rows: Dataset, dataset: str, comman
 
 def labels_digest(rows: Dataset) -> str:
     """Return the SHA-256 of class names and all labels in their order; no image is read."""
-    digest = hashlib.sha256(json.dumps(rows.features["label"].names).encode())
-    digest.update(np.asarray(rows["label"][:], dtype="<i8").tobytes())
+    digest = hashlib.sha256(json.dumps(label_names(rows)).encode())
+    digest.update(label_array(rows).astype("<i8").tobytes())
     return digest.hexdigest()
 
 
 def create_lock(path: Path, record: dict[str, Any]) -> bool:
     """Write the record, complete or not at all; return False if there is one already, even since a moment ago."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.partial")
     try:
         with partial.open("x", encoding="utf-8") as file:
             file.write(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        # Fails where the name exists, unlike a rename, and never leaves half a file, unlike O_EXCL.
-        path.hardlink_to(partial)
+        try:
+            # Fails where the name exists, unlike a rename, and never leaves half a file, unlike O_EXCL.
+            path.hardlink_to(partial)
+        except FileExistsError:
+            return False
+        except (OSError, NotImplementedError):  # a file system without hard links
+            path.touch(exist_ok=False)
+            partial.replace(path)
     except FileExistsError:
         return False
     finally:
@@ -141,13 +148,14 @@ def create_lock(path: Path, record: dict[str, Any]) -> bool:
 def read_records(folder: Path) -> dict[str, dict[str, Any]]:
     """Read every record of an opened test split, by the name of its file; refuse one that is damaged."""
     records: dict[str, Any] = {}
-    lock = folder / LOCK_FILE
+    results = results_folder(folder)
+    lock = results / LOCK_FILE
     if os.path.lexists(lock):
         try:
             records[LOCK_FILE] = json.loads(lock.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             records[LOCK_FILE] = str(error)
-    metrics = read_metrics(folder)
+    metrics = {**read_metrics(results), **read_metrics(folder)}
     if SECTION in metrics:
         records[METRICS_FILE] = metrics[SECTION]
     for name, record in records.items():

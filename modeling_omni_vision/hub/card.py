@@ -86,9 +86,11 @@ def card_metadata(context: dict[str, Any], name: str) -> ModelCardData:
     dataset = (context["dataset"] or "").partition(":")[0]
     is_on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", dataset) and not Path(dataset).exists()
     task = "image-classification" if context["is_classifier"] else "image-feature-extraction"
+    conversion = context["conversion"]
     code = [] if context["is_native"] else ["custom_code"]
     return ModelCardData(
-        license="apache-2.0",
+        license=conversion.get("license") if conversion else "apache-2.0",
+        base_model=conversion.get("source") if "/" in conversion.get("source", "") else None,
         library_name="transformers",
         pipeline_tag=TASKS.get(kind, task),
         tags=["vision", context["config"].model_type, *TAGS.get(kind, []), *code],

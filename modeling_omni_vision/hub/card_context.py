@@ -33,10 +33,10 @@ from .remote_code import python_files
 
 
 WEIGHTS_NAME, IMAGES_NAME = "model.safetensors", "plots"
-SECTIONS = ("training", "test", "evaluation", "robustness", "data_audit", "retrieval", "answers")
+SECTIONS = ("conversion", "training", "test", "evaluation", "robustness", "data_audit", "retrieval", "answers")
 # Stock models that can hold our weights: a folder of one of them holds no code.
 NATIVE_TYPES = ("vit", "dinov2", "dinov2_with_registers")
-MEASURES = ("accuracy", "macro_f1", "expected_calibration_error")
+MEASURES = ("accuracy", "mean_average_precision", "macro_f1", "expected_calibration_error")
 # What `metrics.json` calls the vectors that were compared, and what readers do.
 VECTORS = {"multi_vector": "patches and words", "single_vector": "one vector each"}
 # Images of results that may stand beside a card, and what they show.
@@ -64,6 +64,7 @@ def card_context(folder: Path) -> dict[str, Any]:
     repeated = ("command", "arguments") if training.get("command") else ()
     return {
         **model_context(folder, config, training),
+        "conversion": metrics.get("conversion") or {},
         "dataset": dataset,
         "command": single_line(training.get("command")),
         "training": flatten({name: value for name, value in training.items() if name not in repeated}),
@@ -194,7 +195,7 @@ def retrieval(metrics: dict[str, Any]) -> list[tuple[str, str, str, dict[str, An
     if not set(found) <= set(VECTORS):
         raise ValueError(
             f"{METRICS_FILE}: retrieval must hold {list(VECTORS)}, each with splits and directions, got "
-            f"{sorted(found)!r}. Train or measure again with scripts/train_retrieval.py."
+            f"{sorted(found)!r}. Train or measure again with omni-vision train-retrieval."
         )
     splits = dict.fromkeys(split for vectors in found for split in get_section(found, vectors))
     return [

@@ -20,10 +20,10 @@ from transformers import ImageProcessingMixin
 
 from .. import __version__
 from ..records.machine import recorded_versions
+from ..records.metrics_file import PROOF_NAME
 from .clean_process import KINDS, RECIPES
 
 
-PROOF_NAME = "proof.json"
 # Put beside a checkpoint by git and by the Hub, never read by `from_pretrained`.
 NOT_OURS = (".git", ".cache", ".gitattributes")
 # Relative to the largest output where that exceeds 1. Between one process and the next on one machine 0 was
@@ -187,7 +187,7 @@ def read_proof(folder: Path) -> dict[str, Any]:
     except OSError as error:
         raise ValueError(
             f"{PROOF_NAME} must be readable, got {error.strerror!r} in {str(folder)!r}. Folders have one that "
-            "scripts/publish.py wrote."
+            "omni-vision publish wrote."
         ) from error
     try:
         proof = json.loads(raw)

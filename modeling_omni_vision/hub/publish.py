@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from huggingface_hub import HfApi
 from packaging.version import Version
+from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, PreTrainedModel, ProcessorMixin
 from transformers import __version__ as transformers_version
 
@@ -73,6 +74,7 @@ def publish(
     repo_id: str | None = None,
     push: bool = False,
     template: str | Path | None = None,
+    private: bool = False,
 ) -> Published:
     """
     Write a checkpoint as a folder for the Hub, load it in a clean process, compare outputs, and push it if asked.
@@ -86,6 +88,7 @@ def publish(
         repo_id: Repository that the card names and that `push` goes to, `owner/name`.
         push: Upload to the Hub in one commit, and tag it with the release. Other files there are left, with a warning.
         template: Template of the model card, by default the one for this kind of model.
+        private: Make the repository private, if it is made.
 
     Raises:
         `ValueError`: for a checkpoint or an output that cannot be published.
@@ -107,13 +110,13 @@ def publish(
             )
         card = render_card(folder, repo_id or target.name, template)
         (folder / CARD_NAME).write_text(card, encoding="utf-8", newline="\n")
-        command = f"python scripts/publish.py --model {source.name} --output {target.name}"
+        command = f"omni-vision publish --model {source.name} --output {target.name}"
         digest = write_proof(folder, theirs, command + (f" --repo_id {repo_id}" if repo_id else ""))
         failures = check_files(folder) + check_content(folder)
         if failures:
             raise ValueError(f"The folder must pass verification, got {failures!r}. Correct the card template.")
     release = release_name(file_hashes(target))
-    url = push_folder(target, repo_id, release) if push and repo_id else None
+    url = push_folder(target, repo_id, release, private) if push and repo_id else None
     return Published(target, release, digest, largest, url)
 
 
@@ -147,7 +150,7 @@ def write_checkpoint(source: Path, folder: Path) -> None:
     elif "For" in type(model).__name__:
         raise ValueError(
             f"A {type(model).__name__} is published with its numbers, expected {METRICS_FILE} in {str(source)!r}, got "
-            "none. Run scripts/evaluate.py on a classifier; copy the file of the run that trained any other model."
+            "none. Run omni-vision evaluate on a classifier; copy the file of the run that trained any other model."
         )
     processor = load_processor(source, model.config.model_type)
     # Never in shards: a folder is one file of weights, so that its header tells its size.
@@ -184,14 +187,25 @@ def forget_origins(folder: Path) -> None:
 
 
 def copy_images(source: Path, folder: Path) -> None:
-    """Copy the images of results that are small enough for a card, and no other file beside them."""
+    """Copy the images of results, those that are too large for a card smaller, and no other file beside them."""
     for image in filter(Path.is_file, (source / IMAGES_NAME / f"{name}.png" for name in IMAGES)):
-        size = image.stat().st_size
-        if size > MAX_IMAGE_BYTES:
-            logger.warning("%s is left out: %d bytes, at most %d are published.", image, size, MAX_IMAGE_BYTES)
-        else:
-            (folder / IMAGES_NAME).mkdir(exist_ok=True)
-            shutil.copyfile(image, folder / IMAGES_NAME / image.name)
+        (folder / IMAGES_NAME).mkdir(parents=True, exist_ok=True)
+        shrink_image(image, folder / IMAGES_NAME / image.name)
+
+
+def shrink_image(image: Path, copy: Path) -> None:
+    """Copy a PNG, with fewer colours and then fewer pixels until it has at most `MAX_IMAGE_BYTES`."""
+    shutil.copyfile(image, copy)
+    if copy.stat().st_size <= MAX_IMAGE_BYTES:
+        return
+    with Image.open(image) as opened:
+        drawn = opened.convert("RGB")
+    fraction = 1.0
+    while copy.stat().st_size > MAX_IMAGE_BYTES:
+        size = (max(1, round(drawn.width * fraction)), max(1, round(drawn.height * fraction)))
+        drawn.resize(size, Image.Resampling.LANCZOS).quantize().save(copy, optimize=True)
+        fraction *= 0.8
+    logger.warning("%s is published smaller: an image beside a card has at most %d bytes.", image, MAX_IMAGE_BYTES)
 
 
 def without_paths(value: Any) -> Any:
@@ -230,10 +244,10 @@ def load_model(source: Path) -> PreTrainedModel:
     return model.eval()
 
 
-def push_folder(folder: Path, repo_id: str, release: str) -> str:
+def push_folder(folder: Path, repo_id: str, release: str, private: bool = False) -> str:
     """Upload a published folder in one commit, tag it with its release, and return the address of the commit."""
     api = HfApi()
-    api.create_repo(repo_id, exist_ok=True)
+    api.create_repo(repo_id, exist_ok=True, private=private)
     commit = api.upload_folder(folder_path=folder, repo_id=repo_id, commit_message=f"Publish {release}")
     api.create_tag(repo_id, tag=release, revision=commit.oid, exist_ok=True)
     ours = {*file_hashes(folder), PROOF_NAME, ".gitattributes"}

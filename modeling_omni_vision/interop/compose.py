@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from .folder import atomic_output_dir
-from .vision_tower import load_complete, load_vision_tower
+from .vision_tower import load_complete, load_image_processor, load_vision_tower
 
 
 @dataclass
@@ -82,7 +82,7 @@ def compose_language_model(
         # The image token is input only.
         never = model.generation_config.suppress_tokens or []
         model.generation_config.suppress_tokens = [*never, config.image_token_id]
-        images = AutoImageProcessor.from_pretrained(vision, trust_remote_code=False)
+        images = load_image_processor(vision)
         processor = OmniVisionProcessor(
             images, tokenizer, image_seq_length=config.image_seq_length, image_token=image_token
         )

@@ -56,6 +56,9 @@ def as_dinov2(model: Ours) -> StockModel:
 def check_dinov2(model: Ours) -> None:
     """Raise `ValueError` for what no stock DINOv2 has a place for."""
     config, problems = model.config, []
+    problems += [f"no `{name}`" for name in ("embeddings_norm", "pooled_norm") if getattr(config, name)]
+    if config.final_norm == "none" or not config.use_cls_token or config.pooling == "attention":
+        problems.append("a CLS token and a final norm, and no pooling by attention")
     for name, (height, width) in (("image_size", config.image_size_hw), ("patch_size", config.patch_size_hw)):
         # It would take the positions of another grid for those of a square one, in silence.
         if height != width:

@@ -23,7 +23,9 @@ def without_place_in_vit(model: Ours) -> dict[str, object]:
     """Name the options of a model that a stock ViT has no place for, each with the value that it expects."""
     # An encoder pools nothing, whatever its configuration says.
     expected = {"num_register_tokens": 0, **({"pooling": "cls"} if is_classifier(model) else {})}
-    return {name: value for name, value in expected.items() if getattr(model.config, name) != value}
+    expected |= dict.fromkeys(("embeddings_norm", "pooled_norm"), False) | {"use_cls_token": True}
+    found = {name: value for name, value in expected.items() if getattr(model.config, name) != value}
+    return found | ({"final_norm": "layer_norm"} if model.config.final_norm == "none" else {})
 
 
 def as_vit(model: Ours) -> StockModel:

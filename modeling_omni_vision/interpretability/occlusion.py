@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image as PilImage
 
-from .plots import OURS, TRUTH, overlay, panel_grid, save, show
+from .plots import OURS, TRUTH, Scale, add_colour_bar, overlay, panel_grid, save, show
 
 
 WINDOW = 3  # patches, about an object of a scene
@@ -53,8 +53,9 @@ def explain_answer(
     if not rows:
         return OcclusionResult(question, answer, None)
     encoded = model.get_image_features(pixels)
-    variants = occluded(encoded.pooler_output[0], rows, columns)
-    encoded.pooler_output = variants
+    features = encoded.pooler_output[0]
+    variants = occluded(features.reshape(-1, model.multi_modal_projector.width), rows, columns)
+    encoded.pooler_output = [variant.reshape_as(features) for variant in variants]
     many = {name: value.expand(len(variants), -1) for name, value in inputs.items()}
     scores = model(**many, mm_encoder_outputs={"image": encoded}).logits[:, -1].log_softmax(-1)[:, tokens[0]]
     relevance = (scores[0] - scores[1:]).unflatten(0, (rows, columns))
@@ -100,7 +101,10 @@ def plot_occlusion(
         path: PNG to write.
     """
     figure, panels = panel_grid(2 * len(results), 6, (2.05, 2.25), 0.5)
-    figure.suptitle("Questions, answers, and the patches that the answer depends on (occlusion)", fontsize=11)
+    maps = [found.relevance for found in results if found.relevance is not None]
+    scale = Scale.of(maps, "nats lost without the patch", least=0.5)
+    title = "Questions, answers, and the patches that the answer depends on (occlusion)"
+    figure.suptitle(f"{title}{scale.note if maps else ''}", fontsize=11)
     for left, right, image, found, truth in zip(panels[::2], panels[1::2], images, results, truths, strict=True):
         show(left, image)
         left.set_title(_broken(found.question), fontsize=8, color=OURS)
@@ -109,9 +113,12 @@ def plot_occlusion(
         if found.relevance is None:
             show(right, image)
         else:
-            overlay(right, image, found.relevance.clip(min=0))
+            overlay(right, image, found.relevance, scale)
+            right.set_xlabel(f"at most {found.relevance.max():.2f}", fontsize=8, labelpad=3)
         right.set_title(_broken(answer), fontsize=8, color=OURS if correct else TRUTH)
-    return save(figure, path)
+    if maps:
+        add_colour_bar(figure, panels, scale)
+    return save(figure, path, exact_colours=True)
 
 
 def _broken(text: str, width: int = 30) -> str:

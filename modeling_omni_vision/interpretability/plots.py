@@ -4,12 +4,15 @@ Every function takes plain arrays and writes one file; equal input gives equal b
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -21,16 +24,39 @@ OURS, TRUTH, GREY = "#1f5fa8", "#c0392b", "#888888"
 MAX_NUMBERED, MAX_NAMED = 20, 40
 MAX_NAME = 18
 MAX_COLOURS, MAX_HEADS = 4096, 4
+MAP_COLOURS = "viridis"  # as bright for the colour-blind, and grey where it is printed
 
 
-def save(figure: Figure, path: Path, **texts: str) -> Path:
+@dataclass(frozen=True)
+class Scale:
+    """What the colours of all maps of a figure mean; a note for its title where the maps hardly differ anywhere."""
+
+    norm: Normalize
+    label: str
+    note: str = ""
+
+    @classmethod
+    def of(cls, maps: Sequence[np.ndarray], label: str, least: float, low: float | None = None) -> "Scale":
+        """Return a scale from the smallest (or `low`) to the largest value, never narrower than `least`.
+
+        Smaller differences would look like large ones: within `least` / 2 the figure says that its maps are flat.
+        """
+        values = np.concatenate([np.ravel(one) for one in maps]) if len(maps) else np.zeros(1)
+        first, last = float(values.min()), float(values.max())
+        note = f"\nflat: all values lie between {first:.2f} and {last:.2f}" if last - first <= least / 2 else ""
+        middle = (first + last) / 2
+        start = min(first, middle - least / 2) if low is None else low
+        return cls(Normalize(start, max(last, start + least)), label, note)
+
+
+def save(figure: Figure, path: Path, exact_colours: bool = False, **texts: str) -> Path:
     """Write a figure, and texts about it, without the date and version that would make equal images differ."""
     figure.set_dpi(DPI)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     drawn = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    # A palette halves the bytes of charts; photographs have too many colours for one.
-    if drawn.getcolors(MAX_COLOURS) is not None:
+    # A palette halves the bytes of charts; photographs have too many colours for one, maps are read by theirs.
+    if not exact_colours and drawn.getcolors(MAX_COLOURS) is not None:
         drawn = drawn.quantize()
     about = PngInfo()
     for name, text in texts.items():
@@ -172,15 +198,27 @@ def draw_sheet(
     path: Path,
     columns: int,
     panel: tuple[float, float] = (1.7, 2.25),
+    maps: Sequence[np.ndarray | None] | None = None,
+    scale: Scale | None = None,
 ) -> Path:
-    """Draw images in rows, each with a line above it and, in its own colour, one or two below it."""
+    """Draw images in rows, each with a line above it and, in its own colour, one or two below it.
+
+    Where `maps` has one (rows, columns) it is drawn over its image, by the one `scale` of the sheet.
+    """
     figure, panels = panel_grid(len(images), columns, panel, 0.4)
-    figure.suptitle(title, fontsize=12)
-    for axes, image, over, under, colour in zip(panels, images, above, below, colours, strict=True):
-        show(axes, image)
+    figure.suptitle(f"{title}{scale.note if scale else ''}", fontsize=12, wrap=True)
+    for axes, image, over, under, colour, one in zip(
+        panels, images, above, below, colours, maps or [None] * len(images), strict=True
+    ):
+        if one is None or scale is None:
+            show(axes, image)
+        else:
+            overlay(axes, image, one, scale)
         axes.set_title(over, fontsize=8.5, color=OURS, pad=3)
         axes.set_xlabel(under, fontsize=8.5, color=colour, labelpad=3)
-    return save(figure, path)
+    if scale is not None:
+        add_colour_bar(figure, panels, scale)
+    return save(figure, path, exact_colours=scale is not None)
 
 
 def show(axes: Axes, image: np.ndarray) -> None:
@@ -205,41 +243,52 @@ def plot_attention(images: Sequence[np.ndarray], maps: np.ndarray, captions: Seq
 
     Args:
         images: Arrays (height, width, 1 or 3) of pixel values 0..255, of the model's size.
-        maps: Attention of one layer, shape (images, heads, rows, columns); each map is shaded from 0 to
-            its own highest value.
+        maps: Attention of one layer, shape (images, heads, rows, columns); drawn in multiples of what every patch
+            would get from even attention, all by one scale.
         captions: One or two lines for each image.
         path: PNG to write.
     """
     heads = min(maps.shape[1], MAX_HEADS)
-    figure = Figure(figsize=(1.75 * (2 + heads), 1.8 * len(images) + 0.7), layout="constrained")
-    figure.suptitle("Attention of CLS in the last layer (grey: none, yellow: most)", fontsize=11)
+    total = maps.sum((-2, -1), keepdims=True)
+    maps = np.divide(maps * maps[0, 0].size, total, out=np.zeros(maps.shape), where=total > 0)
+    means = maps.mean(axis=1)
+    scale = Scale.of([means, maps[:, :heads]], "times an even share", least=2.0, low=0.0)
+    figure = Figure(figsize=(1.75 * (2 + heads) + 0.9, 1.8 * len(images) + 0.7), layout="constrained")
+    figure.suptitle(f"Attention of CLS to patches in the last layer{scale.note}", fontsize=11)
     panels = figure.subplots(len(images), 2 + heads, squeeze=False)
     titles = ["image", "mean of heads", *(f"head {index}" for index in range(heads))]
-    for row, image, attention, caption in zip(panels, images, maps, captions, strict=True):
+    for row, image, attention, mean, caption in zip(panels, images, maps, means, captions, strict=True):
         show(row[0], image)
         row[0].set_ylabel("\n".join(map(shortened, caption.splitlines())), fontsize=8.5)
-        overlay(row[1], image, attention.mean(axis=0))
-        for axes, one in zip(row[2:], attention, strict=False):
-            overlay(axes, image, one)
+        for axes, one in zip(row[1:], [mean, *attention], strict=False):
+            overlay(axes, image, one, scale)
     for axes, title in zip(panels[0], titles, strict=True):
         axes.set_title(title, fontsize=9.5)
-    return save(figure, path)
+    add_colour_bar(figure, list(panels.flat), scale)
+    return save(figure, path, exact_colours=True)
 
 
-def overlay(axes: Axes, image: np.ndarray, attention: np.ndarray) -> None:
-    """Draw a map (rows, columns) over a grey image of any size; where the map is 0 the image stays as it is."""
+def overlay(axes: Axes, image: np.ndarray, values: np.ndarray, scale: Scale) -> None:
+    """Draw a map (rows, columns) over a grey image of any size."""
     height, width = image.shape[:2]
     show(axes, 50 + 0.6 * image.mean(axis=-1, keepdims=True))
-    strength = attention / max(float(attention.max()), 1e-12)
-    axes.imshow(
-        strength,
-        cmap="inferno",
-        alpha=0.8 * np.sqrt(strength),
-        vmin=0,
-        vmax=1,
-        extent=(-0.5, width - 0.5, height - 0.5, -0.5),
-        interpolation="nearest",
+    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+    axes.imshow(values, MAP_COLOURS, scale.norm, alpha=0.65, extent=extent, interpolation="nearest")
+
+
+def add_colour_bar(figure: Figure, panels: list[Axes], scale: Scale) -> None:
+    """Add the scale of all maps of a figure at its right."""
+    # A bar that is higher than some four rows is hard to find on a long sheet, and as easily read.
+    rows = panels[0].get_gridspec().nrows  # type: ignore[union-attr]
+    bar = figure.colorbar(
+        ScalarMappable(scale.norm, MAP_COLOURS),
+        ax=panels,
+        label=scale.label,
+        aspect=30,
+        shrink=min(1, 4 / rows),
+        pad=0.01,
     )
+    bar.ax.tick_params(labelsize=8)
 
 
 __all__ = ["plot_attention", "plot_confusion", "plot_mistakes", "plot_training"]

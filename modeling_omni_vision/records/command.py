@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def recorded_command(script: str, argv: Sequence[str]) -> str:
+def recorded_command(program: str, argv: Sequence[str]) -> str:
     """Return a command with local paths shortened to their last part, also in `--name=path`."""
     words = []
     for word in argv:
         name, equals, value = word.partition("=")
         words.append(f"{name}={without_folder(value)}" if equals and name.startswith("--") else without_folder(word))
-    return shlex.join(["python", script, *words])
+    return shlex.join([program, *words])
 
 
 def without_folder(text: str) -> str:

@@ -16,6 +16,15 @@ except ImportError:  # Windows, where writers must not meet
     fcntl = None  # type: ignore[assignment]
 
 METRICS_FILE = "metrics.json"
+PROOF_NAME = "proof.json"
+
+
+def results_folder(folder: Path) -> Path:
+    """Return where results about a checkpoint are written: beside a published folder, whose proof covers its files."""
+    if not (folder / PROOF_NAME).is_file():
+        return folder
+    place = folder.resolve()
+    return place.with_name(f"{place.name}-evaluation")
 
 
 def merge_metrics(folder: Path, sections: dict[str, Any]) -> Path:
@@ -77,4 +86,4 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-__all__ = ["METRICS_FILE", "finite", "merge_metrics", "read_metrics", "write_json"]
+__all__ = ["METRICS_FILE", "PROOF_NAME", "finite", "merge_metrics", "read_metrics", "results_folder", "write_json"]

@@ -15,7 +15,7 @@ from ..configuration_omni_vision import OmniVisionConfig
 from ..configuration_omni_vision_retrieval import OmniVisionRetrievalConfig
 from ..data.word_tokenizer import LONGEST_TEXT, new_text_tokenizer
 from ..image_processing_omni_vision import OmniVisionImageProcessor
-from ..interop import load_vision_tower
+from ..interop import load_image_processor, load_vision_tower
 from ..modeling_omni_vision_retrieval import OmniVisionForRetrieval
 from ..processing_omni_vision_retrieval import OmniVisionRetrievalProcessor
 
@@ -57,7 +57,7 @@ def build_retrieval(
         tower, vision_config = None, vision
     else:
         tower = load_vision_tower(vision, **fields or {})
-        images, vision_config = OmniVisionImageProcessor.from_pretrained(vision), tower.config
+        images, vision_config = load_image_processor(vision), tower.config
     text_encoder, text_config, tokenizer = _text_encoder(text, texts)
     processor = OmniVisionRetrievalProcessor(images, tokenizer)
     config = OmniVisionRetrievalConfig(

@@ -1,4 +1,4 @@
-"""A contact sheet of search results: each image with its rank, score and path, and a similarity map for each word."""
+"""A contact sheet of search results: each image with its rank, score and name, and a similarity map for each word."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,18 +6,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from sentence_transformers.multi_vector_encoder.interpretability import render_similarity_map_on_image
 
 from ..embedding.encoder import ImageTextEncoder
 from ..image_processing_omni_vision import ImageReadError, read_image
-from ..interpretability.plots import OURS, TRUTH, draw_sheet
+from ..interpretability.plots import OURS, TRUTH, Scale, draw_sheet, shortened
 from .index import Hit
 
 
 SIDE = 224
-CHARACTERS_PER_LINE, LINES = 24, 2
-# What `draw_sheet` draws in one place: pixel values, the line above, the line below, its colour.
-Cell = tuple[np.ndarray, str, str, str]
+CHARACTERS_PER_LINE = 26
+# What `draw_sheet` draws in one place: pixel values, the line above, the line below, its colour, a map over it.
+Cell = tuple[np.ndarray, str, str, str, np.ndarray | None]
 
 
 def contact_sheet(
@@ -29,8 +28,7 @@ def contact_sheet(
         hits: The images, the best first.
         path: PNG to write.
         title: Stands above all.
-        encoder: With `text`: draw beside each image its similarity map for each word. Equal brightness means equal
-            similarity on the whole sheet.
+        encoder: With `text`: draw beside each image its similarity map for each word. One scale for the whole sheet.
         text: The words.
     """
     if not hits:
@@ -45,32 +43,31 @@ def contact_sheet(
             encoder.similarity_maps(encoded, Path(hit.path)) if image else None
             for hit, image in zip(hits, images, strict=True)
         ]
-    values = torch.cat([one.flatten() for one in maps if one is not None] or [torch.tensor([0.0, 1.0])])
-    limits, cells = (float(values.min()), float(values.max())), list[Cell]()
+    scale = Scale.of([one.numpy() for one in maps if one is not None], "cosine with the word", least=0.1)
+    cells = list[Cell]()
     for rank, (hit, image, some) in enumerate(zip(hits, images, maps, strict=True), 1):
-        cells += [image_cell(rank, hit, image), *heatmap_cells(image, words, some, limits)]
-    drawn, above, below, colours = zip(*cells, strict=True)
-    columns = 1 + len(words) if words else min(5, len(hits))
-    return draw_sheet(drawn, above, below, colours, escaped(title), path, columns, panel=(1.9, 2.35))
+        cells += [image_cell(rank, hit, image), *map_cells(image, words, some)]
+    drawn, above, below, colours, values = zip(*cells, strict=True)
+    columns, panel = (1 + len(words) if words else min(5, len(hits))), (1.9, 2.35)
+    return draw_sheet(
+        drawn, above, below, colours, escaped(title), path, columns, panel, values, scale if words else None
+    )
 
 
 def image_cell(rank: int, hit: Hit, image: Image.Image | None) -> Cell:
-    """Return the image of a hit, grey where it cannot be read, with rank, score and path."""
-    name = path_tail(hit.path) if image else f"cannot be read:\n{path_tail(hit.path)}"
+    """Return the image of a hit, grey where it cannot be read, with rank, score and name."""
     drawn = np.asarray(image) if image else _blank("lightgrey")
-    return drawn, f"{rank}. score {hit.score:.3f}", name, OURS if image else TRUTH
+    name = short_path(hit.path) if image else f"{short_path(hit.path)}\ncannot be read"
+    return drawn, f"{rank}. MaxSim {hit.score:.3f}", name, OURS if image else TRUTH, None
 
 
-def heatmap_cells(
-    image: Image.Image | None, words: Sequence[str], maps: torch.Tensor | None, limits: tuple[float, float]
-) -> list[Cell]:
-    """Return each word with its map (rows, columns) over the image, darkest and brightest at `limits`, or blanks."""
+def map_cells(image: Image.Image | None, words: Sequence[str], maps: torch.Tensor | None) -> list[Cell]:
+    """Return each word with its map (rows, columns) and its largest value, or blanks."""
     if image is None or maps is None:
-        return [(_blank("white"), "", "", TRUTH)] * len(words)
-    drawn = [render_similarity_map_on_image(image, one, alpha=0.6, normalization_range=limits) for one in maps]
+        return [(_blank("white"), "", "", TRUTH, None)] * len(words)
     return [
-        (np.asarray(over.convert("RGB")), escaped(word), f"at most {float(one.max()):.2f}", OURS)
-        for over, word, one in zip(drawn, words, maps, strict=True)
+        (np.asarray(image), shortened(word), f"at most {float(one.max()):.2f}", OURS, one.numpy())
+        for word, one in zip(words, maps, strict=True)
     ]
 
 
@@ -84,12 +81,15 @@ def thumbnail(path: str) -> Image.Image | None:
     return image
 
 
-def path_tail(path: str) -> str:
-    """Return the end of a path, broken into the lines that fit below an image."""
-    length = CHARACTERS_PER_LINE * LINES
-    short = path if len(path) <= length else "..." + path[3 - length :]
-    lines = (short[start : start + CHARACTERS_PER_LINE] for start in range(0, len(short), CHARACTERS_PER_LINE))
-    return escaped("\n".join(lines))
+def short_path(path: str) -> str:
+    """Return the folder and the name of a file, each in a line of its own, long ones shortened in the middle."""
+    place = Path(path)
+    return "\n".join(escaped(_ellipsis(part)) for part in (place.parent.name, place.name) if part)
+
+
+def _ellipsis(text: str) -> str:
+    half = (CHARACTERS_PER_LINE - 3) // 2
+    return text if len(text) <= CHARACTERS_PER_LINE else f"{text[:half]}...{text[-half:]}"
 
 
 def escaped(text: str) -> str:

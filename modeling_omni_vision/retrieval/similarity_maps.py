@@ -28,8 +28,8 @@ def visualize(model: str, image: str, text: str, output: Path, revision: str | N
         image: File of the image.
         text: The query.
         output: Folder to write `words.png` (the similarity map of each word), `attention.png` (the attention of CLS in
-            the last layer) and `winners.png` (for each word the cosine of CLS, of the best register and of the best
-            patch) into.
+            the last layer) and `token_kinds.png` (for each word the cosine of CLS, of the best register and of the
+            best patch) into.
         revision: Commit, branch or tag on the Hub.
 
     Raises:
@@ -43,7 +43,8 @@ def visualize(model: str, image: str, text: str, output: Path, revision: str | N
     decoded = image_processor.fetch_images(image)
     pixel_values = image_processor(images=[decoded], return_tensors="pt")["pixel_values"]
     resized = image_processor(images=[decoded], do_normalize=False, return_tensors="pt")["pixel_values"][0]
-    score = float((encoded.embeds @ encoder.images([decoded])[0].T).amax(1).mean())
+    # As `omni-vision search` scores: the sum over the tokens of the text.
+    score = float((encoded.embeds @ encoder.images([decoded])[0].T).amax(1).sum())
     title = f"{text}: similarity map of each word"
     words = contact_sheet([Hit(score, image, image)], output / "words.png", title, encoder, text)
     maps = core.vision_model.attention_maps(pixel_values)[:, 0].numpy()
@@ -57,10 +58,10 @@ def visualize(model: str, image: str, text: str, output: Path, revision: str | N
         kinds["best register"] = cosines[:, 1:num_prefix_tokens].amax(1)
     word_ids, numbers = torch.tensor(encoded.word_ids), range(len(encoded.words))
     means = {name: [float(one[word_ids == number].mean()) for number in numbers] for name, one in kinds.items()}
-    return [words, attention, plot_winners(encoded.words, means, output / "winners.png")]
+    return [words, attention, plot_token_kinds(encoded.words, means, output / "token_kinds.png")]
 
 
-def plot_winners(words: Sequence[str], cosines: dict[str, list[float]], path: Path) -> Path:
+def plot_token_kinds(words: Sequence[str], cosines: dict[str, list[float]], path: Path) -> Path:
     """Draw for each word the cosines of kinds of tokens side by side."""
     figure = Figure(figsize=(max(4.0, 0.9 * len(words) + 1.5), 3), layout="constrained")
     axes = figure.subplots()
@@ -70,8 +71,10 @@ def plot_winners(words: Sequence[str], cosines: dict[str, list[float]], path: Pa
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_xticks(places, [escaped(word) for word in words], rotation=45 if len(words) > 8 else 0)
     axes.set_ylabel("cosine with the word")
-    axes.legend(fontsize=8)
+    axes.set_title("Which kind of image token is most like each word", fontsize=10)
+    # Below the axes: bars can reach any corner.
+    figure.legend(loc="outside lower center", ncols=len(cosines), frameon=False, fontsize=8)
     return save(figure, path)
 
 
-__all__ = ["plot_winners", "visualize"]
+__all__ = ["plot_token_kinds", "visualize"]

@@ -1,10 +1,11 @@
-"""Arguments of `scripts/train.py`, and what those of all training commands share."""
+"""Arguments of `omni-vision train`, and what those of all training commands share."""
 
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from transformers import TrainingArguments
@@ -14,11 +15,36 @@ from ..data.hold_out import VALIDATION_FRACTION
 from .option import option
 
 
+AUTO = ("auto", "true", "false")
 SECRETS = ("hub_token",)
 HELD_OUT = "Held out of train if there is no validation split: a fraction, or a number."
 MUON = "Muon for the matrices of the vision tower's layers, at this learning rate (0.02 is usual); 0 disables."
 # Keywords that a configuration takes beside its fields.
 OTHER_CONFIG_KEYS = ("attn_implementation", "id2label", "label2id")
+# Words in the name of a metric that says how wrong a model is.
+LOWER_IS_BETTER = frozenset(
+    (
+        "loss",
+        "nll",
+        "ece",
+        "brier",
+        "error",
+        "errors",
+        "rmse",
+        "mse",
+        "mae",
+        "distance",
+        "perplexity",
+        "ppl",
+        "wer",
+        "cer",
+    )
+)
+WHOLE_SPLIT = "the metrics are computed from the whole split at once"
+OWN_BATCHES = "the batches of this task have inputs and lengths of their own"
+IN_TRAINING = "evaluation runs within training, with the weights as they are trained"
+NO_TOKENS = "images are not tokens"
+OWN_EVALUATION = "this task is evaluated without the prediction loop of the Trainer"
 
 
 @dataclass
@@ -42,15 +68,26 @@ class RecipeArguments:
     random_erasing: float = option("Probability that a rectangle is erased.", 0.0)
     mixup: float = option("Mixup alpha; 0 disables.", 0.0)
     cutmix: float = option("CutMix alpha; 0 disables. With mixup, one per batch.", 0.0)
+    class_balance: str | None = option(
+        "For classes of unequal size: weights (in the loss) or sampler (rows are drawn until classes are equal).", None
+    )
     ema_decay: float = option("Decay of the average of weights; 0 disables.", 0.0)
     layer_decay: float = option("Learning rate of each layer relative to the one above it; 1 means equal.", 1.0)
     muon_learning_rate: float = option(MUON, 0.0)
     mimetic_init: bool = option("Start a new model with attention between similar tokens.", False)
     center_residual: bool = option("Keep the residual stream zero-mean, so that the native twin is exact.", True)
 
+    images_on_device: str = option(
+        "Keep images on the GPU, changed there by epochs: auto (if they fit), true, false.", "auto"
+    )
+    cuda_graphs: str = option("Replay steps as CUDA graphs: auto (small models on one GPU), true or false.", "auto")
+
     def __post_init__(self) -> None:
         self.given = _given(self)
         recipe: Any = self
+        check_choices(recipe, images_on_device=AUTO, cuda_graphs=AUTO)
+        if self.class_balance is not None:
+            check_choices(recipe, class_balance=("weights", "sampler"))
         check_field(recipe, "ema_decay", 0 <= self.ema_decay < 1, "at least 0 and below 1", "0.999 is usual.")
         check_field(recipe, "layer_decay", 0 < self.layer_decay <= 1, "above 0 and at most 1", "0.75 is usual.")
         check_nonnegative(recipe, "muon_learning_rate", "test_fraction")
@@ -69,6 +106,21 @@ class RecipeArguments:
 class CommonTrainingArguments:
     """Defaults that suit small models, and what follows from others; comes before a class of `TrainingArguments`."""
 
+    # Arguments of the Trainer that a task cannot honour, with the reason.
+    refused: ClassVar[dict[str, str]] = {
+        "prediction_loss_only": WHOLE_SPLIT,
+        "batch_eval_metrics": WHOLE_SPLIT,
+        "eval_do_concat_batches": WHOLE_SPLIT,
+        "include_for_metrics": WHOLE_SPLIT,
+        "bf16_full_eval": IN_TRAINING,
+        "fp16_full_eval": IN_TRAINING,
+        "label_names": OWN_BATCHES,
+        "length_column_name": OWN_BATCHES,
+        "optim_target_modules": "the parameter groups are those of this project",
+    }
+
+    output_dir: str | None = option("Folder of the run; required.", None)
+    overwrite_output_dir: bool = option("Replace the run in --output_dir, once the new one is saved.", False)
     num_train_epochs: float = option("Passes over the training data.", 5.0)
     learning_rate: float = option("Peak learning rate; with layer decay that of the topmost layers.", 1e-3)
     lr_scheduler_type: str = option("Shape of the learning rate over time.", "cosine")
@@ -78,7 +130,9 @@ class CommonTrainingArguments:
     save_strategy: str = option("When to save: epoch, steps, best or no.", "epoch")
     save_total_limit: int | None = option("Checkpoints to keep; the best is among them.", 2)
     load_best_model_at_end: bool = option("End with the best weights, not the last.", True)
-    greater_is_better: bool | None = option("Whether that metric should be large.", True)
+    greater_is_better: bool | None = option(
+        "Whether that metric should be large; by default by its name: a loss or an error should be small.", None
+    )
     logging_steps: float = option("Steps between logs, or their fraction if below 1.", 0.02)
     # The type of TrainingArguments in its own order: the parser takes the second one for the flag's.
     report_to: None | str | list[str] = option("Trackers to report to.", "none")  # noqa: RUF036
@@ -91,8 +145,11 @@ class CommonTrainingArguments:
     def __post_init__(self) -> None:
         args: Any = self
         args.given = _given(self)
+        if self.output_dir is None:
+            raise ValueError("`output_dir` must name the folder of the run, got none. Add --output_dir runs/NAME.")
         if self.remove_unused_columns:
             raise ValueError("`remove_unused_columns` must be false, got true: it removes the images. Leave it out.")
+        self._refuse()
         if not torch.accelerator.is_available():
             # Otherwise torchrun starts separate runs without a GPU, bf16 is refused, and memory is pinned in vain.
             args.use_cpu = True
@@ -102,19 +159,78 @@ class CommonTrainingArguments:
             args.data_seed = args.seed
         if self.eval_strategy == "no":
             self.load_best_model_at_end, args.metric_for_best_model, self.greater_is_better = False, None, None
+        if self.greater_is_better is None and args.metric_for_best_model is not None:
+            self.greater_is_better = is_better_when_greater(args.metric_for_best_model)
         # The Trainer would replace a non-finite loss by an average; ours stops at it.
         args.logging_nan_inf_filter = False
         super().__post_init__()  # type: ignore[misc]
+        if args.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy") and self.greater_is_better is not None:
+            # By default they take the metric for a loss.
+            mode = "max" if self.greater_is_better else "min"
+            args.lr_scheduler_kwargs = {"mode": mode, **(args.lr_scheduler_kwargs or {})}
+
+    def _refuse(self) -> None:
+        args: Any = self
+        for name, reason in self.refused.items():
+            if name in args.given:
+                raise ValueError(f"`{name}` cannot act here, got {args.given[name]!r}: {reason}. Leave it out.")
+        if self.eval_strategy == "no" and {"metric_for_best_model", "greater_is_better"} & set(args.given):
+            raise ValueError(
+                "`metric_for_best_model` needs evaluations, got `eval_strategy` no. Leave out one of them."
+            )
+        if args.fp16 and args.use_cpu:
+            raise ValueError("`fp16` needs a GPU, got none. Leave it out, or use bf16.")
+        for name in ("fsdp", "deepspeed"):
+            if getattr(args, name, None) and args.use_cpu:
+                raise ValueError(f"`{name}` needs a GPU, got none: it would be ignored. Leave it out.")
 
 
 @dataclass
 class OmniVisionTrainingArguments(CommonTrainingArguments, TrainingArguments):
     """`TrainingArguments` for classifiers; every default can be changed."""
 
+    refused: ClassVar[dict[str, str]] = {
+        **CommonTrainingArguments.refused,
+        "neftune_noise_alpha": NO_TOKENS,
+        "include_num_input_tokens_seen": NO_TOKENS,
+    }
+
     per_device_train_batch_size: int = option("Images per step and device.", 64)
     per_device_eval_batch_size: int = option("Images per evaluation batch and device.", 256)
     num_train_epochs: float = option("Passes over the training images.", 30.0)
-    metric_for_best_model: str | None = option("Validation metric of the best.", "accuracy")
+    metric_for_best_model: str | None = option(
+        "Validation metric of the best: accuracy, balanced_accuracy or loss.", "accuracy"
+    )
+
+    def __post_init__(self) -> None:
+        if self.train_sampling_strategy == "group_by_length":
+            raise ValueError(
+                "`train_sampling_strategy` must be random or sequential, got 'group_by_length': all images are "
+                "resized to one length. Leave it out."
+            )
+        super().__post_init__()
+
+
+def is_better_when_greater(metric: str) -> bool:
+    """Return the direction of a metric by the words of its name: a loss, an error or a perplexity should be small."""
+    return not LOWER_IS_BETTER & set(re.split("[^a-z]+", metric.casefold()))
+
+
+def fill_defaults(recipe: Any, **defaults: Any) -> None:
+    """Fill what was left out of a new model; with a checkpoint in `model`, leave it to `check_checkpoint`."""
+    for name, value in defaults.items():
+        if recipe.model is None and getattr(recipe, name) is None:
+            setattr(recipe, name, value)
+
+
+def check_checkpoint(path: str, own: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Raise a `ValueError` that names what is asked of a checkpoint, if it differs from its own; None asks nothing."""
+    for name, value in asked.items():
+        if value is not None and value != own[name]:
+            raise ValueError(
+                f"{str(path)!r} was trained with `{name}` {own[name]!r}, got {value!r}: its weights are made for the "
+                f"former. Leave {name} out, or start a new model without --model."
+            )
 
 
 def check_choices(arguments: Any, **choices: Iterable[str]) -> None:
@@ -174,7 +290,10 @@ __all__ = [
     "CommonTrainingArguments",
     "OmniVisionTrainingArguments",
     "RecipeArguments",
+    "check_checkpoint",
     "check_choices",
     "check_nonnegative",
+    "fill_defaults",
+    "is_better_when_greater",
     "read_fields",
 ]

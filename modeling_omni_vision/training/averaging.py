@@ -1,5 +1,6 @@
 """The exponential moving average of weights, and the files that let a run resume with it."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,7 +8,6 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.optim.swa_utils import PARAM_LIST, AveragedModel, get_ema_multi_avg_fn
 
 
 # `model.safetensors` of a checkpoint holds the averaged weights, the ones that were evaluated; this file those that
@@ -28,22 +28,35 @@ class WeightAverage:
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        def update(averages: PARAM_LIST, current: PARAM_LIST, updates: torch.Tensor | int) -> None:
-            warm = min(decay, (1 + int(updates)) / (10 + int(updates)))
-            get_ema_multi_avg_fn(warm)(averages, current, updates)
-
-        self.model = model
-        self.averaged = AveragedModel(model, multi_avg_fn=update)
-        self.averaged.requires_grad_(False)
+        self.model, self.decay, self.updates = model, decay, 0
+        self.averaged = copy.deepcopy(model).requires_grad_(False)
 
     def update(self) -> None:
         """Add the weights of the model after a step to the average."""
-        self.averaged.update_parameters(self.model)
+        self.add(self.next_share())
+
+    def next_share(self) -> float:
+        """Count an update, and return the share that the weights after it have in the average."""
+        count, self.updates = self.updates, self.updates + 1
+        return 1 - min(self.decay, (1 + count) / (10 + count)) if count else 1.0
+
+    @torch.no_grad()
+    def add(self, share: float | torch.Tensor) -> None:
+        """Move the average towards the weights of the model by a share, in few kernels for all of them."""
+        averages: list[torch.Tensor] = [*self.averaged.parameters()]
+        weights: list[torch.Tensor] = [*self.model.parameters()]
+        if not isinstance(share, torch.Tensor):
+            torch._foreach_lerp_(averages, weights, share)
+            return
+        # As lerp takes no share from the device.
+        change = torch._foreach_sub(weights, averages)
+        torch._foreach_mul_(change, share)
+        torch._foreach_add_(averages, list(change))
 
     @torch.no_grad()
     def swap(self) -> None:
         """Exchange the weights of the model and their average, in place."""
-        for weight, average in zip(self.model.parameters(), self.averaged.module.parameters(), strict=True):
+        for weight, average in zip(self.model.parameters(), self.averaged.parameters(), strict=True):
             weight.data, average.data = average.data, weight.data
 
     @contextmanager
@@ -58,15 +71,15 @@ class WeightAverage:
     def save(self, folder: str | Path) -> None:
         """Write the weights that training continues from, and how often the average was updated."""
         tensors = {name: weight.detach().contiguous() for name, weight in self.model.named_parameters()}
-        tensors[UPDATES_KEY] = self.averaged.n_averaged
+        tensors[UPDATES_KEY] = torch.tensor(self.updates)
         save_file(tensors, Path(folder, TRAINED_WEIGHTS_FILE))
 
     @torch.no_grad()
     def load(self, folder: str | Path) -> None:
         """Restore both from a checkpoint whose (averaged) weights the model has just been given."""
         tensors = load_file(Path(folder, TRAINED_WEIGHTS_FILE))
-        self.averaged.n_averaged.copy_(tensors.pop(UPDATES_KEY))
-        for weight, average in zip(self.model.parameters(), self.averaged.module.parameters(), strict=True):
+        self.updates = int(tensors.pop(UPDATES_KEY))
+        for weight, average in zip(self.model.parameters(), self.averaged.parameters(), strict=True):
             average.copy_(weight)
         for name, weight in self.model.named_parameters():
             weight.copy_(tensors[name])

@@ -8,29 +8,33 @@ from typing import Any
 import torch
 from datasets import Dataset
 
-from ..configuration_omni_vision import OmniVisionConfig
+from ..configuration_omni_vision import PROBABILITIES, OmniVisionConfig
 from ..data.augmentation import Augmentation
 from ..data.hold_out import save_splits
-from ..data.image_dataset import MEMORY_LIMIT, ImageCollator, ImageDataset
+from ..data.image_dataset import MEMORY_LIMIT, ImageCollator, ImageDataset, moved_to_device
+from ..data.label_lists import has_label_lists, label_names
 from ..data.sources import load_images
-from ..evaluation.evaluate import class_names, load_classifier, predict
-from ..evaluation.metrics import classification_metrics
+from ..evaluation.evaluate import class_names, load_classifier, measure, predict
+from ..evaluation.multi_label import MULTI_LABEL, choose_thresholds
 from ..evaluation.test_split import open_test_split
 from ..image_processing_omni_vision import OmniVisionImageProcessor
-from ..interop.vision_tower import load_complete, load_vision_tower
+from ..interop import load_classifier_weights, load_image_processor, load_vision_config, load_vision_tower
 from ..modeling_omni_vision import OmniVisionForImageClassification
 from ..records.command import without_folder
 from ..records.machine import has_bf16_instructions
-from .arguments import OmniVisionTrainingArguments, RecipeArguments
+from ..records.metrics_file import write_json
+from .arguments import OmniVisionTrainingArguments, RecipeArguments, check_checkpoint
 from .initialization import mimetic_, new_image_processor
 from .run_record import evaluations, training_command, without_folders
 from .skeleton import TrainingRun
-from .trainer import OmniVisionTrainer
+from .trainer import OmniVisionTrainer, replays_steps
 
 
 logger = logging.getLogger(__name__)
 
 UNCENTRED = 1e-4  # a residual mean above this was not left by rounding
+# Fields of a configuration that a checkpoint can take in place of its own.
+OF_TRAINING = (*PROBABILITIES, "image_size", "attn_implementation", "id2label", "label2id", "problem_type")
 EAGER_IS_FASTER_BELOW = 200  # tokens, for bf16 on CPUs
 
 
@@ -46,6 +50,12 @@ def train(recipe: RecipeArguments, args: OmniVisionTrainingArguments) -> Path:
 class ClassificationRun(TrainingRun):
     """The run of a classifier; see `train`."""
 
+    evaluated = {
+        "eval_accuracy": "accuracy",
+        "eval_balanced_accuracy": "balanced_accuracy",
+        "eval_loss": "loss",
+    }
+
     def build(self) -> OmniVisionTrainer:
         """Load images, make or load the classifier, and return their Trainer."""
         recipe, args = self.recipe, self.args
@@ -59,28 +69,61 @@ class ClassificationRun(TrainingRun):
             )
             self.data = self.check_data(data)
         memory_limit = 0 if args.dry_run else MEMORY_LIMIT
-        model, processor = build_model(recipe, self.data["train"].features["label"].names)
+        self.lists = has_label_lists(self.data["train"])
+        if self.lists:
+            self._expect_lists()
+        model, processor = build_model(recipe, label_names(self.data["train"]), self.lists)
         _recommend_eager_attention(model, args)
+        train = training_images(recipe, args, self.data["train"], processor)
+        validation = ImageDataset(self.data["validation"], processor, memory_limit=memory_limit)
+        if moved_to_device(recipe.images_on_device, (train, validation), args.device, args.dataloader_num_workers):
+            args.dataloader_pin_memory = False
         return OmniVisionTrainer(
             ema_decay=recipe.ema_decay,
             layer_decay=recipe.layer_decay,
             muon_learning_rate=recipe.muon_learning_rate,
             center_residual=recipe.center_residual,
+            class_balance=recipe.class_balance,
+            cuda_graphs=replays_steps(recipe.cuda_graphs, args, model.num_parameters()),
             model=model,
             args=args,
             data_collator=ImageCollator(processor),
-            train_dataset=training_images(recipe, args, self.data["train"], processor),
-            eval_dataset=ImageDataset(self.data["validation"], processor, memory_limit=memory_limit),
+            train_dataset=train,
+            eval_dataset=validation,
             processing_class=processor,
         )
+
+    def _expect_lists(self) -> None:
+        """Choose what suits lists of labels."""
+        if self.recipe.class_balance:
+            raise ValueError("`class_balance` is for one class for each image, got lists of labels. Leave it out.")
+        names = {"eval_accuracy": "accuracy", "eval_mean_average_precision": "mean_average_precision"}
+        self.evaluated = {**names, "eval_loss": "loss"}
+        if "metric_for_best_model" not in self.args.given and self.args.metric_for_best_model:
+            self.args.metric_for_best_model = "mean_average_precision"
+
+    def save(self) -> None:
+        """Write the model, thresholds for lists of labels, and which files were held out of training."""
+        super().save()
+        if not self.trainer.is_world_process_zero():
+            return
+        save_splits(self.folder, self.data, self.recipe.dataset)
+        if self.lists:
+            model, processor = load_classifier(self.folder)
+            found = predict(model, processor, self.data["validation"])
+            chosen = choose_thresholds(found.probabilities, found.labels)
+            config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+            config["label_thresholds"] = dict(zip(class_names(model.config), chosen, strict=True))
+            write_json(self.folder / "config.json", config)
 
     def describe(self) -> dict[str, Any]:
         """Return the command with its arguments, the dataset, and the best validation accuracy."""
         changed, config = without_folders({**self.recipe.given, **self.args.given}), self.recipe.config_fields()
         found = evaluations(self.trainer.state.log_history, self.evaluated)
-        best = max(found, key=lambda entry: entry["accuracy"], default={})
+        chosen = [entry for entry in found if entry["step"] == self.trainer.state.best_global_step]
+        best = chosen[0] if chosen else max(found, key=lambda entry: entry["accuracy"], default={})
         self.command = training_command(
-            "scripts/train.py", {**changed, **({"config": json.dumps(config)} if config else {})}
+            "omni-vision train", {**changed, **({"config": json.dumps(config)} if config else {})}
         )
         return {
             "command": self.command,
@@ -94,12 +137,6 @@ class ClassificationRun(TrainingRun):
             },
         }
 
-    def save(self) -> None:
-        """Write the model, and which files were held out of training."""
-        super().save()
-        if self.trainer.is_world_process_zero():
-            save_splits(self.folder, self.data, self.recipe.dataset)
-
     def measure(self) -> dict[str, Any]:
         """Open the test split, for the one time that a run does, with the saved weights in float32."""
         if "test" not in self.data:
@@ -108,20 +145,22 @@ class ClassificationRun(TrainingRun):
         model, processor = load_classifier(self.folder)
         opened = open_test_split(self.folder, model, self.data["test"], self.recipe.dataset, self.command)
         predictions = predict(model, processor, self.data["test"])
-        found = classification_metrics(predictions.probabilities, predictions.labels, class_names(model.config))
+        found = measure(model.config, predictions)
+        precision = {name: found[name] for name in ("mean_average_precision",) if name in found}
         return {
             "test": {
                 "accuracy": found["accuracy"],
                 "accuracy_interval": found["accuracy_interval"],
                 "loss": found["nll"],
                 "images": found["num_examples"],
+                **precision,
             },
             **opened.section(found["accuracy"]),
         }
 
 
 def build_model(
-    recipe: RecipeArguments, class_names: list[str]
+    recipe: RecipeArguments, class_names: list[str], lists: bool = False
 ) -> tuple[OmniVisionForImageClassification, OmniVisionImageProcessor]:
     """Make or load the model and its image processor.
 
@@ -137,7 +176,7 @@ def build_model(
     fields |= {
         "id2label": id2label,
         "label2id": {name: number for number, name in id2label.items()},
-        "problem_type": "single_label_classification",
+        "problem_type": MULTI_LABEL if lists else "single_label_classification",
     }
     if recipe.model is None:
         config = OmniVisionConfig(**fields)
@@ -145,22 +184,59 @@ def build_model(
         if recipe.mimetic_init:
             mimetic_(model)
         return model, new_image_processor(config)
-    before = OmniVisionConfig.from_pretrained(recipe.model)
-    config = OmniVisionConfig.from_pretrained(recipe.model, **fields)
-    if before.id2label == id2label and before.architectures == [OmniVisionForImageClassification.__name__]:
-        model = load_complete(OmniVisionForImageClassification, recipe.model, config=config)
+    before = load_vision_config(recipe.model)
+    check_config(recipe.model, before, fields)
+    size = fields.pop("image_size", before.image_size)
+    config = load_vision_config(recipe.model, **fields)
+    same_kind = before.problem_type in (None, fields["problem_type"])
+    if (
+        before.id2label == id2label
+        and same_kind
+        and before.architectures == [OmniVisionForImageClassification.__name__]
+    ):
+        model = load_classifier_weights(recipe.model, config)
     else:
         logger.warning("The head of %s is for other classes: it is replaced by a new one.", recipe.model)
         model = OmniVisionForImageClassification(config)
         model.omni_vision = load_vision_tower(recipe.model, **fields)
-    if recipe.center_residual and model.residual_mean() > UNCENTRED:
+    config = load_vision_config(recipe.model, **fields, image_size=size)
+    if config.image_size_hw != before.image_size_hw:
+        logger.warning(
+            "Positions of %s are interpolated, from images of %s to %s.",
+            recipe.model,
+            before.image_size_hw,
+            config.image_size_hw,
+        )
+        model = with_config(model, config)
+    # A final LayerNorm takes the mean away: centring then changes nothing.
+    keeps_mean = config.final_norm != "layer_norm"
+    if recipe.center_residual and keeps_mean and model.residual_mean() > UNCENTRED:
         logger.warning(
             "%s was not trained with a centred residual stream; centring changes what it computes. Pass "
             "--center_residual false to keep it as it is.",
             recipe.model,
         )
     size = dict(zip(("height", "width"), config.image_size_hw, strict=True))
-    return model.float(), OmniVisionImageProcessor.from_pretrained(recipe.model, size=size)
+    return model.float(), load_image_processor(recipe.model, size=size, do_center_crop=False)
+
+
+def check_config(path: str, before: OmniVisionConfig, fields: dict[str, Any]) -> None:
+    """Raise `ValueError` for fields that a checkpoint cannot take: all but dropout, `image_size` and names."""
+    own = before.to_dict()
+    asked = {name: value for name, value in fields.items() if name not in OF_TRAINING}
+    if asked.get("patch_size") in (before.patch_size, list(before.patch_size_hw), before.patch_size_hw[0]):
+        own["patch_size"] = asked["patch_size"]  # a number, or a pair of it
+    check_checkpoint(path, own, asked)
+
+
+def with_config(model: OmniVisionForImageClassification, config: OmniVisionConfig) -> OmniVisionForImageClassification:
+    """Return the model for images of another size, its positions interpolated as its `forward` would."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        resized = OmniVisionForImageClassification(config)
+        weights = model.state_dict()
+        positions = model.omni_vision.embeddings.positions(*config.grid_size)
+        resized.load_state_dict({**weights, "omni_vision.embeddings.position_embeddings": positions})
+    return resized.eval()
 
 
 def training_images(
@@ -180,7 +256,7 @@ def training_images(
         random_erasing=recipe.random_erasing,
         mixup=recipe.mixup,
         cutmix=recipe.cutmix,
-        num_classes=train.features["label"].num_classes,
+        num_classes=len(label_names(train)),
         seed=args.data_seed if args.data_seed is not None else args.seed,
     )
     return ImageDataset(train, processor, augmentation, memory_limit=0 if args.dry_run else MEMORY_LIMIT)

@@ -1,6 +1,8 @@
 """Training of a vision-language model, from questions to a folder for the Hub, with its text-only baselines."""
 
 import contextlib
+import logging
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +13,9 @@ from datasets import Dataset, DatasetDict
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.loss.loss_utils import ForCausalLMLoss
+from transformers.pytorch_utils import Conv1D
 
+from ..data.question_kinds import learn_questions
 from ..data.questions import load_questions
 from ..data.synthetic.scene_questions import scene_texts
 from ..data.word_tokenizer import new_chat_tokenizer
@@ -21,18 +25,35 @@ from ..modeling_omni_vision import OmniVisionModel
 from ..modeling_omni_vision_language import OmniVisionForConditionalGeneration
 from ..processing_omni_vision_language import OmniVisionProcessor
 from ..records.weights_digest import weights_digest
+from .arguments import check_checkpoint
 from .initialization import new_image_processor
 from .language_arguments import NEW, LanguageArguments, LanguageTrainingArguments
-from .language_data import IGNORED, AnswerCollator, Conversations, LengthGroups, replace_images
+from .language_data import (
+    AnswerCollator,
+    Conversations,
+    LengthGroups,
+    image_keys,
+    other_images,
+    replace_images,
+)
 from .optimizer import parameter_groups
+from .packing import IGNORED, check_packing, to_device
 from .run_record import given_recipe
 from .skeleton import SkeletonTrainer, TrainingRun
 
 
-LORA_TARGETS = r"language_model\..*\.(q_proj|v_proj)"
+logger = logging.getLogger(__name__)
+
+# Layers that get LoRA where a language model has them: projections of queries and values, apart or in one.
+LORA_TARGETS = (("q_proj", "v_proj"), ("qkv_proj",), ("query_key_value",), ("c_attn",), ("Wqkv",))
 PARTS = {"vision": "vision_tower.", "text": "language_model."}
-# Attention implementations that take a 4D mask; others ignore or refuse it.
-PACKABLE = ("sdpa", "eager")
+OF_CHECKPOINTS = (
+    "fusion",
+    "vision_feature_select_strategy",
+    "projector",
+    "scale_factor",
+    "cross_attention_interval",
+)
 
 
 def train_language(recipe: LanguageArguments, args: LanguageTrainingArguments) -> Path:
@@ -61,25 +82,51 @@ class LanguageRun(TrainingRun):
         self.model, self.processor = self.start(self.data["train"])
         with_images = recipe.image_input in self.conversations.with_images
         rates = learning_rates(recipe, args.learning_rate)
-        freeze_parameters(self.model, recipe.stage, rates, recipe.lora_rank, with_images)
+        freeze_parameters(self.model, recipe.stage, rates, recipe.lora_rank, with_images, recipe.lora_targets)
         self.before = part_digests(self.model)
-        shape = (self.processor, recipe.image_input, recipe.max_questions_per_sequence)
+        self.processor.learned_questions = self.learned_questions()
+        # All splits: what cannot be measured at the end is refused before the first step.
+        splits = {name: self.conversations(rows, *self.shape()) for name, rows in self.data.items()}
+        check_words(splits, str(recipe.model or recipe.text))
         return LanguageTrainer(
             self.model,
             rates,
             recipe,
             args=args,
-            data_collator=AnswerCollator(self.processor),
-            train_dataset=self.conversations(self.data["train"], *shape),
-            eval_dataset=self.conversations(self.data["validation"], *shape),
+            data_collator=AnswerCollator(self.processor, self.model.config.text_config),
+            train_dataset=splits["train"],
+            eval_dataset=splits["validation"],
             processing_class=self.processor,
         )
+
+    def shape(self) -> tuple[Any, ...]:
+        """Return the arguments of `conversations` that follow the rows."""
+        recipe = self.recipe
+        options = (recipe.image_input, recipe.max_questions_per_sequence)
+        return (self.processor, *options, max_positions(self.model), recipe.long_conversations)
+
+    def learned_questions(self) -> dict[str, Any] | None:
+        """Return what a language model of these words alone can be asked; others know more than they are taught."""
+        if type(self.processor.tokenizer.backend_tokenizer.model).__name__ != "WordLevel":
+            return None
+        train, validation = (
+            [
+                replace_images(question["messages"])[-1]["content"]
+                for asked in rows["questions"][:]
+                for question in asked
+            ]
+            for rows in (self.data["train"], self.data["validation"])
+        )
+        return learn_questions(train, validation)
 
     def start(self, train: Dataset) -> tuple[OmniVisionForConditionalGeneration, OmniVisionProcessor]:
         """Load the composite to train, or compose a new one."""
         recipe, args = self.recipe, self.args
         if recipe.model is not None:
-            return _open(recipe.model, recipe.attn_implementation)
+            opened = _open(recipe.model, recipe.attn_implementation)
+            own = opened[0].config.to_dict()
+            check_checkpoint(recipe.model, own, {name: getattr(recipe, name) for name in OF_CHECKPOINTS})
+            return opened
         # Beside the run, where all processes find it; only the first of them writes.
         folder = self.folder.absolute()
         parts = folder.with_name(f".{folder.name}.parts")
@@ -130,9 +177,17 @@ class LanguageRun(TrainingRun):
         names = {name: name.removeprefix("eval_") for name in logged if name.startswith("eval_")}
         return names or {"eval_accuracy": "accuracy"}
 
+    @property
+    def metrics(self) -> set[str]:
+        """Names of the metrics that an evaluation gives: the accuracy of all questions and of each kind."""
+        asked = (question for row in self.data["validation"]["questions"][:] for question in row)
+        return {"eval_accuracy", *(f"eval_{question['kind']}" for question in asked)}
+
     def describe(self) -> dict[str, Any]:
         """Return the recipe, the sizes of the data, and which parts of the model did not change."""
-        args, after = self.args, part_digests(self.model)
+        # As they are saved.
+        merge_lora(self.model)
+        args, after = self.args, part_digests(self.model.float())
         return {
             "recipe": given_recipe(self.recipe),
             "arguments": {
@@ -147,10 +202,9 @@ class LanguageRun(TrainingRun):
         }
 
     def save(self) -> None:
-        """Write model and processor, with any LoRA merged."""
+        """Write model and processor, with the LoRA that `describe` merged."""
         if self.trainer.is_world_process_zero():
-            merge_lora(self.model)
-            self.model.float().save_pretrained(self.folder)
+            self.model.save_pretrained(self.folder)
             self.processor.save_pretrained(self.folder)
 
     def measure(self) -> dict[str, Any]:
@@ -158,7 +212,8 @@ class LanguageRun(TrainingRun):
         saved = OmniVisionForConditionalGeneration.from_pretrained(self.folder, dtype=torch.float32)
         recipe, size = self.recipe, self.args.per_device_eval_batch_size
         shape = (recipe.image_input, recipe.max_questions_per_sequence, size, self.conversations)
-        return {"answers": measure(saved, self.processor, self.data, *shape)}
+        long = recipe.long_conversations
+        return {"answers": measure(saved, self.processor, self.data, *shape, long_conversations=long)}
 
 
 def learning_rates(recipe: LanguageArguments, learning_rate: float) -> dict[str, float]:
@@ -172,7 +227,12 @@ def learning_rates(recipe: LanguageArguments, learning_rate: float) -> dict[str,
 
 
 def freeze_parameters(
-    model: nn.Module, stage: str, rates: dict[str, float], lora_rank: int = 8, with_images: bool = True
+    model: nn.Module,
+    stage: str,
+    rates: dict[str, float],
+    lora_rank: int = 8,
+    with_images: bool = True,
+    lora_targets: str | None = None,
 ) -> None:
     """Freeze in place what has no learning rate; in stage `lora` put LoRA into the language model and freeze the rest.
 
@@ -182,7 +242,8 @@ def freeze_parameters(
         # Only this stage needs the package.
         from peft import LoraConfig, inject_adapter_in_model
 
-        lora = LoraConfig(r=lora_rank, lora_alpha=2 * lora_rank, target_modules=LORA_TARGETS)
+        targets = lora_pattern(model, lora_targets)
+        lora = LoraConfig(r=lora_rank, lora_alpha=2 * lora_rank, target_modules=targets)
         inject_adapter_in_model(lora, model)
     for name, parameter in model.named_parameters():
         part = part_of(name)
@@ -192,6 +253,32 @@ def freeze_parameters(
         parameter.requires_grad_(trained)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(f"Expected a part that is trained, got the learning rates {rates}. Raise one above 0.")
+
+
+def lora_pattern(model: Any, targets: str | None = None) -> str:
+    """Return a pattern of the names of the layers that get LoRA: those named, or those that PEFT has for this kind.
+
+    Args:
+        model: The composite.
+        targets: Last parts of names, joined by commas, such as `q_proj,v_proj`.
+
+    Raises:
+        ValueError: if the language model has no such linear layers, naming those that it has.
+    """
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN_TARGETS
+
+    decoder = model.language_model
+    linear = (nn.Linear, Conv1D)
+    found = {name.rpartition(".")[2] for name, layer in decoder.named_modules() if isinstance(layer, linear)}
+    known = KNOWN_TARGETS.get(decoder.config.model_type, [])
+    usual: Any = next((names for names in (*LORA_TARGETS, known) if {*names} and {*names} <= found), [])
+    wanted = [name.strip() for name in targets.split(",")] if targets else [*usual]
+    if not wanted or not set(wanted) <= found:
+        raise ValueError(
+            f"LoRA needs the names of linear layers of {type(decoder).__name__}, got {wanted}. Choose some of "
+            f"{', '.join(sorted(found))}: --lora_targets."
+        )
+    return rf"language_model\..*\.({'|'.join(map(re.escape, wanted))})"
 
 
 def part_of(name: str) -> str:
@@ -214,7 +301,7 @@ def part_digests(model: nn.Module) -> dict[str, str]:
     parts: dict[str, dict[str, torch.Tensor]] = {part: {} for part in (*PARTS, "projector")}
     for name, value in model.state_dict().items():
         if "lora_" not in name:
-            parts[part_of(name)][name] = value
+            parts[part_of(name)][name.replace(".base_layer.", ".")] = value
     return {part: weights_digest(tensors) for part, tensors in parts.items()}
 
 
@@ -233,13 +320,12 @@ class LanguageTrainer(SkeletonTrainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(model, **kwargs)
-        attention = {part.config._attn_implementation for part in (model.language_model, model.vision_tower)}
-        if recipe.max_questions_per_sequence > 1 and not attention <= set(PACKABLE):
-            raise ValueError(
-                f"Packed questions need an attention of {', '.join(PACKABLE)}, got {sorted(attention)}. "
-                "Set --max_questions_per_sequence 1."
-            )
+        if recipe.max_questions_per_sequence > 1:
+            check_packing(model, self.data_collator, self.train_dataset)
         self.rates, self.recipe = rates, recipe
+        if self.args.label_smoothing_factor:
+            # Its own smoother does not shift labels for our composite.
+            self.label_smoother, self.compute_loss_func = None, self._smoothed_loss
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return groups with a learning rate per part, for Muon where the layers of a part have one of it."""
@@ -250,11 +336,19 @@ class LanguageTrainer(SkeletonTrainer):
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Compute the loss, with logits only at the tokens before those of answers."""
-        if self.core.language_model.loss_function is ForCausalLMLoss and self.label_smoother is None:
-            labels = inputs["labels"][:, 1:]
-            places = answer_places(labels)
+        labels = inputs["labels"][:, 1:]
+        places = answer_places(labels)
+        if self.compute_loss_func is not None:
+            inputs = {**inputs, "logits_to_keep": places, "labels": labels[:, places]}
+        elif self.core.language_model.loss_function is ForCausalLMLoss:
             inputs = {**inputs, "logits_to_keep": places, "shift_labels": labels[:, places]}
         return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def _smoothed_loss(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+        smoothing, logits = self.args.label_smoothing_factor, outputs.logits.float().flatten(0, 1)
+        kinds: Any = {"ignore_index": IGNORED, "label_smoothing": smoothing, "reduction": "sum"}
+        total = nn.functional.cross_entropy(logits, labels.flatten(), **kinds)
+        return total / ((labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         data: Any = self.train_dataset if train_dataset is None else train_dataset
@@ -319,13 +413,16 @@ def exact_answers(model: Any, collator: Any, data: Conversations, batch_size: in
     for first in range(0, len(data), batch_size):
         numbers = range(first, min(first + batch_size, len(data)))
         items = [data[number] for number in numbers]
-        batch = {name: value.to(model.device) for name, value in collator(items).items()}
+        batch = to_device(collator(items), model.device)
         labels = batch.pop("labels")[:, 1:]
         places = answer_places(labels)
         logits = model(**batch, logits_to_keep=places, use_cache=False).logits
         # `generate` never answers with an image.
         logits[..., model.config.image_token_id] = -torch.inf
-        wrong = (labels[:, places] != IGNORED) & (logits.argmax(-1) != labels[:, places])
+        said = logits.argmax(-1)
+        # An unknown word is no answer, whatever the right one is.
+        unknown = torch.zeros_like(said, dtype=torch.bool) if collator.unknown is None else said == collator.unknown
+        wrong = (labels[:, places] != IGNORED) & ((said != labels[:, places]) | unknown)
         for number, item, row in zip(numbers, items, wrong.tolist(), strict=True):
             missed = zip(places.tolist(), row, strict=True)
             failed = {item.segments[place + 1] for place, is_wrong in missed if is_wrong}
@@ -345,6 +442,7 @@ def measure(
     max_questions_per_sequence: int = 1,
     batch_size: int = 16,
     conversations: type[Conversations] = Conversations,
+    long_conversations: str = "stop",
 ) -> dict[str, Any]:
     """Measure exact answers on every split but train, beside the most frequent answers of training (`prior`).
 
@@ -353,18 +451,58 @@ def measure(
     Returns:
         For each split, for each of these, the result of `answer_metrics`.
     """
-    collator = AnswerCollator(processor)
+    collator = AnswerCollator(processor, model.config.text_config)
+    limit = (max_positions(model), long_conversations)
     found: dict[str, Any] = {}
     for name, split in data.items():
         if name == "train":
             continue
         found[name] = {"prior": answer_metrics(text_only_prior(data["train"], split))}
         for control in ("images", "shuffled", "nothing") if image_input == "images" else (image_input,):
-            if control == "shuffled" and sum(len(images) for images in split["images"][:]) < 2:
+            if control == "shuffled" and not can_shuffle(split):
                 continue
-            rows = conversations(split, processor, control, max_questions_per_sequence)
+            rows = conversations(split, processor, control, max_questions_per_sequence, *limit)
             found[name][control] = answer_metrics(exact_answers(model, collator, rows, batch_size))
     return found
+
+
+def can_shuffle(split: Dataset) -> bool:
+    """Return whether each row of a split can be shown images that are not its own; warn if not."""
+    try:
+        other_images(image_keys(split["images"][:]))
+    except ValueError as error:
+        logger.warning("%s", error)
+        return False
+    return True
+
+
+def max_positions(model: Any) -> int | None:
+    """Return how many positions the language model of a composite has, None for any number."""
+    text = model.config.text_config.get_text_config()
+    found: int | None = getattr(text, "max_position_embeddings", None)
+    return found
+
+
+def check_words(splits: dict[str, Conversations], model: str) -> None:
+    """Refuse answers to learn that have words without a token, and warn of others and of such questions."""
+    for name, data in splits.items():
+        answers, questions = data.unknown_answers, data.unknown_questions
+        said = f"answers of the split {name} have words that {model!r} has no token for"
+        if answers and name == "train":
+            raise ValueError(
+                f"{answers.total()} {said}, such as {answers.most_common(1)[0][0]!r}. Leave them out, or train a new "
+                "language model, whose words are those of the data: leave out --model."
+            )
+        if answers:
+            logger.warning("%d %s, such as %r: they count as wrong.", answers.total(), said, next(iter(answers)))
+        if questions:
+            logger.warning(
+                "%d questions of the split %s have words that %r has no token for, such as %r.",
+                questions.total(),
+                name,
+                model,
+                next(iter(questions)),
+            )
 
 
 def _open(name: str, attention: str | None) -> tuple[OmniVisionForConditionalGeneration, OmniVisionProcessor]:

@@ -1,4 +1,4 @@
-"""Arguments of `scripts/train_language.py`, beside those of `TrainingArguments`."""
+"""Arguments of `omni-vision train-language`, beside those of `TrainingArguments`."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -7,10 +7,20 @@ from transformers import TrainingArguments
 
 from ..configuration_omni_vision import OmniVisionConfig, check_field
 from ..data.hold_out import VALIDATION_FRACTION
-from .arguments import HELD_OUT, MUON, CommonTrainingArguments, check_choices, check_nonnegative, read_fields
+from .arguments import (
+    HELD_OUT,
+    MUON,
+    OWN_EVALUATION,
+    CommonTrainingArguments,
+    check_choices,
+    check_nonnegative,
+    fill_defaults,
+    read_fields,
+)
 from .option import option
 
 
+LONG_CONVERSATIONS = ("stop", "skip", "cut")
 STAGES = ("projector", "lora", "all")
 NEW = "new"
 # A decoder that learns drawn scenes in minutes of one core; below a million parameters with its vocabulary.
@@ -31,7 +41,7 @@ class LanguageArguments:
     # Experiments extend these.
     image_inputs: ClassVar[tuple[str, ...]] = ("images", "shuffled", "nothing")
     without_images: ClassVar[tuple[str, ...]] = ("nothing",)
-    of_new_models: ClassVar[tuple[str, ...]] = ("vision", "config", "text_config")
+    of_new_models: ClassVar[tuple[str, ...]] = ("vision", "config", "text", "text_config")
 
     dataset: str = option(
         "scenes (also scenes:colour,count or scenes:caption), easy-vqa, or a .jsonl of conversations with "
@@ -43,24 +53,33 @@ class LanguageArguments:
         "Checkpoint of the vision tower, or of a model for search that has one; by default new.", None
     )
     config: str | None = option("Fields of OmniVisionConfig for a new vision tower, as JSON.", None)
-    text: str = option(
-        "A checkpoint (of a composite its language model), or new: a small Llama, words of the training data.", NEW
+    text: str | None = option(
+        "A checkpoint (of a composite its language model), or by default new: a small Llama, words of the training "
+        "data.",
+        None,
     )
     text_config: str | None = option("Fields of LlamaConfig for a new language model, as JSON.", None)
-    fusion: str = option("early or late, as in scripts/compose.py.", "early")
+    fusion: str | None = option("early, the default, or late, as for omni-vision compose.", None)
     vision_feature_select_strategy: str | None = option(
         "cls, grid or cls+grid; by default cls (early), grid (late).", None
     )
-    projector: str = option("linear, or mlp: two layers.", "linear")
-    scale_factor: int = option("Side of the squares of patches that become one token: 2 makes 16 of 64.", 1)
-    cross_attention_interval: int = option("Late fusion: every k-th layer gets cross-attention to the images.", 4)
+    projector: str | None = option("linear, the default, or mlp: two layers.", None)
+    scale_factor: int | None = option(
+        "Side of the squares of patches that become one token: 2 makes 16 of 64; by default 1.", None
+    )
+    cross_attention_interval: int | None = option(
+        "Late fusion: every k-th layer, by default the fourth, gets cross-attention to the images.", None
+    )
     attn_implementation: str | None = option("Attention while training; on CPU in bf16 eager is faster.", None)
     stage: str = option(
         "projector: what is new only (projector, late fusion's attention); lora: with LoRA in the "
         "language model; all: everything. A part whose learning rate is 0 stays as it is.",
         "all",
     )
-    lora_rank: int = option("Rank of LoRA on q_proj and v_proj, in stage lora.", 8)
+    lora_rank: int = option("Rank of LoRA, in stage lora.", 8)
+    lora_targets: str | None = option(
+        "Layers that get LoRA, as q_proj,v_proj; by default those two, or what PEFT has for the language model.", None
+    )
     vision_learning_rate: float | None = option(
         "Of the vision tower; by default --learning_rate, or 0 with lora.", None
     )
@@ -70,21 +89,26 @@ class LanguageArguments:
     max_questions_per_sequence: int = option(
         "Questions about one image that share its tokens in one sequence; 1: none do.", 20
     )
+    long_conversations: str = option(
+        "What to do with those longer than the language model's positions: stop, skip, or cut (their first turns).",
+        "stop",
+    )
     image_input: str = option(
         "images, or a control: shuffled (images of other questions), or nothing (text only).", "images"
     )
 
     def __post_init__(self) -> None:
         recipe: Any = self
-        check_choices(recipe, stage=STAGES, image_input=self.image_inputs)
+        check_choices(recipe, stage=STAGES, image_input=self.image_inputs, long_conversations=LONG_CONVERSATIONS)
         check_nonnegative(recipe, "vision_learning_rate", "text_learning_rate")
         check_nonnegative(recipe, "muon_learning_rate", "text_muon_learning_rate")
         composed = [name for name in self.of_new_models if getattr(self, name)]
         if self.model is not None and composed:
             raise ValueError(f"`model` has all of its parts, got {composed!r} too. Leave out one of them.")
+        fill_defaults(recipe, text=NEW, fusion="early", projector="linear", scale_factor=1, cross_attention_interval=4)
         if self.vision is not None and self.config is not None:
             raise ValueError("`config` is for a new vision tower, got a checkpoint in `vision` too. Leave out one.")
-        if self.text != NEW and self.text_config is not None:
+        if self.text not in (NEW, None) and self.text_config is not None:
             raise ValueError(f"`text_config` is for a new language model, got the checkpoint {self.text!r} too.")
         for name in ("max_questions_per_sequence", "lora_rank"):
             check_field(recipe, name, getattr(self, name) >= 1, "at least 1", "Raise it.")
@@ -112,6 +136,12 @@ class LanguageArguments:
 @dataclass
 class LanguageTrainingArguments(CommonTrainingArguments, TrainingArguments):
     """`TrainingArguments` for vision-language models; every default can be changed."""
+
+    refused: ClassVar[dict[str, str]] = {
+        **CommonTrainingArguments.refused,
+        "eval_accumulation_steps": OWN_EVALUATION,
+        "eval_use_gather_object": OWN_EVALUATION,
+    }
 
     per_device_train_batch_size: int = option("Conversations (of several questions) per step and device.", 16)
     per_device_eval_batch_size: int = option("Conversations measured at a time.", 16)

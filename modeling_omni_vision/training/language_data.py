@@ -5,22 +5,30 @@ if it were the only one: its tokens do not attend to those of other questions, a
 losses are those of the questions one by one.
 """
 
+import logging
+from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 from datasets import Dataset
+from jinja2 import TemplateError
 from torch.utils.data import Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from ..data.conversations import IMAGE
+from ..data.image_groups import image_keys
 from ..data.stored_images import open_stored
+from ..processing_omni_vision_language import unknown_token
+from .packing import IGNORED, SHARED, decoder_masks
 
 
-IGNORED = -100
-SHARED = 0  # the segment that all questions of a sequence attend to
+logger = logging.getLogger(__name__)
+
+Encoded = tuple[list[int], list[int]]
 
 
 @dataclass
@@ -37,12 +45,22 @@ class AnsweredSequence:
         images: Undecoded images, in the order of their tokens.
     """
 
-    tokens: list[int]
-    labels: list[int]
-    positions: list[int]
-    segments: list[int]
+    # Arrays: lists of numbers take five times their memory.
+    tokens: "array[int]"
+    labels: "array[int]"
+    positions: "array[int]"
+    segments: "array[int]"
     kinds: list[str]
     images: list[Any]
+
+    def only(self, number: int) -> "AnsweredSequence":
+        """Return question `number`, from 1, as a sequence of its own."""
+        kept = [place for place, segment in enumerate(self.segments) if segment in (SHARED, number)]
+        tokens, labels, positions = (
+            array("i", [values[place] for place in kept]) for values in (self.tokens, self.labels, self.positions)
+        )
+        segments = array("i", [min(self.segments[place], 1) for place in kept])
+        return AnsweredSequence(tokens, labels, positions, segments, [self.kinds[number - 1]], self.images)
 
 
 def encode_question(processor: Any, messages: Sequence[dict[str, str]], answer: str) -> tuple[list[int], list[int]]:
@@ -58,12 +76,17 @@ def encode_question(processor: Any, messages: Sequence[dict[str, str]], answer: 
     """
     tokenizer = processor.tokenizer
     chat = [{**turn, "content": turn["content"].replace(IMAGE, processor.image_token)} for turn in messages]
-    prompt = processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    prompt = processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True, force=True)
     whole = processor.apply_chat_template([*chat, {"role": "assistant", "content": answer}], tokenize=False)
     if not whole.startswith(prompt):
         raise ValueError(
             f"Expected a chat template whose answered prompt begins with the prompt {prompt!r}, got {whole!r}. Change "
             "the template of the processor."
+        )
+    if tokenizer.eos_token_id is None:
+        raise ValueError(
+            "Expected a tokenizer with a token that ends an answer, got none as `eos_token`. Name one in its "
+            "tokenizer_config.json."
         )
     begins = tokenizer.bos_token is not None and prompt.startswith(tokenizer.bos_token)
     count = prompt.count(processor.image_token)
@@ -94,14 +117,21 @@ def pack_questions(
     # The last token of a prompt predicts the first of the answer: it belongs to its question.
     shared = min(_common(prompts), *(len(prompt) - 1 for prompt in prompts))
     tokens = prompts[0][:shared]
-    found = AnsweredSequence([*tokens], [IGNORED] * shared, [*range(shared)], [SHARED] * shared, [*kinds], images)
+    found = AnsweredSequence(
+        tokens=array("i", tokens),
+        labels=array("i", [IGNORED] * shared),
+        positions=array("i", range(shared)),
+        segments=array("i", [SHARED] * shared),
+        kinds=[*kinds],
+        images=images,
+    )
     for number, (prompt, answer) in enumerate(zip(prompts, answers, strict=True), 1):
         own = prompt[shared:]
         length = len(own) + len(answer)
-        found.tokens += [*own, *answer]
-        found.labels += [*[IGNORED] * len(own), *answer]
-        found.positions += range(shared, shared + length)
-        found.segments += [number] * length
+        found.tokens.extend([*own, *answer])
+        found.labels.extend([*[IGNORED] * len(own), *answer])
+        found.positions.extend(range(shared, shared + length))
+        found.segments.extend([number] * length)
     return found
 
 
@@ -117,22 +147,32 @@ class Conversations(torch.utils.data.Dataset):
         processor: An [`OmniVisionProcessor`].
         image_input: What the model gets as images: `images`, `shuffled` ones of other rows, or `nothing`.
         max_questions_per_sequence: Most questions of a sequence.
+        max_positions: Positions that the decoder has, None for any number.
+        long_conversations: What is done with those that need more: `stop`, `skip` them, or `cut` their first turns.
     """
 
     with_images: ClassVar[tuple[str, ...]] = ("images", "shuffled")
 
     def __init__(
-        self, rows: Dataset, processor: Any, image_input: str = "images", max_questions_per_sequence: int = 1
+        self,
+        rows: Dataset,
+        processor: Any,
+        image_input: str = "images",
+        max_questions_per_sequence: int = 1,
+        max_positions: int | None = None,
+        long_conversations: str = "stop",
     ) -> None:
         self.epoch, self.rows, self.image_input = 0, rows, image_input
         self.sequences: list[AnsweredSequence] = []
         self.rows_of: list[int] = []
         self.counts = [len(images) for images in rows["images"][:]]
-        self.starts = [0, *accumulate(self.counts)]
-        self.images = [(row, place) for row, count in enumerate(self.counts) for place in range(count)]
-        if image_input == "shuffled" and len(self.images) < 2:
-            raise ValueError(f"Shuffling needs at least two images, got {len(self.images)}. Add some.")
-        known: dict[Any, tuple[list[int], list[int]]] = {}
+        self.max_positions, self.long_conversations, self.too_long = max_positions, long_conversations, Counter[str]()
+        if image_input == "shuffled":
+            self.others = other_images(self.keys)
+        # Answers, and questions, with words that the tokenizer has no token for, and how often they come up.
+        self.unknown_answers, self.unknown_questions = Counter[str](), Counter[str]()
+        unknown = unknown_token(processor.tokenizer)
+        known: dict[Any, Encoded] = {}
         token = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
         for row, questions in enumerate(rows["questions"][:]):
             encoded = []
@@ -140,10 +180,63 @@ class Conversations(torch.utils.data.Dataset):
                 messages = self.messages_of(question, row)
                 key = (*((turn["role"], turn["content"]) for turn in messages), question["answer"])
                 if key not in known:
-                    known[key] = encode_question(processor, messages, question["answer"])
-                encoded.append((*known[key], question["kind"]))
+                    try:
+                        known[key] = encode_question(processor, messages, question["answer"])
+                    except (ValueError, TemplateError) as error:
+                        raise ValueError(f"{self.place_of(row)} cannot be learnt: {error}") from error
+                self.unknown_questions[messages[-1]["content"]] += unknown in known[key][0]
+                self.unknown_answers[question["answer"]] += unknown in known[key][1]
+                fitting = self._fitting(processor, messages, question["answer"], known[key], row)
+                if fitting is not None:
+                    encoded.append((*fitting, question["kind"]))
             for start in range(0, len(encoded), max_questions_per_sequence):
                 self._add(row, encoded[start : start + max_questions_per_sequence], token)
+        self.unknown_answers, self.unknown_questions = +self.unknown_answers, +self.unknown_questions
+        if self.too_long:
+            logger.warning(
+                "%d questions in %d conversations have more than the %s positions of the language model: %s.",
+                self.too_long.total(),
+                len(self.too_long),
+                max_positions,
+                {"skip": "left out", "cut": "their first turns were cut"}[long_conversations],
+            )
+        if not self.sequences:
+            raise ValueError(f"Expected questions to learn, got none in {len(rows)} conversations. Add some.")
+
+    @cached_property
+    def keys(self) -> list[list[str]]:
+        """Keys of the images of each row, equal for equal images."""
+        return image_keys(self.rows["images"][:])
+
+    def place_of(self, row: int) -> str:
+        """Return where a row comes from, for messages."""
+        return self.rows[row].get("source") or f"Row {row + 1}"
+
+    def _fitting(
+        self, processor: Any, messages: Sequence[dict[str, str]], answer: str, encoded: Encoded, row: int
+    ) -> Encoded | None:
+        """Return the tokens of a question if the decoder has positions for all, those of its last turns, or None."""
+        if self.max_positions is None or sum(map(len, encoded)) <= self.max_positions:
+            return encoded
+        place = self.place_of(row)
+        if self.long_conversations == "stop":
+            raise ValueError(
+                f"The language model has {self.max_positions} positions, got {sum(map(len, encoded))} tokens in "
+                f"{place}. Shorten it, or set --long_conversations skip or cut."
+            )
+        self.too_long[place] += 1
+        rest = [*messages]
+        while self.long_conversations == "cut" and (first := _first_turn(rest)) is not None:
+            del rest[first : first + 2]
+            encoded = encode_question(processor, rest, answer)
+            if sum(map(len, encoded)) <= self.max_positions:
+                return encoded
+        if self.long_conversations == "cut":
+            raise ValueError(
+                f"The language model has {self.max_positions} positions, got {sum(map(len, encoded))} tokens in "
+                f"{place} after its first turns were cut. Shorten it, or set --long_conversations skip."
+            )
+        return None
 
     def messages_of(self, question: dict[str, Any], row: int) -> list[dict[str, str]]:
         """Return the messages of a question, with `<image>` where the model gets one."""
@@ -153,10 +246,7 @@ class Conversations(torch.utils.data.Dataset):
         """Return the undecoded images of a row."""
         if self.image_input != "shuffled":
             return self.rows[row]["images"]
-        # All images, rotated by half their number: never one's own.
-        first, count = self.starts[row] + len(self.images) // 2, len(self.images)
-        others = [self.images[(first + place) % count] for place in range(self.counts[row])]
-        return [self.rows[other]["images"][place] for other, place in others]
+        return [self.rows[other]["images"][place] for other, place in self.others[row]]
 
     def _add(self, row: int, encoded: list[tuple[list[int], list[int], str]], token: int) -> None:
         prompts, answers, kinds = ([*column] for column in zip(*encoded, strict=True))
@@ -192,9 +282,11 @@ class AnswerCollator:
 
     Args:
         processor: An [`OmniVisionProcessor`].
+        decoder: Configuration of the language model, which says which masks packed questions need.
     """
 
-    def __init__(self, processor: Any) -> None:
+    def __init__(self, processor: Any, decoder: Any = None) -> None:
+        self.decoder, self.unknown = decoder, unknown_token(processor.tokenizer)
         self.prepare: Callable[..., Any] = processor.image_processor
         self.padding: int = processor.tokenizer.pad_token_id
         self.token = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
@@ -216,7 +308,7 @@ class AnswerCollator:
             "attention_mask": (segments >= 0).long(),
         }
         if any(len(item.kinds) > 1 for item in items):
-            batch["attention_mask"] = packed_mask(segments)
+            batch["attention_mask"] = decoder_masks(segments, batch["position_ids"], self.decoder)
         images = [
             image for item in items for image in item.images[: item.tokens.count(self.token) // self.image_seq_length]
         ]
@@ -227,19 +319,35 @@ class AnswerCollator:
         return batch
 
 
-def packed_mask(segments: torch.Tensor) -> torch.Tensor:
-    """Return the attention mask of packed questions: each token attends to earlier ones of its own question or shared.
+def other_images(keys: Sequence[Sequence[str]]) -> list[list[tuple[int, int]]]:
+    """Return for each row other images, as row and place: none that is equal to one of its own.
 
-    Args:
-        segments: Questions of the tokens (batch, length), 0 for what is shared, -1 for padding.
+    Different images stand in a circle, in the order of the rows; each is exchanged for that half a circle further on,
+    or for the next one where that is the row's own too.
 
-    Returns:
-        (batch, 1, length, length), to add to scores: 0 where a token attends, elsewhere the smallest number.
+    Raises:
+        ValueError: if a row has all images.
     """
-    query, key = segments.unsqueeze(2), segments.unsqueeze(1)
-    earlier = torch.ones(segments.shape[1], segments.shape[1], dtype=torch.bool).tril()
-    seen = earlier & ((key == SHARED) | (key == query))
-    return torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min).unsqueeze(1)
+    places: dict[str, tuple[int, int]] = {}
+    for row, found in enumerate(keys):
+        for place, key in enumerate(found):
+            places.setdefault(key, (row, place))
+    circle, number = [*places], {key: place for place, key in enumerate(places)}
+
+    def other(key: str, own: set[str]) -> str | None:
+        half = number[key] + len(circle) // 2
+        further = (circle[(half + step) % len(circle)] for step in range(len(circle)))
+        return next((image for image in further if image not in own), None)
+
+    others = []
+    for row, found in enumerate(keys):
+        chosen = [other(key, {*found}) for key in found]
+        if None in chosen:
+            raise ValueError(
+                f"Shuffling needs images that a row does not have, row {row + 1} has all of them. Add some."
+            )
+        others.append([places[key] for key in chosen if key is not None])
+    return others
 
 
 class LengthGroups(Sampler[int]):
@@ -257,6 +365,15 @@ class LengthGroups(Sampler[int]):
         return iter(get_length_grouped_indices(self.data.lengths, self.batch_size, generator=generator))
 
 
+def _first_turn(messages: Sequence[dict[str, str]]) -> int | None:
+    """Return the place of the first turn, question and answer, that has no image and is not the last."""
+    for place, turn in enumerate(messages[:-2]):
+        following = messages[place + 1]
+        if turn["role"] == "user" and following["role"] == "assistant" and IMAGE not in turn["content"]:
+            return place
+    return None
+
+
 def _common(prompts: Sequence[list[int]]) -> int:
     """Return the number of tokens that all prompts begin with."""
     columns = enumerate(zip(*prompts, strict=False))
@@ -270,7 +387,7 @@ __all__ = [
     "Conversations",
     "LengthGroups",
     "encode_question",
+    "other_images",
     "pack_questions",
-    "packed_mask",
     "replace_images",
 ]

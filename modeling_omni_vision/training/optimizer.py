@@ -76,13 +76,13 @@ def make_optimizer(groups: list[dict[str, Any]], args: TrainingArguments, model:
         ValueError: if Muon is to run beside another optimizer than AdamW.
     """
     kind, options = Trainer.get_optimizer_cls_and_kwargs(args, model)  # type: ignore[arg-type]
-    if any(group.get("muon") for group in groups):
-        if kind is not torch.optim.AdamW:
-            raise ValueError(
-                f"Muon leaves other weights to AdamW, expected `optim` adamw_torch or adamw_torch_fused, got "
-                f"{args.optim}. Leave out `optim` or the learning rates of Muon."
-            )
-        kind = Muon
+    if kind is not torch.optim.AdamW and any(group.get("muon") for group in groups):
+        raise ValueError(
+            f"Muon leaves other weights to AdamW, expected `optim` adamw_torch or adamw_torch_fused, got "
+            f"{args.optim}. Leave out `optim` or the learning rates of Muon."
+        )
+    # Without matrices for Muon it is AdamW, with steps that a CUDA graph can hold.
+    kind = Muon if kind is torch.optim.AdamW else kind
     return kind(groups, **options)
 
 

@@ -14,9 +14,9 @@ from ..modeling_omni_vision_retrieval import OmniVisionForRetrieval
 from ..processing_omni_vision_retrieval import OmniVisionRetrievalProcessor
 from ..retrieval.augmentation import PairAugmentation
 from ..retrieval.build import as_sentence_transformer, build_retrieval
-from ..retrieval.evaluation import evaluators, retrieval_metrics
+from ..retrieval.evaluation import DIRECTIONS, RANKS, evaluators, retrieval_metrics
 from ..retrieval.losses import TwoWayContrastiveLoss, unwrap_retrieval_model
-from .arguments import read_fields
+from .arguments import check_checkpoint, read_fields
 from .callbacks import AfterStepCallback
 from .optimizer import parameter_groups
 from .retrieval_arguments import RetrievalArguments, RetrievalTrainingArguments
@@ -29,6 +29,7 @@ LORA_TARGETS = r".*vision_model.*\.(q_proj|v_proj)"
 HEADS = ("visual_projection", "text_projection")
 LARGEST_FACTOR = 100
 TEMPERATURE = ("logit_scale", "logit_bias")
+OF_CHECKPOINTS = ("embedding_dim", "vision_feature_select_strategy", "contrastive_loss")
 
 
 def train_retrieval(recipe: RetrievalArguments, args: RetrievalTrainingArguments) -> Path:
@@ -54,6 +55,13 @@ class RetrievalRun(TrainingRun):
         opened = as_sentence_transformer(model, self.processor, recipe.late_interaction)
         freeze_parameters(unwrap_retrieval_model(opened), recipe.train, recipe.lora_rank)
         return trainer_of(opened, recipe, self.args, self.data)
+
+    @property
+    def metrics(self) -> list[str]:
+        """Names of the metrics that an evaluation gives: those of each direction, and the mean nDCG@10."""
+        ranked = [f"{name}@{rank}" for name in ("accuracy", "precision", "recall") for rank in RANKS]
+        ranked += ["ndcg@10", "mrr@10", "map@10"]
+        return [*self.evaluated, *(f"eval_{direction}_score_{name}" for direction in DIRECTIONS for name in ranked)]
 
     def describe(self) -> dict[str, Any]:
         """Return the recipe and the sizes of the data."""
@@ -222,17 +230,17 @@ def _start(
 ) -> tuple[OmniVisionForRetrieval, OmniVisionRetrievalProcessor]:
     if recipe.model is not None:
         model = OmniVisionForRetrieval.from_pretrained(recipe.model)
-        model.config.vision_feature_select_strategy = recipe.vision_feature_select_strategy
-        processor = OmniVisionRetrievalProcessor.from_pretrained(recipe.model)
-        processor.image_seq_length = model.config.image_seq_length
-        return model, processor
+        own = model.config.to_dict()
+        check_checkpoint(recipe.model, own, {name: getattr(recipe, name) for name in OF_CHECKPOINTS})
+        return model, OmniVisionRetrievalProcessor.from_pretrained(recipe.model)
+    new: Any = recipe
     return build_retrieval(
         recipe.vision or recipe.vision_config(),
-        recipe.text,
+        new.text,
         (line for lines in data["train"]["texts"][:] for line in lines),
-        recipe.embedding_dim,
-        recipe.vision_feature_select_strategy,
-        recipe.contrastive_loss,
+        new.embedding_dim,
+        new.vision_feature_select_strategy,
+        new.contrastive_loss,
         read_fields("config", recipe.config) if recipe.vision else None,
     )
 

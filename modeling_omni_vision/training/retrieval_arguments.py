@@ -1,13 +1,23 @@
-"""Arguments of `scripts/train_retrieval.py`, beside the training arguments of sentence-transformers."""
+"""Arguments of `omni-vision train-retrieval`, beside the training arguments of sentence-transformers."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import TrainingArguments
 
 from ..configuration_omni_vision import OmniVisionConfig, check_field
 from ..data.hold_out import VALIDATION_FRACTION
-from .arguments import HELD_OUT, MUON, CommonTrainingArguments, check_choices, check_nonnegative, read_fields
+from .arguments import (
+    HELD_OUT,
+    MUON,
+    NO_TOKENS,
+    OWN_EVALUATION,
+    CommonTrainingArguments,
+    check_choices,
+    check_nonnegative,
+    fill_defaults,
+    read_fields,
+)
 from .option import option
 
 
@@ -44,10 +54,11 @@ class RetrievalArguments:
     config: str | None = option(
         "Fields of OmniVisionConfig as JSON, for a new vision tower or in place of `vision`'s.", None
     )
-    text: str = option(
-        "Text encoder: minilm (a package), new or new:WIDTH (words of the training texts), a checkpoint.", "minilm"
+    text: str | None = option(
+        "Text encoder: minilm (a package, the default), new or new:WIDTH (words of the training texts), a checkpoint.",
+        None,
     )
-    embedding_dim: int = option("Width of what both towers are projected to.", 64)
+    embedding_dim: int | None = option("Width of what both towers are projected to, by default 64.", None)
     vectors: str = option(
         "multi_vector: MaxSim of patches and words; single_vector: one vector for each; or both.", "both"
     )
@@ -56,8 +67,10 @@ class RetrievalArguments:
         "registers and `text_sampling` any, gave the best grounding at about the same recall.",
         1.0,
     )
-    vision_feature_select_strategy: str = option("Image tokens in late interaction: grid, or cls+grid.", "grid")
-    contrastive_loss: str = option("softmax (CLIP) or sigmoid (SigLIP).", "softmax")
+    vision_feature_select_strategy: str | None = option(
+        "Image tokens in late interaction: grid, the default, or cls+grid.", None
+    )
+    contrastive_loss: str | None = option("softmax (CLIP, the default) or sigmoid (SigLIP).", None)
     train: str = option("Towers to train beside the projections: all, image, text, or heads for neither.", "image")
     lora_rank: int = option(
         "Train the vision tower by LoRA of this rank on q_proj and v_proj; 0: all of its weights.", 0
@@ -80,8 +93,10 @@ class RetrievalArguments:
                 f"`lora_rank` must be at least 0, and needs the vision tower among what is trained, got "
                 f"{self.lora_rank!r} with `train` {self.train!r}. Set one of them otherwise."
             )
-        if self.model is not None and (self.vision is not None or self.config is not None):
-            raise ValueError("`model` has both towers, got `vision` or `config` too. Leave out one of them.")
+        if self.model is not None and any((self.vision, self.config, self.text)):
+            raise ValueError("`model` has both towers, got `vision`, `config` or `text` too. Leave out one of them.")
+        defaults = {"vision_feature_select_strategy": "grid", "contrastive_loss": "softmax"}
+        fill_defaults(recipe, text="minilm", embedding_dim=64, **defaults)
         if self.single_vector_weight <= 0 or (self.single_vector_weight != 1 and self.vectors != "both"):
             raise ValueError(
                 f"`single_vector_weight` must be above 0, and is for `vectors` both, got "
@@ -110,6 +125,15 @@ class RetrievalTrainingArguments(
 ):
     """Training arguments of sentence-transformers, single- and multi-vector, with defaults for small towers."""
 
+    refused: ClassVar[dict[str, str]] = {
+        **CommonTrainingArguments.refused,
+        "label_smoothing_factor": "pairs have no labels to smooth",
+        "neftune_noise_alpha": NO_TOKENS,
+        "include_num_input_tokens_seen": NO_TOKENS,
+        "train_sampling_strategy": "`batch_sampler` of sentence-transformers decides on the batches",
+        "eval_accumulation_steps": OWN_EVALUATION,
+        "eval_use_gather_object": OWN_EVALUATION,
+    }
     per_device_train_batch_size: int = option("Pairs per step and device.", 128)
     per_device_eval_batch_size: int = option("Rows that evaluation embeds at a time.", 64)
     metric_for_best_model: str | None = option(

@@ -75,9 +75,9 @@ def without_folders(given: Mapping[str, Any]) -> dict[str, Any]:
     return shortened
 
 
-def training_command(script: str, given: Mapping[str, Any]) -> str:
+def training_command(program: str, given: Mapping[str, Any]) -> str:
     """Return the command that repeats a run."""
-    words = ["accelerate", "launch", script]
+    words = program.split()
     for name, value in given.items():
         words += [f"--{name}", str(value).lower() if isinstance(value, bool) else str(value)]
     return shlex.join(words)

@@ -1,24 +1,41 @@
 """What every training has in common: the Trainer that all tasks extend, and the run from arguments to a folder."""
 
+import difflib
 import logging
+import math
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import Trainer, set_seed
+from transformers import PrinterCallback, ProgressCallback, Trainer, set_seed
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from ..records.machine import has_bf16_instructions
-from ..records.metrics_file import METRICS_FILE, merge_metrics
+from ..records.metrics_file import merge_metrics
 from .callbacks import DataEpochCallback, TimeEstimateCallback, set_frozen_to_eval, unwrap
+from .checkpoints import (
+    are_intact,
+    bring_back,
+    find_checkpoint,
+    forget_replaced,
+    has_adapters,
+    restore_weights,
+    save_weights,
+    set_aside,
+)
 from .data_report import DataReport
 from .interruption import train_until_done
 from .optimizer import make_optimizer, parameter_groups
+from .progress import Progress
 from .run_record import describe_run
 
 
 logger = logging.getLogger(__name__)
+
+WATCHED = 256  # numbers after which an accelerator is asked for them
 
 
 class NonFiniteLossError(ValueError):
@@ -40,10 +57,16 @@ class SkeletonTrainer(Trainer):
 
     layer_decay = 1.0  # learning rate of each layer of the encoder relative to the one above it
     muon_learning_rate = 0.0  # for the matrices of these layers; 0 leaves them to AdamW
+    cuda_graphs = False  # whether steps are replayed, for which our optimizer is needed
 
     def __init__(self, *args: Any, epoch_data: Any = None, **kwargs: Any) -> None:
         self._rows: list[int] = []
+        self._watched: list[tuple[str, torch.Tensor, int, list[int]]] = []
+        self._flops_of_a_number: int | None = None
         super().__init__(*args, **kwargs)
+        for theirs in (PrinterCallback, ProgressCallback):
+            self.remove_callback(theirs)
+        self.add_callback(Progress())
         self.add_callback(DataEpochCallback(epoch_data))
         self.add_callback(TimeEstimateCallback())
 
@@ -54,7 +77,7 @@ class SkeletonTrainer(Trainer):
 
     def parameter_groups(self) -> list[dict[str, Any]] | None:
         """Return groups with a learning rate per layer of the encoder, and for Muon; None for the Trainer's own."""
-        if self.layer_decay == 1 and not self.muon_learning_rate:
+        if self.layer_decay == 1 and not self.muon_learning_rate and not self.cuda_graphs:
             return None
         config, args = self.core.config, self.args
         layers = getattr(config, "vision_config", config).num_hidden_layers
@@ -89,34 +112,138 @@ class SkeletonTrainer(Trainer):
         """
         rows = inputs.pop("rows", None)
         self._rows += [] if rows is None else rows.tolist()
-        loss = super().training_step(model, inputs, *args, **kwargs)
-        self._check("loss", loss)
-        if self.accelerator.sync_gradients:
-            # A gradient scaler (fp16) expects overflows now and then, and skips those steps itself.
-            if self.accelerator.scaler is None:
-                gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
-                self._check("gradient norm", torch.nn.utils.get_total_norm(gradients))
-            self._rows = []
+        loss = self.forward_backward(model, inputs, *args, **kwargs)
+        self.watch("loss", loss)
         return loss
+
+    def forward_backward(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Return the loss of a batch, and add its gradients to those of the parameters."""
+        return super().training_step(model, inputs, *args, **kwargs)
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        # A gradient scaler (fp16) expects overflows now and then, and skips those steps itself.
+        if self.accelerator.scaler is None:
+            self.watch("gradient norm", norm)
+        self._rows = []
+        return norm
+
+    def watch(self, name: str, value: torch.Tensor) -> None:
+        """Check that a number of this step is finite; on an accelerator later, since looking at it waits for it."""
+        self._watched.append((name, value.detach().clone(), self.state.global_step + 1, self._rows))
+        if value.device.type == "cpu" or len(self._watched) == WATCHED:
+            self.check_watched()
+
+    def check_watched(self) -> None:
+        """Look at the numbers watched since the last time, in one transfer from the device.
+
+        Raises:
+            NonFiniteLossError: if one of them is not finite.
+        """
+        seen, self._watched = self._watched, []
+        values = torch.stack([value.float() for _, value, _, _ in seen]).tolist() if seen else []
+        broken = next((index for index, value in enumerate(values) if not math.isfinite(value)), None)
+        if self._anywhere(broken is not None):
+            name, _, step, rows = seen[-1 if broken is None else broken]
+            value = math.nan if broken is None else values[broken]
+            self._stop(name, value, step, () if broken is None else rows)
+
+    def _anywhere(self, here: bool) -> bool:
+        """Return whether something holds in any process: all stop together, or the others would wait for one."""
+        if self.args.world_size == 1:
+            return here
+        found = torch.tensor(here, dtype=torch.int32, device=self.args.device)
+        torch.distributed.all_reduce(found, op=torch.distributed.ReduceOp.MAX)
+        return bool(found)
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        """Log, evaluate and save only what is known to be finite."""
+        control = self.control
+        if control.should_log or control.should_evaluate or control.should_save or control.should_training_stop:
+            self.check_watched()
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Count operations as `Trainer` does, but parameters only once: that takes as long as a small step."""
+        main = inputs.get(getattr(self.model, "main_input_name", "input_ids"))
+        if main is None:
+            return super().floating_point_ops(inputs)
+        if self._flops_of_a_number is None:
+            self._flops_of_a_number = super().floating_point_ops(inputs) // max(main.numel(), 1)
+        return self._flops_of_a_number * main.numel()
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate, with the random state of training as it was afterwards: a resumed run evaluates less often."""
         with torch.random.fork_rng(devices=[]):
             return super().evaluate(*args, **kwargs)
 
-    def _check(self, name: str, value: torch.Tensor) -> None:
-        if not torch.isfinite(value):
-            batch = f", in the batch of rows {self._rows} of the training split" if self._rows else ""
-            raise NonFiniteLossError(
-                f"Expected a finite {name}, got {float(value)} at step {self.state.global_step + 1}{batch}. The "
-                "weights were not changed by it and earlier checkpoints are intact: look at these rows, lower "
-                "--learning_rate or --muon_learning_rate, set --max_grad_norm, or use bf16 in place of fp16."
-            )
+    def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate within training, and stop at what is not finite before a checkpoint of it is saved."""
+        with watched(self.core) as broken:
+            metrics = super()._evaluate(*args, **kwargs)
+        for name, value in metrics.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                self._stop(name, value, self.state.global_step)
+        if broken:
+            self._stop(f"output of `{broken[0]}` in evaluation", math.nan, self.state.global_step)
+        return metrics
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        self.check_weights()
+        super()._save_checkpoint(*args, **kwargs)
+
+    def check_weights(self) -> None:
+        """Raise `NonFiniteLossError` where a weight is not finite: a step itself can overflow."""
+        for name, weight in self.core.named_parameters():
+            if weight.requires_grad and not weight.isfinite().all():
+                self._stop(f"`{name}`", math.nan, self.state.global_step)
+
+    def _stop(self, name: str, value: float, step: int, rows: Collection[int] = ()) -> None:
+        batch = f", in the batch of rows {list(rows)} of the training split" if rows else ""
+        unchanged = "The weights were not changed by it. " if step > self.state.global_step else ""
+        intact = "Earlier checkpoints are intact. " if are_intact(Path(str(self.args.output_dir))) else ""
+        raise NonFiniteLossError(
+            f"Expected a finite {name}, got {value} at step {step}{batch}. {unchanged}{intact}"
+            f"{'Look at these rows, lower' if rows else 'Lower'} --learning_rate or --muon_learning_rate, set "
+            "--max_grad_norm, or use bf16 in place of fp16."
+        )
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
+        folder = Path(str(output_dir or self.args.output_dir))
+        if has_adapters(self.core):
+            save_weights(self.core, folder)
         # A pickle with paths of this machine, which nothing reads back.
-        Path(str(output_dir or self.args.output_dir), TRAINING_ARGS_NAME).unlink(missing_ok=True)
+        (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return super()._load_from_checkpoint(resume_from_checkpoint, model)
+        restore_weights(self.core, resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return super()._load_best_model()
+        restore_weights(self.core, str(self.state.best_model_checkpoint))
+
+
+@contextmanager
+def watched(model: nn.Module) -> Iterator[list[str]]:
+    """Yield a list that gets the names of the parts of a model whose outputs are not finite within the block."""
+    broken: list[str] = []
+
+    def look(name: str, output: Any) -> None:
+        tensor = output if isinstance(output, torch.Tensor) else next(iter(output.values()), None)
+        if isinstance(tensor, torch.Tensor) and not tensor.isfinite().all():
+            broken.append(name)
+
+    parts = [(name, part) for name, part in model.named_children() if any(True for _ in part.parameters())]
+    hooks = [part.register_forward_hook(lambda _, __, out, name=name: look(name, out)) for name, part in parts]
+    try:
+        yield broken
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 class TrainingRun(DataReport):
@@ -139,6 +266,11 @@ class TrainingRun(DataReport):
     def build(self) -> SkeletonTrainer:
         """Load the data, make or load the model, and return their Trainer."""
         raise NotImplementedError
+
+    @property
+    def metrics(self) -> Collection[str]:
+        """Names of the metrics that an evaluation gives, one of which chooses the best model."""
+        return self.evaluated
 
     def describe(self) -> dict[str, Any]:
         """Return what the task adds to the record of the run, such as the recipe and the sizes of the data."""
@@ -163,18 +295,22 @@ class TrainingRun(DataReport):
             NonFiniteLossError: if the loss or a gradient becomes NaN or infinite.
             ValueError: for arguments, data or checkpoints that cannot be used.
         """
-        checkpoint = find_checkpoint(self.folder, self.args.resume_from_checkpoint)
-        warn_of_imitated_bf16(self.args)
-        set_seed(self.args.seed)
+        args = self.args
+        checkpoint = find_checkpoint(self.folder, args.resume_from_checkpoint, args.overwrite_output_dir)
+        warn_of_imitated_bf16(args)
+        set_seed(args.seed)
         self.trainer = self.build()
         self.report_model()
         if self.args.dry_run:
             return self.folder
         self._check_that_a_batch_is_filled()
-        seconds = train_until_done(self.trainer, checkpoint)
-        common = describe_run(self.trainer, seconds, checkpoint, self.evaluated, self.packages)
-        training = {**self.describe(), **common}
-        self.save()
+        self._check_metric()
+        with self._replaced():
+            seconds = train_until_done(self.trainer, checkpoint)
+            self.trainer.check_weights()
+            common = describe_run(self.trainer, seconds, checkpoint, self.evaluated, self.packages)
+            training = {**self.describe(), **common}
+            self.save()
         if self.trainer.is_world_process_zero():
             # On disk before anything is measured: whatever is refused there, no training is lost.
             merge_metrics(self.folder, {"training": training})
@@ -182,6 +318,32 @@ class TrainingRun(DataReport):
             if self.args.do_predict:
                 merge_metrics(self.folder, self.measure())
         return self.folder
+
+    @contextmanager
+    def _replaced(self) -> Iterator[None]:
+        """Set aside an old run that this one replaces; it comes back if this one fails before it saves anything."""
+        first = self.trainer.is_world_process_zero()
+        if first and self.args.overwrite_output_dir:
+            set_aside(self.folder)
+        try:
+            yield
+        except BaseException:
+            if first and self.args.overwrite_output_dir:
+                bring_back(self.folder)
+            raise
+        if first:
+            forget_replaced(self.folder)
+
+    def _check_metric(self) -> None:
+        wanted = self.args.metric_for_best_model
+        if wanted is None or f"eval_{wanted.removeprefix('eval_')}" in self.metrics:
+            return
+        known = sorted(name.removeprefix("eval_") for name in self.metrics)
+        near = difflib.get_close_matches(wanted.removeprefix("eval_"), known, 1, cutoff=0.4)
+        raise ValueError(
+            f"`metric_for_best_model` must be one of {', '.join(known)}, got {wanted!r}."
+            + (f" Did you mean {near[0]}?" if near else " Name one of them.")
+        )
 
     def _check_that_a_batch_is_filled(self) -> None:
         rows, batch = len(self.trainer.train_dataset), self.args.train_batch_size * self.args.world_size
@@ -201,40 +363,4 @@ def warn_of_imitated_bf16(args: Any) -> None:
         )
 
 
-def find_checkpoint(output_dir: Path, resume: str | bool | None) -> Path | None:
-    """Return the checkpoint that a run starts from, None for the beginning.
-
-    Args:
-        output_dir: Folder of the run.
-        resume: None or `false` to start a new run, `true` for the newest complete checkpoint (the beginning, with a
-            warning, where there is none yet), or the path of a checkpoint.
-
-    Raises:
-        ValueError: if a new run would overwrite something, a run is finished, or a checkpoint is not complete.
-    """
-    wanted = str(resume or "false").strip()
-    if (output_dir / METRICS_FILE).is_file():
-        raise ValueError(
-            f"{output_dir} holds a finished run, and the test split is opened once. Choose another --output_dir; to "
-            f"train further, start from this one with --model {output_dir}. If its test split is still closed, "
-            "omni-vision evaluate opens it."
-        )
-    if wanted.lower() in ("false", "no", "0"):
-        if output_dir.is_dir() and any(output_dir.iterdir()):
-            raise ValueError(
-                f"Expected an empty --output_dir, got {output_dir} with files in it. Choose another, or continue its "
-                "run with --resume_from_checkpoint true."
-            )
-        return None
-    if wanted.lower() in ("true", "yes", "1"):
-        complete = [path.parent for path in output_dir.glob("checkpoint-*/trainer_state.json")]
-        if not complete:
-            logger.warning("No complete checkpoint in %s yet: training starts at the beginning.", output_dir)
-            return None
-        return max(complete, key=lambda path: int(path.name.rpartition("-")[2]))
-    if not (Path(wanted) / "trainer_state.json").is_file():
-        raise ValueError(f"Expected 'true' or the folder of a complete checkpoint to resume, got {wanted!r}.")
-    return Path(wanted)
-
-
-__all__ = ["NonFiniteLossError", "SkeletonTrainer", "TrainingRun", "find_checkpoint", "warn_of_imitated_bf16"]
+__all__ = ["NonFiniteLossError", "SkeletonTrainer", "TrainingRun", "warn_of_imitated_bf16", "watched"]

@@ -1,16 +1,20 @@
 """The Trainer of classifiers: averaged weights, layer-wise learning rates, label smoothing of soft labels."""
 
+import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from transformers import EvalPrediction
 
+from ..evaluation.metrics import balanced_accuracy
+from ..evaluation.multi_label import DEFAULT_THRESHOLD, MULTI_LABEL, mean_average_precision
 from ..modeling_omni_vision import OmniVisionForImageClassification
 from .averaging import TRAINED_WEIGHTS_FILE, WeightAverage
 from .callbacks import AfterStepCallback
+from .class_balance import BalancedSampler, class_weights
+from .cuda_graphs import SMALL_MODEL, TrainingGraphs
 from .optimizer import decays
 from .skeleton import SkeletonTrainer
 
@@ -28,6 +32,8 @@ class OmniVisionTrainer(SkeletonTrainer):
         layer_decay: Learning rate of each layer relative to the one above it.
         muon_learning_rate: Learning rate of Muon, for the matrices of the layers; 0 for AdamW everywhere.
         center_residual: Keep the residual stream at zero mean.
+        class_balance: `weights` of the classes in the loss, or a `sampler` that draws them equally often.
+        cuda_graphs: Replay steps as CUDA graphs; see `replays_steps`.
         **kwargs: As for `Trainer`.
     """
 
@@ -39,21 +45,65 @@ class OmniVisionTrainer(SkeletonTrainer):
         layer_decay: float = 1.0,
         muon_learning_rate: float = 0.0,
         center_residual: bool = True,
+        class_balance: str | None = None,
+        cuda_graphs: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(model, compute_metrics=accuracy, preprocess_logits_for_metrics=predicted_classes, **kwargs)
+        super().__init__(model, compute_metrics=accuracies, preprocess_logits_for_metrics=answers, **kwargs)
         self.layer_decay, self.muon_learning_rate = layer_decay, muon_learning_rate
+        data: Any = self.train_dataset
+        classes = len(model.config.id2label or ())
+        weights = class_weights(data.labels, classes) if class_balance == "weights" else None
+        self.class_weights = None if weights is None else weights.to(self.args.device)
+        self.balance_samples = class_balance == "sampler"
         self.label_smoother = None  # knows no soft labels; compute_loss does it
         self.average = WeightAverage(model, ema_decay) if ema_decay else None
-        if center_residual:
-            self.add_callback(AfterStepCallback(model.center_residual_))
-        if self.average is not None:
-            # After centring, so that the average is centred too.
-            self.add_callback(AfterStepCallback(self.average.update))
+        self.center_residual, self.cuda_graphs = center_residual, cuda_graphs
+        self.graphs: TrainingGraphs | None = None
+        self.add_callback(AfterStepCallback(self._after_step))
+
+    def _after_step(self) -> None:
+        if self.graphs is None:
+            if self.center_residual:
+                self.core.center_residual_()
+            if self.average is not None:
+                # After centring, so that the average is centred too.
+                self.average.update()
+
+    def forward_backward(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Return the loss of a batch and add its gradients, by a CUDA graph if steps are replayed."""
+
+        def loss_of(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+            return super(OmniVisionTrainer, self).forward_backward(model, batch, *args, **kwargs)
+
+        if not self.cuda_graphs:
+            return loss_of(inputs)
+        if self.graphs is None:
+            # Only now: a resumed run has given the optimizer its state.
+            accelerated: Any = self.optimizer
+            optimizer, center = accelerated.optimizer, self.core.center_residual_ if self.center_residual else None
+            self.graphs = TrainingGraphs(self.core, optimizer, self.args.max_grad_norm, center, self.average)
+            optimizer.replay = self._replayed_update
+        if not model.training:
+            model.train()
+        return self.graphs.forward_backward(inputs, loss_of, self.current_gradient_accumulation_steps)
+
+    def _replayed_update(self) -> None:
+        assert self.graphs is not None
+        self.graphs.update()
+        self.watch("gradient norm", self.graphs.norm)
+        self._rows = []
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        return super()._get_grad_norm(model, grad_norm) if self.graphs is None else self.graphs.norm
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        return super()._clip_grad_norm(model) if self.graphs is None else self.graphs.norm
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train as `Trainer` does; the model ends with the best weights, or with the averaged ones."""
         output = super().train(*args, **kwargs)
+        self.graphs = None
         if self.average is not None:
             if not (self.args.load_best_model_at_end and self.state.best_model_checkpoint):
                 self.average.swap()
@@ -64,13 +114,25 @@ class OmniVisionTrainer(SkeletonTrainer):
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, *args: Any, **kwargs: Any
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
         """Compute the model's loss, in training with label smoothing, for hard and soft labels."""
-        smoothing = self.args.label_smoothing_factor
-        if not smoothing or not model.training:
+        smoothing, weights = self.args.label_smoothing_factor, self.class_weights
+        if not model.training or not (smoothing or weights is not None):
             return super().compute_loss(model, inputs, return_outputs, *args, **kwargs)
         labels = inputs.pop("labels")
         outputs = model(**inputs)
-        loss = nn.functional.cross_entropy(outputs.logits.float(), labels, label_smoothing=smoothing)
+        if self.core.config.problem_type == MULTI_LABEL:
+            soft = labels * (1 - smoothing) + smoothing / 2
+            loss = nn.functional.binary_cross_entropy_with_logits(outputs.logits.float(), soft)
+            return (loss, outputs) if return_outputs else loss
+        options: Any = {"weight": weights, "label_smoothing": smoothing, "reduction": "none"}
+        # The mean over images, not over their weights: the same whether labels are mixed and batches accumulated.
+        loss = nn.functional.cross_entropy(outputs.logits.float(), labels, **options).mean()
         return (loss, outputs) if return_outputs else loss
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        data: Any = self.train_dataset if train_dataset is None else train_dataset
+        if not self.balance_samples:
+            return super()._get_train_sampler(train_dataset)
+        return BalancedSampler(data, int(self.args.data_seed or 0))
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Return the names of the parameters that weight decay acts on."""
@@ -104,15 +166,67 @@ class OmniVisionTrainer(SkeletonTrainer):
             self.average.load(resume_from_checkpoint)
 
 
-def predicted_classes(logits: torch.Tensor | tuple[torch.Tensor, ...], labels: torch.Tensor) -> torch.Tensor:
-    """Return classes (batch,) of logits (batch, classes), so that processes gather one number per image."""
+def replays_steps(wanted: str, args: Any, parameters: int) -> bool:
+    """Return whether training steps are replayed as CUDA graphs.
+
+    Args:
+        wanted: `true`, `false`, or `auto` for models so small that launching kernels takes longer than running them.
+        args: Arguments of training.
+        parameters: Number of them.
+
+    Raises:
+        ValueError: if they are wanted where they cannot be.
+    """
+    # A launcher's settings come by the environment.
+    precision = "fp16" if args.fp16 else os.environ.get("ACCELERATE_MIXED_PRECISION")
+    mode = args.torch_compile_mode or os.environ.get("ACCELERATE_DYNAMO_MODE")
+    reasons = {
+        f"the device is {args.device}": args.device.type != "cuda",
+        f"{args.world_size} processes train together": args.world_size > 1,
+        f"{args.n_gpu} GPUs share one process": args.n_gpu > 1,
+        "the gradient scaler of fp16 decides on the host about each step": precision == "fp16",
+        f"--torch_compile_mode {mode} makes graphs too": mode in ("reduce-overhead", "max-autotune"),
+        f"--optim {args.optim} is not AdamW": args.optim not in ("adamw_torch", "adamw_torch_fused"),
+    }
+    found = [reason for reason, holds in reasons.items() if holds]
+    if wanted == "true" and found:
+        raise ValueError(f"`cuda_graphs` must be auto or false, got true while {found[0]}. Leave it out.")
+    return wanted != "false" and not found and (wanted == "true" or parameters <= SMALL_MODEL)
+
+
+def answers(logits: torch.Tensor | tuple[torch.Tensor, ...], labels: torch.Tensor) -> torch.Tensor:
+    """Return class and loss of each image (batch, 2), in float64, so that processes gather two numbers per image.
+
+    With lists of labels the probabilities of all classes, and the loss: (batch, classes + 1).
+    """
     logits = logits[0] if isinstance(logits, tuple) else logits
-    return logits.argmax(dim=-1)
+    if labels.ndim == 2:
+        losses = nn.functional.binary_cross_entropy_with_logits(logits.float(), labels, reduction="none").mean(dim=-1)
+        return torch.cat((logits.double().sigmoid(), losses[:, None].double()), dim=-1)
+    losses = nn.functional.cross_entropy(logits.float(), labels, reduction="none")
+    return torch.stack((logits.argmax(dim=-1), losses), dim=-1).double()
 
 
-def accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    """Return the fraction of images whose predicted class is the right one."""
-    return {"accuracy": float(np.mean(prediction.predictions == prediction.label_ids))}
+def accuracies(prediction: EvalPrediction) -> dict[str, float]:
+    """Return the fraction of right images, its mean over the classes, and the loss.
+
+    The Trainer's own loss is a mean over batches: with several processes, what fills up the last one counts.
+    """
+    found: Any = prediction.predictions
+    labels: Any = prediction.label_ids
+    if labels.ndim == 2:
+        probabilities = found[:, :-1]
+        return {
+            "accuracy": float(((probabilities >= DEFAULT_THRESHOLD) == labels).all(axis=1).mean()),
+            "mean_average_precision": mean_average_precision(probabilities, labels),
+            "loss": float(found[:, -1].mean()),
+        }
+    right = found[:, 0] == labels
+    return {
+        "accuracy": float(right.mean()),
+        "balanced_accuracy": balanced_accuracy(right, labels),
+        "loss": float(found[:, 1].mean()),
+    }
 
 
-__all__ = ["OmniVisionTrainer", "accuracy", "predicted_classes"]
+__all__ = ["OmniVisionTrainer", "accuracies", "answers", "replays_steps"]

@@ -15,33 +15,35 @@ if Version(transformers_version) < Version("5.23"):
     pytest.skip("models of several parts need transformers 5.23", allow_module_level=True)
 
 FLAGS = {
-    "evaluate": "model dataset split output image_column label_column validation_fraction batch_size robustness",
-    "predict": "model images revision batch_size sheet on_error json",
+    "evaluate": "model dataset split output image_column label_column text_column validation_fraction batch_size "
+    "robustness",
+    "predict": "model images revision batch_size top_k sheet csv on_error json",
     "inspect": "folder dataset image_column label_column check sheet export split count json",
     "visualize": "model output images image text dataset split count revision",
-    "zero-shot": "model dataset split templates",
+    "zero-shot": "model dataset split labels templates",
     "index": "model index images revision pool_factor on_error remove_missing delete queries measure",
     "search": "model index text image where limit exact json sheet maps force revision",
     "compose": "vision text output fusion vision_feature_select_strategy projector scale_factor "
     "cross_attention_interval dtype",
-    "ask": "question model image max_new_tokens revision",
-    "convert": "model output source target num_heads spec_config",
-    "publish": "model output repo_id push template",
+    "ask": "question model image max_new_tokens force revision",
+    "convert": "model output source target num_heads architecture hidden_act encoder_only revision trust_remote_code "
+    "spec_config",
+    "publish": "model output repo_id push private template",
     "verify": "folder trust_remote_code",
-    "benchmark": "model batch_sizes dtype threads rounds compiled json",
+    "benchmark": "model batch_sizes dtype threads rounds compiled fused json",
 }
 # Beside these, all arguments of transformers' Trainer, or of that of sentence-transformers.
 TRAINING_FLAGS = {
     "train": "dataset image_column label_column validation_fraction test_fraction model config min_crop_scale "
-    "max_translate flip rand_augment random_erasing mixup cutmix ema_decay layer_decay muon_learning_rate "
-    "mimetic_init center_residual",
+    "max_translate flip rand_augment random_erasing mixup cutmix class_balance ema_decay layer_decay "
+    "muon_learning_rate mimetic_init center_residual images_on_device cuda_graphs",
     "train-retrieval": "dataset image_column text_column validation_fraction text_sampling model vision config text "
     "embedding_dim vectors single_vector_weight vision_feature_select_strategy contrastive_loss train lora_rank "
     "mini_batch_size image_pair_weight augment muon_learning_rate",
     "train-language": "dataset validation_fraction model vision config text text_config fusion "
     "vision_feature_select_strategy projector scale_factor cross_attention_interval attn_implementation stage "
-    "lora_rank vision_learning_rate text_learning_rate muon_learning_rate text_muon_learning_rate "
-    "max_questions_per_sequence image_input",
+    "lora_rank lora_targets vision_learning_rate text_learning_rate muon_learning_rate text_muon_learning_rate "
+    "max_questions_per_sequence long_conversations image_input",
 }
 POSITIONAL = {"ask": "question", "inspect": "folder", "verify": "folder"}
 NOT_WORDS_OF_OURS = ("checkpoint", "picture", "pictures", "out", "output_folder", "destination", "text_file")

@@ -107,7 +107,7 @@ def test_help_of_training_needs_no_extra_and_lists_the_arguments_of_transformers
 def test_a_missing_extra_is_one_line_that_says_how_to_install_it():
     done = run_script(script_of("search"), "--model", "m", "--index", "i", "--text", "t")
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].endswith('`pip install "omni-vision[retrieval]"` installs it.')
+    assert done.stderr.splitlines()[-1].endswith('`pip install -e ".[retrieval]"` installs it.')
     assert "Traceback" not in done.stderr
 
 

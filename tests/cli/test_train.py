@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -89,9 +90,44 @@ def test_the_example_of_the_command_names_flags_that_exist():
     from modeling_omni_vision.training.arguments import OmniVisionTrainingArguments, RecipeArguments
 
     fields = {*RecipeArguments.__dataclass_fields__, *OmniVisionTrainingArguments.__dataclass_fields__}
-    flags = set(re.findall(r"--([a-z_]+)", train.__doc__)) - {"help", "nproc_per_node"}
+    flags = set(re.findall(r"--([a-z_]+)", train.__doc__)) - {"help", "help_all", "nproc_per_node"}
     assert flags
     assert flags <= fields
+
+
+@pytest.mark.parametrize("bar", [True, False])
+def test_a_run_shows_one_bar_and_one_line_for_each_evaluation(images, tmp_path, capsys, bar):
+    main = runpy.run_path(str(SCRIPT))["main"]
+    main(words(images, tmp_path / "run", disable_tqdm=not bar, logging_steps=2, num_train_epochs=3))
+    out, err = capsys.readouterr()
+    number, steps = r"\d+\.\d{4}", [f"step {step} of 9: loss" for step in (2, 4, 6, 8)]
+    lines = [line for line in out.splitlines() if line.startswith("epoch ")]
+    line = rf"epoch \d of 3, loss {number}, validation loss {number}, validation accuracy {number}, "
+    assert all(re.fullmatch(line + r"[\d.e+]+ images/s, 0:00:\d\d left", found) for found in lines), lines
+    assert len(lines) == 3
+    assert [found.rpartition(" ")[0] for found in out.splitlines() if "step" in found] == ([] if bar else steps)
+    assert ("9/9" in err) == bar
+    assert "{'" not in out
+    assert "Generating" not in err
+    assert "UNEXPECTED" not in out + err
+
+
+@pytest.mark.parametrize("name", ["train", "train_retrieval", "train_language"])
+def test_help_is_about_our_flags_and_names_where_the_others_are(name, capsys):
+    main = import_module(f"modeling_omni_vision.cli.{name}").main
+    said = {}
+    for word in ("--help", "--help_all"):
+        with pytest.raises(SystemExit):
+            main([word])
+        said[word] = capsys.readouterr().out
+    short, whole = (re.findall(r"^  (--\w+)", text, re.MULTILINE) for text in said.values())
+    assert len(short) < 60 < 120 < len(whole)
+    assert {"--dataset", "--output_dir", "--overwrite_output_dir", "--learning_rate"} <= set(short)
+    assert "--help_all lists them" in said["--help"]
+    assert "--no_" not in said["--help"]
+    assert "The same as --do_predict false." in said["--help_all"]
+    # Ours come first.
+    assert [flag for flag in whole if flag in short] == [flag for flag in whole if "--no_" not in flag][: len(short)]
 
 
 @pytest.mark.slow
@@ -106,6 +142,21 @@ def test_two_processes_train_together_and_equal_one_process_with_the_whole_batch
     runpy.run_path(str(SCRIPT))["main"](words(images, tmp_path / "one", **options))
     # The Trainer logs the mean over processes; sums are done in another order: 1e-7, which Adam's first steps enlarge.
     assert losses_of(tmp_path / "two") == pytest.approx(losses_of(tmp_path / "one"), abs=2e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_evaluation_of_one_though_the_last_batch_is_filled_up(images, tmp_path):
+    # Eleven images by four and twice two: the last batches hold three, and three with a filler.
+    options = {"validation_fraction": 11, "num_train_epochs": 1, "learning_rate": 0, "save_strategy": "no"}
+    options |= {"load_best_model_at_end": False}
+    two = {"per_device_train_batch_size": 6, "per_device_eval_batch_size": 2}
+    two_processes(words(images, tmp_path / "two", **options, **two))
+    runpy.run_path(str(SCRIPT))["main"](words(images, tmp_path / "one", **options, per_device_eval_batch_size=4))
+    found = [json.loads((tmp_path / name / "metrics.json").read_text())["training"] for name in ("one", "two")]
+    (one,), (other,) = (record["evaluations"] for record in found)
+    # Each loss is a float32 of a batch of another size.
+    assert other["loss"] == pytest.approx(one["loss"], rel=1e-6)
+    assert [other[name] for name in ("accuracy", "balanced_accuracy")] == [one["accuracy"], one["balanced_accuracy"]]
 
 
 @pytest.mark.slow
@@ -152,7 +203,7 @@ def test_sigterm_saves_a_checkpoint_says_so_and_fails(images, tmp_path, processe
         running = subprocess.Popen([*launcher, str(SCRIPT), *arguments], env=environment(), stdout=log, stderr=log)
         try:
             deadline = time.monotonic() + 120
-            while "'loss'" not in (tmp_path / "log").read_text() and time.monotonic() < deadline:
+            while ": loss " not in (tmp_path / "log").read_text() and time.monotonic() < deadline:
                 time.sleep(0.2)
             running.send_signal(signal.SIGTERM)
             code = running.wait(timeout=60)

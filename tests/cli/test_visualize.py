@@ -14,7 +14,9 @@ def test_attention_of_encoders_and_classifiers_is_drawn_over_image_files(kind, t
         Image.new("RGB", (40, 30), (80 * number, 0, 0)).save(tmp_path / "images" / f"{number}.png")
     words = ["--model", str(tmp_path / "model"), "--output", str(tmp_path / "maps")]
     main([*words, "--images", str(tmp_path / "images"), "--count", "2"])
-    assert capsys.readouterr().out.strip() == str(tmp_path / "maps" / "attention.png")
+    said = capsys.readouterr()
+    assert said.out.strip() == str(tmp_path / "maps" / "attention.png")
+    assert "The first 2 of 3 images; --count 3 draws all." in said.err
     two = Image.open(tmp_path / "maps" / "attention.png").height
     main([*words, "--images", str(tmp_path / "images")])
     assert Image.open(tmp_path / "maps" / "attention.png").height > two

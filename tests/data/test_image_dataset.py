@@ -6,8 +6,9 @@ from PIL import Image as PilImage
 from torch.utils.data import DataLoader
 
 from modeling_omni_vision.data.augmentation import Augmentation
-from modeling_omni_vision.data.image_dataset import ImageCollator, ImageDataset
-from modeling_omni_vision.image_processing_omni_vision import OmniVisionImageProcessor
+from modeling_omni_vision.data.image_dataset import ImageCollator, ImageDataset, moved_to_device, normalised
+from modeling_omni_vision.data.stored_images import netpbm_header, raw_pixels
+from modeling_omni_vision.image_processing_omni_vision import OmniVisionImageProcessor, read_image
 
 
 FEATURES = Features({"image": Image(decode=False), "label": ClassLabel(names=["a", "b", "c"])})
@@ -71,20 +72,24 @@ def test_one_row_is_what_it_is_in_a_batch(tmp_path, mixed_sources):
     for augmentation in (None, Augmentation(9, (8, 8), min_crop_scale=0.3, flip=True, rand_augment=5)):
         images = ImageDataset(dataset, processor, augmentation)
         batch = images.__getitems__([3, 0, 7])
-        assert torch.equal(images[7]["image"], batch[2]["image"])
-        assert images[7]["label"] == batch[2]["label"] == 1
+        assert torch.equal(images[7]["image"], batch["images"][2])
+        assert images[7]["label"] == int(batch["labels"][2]) == 1
 
 
-def test_small_sets_are_decoded_once_and_large_ones_each_time(tmp_path, mixed_sources):
+def test_what_fits_is_decoded_once_and_the_rest_each_time(tmp_path, mixed_sources):
     dataset = dataset_of(mixed_sources, tmp_path)
     processor = OmniVisionImageProcessor(size={"height": 8, "width": 8})
     exact = len(dataset) * 3 * 8 * 8
     kept = ImageDataset(dataset, processor, memory_limit=exact)
-    read_again = ImageDataset(dataset, processor, memory_limit=exact - 1)
-    (tmp_path / "0.png").write_bytes(b"gone")
-    assert kept[0]["image"].shape == (3, 8, 8)
-    with pytest.raises(ValueError, match=r"row 0 .*0\.png"):
-        read_again[0]
+    all_but_one = ImageDataset(dataset, processor, memory_limit=exact - 1)
+    before = kept.__getitems__(range(9))["images"]
+    assert torch.equal(all_but_one.__getitems__(range(9))["images"], before)
+    for row in (0, 8):
+        (tmp_path / f"{row}.png").write_bytes(b"gone")
+    assert torch.equal(kept[8]["image"], before[8])
+    assert torch.equal(all_but_one[0]["image"], before[0])
+    with pytest.raises(ValueError, match=r"row 8 .*8\.png"):
+        all_but_one[8]
 
 
 def test_crops_are_cut_out_of_the_original_not_out_of_a_small_copy(tmp_path):
@@ -95,7 +100,7 @@ def test_crops_are_cut_out_of_the_original_not_out_of_a_small_copy(tmp_path):
     spreads = []
     for epoch in range(8):
         images.set_epoch(epoch)
-        spreads += [float(sample["image"].float().std()) for sample in images.__getitems__(range(4))]
+        spreads += [float(image.float().std()) for image in images.__getitems__(range(4))["images"]]
     # Out of an 8 px copy, which is grey within one level, no crop would have a spread above 1.
     assert max(spreads) > 10
 
@@ -160,3 +165,52 @@ def test_rand_augment_refuses_channels_that_are_no_colours():
     augmentation = Augmentation(4, (8, 8), rand_augment=5)
     with pytest.raises(ValueError, match="1 or 3 channels, got 4"):
         augmentation.images(torch.zeros(4, 4, 8, 8, dtype=torch.uint8), range(4), 0)
+
+
+@pytest.mark.parametrize("min_crop_scale", [0.0, 0.3])
+def test_images_changed_an_epoch_at_a_time_are_those_changed_in_batches(tmp_path, min_crop_scale):
+    rng = np.random.default_rng(0)
+    sources = [PilImage.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)) for _ in range(40)]
+    processor = OmniVisionImageProcessor(size={"height": 8, "width": 8})
+    levers = {
+        "min_crop_scale": min_crop_scale,
+        "max_translate": 2,
+        "flip": True,
+        "rand_augment": 5,
+        "random_erasing": 0.5,
+    }
+    images = ImageDataset(dataset_of(sources, tmp_path), processor, Augmentation(40, (8, 8), **levers))
+    assert images.bytes_on_device == 4 * 40 * 3 * 8 * 8
+    for epoch in (0, 1):
+        images.set_epoch(epoch)
+        for rows in (np.array([3, 0, 7, 39]), np.arange(20)):
+            batch = images.__getitems__(rows)
+            assert torch.equal(images._of_epoch(epoch)[rows], batch["images"])
+            collate = ImageCollator(processor)
+            assert torch.equal(collate._looked_up(batch["images"]), normalised(processor, batch["images"]))
+
+
+def test_images_on_the_device_are_refused_where_there_is_none_or_they_do_not_fit(tmp_path, mixed_sources):
+    images = ImageDataset(
+        dataset_of(mixed_sources, tmp_path), OmniVisionImageProcessor(size={"height": 8, "width": 8})
+    )
+    assert not moved_to_device("auto", [images], torch.device("cpu"), workers=0)
+    with pytest.raises(
+        ValueError, match=r"`images_on_device` must be auto or false, got true while the device is cpu"
+    ):
+        moved_to_device("true", [images], torch.device("cpu"), workers=0)
+    with pytest.raises(ValueError, match="while 2 workers load them"):
+        moved_to_device("true", [images], torch.device("cuda"), workers=2)
+
+
+def test_raw_pixels_of_idx_are_taken_as_they_are_and_equal_those_that_pillow_reads(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 6, 4, 3), dtype=np.uint8)
+    for channels in (1, 3):
+        wanted = pixels[..., :channels]
+        stored = [{"bytes": netpbm_header(6, 4, channels) + image.tobytes(), "path": None} for image in wanted]
+        assert torch.equal(raw_pixels(stored, (6, 4), channels), torch.from_numpy(wanted.transpose(0, 3, 1, 2).copy()))
+        read = np.stack([read_image(source, channels) for source in stored])
+        assert np.array_equal(read, wanted)
+        for other in ([{"bytes": b"P5 4 6 255\nshort", "path": None}], [*stored, {"bytes": None, "path": "x"}]):
+            assert raw_pixels(other, (6, 4), channels) is None
+    assert raw_pixels(stored, (4, 6), 3) is None

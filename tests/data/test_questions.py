@@ -2,6 +2,7 @@ import io
 import json
 import re
 from collections import Counter
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from datasets import disable_progress_bars
 from PIL import Image
 
 from modeling_omni_vision.data.conversations import FEATURES, load_conversations
+from modeling_omni_vision.data.image_groups import group_rows, image_keys, order_groups
 from modeling_omni_vision.data.questions import load_questions
 from modeling_omni_vision.data.synthetic.scene_questions import (
     NUMBERS,
@@ -235,7 +237,7 @@ def easy_vqa(tmp_path):
         (tmp_path / split / "images").mkdir(parents=True)
         questions = []
         for number in range(count):
-            Image.new("RGB", (64, 64), "teal").save(tmp_path / split / "images" / f"{number}.png")
+            Image.new("RGB", (64, 64), (number, 128, 128)).save(tmp_path / split / "images" / f"{number}.png")
             questions += [["what color is the shape?", "teal", number], ["is there a circle?", "no", number]]
             questions += [["what shape is in the image?", "triangle", number]]
         (tmp_path / split / "questions.json").write_text(json.dumps(questions))
@@ -258,11 +260,17 @@ def test_a_folder_without_easy_vqa_is_refused(tmp_path):
 def test_several_sources_are_trained_on_together_and_measured_on_the_first(easy_vqa, tmp_path):
     (tmp_path / "mine").mkdir()
     talk = [turn("user", "What is it?"), turn("assistant", "Red.")]
-    mine = write(tmp_path / "mine", *({"image": "a.png", "messages": talk} for _ in range(4)))
+    mine = write(
+        tmp_path / "mine", *({"image": name, "messages": talk} for name in ("a.png", "b.png", "a.png", "a.png"))
+    )
     data = load_questions(f"easy-vqa:{easy_vqa} + {mine}", validation_fraction=1)
-    assert {name: len(split) for name, split in data.items()} == {"train": 9 + 3, "validation": 1, "test": 2}
+    # Of the four rows of ours one is held out, or the three with the same image.
+    assert {name: len(split) for name, split in data.items()} in (
+        {"train": 9 + 3, "validation": 1, "test": 2},
+        {"train": 9 + 1, "validation": 1, "test": 2},
+    )
     kinds = [row["questions"][0]["kind"] for row in data["train"]]
-    assert kinds == ["colour"] * 9 + ["answer"] * 3
+    assert kinds == ["colour"] * 9 + ["answer"] * (len(kinds) - 9)
     assert data["validation"][0]["questions"][0]["kind"] == "colour"
 
 
@@ -301,7 +309,9 @@ def test_each_thing_that_the_assistant_says_is_an_answer_to_all_before_it(tmp_pa
         "kind": "answer",
     }
     assert third["questions"][0]["messages"][0]["content"] == "<image>\nAnd<image>\n"
-    assert load_questions(str(tmp_path), validation_fraction=1)["train"].num_rows == 2
+    # They are connected by their images: no row could be held out alone.
+    with pytest.raises(ValueError, match="so many share images"):
+        load_questions(str(tmp_path), validation_fraction=1)
 
 
 @pytest.mark.parametrize(
@@ -315,11 +325,129 @@ def test_each_thing_that_the_assistant_says_is_an_answer_to_all_before_it(tmp_pa
         ),
         ({"image": "a.png", "messages": [turn("user", "?")]}, "nothing that the assistant answers"),
         ({"image": "a.png", "messages": [turn("robot", "?"), turn("assistant", "!")]}, "role 'robot'"),
+        ({"image": "a.png", "messages": [turn("assistant", "!")]}, "speaks before any user"),
+        ({"image": "a.png", "messages": [turn("system", "?"), turn("assistant", "!")]}, "speaks before any user"),
+        ({"image": "a.png", "messages": [turn("user", "?"), turn("assistant", "<image>!")]}, "<image> in an answer"),
+        ({"images": [], "image": "a.png", "messages": [turn("user", "?"), turn("assistant", "!")]}, "beside `image`"),
+        ({"images": ["b.png"], "image": "a.png", "messages": [turn("user", "?"), turn("assistant", "!")]}, "beside"),
+        ({"image": "broken.png", "messages": [turn("user", "?"), turn("assistant", "!")]}, "'broken.png' cannot be"),
+        ({"image": {"bytes": ""}, "messages": [turn("user", "?"), turn("assistant", "!")]}, "are no text"),
+        ({"image": "a.png", "weight": 0.5, "messages": [turn("user", "?"), turn("assistant", "!")]}, "`weight` 0.5"),
+        (
+            {"image": "a.png", "messages": [turn("user", [{"type": "video", "video": "a"}]), turn("assistant", "!")]},
+            "text",
+        ),
+        ({"messages": [turn("user", [{"image": "a.png"}]), turn("assistant", "!")]}, "inside a part, 'a.png'"),
+        (["a.png"], "entry 1 of .*no JSON object"),
+        ("a.png", "line 1 of .*no JSON object"),
     ],
 )
 def test_a_line_that_cannot_be_read_is_named(tmp_path, row, message):
+    (tmp_path / "broken.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=message):
         load_conversations(write(tmp_path, row))
+
+
+TALK = [turn("user", "What?"), turn("assistant", "Red.")]
+
+
+@pytest.mark.parametrize(
+    ("row", "images", "said"),
+    [
+        ({"image": ["a.png", "b.png"], "messages": TALK}, 2, "<image>\n<image>\nWhat?"),
+        ({"image": "a.png", "images": None, "messages": TALK}, 1, "<image>\nWhat?"),
+        ({"image": "a.png", "images": ["a.png"], "messages": TALK}, 1, "<image>\nWhat?"),
+        ({"image": None, "images": [], "messages": TALK}, 0, "What?"),
+        ({"image": "", "messages": TALK}, 0, "What?"),
+        ({"conversations": [{"from": "Human", "value": "What?"}, {"from": "GPT", "value": "Red."}]}, 0, "What?"),
+        ({"messages": [turn("user", "What?"), {"role": "model", "content": "Red."}]}, 0, "What?"),
+        ({"messages": [turn("user", {"type": "input_text", "text": "What?"}), TALK[1]]}, 0, "What?"),
+        (
+            {"image": "a.png", "messages": [turn("user", [{"type": "image_url"}, "What?"]), TALK[1]]},
+            1,
+            "<image>\nWhat?",
+        ),
+        ({"messages": [turn("user", "Wh\u2028at?"), TALK[1]]}, 0, "Wh\u2028at?"),
+    ],
+)
+@pytest.mark.parametrize("form", ["lines", "array", "lines with a BOM", "array with a BOM"])
+def test_what_people_bring_is_read_from_lines_and_from_llavas_array(tmp_path, row, images, said, form):
+    file = write(tmp_path, row)
+    text = json.dumps([row] if "array" in form else row, ensure_ascii=False, indent=1 if "array" in form else None)
+    file.write_text(text, encoding="utf-8-sig" if "BOM" in form else "utf-8")
+    (found,) = load_conversations(file)["train"]
+    assert len(found["images"]) == images
+    assert found["questions"] == [{"messages": [turn("user", said)], "answer": "Red.", "kind": "answer"}]
+    assert found["source"] == f"{'entry' if 'array' in form else 'line'} 1 of {str(file)!r}"
+
+
+def test_answers_of_weight_0_are_read_and_not_learnt(tmp_path):
+    talk = [
+        turn("user", "A?"),
+        {**turn("assistant", "Bad."), "weight": 0},
+        turn("user", "B?"),
+        turn("assistant", "Good."),
+    ]
+    path = write(tmp_path, {"messages": talk}, {"messages": TALK, "weight": 0}, {"messages": TALK, "weight": 1})
+    first, last = load_conversations(path)["train"]
+    assert [question["answer"] for question in first["questions"]] == ["Good."]
+    assert first["questions"][0]["messages"][1] == turn("assistant", "Bad.")
+    assert last["source"].startswith("line 3 of")
+    with pytest.raises(ValueError, match="none with an answer to learn"):
+        load_conversations(write(tmp_path, {"messages": TALK, "weight": 0}))
+
+
+@pytest.mark.parametrize(
+    ("names", "splits"),
+    [
+        (("train.jsonl", "val.jsonl", "Test.jsonl"), {"train", "validation", "test"}),
+        (("train.jsonl", "dev.jsonl"), {"train", "validation"}),
+        (("Training_set.json", "holdout.json", "metrics.json"), {"train", "test"}),
+        (("mine.jsonl",), {"train"}),
+        (("test.jsonl",), "only"),
+        (("train.jsonl", "extra.jsonl"), "'extra'"),
+        (("one.jsonl", "two.jsonl"), "none of which names a split"),
+        (("metrics.json",), "a folder with a train"),
+    ],
+)
+def test_files_beside_each_other_are_splits_by_their_whole_names(tmp_path, names, splits):
+    line = json.dumps({"messages": TALK})
+    for name in names:
+        (tmp_path / name).write_text(f"[{line}]" if name.endswith(".json") else line)
+    if isinstance(splits, set):
+        assert set(load_conversations(tmp_path)) == splits
+        return
+    with pytest.raises(ValueError, match=splits):
+        load_conversations(tmp_path)
+
+
+def test_a_file_that_is_no_json_in_utf_8_is_refused(tmp_path):
+    for number, content in enumerate((b"\xff\xfe{}", b"[{}", b"{")):
+        file = tmp_path / f"{number}.jsonl"
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=f"{number}.jsonl"):
+            load_conversations(file)
+
+
+def test_rows_that_share_an_image_by_path_or_content_are_held_out_together(tmp_path):
+    for number in range(8):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number}.png")
+        (tmp_path / f"copy{number}.png").write_bytes((tmp_path / f"{number}.png").read_bytes())
+    rows = [{"image": f"{name}{number}.png", "messages": TALK} for name in ("", "copy") for number in range(8)] * 2
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = load_questions(str(tmp_path), validation_fraction=0.2)
+    found = [{row["images"][0]["path"][-5] for row in data[name]} for name in ("train", "validation")]
+    assert min(map(len, found)) > 0
+    assert not found[0] & found[1]
+    assert len(data["validation"]) == 8  # 6 of 32, raised to two images of four rows
+
+
+def test_groups_are_connected_by_any_image_and_keep_the_order_of_the_draw():
+    groups = group_rows([["a"], ["b", "c"], ["d"], ["c", "a"], [], ["e"], []])
+    assert groups.tolist() == [0, 0, 2, 0, 4, 5, 6]
+    order, number = order_groups(np.array([5, 3, 2, 6, 0, 1, 4]), groups, 2)
+    assert (order.tolist(), number) == ([5, 3, 0, 1, 2, 6, 4], 4)
+    assert image_keys([[{"bytes": b"1", "path": None}], [{"bytes": b"1", "path": "x"}], []]) == [[ANY], [ANY], []]
 
 
 def test_a_source_that_is_none_is_refused(tmp_path):

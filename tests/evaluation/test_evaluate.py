@@ -120,7 +120,7 @@ def test_metrics_json_gets_the_evaluation_and_keeps_what_others_wrote(checkpoint
     assert written["evaluation"]["num_examples"] == 9
     assert written["evaluation"]["dataset"] == "saved"
     # Published with the checkpoint: it must name no folder of this machine.
-    assert written["evaluation"]["command"].startswith("python scripts/evaluate.py --model run --dataset saved")
+    assert written["evaluation"]["command"].startswith("omni-vision evaluate --model run --dataset saved")
     assert str(tmp_path) not in (checkpoint / "metrics.json").read_text()
     assert {path.name for path in (tmp_path / "png").iterdir()} == {
         "confusion.png",

@@ -14,7 +14,7 @@ from modeling_omni_vision.image_processing_omni_vision import OmniVisionImagePro
 class LeftOrRight:
     """A classifier that says on which side an image is brighter; remembers its inputs."""
 
-    dtype = torch.float32
+    dtype, device = torch.float32, torch.device("cpu")
     config = SimpleNamespace(num_channels=1)
 
     def __init__(self):

@@ -86,6 +86,14 @@ def test_numbers_below_one_and_other_dtypes_are_refused(folder, wrong):
 
 @pytest.mark.slow
 def test_the_compiled_model_is_timed(folder):
-    (row,) = benchmark_model(folder, batch_sizes=(2,), rounds=1, compiled=True)["rows"]
-    assert row["compiled"]
+    plain, row = benchmark_model(folder, batch_sizes=(2,), rounds=1, compiled=True)["rows"]
+    assert (plain["compiled"], row["compiled"]) == (False, True)
     assert row["wall_ms"] > 0
+
+
+def test_a_model_that_fuses_nothing_is_refused_and_ours_is_timed_fused(folder, tmp_path):
+    assert benchmark_model(folder, batch_sizes=(2,), rounds=1, fused=True)["rows"][0]["wall_ms"] > 0
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    ViTModel(ViTConfig(image_size=8, patch_size=4, **sizes)).save_pretrained(tmp_path / "stock")
+    with pytest.raises(ValueError, match="needs a model with `fuse_qkv_projections`, got ViTModel"):
+        benchmark_model(str(tmp_path / "stock"), batch_sizes=(2,), rounds=1, fused=True)

@@ -79,7 +79,7 @@ def predicted_weights(monkeypatch):
 
 
 def test_the_first_evaluation_leaves_a_record_of_weights_and_data(run, dataset, tmp_path):
-    command = "python scripts/evaluate.py --model run"
+    command = "omni-vision evaluate --model run"
     accuracy = evaluate(run, dataset, "test", command=command).metrics["accuracy"]
     lock = record_of(run, LOCK_FILE)
     assert lock["weights"] == weights_digest(classifier())

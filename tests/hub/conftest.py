@@ -24,7 +24,7 @@ def metrics():
     row = {"precision": 0.8125, "recall": 0.75, "f1": 0.78, "support": 41}
     return {
         "training": {
-            "command": "accelerate launch scripts/train.py --dataset zoo/animals",
+            "command": "omni-vision train --dataset zoo/animals",
             "arguments": {"learning_rate": 0.0005},
             "epochs": 3.0,
             "loss": 0.123456,
@@ -40,7 +40,7 @@ def metrics():
             "num_examples": 123,
             "split": "test",
             "dataset": "zoo/animals",
-            "command": "python scripts/evaluate.py --model animals",
+            "command": "omni-vision evaluate --model animals",
             "per_class": dict.fromkeys(LABELS, row),
             "calibration": {
                 "temperature": 1.62531,

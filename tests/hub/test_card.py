@@ -49,8 +49,8 @@ def test_the_card_shows_the_numbers_of_metrics_and_weights(checkpoint):
         "| loss | 0.123456 |",
         "| epochs | 3 |",
         "| dataset: train | 1,000 |",
-        "\npython scripts/evaluate.py --model animals\n",
-        "\naccelerate launch scripts/train.py --dataset zoo/animals\n",
+        "\nomni-vision evaluate --model animals\n",
+        "\nomni-vision train --dataset zoo/animals\n",
     ):
         assert row in card
     assert "On the test split of `zoo/animals`" in card
@@ -314,3 +314,19 @@ def test_templates_are_package_data_beside_the_code():
         "tables.md.j2",
         "vision.md.j2",
     }
+
+
+def test_a_converted_checkpoint_keeps_name_licence_and_citation_of_the_original(folder):
+    conversion = {
+        "source": "someone/model",
+        "revision": "a" * 40,
+        "license": "cc-by-4.0",
+        "library": "timm",
+        "citation": "@article{someone2026,\n}",
+    }
+    rewrite(folder, lambda metrics: metrics.update(conversion=conversion))
+    card = render_card(folder, "me/animals")
+    data = ModelCard(card).data
+    assert (data.license, data.base_model) == ("cc-by-4.0", "someone/model")
+    assert f"Converted from `someone/model` at revision `{'a' * 40}`" in card
+    assert "@article{someone2026," in card

@@ -58,7 +58,7 @@ WORDS = [
 ]
 COMMON = {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json", "tokenizer_config.json"}
 COMMON |= {"README.md", "REMOTE_CODE.md", "metrics.json", "proof.json"}
-CODE = {"configuration_omni_vision.py", "image_processing_omni_vision.py", "modeling_omni_vision.py"}
+CODE = {f"{part}_omni_vision.py" for part in ("configuration", "features", "image_processing", "modeling")}
 FILES = {
     "retrieval": COMMON
     | CODE

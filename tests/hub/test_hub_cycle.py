@@ -12,7 +12,7 @@ import torch
 from modeling_omni_vision import OmniVisionForImageClassification
 
 
-CODE = ["configuration_omni_vision.py", "image_processing_omni_vision.py", "modeling_omni_vision.py"]
+CODE = [f"{part}_omni_vision.py" for part in ("configuration", "features", "image_processing", "modeling")]
 REPOS = ["me/classifier", "me/encoder", "me/published", "me/trained"]
 # A process that loads the same weights with the same code repeats float32 results exactly; 1e-6 allows for
 # memory alignment.

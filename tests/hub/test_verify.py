@@ -18,6 +18,7 @@ FILES = [
     "REMOTE_CODE.md",
     "config.json",
     "configuration_omni_vision.py",
+    "features_omni_vision.py",
     "image_processing_omni_vision.py",
     "metrics.json",
     "model.safetensors",
@@ -206,6 +207,6 @@ def test_the_script_lists_what_is_wrong_and_exits_with_1(copy, capsys):
 
 def test_the_proof_says_how_it_was_made_and_names_no_path(published):
     proof = json.loads((published.folder / "proof.json").read_text())
-    assert proof["command"] == "python scripts/publish.py --model animals --output a-b --repo_id me/animals"
+    assert proof["command"] == "omni-vision publish --model animals --output a-b --repo_id me/animals"
     assert {"python", "torch", "transformers", "omni-vision"} <= set(proof["versions"])
     assert set(proof["outputs"]) == {"cls", "logits", "mean_token", "pixel_values_pil", "pixel_values_torchvision"}

@@ -61,7 +61,7 @@ def test_the_map_is_the_fall_of_the_log_probability_without_a_patch(composed, op
     @torch.no_grad()
     def probability(hidden):
         encoded = model.get_image_features(inputs["pixel_values"])
-        grid = encoded.pooler_output[0].view(-1, encoded.pooler_output[0].shape[-1])[leading:]
+        grid = encoded.pooler_output[0].view(-1, model.multi_modal_projector.width)[leading:]
         grid[hidden] = grid.mean(0)
         rest = {name: value for name, value in inputs.items() if name != "pixel_values"}
         return model(**rest, mm_encoder_outputs={"image": encoded}).logits[0, -1].log_softmax(-1)
@@ -104,13 +104,10 @@ def test_cls_alone_has_no_map_and_the_sheet_says_what_was_wrong(composed, tmp_pa
 
 def test_the_script_draws_questions_of_a_file(composed, tmp_path, capsys):
     composed(vision_feature_select_strategy="grid")
-    IMAGE.save(tmp_path / "a.png")
-    lines = [
-        {
-            "image": "a.png",
-            "messages": [{"role": "user", "content": "is it"}, {"role": "assistant", "content": "what"}],
-        }
-    ] * 20
+    talk = [{"role": "user", "content": "is it"}, {"role": "assistant", "content": "what"}]
+    lines = [{"image": f"{number % 4}.png", "messages": talk} for number in range(20)]
+    for number in range(4):
+        IMAGE.rotate(90 * number).save(tmp_path / f"{number}.png")
     (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, lines)))
     options = ["--model", str(tmp_path / "language"), "--dataset", str(tmp_path / "mine.jsonl")]
     main([*options, "--split", "train", "--output", str(tmp_path / "maps")])

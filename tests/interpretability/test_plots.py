@@ -7,6 +7,7 @@ from PIL import Image
 from modeling_omni_vision.evaluation.reliability_plots import plot_calibration, plot_robustness
 from modeling_omni_vision.hub.publish import MAX_IMAGE_BYTES
 from modeling_omni_vision.interpretability.plots import (
+    Scale,
     complete,
     plot_attention,
     plot_confusion,
@@ -108,3 +109,18 @@ def test_attention_is_drawn_for_images_that_are_not_square_and_maps_of_zero(tmp_
     maps = np.zeros((2, 6, 2, 4))
     maps[1, :, 1, 2] = 0.7
     assert is_drawn(plot_attention(images, maps, ["a", "b\nsaid c"], tmp_path / "a.png"))
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3, -2.0])
+def test_flat_maps_look_flat_and_the_figure_says_so(value):
+    scale = Scale.of([np.full((3, 3), value), np.full((3, 3), value + 0.01)], "cosine", least=0.1)
+    colours = scale.norm(np.array([value, value + 0.01]))
+    assert colours[1] - colours[0] < 0.11
+    assert "flat" in scale.note
+    assert f"{value:.2f}" in scale.note
+
+
+def test_a_scale_reaches_from_the_smallest_to_the_largest_value():
+    scale = Scale.of([np.array([[0.1, 0.9]]), np.array([[-0.4]])], "cosine", least=0.1)
+    assert (scale.norm.vmin, scale.norm.vmax, scale.note) == (-0.4, 0.9, "")
+    assert Scale.of([np.array([[1.0, 5.0]])], "share", least=2.0, low=0.0).norm.vmin == 0

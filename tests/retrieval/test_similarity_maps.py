@@ -40,7 +40,7 @@ def checkpoint(request, tmp_path_factory):
 def test_similarity_maps_attention_and_winning_tokens_are_drawn(checkpoint, tmp_path):
     Image.new("RGB", (80, 50), "red").save(tmp_path / "image.png")
     files = visualize(checkpoint, str(tmp_path / "image.png"), "a red $quare", tmp_path / "seen")
-    assert [file.name for file in files] == ["words.png", "attention.png", "winners.png"]
+    assert [file.name for file in files] == ["words.png", "attention.png", "token_kinds.png"]
     for file in files:
         with Image.open(file) as drawn:
             # Not one colour: something is drawn.

@@ -12,13 +12,14 @@ OUR_FLAGS = [
         "image_column",
         "label_column",
         "validation_fraction",
+        "test_fraction",
         "model",
         "config",
         "min_crop_scale",
         "max_translate",
         "flip",
     ),
-    *("rand_augment", "random_erasing", "mixup", "cutmix", "ema_decay", "layer_decay"),
+    *("rand_augment", "random_erasing", "mixup", "cutmix", "class_balance", "ema_decay", "layer_decay"),
     *("muon_learning_rate", "mimetic_init", "center_residual"),
 ]
 
@@ -28,7 +29,7 @@ def parse(*words):
     return parser.parse_args_into_dataclasses(["--dataset", "digits", "--output_dir", "x", *words])
 
 
-def test_our_flags_are_these_eighteen_and_a_new_one_is_a_decision():
+def test_our_flags_are_these_twenty_and_a_new_one_is_a_decision():
     assert list(RecipeArguments.__dataclass_fields__) == OUR_FLAGS
 
 
@@ -99,3 +100,36 @@ def test_the_config_can_be_a_file(tmp_path):
     (tmp_path / "c.json").write_text(json.dumps({"image_size": 8, "attn_implementation": "eager"}))
     recipe, _ = parse("--config", str(tmp_path / "c.json"))
     assert recipe.config_fields() == {"image_size": 8, "attn_implementation": "eager"}
+
+
+@pytest.mark.parametrize(
+    ("metric", "greater"),
+    [
+        *(("loss", False), ("eval_loss", False), ("ece", False), ("expected_calibration_error", False)),
+        *(
+            ("rmse", False),
+            ("eval_distance", False),
+            ("perplexity", False),
+            ("word_error_rate", False),
+            ("nll", False),
+            ("eval_WER", False),
+        ),
+        *(("accuracy", True), ("balanced_accuracy", True), ("eval_sequential_score", True), ("ndcg@10", True)),
+        *(("mean_average_precision", True), ("terror", True), ("glossiness", True)),
+    ],
+)
+def test_the_direction_of_a_metric_follows_from_its_name_unless_told_otherwise(metric, greater):
+    assert parse("--metric_for_best_model", metric)[1].greater_is_better is greater
+    told = parse("--metric_for_best_model", metric, "--greater_is_better", str(not greater))[1]
+    assert told.greater_is_better is not greater
+
+
+def test_a_plateau_is_of_the_metric_in_its_direction():
+    assert parse("--lr_scheduler_type", "reduce_lr_on_plateau")[1].lr_scheduler_kwargs["mode"] == "max"
+    words = ("--lr_scheduler_type", "reduce_lr_on_plateau", "--metric_for_best_model", "loss")
+    assert parse(*words)[1].lr_scheduler_kwargs["mode"] == "min"
+
+
+def test_a_run_needs_a_folder():
+    with pytest.raises(ValueError, match=r"must name the folder of the run, got none\. Add --output_dir"):
+        OmniVisionTrainingArguments()

@@ -27,7 +27,7 @@ def test_the_average_follows_the_formula_with_a_warm_start(tiny_classifier):
         now = weights(tiny_classifier).double()
         expected = now if expected is None else decay * expected + (1 - decay) * now
     # float32 sums of weights below 1: a few units in the last place.
-    assert torch.allclose(weights(average.averaged.module).double(), expected, atol=1e-6)
+    assert torch.allclose(weights(average.averaged).double(), expected, atol=1e-6)
 
 
 def test_within_the_block_the_model_is_the_average_and_afterwards_itself_again(tiny_classifier):
@@ -35,7 +35,7 @@ def test_within_the_block_the_model_is_the_average_and_afterwards_itself_again(t
     for update in range(3):
         change(tiny_classifier, update)
         average.update()
-    own, averaged = weights(tiny_classifier), weights(average.averaged.module)
+    own, averaged = weights(tiny_classifier), weights(average.averaged)
     assert not torch.equal(own, averaged)
     with average.applied():
         assert torch.equal(weights(tiny_classifier), averaged)
@@ -54,14 +54,14 @@ def test_both_kinds_of_weights_come_back_bit_for_bit_and_go_on_alike(tiny_classi
         tiny_classifier.save_pretrained(tmp_path)
     average.save(tmp_path)
     loaded = OmniVisionForImageClassification.from_pretrained(tmp_path)
-    assert torch.equal(weights(loaded), weights(average.averaged.module))
+    assert torch.equal(weights(loaded), weights(average.averaged))
     resumed = WeightAverage(loaded, decay=0.9)
     resumed.load(tmp_path)
     for model, mean in ((tiny_classifier, average), (loaded, resumed)):
         change(model, 99)
         mean.update()
     assert torch.equal(weights(loaded), weights(tiny_classifier))
-    assert torch.equal(weights(resumed.averaged.module), weights(average.averaged.module))
+    assert torch.equal(weights(resumed.averaged), weights(average.averaged))
 
 
 def test_the_average_of_centred_weights_is_centred(tiny_classifier):
@@ -71,12 +71,12 @@ def test_the_average_of_centred_weights_is_centred(tiny_classifier):
         tiny_classifier.center_residual_()
         average.update()
     # Rounding of means of 32 float32 weights around 1 is 1e-7; it does not add up over updates.
-    assert average.averaged.module.residual_mean() < 5e-7
+    assert average.averaged.residual_mean() < 5e-7
 
 
 def test_averaging_does_not_share_memory_with_the_model(tiny_classifier):
     average = WeightAverage(tiny_classifier, decay=0.9)
     average.update()
-    before = copy.deepcopy(weights(average.averaged.module))
+    before = copy.deepcopy(weights(average.averaged))
     change(tiny_classifier, 0)
-    assert torch.equal(weights(average.averaged.module), before)
+    assert torch.equal(weights(average.averaged), before)

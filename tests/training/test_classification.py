@@ -12,13 +12,15 @@ from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification, TrainerCallback
 
 from modeling_omni_vision.evaluation.evaluate import evaluate
-from modeling_omni_vision.evaluation.test_split import LOCK_FILE, SplitRefusedError
+from modeling_omni_vision.evaluation.test_split import LOCK_FILE, SplitRefusedError, create_lock
 from modeling_omni_vision.training import classification as run_module
 from modeling_omni_vision.training import skeleton
+from modeling_omni_vision.training.arguments import OmniVisionTrainingArguments, RecipeArguments
 from modeling_omni_vision.training.averaging import TRAINED_WEIGHTS_FILE
+from modeling_omni_vision.training.checkpoints import find_checkpoint
 from modeling_omni_vision.training.classification import build_model, train
 from modeling_omni_vision.training.interruption import TrainingInterruptedError
-from modeling_omni_vision.training.skeleton import find_checkpoint
+from modeling_omni_vision.training.skeleton import NonFiniteLossError
 from modeling_omni_vision.training.trainer import OmniVisionTrainer
 
 
@@ -64,6 +66,15 @@ def callbacks(monkeypatch):
     return extra
 
 
+@pytest.fixture(scope="module")
+def trained(tiny_source, tmp_path_factory):
+    """A run of two steps."""
+    config = {"image_size": 8, "patch_size": 4, "num_channels": 1, "hidden_size": 16, "num_hidden_layers": 2}
+    recipe = RecipeArguments(dataset=str(tiny_source), config=json.dumps({**config, "intermediate_size": 32}))
+    options = {"max_steps": 2, "eval_strategy": "no", "save_strategy": "no", "do_predict": False}
+    return train(recipe, OmniVisionTrainingArguments(str(tmp_path_factory.mktemp("trained") / "run"), **options))
+
+
 class At(TrainerCallback):
     """Does something at the end of one step."""
 
@@ -102,7 +113,7 @@ def test_the_record_tells_how_the_numbers_were_made_and_nothing_about_this_machi
     assert str(tmp_path) not in text
     assert os.path.expanduser("~") not in text
     assert "NaN" not in text
-    assert training["command"].startswith("accelerate launch scripts/train.py --dataset tiny ")
+    assert training["command"].startswith("omni-vision train --dataset tiny ")
     assert "--mixup 0.2" in training["command"]
     assert "--seed 3" in training["command"]
     assert training["arguments"]["config"]["image_size"] == 8
@@ -167,11 +178,108 @@ def test_with_averaging_checkpoints_and_the_end_hold_the_average(arguments):
 def test_the_run_ends_with_the_weights_that_were_best_on_validation(arguments, monkeypatch):
     scores = iter([0.9, 0.1, 0.5])
     monkeypatch.setattr(
-        "modeling_omni_vision.training.trainer.accuracy", lambda prediction: {"accuracy": next(scores, 0.0)}
+        "modeling_omni_vision.training.trainer.accuracies",
+        lambda prediction: {"accuracy": next(scores, 0.0), "balanced_accuracy": 0.5, "loss": 1.0},
     )
     folder = train(*arguments(num_train_epochs=3, save_total_limit=None))
     assert same(weights_of(folder), weights_of(folder / "checkpoint-3"))
     assert record_of(folder)["training"]["best_epoch"] == 1
+
+
+@pytest.mark.parametrize("metric", ["loss", "eval_loss"])
+def test_the_lowest_loss_is_the_best_and_evaluate_accepts_the_weights_of_that_epoch(arguments, monkeypatch, metric):
+    losses = iter([0.9, 0.1, 0.5])
+    scores = {"accuracy": 0.5, "balanced_accuracy": 0.5}
+    monkeypatch.setattr(
+        "modeling_omni_vision.training.trainer.accuracies", lambda prediction: {**scores, "loss": next(losses, 0.0)}
+    )
+    folder = train(*arguments(num_train_epochs=3, save_total_limit=None, metric_for_best_model=metric))
+    assert same(weights_of(folder), weights_of(folder / "checkpoint-6"))
+    assert record_of(folder)["training"]["best_epoch"] == 2
+
+
+@pytest.mark.parametrize(("metric", "near"), [("accuracies", "accuracy"), ("f1", None), ("eval_los", "loss")])
+def test_an_unknown_metric_is_answered_before_training(arguments, monkeypatch, metric, near):
+    monkeypatch.setattr(OmniVisionTrainer, "train", lambda *args, **kwargs: pytest.fail("trained"))
+    message = f"one of accuracy, balanced_accuracy, loss, got '{metric}'" + (f".*Did you mean {near}" if near else "")
+    with pytest.raises(ValueError, match=message):
+        train(*arguments(metric_for_best_model=metric))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["loss", "accuracy"])
+def test_an_evaluation_that_is_not_finite_stops_before_its_checkpoint(arguments, monkeypatch, name, value):
+    found = iter([{"accuracy": 0.5, "loss": 1.0}, {"accuracy": 0.5, "loss": 1.0, name: value}])
+    monkeypatch.setattr(
+        "modeling_omni_vision.training.trainer.accuracies", lambda _: {"balanced_accuracy": 0.5, **next(found)}
+    )
+    with pytest.raises(
+        NonFiniteLossError, match=f"finite eval_{name}, got {value} at step 6. Earlier checkpoints are"
+    ):
+        train(*arguments(num_train_epochs=3, save_total_limit=None))
+    folder = Path(arguments()[1].output_dir)
+    assert [path.name for path in folder.iterdir()] == ["checkpoint-3"]
+
+
+def test_weights_that_overflow_are_not_saved_and_no_checkpoint_is_called_intact(arguments, callbacks):
+    class Overflow(TrainerCallback):
+        def on_optimizer_step(self, args, state, control, model, **kwargs):
+            if state.global_step == 2:  # the last step of the first epoch
+                model.classifier.weight.data[0, 0] = float("inf")
+
+    callbacks.append(Overflow())
+    for name, options in (("evaluated", {}), ("not", {"eval_strategy": "no"})):
+        with pytest.raises(NonFiniteLossError, match="Expected a finite") as stopped:
+            train(*arguments(name, **options))
+        assert "intact" not in str(stopped.value)
+        assert not list(Path(arguments(name)[1].output_dir).rglob("*.safetensors"))
+
+
+def test_a_second_run_replaces_the_first_only_when_told_so(arguments):
+    options = {"num_train_epochs": 1, "do_predict": False, "learning_rate": 1e-2}
+    first = weights_of(train(*arguments(**options)))
+    with pytest.raises(ValueError, match=r"finished run\. Choose .* --overwrite_output_dir true"):
+        train(*arguments(**options))
+    options |= {"overwrite_output_dir": True, "seed": 5}
+    with pytest.raises(ValueError, match="validation_fraction"):
+        train(*arguments(validation_fraction=-1, dataset="digits", **options))
+
+    def die(*args, **kwargs):
+        raise RuntimeError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OmniVisionTrainer, "training_step", die)
+        with pytest.raises(RuntimeError):
+            train(*arguments(**options))
+    folder = Path(arguments()[1].output_dir)
+    assert same(weights_of(folder), first)  # brought back
+    assert not same(weights_of(train(*arguments(**options))), first)
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+@pytest.mark.parametrize("name", ["thesis.tex", "photos/a.png", "no run"])
+def test_only_a_run_and_nothing_else_is_replaced(arguments, name):
+    folder = Path(arguments()[1].output_dir)
+    folder.mkdir()
+    if name != "no run":
+        (folder / "checkpoint-3").mkdir()
+    mine = folder / ("README.md" if name == "no run" else name)
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("mine")
+    with pytest.raises(ValueError, match="`overwrite_output_dir` replaces runs"):
+        train(*arguments(overwrite_output_dir=True))
+    assert mine.read_text() == "mine"
+
+
+@pytest.mark.parametrize("error", [PermissionError, NotImplementedError, OSError])
+def test_a_file_system_without_hard_links_opens_the_test_split_once_too(arguments, monkeypatch, error):
+    def refuse(*args):
+        raise error("no hard links here")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    folder = train(*arguments(num_train_epochs=1))
+    assert json.loads((folder / LOCK_FILE).read_text())["images"] == 9
+    assert not create_lock(folder / LOCK_FILE, {})
 
 
 def test_the_residual_stream_stays_centred_with_averaging_too_unless_told_otherwise(arguments):
@@ -345,6 +453,42 @@ def test_training_can_start_from_a_checkpoint_and_keeps_its_head_for_the_same_cl
     model, processor = build_model(recipe, ["dark", "grey", "light"])
     assert same(dict(model.state_dict()), weights_of(first))
     assert processor.num_channels == 1
+
+
+@pytest.mark.parametrize("classes", [["dark", "grey", "light"], ["cat", "dog"]])
+def test_a_checkpoint_for_another_image_size_has_its_positions_interpolated(arguments, caplog, classes):
+    first = train(*arguments("first"))
+    recipe, _ = arguments(model=str(first), config={"image_size": 12})
+    model, processor = build_model(recipe, classes)
+    assert processor.size == {"height": 12, "width": 12}
+    assert model.config.image_size_hw == (12, 12)
+    assert "interpolated, from images of (8, 8) to (12, 12)" in caplog.text
+    before = AutoModelForImageClassification.from_pretrained(first)
+    pixels = torch.rand(2, 1, 12, 12)
+    expected = before.omni_vision(pixels).last_hidden_state
+    assert torch.equal(model.omni_vision.eval()(pixels).last_hidden_state, expected)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "own"),
+    [
+        *(("patch_size", 2, 4), ("num_channels", 3, 1), ("hidden_size", 32, 16), ("intermediate_size", 64, 32)),
+        *(("num_hidden_layers", 1, 2), ("num_attention_heads", 4, 2), ("num_register_tokens", 2, 0)),
+        *(("pooling", "mean", "cls"), ("block_norm", "rms_norm", "layer_norm"), ("hidden_act", "relu", "gelu")),
+        ("layer_norm_eps", 1e-3, 1e-5),
+    ],
+)
+def test_what_a_checkpoint_cannot_take_is_refused_with_both_values(arguments, trained, field, value, own):
+    recipe, _ = arguments(model=str(trained), config={field: value})
+    with pytest.raises(ValueError, match=f"trained with `{field}` {own!r}, got {value!r}"):
+        build_model(recipe, ["dark", "grey", "light"])
+
+
+def test_what_a_checkpoint_can_take_is_applied(arguments, trained):
+    config = {"hidden_dropout_prob": 0.3, "patch_size": [4, 4], "attn_implementation": "eager"}
+    model, _ = build_model(arguments(model=str(trained), config=config)[0], ["dark", "grey", "light"])
+    assert model.config.hidden_dropout_prob == 0.3
+    assert model.config._attn_implementation == "eager"
 
 
 def test_other_classes_get_a_new_head_on_the_same_body(arguments, caplog):

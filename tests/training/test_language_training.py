@@ -6,7 +6,9 @@ import sys
 
 import pytest
 import torch
+from datasets import Dataset, DatasetDict
 from packaging.version import Version
+from transformers import AutoConfig
 from transformers import __version__ as transformers_version
 
 
@@ -14,11 +16,17 @@ pytest.importorskip("peft")
 if Version(transformers_version) < Version("5.23"):
     pytest.skip("models of several parts need transformers 5.23", allow_module_level=True)
 
-from modeling_omni_vision import OmniVisionForConditionalGeneration, OmniVisionProcessor
+from modeling_omni_vision import (
+    OmniVisionForConditionalGeneration,
+    OmniVisionLanguageConfig,
+    OmniVisionProcessor,
+)
+from modeling_omni_vision.data.conversations import FEATURES
+from modeling_omni_vision.data.stored_images import store
 from modeling_omni_vision.data.synthetic.scene_questions import draw_questions
 from modeling_omni_vision.data.word_tokenizer import new_chat_tokenizer
 from modeling_omni_vision.evaluation.answers import AnswerResult, answer_metrics, text_only_prior
-from modeling_omni_vision.processing_omni_vision_language import image_chat_template
+from modeling_omni_vision.processing_omni_vision_language import image_chat_template, unknown_token
 from modeling_omni_vision.training import language, skeleton
 from modeling_omni_vision.training.language import (
     LanguageTrainer,
@@ -35,6 +43,7 @@ from modeling_omni_vision.training.language_data import (
     Conversations,
     LengthGroups,
     encode_question,
+    other_images,
     pack_questions,
     replace_images,
 )
@@ -169,10 +178,13 @@ def test_packed_questions_have_the_loss_and_the_gradients_of_the_questions_one_b
 
 def test_the_last_token_of_a_prompt_is_its_questions_own():
     packed = pack_questions([[1, 2, 3], [1, 2, 3]], [[7, 0], [8, 9, 0]], ["a", "b"], [])
-    assert packed.tokens == [1, 2, 3, 7, 0, 3, 8, 9, 0]
-    assert packed.labels == [IGNORED] * 3 + [7, 0] + [IGNORED] + [8, 9, 0]
-    assert packed.positions == [0, 1, 2, 3, 4, 2, 3, 4, 5]
-    assert packed.segments == [0, 0, 1, 1, 1, 2, 2, 2, 2]
+    assert [*packed.tokens] == [1, 2, 3, 7, 0, 3, 8, 9, 0]
+    assert [*packed.labels] == [IGNORED] * 3 + [7, 0] + [IGNORED] + [8, 9, 0]
+    assert [*packed.positions] == [0, 1, 2, 3, 4, 2, 3, 4, 5]
+    assert [*packed.segments] == [0, 0, 1, 1, 1, 2, 2, 2, 2]
+    second = packed.only(2)
+    assert [*second.tokens] == [1, 2, 3, 8, 9, 0]
+    assert ([*second.positions], [*second.segments]) == ([0, 1, 2, 3, 4, 5], [0, 0, 1, 1, 1, 1])
 
 
 def test_an_answer_is_exact_if_and_only_if_generate_gives_it(tmp_path, scenes):
@@ -303,6 +315,7 @@ def test_frozen_parts_stay_bit_for_bit_and_trained_ones_move(composite, tmp_path
     assert {language.part_of(name) for name in moved} == MOVED[stage]
     parts = json.loads((folder / "metrics.json").read_text())["training"]["parts"]
     assert parts["vision"]["unchanged"] == ("vision" not in MOVED[stage])
+    assert {part for part, found in parts.items() if not found["unchanged"]} == MOVED[stage]
     if stage == "lora":
         words = {name for name in moved if language.part_of(name) == "text"}
         assert all(name.endswith(("q_proj.weight", "v_proj.weight")) for name in words)
@@ -323,6 +336,168 @@ def test_merging_lora_changes_no_answer(composite, scenes):
     plain, _ = opened(composite)
     assert (plain(**batch).logits - wanted).abs().max() > 1e-2
     assert set(model.state_dict()) == set(plain.state_dict())
+
+
+DECODERS = {
+    "gpt2": ({"n_embd": 32, "n_layer": 1, "n_head": 2}, {"c_attn"}),
+    "gpt_neox": ({}, {"query_key_value"}),
+    "phi3": ({}, {"qkv_proj"}),
+    "qwen3": ({"head_dim": 16}, {"q_proj", "v_proj"}),
+    "bloom": ({"n_layer": 1, "n_head": 2}, {"query_key_value"}),
+}
+
+
+def decoder(kind, fields):
+    sizes = {"vocab_size": 40, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
+    sizes |= {
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }
+    config = AutoConfig.for_model(kind, **{**sizes, **fields})
+    vision = {"vision_config": {**VISION, "num_hidden_layers": 1}, "image_token_index": 39}
+    return OmniVisionForConditionalGeneration(OmniVisionLanguageConfig(text_config=config, **vision)).eval()
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_lora_has_the_targets_of_the_architecture_or_those_that_are_named(kind):
+    fields, targets = DECODERS[kind]
+    model = decoder(kind, fields)
+    ids = torch.tensor([[3, 39, 4, 5]])
+    batch = {"input_ids": ids, "pixel_values": torch.randn(1, 3, 32, 32)}
+    plain = model(**batch).logits
+    freeze_parameters(model, "lora", {"vision": 0.0, "text": 1.0, "projector": 1.0}, lora_rank=2)
+    assert {name.split(".")[-4] for name, _ in model.named_parameters() if "lora_A" in name} == targets
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_()
+    wanted = model(**batch).logits
+    merge_lora(model)
+    assert torch.allclose(model(**batch).logits, wanted, atol=1e-4)
+    assert not torch.allclose(plain, wanted, atol=1e-2)
+    with pytest.raises(ValueError, match=r"got \['q'\]. Choose some of .*: --lora_targets"):
+        language.lora_pattern(decoder(kind, fields), "q")
+    assert language.lora_pattern(decoder(kind, fields), min(targets)).endswith(f"({min(targets)})")
+
+
+def rows_of(*conversations, images=None):
+    """Conversations as texts: a question and its answer, and so on; each with an image of its own."""
+    from PIL import Image
+
+    listed = []
+    for number, texts in enumerate(conversations):
+        turns = [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(texts)]
+        turns[0]["content"] = "<image>\n" + turns[0]["content"]
+        questions = [
+            {"messages": turns[:place], "answer": turns[place]["content"], "kind": "a"}
+            for place in range(1, len(turns), 2)
+        ]
+        shown = store(Image.new("RGB", (32, 32), (images[number] if images else number, 0, 0)))
+        row = {"images": [shown], "questions": questions, "symbols": "", "source": f"line {number + 1} of 'x'"}
+        listed.append(row)
+    return Dataset.from_list(listed, features=FEATURES)
+
+
+def test_answers_with_words_that_the_model_lacks_are_refused_and_never_right(composite, tmp_path, monkeypatch, caplog):
+    known, new = ("what colour is the star?", "red"), ("what colour is the dog?", "a brown hound")
+    data = DatasetDict({"train": rows_of(known, new), "validation": rows_of(known)})
+    monkeypatch.setattr(language, "load_questions", lambda *options: data)
+    with pytest.raises(ValueError, match=r"1 answers of the split train have words .* such as 'a brown hound'"):
+        train_language(recipe(model=str(composite)), arguments(tmp_path / "run"))
+    data["train"], data["validation"] = rows_of(known), rows_of(known, new)
+    folder = train_language(recipe(model=str(composite)), arguments(tmp_path / "run", max_steps=1))
+    assert "1 answers of the split validation have words" in caplog.text
+    assert "1 questions of the split validation have words" in caplog.text
+    model, processor = opened(folder)
+    # A model that says `<unk>` at every place.
+    unknown = processor.tokenizer.unk_token_id
+    said = torch.zeros(1, 1, len(processor.tokenizer)).index_fill(-1, torch.tensor(unknown), 1.0)
+    monkeypatch.setattr(
+        type(model),
+        "forward",
+        lambda self, input_ids, logits_to_keep, **_: Said(said.expand(1, len(logits_to_keep), -1)),
+    )
+    data = Conversations(rows_of(("what?", "hound hound"), ("what?", "hound")), processor)
+    assert not any(found.right for found in exact_answers(model, AnswerCollator(processor), data, 1))
+
+
+class Said:
+    def __init__(self, logits):
+        self.logits = logits.clone()
+
+
+def test_a_tokenizer_whose_unknown_token_is_the_end_of_text_has_no_unknown_words(composite):
+    _, processor = opened(composite)
+    assert unknown_token(processor.tokenizer) == processor.tokenizer.unk_token_id
+    processor.tokenizer.unk_token = processor.tokenizer.eos_token
+    assert unknown_token(processor.tokenizer) is None
+    processor.tokenizer.eos_token = None
+    with pytest.raises(ValueError, match="token that ends an answer"):
+        encode_question(processor, [{"role": "user", "content": "?"}], "red")
+
+
+LONG = ("what shape is the red object?", "star", "how many stars are there?", "two", "what colour is the star?", "red")
+
+
+def test_conversations_longer_than_the_positions_are_refused_skipped_or_cut(composite, caplog):
+    _, processor = opened(composite)
+    rows = rows_of(("what colour is the star?", "red"), LONG)
+    whole = Conversations(rows, processor, "images")
+    longest = max(max(sequence.positions) for sequence in whole.sequences) + 1
+    assert len(Conversations(rows, processor, "images", 1, longest)) == 4
+    with pytest.raises(ValueError, match=rf"{longest - 1} positions, got {longest} tokens in line 2 of 'x'"):
+        Conversations(rows, processor, "images", 1, longest - 1)
+    assert len(Conversations(rows, processor, "images", 1, longest - 1, "skip")) == 3
+    assert "1 questions in 1 conversations have more than" in caplog.text
+    cut = Conversations(rows, processor, "images", 1, longest - 1, "cut")
+    text = processor.tokenizer.decode(cut.sequences[-1].tokens)
+    # The turn with the image stays.
+    assert "how many" not in text
+    assert "what shape" in text
+    assert text.endswith("red </s>")
+    with pytest.raises(ValueError, match=r"after its first turns were cut\. Shorten it"):
+        Conversations(rows, processor, "images", 1, processor.image_seq_length + 12, "cut")
+    with pytest.raises(ValueError, match="line 1 of 'x'"):
+        Conversations(rows, processor, "images", 1, 5)
+
+
+def test_a_template_that_fails_is_named_with_the_line_and_one_without_system_role_is_read(composite):
+    _, processor = opened(composite)
+    plain = processor.tokenizer.chat_template
+    alone = (
+        "{%- if messages[0]['role'] == 'system' -%}{{- raise_exception('System role not supported') -}}{%- endif -%}"
+    )
+    processor.chat_template = image_chat_template(alone + plain)
+    system, user = {"role": "system", "content": "the red star"}, {"role": "user", "content": "what colour?"}
+    asked, _ = encode_question(processor, [system, user], "red")
+    assert "the red star what colour" in processor.tokenizer.decode(asked)
+    assert "<system>" not in processor.tokenizer.decode(asked)
+    processor.chat_template = image_chat_template("{{- raise_exception('Roles must alternate') -}}")
+    with pytest.raises(ValueError, match="line 2 of 'x' cannot be learnt: Roles must alternate"):
+        Conversations(rows_of(("what?", "red"), ("what?", "red")).select([1]), processor)
+
+
+def test_shuffled_images_are_never_a_rows_own_by_content(composite):
+    _, processor = opened(composite)
+    asked = ("what colour is the star?", "red")
+    # Half a circle of rows further on, an image was often the same one.
+    rows = rows_of(*[asked] * 8, images=[0, 1, 2, 3, 0, 1, 2, 3])
+    data = Conversations(rows, processor, "shuffled")
+    assert all(data[row].images != rows[row]["images"] for row in range(8))
+    for keys in ([["a"], ["a"]], [["a", "b"], ["a"]]):
+        with pytest.raises(ValueError, match="row 1 has all"):
+            other_images(keys)
+
+
+@pytest.mark.parametrize(
+    "keys", [[["a", "b"], ["c"], ["a"], []], [["a"], ["b", "c"], ["d", "a"]], [["a"], ["b"], ["a"]]]
+)
+def test_other_images_are_as_many_and_none_of_ones_own(keys):
+    for own, found in zip(keys, other_images(keys), strict=True):
+        assert len(found) == len(own)
+        assert not set(own) & {keys[row][place] for row, place in found}
 
 
 def test_parts_have_their_own_learning_rates(composite):
@@ -410,8 +585,10 @@ def test_two_processes_train_as_the_script_says(composite, tmp_path):
     from PIL import Image
 
     talk = [{"role": "user", "content": "what colour?"}, {"role": "assistant", "content": "red"}]
-    Image.new("RGB", (32, 32), "red").save(tmp_path / "a.png")
-    (tmp_path / "train.jsonl").write_text("\n".join([json.dumps({"image": "a.png", "messages": talk})] * 16))
+    for number in range(16):
+        Image.new("RGB", (32, 32), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    rows = (json.dumps({"image": f"{number}.png", "messages": talk}) for number in range(16))
+    (tmp_path / "train.jsonl").write_text("\n".join(rows))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = ["scripts/train_language.py", "--dataset", str(tmp_path), "--config", json.dumps(VISION)]
     options = ["--text_config", json.dumps(TEXT), "--max_steps", "2", "--per_device_train_batch_size", "2"]

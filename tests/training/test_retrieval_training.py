@@ -120,7 +120,7 @@ def test_a_new_text_encoder_has_the_width_that_is_asked_for():
 def test_frozen_parts_stay_bit_for_bit_and_trained_ones_move(few_scenes, tmp_path, train):
     start = train_retrieval(recipe(), arguments(tmp_path / "start", do_predict=False))
     folder = train_retrieval(
-        recipe(model=str(start), config=None, train=train), arguments(tmp_path / "run", do_predict=False)
+        recipe(model=str(start), config=None, text=None, train=train), arguments(tmp_path / "run", do_predict=False)
     )
     before, after = weights(start), weights(folder)
     moved = {name for name in before if not torch.equal(before[name], after[name])}
@@ -137,7 +137,7 @@ def test_towers_that_are_not_trained_are_used_without_dropout(few_scenes, tmp_pa
         config["text_config"]["hidden_dropout_prob"] = config["vision_config"]["hidden_dropout_prob"] = share
         (start / "config.json").write_text(json.dumps(config))
         folder = train_retrieval(
-            recipe(model=str(start), config=None, train="heads"),
+            recipe(model=str(start), config=None, text=None, train="heads"),
             arguments(tmp_path / f"run{share}", do_predict=False, max_steps=1, logging_steps=1),
         )
         losses.append(json.loads((folder / "metrics.json").read_text())["training"]["history"][0]["loss"])
@@ -147,7 +147,7 @@ def test_towers_that_are_not_trained_are_used_without_dropout(few_scenes, tmp_pa
 def test_lora_trains_queries_and_values_of_the_vision_tower_and_is_merged(few_scenes, tmp_path):
     start = train_retrieval(recipe(), arguments(tmp_path / "start", do_predict=False))
     folder = train_retrieval(
-        recipe(model=str(start), config=None, train="image", lora_rank=2),
+        recipe(model=str(start), config=None, text=None, train="image", lora_rank=2),
         arguments(tmp_path / "run", do_predict=False, learning_rate=1e-2),
     )
     before, after = weights(start), weights(folder)
@@ -242,7 +242,8 @@ def test_the_temperature_stays_within_its_limit(few_scenes, tmp_path):
     state["logit_scale"] = torch.tensor(9.0)
     save_file(state, start / "model.safetensors", metadata={"format": "pt"})
     folder = train_retrieval(
-        recipe(model=str(start), config=None), arguments(tmp_path / "run", do_predict=False, num_train_epochs=1)
+        recipe(model=str(start), config=None, text=None),
+        arguments(tmp_path / "run", do_predict=False, num_train_epochs=1),
     )
     # Cut off after each step; the steps are small.
     assert 99 < weights(folder)["logit_scale"].exp() < 100.01

@@ -1,0 +1,38 @@
+"""Which kind of model a checkpoint holds, and whether a command takes it: known before any weights are read."""
+
+CLASSIFIER, RETRIEVAL, LANGUAGE, ENCODER = "classifier", "retrieval model", "vision-language model", "encoder"
+COMPOSITES = {"omni_vision_retrieval": RETRIEVAL, "omni_vision_language": LANGUAGE}
+# The commands for each kind.
+TAKEN_BY = {
+    CLASSIFIER: "predict, evaluate, visualize",
+    RETRIEVAL: "index, search, zero-shot, evaluate, visualize",
+    LANGUAGE: "ask, evaluate, visualize",
+    ENCODER: "visualize, train --model, compose --vision",
+}
+
+
+def check_kind(model: str, *wanted: str, revision: str | None = None) -> str:
+    """Return the kind of a checkpoint, one of `TAKEN_BY`, or the model type of a foreign one that is none of these.
+
+    Raises:
+        ValueError: for a folder that is none of `wanted` but another of these kinds, or without a configuration.
+    """
+    from transformers import PreTrainedConfig
+
+    found = PreTrainedConfig.get_config_dict(model, revision=revision)[0]
+    model_type, architectures = found.get("model_type"), found.get("architectures") or []
+    if not model_type:
+        raise ValueError(f"Expected a {' or '.join(wanted)} in {model!r}, got no config.json with a `model_type`.")
+    kind = COMPOSITES.get(model_type)
+    if kind is None and any("ForImageClassification" in name for name in architectures):
+        kind = CLASSIFIER
+    elif kind is None and model_type == "omni_vision":
+        kind = ENCODER
+    if kind is not None and kind not in wanted:
+        raise ValueError(
+            f"Expected a {' or '.join(wanted)} in {model!r}, got a {kind}, which is for omni-vision {TAKEN_BY[kind]}."
+        )
+    return kind or str(model_type)
+
+
+__all__ = ["CLASSIFIER", "ENCODER", "LANGUAGE", "RETRIEVAL", "check_kind"]

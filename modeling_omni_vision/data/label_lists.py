@@ -1,0 +1,75 @@
+"""Labels of images as columns hold them: one class for each image, or a list of classes (multi-label)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from datasets import ClassLabel, Dataset, Features, Sequence
+
+
+def has_label_lists(rows: Dataset) -> bool:
+    """Return whether the column `label` holds a list of labels for each image."""
+    return _item(rows.features["label"]) is not None
+
+
+def label_names(rows: Dataset) -> list[str]:
+    """Return the names of the classes of the column `label`."""
+    feature: Any = rows.features["label"]
+    return list((_item(feature) or feature).names)
+
+
+def label_array(rows: Dataset) -> np.ndarray:
+    """Return the class of each image (images,), or of lists whether each class is among them: (images, classes)."""
+    if not has_label_lists(rows):
+        # Read at once: `rows["label"]` alone reads row by row.
+        return np.asarray(rows.select_columns("label").with_format("numpy")[:]["label"])
+    found = np.zeros((len(rows), len(label_names(rows))), np.float32)
+    for row, labels in enumerate(rows["label"][:]):
+        found[row, labels] = 1
+    return found
+
+
+def number_label_lists(splits: Mapping[str, Dataset], dataset: str) -> dict[str, Dataset]:
+    """Return splits whose `label` holds lists of `ClassLabel` of the same names everywhere; an empty list is no label.
+
+    Raises:
+        ValueError: for a row that is no list of names or integers, classes that train does not have, or less than
+            two.
+    """
+    columns = {name: split["label"][:] for name, split in splits.items()}
+    for name, lists in columns.items():
+        for row, labels in enumerate(lists):
+            if labels is None or not all(isinstance(value, (str, int)) for value in labels):
+                raise ValueError(
+                    f"Expected a list of names or integers as labels of row {row} of the {name} split of {dataset!r}, "
+                    f"got {labels!r}. Correct it; an image without a label has an empty list."
+                )
+    names, numbers = _classes(splits["train"], columns, dataset)
+    feature = Features({"label": Sequence(ClassLabel(names=names))})["label"]
+    numbered = {name: [sorted({numbers[v] for v in labels}) for labels in lists] for name, lists in columns.items()}
+    return {
+        name: split.remove_columns("label").add_column("label", numbered[name], feature=feature)
+        for name, split in splits.items()
+    }
+
+
+def _classes(train: Dataset, columns: Mapping[str, Any], dataset: str) -> tuple[list[str], dict[Any, int]]:
+    item = _item(train.features["label"])
+    used = {name: {value for labels in lists for value in labels} for name, lists in columns.items()}
+    ordered = list(range(len(item.names))) if isinstance(item, ClassLabel) else sorted(used["train"])
+    names = item.names if isinstance(item, ClassLabel) else [str(value) for value in ordered]
+    unseen = {name: sorted(map(str, values - used["train"])) for name, values in used.items()}
+    unseen = {name: values[:6] for name, values in unseen.items() if values}
+    if unseen or len(ordered) < 2:
+        raise ValueError(
+            f"Expected at least two classes in the train split of {dataset!r}, and no others elsewhere, got "
+            f"{len(ordered)} classes, and only elsewhere {unseen}. Add images to train, or remove these labels."
+        )
+    return names, {value: number for number, value in enumerate(ordered)}
+
+
+def _item(feature: Any) -> Any:
+    return feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
+
+
+__all__ = ["has_label_lists", "label_array", "label_names", "number_label_lists"]
