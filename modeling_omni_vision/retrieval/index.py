@@ -137,6 +137,7 @@ class ImageIndex:
         self.folder = Path(folder)
         self.encoder = encoder
         self._cache: tuple[Any, list[Block]] | None = None
+        self.load_encoder: Callable[[], Any] | None = None
         self._ids: tuple[int, set[str]] = (-1, set())  # version and ids of the table when this process last wrote
         if not (self.folder / SETTINGS).is_file():
             self._make(encoder if make else None, pool_factor, columns)
@@ -152,6 +153,11 @@ class ImageIndex:
     def _writing(self) -> AbstractContextManager[Any]:
         """Wait until no other process writes; the system releases the lock of a killed process."""
         return FileLock(self.folder / LOCK).acquire(poll_interval=0.01)
+
+    def record(self, **changes: Any) -> None:
+        """Keep facts about how the index was made beside it."""
+        with self._writing():
+            self._record(**changes)
 
     def _record(self, **changes: Any) -> None:
         """Change settings, under the lock: another process may have written others."""
@@ -337,8 +343,7 @@ class ImageIndex:
                 report(f"{done.added + done.updated + done.unchanged:,} of {total:,} on disk")
         if remove_missing:
             done.removed = self.delete(self._known_ids() - listed)
-        with self._writing():
-            self._record(embedded=marks)
+        self.record(embedded=marks)
         return done
 
     @retried
@@ -549,8 +554,15 @@ class ImageIndex:
             self._cache = (wanted, list(blocks))
         return iter(self._cache[1])
 
+    def use(self, encoder: Any) -> None:
+        """Encode with this encoder; a ValueError if it is not the one that made the index."""
+        self.encoder = encoder
+        self._check(None, None)
+
     def require_encoder(self) -> Any:
-        """Return the encoder; a ValueError where the index was opened without one."""
+        """Return the encoder, which `load_encoder` makes when it is needed; a ValueError where there is none."""
+        if self.encoder is None and self.load_encoder:
+            self.use(self.load_encoder())
         if self.encoder is None:
             raise ValueError(
                 f"Expected the checkpoint that made the index, {self.settings['checkpoint']!r}, got none. "
