@@ -17,6 +17,7 @@ COMMANDS = {
     "inspect": "count the images of a dataset, and write some of them as PNG",
     "visualize": "draw attention, per-token similarity or occlusion maps",
     "zero-shot": "classify by the names of classes alone",
+    "embed": "turn images into vectors on disk",
     "index": "put images into an index, or bring one up to date",
     "search": "find images of an index by words or by an image",
     "compose": "join a vision encoder and a language model, untrained",

@@ -97,12 +97,19 @@ def find_images(places: Iterable[str | Path], exclude: Collection[Path] = ()) ->
 def images_below(place: Path, left_out: LeftOut, closed: frozenset[str] = frozenset()) -> Iterator[Path]:
     """Yield the images below a folder, sorted, and count the other files; `closed` are real paths not to enter."""
     for file in files_below(place, left_out, closed):
-        suffix = file.suffix.lower()
-        if suffix in readable_suffixes() or (not suffix and _is_image_inside(file)):
+        if is_image(file, left_out):
             yield file
-        elif file.name.casefold() not in METADATA:
-            plugin = f", install {PLUGINS[suffix]}" if suffix in PLUGINS else ""
-            left_out.add((suffix or "without a suffix") + plugin, file)
+
+
+def is_image(file: Path, left_out: LeftOut) -> bool:
+    """Return whether the name of a file, or without a suffix its content, is that of an image; count it if not."""
+    suffix = file.suffix.lower()
+    if suffix in readable_suffixes() or (not suffix and _is_image_inside(file)):
+        return True
+    if file.name.casefold() not in METADATA:
+        plugin = f", install {PLUGINS[suffix]}" if suffix in PLUGINS else ""
+        left_out.add((suffix or "without a suffix") + plugin, file)
+    return False
 
 
 def files_below(place: Path, left_out: LeftOut, closed: frozenset[str] = frozenset()) -> Iterator[Path]:
@@ -189,6 +196,7 @@ __all__ = [
     "find_images",
     "images_below",
     "is_ignored",
+    "is_image",
     "path_of",
     "readable_suffixes",
     "stored_path",

@@ -38,7 +38,7 @@ def load_metadata_folder(folder: Path, files: list[Path]) -> DatasetDict:
         ValueError: naming the line, for a file that is missing or lies outside of the folder, or what is no JSON;
             for splits as `assign_splits` does.
     """
-    rows = [row for file in files for row in _rows(file)]
+    rows = [row for file in files for row in described_images(file)]
     if not rows:
         raise ValueError(f"Expected rows in {displayed(files[0])}, got none. Describe some images.")
     folder, left_out, described = Path(os.path.normpath(folder)), LeftOut(), {image for image, _ in rows}
@@ -70,7 +70,8 @@ def _dataset(columns: dict[str, list[Any]], folder: Path) -> Dataset:
         ) from error
 
 
-def _rows(file: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+def described_images(file: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield each image of a metadata file with its row; a `ValueError` names a row that leads to none."""
     root = Path(os.path.normpath(file.parent))
     for number, row in _lines(file):
         where = f"row {number} of {displayed(file)}"
@@ -132,4 +133,4 @@ def _first_folder(image: Path, folder: Path) -> str:
     return parts[0] if len(parts) > 1 else "."
 
 
-__all__ = ["find_metadata", "load_metadata_folder"]
+__all__ = ["described_images", "find_metadata", "load_metadata_folder"]
