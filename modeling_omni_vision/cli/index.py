@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .arguments import REVISION, option, parse
+from .model_kind import RETRIEVAL, check_kind
 from .program import program
 
 
@@ -87,19 +88,20 @@ def print_at_once(line: str) -> None:
 
 def opened_for_images(arguments: IndexArguments) -> Any:
     """Return the index; the checkpoint is loaded at once unless its files are those of the last run."""
-    from ..data.image_files import stamps_of
+    from ..retrieval.embedded import stamps_of
     from ..retrieval.index import SETTINGS, ImageIndex
     from ..retrieval.recall import read_json
 
     model, folder = str(arguments.model), Path(arguments.index)
-    stamps = {model: stamps_of(Path(model)), "revision": arguments.revision}
+    stamps = [model, arguments.revision, stamps_of(sorted(Path(model).rglob("*.*")))]
 
     def load() -> Any:
         from ..embedding.encoder import ImageTextEncoder
 
+        check_kind(model, RETRIEVAL, revision=arguments.revision)
         return ImageTextEncoder(model, arguments.revision)
 
-    if stamps[model] and read_json(folder / SETTINGS).get("checkpoint_files") == stamps:
+    if stamps[-1] and read_json(folder / SETTINGS).get("checkpoint_files") == stamps:
         index = ImageIndex(folder, pool_factor=arguments.pool_factor)
         index.load_encoder = load
     else:

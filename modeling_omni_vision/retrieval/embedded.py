@@ -70,8 +70,7 @@ class EmbedFolder:
     @cached_property
     def fingerprint(self) -> list[list[Any]]:
         """Name, size and date of every file of vectors."""
-        stats = [(file.name, file.stat()) for file in [*self.shards, self.folder / "embed.json"]]
-        return [[name, about.st_size, about.st_mtime_ns] for name, about in stats]
+        return stamps_of([*self.shards, self.folder / "embed.json"])
 
     def failures(self) -> list[tuple[str, str]]:
         """Return path and reason of the images that have no vector."""
@@ -152,6 +151,12 @@ class EmbedEncoder:
         return found
 
 
+def stamps_of(files: Sequence[Path]) -> list[list[Any]]:
+    """Return name, size and date of files."""
+    stats = [(file.name, file.stat()) for file in files]
+    return [[name, about.st_size, about.st_mtime_ns] for name, about in stats]
+
+
 def _vectors(batch: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray]:
     """Return the number of vectors of each image, and all of them in 32 bits (n, width)."""
     if "vectors" in batch.schema.names:
@@ -173,4 +178,4 @@ def _pooled(flat: np.ndarray, lengths: Sequence[int], factor: float) -> tuple[np
     return torch.cat(pooled).numpy(), [len(one) for one in pooled]
 
 
-__all__ = ["EmbedEncoder", "EmbedFolder"]
+__all__ = ["EmbedEncoder", "EmbedFolder", "stamps_of"]
