@@ -58,7 +58,9 @@ logger = logging.getLogger(__name__)
 # EXACT_PER_VECTOR for each vector of the query: the approximate index takes some 6 ms a vector, as long as 150 images.
 EXACT_LIMIT, SINGLE_EXACT_LIMIT, EXACT_PER_VECTOR = 3000, 20_000, 150
 # Images that the approximate index returns; LanceDB chooses them among REFINE times as many by exact distance.
-CANDIDATES, REFINE = 50, {MULTI: 20, SINGLE: 8}
+CANDIDATES, REFINE, MOST_REFINE = 50, {MULTI: 20, SINGLE: 4}, 64
+# As many partitions are searched, and refined, as find this share of the best ten, measured when the index is built.
+RECALL, FEWEST_PROBES = 0.99, 20
 COMMIT = 256  # images that are encoded for a commit: a killed run loses no more than these
 SAMPLE_RATE = 64  # vectors for each partition that the approximate index is trained on
 # The approximate index takes rows in when this part of the table has changed, or after so many commits. Until then
@@ -402,6 +404,7 @@ class ImageIndex:
                 self.table.optimize(cleanup_older_than=keep_versions, delete_unverified=True)
             if approximate and rows:
                 self._build_approximate()
+                self._choose_probes()
             self._record(optimized={"version": self.table.version, "rows": rows})
 
     def _is_changed(self, rows: int, made: Sequence[Any]) -> bool:
@@ -425,13 +428,30 @@ class ImageIndex:
         if self.vectors_of_an_image == MULTI:
             sample = self.table.search().select(["vectors"]).limit(100).to_arrow()
             vectors = rows * len(sample["vectors"].combine_chunks().flatten()) // len(sample)
+        partitions = round(vectors**0.5)
         self.table.create_index(
             "vectors",
-            config=IvfRq(distance_type="cosine", num_partitions=round(vectors**0.5), sample_rate=SAMPLE_RATE),
+            config=IvfRq(distance_type="cosine", num_partitions=partitions, sample_rate=SAMPLE_RATE),
             replace=True,
             wait_timeout=timedelta(hours=24),
         )
-        self._record(rows_at_indexing=rows)
+        self._record(rows_at_indexing=rows, partitions=partitions)
+
+    def _choose_probes(self) -> None:
+        """Search as many partitions as recall needs, then refine more: the codes of narrow vectors are coarse."""
+        from .recall import patch_queries, share_found
+
+        queries = patch_queries(self)
+        truths, probes, refine = self.search_exactly(queries), FEWEST_PROBES, REFINE[self.vectors_of_an_image]
+        while True:
+            self._record(probes=probes, refine=refine)
+            recall = share_found([self._approximately(self._query(one), None, 10) for one in queries], truths)
+            if recall >= RECALL or (probes >= self.settings["partitions"] and refine >= MOST_REFINE):
+                return
+            if probes < self.settings["partitions"]:
+                probes *= 2
+            else:
+                refine *= 2
 
     # --- reading ---
 
@@ -475,19 +495,17 @@ class ImageIndex:
         Raises:
             ValueError: for a query of another width, a limit below 1, or an invalid filter.
         """
-        query = self._query(query)
+        whole = self._query(query)
         if limit < 1:
             raise ValueError(f"Expected a limit of at least 1, got {limit!r}.")
         with explained_filter(where, self.columns) as condition:
             if exact is None:
-                most = EXACT_PER_VECTOR * len(query) if self.vectors_of_an_image == MULTI else 0
+                most = EXACT_PER_VECTOR * len(whole) if self.vectors_of_an_image == MULTI else 0
                 rows = self.table.count_rows(condition)
                 exact = rows <= max(self.exact_limit, most) or not self.table.list_indices()
             if exact:
-                return self._hits(best_of([query], self._blocks(condition), limit)[0])
-            found = self._candidates(query, condition, limit)
-            rows_by_id = {row.pop("id"): row for row in found.drop_columns("vectors").to_pylist()}
-            return self._hits(best_of([query], map(as_block, found.to_batches()), limit)[0], rows_by_id)
+                return self._hits(best_of([whole], self._blocks(condition), limit)[0])
+            return self._approximately(whole, condition, limit)
 
     @retried
     def search_exactly(self, queries: Sequence[torch.Tensor], limit: int = 10) -> list[list[tuple[float, str]]]:
@@ -507,6 +525,11 @@ class ImageIndex:
         width = (kind if single else kind.value_type).list_size
         return torch.nn.functional.pad(query, (0, width - query.shape[1]))
 
+    def _approximately(self, query: torch.Tensor, where: str | None, limit: int) -> list[Hit]:
+        found = self._candidates(query, where, limit)
+        rows = {row.pop("id"): row for row in found.drop_columns("vectors").to_pylist()}
+        return self._hits(best_of([query], map(as_block, found.to_batches()), limit)[0], rows)
+
     def _candidates(self, query: torch.Tensor, where: str | None, limit: int) -> pa.Table:
         """Read the images that the approximate index returns, five times `limit` or more, with their vectors."""
         single = self.vectors_of_an_image == SINGLE
@@ -514,7 +537,8 @@ class ImageIndex:
         near = (
             near.distance_type("cosine")
             .limit(max(CANDIDATES, 5 * limit))
-            .refine_factor(REFINE[self.vectors_of_an_image])
+            .refine_factor(self.settings.get("refine", REFINE[self.vectors_of_an_image]))
+            .nprobes(self.settings.get("probes", FEWEST_PROBES))
             .select([*self.columns, "vectors", "_distance"])
         )
         return (near if where is None else near.where(where)).to_arrow().drop_columns("_distance")

@@ -27,11 +27,14 @@ def patch_queries(index: ImageIndex, count: int = 50, seed: int = 0) -> list[tor
 
 def search_recall(index: ImageIndex, queries: Sequence[torch.Tensor], limit: int = 10, **options: Any) -> float:
     """Return the share of the best `limit` images that a search finds; options as for `ImageIndex.search`."""
-    shares = []
-    for query, truth in zip(queries, index.search_exactly(queries, limit), strict=True):
-        found = index.search(query, limit=limit, **options)
-        shares.append(num_right(found, truth) / len(truth) if truth else 1.0)
-    return float(np.mean(shares))
+    found = [index.search(query, limit=limit, **options) for query in queries]
+    return share_found(found, index.search_exactly(queries, limit))
+
+
+def share_found(found: Sequence[Sequence[Hit]], truths: Sequence[Sequence[tuple[float, str]]]) -> float:
+    """Return the mean share of true hits, as scores and ids, that are found."""
+    pairs = zip(found, truths, strict=True)
+    return float(np.mean([num_right(hits, truth) / len(truth) if truth else 1.0 for hits, truth in pairs]))
 
 
 def num_right(found: Sequence[Hit], truth: Sequence[tuple[float, str]]) -> int:
@@ -128,4 +131,4 @@ def sentence(cost: dict[str, Any]) -> str:
     )
 
 
-__all__ = ["measure", "num_right", "overlap", "patch_queries", "pooling_overlap", "search_recall", "sentence"]
+__all__ = ["measure", "num_right", "overlap", "patch_queries", "pooling_overlap", "read_json", "search_recall", "sentence", "share_found"]
