@@ -78,9 +78,9 @@ def bytes_of_rows(folder: EmbedFolder, index: ImageIndex) -> int:
     return sum(batch.nbytes for batch, _ in folder.batches(index.table.schema, 1))
 
 
-def cpu_ms(work: Callable[[], Any]) -> float:
+def cpu_ms(work: Callable[..., Any], *words: Any, **options: Any) -> float:
     began = time.process_time()
-    work()
+    work(*words, **options)
     return 1e3 * (time.process_time() - began)
 
 
@@ -93,7 +93,12 @@ def measured(count: int, width: int) -> dict[str, Any]:
         nothing = timed_process(["index", "--help"])
         first, again = timed_process(words), timed_process(words)
         index, folder = ImageIndex(target), EmbedFolder(vectors)
-        row: dict[str, Any] = {"images": count, "width": width, "help_cpu_s": nothing["cpu_s"], "help_peak_mb": nothing["peak_mb"]}
+        row: dict[str, Any] = {
+            "images": count,
+            "width": width,
+            "help_cpu_s": nothing["cpu_s"],
+            "help_peak_mb": nothing["peak_mb"],
+        }
         row |= {"index_cpu_s": first["cpu_s"], "index_peak_mb": first["peak_mb"], "unchanged_cpu_s": again["cpu_s"]}
         row["bytes_by_bytes_of_rows"] = index.num_bytes() / bytes_of_rows(folder, index)
         row["recall"] = json.loads((target / "last_run.json").read_text())["cost"]["search_recall"]
@@ -104,8 +109,8 @@ def measured(count: int, width: int) -> dict[str, Any]:
 def searched(index: ImageIndex, width: int) -> dict[str, float]:
     queries = [torch.from_numpy(one[None]).float() for one in drawn(QUERIES, width, 1_000_000)]
     index.search(queries[0])
-    approximate = [cpu_ms(lambda query=query: index.search(query)) for query in queries]
-    exact = [cpu_ms(lambda query=query: index.search(query, exact=True)) for query in queries[:10]]
+    approximate = [cpu_ms(index.search, query) for query in queries]
+    exact = [cpu_ms(index.search, query, exact=True) for query in queries[:10]]
     return {"search_cpu_ms": statistics.median(approximate), "exact_cpu_ms": statistics.median(exact)}
 
 
@@ -116,7 +121,7 @@ def added(index: ImageIndex, width: int) -> dict[str, float]:
         for number in range(COMMITS + 1):
             rows = [{"id": f"new/{start + number * COMMIT + one}"} for one in range(COMMIT)]
             made = list(drawn(COMMIT, width, 2_000_000 + start + number)[:, None])
-            yield cpu_ms(lambda rows=rows, made=made: index.add(rows, made))
+            yield cpu_ms(index.add, rows, made)
 
     new, changed = list(commits(0)), list(commits(0))
     return {

@@ -28,8 +28,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Image
 
-from ..data.image_files import METADATA, LeftOut, displayed, files_below, is_image, path_of, readable_suffixes
-from ..data.image_files import stored_path
+from ..data.image_files import (
+    METADATA,
+    LeftOut,
+    displayed,
+    files_below,
+    is_image,
+    path_of,
+    readable_suffixes,
+    stored_path,
+)
 from ..data.metadata_folder import described_images, find_metadata
 from ..data.sources import IMAGE_COLUMNS, image_columns, load_any
 

@@ -19,7 +19,7 @@ from torch import nn
 from transformers import AutoImageProcessor, AutoModel
 from transformers.utils import logging as transformers_logging
 
-from ..interop.vision_tower import PREFIXES, load_complete, load_vision_tower
+from ..interop.vision_tower import PREFIXES, load_vision_tower
 from ..records.machine import has_bf16_instructions
 from ..records.weights_digest import weights_digest
 

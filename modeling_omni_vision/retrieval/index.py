@@ -51,7 +51,8 @@ from .table import (
 )
 
 
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 # Scoring all images takes no longer than the approximate index up to this many, or, of many vectors each, up to
@@ -385,11 +386,11 @@ class ImageIndex:
 
         Args:
             keep_versions: Versions older than this are removed. Searches that read one start again by themselves.
-            approximate: Build the approximate index anew, or not; by default beyond `exact_limit` images where there is
-                none, or one of less than a quarter, more than twice as many images, or too many segments.
+            approximate: Build the approximate index anew, or not; by default beyond `exact_limit` images where there
+                is none, or one of less than a quarter, more than twice as many images, or too many segments.
         """
         with self._writing():
-            rows, made = len(self), self.table.list_indices()
+            rows, made = len(self), list(self.table.list_indices())
             indexed = self.settings.get("rows_at_indexing", 0) if made else 0
             if approximate is None:
                 outgrown = not indexed / 2 <= rows <= 4 * indexed
@@ -518,8 +519,8 @@ class ImageIndex:
         single = self.vectors_of_an_image == SINGLE
         if query.ndim != 2 or query.shape[1] != self.embedding_dim or not len(query) or (single and len(query) > 1):
             raise ValueError(
-                f"Expected a query ({1 if single else 'n'}, {self.embedding_dim}), got {tuple(query.shape)}. Encode it "
-                "with the checkpoint of the index."
+                f"Expected a query ({1 if single else 'n'}, {self.embedding_dim}), got {tuple(query.shape)}. Encode "
+                "it with the checkpoint of the index."
             )
         kind = self.table.schema.field("vectors").type
         width = (kind if single else kind.value_type).list_size
@@ -543,9 +544,7 @@ class ImageIndex:
         )
         return (near if where is None else near.where(where)).to_arrow().drop_columns("_distance")
 
-    def _hits(
-        self, best: Sequence[tuple[float, str]], rows: dict[str, dict[str, Any]] | None = None
-    ) -> list[Hit]:
+    def _hits(self, best: Sequence[tuple[float, str]], rows: dict[str, dict[str, Any]] | None = None) -> list[Hit]:
         """Return scores and ids with the columns of each image, without those deleted meanwhile."""
         if rows is None:
             chosen = col("id").isin([name for _, name in best])
@@ -595,9 +594,7 @@ class ImageIndex:
         return self.encoder
 
 
-def best_of(
-    queries: Sequence[torch.Tensor], blocks: Iterable[Block], limit: int
-) -> list[list[tuple[float, str]]]:
+def best_of(queries: Sequence[torch.Tensor], blocks: Iterable[Block], limit: int) -> list[list[tuple[float, str]]]:
     """Return scores and ids of the best rows of all blocks for each query, the best first."""
     best: list[list[tuple[float, str]]] = [[] for _ in queries]
     for ids, embeds, mask in blocks:

@@ -131,4 +131,14 @@ def sentence(cost: dict[str, Any]) -> str:
     )
 
 
-__all__ = ["measure", "num_right", "overlap", "patch_queries", "pooling_overlap", "read_json", "search_recall", "sentence", "share_found"]
+__all__ = [
+    "measure",
+    "num_right",
+    "overlap",
+    "patch_queries",
+    "pooling_overlap",
+    "read_json",
+    "search_recall",
+    "sentence",
+    "share_found",
+]

@@ -21,8 +21,8 @@ FLAGS = {
     "inspect": "folder dataset image_column label_column check sheet export split count json",
     "visualize": "model output images image text dataset split count revision",
     "zero-shot": "model dataset split labels templates",
-    "index": "model index images revision pool_factor on_error remove_missing delete queries measure",
-    "search": "model index text image where limit exact json sheet maps force revision",
+    "index": "index model images embeddings revision pool_factor on_error remove_missing delete queries measure",
+    "search": "model index text image where limit exact json sheet maps force revision trust_remote_code",
     "compose": "vision text output fusion vision_feature_select_strategy projector scale_factor "
     "cross_attention_interval dtype",
     "ask": "question model image max_new_tokens force revision",

@@ -197,7 +197,7 @@ def test_beyond_the_limit_scores_are_exact_recall_is_measured_once_and_bytes_are
 
 
 def test_a_reader_whose_version_was_removed_reads_the_newest(tmp_path, monkeypatch):
-    index, _ = indexed(tmp_path, write_embeddings(tmp_path / "v", vectors_of(200), shard=20))
+    indexed(tmp_path, write_embeddings(tmp_path / "v", vectors_of(200), shard=20))
     reader, real, times = ImageIndex(tmp_path / "index"), ImageIndex._blocks, []
 
     def cleaned_meanwhile(self, where):
