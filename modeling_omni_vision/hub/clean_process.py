@@ -39,8 +39,8 @@ QUESTION = "What is it?"
 RECIPES = {
     "vision": RECIPE,
     "retrieval": f"{RECIPE}; texts, padded by the processor: {TEXTS!r}",
-    "language": f"{RECIPE}; a user asks the shortest question that the processor learned, or {QUESTION!r}, in the chat "
-    "template, about each image and about none",
+    "language": f"{RECIPE}; a user asks the shortest question that the processor learned, or {QUESTION!r}, in the "
+    "chat template, about each image and about none",
 }
 
 
