@@ -26,10 +26,12 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
+from transformers.backbone_utils import BackboneConfigMixin
 
 
 AUTO_MAP = {
     "AutoConfig": "configuration_omni_vision.OmniVisionConfig",
+    "AutoBackbone": "modeling_omni_vision.OmniVisionBackbone",
     "AutoModel": "modeling_omni_vision.OmniVisionModel",
     "AutoModelForImageClassification": "modeling_omni_vision.OmniVisionForImageClassification",
 }
@@ -67,7 +69,7 @@ def check_choices(config: PreTrainedConfig, **choices: Iterable[str]) -> None:
 
 @value_errors
 @strict
-class OmniVisionConfig(PreTrainedConfig):
+class OmniVisionConfig(BackboneConfigMixin, PreTrainedConfig):
     r"""
     Configuration of an [`OmniVisionModel`]. The defaults give the specification's ViTTiny.
 
@@ -105,13 +107,30 @@ class OmniVisionConfig(PreTrainedConfig):
         layer_norm_eps (`float`, *optional*, defaults to 1e-5):
             Epsilon of all normalization layers.
         block_norm (`str`, *optional*, defaults to `"layer_norm"`):
-            Norm inside the layers, `"layer_norm"` or `"rms_norm"`. The final norm is always RMSNorm.
+            Norm inside the layers, `"layer_norm"` or `"rms_norm"`.
+        final_norm (`str`, *optional*, defaults to `"rms_norm"`):
+            Norm of all tokens after the last layer, `"rms_norm"`, `"layer_norm"` (stock ViTs), or `"none"`.
+        embeddings_norm (`bool`, *optional*, defaults to `False`):
+            LayerNorm of all tokens before the first layer, as in CLIP.
+        pooled_norm (`bool`, *optional*, defaults to `False`):
+            LayerNorm of the pooled vector before the classification head; timm calls it `fc_norm`.
+        use_cls_token (`bool`, *optional*, defaults to `True`):
+            Whether there is a CLS token. SigLIP has none; `cls` of the output is then None.
+        position_antialias (`bool`, *optional*, defaults to `False`):
+            Whether positions are smoothed while they are interpolated to a smaller grid: timm, open_clip and DINOv2
+            with registers do that, ViT, DeiT, CLIP, SigLIP and plain DINOv2 do not.
         pooling (`str`, *optional*, defaults to `"cls"`):
             Input of the classification head: the CLS token (`"cls"`), the mean of the patch tokens
-            (`"mean"`), or both concatenated (`"cls_mean"`).
+            (`"mean"`), both concatenated (`"cls_mean"`), or the patches pooled by a learned query, as in SigLIP
+            (`"attention"`).
         num_register_tokens (`int`, *optional*, defaults to 0):
             Register tokens (https://huggingface.co/papers/2309.16588), between CLS and the patches; they have
             no position embedding.
+        out_features (`list[str]`, *optional*):
+            Feature maps of an [`OmniVisionBackbone`]: `"stem"` for the embeddings, `"stage1"` to the last layer, which
+            alone is the default.
+        out_indices (`list[int]`, *optional*):
+            The same as numbers, 0 for the embeddings.
 
     Raises:
         `ValueError`: if a value has the wrong type or contradicts another one.
@@ -147,17 +166,28 @@ class OmniVisionConfig(PreTrainedConfig):
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-5
     block_norm: str = "layer_norm"
+    final_norm: str = "rms_norm"
+    embeddings_norm: bool = False
+    pooled_norm: bool = False
+    use_cls_token: bool = True
+    position_antialias: bool = False
     pooling: str = "cls"
     num_register_tokens: int = 0
+    _out_features: list[str] | None = None
+    _out_indices: list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         # Not at the top: it imports much of torch, which a command that only prints its flags does without.
         from transformers.activations import ACT2FN
 
+        self.stage_names = ["stem", *(f"stage{layer}" for layer in range(1, self.num_hidden_layers + 1))]
+        chosen = {name: kwargs.pop(name, None) for name in ("out_features", "out_indices")}
+        self.set_output_features_output_indices(**chosen)
         super().__post_init__(**kwargs)
         self.auto_map = {**AUTO_MAP, **(getattr(self, "auto_map", None) or {})}
         self._check_numbers()
-        check_choices(self, block_norm=("layer_norm", "rms_norm"), pooling=("cls", "mean", "cls_mean"))
+        check_choices(self, block_norm=("layer_norm", "rms_norm"), final_norm=("rms_norm", "layer_norm", "none"))
+        check_choices(self, pooling=("cls", "mean", "cls_mean", "attention"))
         check_choices(self, hidden_act=tuple(ACT2FN))
         self._check_architecture()
 
@@ -184,6 +214,11 @@ class OmniVisionConfig(PreTrainedConfig):
         return rows * columns
 
     @property
+    def num_prefix_tokens(self) -> int:
+        """Number of tokens before the patches: CLS and registers."""
+        return int(self.use_cls_token) + self.num_register_tokens
+
+    @property
     def pooled_size(self) -> int:
         """Width of the classification head's input."""
         return self.hidden_size * (2 if self.pooling == "cls_mean" else 1)
@@ -202,6 +237,11 @@ class OmniVisionConfig(PreTrainedConfig):
             check_field(self, name, valid, "a positive integer or a pair (height, width) of them")
 
     def _check_architecture(self) -> None:
+        poolings = "'mean' or 'attention' in a model without CLS"
+        check_field(self, "pooling", self.use_cls_token or self.pooling in ("mean", "attention"), poolings)
+        check_field(
+            self, "pooled_norm", not (self.pooled_norm and self.pooling == "cls_mean"), "False with 'cls_mean'"
+        )
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"`hidden_size` must be a multiple of `num_attention_heads`, got {self.hidden_size} and "

@@ -104,8 +104,9 @@ class OmniVisionLanguageConfig(LlavaConfig):
         super().__post_init__(**kwargs)
         self.auto_map = {**LANGUAGE_AUTO_MAP, **(getattr(self, "auto_map", None) or {})}
         vocabulary = self.text_config.get_text_config().vocab_size  # type: ignore[union-attr]
+        has_cls = getattr(self.vision_config, "use_cls_token", True)
         if self.vision_feature_select_strategy is None:
-            self.vision_feature_select_strategy = "grid" if self.fusion == "late" else "cls"
+            self.vision_feature_select_strategy = "grid" if self.fusion == "late" or not has_cls else "cls"
         if self.image_token_index is None:
             self.image_token_index = vocabulary - 1
         self._check_fields(vocabulary)
@@ -133,6 +134,8 @@ class OmniVisionLanguageConfig(LlavaConfig):
         vision: Any = self.vision_config
         known, expected = vision.model_type == "omni_vision", "'omni_vision' in `vision_config`"
         check_field(vision, "model_type", known, expected, "Use transformers' Llava classes for other vision towers.")
+        has_cls = vision.use_cls_token or self.vision_feature_select_strategy == "grid"
+        check_field(self, "vision_feature_select_strategy", has_cls, "'grid' for a tower without CLS")
         if self.vision_feature_select_strategy == "cls":
             if self.fusion == "late":
                 raise ValueError(

@@ -20,8 +20,12 @@ it. The table of all rules is in the docstring of `OmniVisionImageProcessor`.
 """
 
 import base64
+import functools
+import importlib
+import itertools
 import os
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
@@ -30,17 +34,27 @@ from urllib.parse import unquote_to_bytes
 
 import numpy as np
 import torch
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_processing_backends import PilBackend, TorchvisionBackend
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, ChannelDimension, PILImageResampling
 from transformers.processing_utils import ImagesKwargs
-from transformers.utils import requires_backends
+from transformers.utils import logging, requires_backends
 
+
+logger = logging.get_logger(__name__)
 
 LUMA = np.array([19595, 38470, 7471], dtype=np.float32) / 65536  # ITU-R 601 in Pillow's integers
 GREY_STATISTICS = {"image_mean": (0.459,), "image_std": (0.226,)}  # luma of ImageNet's mean and std
+FETCH_BYTES, FETCH_SECONDS = 2**26, 60  # of one URL
+# Formats that Pillow lists and that start another program or have no decoder.
+NOT_READ = frozenset({"EPS", "WMF", "MPEG", "HDF5", "GRIB", "BUFR"})
+# Bytes 4 to 10 (or 0 and 1) of formats that Pillow opens only with a plugin, and the plugin's package.
+PLUGINS = {
+    **dict.fromkeys((b"ftyphei", b"ftyphev", b"ftypmif", b"ftypmsf"), "pillow-heif"),
+    **dict.fromkeys((b"JXL \r\n\x87", b"\xff\x0a"), "pillow-jxl-plugin"),
+}
 Layout = str | ChannelDimension | None
 
 
@@ -74,21 +88,67 @@ class _WholeFilesOnly:
 _whole_files_only = _WholeFilesOnly()
 
 
+@functools.cache
+def register_plugins() -> None:
+    """Let Pillow open HEIC and JPEG XL where the packages of `PLUGINS` are installed."""
+    for name in ("pillow_heif", "pillow_jxl"):
+        try:
+            plugin = importlib.import_module(name)
+        except ImportError:
+            continue
+        getattr(plugin, "register_heif_opener", lambda: None)()  # the other registers when it is imported
+
+
+def _missing_plugin(source: Any) -> str | None:
+    """Return the package that opens a file, or a stream that seeks, which Pillow alone cannot, or None."""
+    if isinstance(source, (str, os.PathLike)):
+        with open(source, "rb") as file:
+            return _missing_plugin(file)
+    if not hasattr(source, "seek"):
+        return None
+    source.seek(0)
+    start = source.read(11)
+    return PLUGINS.get(start[4:]) or PLUGINS.get(start[:2])
+
+
 def _fetch(url: str) -> bytes:
-    """Decode a data URI, or read a URL with the HTTP client of transformers."""
+    """Decode a data URI, or read a URL with the HTTP client of transformers, within `FETCH_BYTES`, `FETCH_SECONDS`."""
     if url[:5].lower() == "data:":
         header, _, payload = url.partition(",")
         content = unquote_to_bytes(payload)
-        return base64.b64decode(content) if header.endswith(";base64") else content
+        return base64.b64decode(content) if header.lower().endswith(";base64") else content
     from transformers.image_utils import httpx
 
-    response = httpx.get(url, timeout=30, follow_redirects=True)
-    response.raise_for_status()
-    return response.content
+    read, end = bytearray(), time.monotonic() + FETCH_SECONDS
+    with httpx.stream("GET", url, timeout=FETCH_SECONDS, follow_redirects=True) as response:
+        response.raise_for_status()
+        for part in response.iter_bytes():
+            read += part
+            if len(read) > FETCH_BYTES or time.monotonic() > end:
+                limits = f"at most {FETCH_BYTES} bytes in {FETCH_SECONDS} seconds"
+                raise ImageReadError(f"expected {limits} from a URL, got more: download the file and pass its path")
+    return bytes(read)
+
+
+def _decoded_text(text: str) -> str | bytes:
+    """Return the content of a URL, a data URI or base64 text; any other text is a path."""
+    if text.startswith("file://"):  # the path of a name that is no text
+        return os.fsdecode(unquote_to_bytes(text[7:]))
+    if text[:8].lower().startswith(("http://", "https://", "data:")):
+        return _fetch(text)
+    if len(text) < 64 or os.path.exists(text):  # no image is so short
+        return text
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except ValueError:
+        return text
 
 
 def _upright(image: Image.Image) -> Image.Image:
     """Decode `image` to its last pixel and apply its EXIF orientation."""
+    if image.format in NOT_READ:
+        # Before `load`, which would start Ghostscript for EPS.
+        raise ImageReadError(f"expected an image, got {image.format}, which no decoder reads: convert it to PNG")
     if 0 in image.size:
         raise ImageReadError(f"expected at least one pixel, got a size of {image.size}: remove it")
     try:
@@ -103,24 +163,77 @@ def _upright(image: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(image) if orientation in range(2, 9) else image
 
 
+@functools.lru_cache(maxsize=32)
+def _profile_to_srgb(profile: bytes, mode: str) -> Any:
+    """Return the transform of a mode (L, RGB, CMYK) to RGB in sRGB, or None where none is needed or none can be."""
+    try:
+        from PIL import ImageCms
+
+        opened = ImageCms.ImageCmsProfile(BytesIO(profile))
+        space = opened.profile.xcolor_space.strip()
+        if space != ("GRAY" if mode == "L" else mode):
+            raise ValueError(f"a profile of {space} in an image of mode {mode}")
+        transform = ImageCms.buildTransform(opened, ImageCms.createProfile("sRGB"), mode, "RGB")
+    except Exception as error:  # Pillow may have been built without littlecms
+        logger.warning_once(f"Colour profile not converted, its images are taken as sRGB (said once): {error}")
+        return None
+    if mode == "CMYK":
+        return transform
+    levels = range(0, 256, 1 if mode == "L" else 51)
+    probe = np.array(levels if mode == "L" else list(itertools.product(levels, repeat=3)), dtype=np.uint8)[None]
+    changed = np.asarray(transform.apply(Image.fromarray(probe))).astype(int)
+    return None if np.abs(changed - probe.reshape(1, probe.shape[1], -1)).max() <= 1 else transform  # it is sRGB
+
+
+def _in_srgb(image: Image.Image) -> Image.Image:
+    """Convert an 8-bit image with a colour profile other than sRGB; return any other image as it is."""
+    profile, is_deep = image.info.get("icc_profile"), image.mode == "F" or image.mode.startswith("I")
+    if not profile or is_deep or image.mode in ("1", "LAB", "HSV"):
+        return image
+    mode = {"L": "L", "LA": "L", "La": "L", "CMYK": "CMYK"}.get(image.mode, "RGB")
+    transform = _profile_to_srgb(profile, mode)
+    if transform is None:
+        return image
+    alpha = None
+    if image.has_transparency_data:
+        image = image.convert("LA" if mode == "L" else "RGBA")
+        alpha = image.getchannel("A")
+    converted = transform.apply(image.convert(mode))
+    converted = converted.getchannel(0) if mode == "L" else converted
+    converted.info.pop("icc_profile", None)
+    if alpha:
+        converted.putalpha(alpha)
+    return converted
+
+
 def _open(source: Any) -> Image.Image:
-    """Decode any source but an array or tensor into an upright PIL image of any mode."""
+    """Decode any source but an array or tensor into an upright PIL image of any mode, 8-bit colours in sRGB."""
     if isinstance(source, Mapping) and {"bytes", "path"} & set(source):
         source = source["path"] if source.get("bytes") is None else source["bytes"]
-    if isinstance(source, str) and source[:8].lower().startswith(("http://", "https://", "data:")):
-        source = _fetch(source)
+    if isinstance(source, str):
+        source = _decoded_text(source)
     if isinstance(source, (bytes, bytearray, memoryview)):
         source = BytesIO(source)
     with _whole_files_only:
         if isinstance(source, Image.Image):
-            return _upright(source)
+            return _in_srgb(_upright(source))
         if not isinstance(source, (str, os.PathLike)) and not hasattr(source, "read"):
-            expected = "a PIL image, array, tensor, path, bytes, file, dict with 'bytes' or 'path', URL or data URI"
+            expected = "a PIL image, array, tensor, path, bytes, file, dict with 'bytes' or 'path', URL, base64 text"
             raise ImageReadError(f"expected {expected}, got {type(source).__name__}: convert it to one of these")
-        with Image.open(source) as image:
-            if image.format == "EPS":
-                raise ImageReadError("expected an image, got EPS, a program that Ghostscript runs: convert it to PNG")
-            return _upright(image)
+        register_plugins()
+        try:
+            with Image.open(source) as image:
+                return _in_srgb(_upright(image))
+        except UnidentifiedImageError:
+            if package := _missing_plugin(source):
+                raise ImageReadError(f"its format needs a plugin: pip install {package}") from None
+            raise
+
+
+def open_image(source: Any) -> Image.Image:
+    """Open one image from any source but an array or tensor: decoded, upright, sRGB, any mode; see `read_image`."""
+    with _naming(source):
+        return _open(source)
 
 
 # --- from pixels of any type to values 0..255 and `num_channels` ---
@@ -173,8 +286,15 @@ def _read_deep(image: Image.Image) -> np.ndarray:
     pixels = np.array(image)
     if image.mode == "I" and pixels.min() >= 0 and pixels.max() <= 65535:
         pixels = pixels.astype(np.uint16)
-    values = _to_255(pixels)[..., None]
-    transparent = image.info.get("transparency")
+    values, tags = _to_255(pixels)[..., None], getattr(image, "tag_v2", {})
+    if tags.get(258) == (12,):
+        values *= np.float32(65535 / 4095)  # a TIFF of 12 bits
+    if tags.get(262) == 0:
+        values = 255 - values  # a TIFF with white as zero: Pillow turns over 8 bits alone
+    profile, transparent = image.info.get("icc_profile"), image.info.get("transparency")
+    if profile and (transform := _profile_to_srgb(profile, "L")):
+        curve = np.asarray(transform.apply(Image.fromarray(np.arange(256, dtype=np.uint8)[None])))[0, :, 0]
+        values = np.interp(values, np.arange(256), curve).astype(np.float32)
     if image.mode == "F" or not isinstance(transparent, int):
         return values
     alpha = np.where(pixels == transparent, np.float32(0), np.float32(255))
@@ -209,7 +329,10 @@ def _read(source: Any, num_channels: int | None, background: tuple[int, ...], da
         source = source.detach().cpu()
         source = (source.float() if source.is_floating_point() else source).numpy()
     if isinstance(source, np.ndarray):
-        pixels = _to_255(_channels_last(source, num_channels, data_format))
+        source = _channels_last(source, num_channels, data_format)
+        if source.dtype.kind == "u" and source.itemsize == 2 and source.shape[-1] > 1 and num_channels in (None, 1, 3):
+            source = (source >> 8).astype(np.uint8)  # as Pillow reads files of 16 bits in colour or with alpha
+        pixels = _to_255(source)
         if num_channels in (None, pixels.shape[-1]):
             return pixels
         if pixels.dtype != np.uint8:
@@ -283,10 +406,13 @@ def read_image(
 
 
 class OmniVisionImageProcessorKwargs(ImagesKwargs, total=False):
-    """Options beyond those of every image processor: `num_channels` (3) and `background_color` (white)."""
+    """Options beyond those of every image processor: `num_channels` (3), `background_color` (white), and
+    `round_center_crop` (False): an odd margin of a crop is halved as torchvision does, not rounded down.
+    """
 
     num_channels: int | None
     background_color: list[int] | tuple[int, ...] | None
+    round_center_crop: bool | None
 
 
 def _is_sequence(images: Any) -> bool:
@@ -310,6 +436,13 @@ def _check_statistics(num_channels: int, **statistics: Any) -> None:
             raise ValueError(f"{name}: expected {num_channels} numbers, got {value!r}: pass {name}")
 
 
+def _scaling(do_rescale: bool, rescale_factor: float, do_normalize: bool, image_mean: Any) -> tuple[bool, float]:
+    """Return whether and by what to rescale 0..255: a mean of at most 1 is one of values in [0, 1]."""
+    if do_normalize and not do_rescale and np.max(image_mean) <= 1:
+        return True, 1 / 255
+    return do_rescale, rescale_factor
+
+
 class _ImagePolicy(BaseImageProcessor):
     """Defaults, image loading and `auto_map` of both backends."""
 
@@ -321,6 +454,7 @@ class _ImagePolicy(BaseImageProcessor):
     do_resize = do_rescale = do_normalize = do_convert_rgb = True
     num_channels = 3
     background_color = (255, 255, 255)
+    round_center_crop = False
 
     def fetch_images(self, image_url_or_urls: Any) -> Any:
         """Decode all sources but arrays and tensors, keeping the nesting; idempotent."""
@@ -329,8 +463,7 @@ class _ImagePolicy(BaseImageProcessor):
             return [self.fetch_images(image) for image in source]
         if isinstance(source, (np.ndarray, torch.Tensor)):
             return source
-        with _naming(source):
-            return _open(source)
+        return open_image(source)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the saved configuration; if the code is saved too, `auto_map` names both backends."""
@@ -340,6 +473,14 @@ class _ImagePolicy(BaseImageProcessor):
             module = type(self).__module__.rsplit(".", 1)[-1]
             saved["auto_map"] = {"AutoImageProcessor": [f"{module}.{name}" for name in pair]}
         return saved
+
+    def center_crop(self, image: Any, size: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """Cut out the middle of images (..., height, width)."""
+        rows, columns = image.shape[-2] - size.height, image.shape[-1] - size.width
+        if not self.round_center_crop or min(rows, columns) < 0:
+            return super().center_crop(image, size, **kwargs)
+        top, left = round(rows / 2), round(columns / 2)  # half to even
+        return image[..., top : top + size.height, left : left + size.width]
 
     def _standardize_kwargs(self, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Check the options at initialisation and at every call."""
@@ -390,23 +531,31 @@ class OmniVisionImageProcessor(_ImagePolicy, TorchvisionBackend):
     """Convert images to `pixel_values` (batch, channels, height, width) with torchvision.
 
     By default: resize to 224 x 224 (bilinear, antialiased), multiply by 1/255, subtract ImageNet's mean, divide by its
-    standard deviation. `size={"shortest_edge": n}` keeps the aspect ratio. An image is first read as pixel values
-    0..255 by these rules, then rescaled exactly once (`do_rescale=False` leaves 0..255):
+    standard deviation. `size={"shortest_edge": n}` keeps the aspect ratio. Every image is first read as pixel values
+    0..255 by these rules, whatever it comes as and wherever it is used (training, evaluation, commands):
 
     | input | rule |
     |---|---|
-    | PIL, array, tensor, path, bytes, file, `{"bytes", "path"}`, URL, data URI | equal tensors |
+    | PIL, array, tensor, path, bytes, file, `{"bytes", "path"}`, URL, data URI, base64 text | equal tensors |
+    | URL | at most 64 MiB, within 60 seconds |
+    | text | a path, if there is such a file or it is no base64 |
     | file object | read from its start, left open |
     | tensor on any device, of any float type, with gradient | read on the CPU, detached |
     | sequences of any nesting, 4-D arrays | one flat batch, in order |
     | EXIF orientation, all eight | applied, to PIL images too; unreadable EXIF counts as none |
     | RGBA, LA, PA, transparent colours, arrays of 4 or 2 channels | over `background_color` |
-    | L, P, 1, CMYK, YCbCr, HSV, LAB | converted to RGB by Pillow |
+    | L, P, 1, YCbCr, HSV, LAB | converted to RGB by Pillow |
+    | CMYK without a profile | likewise, 0 as no ink; CMYK in JPEG is taken as Adobe stores it, inverted |
+    | colour profile other than sRGB (RGB, grey, CMYK) | converted to sRGB; grey of 16 bits by 256 points |
+    | colour profile that is broken or of other channels; no profile | taken as sRGB, the former said once |
     | `num_channels=1` | grey by ITU-R 601 (Pillow's L); default mean 0.459 and std 0.226 |
     | another `num_channels` | arrays of that many channels, unchanged; pass mean and std |
     | `do_convert_rgb=False` | channels unchanged; modes other than L, LA, RGB, RGBA become RGB |
     | bool; uint8 | 0 and 255; unchanged |
-    | uint16; PIL I;16, I | times 255/65535, not rounded; I outside 0..65535 is refused |
+    | 16 bits in grey: uint16, PIL I;16, I | times 255/65535, not rounded; I outside 0..65535 is refused |
+    | 16 bits in colour or with alpha, files and uint16 arrays | the high byte, as Pillow reads these files |
+    | 12 bits | TIFF and JPEG 2000 say so and keep their range; an array cannot: times 16 first |
+    | TIFF with white as zero | turned over, at any depth |
     | other integers | refused, their range is not known |
     | floats and PIL F up to 1 | times 255 (decided for each image separately) |
     | floats and PIL F up to 255 | unchanged |
@@ -414,8 +563,17 @@ class OmniVisionImageProcessor(_ImagePolicy, TorchvisionBackend):
     | 2-D array | grey |
     | 3-D array | the first or last axis is channels, whichever has a length of 1 to 4 |
     | 3-D array where both or neither has | refused without `input_data_format` |
-    | several frames | the first |
-    | empty, truncated, decompression bomb, not an image, no pixel, no such file, EPS | refused |
+    | several frames | the first; of an opened PIL image the one that it stands at |
+    | HEIC, JPEG XL | read where pillow-heif, pillow-jxl-plugin is installed, otherwise refused by its name |
+    | EPS, WMF (programs to run); MPEG, HDF5, GRIB, BUFR (no decoder) | refused |
+    | empty, truncated, decompression bomb, not an image, no pixel, no such file | refused |
+
+    | `do_rescale` | `do_normalize` | `pixel_values` |
+    |---|---|---|
+    | True | False | 0..255 times `rescale_factor`: by default [0, 1] |
+    | True | True | that, minus mean, divided by std |
+    | False | False | 0..255, also where floats in [0, 1] came in |
+    | False | True | 0..255 minus mean, divided by std, if the mean is above 1; as for [0, 1] if at most 1 |
 
     Refused: an `ImageReadError`, which is a `ValueError`, with the image's index, its path or type, and what to do.
     """
@@ -434,15 +592,33 @@ class OmniVisionImageProcessor(_ImagePolicy, TorchvisionBackend):
         resized = super().resize(image, *args, **kwargs)
         return resized.clamp(0, 255) if resized.is_floating_point() else resized
 
+    def rescale_and_normalize(
+        self,
+        images: torch.Tensor,
+        do_rescale: bool,
+        rescale_factor: float,
+        do_normalize: bool,
+        image_mean: Any,
+        image_std: Any,
+    ) -> torch.Tensor:
+        """Rescale and normalise, with mean and std in the units of the pixel values; see the table."""
+        do_rescale, rescale_factor = _scaling(do_rescale, rescale_factor, do_normalize, image_mean)
+        return super().rescale_and_normalize(images, do_rescale, rescale_factor, do_normalize, image_mean, image_std)
+
     def _preprocess(self, images: list[torch.Tensor], **kwargs: Any) -> BatchFeature:  # type: ignore[override]
-        """Disable grouping for 8-bit beside float images: stacked together, all would become float."""
-        if len({image.dtype for image in images}) > 1:
+        """Disable grouping of unlike images: it goes by height and width, and stacks 8 bits as floats."""
+        if len({(image.dtype, len(image)) for image in images}) > 1:
             kwargs["disable_grouping"] = True
         return super()._preprocess(images, **kwargs)
 
 
 class OmniVisionImageProcessorPil(_ImagePolicy, PilBackend):
     """Convert images as `OmniVisionImageProcessor` does (see its table), with Pillow and NumPy alone."""
+
+    def _preprocess(self, images: list[np.ndarray], **kwargs: Any) -> BatchFeature:  # type: ignore[override]
+        options = ("do_rescale", "rescale_factor", "do_normalize", "image_mean")
+        kwargs["do_rescale"], kwargs["rescale_factor"] = _scaling(*(kwargs[name] for name in options))
+        return super()._preprocess(images, **kwargs)
 
     def resize(self, image: Any, size: Any, resample: Any = None, **kwargs: Any) -> Any:  # type: ignore[override]
         """Resize; floats, and channel counts that Pillow has no mode for, channel by channel."""
@@ -457,4 +633,11 @@ class OmniVisionImageProcessorPil(_ImagePolicy, PilBackend):
         return np.clip(np.stack([np.asarray(plane) for plane in planes]), 0, 255)
 
 
-__all__ = ["ImageReadError", "OmniVisionImageProcessor", "OmniVisionImageProcessorPil", "read_image"]
+__all__ = [
+    "ImageReadError",
+    "OmniVisionImageProcessor",
+    "OmniVisionImageProcessorPil",
+    "open_image",
+    "read_image",
+    "register_plugins",
+]

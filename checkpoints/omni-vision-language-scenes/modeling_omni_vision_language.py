@@ -23,8 +23,9 @@ Unusual here:
 - Loading a checkpoint that lacks weights raises an error.
 """
 
+import difflib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -35,7 +36,7 @@ from transformers import AutoModelForCausalLM, LlavaForConditionalGeneration, Ll
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast
-from transformers.utils.generic import can_return_tuple
+from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from .configuration_omni_vision import OmniVisionConfig
 from .configuration_omni_vision_language import OmniVisionLanguageConfig
@@ -45,6 +46,8 @@ from .modeling_omni_vision import CompleteWeightsMixin, OmniVisionModel, OmniVis
 # Attribute of a KV cache that holds the `ImageKVCache` of its conversations.
 IMAGE_CACHE = "omni_vision_images"
 LLAVA_ONLY = ("vision_feature_layer", "vision_feature_select_strategy", "image_sizes")
+# Encoder outputs of a draft model in assisted decoding: it proposes tokens without its images, as a LLaVA does.
+BLIND: dict[str, Any] = {"image": None}
 
 
 def pixel_shuffle(grid: torch.Tensor, rows: int, factor: int) -> torch.Tensor:
@@ -73,15 +76,15 @@ def pixel_shuffle(grid: torch.Tensor, rows: int, factor: int) -> torch.Tensor:
 
 
 class OmniVisionProjector(nn.Module):
-    """Selects image features and projects them to the width of the language model."""
+    """Selects image features and projects them to the width of what reads them, by default of the decoder layers."""
 
-    def __init__(self, config: OmniVisionLanguageConfig):
+    def __init__(self, config: OmniVisionLanguageConfig, width: int | None = None):
         super().__init__()
         vision: Any = config.vision_config
         self.vision_feature_select_strategy, self.factor = config.vision_feature_select_strategy, config.scale_factor
         self.patch_height = vision.patch_size_hw[0]
-        narrow, wide = vision.hidden_size * self.factor**2, config.text_config.get_text_config().hidden_size  # type: ignore[union-attr]
-        bias = config.multimodal_projector_bias
+        narrow, wide = vision.hidden_size * self.factor**2, width or config.text_config.get_text_config().hidden_size  # type: ignore[union-attr]
+        bias, self.width = config.multimodal_projector_bias, wide
         self.linear_1 = nn.Linear(narrow, wide, bias=bias)
         if config.projector == "mlp":
             self.act = ACT2FN[config.projector_hidden_act]
@@ -93,8 +96,8 @@ class OmniVisionProjector(nn.Module):
         if self.vision_feature_select_strategy != "cls":
             grid: Any = output.grid
             grid = pixel_shuffle(grid, height // self.patch_height, self.factor)
-            cls = tokens.repeat(1, 1, self.factor**2)
-            tokens = grid if self.vision_feature_select_strategy == "grid" else torch.cat((cls, grid), dim=1)
+            with_cls = self.vision_feature_select_strategy != "grid"
+            tokens = torch.cat((tokens.repeat(1, 1, self.factor**2), grid), dim=1) if with_cls else grid
         tokens = self.linear_1(tokens)
         return self.linear_2(self.act(tokens)) if hasattr(self, "linear_2") else tokens
 
@@ -254,6 +257,11 @@ class OmniVisionForConditionalGeneration(CompleteWeightsMixin, LlavaForCondition
             )
         if config.fusion == "late":
             self._add_cross_attention(config)
+        embedding: Any = self.get_input_embeddings()
+        width = embedding.weight.shape[-1]
+        if config.fusion == "early" and width != self.multi_modal_projector.width:
+            # Some decoders embed words in fewer dimensions than their layers have, such as OPT-350m.
+            self.multi_modal_projector = OmniVisionProjector(config, width)
         # The image token is input only, never generated.
         self.generation_config.suppress_tokens = [config.image_token_id]
         self.post_init()
@@ -282,6 +290,26 @@ class OmniVisionForConditionalGeneration(CompleteWeightsMixin, LlavaForCondition
         # Tower and language model support every implementation.
         return True
 
+    def named_children(self) -> Iterator[tuple[str, nn.Module]]:
+        """Yield the language model first: PEFT takes the first child for the one whose words its prompts resemble."""
+        yield "language_model", self.language_model
+        yield from ((name, part) for name, part in super().named_children() if name != "language_model")
+
+    def children(self) -> Iterator[nn.Module]:
+        """Yield the parts in the order in which they are initialised."""
+        return iter(self._modules.values())  # type: ignore[arg-type]
+
+    def generate(self, inputs: Any = None, generation_config: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Generate as [`~GenerationMixin.generate`]; as the draft of another model, without the images."""
+        if getattr(generation_config, "is_assistant", False):
+            kwargs["mm_encoder_outputs"] = BLIND
+        return super().generate(inputs, generation_config, *args, **kwargs)  # type: ignore[misc]
+
+    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Prepare the arguments of `forward`; a draft has no first iteration of its own, which would pass these on."""
+        inputs = super().prepare_inputs_for_generation(*args, **kwargs)  # type: ignore[misc]
+        return {**inputs, "mm_encoder_outputs": BLIND} if kwargs.get("mm_encoder_outputs") == BLIND else inputs
+
     def get_output_embeddings(self) -> nn.Module:
         """Return the head of the language model."""
         return self.language_model.get_output_embeddings()
@@ -290,23 +318,48 @@ class OmniVisionForConditionalGeneration(CompleteWeightsMixin, LlavaForCondition
         """Replace the head of the language model."""
         self.language_model.set_output_embeddings(new_embeddings)
 
-    def get_image_features(self, pixel_values: torch.Tensor, **kwargs: Any) -> OmniVisionModelOutput:
+    @can_return_tuple
+    def get_image_features(
+        self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool | None = None, **kwargs: Any
+    ) -> OmniVisionModelOutput:
         """
         Encode and project images (images, channels, height, width).
 
+        Args:
+            pixel_values: Images from the processor.
+            interpolate_pos_encoding: Whether images of another than the native size are taken, as they are by default.
+            kwargs: `output_hidden_states`, `output_attentions` and `return_dict`.
+
         Returns:
-            The tower's output, its `pooler_output` a list with the features of each image: (num_image_tokens, text
-            hidden) in early fusion, (1, num_image_tokens, text hidden) in late; as many rows as it has image tokens.
+            The tower's output, its `pooler_output` a list with the features of each image: (num_image_tokens, width of
+            the embeddings) in early fusion, (1, num_image_tokens * text hidden) in late; as many rows as it has image
+            tokens.
+
+        Raises:
+            `ValueError`: for no images, options that only LLaVA has, or names that are none of an option.
         """
         ignored = sorted(name for name in LLAVA_ONLY if kwargs.pop(name, None) is not None)
         if ignored:
             raise ValueError(
                 f"Expected none of LLaVA's options for features, got {ignored!r}. Set them in the configuration."
             )
+        unknown = sorted(set(kwargs) - TransformersKwargs.__optional_keys__ - {"return_dict"})
+        if unknown or pixel_values is None:
+            raise ValueError(
+                f"Expected `pixel_values` and options of the vision tower, got {unknown or None!r}. Pass what the "
+                "processor makes of images alone: get_image_features(**processor(images=...))."
+            )
+        vision: Any = self.config.vision_config
+        native, size = tuple(vision.image_size_hw), tuple(pixel_values.shape[-2:])
+        if interpolate_pos_encoding is False and size != native:
+            raise ValueError(
+                f"Expected images of {native} without `interpolate_pos_encoding`, got {size}. Resize them, or leave "
+                "the option out."
+            )
         output = self.vision_tower(pixel_values, **{**kwargs, "return_dict": True})
         features = self.multi_modal_projector(output, pixel_values.shape[-2])
-        # `generate` repeats images for beams by the lengths of these.
-        output.pooler_output = list(features.unsqueeze(1) if self.config.fusion == "late" else features)
+        # `generate` repeats images for beams, and divides a long prompt, by the rows of these.
+        output.pooler_output = list(features.flatten(1).unsqueeze(1) if self.config.fusion == "late" else features)
         return output
 
     @can_return_tuple
@@ -344,19 +397,22 @@ class OmniVisionForConditionalGeneration(CompleteWeightsMixin, LlavaForCondition
             logits_to_keep (`int` or `torch.Tensor`, *optional*, defaults to 0):
                 Number of last positions to compute logits for, or the positions; 0 for all.
             mm_encoder_outputs (`dict`, *optional*):
-                Instead of `pixel_values`: `{"image": model.get_image_features(pixel_values)}`.
+                Instead of `pixel_values`: `{"image": model.get_image_features(pixel_values)}`. With `{"image": None}`
+                the prompts are read without their images.
             kwargs:
                 Arguments of the language model, such as `use_cache`.
 
         Raises:
-            `ValueError`: if the numbers of image tokens and image features differ.
+            `ValueError`: if the numbers of image tokens and image features differ, or an argument is misspelt.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Expected either `input_ids` or `inputs_embeds`, got both or neither. Pass one of them.")
+        self._refuse_misspelt(kwargs)
         encoded = (mm_encoder_outputs or {}).get("image")
         if pixel_values is not None:
-            encoded = self.get_image_features(pixel_values)
-        text, image_cache, features = self.fuse(encoded, input_ids, inputs_embeds, past_key_values)
+            encoded = self.get_image_features(pixel_values, return_dict=True)
+        blind = mm_encoder_outputs == BLIND and encoded is None
+        text, image_cache, features = self.fuse(encoded, input_ids, inputs_embeds, past_key_values, blind)
         text |= {"attention_mask": attention_mask, "position_ids": position_ids, "past_key_values": past_key_values}
         text |= {"labels": labels, "logits_to_keep": logits_to_keep}
         output = self.language_model(**text, **kwargs, return_dict=True)
@@ -365,7 +421,8 @@ class OmniVisionForConditionalGeneration(CompleteWeightsMixin, LlavaForCondition
                 f"Late fusion needs a decoder that passes keyword arguments to all of its layers, got "
                 f"{type(self.language_model).__name__}, where layers {skipped} got none. Use early fusion."
             )
-        if image_cache is not None and output.past_key_values is not None:
+        if self.config.fusion == "late" and output.past_key_values is not None:
+            # Also None: a cache that was reset has no images.
             setattr(output.past_key_values, IMAGE_CACHE, image_cache)
         return LlavaCausalLMOutputWithPast(
             loss=output.loss,
@@ -376,12 +433,23 @@ class OmniVisionForConditionalGeneration(CompleteWeightsMixin, LlavaForCondition
             image_hidden_states=features,
         )
 
+    def _refuse_misspelt(self, kwargs: dict[str, Any]) -> None:
+        """Refuse names that nearly are those of arguments; others are the language model's own."""
+        if not kwargs:
+            return
+        known = {*inspect.signature(self.forward).parameters, *TransformersKwargs.__optional_keys__, "return_dict"}
+        known |= {*inspect.signature(self.language_model.forward).parameters, "shift_labels"}
+        for name in sorted(set(kwargs) - known):
+            if nearest := difflib.get_close_matches(name, known, 1, 0.8):
+                raise ValueError(f"Expected an argument of this model, got {name!r}. Did you mean {nearest[0]!r}?")
+
     def fuse(
         self,
         encoded: OmniVisionModelOutput | None,
         input_ids: torch.Tensor | None,
         inputs_embeds: torch.Tensor | None,
         past_key_values: Any,
+        blind: bool = False,
     ) -> tuple[dict[str, Any], ImageKVCache | None, torch.Tensor | None]:
         """
         Combine image features and text.
@@ -391,6 +459,7 @@ class OmniVisionForConditionalGeneration(CompleteWeightsMixin, LlavaForCondition
             input_ids: Prompts (batch, length), or None.
             inputs_embeds: Instead of them (batch, length, hidden), or None.
             past_key_values: KV cache of earlier tokens, or None.
+            blind: Whether image tokens without features are read as any other token.
 
         Returns:
             Arguments for the language model, those of plain text if there are no images; in late fusion the images to
@@ -400,7 +469,7 @@ class OmniVisionForConditionalGeneration(CompleteWeightsMixin, LlavaForCondition
         begins = past_key_values is None or not past_key_values.get_seq_length()
         features = image_positions = None
         # A prompt without images is checked too; tokens generated after it are only text.
-        if encoded is not None or begins:
+        if encoded is not None or (begins and not blind):
             features, image_positions = self.match_images(encoded, **text)
         if self.config.fusion == "late":
             earlier = None if begins else getattr(past_key_values, IMAGE_CACHE, None)
@@ -439,6 +508,7 @@ class OmniVisionForConditionalGeneration(CompleteWeightsMixin, LlavaForCondition
         features = None
         if encoded is not None:
             features = torch.cat(encoded.pooler_output).to(positions.device, embedding.weight.dtype)
+            features = self._at_width(features, embedding.weight.shape[-1])
         expected, got = 0 if features is None else len(features), int(positions.sum())
         if expected != got:
             images = 0 if encoded is None else len(encoded.pooler_output)
@@ -447,6 +517,17 @@ class OmniVisionForConditionalGeneration(CompleteWeightsMixin, LlavaForCondition
                 f"inserts {self.config.image_seq_length} for each image; pass it images and prompts together."
             )
         return features, positions
+
+    def _at_width(self, features: torch.Tensor, embedded: int) -> torch.Tensor:
+        """Check the width of features, one row for each image token; in late fusion a row holds those of an image."""
+        late, got = self.config.fusion == "late", features.shape[-1]
+        width: int = self.multi_modal_projector.width if late else embedded
+        if got % width if late else got != width:
+            raise ValueError(
+                f"Expected image features of {width} channels, got {got}. Take them from `get_image_features` of this "
+                "model."
+            )
+        return features.unflatten(-1, (-1, width)) if late else features
 
     def prepare_cross_attention(
         self,

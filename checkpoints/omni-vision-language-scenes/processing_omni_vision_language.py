@@ -13,23 +13,46 @@
 # limitations under the License.
 """Processor of [`OmniVisionForConditionalGeneration`]: images, and prompts with an `<image>` for each of them."""
 
-from collections.abc import Sequence
+import difflib
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import LlavaProcessor
 from transformers.processing_utils import MultiModalData
 
 
-# Most chat templates of language models take only string content: content parts are joined first.
+# Spellings of a part's type, those of OpenAI's two APIs among them, and where the image or text of a part may stand.
+IMAGE_PARTS = ("image", "image_url", "input_image")
+TEXT_PARTS = ("text", "input_text", "output_text")
+IMAGE_SOURCES = ("image", "image_url", "url", "path", "base64")
+# LLaVA's names of roles, in lower case.
+ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "chatgpt": "assistant"}
+# Most chat templates of language models take only string content: content parts are joined first. The rules are those
+# of `read_part`, for programs that use the template without the processor.
 FLATTEN_CONTENT = """\
 {%- set turns = namespace(flat=[]) -%}
 {%- for message in messages -%}
 {%- set turn = namespace(text='') -%}
-{%- if message['content'] is string -%}
-{%- set turn.text = message['content'] -%}
+{%- set content = message['content'] -%}
+{%- if message['value'] is defined -%}
+{{- raise_exception('Expected messages with role and content, got from and value.') -}}
+{%- elif content is string -%}
+{%- set turn.text = content -%}
 {%- else -%}
-{%- for part in message['content'] or [] -%}
-{%- set turn.text = turn.text + ('IMAGE_TOKEN\\n' if part['type'] == 'image' else (part['text'] or '')) -%}
+{%- for part in ([content] if content is mapping else (content or [])) -%}
+{%- set kind = 'text' if part is string else part['type'] -%}
+{%- if not kind -%}
+{%- set source = part['image'] or part['image_url'] or part['url'] or part['path'] or part['base64'] -%}
+{%- set kind = 'text' if part['text'] is defined else ('image' if source else 'none') -%}
+{%- endif -%}
+{%- if kind in ['image', 'image_url', 'input_image'] -%}
+{%- set turn.text = turn.text + 'IMAGE_TOKEN\\n' -%}
+{%- elif kind in ['text', 'input_text', 'output_text'] -%}
+{%- set turn.text = turn.text + (part if part is string else (part['text'] or '')) -%}
+{%- else -%}
+{{- raise_exception('Expected parts of type text or image, got ' ~ kind ~ '.') -}}
+{%- endif -%}
 {%- endfor -%}
 {%- endif -%}
 {%- set turns.flat = turns.flat + [dict(message, content=turn.text)] -%}
@@ -59,10 +82,103 @@ def image_chat_template(chat_template: str | None, image_token: str = "<image>")
     )
 
 
+def read_part(part: Any) -> dict[str, Any]:
+    """
+    Return a part of a message as transformers has it: `{"type": "text", "text": ...}` or `{"type": "image", ...}`.
+
+    Args:
+        part: That, a string, or the forms of OpenAI: types `image_url`, `input_image`, `input_text`. A part without a
+            type is what it holds.
+
+    Raises:
+        `ValueError`: for any other part, such as a video.
+    """
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    if not isinstance(part, Mapping):
+        raise ValueError(f"Expected the parts of a message as dicts or text, got {part!r}. Pass a list of parts.")
+    found = next((part[name] for name in IMAGE_SOURCES if part.get(name) is not None), None)
+    kind = part.get("type") or ("text" if "text" in part else None if found is None else "image")
+    if kind in TEXT_PARTS and isinstance(part.get("text") or "", str):
+        return {"type": "text", "text": part.get("text") or ""}
+    # One without an image marks the place of one that is passed beside the chat; a file of a service is none.
+    if kind in IMAGE_PARTS and "file_id" not in part:
+        source = found.get("url") if isinstance(found, Mapping) and "url" in found else found
+        return {"type": "image"} if source is None else {"type": "image", "image": source}
+    nearest = difflib.get_close_matches(str(kind), (*IMAGE_PARTS, *TEXT_PARTS), 1)
+    hint = f" Did you mean {nearest[0]!r}?" if nearest and kind != nearest[0] else ""
+    raise ValueError(f"Expected parts of type 'text' or 'image' with what they hold, got {dict(part)!r:.200}.{hint}")
+
+
+def read_message(message: Any) -> Any:
+    """Return a message with `role` and `content`, its parts as [`read_part`] has them; LLaVA's form is read too."""
+    if not isinstance(message, Mapping):
+        return message
+    message = dict(message)
+    if "from" in message and "role" not in message:
+        message["role"] = message.pop("from")
+    role = str(message.get("role")).lower()
+    if role in (*ROLES, *ROLES.values(), "system"):
+        message["role"] = ROLES.get(role, role)
+    if "value" in message and "content" not in message:
+        message["content"] = message.pop("value")
+    content = message.get("content")
+    if content is not None and not isinstance(content, str):
+        parts = [content] if isinstance(content, Mapping) else content
+        message["content"] = [read_part(part) for part in parts]
+    return message
+
+
+def question_words(text: str) -> list[str]:
+    """Return the words of a question in lower case, without punctuation."""
+    return re.findall(r"[^\W_]+", text.lower())
+
+
+def is_learned(words: Sequence[str], learned: Mapping[str, Any]) -> bool:
+    """Return whether the words of a question fit one of the templates of `learned_questions`."""
+    slots = {f"{{{index}}}": choices for index, choices in enumerate(learned["slots"])}
+    for template in learned["templates"]:
+        places = [slots.get(place, [place]) for place in template.split()]
+        if len(places) == len(words) and all(word in place for word, place in zip(words, places, strict=True)):
+            return True
+    return False
+
+
 def _flat(images: Any) -> list[Any]:
     if isinstance(images, (list, tuple)):
         return [image for part in images for image in _flat(part)]
     return [images]
+
+
+def unknown_token(tokenizer: Any) -> int | None:
+    """Return the token of unknown words, or None where there is none: some tokenizers name the end of text so."""
+    token: int | None = tokenizer.unk_token_id
+    return None if token in (tokenizer.eos_token_id, tokenizer.bos_token_id) else token
+
+
+def _last_words(chat: Sequence[Any]) -> str | None:
+    """Return what the user said last, without images."""
+    said = [turn for turn in chat if isinstance(turn, Mapping) and turn.get("role") == "user"]
+    content = said[-1].get("content") if said else None
+    if content is None or isinstance(content, str):
+        return content
+    return " ".join(part.get("text", "") for part in content)
+
+
+def _begins_with_system(chat: Sequence[Any]) -> bool:
+    return len(chat) > 1 and isinstance(chat[0], Mapping) and chat[0].get("role") == "system"
+
+
+def _without_system(chat: list[Any]) -> list[Any]:
+    if not _begins_with_system(chat):
+        return chat
+    system, first, *rest = chat
+    said = [part for turn in (system, first) for part in _parts(turn["content"])]
+    return [{**first, "content": [*said[:1], {"type": "text", "text": "\n\n"}, *said[1:]]}, *rest]
+
+
+def _parts(content: Any) -> list[dict[str, Any]]:
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
 class OmniVisionProcessor(LlavaProcessor):
@@ -82,6 +198,9 @@ class OmniVisionProcessor(LlavaProcessor):
             By default the tokenizer's, extended by [`image_chat_template`].
         image_token (`str`, *optional*, defaults to `"<image>"`):
             Placeholder of an image in prompts.
+        learned_questions (`dict`, *optional*):
+            What a model that only knows some kinds of questions can be asked: `templates`, whose `{0}`, `{1}` ...
+            stand for one of the words of `slots`, and `examples`. [`apply_chat_template`] refuses other questions.
 
     Raises:
         `ValueError`: if the tokenizer does not encode the image token as one token.
@@ -94,6 +213,7 @@ class OmniVisionProcessor(LlavaProcessor):
         image_seq_length: int = 1,
         chat_template: str | None = None,
         image_token: str = "<image>",
+        learned_questions: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         found = tokenizer.encode(image_token, add_special_tokens=False)
@@ -106,9 +226,70 @@ class OmniVisionProcessor(LlavaProcessor):
             own = None if tokenizer.chat_template is None else tokenizer.get_chat_template()
             chat_template = image_chat_template(own, image_token)
         super().__init__(image_processor, tokenizer, chat_template=chat_template, image_token=image_token)
-        self.image_seq_length = image_seq_length
+        self.image_seq_length, self.learned_questions = image_seq_length, learned_questions
         # Generated tokens are appended on the right. Set here since saving a tokenizer does not always keep the side.
         self.tokenizer.padding_side = "left"
+
+    def apply_chat_template(  # type: ignore[override]
+        self, conversation: Any, chat_template: str | None = None, force: bool = False, **kwargs: Any
+    ) -> Any:
+        """
+        Format a chat as [`~ProcessorMixin.apply_chat_template`] does, in any of the forms that [`read_message`] reads.
+
+        Args:
+            conversation: Messages, or a list of conversations.
+            chat_template: By default the processor's.
+            force: Whether questions are formatted that the model did not learn.
+            kwargs: See [`~ProcessorMixin.apply_chat_template`].
+
+        Raises:
+            `ValueError`: for a part that is neither text nor image, and with `add_generation_prompt` for a last
+                question of a kind that the model did not learn.
+        """
+        batched = bool(conversation) and isinstance(conversation[0], (list, tuple))
+        chats = [[read_message(turn) for turn in chat] for chat in (conversation if batched else [conversation])]
+        if kwargs.get("add_generation_prompt") and not force:
+            for refusal in filter(None, (self.refusal(_last_words(chat)) for chat in chats)):
+                raise ValueError(refusal)
+        try:
+            return super().apply_chat_template(chats if batched else chats[0], chat_template, **kwargs)
+        except Exception as error:
+            if not any(_begins_with_system(chat) for chat in chats):
+                raise
+            # Some templates, such as Gemma's, refuse the role: what it says then begins the first turn of the user.
+            chats = [_without_system(chat) for chat in chats]
+            try:
+                return super().apply_chat_template(chats if batched else chats[0], chat_template, **kwargs)
+            except Exception:
+                raise error from None
+
+    def unknown_words(self, question: str) -> list[str]:
+        """Return the words of a question that the model has no token for, or that no question it learned has."""
+        if self.learned_questions is None:
+            unknown = unknown_token(self.tokenizer)
+            tokens = {word: self.tokenizer(word, add_special_tokens=False)["input_ids"] for word in question.split()}
+            return [word for word, ids in tokens.items() if unknown is not None and unknown in ids]
+        known = {word for text in self.learned_questions["templates"] for word in text.split()}
+        known = known.union(*self.learned_questions["slots"])
+        return [word for word in question_words(question) if word not in known]
+
+    def refusal(self, question: str | None) -> str | None:
+        """Return what the model can be asked instead, in a sentence, or None for a question of a kind that it learned.
+
+        Without `learned_questions` every question is.
+        """
+        if self.learned_questions is None or question is None:
+            return None
+        words = question_words(question.replace(self.image_token, " "))
+        if is_learned(words, self.learned_questions):
+            return None
+        unknown = self.unknown_words(" ".join(words))
+        reason = f"the words {', '.join(map(repr, unknown))} are new to it" if unknown else "no question of this kind"
+        examples = " ".join(self.learned_questions["examples"])
+        return (
+            f"This model did not learn to answer {question.strip()!r} ({reason}). It can be asked: {examples} Ask one "
+            "of these, or force an answer: `force=True`, on the command line --force."
+        )
 
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs: Any) -> str:
         """Return the image tokens of image `image_idx`."""
@@ -138,8 +319,9 @@ class OmniVisionProcessor(LlavaProcessor):
             expected, got = sum(prompt.count(self.image_token) for prompt in text), len(images or [])
             if expected != got:
                 raise ValueError(
-                    f"Expected an image for each {self.image_token}, got {expected} {self.image_token} in the text "
-                    f"and {got} images. Put one {self.image_token} into the text for each image."
+                    f"The number of {self.image_token} tokens in the prompts should be the same as the number of "
+                    f"images, got {expected} {self.image_token} in the text and {got} images. Put one "
+                    f"{self.image_token} into the text for each image."
                 )
         super().validate_inputs(images, text, *args, **kwargs)
 
@@ -147,8 +329,9 @@ class OmniVisionProcessor(LlavaProcessor):
         expected, got = [prompt.count(self.image_token) for prompt in text], [len(_flat(group)) for group in images]
         if expected != got:
             raise ValueError(
-                f"Expected as many images in each group as its prompt has {self.image_token}, got {expected} "
-                f"{self.image_token} and {got} images. Group the images by prompt, or pass them in one flat list."
+                f"The number of {self.image_token} tokens in the prompts should be the same as the number of images "
+                f"of each group, got {expected} {self.image_token} and {got} images. Group the images by prompt, or "
+                "pass them in one flat list."
             )
 
     def _get_num_multimodal_tokens(self, image_sizes: Any = None, **kwargs: Any) -> MultiModalData:
@@ -159,4 +342,12 @@ class OmniVisionProcessor(LlavaProcessor):
         return MultiModalData(num_image_tokens=[self.image_seq_length] * count, num_image_patches=[1] * count)
 
 
-__all__ = ["OmniVisionProcessor", "image_chat_template"]
+__all__ = [
+    "OmniVisionProcessor",
+    "image_chat_template",
+    "is_learned",
+    "question_words",
+    "read_message",
+    "read_part",
+    "unknown_token",
+]

@@ -27,6 +27,14 @@ RETRIEVAL_AUTO_MAP = {
     "AutoModel": "modeling_omni_vision_retrieval.OmniVisionForRetrieval",
     "AutoModelForZeroShotImageClassification": "modeling_omni_vision_retrieval.OmniVisionForRetrieval",
 }
+# In place of the stock pipeline, which loses transparency before the image processor sees an image.
+PIPELINES = {
+    "zero-shot-image-classification": {
+        "impl": "processing_omni_vision_retrieval.OmniVisionZeroShotPipeline",
+        "pt": ["AutoModelForZeroShotImageClassification"],
+        "type": "multimodal",
+    }
+}
 
 
 @value_errors
@@ -47,6 +55,12 @@ class OmniVisionRetrievalConfig(PreTrainedConfig):
         skiplist_token_ids (`list[int]`, *optional*):
             Text tokens that late interaction ignores, such as `[CLS]` and `[SEP]`: their vectors are zero.
             [`OmniVisionRetrievalProcessor.skiplist_token_ids`] returns those of a tokenizer.
+        text_pooling (`str`, *optional*, defaults to `"mean"`):
+            Single vector of a text before its projection: the mean of its tokens, or what the text encoder itself
+            calls `pooler_output` (`"pooler"`), as in CLIP and SigLIP.
+        fixed_text_length (`int`, *optional*):
+            Number of tokens that every text is padded to with `text_config.pad_token_id`; padding is attended to.
+            SigLIP was trained that way, with 64.
         contrastive_loss (`str`, *optional*, defaults to `"softmax"`):
             `"softmax"`, over a batch in both directions (CLIP, https://huggingface.co/papers/2103.00020), or
             `"sigmoid"`, over single pairs (SigLIP, https://huggingface.co/papers/2303.15343).
@@ -70,6 +84,8 @@ class OmniVisionRetrievalConfig(PreTrainedConfig):
     embedding_dim: int = 64
     vision_feature_select_strategy: str = "grid"
     skiplist_token_ids: list[int] | None = None
+    text_pooling: str = "mean"
+    fixed_text_length: int | None = None
     contrastive_loss: str = "softmax"
     logit_scale_init_value: float = 2.6592
     initializer_range: float = 0.02
@@ -82,10 +98,18 @@ class OmniVisionRetrievalConfig(PreTrainedConfig):
         self.auto_map = {**RETRIEVAL_AUTO_MAP, **(getattr(self, "auto_map", None) or {})}
         check_field(self, "embedding_dim", self.embedding_dim >= 1, "at least 1", advice="64 is usual.")
         check_choices(self, vision_feature_select_strategy=("grid", "cls+grid"))
-        check_choices(self, contrastive_loss=("softmax", "sigmoid"))
+        check_choices(self, contrastive_loss=("softmax", "sigmoid"), text_pooling=("mean", "pooler"))
         vision: Any = self.vision_config
         # The projection of patches, which are half as wide, serves the pooled output too.
-        check_field(vision, "pooling", vision.pooling != "cls_mean", "'cls' or 'mean' in a retrieval model")
+        check_field(
+            vision, "pooling", vision.pooling != "cls_mean", "'cls', 'mean' or 'attention' in a retrieval model"
+        )
+        has_cls = vision.use_cls_token or self.vision_feature_select_strategy == "grid"
+        check_field(self, "vision_feature_select_strategy", has_cls, "'grid' for a tower without CLS")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what is saved, with the pipelines. No attribute: folders saved without them have no code for them."""
+        return {"custom_pipelines": PIPELINES} | super().to_dict()
 
     @property
     def image_seq_length(self) -> int:

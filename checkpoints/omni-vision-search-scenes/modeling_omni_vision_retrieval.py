@@ -21,16 +21,18 @@ Unusual here:
 - Loading a checkpoint that lacks weights raises an error.
 """
 
+import inspect
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, logsigmoid, normalize
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, SiglipTextModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_omni_vision import OmniVisionConfig
@@ -50,20 +52,58 @@ class OmniVisionRetrievalOutput(ModelOutput):
             Cosine similarities of the single-vector embeddings, times the learned scale.
         logits_per_text (`torch.FloatTensor` of shape `(texts, images)`, *optional*):
             The same, transposed.
-        embeddings (`torch.FloatTensor` of shape `(batch, tokens, embedding_dim)`, *optional*):
-            Normalised multi-vector embeddings of the images or, without images, of the texts.
         text_embeds (`torch.FloatTensor` of shape `(texts, embedding_dim)`, *optional*):
             Normalised single-vector embeddings of the texts.
         image_embeds (`torch.FloatTensor` of shape `(images, embedding_dim)`, *optional*):
             Normalised single-vector embeddings of the images.
+        text_model_output (`BaseModelOutputWithPooling`, *optional*):
+            What `get_text_features` returns.
+        vision_model_output (`BaseModelOutputWithPooling`, *optional*):
+            What `get_image_features` returns.
+        embeddings (`torch.FloatTensor` of shape `(batch, tokens, embedding_dim)`, *optional*):
+            Normalised multi-vector embeddings of the images or, without images, of the texts. Last, so that a tuple
+            has everything else in CLIP's places.
     """
 
     loss: torch.FloatTensor | None = None
     logits_per_image: torch.FloatTensor | None = None
     logits_per_text: torch.FloatTensor | None = None
-    embeddings: torch.FloatTensor | None = None
     text_embeds: torch.FloatTensor | None = None
     image_embeds: torch.FloatTensor | None = None
+    text_model_output: BaseModelOutputWithPooling | None = None
+    vision_model_output: BaseModelOutputWithPooling | None = None
+    embeddings: torch.FloatTensor | None = None
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """Return all fields that are not None in order, the towers' outputs as tuples too."""
+        return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in super().to_tuple())
+
+
+# Options that every model of transformers takes or passes on to its layers.
+OPTIONS = {*TransformersKwargs.__annotations__, "return_dict"}
+IMAGE_OPTIONS = OPTIONS - {"position_ids"}
+PARAMETERS = ("pixel_values", "input_ids", "attention_mask", "interpolate_pos_encoding", "return_loss")
+POSITION_TABLES = ("position_embeddings", "position_embedding", "embed_positions", "wpe")
+
+
+def _refuse_unknown(kwargs: dict[str, Any], known: set[str]) -> None:
+    """Raise a `ValueError` for an argument that no part of the model takes, which it would ignore."""
+    for name in kwargs.keys() - known:
+        near = get_close_matches(name, [*known, *PARAMETERS], 1)
+        raise ValueError(
+            f"Expected arguments of the model, got {name!r}, which it does not take. "
+            f"{f'Is {near[0]!r} meant?' if near else 'Leave it out.'}"
+        )
+
+
+def _max_text_length(text_model: Any) -> int | None:
+    """Return the number of tokens that a text encoder has learned positions for; None where it computes them."""
+    for name, table in text_model.named_modules():
+        if name.endswith(POSITION_TABLES) and isinstance(table, nn.Embedding):
+            # RoBERTa and its like count positions from after that of padding.
+            usable = table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
+            return min(usable, getattr(text_model.config, "max_position_embeddings", usable))
+    return None
 
 
 def contrastive_loss(logits: torch.Tensor, kind: str = "softmax") -> torch.Tensor:
@@ -86,6 +126,13 @@ def contrastive_loss(logits: torch.Tensor, kind: str = "softmax") -> torch.Tenso
         return (cross_entropy(logits, truth) + cross_entropy(logits.T, truth)) / 2
     sign = 2 * torch.eye(len(logits), device=logits.device, dtype=logits.dtype) - 1
     return -logsigmoid(sign * logits).sum() / len(logits)
+
+
+def build_text_model(config: PreTrainedConfig) -> Any:
+    """Build a text encoder without weights; transformers has SigLIP's, but does not know it as an `AutoModel`."""
+    if config.model_type == "siglip_text_model":
+        return SiglipTextModel._from_config(config)
+    return AutoModel.from_config(config)
 
 
 class OmniVisionForRetrieval(CompleteWeightsMixin, PreTrainedModel):
@@ -119,12 +166,14 @@ class OmniVisionForRetrieval(CompleteWeightsMixin, PreTrainedModel):
         text: Any = config.text_config
         # Built directly, not with AutoModel: the class travels with the checkpoint and need not be registered.
         self.vision_model = OmniVisionModel(vision)
-        self.text_model = AutoModel.from_config(text)
+        self.text_model = build_text_model(text)
         self.visual_projection = nn.Linear(vision.hidden_size, config.embedding_dim, bias=False)
         self.text_projection = nn.Linear(text.hidden_size, config.embedding_dim, bias=False)
         self.logit_scale = nn.Parameter(torch.empty(()))
         if config.contrastive_loss == "sigmoid":
             self.logit_bias = nn.Parameter(torch.empty(()))
+        self.max_text_length = _max_text_length(self.text_model)
+        self._text_options = {*OPTIONS, *inspect.signature(self.text_model.forward).parameters} - {"kwargs"}
         self.post_init()
 
     @torch.no_grad()
@@ -136,27 +185,96 @@ class OmniVisionForRetrieval(CompleteWeightsMixin, PreTrainedModel):
                 # SigLIP's prior: few of all pairs match.
                 init.constant_(self.logit_bias, -10.0)
 
-    def get_image_features(self, pixel_values: torch.Tensor) -> BaseModelOutputWithPooling:
-        """Encode images to tokens of the tower, and a projected `pooler_output` (images, embedding_dim)."""
-        output = self.vision_model(pixel_values)
+    @can_return_tuple
+    def get_image_features(
+        self,
+        pixel_values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        interpolate_pos_encoding: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPooling:
+        """
+        Encode images to tokens of the tower, and a projected `pooler_output` (images, embedding_dim).
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(images, channels, height, width)`):
+                Images from the processor.
+            attention_mask (`torch.LongTensor`, *optional*):
+                Ignored: ones that the processor adds for `MultiVectorEncoder`.
+            interpolate_pos_encoding (`bool`, *optional*):
+                False refuses images of another size than the configured one; otherwise positions are interpolated.
+            kwargs:
+                `output_hidden_states`, `output_attentions`, `return_dict`, and options of the attention backend.
+        """
+        if pixel_values is None:
+            raise ValueError("Expected `pixel_values`, got None. Make them with the processor.")
+        size, native = tuple(pixel_values.shape[-2:]), self.config.vision_config.image_size_hw
+        if interpolate_pos_encoding is False and size != native:
+            raise ValueError(f"Expected images of {native} pixels, got {size}. Leave out `interpolate_pos_encoding`.")
+        _refuse_unknown(kwargs, IMAGE_OPTIONS)
+        output = self.vision_model(pixel_values, **kwargs | {"return_dict": True})
         pooled = pool(output.pooler_output, output.grid, self.config.vision_config.pooling)
         return BaseModelOutputWithPooling(
-            last_hidden_state=output.last_hidden_state, pooler_output=self.visual_projection(pooled)
+            last_hidden_state=output.last_hidden_state,
+            pooler_output=self.visual_projection(pooled),
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
         )
 
+    @can_return_tuple
     def get_text_features(
         self,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
+        text_attention_mask: torch.Tensor | None = None,
+        **kwargs: Any,
     ) -> BaseModelOutputWithPooling:
-        """Encode texts to tokens of the tower, and their projected mean, `pooler_output` (texts, embedding_dim)."""
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        tokens = self.text_model(input_ids=input_ids, attention_mask=mask, **types).last_hidden_state
+        """
+        Encode texts to tokens of the tower, and their projected mean, `pooler_output` (texts, embedding_dim).
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(texts, length)`):
+                Texts from the processor.
+            attention_mask (`torch.LongTensor`, *optional*):
+                1 for tokens, 0 for padding.
+            token_type_ids (`torch.LongTensor`, *optional*):
+                For text encoders with token types.
+            text_attention_mask (`torch.LongTensor`, *optional*):
+                In place of `attention_mask`, where that leaves out tokens without a vector of their own that the
+                text encoder attends to all the same, as `[CLS]`: the processor gives both.
+            kwargs:
+                As for `get_image_features`, and whatever the text encoder takes, such as `position_ids`.
+        """
+        if input_ids is None:
+            raise ValueError("Expected `input_ids`, got None. Make them with the processor.")
+        self._refuse_long_texts(input_ids.shape[1])
+        _refuse_unknown(kwargs, self._text_options)
+        mask = attention_mask if text_attention_mask is None else text_attention_mask
+        mask = torch.ones_like(input_ids) if mask is None else mask
+        if token_type_ids is not None:
+            kwargs["token_type_ids"] = token_type_ids
+        inputs = self._at_fixed_length(input_ids, mask)
+        output = self.text_model(**inputs, **kwargs | {"return_dict": True})
+        tokens = output.last_hidden_state[:, : input_ids.shape[1]]
         weight = mask.unsqueeze(-1).to(tokens.dtype)
         mean = (tokens * weight).sum(1) / weight.sum(1).clamp_min(1)
-        return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=self.text_projection(mean))
+        pooled = output.pooler_output if self.config.text_pooling == "pooler" else mean
+        return BaseModelOutputWithPooling(
+            last_hidden_state=tokens,
+            pooler_output=self.text_projection(pooled),
+            hidden_states=getattr(output, "hidden_states", None),
+            attentions=getattr(output, "attentions", None),
+        )
+
+    def _at_fixed_length(self, input_ids: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return what the text encoder gets: texts and mask, or texts padded to its fixed length, without a mask."""
+        fixed = self.config.fixed_text_length
+        if not fixed:
+            return {"input_ids": input_ids, "attention_mask": mask}
+        padding: int = self.config.text_config.pad_token_id
+        missing = (0, max(fixed - input_ids.shape[1], 0))
+        return {"input_ids": nn.functional.pad(input_ids.masked_fill(mask == 0, padding), missing, value=padding)}
 
     @can_return_tuple
     def forward(
@@ -166,6 +284,8 @@ class OmniVisionForRetrieval(CompleteWeightsMixin, PreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
         return_loss: bool | None = None,
+        text_attention_mask: torch.Tensor | None = None,
+        interpolate_pos_encoding: bool | None = None,
         **kwargs: Any,
     ) -> OmniVisionRetrievalOutput:
         """
@@ -182,34 +302,56 @@ class OmniVisionForRetrieval(CompleteWeightsMixin, PreTrainedModel):
                 For text encoders with token types.
             return_loss (`bool`, *optional*):
                 Compute the contrastive loss of image i with text i against all others of the batch.
+            text_attention_mask (`torch.LongTensor`, *optional*):
+                See `get_text_features`.
+            interpolate_pos_encoding (`bool`, *optional*):
+                See `get_image_features`.
             kwargs:
-                Arguments that libraries add, such as `return_dict`.
+                As for `get_image_features` and `get_text_features`.
 
         Raises:
-            `ValueError`: for neither images nor texts, or a loss without pairs.
+            `ValueError`: for neither images nor texts, a loss without pairs, texts too long for the text encoder, or
+                an argument that neither tower knows.
         """
         if pixel_values is None and input_ids is None:
             raise ValueError("Expected `pixel_values`, `input_ids` or both, got neither. Use the processor.")
-        images: Any = None if pixel_values is None else self.get_image_features(pixel_values)
-        texts: Any = None if input_ids is None else self.get_text_features(input_ids, attention_mask, token_type_ids)
-        output: Any = OmniVisionRetrievalOutput()
-        if texts is not None and input_ids is not None:
-            output.text_embeds = normalize(texts.pooler_output, dim=-1)
-            output.embeddings = self.token_embeds(texts.last_hidden_state, input_ids, attention_mask)
-        if images is not None:
-            output.image_embeds = normalize(images.pooler_output, dim=-1)
+        _refuse_unknown(kwargs, self._text_options)
+        images: Any = None
+        texts: Any = None
+        fields: dict[str, Any] = {}
+        if input_ids is not None:
+            texts = self.get_text_features(
+                input_ids, attention_mask, token_type_ids, text_attention_mask, **kwargs | {"return_dict": True}
+            )
+            fields["text_embeds"] = normalize(texts.pooler_output, dim=-1)
+            fields["embeddings"] = self.token_embeds(texts.last_hidden_state, input_ids, attention_mask)
+        if pixel_values is not None:
+            options = {name: value for name, value in kwargs.items() if name in IMAGE_OPTIONS} | {"return_dict": True}
+            images = self.get_image_features(
+                pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **options
+            )
+            fields["image_embeds"] = normalize(images.pooler_output, dim=-1)
             selected = self.select_image_tokens(images.last_hidden_state)
-            output.embeddings = normalize(self.visual_projection(selected), dim=-1)
+            fields["embeddings"] = normalize(self.visual_projection(selected), dim=-1)
         if images is not None and texts is not None:
-            logits = output.image_embeds @ output.text_embeds.T * self.logit_scale.exp()
+            logits = fields["image_embeds"] @ fields["text_embeds"].T * self.logit_scale.exp()
             if self.config.contrastive_loss == "sigmoid":
                 logits = logits + self.logit_bias
-            output.logits_per_image, output.logits_per_text = logits, logits.T
+            fields |= {"logits_per_image": logits, "logits_per_text": logits.T}
         if return_loss:
-            if output.logits_per_image is None:
+            if "logits_per_image" not in fields:
                 raise ValueError("A loss needs `pixel_values` and `input_ids`, got only one of them. Pass both.")
-            output.loss = contrastive_loss(output.logits_per_image.float(), self.config.contrastive_loss)
-        return output
+            fields["loss"] = contrastive_loss(fields["logits_per_image"].float(), self.config.contrastive_loss)
+        # In one call: assigned one by one, fields would come in that order, and the loss last.
+        return OmniVisionRetrievalOutput(text_model_output=texts, vision_model_output=images, **fields)
+
+    def _refuse_long_texts(self, length: int) -> None:
+        most = self.max_text_length
+        if most is not None and length > most:
+            raise ValueError(
+                f"Expected texts of at most {most} tokens, which the text encoder has positions for, got {length}. "
+                f"Cut them with the processor or tokenizer: truncation=True, max_length={most}."
+            )
 
     def token_embeds(
         self, tokens: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor | None

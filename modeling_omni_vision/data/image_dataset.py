@@ -67,7 +67,7 @@ class ImageDataset(WithEpoch, TorchDataset):
     def __getitem__(self, row: int) -> Sample:
         """Return the sample of one row."""
         batch = self.__getitems__([row])
-        one = {"image": batch["images"][0], "label": int(batch["labels"][0]), "row": row}
+        one = {"image": batch["images"][0], "label": batch["labels"][0].tolist(), "row": row}
         return one | {"epoch": batch["epoch"], "augmentation": self.augmentation}
 
     def __getitems__(self, rows: Rows) -> Sample:

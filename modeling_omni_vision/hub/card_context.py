@@ -16,7 +16,7 @@ from safetensors import safe_open
 from transformers import AutoConfig, PretrainedConfig
 
 from ..records.metrics_file import METRICS_FILE, finite, read_metrics
-from .clean_process import KINDS, vision_of
+from .clean_process import KINDS, example_question, vision_of
 from .formatting import (
     basename,
     check_fraction,
@@ -77,6 +77,7 @@ def card_context(folder: Path) -> dict[str, Any]:
         "data_audit": flatten(metrics.get("data_audit") or {}),
         "eval_results": eval_results(measured, searches, dataset),
         "words": known_words(folder),
+        "question": example_question(_learned_questions(folder)),
         "images": {
             name: f"![{caption}]({IMAGES_NAME}/{name}.png)"
             for name, caption in IMAGES.items()
@@ -242,6 +243,11 @@ def eval_results(
         )
         for task, data, split, metric, label, results in found
     ]
+
+
+def _learned_questions(folder: Path) -> dict[str, Any] | None:
+    path = folder / "processor_config.json"
+    return json.loads(path.read_text(encoding="utf-8")).get("learned_questions") if path.is_file() else None
 
 
 def known_words(folder: Path) -> list[str]:

@@ -39,7 +39,8 @@ QUESTION = "What is it?"
 RECIPES = {
     "vision": RECIPE,
     "retrieval": f"{RECIPE}; texts, padded by the processor: {TEXTS!r}",
-    "language": f"{RECIPE}; a user asks {QUESTION!r} in the chat template, about each image and about none",
+    "language": f"{RECIPE}; a user asks the shortest question that the processor learned, or {QUESTION!r}, in the "
+    "chat template, about each image and about none",
 }
 
 
@@ -131,12 +132,17 @@ def retrieval_outputs(model: Any, processor: Any) -> dict[str, torch.Tensor]:
     }
 
 
+def example_question(learned: dict[str, Any] | None) -> str:
+    """Return a question that a model can be asked: the shortest example that it learned, if any."""
+    return min(learned["examples"], key=len) if learned else QUESTION
+
+
 def language_outputs(model: Any, processor: Any) -> dict[str, torch.Tensor]:
     """Compute logits (prompts, length, vocabulary) of a question with each image and without, and `input_ids`."""
-    vision = vision_of(model.config)
+    vision, question = vision_of(model.config), example_question(getattr(processor, "learned_questions", None))
     outputs = {}
     for name, images in (("with_image", images_for_processor(vision.num_channels)), ("text_only", [])):
-        content = [*([{"type": "image"}] if images else []), {"type": "text", "text": QUESTION}]
+        content = [*([{"type": "image"}] if images else []), {"type": "text", "text": question}]
         prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
         inputs = processor(text=[prompt] * max(len(images), 1), images=images or None, return_tensors="pt")
         pixels = {"pixel_values": pixels_for_model(vision)} if images else {}

@@ -200,7 +200,9 @@ class SkeletonTrainer(Trainer):
 
     def _stop(self, name: str, value: float, step: int, rows: Collection[int] = ()) -> None:
         batch = f", in the batch of rows {list(rows)} of the training split" if rows else ""
-        unchanged = "The weights were not changed by it. " if step > self.state.global_step else ""
+        # An accelerator is asked later, after the step.
+        is_new = step > self.state.global_step and self.args.device.type == "cpu"
+        unchanged = "The weights were not changed by it. " if is_new else ""
         intact = "Earlier checkpoints are intact. " if are_intact(Path(str(self.args.output_dir))) else ""
         raise NonFiniteLossError(
             f"Expected a finite {name}, got {value} at step {step}{batch}. {unchanged}{intact}"
