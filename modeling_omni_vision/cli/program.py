@@ -11,7 +11,14 @@ from typing import Any, NoReturn, Protocol
 
 PACKAGE = __name__.partition(".")[0]
 # What brings the packages that not every command needs.
-EXTRAS = {"lancedb": "retrieval", "peft": "language", "sentence_transformers": "retrieval", "timm": "benchmark"}
+EXTRAS = {
+    "imagehash": "embed",
+    "lancedb": "retrieval",
+    "openvino": "embed",
+    "peft": "language",
+    "sentence_transformers": "retrieval",
+    "timm": "benchmark",
+}
 # transformers imports peft wherever it is installed, for half of the CPU time of `train --help`.
 UNUSED_BY_HELP = ("peft", "sentence_transformers")
 

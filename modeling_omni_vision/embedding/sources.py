@@ -28,8 +28,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Image
 
-from ..data.image_files import METADATA, LeftOut, displayed, files_below, is_image, path_of, readable_suffixes
-from ..data.image_files import stored_path
+from ..data.image_files import (
+    METADATA,
+    LeftOut,
+    displayed,
+    files_below,
+    is_image,
+    path_of,
+    readable_suffixes,
+    stored_path,
+)
 from ..data.metadata_folder import described_images, find_metadata
 from ..data.sources import IMAGE_COLUMNS, image_columns, load_any
 
@@ -276,7 +284,7 @@ def _dataset(name: str) -> Iterator[Row]:
 def _splits(name: str) -> Any:
     splits = load_any(name)
     for split, rows in splits.items():
-        (column, *_) = image_columns(rows) or [None]
+        column = next(iter(image_columns(rows)), None)
         if column is None:
             raise ValueError(f"Expected images in the split {split!r} of {name!r}, got {rows.column_names}.")
         rows = rows.rename_column(column, "image") if column != "image" else rows
