@@ -80,7 +80,7 @@ def find_duplicates(
     for count, (first, second) in enumerate(_pairs(embedded.unit, threshold, hashes, hash_bits), 1):
         if count > MAX_PAIRS:
             raise ValueError(
-                f"More than {MAX_PAIRS:,} pairs are near: `threshold` {threshold} is too low, or `hash_bits` too large."
+                f"More than {MAX_PAIRS:,} pairs are near: `threshold` {threshold} is too low or `hash_bits` too large."
             )
         one, other = _root(parents, first), _root(parents, second)
         parents[max(one, other)] = min(one, other)
