@@ -92,7 +92,7 @@ test-oldest: $(VENV)-oldest/installed ## the test suite against the oldest suppo
 # deptry cannot read setup.cfg; the installed metadata says the same.
 .cache/requirements.txt: $(VENV)/installed-dev
 	@mkdir -p .cache
-	@$(BIN)/python -c 'from importlib.metadata import requires; print(*(r.split(";")[0] for r in requires("omni-vision") if "extra" not in r or "benchmark" in r or "retrieval" in r), sep="\n")' > $@
+	@$(BIN)/python -c 'from importlib.metadata import requires; print(*(r.split(";")[0] for r in requires("omni-vision") if "extra" not in r or "benchmark" in r or "embed" in r or "retrieval" in r), sep="\n")' > $@
 
 check: $(VENV)/installed-dev .cache/mlinter.toml .cache/requirements.txt ## linters, types, import contracts
 	$(BIN)/ruff check .

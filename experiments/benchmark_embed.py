@@ -2,10 +2,10 @@
 
     python -m experiments.benchmark_embed --output docs/embedding.json --labelled data/fashion_mnist
 
-An untrained ViTTiny of 224 pixels and its native twin encode the same JPEG files in turn, from the first file opened to
-the last shard closed; the figure is the median over rounds of the ratio within a round. `--labelled` is a folder of IDX
-files whose test images, enlarged and saved as JPEG, are classified after either way of decoding. `--rows` measures peak
-memory of a run in a process of its own.
+An untrained ViTTiny of 224 pixels and its native twin encode the same JPEG files in turn, from the first file opened
+to the last shard closed; the figure is the median over rounds of the ratio within a round. `--labelled` is a folder of
+IDX files whose test images, enlarged and saved as JPEG, are classified after either way of decoding. `--rows` measures
+peak memory of a run in a process of its own.
 """
 
 import argparse
@@ -32,13 +32,13 @@ from transformers.utils.logging import disable_progress_bar, tqdm
 
 from modeling_omni_vision.configuration_omni_vision import OmniVisionConfig
 from modeling_omni_vision.data.image_files import LeftOut
-from modeling_omni_vision.embedding.embed import Pipeline, _write_shards
+from modeling_omni_vision.embedding.embed import Pipeline, write_shards
 from modeling_omni_vision.embedding.pixels import PixelReader
 from modeling_omni_vision.embedding.shards import Manifest
 from modeling_omni_vision.embedding.sources import list_rows
 from modeling_omni_vision.embedding.vision_encoder import VisionEncoder
 from modeling_omni_vision.evaluation.evaluate import load_images
-from modeling_omni_vision.image_processing_omni_vision import OmniVisionImageProcessor
+from modeling_omni_vision.image_processing_omni_vision import OmniVisionImageProcessor, read_image
 from modeling_omni_vision.interop.to_native import convert_to_native
 from modeling_omni_vision.modeling_omni_vision import OmniVisionForImageClassification, OmniVisionModel
 from modeling_omni_vision.records.command import recorded_command
@@ -62,7 +62,7 @@ def write_photographs(folder: Path, width: int, height: int, count: int) -> list
     for number in range(count):
         photograph = Image.fromarray(photographs[number % 2])
         side = int(draws.integers(300, 400))
-        left, upper = draws.integers(0, 640 - side), draws.integers(0, 427 - side * 3 // 4)
+        left, upper = int(draws.integers(0, 640 - side)), int(draws.integers(0, 427 - side * 3 // 4))
         crop = photograph.crop((left, upper, left + side, upper + side * 3 // 4)).resize((width, height), 3)
         noisy = np.asarray(crop, dtype=np.int16) + draws.integers(
             -NOISE, NOISE + 1, (height, width, 3), dtype=np.int16
@@ -109,7 +109,7 @@ def measure_speed(rounds: int, engine: str) -> dict[str, Any]:
                     with tempfile.TemporaryDirectory() as output:
                         manifest = Manifest(Path(output), settings, list_rows(files, [], LeftOut()), 4096)
                         with tqdm(disable=True) as bar:
-                            _write_shards(manifest, run, range(manifest.shards), bar)
+                            write_shards(manifest, run, range(manifest.shards), bar)
 
                 ways[decode] = embed_files
             found[size] = {"images": count, **interleaved(ways, rounds, count)}
@@ -146,7 +146,9 @@ def measure_accuracy(folder: str, count: int = 2000) -> dict[str, Any]:
     logits: dict[str, list[torch.Tensor]] = {decode: [] for decode in readers}
     for row in rows:
         content = io.BytesIO()
-        row["image"].convert("RGB").resize((ENLARGED, ENLARGED), 3).save(content, "JPEG", quality=QUALITY)
+        Image.fromarray(read_image(row["image"])).resize((ENLARGED, ENLARGED), 3).save(
+            content, "JPEG", quality=QUALITY
+        )
         for decode, reader in readers.items():
             with torch.inference_mode():
                 logits[decode].append(model(reader.batch([reader.read(content.getvalue())])).logits[0])
@@ -208,13 +210,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             **about,
             "command": command,
         }
+        write_json(path, record)
     if arguments.labelled:
         record["accuracy"] = measure_accuracy(arguments.labelled)
+        write_json(path, record)
     if arguments.rows:
         record["memory"] = measure_memory(
             arguments.rows, "openvino" if arguments.engine == "auto" else arguments.engine
         )
-    write_json(path, record)
+        write_json(path, record)
 
 
 if __name__ == "__main__":

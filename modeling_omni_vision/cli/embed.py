@@ -3,9 +3,9 @@
     omni-vision embed --model checkpoints/omni-vision-fashion-mnist --images my_images --output runs/vectors
 
 `--images` are files, folders, globs, Parquet files, WebDataset tars, lists (.txt, .jsonl), datasets and addresses of
-fsspec. The output holds Parquet shards (id, path, width, height, vector, and the columns of the source), failures.jsonl
-with the reason of each image that cannot be read, and embed.json. Several processes may share one output, also by
---shard i/n.
+fsspec. The output holds Parquet shards (id, path, width, height, vector, and the columns of the source),
+failures.jsonl with the reason of each image that cannot be read, and embed.json. Several processes may share one
+output, also by --shard i/n.
 """
 
 from collections.abc import Sequence

@@ -5,9 +5,10 @@
 
 Prints a table, or with `--json` JSON. A score is the cosine in an index of one vector an image, which is searched by
 images. Else it is MaxSim: the sum, over the words of the text (or the vectors of the image), of the cosine with the
-most similar vector of an image in the index; divide it by their number to compare queries of different lengths. Words that the checkpoint does not know are named and weigh nothing; without any other,
-nothing is searched. `--sheet` draws a PNG with rank, score and path of every hit, with `--maps` also a similarity map
-for each word. `--where` is an SQL condition on path, folder, name, bytes, modified.
+most similar vector of an image in the index; divide it by their number to compare queries of different lengths.
+Words that the checkpoint does not know are named and weigh nothing; without any other, nothing is searched. `--sheet`
+draws a PNG with rank, score and path of every hit, with `--maps` also a similarity map for each word. `--where` is an
+SQL condition on path, folder, name, bytes, modified, and what the vectors came with.
 """
 
 from collections.abc import Sequence

@@ -24,7 +24,7 @@ from ..data.image_folder import warn_of_left_out
 from ..data.integrity import read_failure
 from ..records.machine import cpu_model, describe_machine, recorded_versions
 from .pixels import PixelReader, Pixels
-from .shards import MANIFEST, SETTINGS, Manifest, _read_json
+from .shards import MANIFEST, SETTINGS, Manifest, read_json
 from .sources import Reader, Row, list_rows
 from .vision_encoder import Engine, VisionEncoder
 
@@ -84,7 +84,7 @@ def embed(
     encoder = VisionEncoder(model, pool, normalize, revision, trust_remote_code)
     pixels = PixelReader(encoder.processor, encoder.num_channels, decode)
     known = output / MANIFEST / SETTINGS
-    begun = _read_json(known)["engine"] if known.is_file() else None
+    begun = read_json(known)["engine"] if known.is_file() else None
     chosen = encoder.engine(
         begun if engine in ("auto", (begun or "").split(" ")[0]) and begun else engine, batch_size, report
     )
@@ -104,7 +104,7 @@ def embed(
         raise ValueError(f"Expected images in {list(images)}, got none. Correct the path.")
     pipeline = Pipeline(pixels, chosen, encoder.vector_shape, batch_size, workers)
     with tqdm(total=manifest.images, unit=" images", desc="Embedding") as bar:
-        written = _write_shards(manifest, pipeline, range(part, manifest.shards, parts), bar)
+        written = write_shards(manifest, pipeline, range(part, manifest.shards, parts), bar)
     seconds, cpu_seconds = (
         now - then for now, then in zip((time.perf_counter(), time.process_time()), started, strict=True)
     )
@@ -137,7 +137,7 @@ def _part(shard: str | None) -> tuple[int, int]:
     raise ValueError(f"`shard` must be i/n with 0 <= i < n, as 0/4, got {shard!r}.")
 
 
-def _write_shards(manifest: Manifest, pipeline: "Pipeline", numbers: Sequence[int], bar: Any) -> int:
+def write_shards(manifest: Manifest, pipeline: "Pipeline", numbers: Sequence[int], bar: Any) -> int:
     """Write the shards that no other process writes, then wait for theirs and write what they left; count images."""
     written = failed = 0
     for wait in (False, True):
@@ -186,7 +186,7 @@ class Pipeline:
             for row in itertools.islice(todo, 3 * self.batch_size - len(waiting)):
                 waiting.append(self._submit(row))
             batch = [waiting.popleft().result() for _ in rows[start : start + self.batch_size]]
-            yield from self._encode(batch)
+            yield from self.encode(batch)
             if bar is not None:
                 bar.update(len(batch))
 
@@ -205,7 +205,8 @@ class Pipeline:
         except Exception as error:  # decoders raise many kinds
             return read_failure(error, row.path)
 
-    def _encode(self, batch: Sequence["Pixels | str"]) -> Iterator[Result]:
+    def encode(self, batch: Sequence["Pixels | str"]) -> Iterator[Result]:
+        """Yield the same for one batch, of no more than `batch_size` images that are read."""
         results: list[Result] = [(one, (0, 0)) if isinstance(one, str) else ("", one.size) for one in batch]
         groups: dict[Any, list[int]] = {}
         for position, one in enumerate(batch):

@@ -8,13 +8,14 @@ less than `FAST_MARGIN` times the target, and resizes the rest of the way by Pil
 
 import functools
 import io
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 
 from ..image_processing_omni_vision import read_image
 
@@ -135,22 +136,20 @@ class PixelReader:
 
     def _scaled_while_decoded(self, image: Image.Image) -> Pixels | None:
         """Decode a large JPEG at a fraction of its size; None for what libjpeg does not scale."""
-        turn = _turn(image)
-        width, height = image.size[::-1] if turn[0] else image.size
+        swap = _turn(image)[0]
+        width, height = image.size[::-1] if swap else image.size
         target = self._target(height, width)
-        wanted = tuple(int(FAST_MARGIN * side) for side in (target if turn[0] else target[::-1]))
-        full, drafted = image.size, image.draft(None, wanted)
-        if drafted is None or image.size == full:
-            return None
-        # The last column and row of the scaled image lie partly outside of the original.
-        right, lower = drafted[1][2:]
-        values = read_image(image, self.num_channels)
-        box = _turned((right, lower), values.shape[1::-1], turn)
-        whole = Image.fromarray(values[..., 0] if self.num_channels == 1 else values)
-        resized = whole.resize(target[::-1], self.processor.resample, box=box)
-        return Pixels(
-            self._cropped(torch.from_numpy(np.atleast_3d(np.array(resized))).permute(2, 0, 1)), (width, height)
+        as_stored = target if swap else target[::-1]
+        full, drafted = (
+            image.size,
+            image.draft(None, (int(FAST_MARGIN * as_stored[0]), int(FAST_MARGIN * as_stored[1]))),
         )
+        if drafted is None or image.size == full or ImageFile.LOAD_TRUNCATED_IMAGES:
+            return None
+        # The last column and row of the scaled image may lie partly outside of the original: the box leaves that out.
+        small = image.resize(as_stored, self.processor.resample, box=drafted[1])
+        values = read_image(small, self.num_channels)  # turns it, and converts its colours
+        return Pixels(self._cropped(torch.from_numpy(values).permute(2, 0, 1)), (width, height))
 
     def _decoded_by_torchvision(self, image: Image.Image, source: Any) -> Pixels | None:
         """Decode a plain JPEG; None for any other, and for one that is broken: Pillow says why."""
@@ -180,6 +179,8 @@ def _jpeg_decoder() -> Any:
     try:
         from torchvision.io import decode_jpeg
 
+        # Said at every call from 0.29 on; where it is gone, Pillow decodes.
+        warnings.filterwarnings("ignore", "The image decoding", DeprecationWarning)
         noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (75, 101, 3), dtype=np.uint8))
         for options in ({"subsampling": 0}, {"subsampling": 1}, {"subsampling": 2}, {"progressive": True}):
             content = io.BytesIO()
@@ -190,14 +191,6 @@ def _jpeg_decoder() -> Any:
     except Exception:  # torchvision was built without libjpeg, or is not there
         return None
     return decode_jpeg
-
-
-def _turned(corner: tuple[float, float], size: tuple[int, int], turn: tuple[int, int, int]) -> tuple[float, ...]:
-    """Return the box (left, upper, right, lower) of a turned image that held (0, 0) to `corner` before."""
-    swap, reverse_columns, reverse_rows = turn
-    right, lower = corner[::-1] if swap else corner
-    left, upper = size[0] - right if reverse_columns else 0, size[1] - lower if reverse_rows else 0
-    return left, upper, left + right, upper + lower
 
 
 def _opened_jpeg(source: Any) -> Image.Image | None:

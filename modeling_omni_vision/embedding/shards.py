@@ -63,7 +63,7 @@ class Manifest:
             try:
                 listed = {**settings, **_write_plan(new, rows, shard_rows)}
                 if (self.manifest / SETTINGS).is_file():
-                    self.settings = _read_json(self.manifest / SETTINGS)
+                    self.settings = read_json(self.manifest / SETTINGS)
                     _refuse_other(self.settings, listed, self.manifest / PLAN, new)
                 else:
                     new.replace(self.manifest / PLAN)
@@ -86,7 +86,7 @@ class Manifest:
     def entry(self, number: int) -> dict[str, Any] | None:
         """Return what the manifest says about a shard that is on disk, None where it is not."""
         try:
-            entry = _read_json(self.manifest / f"{number:05d}.json")
+            entry = read_json(self.manifest / f"{number:05d}.json")
             return entry if self.shard(number).stat().st_size == entry["bytes"] else None
         except FileNotFoundError:
             return None
@@ -198,7 +198,7 @@ def read_vectors(folder: str | Path) -> tuple[list[dict[str, Any]], np.ndarray]:
     """
     folder = Path(folder)
     try:
-        record = _read_json(folder / "embed.json")
+        record = read_json(folder / "embed.json")
     except FileNotFoundError as error:
         raise ValueError(
             f"Expected the output of a finished `omni-vision embed`, got {str(folder)!r} without embed.json. Run it "
@@ -313,8 +313,8 @@ def _partial(path: Path) -> Iterator[Path]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         raise ValueError(
-            f"{path.name} could not be written: {error.strerror}. What is finished stays; make room and start the same "
-            "command again, it goes on from there."
+            f"{path.name} could not be written: {error.strerror}. What is finished stays: make room and start the "
+            "same command again."
         ) from error
     finally:
         partial.unlink(missing_ok=True)
@@ -339,7 +339,7 @@ def _as_json(value: Any) -> str:
     return json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 

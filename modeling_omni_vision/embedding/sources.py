@@ -284,7 +284,7 @@ def _dataset(name: str) -> Iterator[Row]:
 def _splits(name: str) -> Any:
     splits = load_any(name)
     for split, rows in splits.items():
-        (column, *_) = image_columns(rows) or [None]
+        column = next(iter(image_columns(rows)), None)
         if column is None:
             raise ValueError(f"Expected images in the split {split!r} of {name!r}, got {rows.column_names}.")
         rows = rows.rename_column(column, "image") if column != "image" else rows

@@ -21,6 +21,11 @@ FLAGS = {
     "inspect": "folder dataset image_column label_column check sheet export split count json",
     "visualize": "model output images image text dataset split count revision",
     "zero-shot": "model dataset split labels templates",
+    "embed": "model images output pool normalize engine decode batch_size shard_rows workers limit shard npy dry_run "
+    "revision trust_remote_code",
+    "neighbours": "embeddings images limit sheet csv json revision trust_remote_code",
+    "duplicates": "embeddings threshold hash_bits csv sheet json revision trust_remote_code",
+    "map": "embeddings output limit",
     "index": "index model images embeddings revision pool_factor on_error remove_missing delete queries measure",
     "search": "model index text image where limit exact json sheet maps force revision trust_remote_code",
     "compose": "vision text output fusion vision_feature_select_strategy projector scale_factor "
@@ -86,7 +91,7 @@ def test_one_word_has_one_type_everywhere():
     assert {name: kinds for name, kinds in found.items() if len(set(kinds.values())) > 1} == {}
     assert found["images"]["predict"] == list[str]
     assert found["image"]["search"] is str
-    assert set(found["model"]) == set(COMMANDS) - {"inspect", "compose", "verify"}
+    assert set(found["model"]) == set(COMMANDS) - {"inspect", "compose", "verify", "neighbours", "duplicates", "map"}
 
 
 @pytest.mark.parametrize("word", ["revision", "json", "image_column", "label_column", "dtype"])
