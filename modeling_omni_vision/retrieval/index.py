@@ -394,7 +394,7 @@ class ImageIndex:
             indexed = self.settings.get("rows_at_indexing", 0) if made else 0
             if approximate is None:
                 outgrown = not indexed / 2 <= rows <= 4 * indexed
-                approximate = rows > self.exact_limit and (outgrown or made[0].num_segments > MOST_SEGMENTS)
+                approximate = rows > self.exact_limit and (outgrown or (made[0].num_segments or 1) > MOST_SEGMENTS)
             if not approximate and not self._is_changed(rows, made):
                 return
             if approximate and made:  # or the old one would stay beside the new one
