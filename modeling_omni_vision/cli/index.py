@@ -27,11 +27,11 @@ class IndexArguments:
     index: str = option("Folder of the index; made when it does not exist.")
     model: str | None = option("Folder or Hub id of a retrieval checkpoint, for --images; its code runs.", None)
     images: list[str] = option("Files and folders of images to put in.", [])
-    embeddings: list[str] = option("Folders of vectors that `omni-vision embed` wrote, to put in.", [])
+    embeddings: str | None = option("Folder of vectors that `omni-vision embed` wrote, to put in.", None)
     revision: str | None = option(REVISION, None)
     pool_factor: float | None = option("Vectors of an image merged to one of this many; 3 for a new index.", None)
     on_error: str = option("stop or skip, for files that cannot be read.", "skip")
-    remove_missing: bool = option("Also delete images whose file is gone, or that no folder of vectors has.", False)
+    remove_missing: bool = option("Also delete images whose file is gone, or that the folder of vectors lacks.", False)
     delete: str | None = option("Delete what this condition finds: \"folder = 'x'\".", None)
     queries: str | None = option("Text file, one query a line, to measure recall by.", None)
     measure: bool = option("Measure the recall of approximate search.", True)
@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
     if (arguments.model is None) == (not arguments.embeddings) or (arguments.embeddings and arguments.images):
         raise ValueError(
             f"Expected --model, with --images to encode, or --embeddings, got model {arguments.model!r}, images "
-            f"{arguments.images}, embeddings {arguments.embeddings}. Correct them."
+            f"{arguments.images}, embeddings {arguments.embeddings!r}. Correct them."
         )
     from ..data.image_files import displayed, path_of
     from ..data.integrity import check_on_error, refuse_unreadable, write_skipped
@@ -115,7 +115,7 @@ def opened_for_embeddings(arguments: IndexArguments) -> tuple[Any, list[Any]]:
     from ..retrieval.embedded import EmbedFolder
     from ..retrieval.index import SETTINGS, ImageIndex
 
-    folders = [EmbedFolder(folder) for folder in arguments.embeddings]
+    folders = [EmbedFolder(folder) for folder in [arguments.embeddings] if folder]
     is_new = not (Path(arguments.index) / SETTINGS).is_file()
     columns = {name: kind for folder in folders for name, kind in folder.columns.items()} if is_new else None
     index = ImageIndex(arguments.index, folders[0], arguments.pool_factor, columns)
