@@ -35,9 +35,13 @@ IGNORED = (
 )
 PLUGINS = {".heic": "pillow-heif", ".heif": "pillow-heif", ".jxl": "pillow-jxl-plugin"}
 # Files that make a folder a run, a checkpoint or an index of ours: what is drawn in it is no image of the user.
-RESULTS = ({"config.json", "metrics.json"}, {"config.json", "preprocessor_config.json"}, {"index.json", "images.lance"})
+RESULTS = (
+    {"config.json", "metrics.json"},
+    {"config.json", "preprocessor_config.json"},
+    {"index.json", "images.lance"},
+)
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # read by `metadata_folder`, and no images
-WITHOUT_IMAGES = "folder without images"
+WITHOUT_IMAGES = "without any image"
 NAMED = 5  # files that are named for each reason
 URI = "file://"
 
@@ -129,7 +133,7 @@ def files_below(
         return
     kinds = {entry.name: _kind(entry) for entry in entries if not is_ignored(entry.name)}
     if not named and holds_results(kinds):
-        left_out.add("folder of a run, checkpoint or index", place)
+        left_out.add("of a run, checkpoint or index", place)
         return
     for name, kind in kinds.items():
         if kind == "file":

@@ -125,7 +125,7 @@ def resolve_images(folder: Path, left_out: LeftOut | None = None) -> tuple[list[
         )
     used = {parent for file, _, _ in rows for parent in file.parents}
     for place in _class_folders(folder, named):
-        if place not in used:
+        if place not in used and place.parent in {*used, folder}:  # of an empty split only itself
             left_out.add(WITHOUT_IMAGES, place)
     return rows, left_out
 

@@ -18,7 +18,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from datasets import Dataset, DatasetDict
+from datasets import ClassLabel, Dataset, DatasetDict
 from huggingface_hub.constants import HF_HOME
 from PIL import Image as PilImage
 from tqdm.auto import tqdm  # not that of transformers, whose bars commands switch off
@@ -96,7 +96,8 @@ def leave_out_unreadable(
         The splits without rows of an image that cannot be read, and what `write_skipped` writes about these.
 
     Raises:
-        ValueError: naming up to ten images that cannot be read, or where nothing of a split is left.
+        ValueError: naming up to ten images that cannot be read, or where nothing of a split, or
+            of a class to train on, is left.
     """
     check_on_error(on_error)
     skipped, kept = list[dict[str, Any]](), DatasetDict()
@@ -109,6 +110,13 @@ def leave_out_unreadable(
             broken[row] = {"split": split, "row": row, "image": name, "reason": reason}
         skipped += broken.values()
         kept[split] = rows.select([row for row in range(len(rows)) if row not in broken]) if broken else rows
+        if split == "train" and broken and on_error == "skip" and isinstance(rows.features.get("label"), ClassLabel):
+            lost = sorted({*rows["label"][:]} - {*kept[split]["label"][:]})
+            if lost:
+                raise ValueError(
+                    f"Expected readable images of each class in train, got none of "
+                    f"{[rows.features['label'].names[number] for number in lost[:5]]}. Repair or remove them."
+                )
     if skipped:
         names = [(one["image"], one["reason"]) for one in skipped]
         refuse_unreadable(names, sum(map(len, splits.values())), on_error)

@@ -45,7 +45,7 @@ def load_metadata_folder(folder: Path, files: list[Path], left_out: LeftOut | No
     rows = [(image, row) for (image, _), row in once.items()]
     for image, count in (Counter(one for one, _ in found) - Counter(one for one, _ in rows)).items():
         for _ in range(count):
-            left_out.add("row that repeats another", image)
+            left_out.add("in a row that repeats another", image)
     if not rows:
         raise ValueError(f"Expected rows in {displayed(files[0])}, got none. Describe some images.")
     folder, described = Path(os.path.normpath(folder)), {image for image, _ in rows}

@@ -212,7 +212,9 @@ def _load_path(path: Path, left_out: LeftOut) -> DatasetDict:
         return load_dataset("parquet", data_files=patterns)
     except Exception as error:  # pyarrow, json and the builders each have their own
         reason = error.__cause__ or error
-        raise ValueError(f"{displayed(path)} cannot be read as a dataset ({reason!r}). Repair or refill it.") from error
+        raise ValueError(
+            f"{displayed(path)} cannot be read as a dataset ({reason!r}). Repair or refill it."
+        ) from error
 
 
 def _refuse_two_datasets(path: Path, table: Path) -> None:
@@ -226,7 +228,7 @@ def _refuse_two_datasets(path: Path, table: Path) -> None:
 
 def _warn_of_images_beside(path: Path, left_out: LeftOut) -> None:
     for image in images_below(path, LeftOut()):
-        left_out.add("image beside the dataset", image)
+        left_out.add("beside the dataset", image)
     warn_of_left_out(left_out, displayed(path))
 
 
