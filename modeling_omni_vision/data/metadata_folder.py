@@ -84,8 +84,8 @@ def _rows(file: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         name = next((row.pop(column) for column in FILE_COLUMNS if column in row), None)
         if not isinstance(name, str) or not name:
             raise ValueError(
-                f"Expected a file_name in {where}, got {name!r} beside {[*map(str, row)][:5]}. Name the image that it is "
-                "about; a CSV has commas."
+                f"Expected a file_name in {where}, got {name!r} beside {[*map(str, row)][:5]}. Name the image that it "
+                "is about; a CSV has commas."
             )
         if "image" in row:
             raise ValueError(f"Expected no column image beside file_name in {where}. Rename it.")
