@@ -156,9 +156,10 @@ def draw_predictions(found: Sequence[Prediction], path: Path) -> Path:
     from ..image_processing_omni_vision import read_image
     from ..interpretability.plots import OURS, TRUTH, draw_sheet, shortened
 
-    drawn = [one for one in found if one.label is not None][:MAX_ON_SHEET]
+    readable = [one for one in found if one.label is not None]
+    drawn = readable[:MAX_ON_SHEET]
     known = any(one.truth for one in drawn)
-    more = f", the first {len(drawn)} of {len(found)}" if len(drawn) < len(found) else ""
+    more = f", the first {len(drawn)} of {len(readable)}" if len(drawn) < len(readable) else ""
     return draw_sheet(
         [read_image(path_of(one.image), num_channels=3) for one in drawn],
         [shortened(displayed(path_of(one.image).name), 18) for one in drawn],

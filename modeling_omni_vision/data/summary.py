@@ -78,7 +78,7 @@ def _summarize(name: str, rows: Dataset) -> SplitSummary:
             with open_stored(images[index]) as image:
                 sizes[f"{image.width} x {image.height}"] += 1
                 modes[image.mode] += 1
-        except OSError:
+        except Exception:  # decoders raise many kinds
             modes["unreadable"] += 1
     return SplitSummary(name, len(images), classes, len(chosen), dict(sizes.most_common()), dict(modes.most_common()))
 

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,7 +24,10 @@ def folder(tmp_path):
 
 def test_every_split_and_class_is_counted_with_sizes_and_modes(folder, capsys):
     main(["--dataset", str(folder), "--sheet", "", "--json"])
-    train, validation = json.loads(capsys.readouterr().out)
+    described = json.loads(capsys.readouterr().out)
+    train, validation = described["splits"]
+    assert [Path(one["image"]).name for one in described["unreadable"]] == ["broken.png"]
+    assert described["left_out"] == {}
     assert (train["split"], validation["split"]) == ("train", "validation")
     assert train["num_images"] + validation["num_images"] == 21
     assert {name: train["classes"][name] + validation["classes"][name] for name in train["classes"]} == {
