@@ -242,14 +242,52 @@ def gpu_forward() -> str:
 
 def gpu_training() -> str:
     """List the training of the short recipe for Fashion-MNIST on a GPU."""
-    rows = [{"name": name, **run} for name, run in read(GPU)["training"].items()]
+    before = {name: run for name, run in read(GPU)["second_run"]["training_before"].items() if name != "commit"}
+    runs = [*read(GPU)["training"].items(), *((f"{name}, build before", run) for name, run in before.items())]
+    rows = [{"name": name, **run} for name, run in runs]
     columns = "run = {name} | >images/s = {images_per_second:,.0f} | >ms a step = {ms_per_step:.1f} | "
     return table(columns + ">seconds to the first step = {seconds_to_first_step:.1f}", rows)
+
+
+def gpu_against_peers() -> str:
+    """List compiled forwards and bare training steps on a GPU beside the best model of equal size."""
+    record, rows = read(GPU)["second_run"], []
+    for work, section in (("compiled forward", "forward_compiled"), ("training step", "training_step")):
+        for name, models in record[section].items():
+            for ours in [key for key in ("ours", "ours fused") if "speed_of_best_peer" in models.get(key, {})]:
+                low, high = models[ours].get("bounds", ("unknown", "unknown"))
+                bounds = low if low == "unknown" else f"{low:.2f} to {high:.2f}"
+                peer = models[models[ours]["best_peer"]]["ms"]
+                rows.append({"work": work, "name": name, "which": ours, **models[ours], "range": bounds, "peer": peer})
+    columns = (
+        "work = {work} | model and batch = {name} | which = {which} | >ms = {ms:.1f} | best peer = {best_peer} | "
+    )
+    columns += ">its ms = {peer:.1f} | >ours / best peer = {speed_of_best_peer:.2f} | >95 % bounds = {range}"
+    return (
+        f"{table(columns, rows)}\n\nbfloat16 (autocast in training); {record['machine']['device']}, {record['date']}."
+    )
+
+
+def gpu_losses() -> str:
+    """List the loss over steps and the accuracy at the end of the build before and of today's, batch size 256."""
+    record = read(GPU)
+    runs = {"before, seed 0": record["second_run"]["training_before"]["256 seed 0"]}
+    runs |= {f"seed {seed}": record["training"][f"256 seed {seed}"] for seed in range(3)}
+    losses = {name: dict(run["losses"]) for name, run in runs.items()}
+    rows = [
+        {"step": f"{step:,}", **{name: f"{found[step]:.3f}" for name, found in losses.items()}}
+        for step in (40, 200, 400, 600, 800, 1040)
+    ]
+    rows.append(
+        {"step": "accuracy"} | {name: f"{run['validation']['eval_accuracy']:.4f}" for name, run in runs.items()}
+    )
+    return table(" | ".join(["step = {step}", *(f">{name} = {{{name}}}" for name in runs)]), rows)
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
     **{block.__name__: block for block in (fashion_mnist, fashion_runs, robustness, search, zero_shot, cls)},
     **{block.__name__: block for block in (emoji_texts, emoji_styles, language, benchmark, gpu_forward, gpu_training)},
+    **{block.__name__: block for block in (gpu_against_peers, gpu_losses)},
     "easy_vqa": partial(answers, EASY_VQA, "prior", "shuffled"),
     "smollm2": partial(answers, SMOLLM2, *INPUTS),
     "index": lambda: table(

@@ -16,6 +16,7 @@ SCRIPT = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "verify.py")
 FILES = [
     "README.md",
     "REMOTE_CODE.md",
+    "common_omni_vision.py",
     "config.json",
     "configuration_omni_vision.py",
     "features_omni_vision.py",
