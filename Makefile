@@ -14,7 +14,7 @@ MEASURED = import json; found = json.load(open("docs/quickstart.json"))["targets
 
 SHELL := /bin/bash
 
-.PHONY: help install quickstart test test-all test-oldest check format benchmark checkpoints clean
+.PHONY: help install quickstart test test-all test-extras test-oldest check format benchmark checkpoints clean
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /: /'
 
@@ -73,6 +73,17 @@ test: .cache/tested ## the test suite; `rm .cache/tested` first to run it though
 test-all: $(VENV)/installed-dev ## the test suite with the slow tests
 	$(BIN)/python tests/fetch_transformers_suite.py
 	$(BIN)/python -m pytest -n 2 -q -m "slow or not slow"
+
+# Each runtime alone, so that an extra that lacks a package is noticed. EXTRAS="onnx" runs one of them.
+EXTRAS ?= onnx openvino
+
+test-extras: $(EXTRAS:%=$(VENV)-%/installed) ## the tests of the optional runtimes, each with its extra alone
+	for extra in $(EXTRAS); do $(VENV)-$$extra/bin/python -m pytest -q -rs tests/interop -k export || exit 1; done
+
+$(VENV)-%/installed: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-$*
+	$(VENV)-$*/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,$*]'
+	@touch $@
 
 $(VENV)-oldest/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)-oldest

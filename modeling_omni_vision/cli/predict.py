@@ -95,12 +95,17 @@ def predict(
 
     from ..data.image_files import stored_path
     from ..data.integrity import read_each
+    from ..interop.export.exported import is_exported, load_exported
 
     if batch_size < 1 or top_k < 1:
         raise ValueError(f"Expected --batch_size and --top_k of at least 1, got {batch_size} and {top_k}.")
     options = {"trust_remote_code": True, "revision": revision}
-    classifier = AutoModelForImageClassification.from_pretrained(model, **options).eval()
-    processor = AutoImageProcessor.from_pretrained(model, **options)
+    if is_exported(model):
+        classifier: Any = load_exported(model)
+        processor = classifier.processor
+    else:
+        classifier = AutoModelForImageClassification.from_pretrained(model, **options).eval()
+        processor = AutoImageProcessor.from_pretrained(model, **options)
     names, places = classifier.config.id2label, {one.file: one.place for one in images}
 
     def pixels(batch: Sequence[Path]) -> Sequence[torch.Tensor]:

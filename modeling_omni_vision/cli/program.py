@@ -24,8 +24,14 @@ PLACES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 # Seconds in which the launcher ends all other processes once the first one has ended.
 PATIENCE = 10
 # What brings the packages that not every command needs.
-EXTRAS = {"lancedb": "retrieval", "peft": "language", "sentence_transformers": "retrieval", "timm": "benchmark"}
-EXTRAS |= {"open_clip": "convert"}
+EXTRAS = {
+    **dict.fromkeys(("lancedb", "sentence_transformers"), "retrieval"),
+    **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "onnx"),
+    **dict.fromkeys(("nncf", "openvino"), "openvino"),
+    "open_clip": "convert",
+    "peft": "language",
+    "timm": "benchmark",
+}
 # transformers imports peft wherever it is installed, for half of the CPU time of `train --help`.
 UNUSED_BY_HELP = ("peft", "sentence_transformers")
 
