@@ -91,7 +91,7 @@ def find_images(places: Iterable[str | Path], exclude: Collection[Path] = ()) ->
     Raises:
         ValueError: if a place does not exist.
     """
-    left_out, found = LeftOut(), dict[Path, Path]()
+    left_out, found, places = LeftOut(), dict[Path, Path](), [*places]
     closed = frozenset(map(os.path.realpath, exclude))
     for place in map(Path, places):
         if not place.exists():
@@ -99,7 +99,7 @@ def find_images(places: Iterable[str | Path], exclude: Collection[Path] = ()) ->
         if not (place.is_file() or place.is_dir()):  # a pipe would be waited for
             raise ValueError(f"Expected files or folders of images, got {displayed(place)!r}, which is neither.")
         files = [*images_below(place, left_out, closed)] if place.is_dir() else [place]
-        if not files:
+        if not files and len(places) > 1:  # a single one is for the caller to refuse
             left_out.add(WITHOUT_IMAGES, place)
         found |= {file: place for file in files if file not in found}
     return [FoundImage(file, place) for file, place in found.items()], left_out
