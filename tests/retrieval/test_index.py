@@ -364,7 +364,7 @@ def test_a_folder_with_broken_files_finishes_and_lists_them_with_reasons(images,
     broken = {
         images / "cats" / "half.png": (whole[: len(whole) // 2], "truncated|cannot be read"),
         images / "empty.jpg": (b"", "cannot identify"),
-        images / "notes.txt": (b"hello", "cannot identify"),
+        images / "notes.png": (b"hello", "cannot identify"),
     }
     for file, (content, _) in broken.items():
         file.write_bytes(content)
