@@ -176,7 +176,7 @@ def test_a_value_that_no_flag_has_is_one_line(vision, tiny_llama_folder, tmp_pat
 
 
 def test_another_encoder_and_a_checkpoint_without_a_head_are_refused(vision, tiny_llama_folder, tmp_path):
-    with pytest.raises(ValueError, match="must be of one of these model types: .*vit.* got 'llama'"):
+    with pytest.raises(ValueError, match=r"must be of one of these model types: .*vit.* got 'llama'"):
         compose(tiny_llama_folder, tiny_llama_folder, tmp_path / "composite")
     (tiny_llama_folder / "model.safetensors").unlink()
     config = LlamaConfig.from_pretrained(tiny_llama_folder)
