@@ -21,7 +21,7 @@ class DataReport:
     args: Any
     folder: Path
     trainer: Any
-    found: list[SplitSummary]
+    found: list[SplitSummary] = []  # noqa: RUF012 replaced, never changed
     skipped: list[dict[str, Any]]
 
     def check_data(self, data: DatasetDict) -> DatasetDict:
@@ -51,7 +51,8 @@ class DataReport:
         """Print the size of the model, and what to look at before training it."""
         if self.args.process_index:
             return
-        config = getattr(self.trainer.core.config, "vision_config", self.trainer.core.config)
+        config: Any = getattr(self.trainer.core, "config", None)
+        config = getattr(config, "vision_config", config)
         size: Any = getattr(config, "image_size", None)
         parameters = [(one.numel(), one.requires_grad) for one in self.trainer.core.parameters()]
         trained = sum(number for number, is_trained in parameters if is_trained)
