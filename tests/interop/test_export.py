@@ -142,7 +142,7 @@ def test_int8_is_close_as_compiled_and_does_not_depend_on_the_rest_of_the_batch(
     torch.testing.assert_close(alone, exported(pixels).logits, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("format", SLOW_TORCH)
+@pytest.mark.parametrize("format", FORMATS)
 def test_a_fixed_batch_serves_any_number_and_bytes_give_what_floats_give(tmp_path, format):
     folder, images = save(tmp_path / "model"), images_in(tmp_path / "images")
     options = ExportOptions(format=format, batch_size=5, uint8=True)
@@ -218,7 +218,7 @@ def test_both_towers_of_a_retrieval_model_are_exported(tmp_path, format):
     assert cosines.min() > (0.98 if options.quantize else 1 - 1e-5)
 
 
-@pytest.mark.parametrize("format", ["onnx", "openvino", "torch"])
+@pytest.mark.parametrize("format", SLOW_TORCH)
 def test_the_lines_of_the_card_run_without_this_package_and_say_what_predict_says(tmp_path, format, capsys):
     folder, images = save(tmp_path / "model"), images_in(tmp_path / "images")
     export_command(
