@@ -22,7 +22,10 @@ FASHION, SEARCH, LANGUAGE = (
 RUNS = ("fashion_mnist_short", "fashion_mnist_as_written", "zero_shot", "emoji", "language_oracle", "easy_vqa")
 SHORT, AS_WRITTEN, ZERO_SHOT, EMOJI, ORACLE, EASY_VQA = (f"docs/runs/{name}.json" for name in RUNS)
 SMOLLM2, BENCHMARK = "docs/runs/language_smollm2.json", "docs/benchmark.json"
+RUNTIMES = "docs/runtimes.json"
+EXPORTS = {"ONNX Runtime": "docs/runs/export_onnx.json", "OpenVINO": "docs/runs/export_openvino.json"}
 GPU = "docs/gpu.json"  # sections of experiments/gpu_check.py
+VERSIONS = ("cpu", "torch", "transformers")
 MODELS = {"ours": "omni_vision"} | {name: name for name in ("transformers", "timm", "TransformerEncoderLayer")}
 EXACT = "{accuracy:.1%} ({interval[0]:.1%} to {interval[1]:.1%})"
 LOW, HIGH = (f"{{evaluation[accuracy_interval][{end}]:.2%}}" for end in (0, 1))
@@ -205,6 +208,36 @@ def language() -> str:
     return answers(LANGUAGE, *INPUTS, **{"text-only baseline": text_only, "symbol maps": symbols})
 
 
+def exports() -> str:
+    """List what exports of the bundled classifier give on the validation images of Fashion-MNIST."""
+    rows = []
+    for runtime, path in EXPORTS.items():
+        for found in read(path)["files"].values():
+            low, high = found["interval_points"]
+            rows.append({"runtime": runtime, "interval": f"{low + 0.0:.2f} to {high:.2f}", **found})
+    columns = (
+        "runtime = {runtime} | precision = {precision} | >largest difference = {largest_difference:.1e} | "
+        ">mean cosine = {mean_cosine:.4f} | >least cosine = {min_cosine:.4f} | >other class = {other_class} | "
+        ">accuracy = {after:.2%} | >points lost (95 % interval) = {drop_points:.2f} ({interval}) | "
+        ">speed by torch, batch 1 = {speed_ratio:.2f}"
+    )
+    record = read(EXPORTS["OpenVINO"])
+    made = (
+        f"{record['images']:,} images, int8 calibrated on {record['calibration_images']} others; {record['threads']} "
+    )
+    return f"{table(columns, rows)}\n\n{made}thread(s), {record['cpu']} with {', '.join(record['instructions'])}."
+
+
+def runtimes() -> str:
+    """List the speed of exports beside the `ViTModel` of transformers."""
+    record, (first, *_) = read(RUNTIMES), read(RUNTIMES)["rows"]
+    columns = ">batch = {batch_size} | >ViTModel ms = {cpu_ms[transformers]:.1f} | "
+    columns += " | ".join(f">{name} = {{speed[{name}]:.2f}}" for name in first["speed"])
+    versions = ", ".join(f"{name} {record['machine'][name]}" for name in (*VERSIONS, "onnxruntime", "openvino"))
+    made = f"Medians of {record['rounds']} interleaved rounds, CPU seconds, {record['threads']} thread, shared; "
+    return f"{table(columns, record['rows'])}\n\n{made}{', '.join(record['instructions'])}; {versions}."
+
+
 def benchmark() -> str:
     """List the speed and memory of models of equal size."""
     record = read(BENCHMARK)
@@ -218,7 +251,7 @@ def benchmark() -> str:
     columns = "work = {what} | >batch = {batch_size} | precision = {dtype} | attention = {attention} | "
     columns += "".join(f">{name} ms = {{{name}}} | " for name in MODELS)
     columns += f">ours / best peer = {{speed_relative_to_best_peer:.2f}} | peak MiB: {', '.join(MODELS)} = {{peaks}}"
-    versions = ", ".join(f"{name} {record['machine'][name]}" for name in ("cpu", "torch", "transformers", "timm"))
+    versions = ", ".join(f"{name} {record['machine'][name]}" for name in (*VERSIONS, "timm"))
     made = f"Medians of {record['rounds']} interleaved rounds, {record['threads']} thread(s), shared; {versions}."
     return f"{table(columns, rows)}\n\n{made}"
 
@@ -287,7 +320,7 @@ def gpu_losses() -> str:
 BLOCKS: dict[str, Callable[[], str]] = {
     **{block.__name__: block for block in (fashion_mnist, fashion_runs, robustness, search, zero_shot, cls)},
     **{block.__name__: block for block in (emoji_texts, emoji_styles, language, benchmark, gpu_forward, gpu_training)},
-    **{block.__name__: block for block in (gpu_against_peers, gpu_losses)},
+    **{block.__name__: block for block in (gpu_against_peers, gpu_losses, exports, runtimes)},
     "easy_vqa": partial(answers, EASY_VQA, "prior", "shuffled"),
     "smollm2": partial(answers, SMOLLM2, *INPUTS),
     "index": lambda: table(

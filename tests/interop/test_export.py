@@ -92,6 +92,8 @@ def opened(images, processor):
 
 
 FORMATS = ("onnx", "openvino", "torch")
+# Where torch's, which runs without extras, takes seconds.
+SLOW_TORCH = ("onnx", "openvino", pytest.param("torch", marks=pytest.mark.slow))
 MODELS = {
     "classifier on CLS": {},
     "classifier on the mean": {"pooling": "mean", "num_channels": 1},
@@ -100,7 +102,7 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", SLOW_TORCH)
 @pytest.mark.parametrize("kind", MODELS)
 def test_an_export_gives_what_torch_gives_for_any_batch(tmp_path, format, kind):
     folder, images = save(tmp_path / "model", **MODELS[kind]), images_in(tmp_path / "images")
@@ -109,6 +111,7 @@ def test_an_export_gives_what_torch_gives_for_any_batch(tmp_path, format, kind):
     assert found["largest_difference"] <= 1e-5
     assert found["precision"] == "float32"
     assert found["drop_points"] == 0
+    assert found.get("other_class", 0) == 0
     model_class = MODELS[kind].get("model_class", OmniVisionForImageClassification)
     model, exported = model_class.from_pretrained(folder).eval(), load_exported(tmp_path / "out")
     pixels = pixels_of(folder, images)
@@ -154,7 +157,7 @@ def test_a_fixed_batch_serves_any_number_and_bytes_give_what_floats_give(tmp_pat
     torch.testing.assert_close(exported(raw["pixel_values"]).logits, ours, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", SLOW_TORCH)
 def test_a_dynamic_size_interpolates_positions_as_torch_does(tmp_path, format):
     folder, images = save(tmp_path / "model"), images_in(tmp_path / "images")
     options = ExportOptions(format=format, dynamic_size=True)
@@ -215,7 +218,7 @@ def test_both_towers_of_a_retrieval_model_are_exported(tmp_path, format):
     assert cosines.min() > (0.98 if options.quantize else 1 - 1e-5)
 
 
-@pytest.mark.parametrize("format", ["onnx", "openvino", "torch"])
+@pytest.mark.parametrize("format", SLOW_TORCH)
 def test_the_lines_of_the_card_run_without_this_package_and_say_what_predict_says(tmp_path, format, capsys):
     folder, images = save(tmp_path / "model"), images_in(tmp_path / "images")
     export_command(

@@ -12,9 +12,9 @@ import torch
 
 from ...data.hold_out import SPLITS_FILE
 from ...records.command import without_folder
-from ...records.machine import cpu_model, recorded_versions
+from ...records.machine import cpu_model, instruction_sets, recorded_versions
 from ...records.metrics_file import METRICS_FILE, read_metrics, write_json
-from ..folder import atomic_output_dir
+from ..folder import atomic_output_dir, write_preprocess
 from . import comparison
 from .comparison import Compared
 from .export_card import write_card
@@ -39,7 +39,6 @@ TOLERANCE = 1e-4  # of float32, relative to the largest output where that exceed
 # Accuracy hides a wrong fusion: with one, OpenVINO 2026.4 lost half a point of accuracy and had a cosine of 0.918.
 MIN_COSINE = 0.98
 PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "openvino"), "torch": ()}
-INSTRUCTIONS = ("avx", "amx", "neon", "sve")
 # What an exported folder shares with its checkpoint: configuration, processors and the code that these need.
 CARRIED = (
     "config.json",
@@ -157,7 +156,7 @@ def carry(checkpoint: Checkpoint, folder: Path, options: ExportOptions) -> None:
         found.get("image_processor", found).update(do_rescale=False, do_normalize=False)
         write_json(settings, found)
     if options.format == "onnx":
-        shutil.copy(Path(__file__).parent.parent / "javascript" / "preprocess.mjs", folder)
+        write_preprocess(folder)
 
 
 def export_tower(
@@ -207,9 +206,9 @@ def describe(
             cosines = compared.cosines()
             numbers = {"largest_difference": compared.difference, "largest_output": compared.largest}
             numbers |= {"mean_cosine": float(cosines.mean()), "min_cosine": float(cosines.min())}
+            if checkpoint.kind == CLASSIFIER:
+                numbers["other_class"] = int((compared.before.argmax(1) != compared.after.argmax(1)).sum())
             described[name] = {**about, **numbers, **measured}
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    instructions = sorted(name for name, has in capabilities.items() if has is True and name.startswith(INSTRUCTIONS))
     where = {"dataset": dataset and without_folder(dataset), "split": (split or "validation") if dataset else None}
     packages = [*PACKAGES[options.format], *(["nncf"] if options.quantize and options.format == "openvino" else [])]
     return {
@@ -220,7 +219,7 @@ def describe(
         "calibration_images": len(samples.calibration_images) if options.quantize else None,
         "files": described,
         "cpu": cpu_model(),
-        "instructions": instructions,
+        "instructions": instruction_sets(),
         "threads": torch.get_num_threads(),
         "versions": recorded_versions(*packages),
     }
