@@ -21,7 +21,7 @@ class DataReport:
     args: Any
     folder: Path
     trainer: Any
-    found: list[SplitSummary] = []  # noqa: RUF012 replaced, never changed
+    found: list[SplitSummary] = []
     skipped: list[dict[str, Any]]
 
     def check_data(self, data: DatasetDict) -> DatasetDict:
