@@ -348,7 +348,8 @@ class OmniVisionForRetrieval(CompleteWeightsMixin, PreTrainedModel):
     ) -> torch.Tensor:
         """Project text tokens (texts, length, hidden) to normalised vectors; zero for padding and skipped tokens."""
         skipped = torch.tensor(self.config.skiplist_token_ids or [], device=input_ids.device, dtype=input_ids.dtype)
-        kept = ~torch.isin(input_ids, skipped)
+        # Not `isin`, which has no counterpart in ONNX.
+        kept = ~(input_ids.unsqueeze(-1) == skipped).any(-1)
         if attention_mask is not None:
             kept = kept & attention_mask.bool()
         return normalize(self.text_projection(tokens), dim=-1) * kept.unsqueeze(-1)
