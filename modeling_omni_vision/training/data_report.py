@@ -22,7 +22,7 @@ class DataReport:
     folder: Path
     trainer: Any
     found: list[SplitSummary] = []
-    skipped: list[dict[str, Any]] = []  # noqa: RUF012 replaced, never changed
+    skipped: list[dict[str, Any]] = []
 
     def check_data(self, data: DatasetDict) -> DatasetDict:
         """Print what the data hold and return them without images that cannot be read; a dry run also draws them.
