@@ -114,9 +114,8 @@ def test_retrieval_and_answers_get_them_in_training(processor, rows, expected):
     described = rows.add_column("texts", [["a cat"]] * len(rows)).add_column("concept", ["c"] * len(rows))
     pairs = training_pairs(described, PairAugmentation(False))
     assert torch.equal(processor(pairs[:]["image"], return_tensors="pt")["pixel_values"], expected)
-    tokenizer = SimpleNamespace(
-        pad_token_id=0, eos_token_id=2, unk_token_id=None, convert_tokens_to_ids=lambda token: 7
-    )
+    special = {f"{name}_token_id": None for name in ("bos", "eos", "unk", "sep", "cls", "mask")}
+    tokenizer = SimpleNamespace(pad_token_id=0, all_special_ids=[], **special, convert_tokens_to_ids=lambda token: 7)
     parts = SimpleNamespace(image_processor=processor, tokenizer=tokenizer, image_token="<image>", image_seq_length=1)
     asked = [AnsweredSequence([7, 1], [1, 1], [0, 1], [0, 0], ["a"], [image]) for image in rows["image"][:]]
     assert torch.equal(AnswerCollator(parts)(asked)["pixel_values"], expected)
