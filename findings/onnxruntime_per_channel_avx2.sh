@@ -4,7 +4,7 @@
 # Guess: `quantize_static` with int8 weights, uint8 inputs and ranges measured on the data is off by rounding, about 1 %.
 # Seen (onnxruntime 1.32.0, x86-64 CPU with AVX2 and neither AVX-VNNI nor AVX-512): its product adds pairs of
 # uint8 x int8 in 16 bits, which saturate where both weights are large and inputs too. `reduce_range=True` (seven bits)
-# avoids it; its guide to quantisation says so, but it is off by default and nothing warns. Weights per channel make it
+# avoids it; its documentation recommends it without VNNI, but it is off by default and nothing warns. Weights per channel make it
 # likely in models whose tensors have few large weights, since then every channel reaches 127.
 # Matters for: accuracy of quantised models on older servers and laptops, measured on another machine.
 # Where a processor has VNNI this script fails: then it does not show there.
