@@ -87,6 +87,21 @@ def test_without_a_test_split_images_of_validation_are_exported(tmp_path):
     assert {file.name.split("_")[0] for file in (tmp_path / "out").rglob("*.png")} == {"validation"}
 
 
+@pytest.mark.parametrize("labels", [None, ["a", "b"]])
+def test_images_without_one_label_each_are_not_exported(tmp_path, labels):
+    data = tmp_path / "data"
+    data.mkdir()
+    lines = []
+    for number in range(20):
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(data / f"{number}.png")
+        lines.append(json.dumps({"file_name": f"{number}.png", "label": labels}))
+    if labels:
+        (data / "metadata.jsonl").write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=r"Expected images with one label each to export, got the columns \["):
+        main(["--dataset", str(data), "--sheet", "", "--export", str(tmp_path / "out"), "--split", "train"])
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_is_described_with_what_cannot_be_read_and_drawn(folder, tmp_path, capsys):
     main([str(folder), "--sheet", str(tmp_path / "sheet.png")])
     said = capsys.readouterr().out
