@@ -2,6 +2,16 @@
 
 from .export import ExportOptions, ExportReport, export_model
 from .exported import ExportedModel, is_exported, load_exported
+from .web import WebReport, export_web
 
 
-__all__ = ["ExportOptions", "ExportReport", "ExportedModel", "export_model", "is_exported", "load_exported"]
+__all__ = [
+    "ExportOptions",
+    "ExportReport",
+    "ExportedModel",
+    "WebReport",
+    "export_model",
+    "export_web",
+    "is_exported",
+    "load_exported",
+]
