@@ -2,12 +2,15 @@
 
     omni-vision export --model runs/digits --dataset digits --format onnx --quantize int8 --output runs/digits-onnx
     omni-vision export --model runs/encoder --images photos --format openvino --output runs/encoder-openvino
+    omni-vision export --model runs/digits --dataset digits --format web --output runs/digits-page
+    omni-vision export --model runs/digits --dataset digits --server triton --output runs/models
 
 Encoders, classifiers, both towers of a retrieval model, and native twins. int8 is static: calibrated on images of the
 train split, or on every second one of `--images`. Refused, with nothing written: a float32 export that differs by more
 than 1e-4, one that loses more than `--max_drop` points, or whose outputs have a mean cosine below 0.98. The folder
 holds the files, the processor, export.json with all numbers, and a README.md with lines that run it. ONNX folders are
-laid out as transformers.js expects, with preprocess.mjs, which prepares images as Pillow does.
+laid out as transformers.js expects, with preprocess.mjs, which prepares images as Pillow does. A page (`--format web`)
+is a folder for any static host; its JavaScript comes from npm, or from the folder that `--vendor` names.
 """
 
 from collections.abc import Sequence
@@ -39,6 +42,7 @@ class ExportArguments:
     dynamic_size: bool = option("Take images of any size whose sides are multiples of the patch size.", False)
     uint8: bool = option("Take pixel values 0..255: rescaling and normalisation become part of the weights.", False)
     max_drop: float = option("Points of accuracy, or of agreement, that may be lost.", 0.5)
+    server: str | None = option("ovms or triton: write a model repository of this server.", None)
     vendor: str | None = option("Folder with the archives of `npm pack` for a page; by default npm runs.", None)
 
 
@@ -46,11 +50,11 @@ class ExportArguments:
 def main(argv: Sequence[str]) -> None:
     arguments = vars(parse(ExportArguments, argv))
     where = {name: arguments.pop(name) for name in ("model", "output", "dataset", "split", "images", "count")}
-    vendor = arguments.pop("vendor")
-    from ..interop.export import ExportOptions, export_model, export_web
+    vendor, server = arguments.pop("vendor"), arguments.pop("server")
+    from ..interop.export import ExportOptions, export_for_server, export_model, export_web
 
     options = ExportOptions(**arguments)
-    if options.format == "web":
+    if options.format == "web" and server is None:
         page = export_web(options=options, vendor=vendor, **where)
         print_report(page.export)
         largest = sorted(page.download.items(), key=lambda item: -item[1])[:4]
@@ -60,7 +64,7 @@ def main(argv: Sequence[str]) -> None:
         return
     if vendor is not None:
         raise ValueError(f"--vendor is for --format web, got {options.format!r}. Leave it out.")
-    report = export_model(options=options, **where)
+    report = export_for_server(server, options=options, **where) if server else export_model(options=options, **where)
     print_report(report)
     print(f"OK: {report.folder} ({report.record['images']} images, {report.record['cpu']})")
 

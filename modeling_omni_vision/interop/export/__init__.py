@@ -1,7 +1,8 @@
-"""Checkpoints in other runtimes: ONNX Runtime, OpenVINO, torch.export and, by ONNX, the browser."""
+"""Checkpoints in other runtimes: ONNX Runtime, OpenVINO, torch.export, a page in the browser, and on servers."""
 
 from .export import ExportOptions, ExportReport, export_model
 from .exported import ExportedModel, is_exported, load_exported
+from .server import export_for_server
 from .web import WebReport, export_web
 
 
@@ -10,6 +11,7 @@ __all__ = [
     "ExportReport",
     "ExportedModel",
     "WebReport",
+    "export_for_server",
     "export_model",
     "export_web",
     "is_exported",

@@ -42,7 +42,7 @@ TRANSFORMERS_JS = Package(
     "sha512-V3+dqf3iWlRYJ9I9GreM3zGQd0lAXnnoPeddmkOQYWAEE4l/+Fi6p7tx/qVUJlKQgLXGim2W76rTOzz+eC0i7g==",
     {"dist/transformers.web.min.js": "transformers.js", "LICENSE": "transformers.LICENSE.txt"},
 )
-# Of its four WASM builds `ort-wasm-simd-threaded` is the smallest, and all that the CPU needs; WebGPU needs another one.
+# Of its four WASM builds `ort-wasm-simd-threaded` is the smallest, and all that the CPU needs. WebGPU needs another.
 ONNX_RUNTIME = Package(
     "onnxruntime-web",
     "1.31.0-dev.20260914-8d85527a0",

@@ -41,12 +41,12 @@ INDEXED, THUMBNAIL_SIDE = 100, 128
 ON_DEMAND = ("vendor/ort.webgpu.js", "vendor/ort.webgpu.wasm.gz")
 IMPORTS = {"onnxruntime-common": "./vendor/ort.wasm.js", "onnxruntime-web/webgpu": "./vendor/ort.wasm.js"}
 # The same file of transformers.js under a second address is a second module, with the runtime for WebGPU.
-SCOPES = {"./vendor/transformers.js?webgpu": {name: "./vendor/ort.webgpu.js" for name in IMPORTS}}
+SCOPES = {"./vendor/transformers.js?webgpu": dict.fromkeys(IMPORTS, "./vendor/ort.webgpu.js")}
 DTYPES = {False: "fp32", True: "q8"}  # as transformers.js calls them
 
 
 class AttentionModule(TowerModule):
-    """A vision tower with the output `attention`: that of the class token to patches (batch, layers, heads, patches)."""
+    """A vision tower with the output `attention`, of the class token to patches (batch, layers, heads, patches)."""
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return the outputs of the model for a batch, and the attention of all layers."""

@@ -12,7 +12,7 @@ const RAMP = ["#00224e", "#233e6c", "#575d6d", "#8a8779", "#c4b56c", "#fee838"].
 
 const $ = (selector) => document.querySelector(selector);
 const megabytes = (bytes) => `${(bytes / 1e6).toFixed(1)} MB`;
-const percent = (share) => `${(100 * share).toFixed(1)} %`;
+const percent = (share) => `${(100 * share).toFixed(1)}\u00a0%`;
 const sessions = new Map();
 let about, settings, engine, shown, busy, waiting;
 
@@ -56,7 +56,7 @@ async function load({ device, dtype, runtime, wasm, total }) {
   const report = (count) => {
     loaded += count;
     $("#progress").value = Math.min(1, loaded / total);
-    say(`Loading the model: ${megabytes(Math.min(loaded, total))} of ${megabytes(total)}`);
+    say(loaded < total ? `Loading the model: ${megabytes(loaded)} of ${megabytes(total)}` : "Starting the model");
   };
   $("#progress").hidden = false;
   report(0);
@@ -159,10 +159,10 @@ async function show(file) {
     const [pixels, prepare] = await timed(() => pixelValues(image, config));
     const run = await session(engine);
     const outputs = await run(pixels);
-    // Clocks of browsers are coarse: as many runs as fill some time.
-    let [runs, total] = [0, 0];
-    while (runs < 20 && (total < 100 || !runs)) (total += (await timed(() => run(pixels)))[1]), runs++;
-    shown = { file, image, pixels, outputs, runs, bytes: prepared(image, config), milliseconds: { model: total / runs, prepare, decode } };
+    const runs = [];
+    while (runs.length < 3 || (runs.length < 21 && runs.reduce((sum, one) => sum + one) < 200)) runs.push((await timed(() => run(pixels)))[1]);
+    const model = runs.sort((a, b) => a - b)[runs.length >> 1];
+    shown = { file, image, pixels, outputs, runs: runs.length, bytes: prepared(image, config), milliseconds: { model, prepare, decode } };
     draw();
     say(`${file.name}, ${image.width} by ${image.height} pixels: ${summary()}`);
   } catch (error) {
@@ -226,7 +226,7 @@ function draw() {
   drawAttention();
   const { model, prepare, decode } = shown.milliseconds;
   for (const [name, value] of Object.entries({ model, prepare, decode })) $(`#${name}-ms`).textContent = value.toFixed(value < 10 ? 2 : 0);
-  $("#runs").textContent = `Model: mean of ${shown.runs} ${shown.runs === 1 ? "run" : "runs"} in ${engine.name}, one image each.`;
+  $("#runs").textContent = `Model: median of ${shown.runs} runs in ${engine.name}, one image each.`;
 }
 
 function drawBest() {
@@ -238,7 +238,7 @@ function drawBest() {
       const [name, value] = [make("span", "label", label), make("span", "share", share)];
       if (!about.labels) return make("li", "", Object.assign(new Image(), { src: file, alt: "" }), name, value);
       const fill = make("span", "");
-      fill.style.width = percent(score).replace(" ", "");
+      fill.style.width = `${100 * score}%`;
       return make("li", "", name, value, make("div", "bar", fill));
     }),
   );
@@ -292,7 +292,7 @@ function drawAttention() {
     const at = Math.min(RAMP.length - 1.001, share * (RAMP.length - 1));
     const [low, part] = [Math.floor(at), at % 1];
     const grey = 0.299 * red + 0.587 * green + 0.114 * blue;
-    return [0, 1, 2].map((i) => 0.25 * grey + 0.75 * (RAMP[low][i] * (1 - part) + RAMP[low + 1][i] * part));
+    return [0, 1, 2].map((i) => 0.35 * grey + 0.65 * (RAMP[low][i] * (1 - part) + RAMP[low + 1][i] * part));
   }));
   const peak = shares.indexOf(most);
   const head = $("#head").selectedOptions[0].text.toLowerCase();
