@@ -93,7 +93,7 @@ def test_openvino_model_server_has_a_list_of_models_and_version_folders(tmp_path
     where = ["--model", str(model), "--output", str(tmp_path / "models"), "--images", *images]
     export_command([*where, "--server", "ovms"])
     listed = json.loads((tmp_path / "models" / "config.json").read_text())
-    assert listed == {"model_config_list": [{"config": {"name": "tiny", "base_path": "/models/tiny"}}]}
+    assert listed == {"model_config_list": [{"config": {"name": "tiny", "base_path": "tiny"}}]}
     assert (tmp_path / "models" / "tiny" / "1" / "model.onnx").is_file()
     assert not (tmp_path / "models" / "tiny" / "config.pbtxt").exists()
 

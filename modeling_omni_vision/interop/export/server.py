@@ -23,8 +23,6 @@ from .towers import CLASSIFIER
 
 
 SERVERS = ("ovms", "triton")
-# Where the configuration expects the repository: as the documentation of the server mounts it into its container.
-OVMS_MOUNT = "/models"
 BACKENDS = {"onnx": "onnxruntime", "openvino": "openvino"}
 MAX_BATCH_SIZE = 64
 TYPES = {"float32": "TYPE_FP32", "uint8": "TYPE_UINT8", "int64": "TYPE_INT64"}
@@ -68,7 +66,8 @@ def export_for_server(
             if server == "triton":
                 write_triton(repository / served, report.record)
         if server == "ovms":
-            listed = [{"config": {"name": one, "base_path": f"{OVMS_MOUNT}/{one}"}} for one in names.values()]
+            # Relative to the file itself.
+            listed = [{"config": {"name": one, "base_path": one}} for one in names.values()]
             write_json(repository / "config.json", {"model_config_list": listed})
     return replace(report, folder=Path(output))
 
