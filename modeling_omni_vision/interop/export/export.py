@@ -130,6 +130,18 @@ def export_model(
     options.check()
     checkpoint = open_checkpoint(model)
     samples = load_samples(checkpoint, dataset, split, images, count)
+    return export_checkpoint(checkpoint, samples, output, options, dataset, split)
+
+
+def export_checkpoint(
+    checkpoint: Checkpoint,
+    samples: Samples,
+    output: str | Path,
+    options: ExportOptions,
+    dataset: str | None = None,
+    split: str | None = None,
+) -> ExportReport:
+    """Export an opened checkpoint, compared on loaded samples; the source of these is only recorded."""
     with atomic_output_dir(output) as folder, torch.inference_mode():
         carry(checkpoint, folder, options)
         exports = [
@@ -268,4 +280,4 @@ def refuse_bad(record: dict[str, Any], max_drop: float) -> None:
             )
 
 
-__all__ = ["MIN_COSINE", "TOLERANCE", "ExportOptions", "ExportReport", "export_model"]
+__all__ = ["MIN_COSINE", "TOLERANCE", "ExportOptions", "ExportReport", "export_checkpoint", "export_model"]
