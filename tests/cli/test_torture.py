@@ -30,6 +30,8 @@ from modeling_omni_vision.cli import index, inspect, predict, train
 from modeling_omni_vision.cli.predict import SOME_UNREADABLE
 from modeling_omni_vision.cli.program import explain
 from modeling_omni_vision.embedding import encoder
+from modeling_omni_vision.evaluation import evaluate  # noqa: F401 - before modules are frozen, see conftest.py
+from modeling_omni_vision.training import classification  # noqa: F401
 
 
 SIZE = {"image_size": 8, "patch_size": 4, "hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 32}
