@@ -19,8 +19,8 @@ from .stored_images import open_stored
 SAMPLE = 1000  # images of a split that are opened for their size and mode
 MAX_SIZES = 12  # different sizes that are listed
 # Folders of datasets for detection and segmentation.
-PARTS = ("images", "imgs", "jpegimages", "leftimg8bit", "annotations", "labels", "masks", "gtfine")
-PARTS += ("segmentationclass", "segmentationobject", "voc2007", "voc2012", "vocdevkit")
+PARTS = {"images", "imgs", "jpegimages", "leftimg8bit", "annotations", "labels", "masks", "gtfine"}
+PARTS |= {"segmentationclass", "segmentationobject", "voc2007", "voc2012", "vocdevkit"}
 FEW, MOSTLY = 10, 0.9  # images of a class, and fraction of one class, that deserve a hint
 
 

@@ -56,10 +56,10 @@ class Scale:
 
 def save(figure: Figure, path: Path, exact_colours: bool = False, **texts: str) -> Path:
     """Write a figure, and texts about it, without the date and version that would make equal images differ."""
-    for text in figure.findobj(Text):
-        found = dict.fromkeys(filter(None, map(font_with, text.get_text())))  # type: ignore[attr-defined]
-        if {*found} - {FONT}:
-            text.set_fontfamily([FONT, *found])  # type: ignore[attr-defined]
+    for written in figure.findobj(Text):
+        families = dict.fromkeys(filter(None, map(font_with, written.get_text())))  # type: ignore[attr-defined]
+        if {*families} - {FONT}:
+            written.set_fontfamily([FONT, *families])  # type: ignore[attr-defined]
     figure.set_dpi(DPI)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
-from PIL import Image
+from PIL import Image, features
 
 
 def build(root: Path, tree: Mapping[str, Any]) -> None:
@@ -91,7 +91,8 @@ def png_header(width: int, height: int) -> bytes:
 
 FORMATS = {"jfif": "JPEG", "jp2": "JPEG2000", "tga": "TGA", "webp": "WEBP", "gif": "GIF", "bmp": "BMP", "tiff": "TIFF"}
 NO_IMAGES = ("svg", "heic", "pdf", "mp4", "eps", "npy", "zip", "h5", "mpg", "dcm")
-FORMATS |= {"ico": "ICO", "ppm": "PPM", "pcx": "PCX", "dds": "DDS", "avif": "AVIF"}
+FORMATS |= {"ico": "ICO", "ppm": "PPM", "pcx": "PCX", "dds": "DDS"}
+FORMATS |= {"avif": "AVIF"} if features.check("avif") else {}
 MODES = [
     *((mode, "png") for mode in ("I;16", "LA", "RGBA", "P", "1")),
     *((mode, "tiff") for mode in ("F", "CMYK", "I")),
