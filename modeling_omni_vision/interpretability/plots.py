@@ -57,9 +57,9 @@ class Scale:
 def save(figure: Figure, path: Path, exact_colours: bool = False, **texts: str) -> Path:
     """Write a figure, and texts about it, without the date and version that would make equal images differ."""
     for written in figure.findobj(Text):
-        families = dict.fromkeys(filter(None, map(font_with, written.get_text())))  # type: ignore[attr-defined]
+        families = dict.fromkeys(filter(None, map(font_with, written.get_text())))
         if {*families} - {FONT}:
-            written.set_fontfamily([FONT, *families])  # type: ignore[attr-defined]
+            written.set_fontfamily([FONT, *families])
     figure.set_dpi(DPI)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
