@@ -35,7 +35,7 @@ FLAGS = {
     "max_drop server vendor",
     "convert": "model output source target num_heads architecture hidden_act encoder_only revision trust_remote_code "
     "spec_config",
-    "publish": "model output repo_id push private template",
+    "publish": "model output repo_id push private template export",
     "verify": "folder trust_remote_code",
     "benchmark": "model batch_sizes dtype threads rounds compiled fused json",
 }

@@ -14,6 +14,7 @@ from ...data.hold_out import SPLITS_FILE
 from ...records.command import without_folder
 from ...records.machine import cpu_model, instruction_sets, recorded_versions
 from ...records.metrics_file import METRICS_FILE, read_metrics, write_json
+from ...records.weights_digest import weights_digest
 from ..folder import atomic_output_dir, write_preprocess
 from . import comparison
 from .comparison import Compared
@@ -226,6 +227,7 @@ def describe(
     return {
         "kind": checkpoint.kind,
         **asdict(options),
+        "weights": weights_digest(checkpoint.model),
         "images": len(samples.images),
         **where,
         "calibration_images": len(samples.calibration_images) if options.quantize else None,
