@@ -5,7 +5,9 @@ import pytest
 from modeling_omni_vision.modeling_omni_vision_language import OmniVisionForConditionalGeneration
 
 
-serving = pytest.importorskip("transformers.cli.serving.model_manager", reason="this version of transformers serves nothing")
+serving = pytest.importorskip(
+    "transformers.cli.serving.model_manager", reason="this version of transformers serves nothing"
+)
 
 
 def test_serve_knows_modalities_by_a_table_of_class_names_without_ours():
