@@ -30,6 +30,7 @@ EXTRAS = {
     "open_clip": "convert",
     "openvino": "embed",
     "peft": "language",
+    "ray": "ray",
     "sentence_transformers": "retrieval",
     "timm": "benchmark",
 }
