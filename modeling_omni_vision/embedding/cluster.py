@@ -32,7 +32,8 @@ POLL, WARN_AFTER, GIVE_UP_AFTER = 0.5, 60.0, 1800.0
 CORES = 8
 # Numbers of shards travel in so many blocks at most.
 BLOCKS = 10_000
-RETRIES = 3
+# Workers that may die at one shard.
+DEATHS = 3
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,20 @@ class Job:
 
 
 class Counts:
-    """Images embedded and failed so far, counted by the actors; it stands in for their progress bar."""
+    """Images embedded and failed so far, counted by the actors; it stands in for their progress bar.
+
+    Args:
+        actor: Handle of the actor that adds up.
+    """
 
     def __init__(self, actor: Any) -> None:
         self.actor = actor
+
+    def begin(self, number: int) -> int:
+        """Return how often a shard has been begun before."""
+        import ray
+
+        return ray.get(self.actor.begin.remote(number))
 
     def update(self, images: int) -> None:
         """Count images."""
@@ -78,9 +89,19 @@ class ShardWriter:
         self.pipeline = Encode(record, job.revision, job.trust_remote_code, job.workers).pipeline
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[float]]:
-        """Return how many images were written, and the CPU seconds they took."""
-        start = time.process_time()
-        written = write_shards(self.manifest, self.pipeline, [int(one) for one in batch["item"]], self.counts)
+        """Return how many images were written, and the CPU seconds they took.
+
+        Raises:
+            ValueError: if workers died at this shard before: Ray would start them for ever.
+        """
+        start, number = time.process_time(), int(batch["item"][0])
+        if self.counts.begin(number) > DEATHS:
+            rows = self.manifest.rows(number)
+            raise ValueError(
+                f"{DEATHS + 1} workers died at the images from {rows[0].id!r} to {rows[-1].id!r}: one may break its "
+                "decoder, or memory is short. Leave it out, or lower `batch_size`."
+            )
+        written = write_shards(self.manifest, self.pipeline, [number], self.counts)
         return {"images": [written], "cpu_seconds": [time.process_time() - start]}
 
 
@@ -105,8 +126,6 @@ def write_on_ray(manifest: Manifest, job: Job, bar: Any) -> tuple[int, float]:
             batch_size=1,
             fn_constructor_args=(job, Counts(counts)),
             compute=ray.data.ActorPoolStrategy(size=min(pool, len(missing))),
-            max_restarts=-1,
-            max_task_retries=RETRIES,
             **resources,
         )
         rows = _watched(ray, written, counts, bar)
@@ -158,6 +177,11 @@ def _counting_actor(ray: Any) -> Any:
     class Counted:  # in here, so that its process does not import this package
         def __init__(self) -> None:
             self.images = self.failed = 0
+            self.begun = dict[int, int]()
+
+        def begin(self, number: int) -> int:
+            self.begun[number] = self.begun.get(number, -1) + 1
+            return self.begun[number]
 
         def add(self, images: int, failed: int) -> None:
             self.images, self.failed = self.images + images, self.failed + failed

@@ -164,7 +164,7 @@ def test_a_run_goes_on_where_it_stopped(model, images, tmp_path, monkeypatch):
         assert files_of(tmp_path / f"stopped {stopped}") == files_of(tmp_path / "whole")
         assert not list((tmp_path / f"stopped {stopped}").glob(".*.partial"))
         stopped += 1
-    assert stopped == 2 + 4 * 2 + 2  # plan and settings; four shards with their entries; failures and embed.json
+    assert stopped == 3 + 4 * 2 + 2  # engine, plan and settings; four shards with their entries; failures and embed.json
 
 
 def test_a_finished_run_is_left_as_it_is_and_a_lost_shard_is_written_again(model, images, tmp_path):
