@@ -9,13 +9,14 @@ Ray starts a killed worker again and says nothing where its pool finds no place;
 
 import logging
 import os
+import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import torch
@@ -128,7 +129,8 @@ def write_on_ray(manifest: Manifest, job: Job, bar: Any) -> tuple[int, float]:
             compute=ray.data.ActorPoolStrategy(size=min(pool, len(missing))),
             **resources,
         )
-        rows = _watched(ray, written, counts, bar)
+        with _watched(ray, counts, bar):
+            rows = written.take_all()
     return int(sum(row["images"] for row in rows)), float(sum(row["cpu_seconds"] for row in rows))
 
 
@@ -192,50 +194,52 @@ def _counting_actor(ray: Any) -> Any:
     return ray.remote(num_cpus=0)(Counted).remote()
 
 
-def _watched(ray: Any, dataset: Any, counts: Any, bar: Any) -> list[dict[str, Any]]:
-    """Compute the rows of a dataset while the bar moves; say so where it does not, and in the end give up."""
-    rows, seen, since, said = _in_thread(dataset.take_all), 0, time.monotonic(), 0.0
-    while not rows.done():
-        time.sleep(POLL)
-        images, failed = _counted(ray, counts, (seen, 0))
-        now = time.monotonic()
-        if images > seen:
-            bar.update(min(images, bar.total) - bar.n)  # a shard of a killed worker is counted twice
-            bar.set_postfix(failed=failed)
-            seen, since, said = images, now, 0.0
-        elif now - since > GIVE_UP_AFTER:
-            raise ValueError(f"{_standstill(ray, now - since)} Given up; what is finished stays: start it again.")
-        elif now - since > said + WARN_AFTER:
-            said = now - since
-            logger.warning("%s", _standstill(ray, said))
+@contextmanager
+def _watched(ray: Any, counts: Any, bar: Any) -> Iterator[None]:
+    """Move the bar while Ray works in this thread; say so where nothing moves, and in the end interrupt it."""
+    given_up, ended = list[str](), Event()
+    is_main = threading.current_thread() is threading.main_thread()
+
+    def watch() -> None:
+        seen, since, said = 0, time.monotonic(), 0.0
+        while not ended.wait(POLL):
+            images, failed = _counted(ray, counts, seen)
+            quiet = time.monotonic() - since
+            if images > seen:
+                bar.update(min(images, bar.total) - bar.n)  # a shard of a killed worker is counted twice
+                bar.set_postfix(failed=failed)
+                seen, since, said = images, time.monotonic(), 0.0
+            elif is_main and quiet > GIVE_UP_AFTER:
+                given_up.append(_standstill(ray, quiet))
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+                return
+            elif quiet > said + WARN_AFTER:
+                said = quiet
+                logger.warning("%s", _standstill(ray, quiet))
+
+    watcher = Thread(target=watch, daemon=True)
+    watcher.start()
     try:
-        return rows.result()
+        yield
+    except KeyboardInterrupt:
+        if not given_up:
+            raise
+        raise ValueError(f"{given_up[0]} Given up; what is finished stays: start the same command again.") from None
     except ray.exceptions.RayError as error:
         raise ValueError(
             f"A worker of the cluster failed: {_reason(error)} What is finished stays: mend it and start the same "
             "command again."
         ) from error
+    finally:
+        ended.set()
+        watcher.join()
 
 
-def _in_thread(work: Any) -> "Future[Any]":
-    """Start work in a thread that does not hold this process when it ends."""
-    future: Future[Any] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as error:
-            future.set_exception(error)
-
-    Thread(target=run, daemon=True).start()
-    return future
-
-
-def _counted(ray: Any, counts: Any, known: tuple[int, int]) -> tuple[int, int]:
+def _counted(ray: Any, counts: Any, seen: int) -> tuple[int, int]:
     try:
         return ray.get(counts.get.remote(), timeout=POLL)
     except ray.exceptions.RayError:  # no answer in time, or the actor is gone
-        return known
+        return seen, 0
 
 
 def _standstill(ray: Any, seconds: float) -> str:
