@@ -45,10 +45,11 @@ def vectors_of(model: str, images: list[str]) -> np.ndarray:
     )
 
 
-def int8(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return whole numbers of -127 to 127 and the scale of each vector."""
-    scales = np.abs(vectors).max(1, keepdims=True) / 127
-    return np.rint(vectors / scales).astype(np.int8), scales.astype(np.float32)
+def int8(vectors: np.ndarray) -> np.ndarray:
+    """Return vectors whose numbers are one of 256 steps between the least and the greatest of their dimension."""
+    least, greatest = vectors.min(0), vectors.max(0)
+    steps = np.maximum(greatest - least, 1e-12) / 255
+    return np.rint((vectors - least) / steps).astype(np.uint8) * steps + least
 
 
 def bits(vectors: np.ndarray, centre: np.ndarray) -> np.ndarray:
@@ -61,7 +62,8 @@ def nearest(scores: Scores, queries: np.ndarray, limit: int) -> np.ndarray:
     found = []
     for start in range(0, len(queries), BLOCK):
         block = scores(queries[start : start + BLOCK])
-        found.append(np.argsort(-block, axis=1, kind="stable")[:, :limit])
+        some = np.argpartition(-block, limit, axis=1)[:, :limit]
+        found.append(np.take_along_axis(some, np.argsort(-np.take_along_axis(block, some, 1), axis=1), 1))
     return np.concatenate(found)
 
 
@@ -70,8 +72,7 @@ def measured_forms(vectors: np.ndarray) -> list[dict[str, Any]]:
     order = np.random.default_rng(0).permutation(len(vectors))
     queries, base = vectors[order[:QUERIES]], vectors[order[QUERIES:]]
     centre, width = base.mean(0), base.shape[1]
-    half, (whole, scales), codes = base.astype(np.float16).astype(np.float32), int8(base), bits(base, centre)
-    dequantised = whole.astype(np.float32) * scales
+    half, bytes_, codes = base.astype(np.float16).astype(np.float32), int8(base), bits(base, centre)
 
     def hamming(some: np.ndarray) -> np.ndarray:
         return -np.stack([np.bitwise_count(codes ^ code).sum(1, dtype=np.int32) for code in bits(some, centre)])
@@ -80,7 +81,7 @@ def measured_forms(vectors: np.ndarray) -> list[dict[str, Any]]:
     forms: dict[str, tuple[float, np.ndarray]] = {
         "float32": (4 * width, truth),
         "float16": (2 * width, nearest(lambda some: some @ half.T, queries, NEAREST)),
-        "int8": (width + 4, nearest(lambda some: some @ dequantised.T, queries, NEAREST)),
+        "int8": (width, nearest(lambda some: some @ bytes_.T, queries, NEAREST)),
         "binary": (width / 8, nearest(hamming, queries, NEAREST)),
     }
     for factor in REFINED:

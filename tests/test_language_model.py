@@ -493,7 +493,7 @@ def test_image_features_take_the_options_of_llavas_and_refuse_what_is_none(make,
 @pytest.mark.parametrize("name", ["pixel_vals", "attention_masks", "label", "output_hidden_state", "logit_to_keep"])
 def test_a_misspelt_argument_is_refused_with_the_nearest_name(make, name):
     model, processor = make()
-    with pytest.raises(ValueError, match=f"got '{name}'. Did you mean"):
+    with pytest.raises(ValueError, match=rf"got '{name}', which it does not take\. Did you mean"):
         model(**ask(processor, "<image> what is it", RED), **{name: 1})
 
 
@@ -643,7 +643,7 @@ def test_saving_and_loading_twice_changes_no_bit(make, options, tmp_path):
     assert [getattr(opened.config, name) for name in kept] == [getattr(model.config, name) for name in kept]
     names = {path.name for path in (tmp_path / "first").glob("*.py")}
     assert names == {path.name for path in (tmp_path / "second").glob("*.py")}
-    roots = ("configuration_omni_vision", "features_omni_vision", "modeling_omni_vision")
+    roots = ("common_omni_vision", "configuration_omni_vision", "features_omni_vision", "modeling_omni_vision")
     language = {f"{part}_omni_vision_language.py" for part in ("configuration", "modeling", "processing")}
     assert names == {f"{root}.py" for root in roots} | {"image_processing_omni_vision.py"} | language
 

@@ -23,7 +23,6 @@ Unusual here:
 - Loading a checkpoint that lacks weights raises an error.
 """
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -38,9 +37,10 @@ from transformers.activations import ACT2FN
 from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
+from .common_omni_vision import CompleteWeightsMixin, refuse_unknown_arguments
 from .configuration_omni_vision import OmniVisionConfig
 from .configuration_omni_vision_language import OmniVisionLanguageConfig
-from .modeling_omni_vision import CompleteWeightsMixin, OmniVisionModel, OmniVisionModelOutput
+from .modeling_omni_vision import OmniVisionModel, OmniVisionModelOutput
 
 
 # Attribute of a KV cache that holds the `ImageKVCache` of its conversations.
@@ -439,9 +439,7 @@ class OmniVisionForConditionalGeneration(CompleteWeightsMixin, LlavaForCondition
             return
         known = {*inspect.signature(self.forward).parameters, *TransformersKwargs.__optional_keys__, "return_dict"}
         known |= {*inspect.signature(self.language_model.forward).parameters, "shift_labels"}
-        for name in sorted(set(kwargs) - known):
-            if nearest := difflib.get_close_matches(name, known, 1, 0.8):
-                raise ValueError(f"Expected an argument of this model, got {name!r}. Did you mean {nearest[0]!r}?")
+        refuse_unknown_arguments(kwargs, known, only_similar=True)
 
     def fuse(
         self,

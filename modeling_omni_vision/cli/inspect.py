@@ -40,15 +40,22 @@ class InspectArguments:
 @program
 def main(argv: Sequence[str]) -> None:
     arguments = parse(InspectArguments, argv)
+    from ..data.image_files import LeftOut
     from ..data.integrity import find_unreadable, images_of
     from ..data.sources import load_to_inspect
     from ..data.summary import dataset_hints, export_images, summarize_dataset
     from ..interpretability.dataset_sheet import plot_dataset
 
-    splits = load_to_inspect(str(arguments.dataset), arguments.image_column, arguments.label_column)
+    left_out = LeftOut()
+    splits = load_to_inspect(str(arguments.dataset), arguments.image_column, arguments.label_column, left_out)
     broken = [one for rows in splits.values() for one in find_unreadable(images_of(rows)[0], arguments.check)]
     found = summarize_dataset(splits)
-    printed = write_result([asdict(split) for split in found], arguments.json)
+    described = {
+        "splits": [asdict(split) for split in found],
+        "left_out": {why: {"files": count, "first": left_out.names[why]} for why, count in left_out.counts.items()},
+        "unreadable": [{"image": name, "reason": reason} for _, name, reason in broken],
+    }
+    printed = write_result(described, arguments.json)
     lines = [line for split in found for line in split.lines()] + dataset_hints(found)
     if broken:
         lines.append(f"{len(broken):,} images cannot be read:")

@@ -18,10 +18,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from datasets import Dataset, DatasetDict
+from datasets import ClassLabel, Dataset, DatasetDict
 from huggingface_hub.constants import HF_HOME
 from PIL import Image as PilImage
-from transformers.utils.logging import tqdm
+from tqdm.auto import tqdm  # not that of transformers, whose bars commands switch off
 
 from ..image_processing_omni_vision import read_image
 from .image_files import displayed, path_of
@@ -96,7 +96,8 @@ def leave_out_unreadable(
         The splits without rows of an image that cannot be read, and what `write_skipped` writes about these.
 
     Raises:
-        ValueError: naming up to ten images that cannot be read, or where nothing of a split is left.
+        ValueError: naming up to ten images that cannot be read, or where nothing of a split, or
+            of a class to train on, is left.
     """
     check_on_error(on_error)
     skipped, kept = list[dict[str, Any]](), DatasetDict()
@@ -105,10 +106,17 @@ def leave_out_unreadable(
         broken = {}
         for number, name, reason in find_unreadable(images, check):
             row = owners[number]
-            name = name if images[number]["path"] else f"row {row} of {split}"
+            name = name if (images[number] or {}).get("path") else f"row {row} of {split}"
             broken[row] = {"split": split, "row": row, "image": name, "reason": reason}
         skipped += broken.values()
         kept[split] = rows.select([row for row in range(len(rows)) if row not in broken]) if broken else rows
+        if split == "train" and broken and on_error == "skip" and isinstance(rows.features.get("label"), ClassLabel):
+            lost = sorted({*rows["label"][:]} - {*kept[split]["label"][:]})
+            if lost:
+                raise ValueError(
+                    f"Expected readable images of each class in train, got none of "
+                    f"{[rows.features['label'].names[number] for number in lost[:5]]}. Repair or remove them."
+                )
     if skipped:
         names = [(one["image"], one["reason"]) for one in skipped]
         refuse_unreadable(names, sum(map(len, splits.values())), on_error)
@@ -189,7 +197,9 @@ def read_failure(error: Exception, file: str | Path) -> str:
 
 
 def _stored(source: Any) -> Mapping[str, Any]:
-    return source if isinstance(source, Mapping) else {"bytes": None, "path": str(source)}
+    if isinstance(source, Mapping):
+        return source
+    return {"bytes": None, "path": None if source is None else str(source)}
 
 
 def _reason(source: Mapping[str, Any], check: str) -> str | None:
@@ -197,6 +207,8 @@ def _reason(source: Mapping[str, Any], check: str) -> str | None:
     content = source.get("bytes")
     try:
         if content is None:
+            if not source["path"]:
+                return "no image in this row"
             file = path_of(source["path"])
             if not stat.S_ISREG(file.stat().st_mode):
                 return "no regular file"
@@ -217,7 +229,7 @@ def _name(source: Mapping[str, Any], number: int) -> str:
 
 def _identity(source: Mapping[str, Any]) -> tuple[bytes, tuple[int, int]] | None:
     """Return what a file is remembered by: its path, and its size and time; None for what is no file."""
-    if source.get("bytes") is not None:
+    if source.get("bytes") is not None or not source.get("path"):
         return None
     path = path_of(source["path"]).absolute()
     try:

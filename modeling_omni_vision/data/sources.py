@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, config, load_dataset, load_from_disk
 
 from .hold_out import VALIDATION_FRACTION, hold_out, select_held_out
 from .idx import find_idx_files, load_idx
 from .image_files import LeftOut, displayed, files_below, images_below
-from .image_folder import SPLITS, load_image_folder, split_files, split_of
+from .image_folder import SPLITS, load_image_folder, split_files, split_of, warn_of_left_out
 from .label_lists import has_label_lists, number_label_lists
 from .metadata_folder import find_metadata, load_metadata_folder
+from .questions import load_questions
 from .synthetic.shapes import draw_shapes
 
 
@@ -106,6 +108,8 @@ def load_images(
             )
     splits = {name: rename_columns(split, {image: "image", label: "label"}) for name, split in splits.items()}
     splits = _class_labels(splits, dataset, label)
+    for split in splits.values():
+        _refuse_two_labels(split, dataset)
     lists = has_label_lists(splits["train"])
     if held_out is not None:
         chosen = {name: files for name, files in held_out.items() if name not in splits}
@@ -137,9 +141,16 @@ def load_images(
     return DatasetDict({name: splits[name] for name in SPLITS if name in splits})
 
 
-def load_to_inspect(dataset: str, image_column: str | None = None, label_column: str | None = None) -> DatasetDict:
-    """Load a dataset as `load_images` does; one without a column of labels as its splits of images alone."""
-    loaded = load_any(dataset)
+def load_to_inspect(
+    dataset: str,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    left_out: LeftOut | None = None,
+) -> DatasetDict:
+    """Load a dataset as `load_images` does; without a column of labels, or of conversations, as images alone."""
+    if dataset.partition(":")[0] in ("scenes", "objects", "easy-vqa") or dataset.lower().endswith(".jsonl"):
+        return load_questions(dataset)
+    loaded = load_any(dataset, left_out)
     features = next(iter(loaded.values())).features
     labelled = label_column or any(isinstance(kind, ClassLabel) for kind in features.values())
     if labelled or set(LABEL_COLUMNS) & set(features):
@@ -149,15 +160,15 @@ def load_to_inspect(dataset: str, image_column: str | None = None, label_column:
     return DatasetDict({name: rename_columns(split, {image: "image"}) for name, split in splits.items()})
 
 
-def load_any(dataset: str) -> DatasetDict:
-    """Load a named dataset or a path, with the splits and columns that it has."""
+def load_any(dataset: str, left_out: LeftOut | None = None) -> DatasetDict:
+    """Load a named dataset or a path, with the splits and columns that it has, and count what is left out."""
     if dataset == "digits":
         return _load_digits()
     if dataset == "shapes" or dataset.startswith("shapes:"):
         return draw_shapes(dataset)
     path = Path(dataset).expanduser()
     if path.exists():
-        return _load_path(path)
+        return _load_path(path, LeftOut() if left_out is None else left_out)
     if dataset.startswith((".", "/", "~")) or path.suffix == ".parquet" or dataset.count("/") > 1:
         raise ValueError(f"Expected a folder or file, got {dataset!r}, which does not exist. Correct the path.")
     name, _, configuration = dataset.partition(":")
@@ -172,24 +183,27 @@ def load_any(dataset: str) -> DatasetDict:
         ) from error
 
 
-def _load_path(path: Path) -> DatasetDict:
-    if path.is_file() and path.suffix.lower() != ".parquet":
+def _load_path(path: Path, left_out: LeftOut) -> DatasetDict:
+    if not path.is_dir() and path.suffix.lower() != ".parquet":
         raise ValueError(
             f"Expected a folder or a .parquet file, got {displayed(path)}. Convert it, or give its folder."
         )
     if path.is_dir() and find_idx_files(path):
+        _warn_of_images_beside(path, left_out)
         return load_idx(path)
     is_saved = (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
     described = find_metadata(path) if path.is_dir() and not is_saved else []
     if described:
-        return load_metadata_folder(path, described)
+        return load_metadata_folder(path, described, left_out)
     tables = [path] if path.is_file() else [*files_below(path, LeftOut())]
     tables = [file for file in tables if file.suffix.lower() == ".parquet"]
     if not is_saved and not tables:
-        return load_image_folder(path)
+        return load_image_folder(path, left_out)
     files = split_files(path, ".parquet", tables)
     if not is_saved and path.is_dir():
         _refuse_two_datasets(path, tables[0])
+    if path.is_dir():
+        _warn_of_images_beside(path, left_out)
     try:
         if is_saved:
             saved = load_from_disk(_plain(path))
@@ -197,7 +211,10 @@ def _load_path(path: Path) -> DatasetDict:
         patterns = {split: [glob.escape(_plain(file)) for file in found] for split, found in files.items()}
         return load_dataset("parquet", data_files=patterns)
     except Exception as error:  # pyarrow, json and the builders each have their own
-        raise ValueError(f"{displayed(path)} cannot be read as a dataset ({error!r}). Repair or refill it.") from error
+        reason = error.__cause__ or error
+        raise ValueError(
+            f"{displayed(path)} cannot be read as a dataset ({reason!r}). Repair or refill it."
+        ) from error
 
 
 def _refuse_two_datasets(path: Path, table: Path) -> None:
@@ -207,6 +224,12 @@ def _refuse_two_datasets(path: Path, table: Path) -> None:
             f"Expected images or Parquet files in {displayed(path)}, got both: {displayed(image.relative_to(path))} "
             f"and {displayed(table.relative_to(path))}. Name the folder of one of them."
         )
+
+
+def _warn_of_images_beside(path: Path, left_out: LeftOut) -> None:
+    for image in images_below(path, LeftOut()):
+        left_out.add("beside the dataset", image)
+    warn_of_left_out(left_out, displayed(path))
 
 
 def _plain(path: Path) -> str:
@@ -334,6 +357,20 @@ def _class_labels(splits: dict[str, Dataset], dataset: str, column: str) -> dict
         )
         for name, split in splits.items()
     }
+
+
+def _refuse_two_labels(split: Dataset, dataset: str) -> None:
+    """Refuse a file that has two labels: one of its rows could be trained on and the other be held out."""
+    images = split.with_format("arrow")[:]["image"].combine_chunks()
+    paths = pc.struct_field(images, "path")
+    if pc.struct_field(images, "bytes").null_count < len(images) or pc.count_distinct(paths).as_py() == len(images):
+        return
+    labels: dict[str, int] = {}
+    for path, label in zip(paths.to_pylist(), split["label"][:], strict=True):
+        if path and labels.setdefault(path, label) != label:
+            raise ValueError(
+                f"Expected one label for each image of {dataset!r}, got two for {displayed(path)}. Remove one of them."
+            )
 
 
 def _is_missing(label: Any) -> bool:

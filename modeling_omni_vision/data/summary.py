@@ -78,7 +78,7 @@ def _summarize(name: str, rows: Dataset) -> SplitSummary:
             with open_stored(images[index]) as image:
                 sizes[f"{image.width} x {image.height}"] += 1
                 modes[image.mode] += 1
-        except OSError:
+        except Exception:  # decoders raise many kinds
             modes["unreadable"] += 1
     return SplitSummary(name, len(images), classes, len(chosen), dict(sizes.most_common()), dict(modes.most_common()))
 
@@ -123,14 +123,17 @@ def export_images(splits: DatasetDict, split: str, count: int, folder: Path) -> 
         The paths `folder/label/split_number.png`; folders are made when they do not exist.
 
     Raises:
-        ValueError: for a split that is not there, or a count below 1.
+        ValueError: for a split that is not there, a count below 1, or images without one label each.
     """
     if split not in splits or count < 1:
         raise ValueError(f"Expected a split of {[*splits]} and a count of at least 1, got {split!r} and {count}.")
     rows, written = splits[split], []
+    labels = rows.features.get("label")
+    if not isinstance(labels, ClassLabel):
+        raise ValueError(f"Expected images with one label each to export, got the columns {rows.column_names}.")
     for index in evenly_spread(len(rows), count):
         row = rows[index]
-        path = folder / rows.features["label"].int2str(row["label"]) / f"{split}_{index:05d}.png"
+        path = folder / labels.int2str(row["label"]) / f"{split}_{index:05d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         pixels = np.rint(read_image(row["image"], num_channels=None)).astype(np.uint8)
         Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(path)

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,7 +24,10 @@ def folder(tmp_path):
 
 def test_every_split_and_class_is_counted_with_sizes_and_modes(folder, capsys):
     main(["--dataset", str(folder), "--sheet", "", "--json"])
-    train, validation = json.loads(capsys.readouterr().out)
+    described = json.loads(capsys.readouterr().out)
+    train, validation = described["splits"]
+    assert [Path(one["image"]).name for one in described["unreadable"]] == ["broken.png"]
+    assert described["left_out"] == {}
     assert (train["split"], validation["split"]) == ("train", "validation")
     assert train["num_images"] + validation["num_images"] == 21
     assert {name: train["classes"][name] + validation["classes"][name] for name in train["classes"]} == {
@@ -81,6 +85,21 @@ def test_without_a_test_split_images_of_validation_are_exported(tmp_path):
             Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / "data" / kind / f"{number}.png")
     main(["--dataset", str(tmp_path / "data"), "--sheet", "", "--export", str(tmp_path / "out"), "--count", "2"])
     assert {file.name.split("_")[0] for file in (tmp_path / "out").rglob("*.png")} == {"validation"}
+
+
+@pytest.mark.parametrize("labels", [None, ["a", "b"]])
+def test_images_without_one_label_each_are_not_exported(tmp_path, labels):
+    data = tmp_path / "data"
+    data.mkdir()
+    lines = []
+    for number in range(20):
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(data / f"{number}.png")
+        lines.append(json.dumps({"file_name": f"{number}.png", "label": labels}))
+    if labels:
+        (data / "metadata.jsonl").write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=r"Expected images with one label each to export, got the columns \["):
+        main(["--dataset", str(data), "--sheet", "", "--export", str(tmp_path / "out"), "--split", "train"])
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_is_described_with_what_cannot_be_read_and_drawn(folder, tmp_path, capsys):

@@ -155,8 +155,9 @@ def test_rows_of_one_image_are_joined_so_that_none_is_held_out_from_itself(folde
     assert {name: len(split) for name, split in data.items()} == {"train": 2, "validation": 2}
     assert sorted(len(row["texts"]) for row in joined) == [3, 3, 3, 4]
     assert all(row["concept"] == " / ".join(sorted(row["texts"])) for row in joined)
-    assert "14 rows of the train split of" in caplog.text
+    assert "13 rows of the train split of" in caplog.text
     assert "show 4 images" in caplog.text
+    assert "1 in a row that repeats another (1.png)" in caplog.text
 
 
 def test_images_that_are_in_two_splits_are_counted(folder, caplog):

@@ -450,6 +450,15 @@ def test_groups_are_connected_by_any_image_and_keep_the_order_of_the_draw():
     assert image_keys([[{"bytes": b"1", "path": None}], [{"bytes": b"1", "path": "x"}], []]) == [[ANY], [ANY], []]
 
 
+def test_equal_images_have_one_key_wherever_they_are_and_what_is_missing_is_an_image_of_its_own(tmp_path):
+    for name, content in (("a", b"1"), ("b", b"2"), ("c", b"333")):
+        (tmp_path / name).write_bytes(content)
+    rows = [[{"bytes": None, "path": str(tmp_path / name)}] for name in "abcd"]
+    keys = image_keys([*rows, [{"bytes": b"1", "path": None}, {"bytes": b"333", "path": "c"}], rows[3]])
+    assert len({key for row in keys for key in row}) == 4
+    assert keys[4:] == [[*keys[0], *keys[2]], keys[3]]
+
+
 def test_a_source_that_is_none_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"a folder with a train\.jsonl"):
         load_questions(str(tmp_path / "nowhere"))

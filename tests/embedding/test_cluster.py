@@ -29,8 +29,8 @@ from modeling_omni_vision.embedding.embed import embed
 if __name__ == "__main__":
     if sys.argv[4:]:
         ray.init(num_cpus=2, include_dashboard=False, object_store_memory=80_000_000, log_to_driver=False)
-    options = {"cluster": "ray"} if sys.argv[4:] else {}
-    embed(*sys.argv[1:2], sys.argv[2:3], sys.argv[3], engine="torch sdpa float32", batch_size=2, shard_rows=6, **options)
+    options = {"engine": "torch sdpa float32", "batch_size": 2, "shard_rows": 6}
+    embed(sys.argv[1], sys.argv[2:3], sys.argv[3], cluster="ray" if sys.argv[4:] else None, **options)
 """
 
 
@@ -170,6 +170,7 @@ def test_auto_is_the_part_that_the_launcher_says(launcher, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_processes_of_torchrun_write_what_one_writes(model, images, whole, tmp_path):
     words = ["--model", model, "--images", images, "--output", str(tmp_path / "out"), "--shard", "auto"]
     words += ["--engine", ENGINE, "--batch_size", "2", "--shard_rows", "6"]
@@ -179,9 +180,10 @@ def test_processes_of_torchrun_write_what_one_writes(model, images, whole, tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_cluster_writes_what_one_process_writes_and_nothing_twice(model, images, whole, tmp_path, caplog):
     ray = pytest.importorskip("ray")
-    run = dict(engine=ENGINE, batch_size=2, shard_rows=6, cluster="ray")
+    run = {"engine": ENGINE, "batch_size": 2, "shard_rows": 6, "cluster": "ray"}
     ray.init(num_cpus=2, include_dashboard=False, object_store_memory=80_000_000, log_to_driver=False)
     try:
         record = embed.embed(model, [images], tmp_path / "out", **run)
@@ -208,6 +210,7 @@ def stands_still(model, images, output, run, caplog):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_killed_worker_costs_no_row(model, images, whole, tmp_path):
     pytest.importorskip("ray")
     output, mark = tmp_path / "out", f"OMNI_VISION_TEST={tmp_path}"
@@ -226,6 +229,7 @@ def test_a_killed_worker_costs_no_row(model, images, whole, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_after_a_killed_driver_the_same_call_goes_on(model, images, whole, tmp_path):
     pytest.importorskip("ray")
     output, mark = tmp_path / "out", f"OMNI_VISION_TEST={tmp_path}"
