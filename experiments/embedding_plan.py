@@ -7,6 +7,10 @@ Recall is that of the ten nearest images by exact search in the vectors of SOURC
 exact search by cosine in float32; the queries are images of SOURCE that are not searched. Prices are yours.
 """
 
+import json
+import resource
+import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +22,9 @@ from experiments.results import read
 from modeling_omni_vision.cli.arguments import option, parse
 from modeling_omni_vision.cli.program import program
 from modeling_omni_vision.data.image_files import LeftOut
+from modeling_omni_vision.embedding.embed import SHARD_ROWS
 from modeling_omni_vision.embedding.pixels import PixelReader
+from modeling_omni_vision.embedding.shards import PLAN, Manifest
 from modeling_omni_vision.embedding.sources import Reader, list_rows
 from modeling_omni_vision.embedding.vision_encoder import VisionEncoder
 from modeling_omni_vision.records.command import recorded_command
@@ -68,7 +74,7 @@ def nearest(scores: Scores, queries: np.ndarray, limit: int) -> np.ndarray:
 
 
 def measured_forms(vectors: np.ndarray) -> list[dict[str, Any]]:
-    """Return bytes a vector and recall of each form of storage."""
+    """Return bytes, recall, and mean cosine lost by what is found instead, of each form of storage."""
     order = np.random.default_rng(0).permutation(len(vectors))
     queries, base = vectors[order[:QUERIES]], vectors[order[QUERIES:]]
     centre, width = base.mean(0), base.shape[1]
@@ -86,13 +92,21 @@ def measured_forms(vectors: np.ndarray) -> list[dict[str, Any]]:
     }
     for factor in REFINED:
         near = nearest(hamming, queries, factor * NEAREST)
-        scores = np.einsum("qd,qnd->qn", queries, half[near])
-        best = np.take_along_axis(near, np.argsort(-scores, axis=1, kind="stable")[:, :NEAREST], 1)
+        best = np.take_along_axis(near, np.argsort(-cosines(queries, half, near), axis=1)[:, :NEAREST], 1)
         forms[f"binary, best {factor * NEAREST} by float16"] = (width / 8 + 2 * width, best)
+    best = cosines(queries, base, truth).mean()
     return [
-        {"form": name, "bytes": size, "recall": recall(found, truth), "gigabytes_a_billion": size * BILLION / GIGA}
+        {
+            **{"form": name, "bytes": size, "gigabytes_a_billion": size * BILLION / GIGA},
+            **{"recall": recall(found, truth), "cosine_lost": float(best - cosines(queries, base, found).mean())},
+        }
         for name, (size, found) in forms.items()
     ]
+
+
+def cosines(queries: np.ndarray, base: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Return the cosine (queries, n) of each query with the vectors at its positions (queries, n)."""
+    return np.einsum("qd,qnd->qn", queries, base[positions])
 
 
 def recall(found: np.ndarray, truth: np.ndarray) -> float:
@@ -100,14 +114,27 @@ def recall(found: np.ndarray, truth: np.ndarray) -> float:
     return float(np.mean([len(set(one) & set(other)) / len(other) for one, other in zip(found, truth, strict=True)]))
 
 
+def measured_listing() -> dict[str, float]:
+    """Return what it costs to list a million images and to write the plan of a run."""
+    with tempfile.TemporaryDirectory() as name:
+        source, before = Path(name, "list.txt"), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        source.write_text("".join(f"s3://bucket/folder {n % 1000}/{n:09d}.jpg\n" for n in range(MILLION)))
+        start, rows = time.process_time(), list_rows([str(source)], [], LeftOut())
+        manifest = Manifest(Path(name, "out"), {"vector": [1]}, rows, SHARD_ROWS)
+        plan = (manifest.manifest / PLAN).stat().st_size
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    seconds = time.process_time() - start
+    return {"images": MILLION, "cpu_seconds": seconds, "plan_bytes": plan, "memory_bytes": peak * 1024}
+
+
 def costs(rates: Iterable[dict[str, Any]], prices: dict[str, float]) -> list[dict[str, Any]]:
-    """Return what a million images cost by each measured rate, and how long a billion take."""
+    """Return what a million images cost by each measured rate, and how long a billion take on a thousand."""
     return [
         {
             **rate,
             "hours_a_million": rate["seconds_an_image"] * MILLION / HOUR,
             "dollars_a_million": rate["seconds_an_image"] * MILLION / HOUR * prices[rate["of"]],
-            "days_a_billion_on_1000": rate["seconds_an_image"] * BILLION / HOUR / 24 / 1000,
+            "hours_a_billion_on_1000": rate["seconds_an_image"] * BILLION / HOUR / 1000,
         }
         for rate in rates
     ]
@@ -143,19 +170,18 @@ class EmbeddingPlanArguments:
 @program
 def main(argv: Sequence[str]) -> None:
     args = parse(EmbeddingPlanArguments, argv)
-    record = read(args.output) if args.output.is_file() else {}
+    record = json.loads(args.output.read_text(encoding="utf-8")) if args.output.is_file() else {}
     if args.model:
         vectors = vectors_of(args.model, args.images)
         record["images"], record["width"], record["queries"] = *vectors.shape, QUERIES
         record["model"], record["forms"] = args.model, measured_forms(vectors)
+    record["listing"] = measured_listing()
     for form in record["forms"]:
         form["dollars_a_month_a_billion"] = form["gigabytes_a_billion"] * args.gigabyte_month
     prices = {"core": args.core_hour, "gpu": args.gpu_hour, "gigabyte_month": args.gigabyte_month}
     record |= {"prices": prices, "costs": costs(measured_rates(), prices)}
-    record |= {
-        "machine": describe_machine() | recorded_versions(),
-        "command": recorded_command("-m", ["experiments.embedding_plan", *argv]),
-    }
+    record |= {"machine": describe_machine(), "versions": recorded_versions("pillow")}
+    record["command"] = recorded_command("python", ["-m", "experiments.embedding_plan", *argv])
     write_json(args.output, record)
 
 
