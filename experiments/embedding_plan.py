@@ -170,18 +170,18 @@ class EmbeddingPlanArguments:
 @program
 def main(argv: Sequence[str]) -> None:
     args = parse(EmbeddingPlanArguments, argv)
+    command = recorded_command("python", ["-m", "experiments.embedding_plan", *argv])
     record = json.loads(args.output.read_text(encoding="utf-8")) if args.output.is_file() else {}
     if args.model:
         vectors = vectors_of(args.model, args.images)
         record["images"], record["width"], record["queries"] = *vectors.shape, QUERIES
-        record["model"], record["forms"] = args.model, measured_forms(vectors)
+        record |= {"model": args.model, "forms": measured_forms(vectors), "forms_command": command}
     record["listing"] = measured_listing()
     for form in record["forms"]:
         form["dollars_a_month_a_billion"] = form["gigabytes_a_billion"] * args.gigabyte_month
     prices = {"core": args.core_hour, "gpu": args.gpu_hour, "gigabyte_month": args.gigabyte_month}
     record |= {"prices": prices, "costs": costs(measured_rates(), prices)}
-    record |= {"machine": describe_machine(), "versions": recorded_versions("pillow")}
-    record["command"] = recorded_command("python", ["-m", "experiments.embedding_plan", *argv])
+    record |= {"machine": describe_machine(), "versions": recorded_versions("pillow"), "command": command}
     write_json(args.output, record)
 
 

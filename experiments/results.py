@@ -94,8 +94,8 @@ def embedding_costs() -> str:
     columns = "work = {work} | on = {hardware} | >hours of one for a million = {hours_a_million:,.3g} | "
     columns += ">dollars for a million = {dollars_a_million:,.3g} | "
     columns += ">hours of 1,000 for a billion = {hours_a_billion_on_1000:,.3g}"
-    prices = plan["prices"]
-    return f"{table(columns, plan['costs'])}\n\nAt {prices['core']:g} dollars a core hour and {prices['gpu']:g} a GPU hour."
+    prices = "At {core:g} dollars a core hour and {gpu:g} a GPU hour.".format_map(plan["prices"])
+    return f"{table(columns, plan['costs'])}\n\n{prices}"
 
 
 def embedding_listing() -> str:
@@ -103,8 +103,8 @@ def embedding_listing() -> str:
     found = read(PLAN)["listing"]
     return (
         f"Listing {found['images']:,} addresses and writing their plan took {found['cpu_seconds']:.0f} CPU seconds, "
-        f"{found['plan_bytes'] / 1e6:.0f} MB on disk and {found['memory_bytes'] / found['images']:.0f} bytes of memory "
-        "an image."
+        f"{found['plan_bytes'] / 1e6:.0f} MB on disk and {found['memory_bytes'] / found['images']:.0f} bytes of "
+        "memory an image."
     )
 
 

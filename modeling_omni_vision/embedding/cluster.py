@@ -143,9 +143,9 @@ def _connected() -> Iterator[Any]:
 
     context, is_ours = ray.data.DataContext.get_current(), not ray.is_initialized()
     context.enable_progress_bars = context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its tracebacks are our sentences
     if is_ours:
-        ray.init(logging_level="warning", log_to_driver=False)
+        ray.init(logging_level=logging.WARNING, log_to_driver=False)
     try:
         yield ray
     finally:
@@ -211,7 +211,7 @@ def _watched(ray: Any, counts: Any, bar: Any) -> Iterator[None]:
                 seen, since, said = images, time.monotonic(), 0.0
             elif is_main and quiet > GIVE_UP_AFTER:
                 given_up.append(_standstill(ray, quiet))
-                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
                 return
             elif quiet > said + WARN_AFTER:
                 said = quiet
