@@ -14,7 +14,7 @@ MEASURED = import json; found = json.load(open("docs/quickstart.json"))["targets
 
 SHELL := /bin/bash
 
-.PHONY: help install quickstart test test-all test-extras test-oldest check format benchmark checkpoints clean
+.PHONY: help install quickstart test test-all test-extras transformers-js test-oldest check format benchmark checkpoints clean
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /: /'
 
@@ -78,12 +78,16 @@ test-all: $(VENV)/installed-dev ## the test suite with the slow tests
 EXTRAS ?= onnx openvino
 
 test-extras: $(EXTRAS:%=$(VENV)-%/installed) ## the tests of the optional runtimes, each with its extra alone
-	for extra in $(EXTRAS); do $(VENV)-$$extra/bin/python -m pytest -q -rs tests/interop -k export || exit 1; done
+	for extra in $(EXTRAS); do $(VENV)-$$extra/bin/python -m pytest -q -rs -m "slow or not slow" tests/interop -k export || exit 1; done
 
 $(VENV)-%/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)-$*
 	$(VENV)-$*/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,$*]'
 	@touch $@
+
+# The release that docs/runtimes.md describes, for the tests of the browser's graphs; 475 MB.
+transformers-js: ## transformers.js in .cache, by npm: `make test-all` then runs native twins in it
+	npm install --prefix .cache/transformers-js --no-audit --no-fund --ignore-scripts @huggingface/transformers@4.3.2
 
 $(VENV)-oldest/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)-oldest

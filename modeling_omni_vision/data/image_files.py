@@ -32,8 +32,17 @@ IGNORED = (
     "@eadir",
     "$recycle.bin",
     "system volume information",
+    "#recycle",
+    "lost+found",
 )
-PLUGINS = {".heic": "pillow-heif", ".heif": "pillow-heif", ".jxl": "pillow-jxl-plugin"}
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
+# What makes images of files that Pillow does not open.
+ADVICE = {
+    **dict.fromkeys((".heic", ".heif"), "install pillow-heif"),
+    ".jxl": "install pillow-jxl-plugin",
+    **dict.fromkeys(ARCHIVES, "unpack it"),
+    **dict.fromkeys((".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2", ".svg"), "save it as PNG"),
+}
 # Files that make a folder a run, a checkpoint or an index of ours: what is drawn in it is no image of the user.
 RESULTS = (
     {"config.json", "metrics.json"},
@@ -118,8 +127,7 @@ def is_image(file: Path, left_out: LeftOut) -> bool:
     if suffix in readable_suffixes() or (not suffix and _is_image_inside(file)):
         return True
     if file.name.casefold() not in METADATA:
-        plugin = f", install {PLUGINS[suffix]}" if suffix in PLUGINS else ""
-        left_out.add((suffix or "without a suffix") + plugin, file)
+        left_out.add(", ".join(filter(None, (suffix or "without a suffix", ADVICE.get(suffix)))), file)
     return False
 
 
