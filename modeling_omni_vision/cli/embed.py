@@ -31,6 +31,7 @@ class EmbedArguments:
     workers: int | None = option("Threads that decode; one for each core if left out.", None)
     limit: int | None = option("Take the first images alone.", None)
     shard: str | None = option("i/n: every n-th file from i on, 0/4 to 3/4; auto: as torchrun or SLURM says.", None)
+    cluster: str | None = option("ray: the machines of a Ray cluster write the files.", None)
     npy: bool = option("Also write vectors.npy.", False)
     dry_run: bool = option("List the images and stop.", False)
     revision: str | None = option(REVISION, None)

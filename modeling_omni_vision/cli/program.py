@@ -31,6 +31,7 @@ EXTRAS = {
     **dict.fromkeys(("nncf", "openvino"), "openvino"),
     "open_clip": "convert",
     "peft": "language",
+    "ray": "ray",
     "timm": "benchmark",
 }
 # transformers imports peft wherever it is installed, for half of the CPU time of `train --help`.

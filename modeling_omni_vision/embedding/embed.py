@@ -4,6 +4,7 @@ Decoding runs in threads ahead of the encoder, by no more than two batches. A ba
 with blank images, so that neither a broken image nor the end of a shard changes how the others are computed.
 """
 
+import importlib.util
 import itertools
 import json
 import logging
@@ -50,6 +51,7 @@ def embed(
     workers: int | None = None,
     limit: int | None = None,
     shard: str | None = None,
+    cluster: str | None = None,
     npy: bool = False,
     revision: str | None = None,
     trust_remote_code: bool = False,
@@ -71,6 +73,7 @@ def embed(
         limit: Take the first images alone.
         shard: `i/n` to write only every n-th shard from i on, 0 the first: one part of several processes. `auto`
             takes i and n from what torchrun or SLURM has set.
+        cluster: `ray` to let the machines of a Ray cluster write the shards, see `cluster`.
         npy: Also write all vectors as one array, vectors.npy.
         revision: Commit, branch or tag of the checkpoint on the Hub.
         trust_remote_code: Run code that comes with the checkpoint.
@@ -84,6 +87,7 @@ def embed(
     """
     output, started = Path(output), (time.perf_counter(), time.process_time())
     part, parts = _part(shard)
+    _check_cluster(cluster, shard)
     encoder = VisionEncoder(model, pool, normalize, revision, trust_remote_code)
     pixels = PixelReader(encoder.processor, encoder.num_channels, decode)
     chosen = _engine(encoder, output / MANIFEST, engine, batch_size, report)
@@ -103,10 +107,14 @@ def embed(
         raise ValueError(f"Expected images in {list(images)}, got none. Correct the path.")
     pipeline = Pipeline(pixels, chosen, encoder.vector_shape, batch_size, workers)
     with tqdm(total=manifest.images, unit=" images", desc="Embedding") as bar:
-        written = write_shards(manifest, pipeline, range(part, manifest.shards, parts), bar)
+        if cluster:
+            written, elsewhere = _write_on_cluster(manifest, model, revision, trust_remote_code, workers, bar)
+        else:
+            written, elsewhere = write_shards(manifest, pipeline, range(part, manifest.shards, parts), bar), 0.0
     seconds, cpu_seconds = (
         now - then for now, then in zip((time.perf_counter(), time.process_time()), started, strict=True)
     )
+    cpu_seconds += elsewhere
     rates = {"images": written, "seconds": round(seconds, 2), "cpu_seconds": round(cpu_seconds, 2)}
     rates["images_per_cpu_second"] = round(written / max(cpu_seconds, 1e-9), 1)
     return manifest.finish({"model": model, "last_run": rates, "machine": describe_machine()}, npy)
@@ -173,6 +181,24 @@ def _launched() -> str:
     array = (said("SLURM_ARRAY_TASK_ID", 0) - said("SLURM_ARRAY_TASK_MIN", 0)) // said("SLURM_ARRAY_TASK_STEP", 1)
     tasks = said("SLURM_NTASKS", 1)
     return f"{array * tasks + said('SLURM_PROCID', 0)}/{said('SLURM_ARRAY_TASK_COUNT', 1) * tasks}"
+
+
+def _check_cluster(cluster: str | None, shard: str | None) -> None:
+    if cluster not in (None, "ray"):
+        raise ValueError(f"`cluster` must be ray, or left out, got {cluster!r}.")
+    if cluster and shard:
+        raise ValueError(f"`cluster` shares the shards itself: leave out `shard`, got {shard!r}.")
+    if cluster and not importlib.util.find_spec("ray"):
+        raise ImportError("Ray is not installed.", name="ray")
+
+
+def _write_on_cluster(
+    manifest: Manifest, model: str, revision: str | None, trust_remote_code: bool, workers: int | None, bar: Any
+) -> tuple[int, float]:
+    from .cluster import Job, write_on_ray
+
+    job = Job(model, str(manifest.folder.resolve()), revision, trust_remote_code, workers, os.getcwd())
+    return write_on_ray(manifest, job, bar)
 
 
 def write_shards(manifest: Manifest, pipeline: "Pipeline", numbers: Sequence[int], bar: Any) -> int:
