@@ -24,7 +24,8 @@ DECODE = ("exact", "fast")
 # How EXIF orientations 2 to 8 turn an image: axes swapped, then columns reversed, then rows reversed.
 TURNS = {2: (0, 1, 0), 3: (0, 1, 1), 4: (0, 0, 1), 5: (1, 0, 0), 6: (1, 1, 0), 7: (1, 1, 1), 8: (1, 0, 1)}
 PROBES = ((60, 80), (333, 250), (700, 900))
-# Mean error of the pixels 0.5 of 255; less than this costs several times as much, twice is hardly better.
+# Photographs of 1000x750 to 4000x3000 at 224 pixels: mean error 0.41 to 0.51 levels of 255, largest 8. At 2 it is 0.16
+# to 0.17 for a fifth to two fifths more time, and 1000x750 is not scaled at all.
 FAST_MARGIN = 1.5
 
 

@@ -418,7 +418,8 @@ def test_the_command_lists_and_embeds(model, images, tmp_path, capsys):
 
 
 FORKS = multiprocessing.get_context("forkserver")  # as fresh processes, without their imports
-FORKS.set_forkserver_preload(["modeling_omni_vision.embedding.embed", "torchvision.io"])
+PRELOADED = ("cli.embed", "embedding.embed", "interop.export.export", "interop.to_native")
+FORKS.set_forkserver_preload(["pytest", "torchvision.io", *(f"modeling_omni_vision.{name}" for name in PRELOADED)])
 
 
 def run_command(model, images, output):
