@@ -78,7 +78,7 @@ test-all: $(VENV)/installed-dev ## the test suite with the slow tests
 EXTRAS ?= onnx openvino
 
 test-extras: $(EXTRAS:%=$(VENV)-%/installed) ## the tests of the optional runtimes, each with its extra alone
-	for extra in $(EXTRAS); do $(VENV)-$$extra/bin/python -m pytest -q -rs -m "slow or not slow" tests/interop -k export || exit 1; done
+	for extra in $(EXTRAS); do $(VENV)-$$extra/bin/python -m pytest -q -rs -m "slow or not slow" tests/interop tests/embedding -k 'export or engine' || exit 1; done
 
 $(VENV)-%/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)-$*

@@ -21,7 +21,8 @@ FLAGS = {
     "inspect": "folder dataset image_column label_column check sheet export split count json",
     "visualize": "model output images image text dataset split count revision",
     "zero-shot": "model dataset split labels templates",
-    "embed": "model images output pool normalize engine decode batch_size shard_rows workers limit shard cluster npy "
+    "embed": "model images output pool normalize engine decode batch_size shard_rows workers on_error limit shard "
+    "cluster npy "
     "dry_run revision trust_remote_code",
     "neighbours": "embeddings images limit sheet csv json revision trust_remote_code",
     "duplicates": "embeddings threshold hash_bits csv sheet json revision trust_remote_code",
