@@ -74,15 +74,19 @@ test-all: $(VENV)/installed-dev ## the test suite with the slow tests
 	$(BIN)/python tests/fetch_transformers_suite.py
 	$(BIN)/python -m pytest -n 2 -q -m "slow or not slow"
 
-# Each runtime alone, so that an extra that lacks a package is noticed. EXTRAS="onnx" runs one of them.
-EXTRAS ?= onnx openvino
+# Each extra alone, so that an extra that lacks a package is noticed. EXTRAS="onnx" runs one of them.
+EXTRAS ?= onnx openvino demo
 
-test-extras: $(EXTRAS:%=$(VENV)-%/installed) ## the tests of the optional runtimes, each with its extra alone
-	for extra in $(EXTRAS); do $(VENV)-$$extra/bin/python -m pytest -q -rs tests/interop -k export || exit 1; done
+test-extras: $(EXTRAS:%=$(VENV)-%/installed) ## the tests of the optional runtimes and of the demo, each with its extra alone
+	for extra in $(EXTRAS); do tests="tests/interop -k export"; test $$extra != demo || tests=tests/demo; \
+		$(VENV)-$$extra/bin/python -m pytest -q -rs $$tests || exit 1; done
 
+# Gradio wants a Pillow below 13; its slow tests need a Chromium, as of Debian, and npm.
 $(VENV)-%/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)-$*
-	$(VENV)-$*/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,$*]'
+	$(if $(filter demo,$*),grep -v '^pillow==',cat) constraints.txt > $(VENV)-$*/constraints.txt
+	$(VENV)-$*/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(VENV)-$*/constraints.txt \
+		--editable '.[test,$*]' $(if $(filter demo,$*),playwright)
 	@touch $@
 
 $(VENV)-oldest/installed: setup.cfg pyproject.toml

@@ -4,10 +4,10 @@
     omni-vision demo --model runs/search --index runs/index --export_space runs/space
 
 Tabs follow from the kind of the checkpoint: classes, attention and occlusion maps of a classifier; search, similarity
-maps and zero-shot names of a retrieval model; a chat with a vision-language model; two images compared, by all of them.
-Each tab is also an HTTP endpoint (docs/demo.md). Nothing is asked of any other host. Without `--index` the example
-images are searched. `--export_space` writes a folder for the Hub, with the package, the checkpoint and, given an index,
-copies of its images, and starts no server.
+maps and zero-shot names of a retrieval model; a chat with a vision-language model; two images compared, by all of
+them. Each tab is also an HTTP endpoint (docs/demo.md). Nothing is asked of any other host. Without `--index` the
+example images are searched. `--export_space` writes a folder for the Hub, with the package, the checkpoint and, given
+an index, copies of its images, and starts no server.
 """
 
 from collections.abc import Sequence

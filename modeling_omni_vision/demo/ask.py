@@ -35,9 +35,7 @@ def ask(opened: OpenedCheckpoint, image: Any, question: str, turns: Turns, force
     inputs = processor.apply_chat_template(chat, **template_options(processor))
     length, most = inputs["input_ids"].shape[1], model.config.get_text_config().max_position_embeddings
     if length + MAX_NEW_TOKENS > most:
-        raise ValueError(
-            f"Expected a chat of at most {most - MAX_NEW_TOKENS} tokens, got {length}. Begin a new one, or ask shorter."
-        )
+        raise ValueError(f"Expected a chat of at most {most - MAX_NEW_TOKENS} tokens, got {length}. Begin a new one.")
     streamer = TextIteratorStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
 
     def generate() -> None:

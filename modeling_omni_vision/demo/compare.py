@@ -32,13 +32,13 @@ def compare(opened: OpenedCheckpoint, first: Any, second: Any, layer: int, match
         )
     pixels, seen = zip(*(opened.pixels(image) for image in (first, second)), strict=True)
     outputs = [opened.tower(one, output_hidden_states=True) for one in pixels]
-    similarity = float(cosine_similarity(*(one.pooler_output[0].float() for one in outputs), dim=0))
+    similarity = float(cosine_similarity(outputs[0].pooler_output.float(), outputs[1].pooler_output.float()))
     height, prefix = opened.tower.config.patch_size_hw[0], opened.tower.num_prefix_tokens
     grids = [
         output.hidden_states[int(layer)][0, prefix:].float().unflatten(0, (one.shape[-2] // height, -1))
         for output, one in zip(outputs, pixels, strict=True)
     ]
-    found = match_patches(*grids, limit=int(matches))
+    found = match_patches(grids[0], grids[1], int(matches))
     return {
         "similarity": similarity,
         "matches": [one._asdict() for one in found],

@@ -16,6 +16,7 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
+from gradio import component_meta
 from matplotlib import colormaps
 from PIL import Image
 
@@ -23,33 +24,45 @@ from ..interpretability.plots import MAP_COLOURS, Scale
 
 
 OBJECT = re.compile(r" <_io\.\w+ object at \w+>")
+NO_ADDRESS = gr.Error(
+    "Expected an uploaded file, got an address. Download it and upload the file.", print_exception=False
+)
 SIDE = 320  # pixels that a drawing is at least high, of images that are often 28
 # Uses of the model wait for each other: tokenizers and hooks are not safe in two threads.
 ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
 
 
-class ImageFile(gr.Image):
-    """An uploaded image, read by our processor: Gradio itself would open, turn and convert it first."""
+# Or Gradio would write a stub (.pyi) of each class below beside this file.
+vars(component_meta).update(create_or_modify_pyi=lambda *_: None)
 
-    # No `__init__` of its own: Gradio sends a browser the arguments that its signature names.
+
+# Neither has an `__init__` of its own: Gradio sends the browser the arguments that its signature names. Overrides are
+# those of a class: choosing an example makes components anew.
+class ImageFile(gr.Image):
+    """An uploaded image that our processor reads: Gradio itself would open, turn and convert it first."""
+
     is_template = True
 
     @classmethod
     def labelled(cls, label: str) -> "ImageFile":
         """Return an input for files and the clipboard."""
-        return cls(label=label, type="filepath", image_mode=None, sources=["upload", "clipboard"], buttons=[], height=300)
+        sources: Any = ["upload", "clipboard"]
+        return cls(label=label, type="filepath", image_mode=None, sources=sources, buttons=[], height=300)
 
     def preprocess(self, payload: Any) -> Any:
-        """Return what `read_image` reads, by the name that the file had."""
-        if payload is None or payload.path is None:
-            return payload and payload.url
+        """Return of an upload what `read_image` reads, by the name that the file had."""
+        if payload is None:
+            return None
+        if payload.path is None:
+            if not str(payload.url).startswith("data:"):
+                raise NO_ADDRESS
+            return payload.url
         return {"bytes": Path(payload.path).read_bytes(), "path": payload.orig_name or Path(payload.path).name}
 
 
 class Drawing(gr.HTML):
     """An output: values for programs, and under `html` what the page shows of them."""
 
-    # Without an `__init__` of its own, as above.
     @classmethod
     def saying(cls, empty: str, label: str) -> "Drawing":
         """Return an output that says what will stand there."""
@@ -60,16 +73,9 @@ class Drawing(gr.HTML):
         return {"type": "object", "description": "values, and under `html` what the page shows of them"}
 
 
-def uploads_only(block: Any) -> None:
-    """Let an input refuse addresses: Gradio downloads one from any public host, at any size, for any kind of input."""
-    move = block.async_move_resource_to_block_cache
-
-    async def moved(url_or_file_path: Any) -> str | None:
-        if str(url_or_file_path).lower().startswith(("http://", "https://")):
-            raise gr.Error("Expected an uploaded file, got an address. Download it and upload the file.")
-        return await move(url_or_file_path)
-
-    block.async_move_resource_to_block_cache = moved
+async def refuse_address(*_: Any, **__: Any) -> str:
+    """Take the place of what downloads addresses from any public host, at any size, for any kind of input."""
+    raise NO_ADDRESS
 
 
 def answering(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -153,8 +159,9 @@ def legend(scale: Scale) -> str:
     low, high = float(scale.norm.vmin or 0), float(scale.norm.vmax or 0)
     flat = note(scale.note.strip()) if scale.note else ""
     return (
-        f'<p class="legend"><span>{low:.2f}</span><span class="ramp" style="background:linear-gradient(90deg,{stops})">'
-        f"</span><span>{high:.2f}</span> {html.escape(scale.label)}</p>{flat}"
+        f'<p class="legend"><span>{low:.2f}</span>'
+        f'<span class="ramp" style="background:linear-gradient(90deg,{stops})"></span>'
+        f"<span>{high:.2f}</span> {html.escape(scale.label)}</p>{flat}"
     )
 
 
@@ -165,4 +172,4 @@ def map_drawing(image: np.ndarray, values: np.ndarray, scale: Scale, alt: str, c
 
 
 __all__ = ["ONE_AT_A_TIME", "Drawing", "ImageFile", "answering", "bars", "data_uri", "figure", "legend"]
-__all__ += ["map_drawing", "map_over", "note", "uploads_only"]
+__all__ += ["map_drawing", "map_over", "note", "refuse_address"]

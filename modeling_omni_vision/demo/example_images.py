@@ -20,7 +20,7 @@ from .opened import OpenedCheckpoint
 
 FASHION = Path(__file__).parent / "examples"
 # Neighbours are much alike, for the tab that compares.
-FASHION_NAMES = "ankle-boot sneaker sandal bag dress t-shirt shirt coat pullover trouser".split()
+FASHION_NAMES = ["ankle-boot", "sneaker", "sandal", "bag", "dress", "t-shirt", "shirt", "coat", "pullover", "trouser"]
 SCENES, SEED = 48, 7
 DIGITS = {str(digit) for digit in range(10)}
 

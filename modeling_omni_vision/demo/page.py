@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio import processing_utils
 from PIL import Image
 
-from .components import uploads_only
+from .components import refuse_address
 from .opened import OpenedCheckpoint
 
 
@@ -31,15 +32,14 @@ def build_page(opened: OpenedCheckpoint, tabs: Sequence[str], index: str | None 
     config = opened.tower.config
     height, width = config.image_size_hw
     summary = f"{opened.tower.num_parameters():,} parameters in its vision tower, images of {width} x {height} pixels"
-    with gr.Blocks(title=f"{opened.name} - OmniVision", analytics_enabled=False, delete_cache=(600, CACHE_SECONDS)) as page:
+    with gr.Blocks(
+        title=f"{opened.name} - OmniVision", analytics_enabled=False, delete_cache=(600, CACHE_SECONDS)
+    ) as page:
         gr.Markdown(f"# {opened.name}\n{summary}", elem_classes="head")
         with gr.Tabs():
             for name in tabs:
                 with gr.Tab(TITLES[name], id=name):
                     add_tab(name, opened, index)
-    for block in page.blocks.values():
-        if isinstance(block, gr.components.Component):
-            uploads_only(block)
     return page.queue(max_size=1000)
 
 
@@ -71,6 +71,7 @@ def add_tab(name: str, opened: OpenedCheckpoint, index: str | None) -> None:
 def serve(page: gr.Blocks, host: str | None = None, port: int | None = None, **options: Any) -> Any:
     """Start the server of a page and return what `launch` of Gradio returns."""
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+    vars(processing_utils).update(async_ssrf_protected_download=refuse_address)
     plain = gr.themes.Default(
         font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"], primary_hue="blue"
     )

@@ -25,8 +25,8 @@ QUERIES = ("a red circle", "a blue star", "a green square and a yellow cross", "
 def search(
     index: ImageIndex, text: str | None, image: Any, folder: str, where: str | None, limit: int, maps: bool
 ) -> dict[str, Any]:
-    """Return the images of the index that fit words, or an image: under `hits` `rank`, `score` (MaxSim), `image` (its file) and, for
-    words with `maps`, the per-token similarity maps of `words`; `unknown_words`; and of how `many` images.
+    """Return the images of an index that fit words, or an image: under `hits` `rank`, `score` (MaxSim), `image` (its
+    file) and with `maps` the per-token similarity maps of `words`; `unknown_words`; and how many `images` there are.
     """
     text, where = (text or "").strip(), (where or "").strip()
     if bool(text) == (image is not None):
@@ -37,7 +37,7 @@ def search(
     quoted = str(folder).replace("'", "''")
     conditions = [f"({where})"] if where else []
     conditions += [f"folder = '{quoted}'"] if folder and folder != ALL else []
-    options = {"limit": int(limit), "where": " AND ".join(conditions) or None}
+    options: dict[str, Any] = {"limit": int(limit), "where": " AND ".join(conditions) or None}
     encoder = index.require_encoder()
     encoded = encoder.text(text) if text else None
     if encoded is None:
@@ -63,7 +63,9 @@ def search(
 
 def printable(hit: Hit) -> dict[str, Any]:
     """Return the columns of a hit as JSON has them."""
-    return {name: value if isinstance(value, (int, float, bool)) else str(value) for name, value in hit.metadata.items()}
+    return {
+        name: value if isinstance(value, (int, float, bool)) else str(value) for name, value in hit.metadata.items()
+    }
 
 
 def similarity_maps(index: ImageIndex, encoded: Any, hit: Hit) -> np.ndarray | None:
@@ -86,7 +88,9 @@ def draw_hits(
     for rank, (hit, some) in enumerate(zip(hits, maps, strict=True), 1):
         image, path = thumbnail(hit.path), path_of(hit.path)
         name = displayed(path.name)
-        title = f"<h3>{rank}. {html.escape(name)}</h3><p>MaxSim {hit.score:.3f}, {html.escape(displayed(path.parent))}</p>"
+        title = (
+            f"<h3>{rank}. {html.escape(name)}</h3><p>MaxSim {hit.score:.3f}, {html.escape(displayed(path.parent))}</p>"
+        )
         drawn = figure(data_uri(image), f"Hit {rank}: {name}") if image else note("The file cannot be read any more.")
         if image is not None and some is not None:
             drawn += "".join(
@@ -125,7 +129,9 @@ def search_tab(opened: OpenedCheckpoint, index: ImageIndex) -> None:
             maps = gr.Checkbox(True, label="Show where each word matches")
             button = gr.Button("Search", variant="primary")
     empty = f"{len(index):,} images are in the index. Type words, or choose an image."
-    drawn = Drawing.saying(empty if len(index) else "The index has no images yet: omni-vision index puts some in.", "Hits")
+    drawn = Drawing.saying(
+        empty if len(index) else "The index has no images yet: omni-vision index puts some in.", "Hits"
+    )
     gr.on(
         [button.click, text.submit, where.submit],
         answering(partial(search, index)),

@@ -21,13 +21,13 @@ PINNED = ("gradio", "transformers")
 APP = """{index}from modeling_omni_vision.cli import demo
 
 
-demo.main(["--model", "model"{options}])
+demo.main(["--model", "{checkpoint}"{options}])
 """
 INDEX = """from modeling_omni_vision.cli import index
 
 
 # Takes in what is new in the folder images, also when the Space starts again.
-index.main(["--model", "model", "--images", "images", "--index", "index", "--measure", "false"])
+index.main(["--model", "{checkpoint}", "--images", "images", "--index", "index", "--measure", "false"])
 
 """
 README = """---
@@ -61,7 +61,7 @@ def export_space(
     from ..interop.folder import atomic_output_dir
 
     opened = OpenedCheckpoint(model, revision)
-    needs = requirements(extras)
+    needs, basename = requirements(extras), opened.name.rpartition("/")[2]
     card = SpaceCardData(
         title=opened.name,
         emoji="\N{LEFT-POINTING MAGNIFYING GLASS}",  # the Hub wants one
@@ -75,11 +75,14 @@ def export_space(
     )
     with atomic_output_dir(output) as folder:
         shutil.copytree(PACKAGE, folder / PACKAGE.name, ignore=LEFT_OUT)
-        shutil.copytree(opened.folder, folder / "model", ignore=LEFT_OUT)
+        checkpoint = f"checkpoints/{basename}"
+        shutil.copytree(opened.folder, folder / checkpoint, ignore=LEFT_OUT)
         if index:
             copy_images(index, folder / "images")
         options = ', "--index", "index"' if index else ""
-        (folder / "app.py").write_text(APP.format(index=INDEX if index else "", options=options), encoding="utf-8")
+        indexed = INDEX.format(checkpoint=checkpoint) if index else ""
+        app = APP.format(index=indexed, checkpoint=checkpoint, options=options)
+        (folder / "app.py").write_text(app, encoding="utf-8")
         (folder / "requirements.txt").write_text("\n".join(needs) + "\n", encoding="utf-8")
         text = README.format(card_data=card.to_yaml(), name=opened.name)
         SpaceCard(text).save(folder / "README.md")
