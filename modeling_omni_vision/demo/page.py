@@ -16,6 +16,17 @@ MAX_FILE_SIZE = "32mb"
 # Pillow refuses images of twice as many: one of 50 megapixels takes 150 MB.
 MAX_PIXELS = 25_000_000
 CACHE_SECONDS = 3600
+# What axe-core finds in Gradio's own parts: examples without a name, and a name unlike the text of the upload button.
+NAMES = """<script>
+new MutationObserver(() => {
+  for (const button of document.querySelectorAll(".gallery-item:not([aria-label])")) {
+    const source = button.querySelector("img")?.src;
+    if (source) button.ariaLabel = decodeURIComponent(source.split("/").pop()).replace(/\\.\\w+$/, "");
+  }
+  for (const button of document.querySelectorAll(".upload-container[aria-label]"))
+    button.removeAttribute("aria-label");
+}).observe(document, {childList: true, subtree: true});
+</script>"""
 STYLE = Path(__file__).parent / "style.css"
 TITLES = {"classify": "Classify", "attention": "Attention", "search": "Search", "zero_shot": "Zero-shot", "ask": "Ask"}
 TITLES |= {"compare": "Compare"}
@@ -74,12 +85,13 @@ def serve(page: gr.Blocks, host: str | None = None, port: int | None = None, **o
     vars(processing_utils).update(async_ssrf_protected_download=refuse_address)
     plain = gr.themes.Default(
         font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"], primary_hue="blue"
-    )
+    ).set(button_primary_background_fill="*primary_700", button_primary_background_fill_hover="*primary_800")
     return page.launch(
         server_name=host,
         server_port=port,
         theme=plain,
         css_paths=STYLE,
+        head=NAMES,
         max_file_size=MAX_FILE_SIZE,
         share=False,
         ssr_mode=False,

@@ -24,7 +24,7 @@ from modeling_omni_vision.retrieval.index import ImageIndex
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 BAG, BOOT = str(FASHION / "bag.png"), str(FASHION / "ankle-boot.png")
-WAIT = 60_000
+WAIT = 40_000
 
 
 @pytest.fixture(scope="module")
