@@ -14,7 +14,7 @@ MEASURED = import json; found = json.load(open("docs/quickstart.json"))["targets
 
 SHELL := /bin/bash
 
-.PHONY: help install quickstart test test-all test-extras test-oldest check format benchmark checkpoints clean
+.PHONY: help install quickstart test test-all test-extras transformers-js test-oldest check format benchmark checkpoints clean
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /: /'
 
@@ -79,7 +79,7 @@ EXTRAS ?= onnx openvino demo
 
 test-extras: $(EXTRAS:%=$(VENV)-%/installed) ## the tests of the optional runtimes and of the demo, each with its extra alone
 	for extra in $(EXTRAS); do tests="tests/interop -k export"; test $$extra != demo || tests=tests/demo; \
-		$(VENV)-$$extra/bin/python -m pytest -q -rs $$tests || exit 1; done
+		$(VENV)-$$extra/bin/python -m pytest -q -rs -m "slow or not slow" $$tests || exit 1; done
 
 # Gradio wants a Pillow below 13; its slow tests need a Chromium, as of Debian, and npm.
 $(VENV)-%/installed: setup.cfg pyproject.toml constraints.txt
@@ -88,6 +88,10 @@ $(VENV)-%/installed: setup.cfg pyproject.toml constraints.txt
 	$(VENV)-$*/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(VENV)-$*/constraints.txt \
 		--editable '.[test,$*]' $(if $(filter demo,$*),playwright)
 	@touch $@
+
+# The release that docs/runtimes.md describes, for the tests of the browser's graphs; 475 MB.
+transformers-js: ## transformers.js in .cache, by npm: `make test-all` then runs native twins in it
+	npm install --prefix .cache/transformers-js --no-audit --no-fund --ignore-scripts @huggingface/transformers@4.3.2
 
 $(VENV)-oldest/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)-oldest

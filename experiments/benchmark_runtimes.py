@@ -4,10 +4,12 @@
 
 Random weights, float32, exports with any batch and with a fixed one. Prints a line for each batch and writes JSON, of
 which `experiments.results` makes a table. Methods take turns, as in `experiments.benchmark_peers`; a ratio is the
-median of the ratios of one round, in CPU seconds. A few minutes on one core; needs the extras onnx and openvino.
+median of the ratios of one round, in CPU seconds. "Products alone" are the matrix products of a forward without the
+rest: about the bound in float32. A few minutes on one core; needs the extras onnx and openvino.
 """
 
 import functools
+import math
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -33,6 +35,7 @@ from modeling_omni_vision.records.metrics_file import write_json
 
 
 PEER, RUNTIMES = "transformers", ("onnx", "openvino")
+PRODUCTS = "products alone"
 PACKAGES = ("onnx", "onnxruntime", "openvino")
 
 
@@ -50,6 +53,28 @@ def sessions(config: OmniVisionConfig, batch_size: int | None) -> dict[str, Sess
         return {name: SESSIONS[name](file) for name, file in files.items()}
 
 
+def products(config: OmniVisionConfig, batch_size: int) -> Callable[[], Any]:
+    """Return all matrix products of a forward and nothing else, by torch into memory that is there already.
+
+    No export of the same numbers in float32 can take less, unless its products are faster than those of MKL.
+    """
+    width, mlp, heads = config.hidden_size, config.intermediate_size, config.num_attention_heads
+    tokens, patches = 1 + config.num_patches, math.prod(config.patch_size_hw) * config.num_channels
+    linear = [(width, 3 * width), (width, width), (width, mlp), (mlp, width)]
+    shapes = [((batch_size * tokens, one), (one, other)) for one, other in linear]
+    rows, columns = (batch_size * heads, tokens, width // heads), (batch_size * heads, width // heads, tokens)
+    shapes += [(rows, columns), ((*rows[:2], tokens), rows)]
+    shapes = shapes * config.num_hidden_layers + [((batch_size * config.num_patches, patches), (patches, width))]
+    pairs = [tuple(map(torch.randn, pair)) for pair in shapes]
+    results = [one @ other for one, other in pairs]
+
+    def step() -> None:
+        for (one, other), result in zip(pairs, results, strict=True):
+            torch.matmul(one, other, out=result)
+
+    return step
+
+
 def runtime_row(config: OmniVisionConfig, batch_size: int, dynamic: dict[str, Session], rounds: int) -> dict[str, Any]:
     """Return CPU milliseconds of a forward by method, and how many times faster than `ViTModel` each export is."""
     pixels = torch.randn(batch_size, config.num_channels, *config.image_size_hw).numpy()
@@ -59,9 +84,11 @@ def runtime_row(config: OmniVisionConfig, batch_size: int, dynamic: dict[str, Se
         name: functools.partial(one, {"pixel_values": pixels}) for name, one in exports.items()
     }
     steps[PEER] = make_step(PEER, config, Case("forward", batch_size, "float32", "sdpa"))
+    steps[PRODUCTS] = products(config, batch_size)
     samples = time_in_turns(steps, rounds)
-    ratios = {name: median_ratio(samples, PEER, name) for name in exports}
-    return {"batch_size": batch_size, "cpu_ms": medians(samples), "speed": ratios, "best": max(ratios.values())}
+    ratios = {name: median_ratio(samples, PEER, name) for name in (*exports, PRODUCTS)}
+    best = max(ratios[name] for name in exports)
+    return {"batch_size": batch_size, "cpu_ms": medians(samples), "speed": ratios, "best": best}
 
 
 @dataclass

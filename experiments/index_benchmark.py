@@ -28,12 +28,13 @@ from experiments.benchmark_peers import printed
 from modeling_omni_vision.cli.arguments import option, parse
 from modeling_omni_vision.cli.program import program
 from modeling_omni_vision.data.synthetic.shapes import COLOURS, SHAPES, Scene, draw_scene
-from modeling_omni_vision.embedding.encoder import POOL_FACTOR, ImageTextEncoder
+from modeling_omni_vision.embedding.encoder import ImageTextEncoder
 from modeling_omni_vision.records.command import recorded_command
 from modeling_omni_vision.records.machine import describe_machine, recorded_versions
 from modeling_omni_vision.records.metrics_file import write_json
 from modeling_omni_vision.retrieval.index import CANDIDATES, EXACT_LIMIT, REFINE, ImageIndex
 from modeling_omni_vision.retrieval.recall import num_right
+from modeling_omni_vision.retrieval.table import MULTI, POOL_FACTOR
 
 
 SIZE = 224
@@ -96,7 +97,7 @@ def optimised(index: ImageIndex, count: int, adding: float, approximate: bool) -
 
 def searched(index: ImageIndex, queries: Sequence[torch.Tensor], truth: torch.Tensor, exact: bool) -> dict[str, Any]:
     """Search, and return recall and the median milliseconds a query; `truth` holds scores (queries, images)."""
-    bests = [index.search(query, limit=LIMIT, exact=True) for query in queries]
+    bests = index.search_exactly(queries, LIMIT)
     index.search(queries[0], limit=LIMIT, exact=exact)
     stored, whole, cpu, wall = [], [], [], []
     for query, best, scores in zip(queries, bests, truth, strict=True):
@@ -136,7 +137,7 @@ def main(argv: Sequence[str]) -> None:
         "command": recorded_command("python", ["-m", "experiments.index_benchmark", *argv]),
         "machine": describe_machine() | recorded_versions("lancedb", "sentence-transformers"),
         "weights": encoder.weights_digest,
-        "defaults": {"exact_limit": EXACT_LIMIT, "candidates": CANDIDATES, "refine": REFINE},
+        "defaults": {"exact_limit": EXACT_LIMIT, "candidates": CANDIDATES, "refine": REFINE[MULTI]},
         "rows": rows,
     }
     write_json(args.output, record)

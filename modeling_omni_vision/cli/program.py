@@ -25,6 +25,7 @@ PLACES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 PATIENCE = 10
 # What brings the packages that not every command needs.
 EXTRAS = {
+    "imagehash": "embed",
     **dict.fromkeys(("lancedb", "sentence_transformers"), "retrieval"),
     **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "onnx"),
     **dict.fromkeys(("nncf", "openvino"), "openvino"),

@@ -32,8 +32,17 @@ IGNORED = (
     "@eadir",
     "$recycle.bin",
     "system volume information",
+    "#recycle",
+    "lost+found",
 )
-PLUGINS = {".heic": "pillow-heif", ".heif": "pillow-heif", ".jxl": "pillow-jxl-plugin"}
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
+# What makes images of files that Pillow does not open.
+ADVICE = {
+    **dict.fromkeys((".heic", ".heif"), "install pillow-heif"),
+    ".jxl": "install pillow-jxl-plugin",
+    **dict.fromkeys(ARCHIVES, "unpack it"),
+    **dict.fromkeys((".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2", ".svg"), "save it as PNG"),
+}
 # Files that make a folder a run, a checkpoint or an index of ours: what is drawn in it is no image of the user.
 RESULTS = (
     {"config.json", "metrics.json"},
@@ -108,12 +117,18 @@ def find_images(places: Iterable[str | Path], exclude: Collection[Path] = ()) ->
 def images_below(place: Path, left_out: LeftOut, closed: frozenset[str] = frozenset()) -> Iterator[Path]:
     """Yield the images below a folder, sorted, and count the other files; `closed` are real paths not to enter."""
     for file in files_below(place, left_out, closed):
-        suffix = file.suffix.lower()
-        if suffix in readable_suffixes() or (not suffix and _is_image_inside(file)):
+        if is_image(file, left_out):
             yield file
-        elif file.name.casefold() not in METADATA:
-            plugin = f", install {PLUGINS[suffix]}" if suffix in PLUGINS else ""
-            left_out.add((suffix or "without a suffix") + plugin, file)
+
+
+def is_image(file: Path, left_out: LeftOut) -> bool:
+    """Return whether the name of a file, or without a suffix its content, is that of an image; count it if not."""
+    suffix = file.suffix.lower()
+    if suffix in readable_suffixes() or (not suffix and _is_image_inside(file)):
+        return True
+    if file.name.casefold() not in METADATA:
+        left_out.add(", ".join(filter(None, (suffix or "without a suffix", ADVICE.get(suffix)))), file)
+    return False
 
 
 def files_below(
@@ -215,6 +230,7 @@ __all__ = [
     "holds_results",
     "images_below",
     "is_ignored",
+    "is_image",
     "path_of",
     "readable_suffixes",
     "stored_path",

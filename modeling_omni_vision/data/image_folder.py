@@ -55,6 +55,11 @@ def assign_splits(names: Iterable[str], place: str) -> dict[str, str]:
     """
     found = {name: split_of(name) for name in names}
     if not any(found.values()):
+        if _are_splits_of_longer_names(found):
+            raise ValueError(
+                f"Expected splits in {place} called train, validation and test, got {sorted(found)[:5]}. Rename them: "
+                "as they are, they would be classes, and what is to test on would be trained on."
+            )
         return dict.fromkeys(found, "train")
     others = sorted(name for name, split in found.items() if split is None)
     if others:
@@ -65,6 +70,19 @@ def assign_splits(names: Iterable[str], place: str) -> dict[str, str]:
     if "train" not in found.values():
         raise ValueError(f"Expected something to train on in {place}, got only {sorted(found)}. Add a split train.")
     return {name: split for name, split in found.items() if split}
+
+
+def _are_splits_of_longer_names(names: Iterable[str]) -> bool:
+    """Return whether names are such as `cat_train`, `cat_test`: to each test or validation belongs a train."""
+    splits: dict[tuple[str, ...], set[str]] = {}
+    for name in names:
+        words = [word for word in re.split(r"[-_. ]+", name.casefold()) if not word.isdecimal()]
+        place = next((place for place in (-1, 0) if words and words[place] in BY_SPELLING), None)
+        if place is None:
+            return False
+        split = BY_SPELLING[words.pop(place)]
+        splits.setdefault((*words,), set()).add(split)
+    return len(set().union(*splits.values())) > 1 and all("train" in found for found in splits.values())
 
 
 def split_files(place: Path, suffix: str, files: Sequence[Path] | None = None) -> dict[str, list[Path]]:
@@ -158,7 +176,12 @@ def load_image_folder(folder: Path, left_out: LeftOut | None = None) -> DatasetD
     Raises:
         ValueError: as `resolve_images` does, for no images, or classes that train does not have.
     """
-    found, left_out = resolve_images(folder, left_out)
+    left_out = LeftOut() if left_out is None else left_out
+    try:
+        found, _ = resolve_images(folder, left_out)
+    except ValueError:
+        warn_of_left_out(left_out, displayed(folder))  # perhaps the reason
+        raise
     with_classes = any(kind for _, kind, _ in found)
     within = {file.relative_to(folder).parts[1:-1][:1] for file, _, _ in found}
     if len({kind for _, kind, _ in found}) == 1 and with_classes and len(within) > 1 and () not in within:

@@ -1,7 +1,8 @@
-"""A folder of images that a `metadata.jsonl`, `.csv` or `.parquet` describes: a row for each `file_name` in it.
+r"""A folder of images that a `metadata.jsonl`, `.csv` or `.parquet` describes: a row for each `file_name` in it.
 
-Names are relative to the folder of the metadata file and lead to no place outside of it. The folder under the root
-that holds an image decides its split, by the rules of `image_folder`; images without a row are left out and counted.
+Names are relative to the folder of the metadata file, with `/` or `\`, and lead to no place outside of it. The folder
+under the root that holds an image decides its split, by the rules of `image_folder`, or a column `split` does; images
+without a row are left out and counted.
 """
 
 import csv
@@ -40,7 +41,7 @@ def load_metadata_folder(folder: Path, files: list[Path], left_out: LeftOut | No
             for splits as `assign_splits` does.
     """
     left_out = LeftOut() if left_out is None else left_out
-    found = [row for file in files for row in _rows(file)]
+    found = [row for file in files for row in described_images(file)]
     once = {(image, json.dumps(row, sort_keys=True, default=str)): row for image, row in found}
     rows = [(image, row) for (image, _), row in once.items()]
     for image, count in (Counter(one for one, _ in found) - Counter(one for one, _ in rows)).items():
@@ -77,25 +78,33 @@ def _dataset(columns: dict[str, list[Any]], folder: Path) -> Dataset:
         ) from error
 
 
-def _rows(file: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+def described_images(file: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield each image of a metadata file with its row; a `ValueError` names a row that leads to none."""
     root = Path(os.path.normpath(file.parent))
     for number, row in _lines(file):
         where = f"row {number} of {displayed(file)}"
-        name = next((row.pop(column) for column in FILE_COLUMNS if column in row), None)
-        if not isinstance(name, str) or not name:
+        column = next((column for column in FILE_COLUMNS if column in row), None)
+        if column is None:
             raise ValueError(
-                f"Expected a file_name in {where}, got {name!r} beside {[*map(str, row)][:5]}. Name the image that it "
-                "is about; a CSV has commas."
+                f"Expected a column file_name in {where}, got {[*map(str, row)][:5]}. Name the image that it is "
+                "about; a CSV has commas."
             )
+        name = row.pop(column)
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"Expected a file_name in {where}, got {name!r}. Name the image that it is about.")
         if "image" in row:
             raise ValueError(f"Expected no column image beside file_name in {where}. Rename it.")
         image = Path(os.path.normpath(root / name))
+        if not image.is_file():  # as Windows writes it
+            image = Path(os.path.normpath(root / name.replace("\\", "/")))
         if os.path.isabs(name) or not image.is_relative_to(root):
             raise ValueError(
                 f"Expected a file_name within the folder of its metadata in {where}, got {name!r}. Move the image."
             )
         if not image.is_file():
-            raise ValueError(f"Expected the file_name of an image in {where}, got {name!r}, which is not there.")
+            raise ValueError(
+                f"Expected the file_name of an image in {where}, got {name!r}, which is not there. Correct it."
+            )
         yield image, row
 
 
@@ -116,7 +125,12 @@ def _lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise ValueError(f"Expected UTF-8 in {displayed(file)}, got {error.reason}. Save it as UTF-8.") from error
     with file.open(encoding="utf-8-sig", newline=None if file.suffix.lower() == ".jsonl" else "") as lines:
         if file.suffix.lower() == ".csv":
-            yield from enumerate(_typed(list(csv.DictReader(lines))), 1)
+            reader = csv.DictReader(lines, skipinitialspace=True)
+            names = reader.fieldnames or ()
+            twice = sorted({name for name in names if list(names).count(name) > 1})
+            if twice:
+                raise ValueError(f"Expected each column of {displayed(file)} once, got {twice} twice. Rename one.")
+            yield from enumerate(_typed(list(reader)), 1)
             return
         for number, line in enumerate(lines, 1):
             if line.strip():
@@ -137,7 +151,11 @@ def _typed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for name in rows[0] if rows else ():
         values = [row[name] for row in rows]
         known = [value for value in values if value not in MISSING]
-        whole = bool(known) and all(value.isdecimal() and str(int(value)) == value for value in known)
+        whole = (
+            bool(known)
+            and name not in FILE_COLUMNS
+            and all(value.isdecimal() and str(int(value)) == value for value in known)
+        )
         for row, value in zip(rows, values, strict=True):
             row[name] = None if value in MISSING else int(value) if whole else value
     return rows
@@ -148,4 +166,4 @@ def _first_folder(image: Path, folder: Path) -> str:
     return parts[0] if len(parts) > 1 else "."
 
 
-__all__ = ["find_metadata", "load_metadata_folder"]
+__all__ = ["described_images", "find_metadata", "load_metadata_folder"]

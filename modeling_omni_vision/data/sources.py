@@ -20,7 +20,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, c
 from .hold_out import VALIDATION_FRACTION, hold_out, select_held_out
 from .idx import find_idx_files, load_idx
 from .image_files import LeftOut, displayed, files_below, images_below
-from .image_folder import SPLITS, load_image_folder, split_files, split_of, warn_of_left_out
+from .image_folder import SPLITS, assign_splits, load_image_folder, split_files, split_of, warn_of_left_out
 from .label_lists import has_label_lists, number_label_lists
 from .metadata_folder import find_metadata, load_metadata_folder
 from .questions import load_questions
@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 IMAGE_COLUMNS = ("image", "img", "picture", "pixel_values")
 LABEL_COLUMNS = ("label", "labels", "class", "target", "fine_label")
+SPLIT_COLUMNS = ("split", "splits", "subset", "partition", "data_split")
 FOLDER_HINTS = {
     "image": "for a folder of images, name the folder itself",
     "label": "for a folder of images, put each class into a sub-folder, or name a label in a metadata.jsonl",
@@ -90,7 +91,33 @@ def load_images(
             cannot be inferred, fewer than two classes, classes of which there is nothing to train on, an empty
             split, a `test_fraction` where there is a test split, or too few images to hold any out.
     """
-    splits = name_splits(load_any(dataset) if loaded is None else loaded, dataset)
+    splits = labelled_splits(load_any(dataset) if loaded is None else loaded, dataset, image_column, label_column)
+    lists = has_label_lists(splits["train"])
+    if held_out is not None:
+        chosen = {name: files for name, files in held_out.items() if name not in splits}
+        splits |= select_held_out(splits["train"], chosen, dataset)
+    if test_fraction and held_out is None:
+        if "test" in splits:
+            raise ValueError(
+                f"`test_fraction` must be 0 where there is a test split, as in {dataset!r}. Leave it out."
+            )
+        splits |= hold_out(splits["train"], test_fraction, seed, stratify=not lists, name="test")
+    _refuse_one_class(splits["train"], dataset)
+    if "validation" not in splits:
+        splits |= hold_out(splits["train"], validation_fraction, seed, stratify=not lists)
+    for name, split in splits.items():
+        if not len(split):
+            raise ValueError(f"Expected images in the {name} split of {dataset!r}, got none. Add some.")
+    if not lists:
+        _refuse_untrained_classes(splits, dataset)
+    return DatasetDict({name: splits[name] for name in SPLITS if name in splits})
+
+
+def labelled_splits(
+    loaded: DatasetDict, dataset: str, image_column: str | None = None, label_column: str | None = None
+) -> dict[str, Dataset]:
+    """Return the splits that a dataset has, with the columns `image` and `label`, by the rules of `load_images`."""
+    splits = name_splits(loaded, dataset)
     train = splits["train"]
     classes = [
         name
@@ -110,27 +137,20 @@ def load_images(
     splits = _class_labels(splits, dataset, label)
     for split in splits.values():
         _refuse_two_labels(split, dataset)
-    lists = has_label_lists(splits["train"])
-    if held_out is not None:
-        chosen = {name: files for name, files in held_out.items() if name not in splits}
-        splits |= select_held_out(splits["train"], chosen, dataset)
-    if test_fraction and held_out is None:
-        if "test" in splits:
-            raise ValueError(
-                f"`test_fraction` must be 0 where there is a test split, as in {dataset!r}. Leave it out."
-            )
-        splits |= hold_out(splits["train"], test_fraction, seed, stratify=not lists, name="test")
-    if "validation" not in splits:
-        splits |= hold_out(splits["train"], validation_fraction, seed, stratify=not lists)
-    for name, split in splits.items():
-        if not len(split):
-            raise ValueError(f"Expected images in the {name} split of {dataset!r}, got none. Add some.")
-    if lists:
-        return DatasetDict({name: splits[name] for name in SPLITS if name in splits})
-    present = set(splits["train"]["label"][:])
+    return splits
+
+
+def _refuse_one_class(train: Dataset, dataset: str) -> None:
+    if has_label_lists(train) or not len(train):
+        return
+    present = sorted({*train["label"][:]})
     if len(present) < 2:
-        raise ValueError(f"Expected images of at least two classes in {dataset!r}, got {len(present)}. Add a class.")
-    names = splits["train"].features["label"].names
+        name = train.features["label"].names[present[0]]
+        raise ValueError(f"Expected images of at least two classes in {dataset!r}, got {name!r} alone. Add a class.")
+
+
+def _refuse_untrained_classes(splits: Mapping[str, Dataset], dataset: str) -> None:
+    present, names = set(splits["train"]["label"][:]), splits["train"].features["label"].names
     for name, split in splits.items():
         unknown = sorted({*split["label"][:]} - present)
         if unknown:
@@ -138,7 +158,6 @@ def load_images(
                 f"Expected the classes of train in the {name} split of {dataset!r}, got "
                 f"{[names[number] for number in unknown[:5]]} too, of which there is nothing to train on. Remove them."
             )
-    return DatasetDict({name: splits[name] for name in SPLITS if name in splits})
 
 
 def load_to_inspect(
@@ -146,18 +165,26 @@ def load_to_inspect(
     image_column: str | None = None,
     label_column: str | None = None,
     left_out: LeftOut | None = None,
-) -> DatasetDict:
-    """Load a dataset as `load_images` does; without a column of labels, or of conversations, as images alone."""
+) -> tuple[DatasetDict, str | None]:
+    """Load a dataset as `load_images` does; without a column of labels, or of conversations, as images alone.
+
+    Returns:
+        The splits, and why nothing can be trained on them: then they are those that the dataset has.
+    """
     if dataset.partition(":")[0] in ("scenes", "objects", "easy-vqa") or dataset.lower().endswith(".jsonl"):
-        return load_questions(dataset)
+        return load_questions(dataset), None
     loaded = load_any(dataset, left_out)
     features = next(iter(loaded.values())).features
     labelled = label_column or any(isinstance(kind, ClassLabel) for kind in features.values())
     if labelled or set(LABEL_COLUMNS) & set(features):
-        return load_images(dataset, image_column, label_column, loaded=loaded)
+        try:
+            return load_images(dataset, image_column, label_column, loaded=loaded), None
+        except ValueError as error:
+            splits = labelled_splits(loaded, dataset, image_column, label_column)
+            return DatasetDict({name: splits[name] for name in SPLITS if name in splits}), str(error)
     splits = name_splits(loaded, dataset)
     image = choose_column("image", image_column, image_columns(splits["train"]), IMAGE_COLUMNS, splits["train"])
-    return DatasetDict({name: rename_columns(split, {image: "image"}) for name, split in splits.items()})
+    return DatasetDict({name: rename_columns(split, {image: "image"}) for name, split in splits.items()}), None
 
 
 def load_any(dataset: str, left_out: LeftOut | None = None) -> DatasetDict:
@@ -186,7 +213,7 @@ def load_any(dataset: str, left_out: LeftOut | None = None) -> DatasetDict:
 def _load_path(path: Path, left_out: LeftOut) -> DatasetDict:
     if not path.is_dir() and path.suffix.lower() != ".parquet":
         raise ValueError(
-            f"Expected a folder or a .parquet file, got {displayed(path)}. Convert it, or give its folder."
+            f"Expected a folder or a .parquet file, got {displayed(path)}. Unpack or convert it, or give its folder."
         )
     if path.is_dir() and find_idx_files(path):
         _warn_of_images_beside(path, left_out)
@@ -256,8 +283,11 @@ def _load_digits() -> DatasetDict:
 
 
 def name_splits(loaded: DatasetDict, dataset: str) -> dict[str, Dataset]:
-    """Return the splits by the names train, validation and test; a single split of any other name is train."""
-    splits: dict[str, Dataset] = {}
+    """Return the splits by the names train, validation and test; a single split of any other name is train.
+
+    A single split with a column `split` is divided by it.
+    """
+    loaded, splits = _by_split_column(loaded, dataset), dict[str, Dataset]()
     for name in loaded:
         split = split_of(name) or ("train" if len(loaded) == 1 else None)
         if split in splits:
@@ -270,6 +300,28 @@ def name_splits(loaded: DatasetDict, dataset: str) -> dict[str, Dataset]:
     if unused:
         logger.warning("Splits of %s that are not used: %s", dataset, ", ".join(sorted(unused)))
     return splits
+
+
+def _by_split_column(loaded: DatasetDict, dataset: str) -> DatasetDict:
+    """Divide a single split by its column of splits; of several, warn where that column says something else."""
+    for name, rows in loaded.items():
+        column = next((one for one in rows.column_names if one.casefold() in SPLIT_COLUMNS), None)
+        if column is None:
+            continue
+        names = getattr(rows.features[column], "names", None)
+        values = [names[value] if names and value is not None else str(value) for value in rows[column][:]]
+        if not any(map(split_of, {*values})):
+            logger.warning("%s: the column %s names no split and is not used.", dataset, column)
+        elif len(loaded) == 1:
+            splits, rows = assign_splits(values, f"the column {column} of {dataset!r}"), rows.remove_columns(column)
+            numbers = {one: [row for row, value in enumerate(values) if splits[value] == one] for one in SPLITS}
+            return DatasetDict({one: rows.select(found) for one, found in numbers.items() if found})
+        elif {*map(split_of, {*values})} != {split_of(name)}:
+            logger.warning(
+                "%s: the split %s has %s in its column %s, which is not used.",
+                *(dataset, name, sorted({*values})[:5], column),
+            )
+    return loaded
 
 
 def image_columns(split: Dataset) -> list[str]:
@@ -394,6 +446,7 @@ __all__ = [
     "IMAGE_COLUMNS",
     "choose_column",
     "image_columns",
+    "labelled_splits",
     "load_any",
     "load_images",
     "load_to_inspect",

@@ -20,7 +20,6 @@ from ..data.integrity import read_each
 from ..records.weights_digest import weights_digest
 
 
-POOL_FACTOR = 3
 # Images decoded at the same time: sixteen of 12 megapixels are some 600 MB.
 BATCH_SIZE = 16
 
@@ -159,4 +158,4 @@ def _arrays(embeds: Sequence[torch.Tensor]) -> list[np.ndarray]:
     return [one.detach().float().cpu().numpy().astype(np.float16) for one in embeds]
 
 
-__all__ = ["BATCH_SIZE", "POOL_FACTOR", "EncodedText", "ImageTextEncoder"]
+__all__ = ["BATCH_SIZE", "EncodedText", "ImageTextEncoder"]

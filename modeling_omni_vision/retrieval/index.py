@@ -1,55 +1,79 @@
-"""An index of images on disk, searched by late interaction: LanceDB stores, sentence-transformers scores.
+"""An index of images on disk, searched by one vector an image or by late interaction: LanceDB stores.
 
 Unusual here:
-- Every score is the exact MaxSim of the stored 16-bit vectors. Up to `EXACT_LIMIT` images all are scored; beyond, an
-  approximate index (IvfRq) proposes, LanceDB refines, and the best `CANDIDATES` of `REFINE` times as many are scored.
+- Every score is a similarity, computed exactly from the stored 16-bit vectors: the cosine of single vectors, else
+  MaxSim; never LanceDB's `_distance`. Up to a number of images all are scored; beyond, an approximate index (IvfRq)
+  proposes, LanceDB refines, and the best `CANDIDATES` of several times as many are scored.
+- New images are appended and only known ones merged, so that adding an image takes as long in a large index.
 - An index knows the digest of the weights that made it and refuses others: vectors of two models cannot be compared.
 - When `add` returns, its images are on disk, and a killed process does not lose them. A lock file lets one process
   write at a time, so that two which add the same image keep one row; readers never wait.
 """
 
+import functools
 import heapq
 import json
 import logging
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import lancedb
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from filelock import FileLock
 from lancedb.expr import Expr, col
 from lancedb.index import IvfRq
-from sentence_transformers.util import maxsim
 
 from ..data.image_files import displayed, find_images, path_of, stored_path
 from ..data.image_folder import warn_of_left_out
 from ..data.integrity import find_unreadable, refuse_unreadable
-from ..embedding.encoder import ImageTextEncoder
 from ..records.metrics_file import write_json
-from .table import FIELDS, FORMAT, Block, as_block, as_table, explained_filter, new_settings, schema_of
+from .embedded import EmbedFolder
+from .table import (
+    FIELDS,
+    FORMAT,
+    MULTI,
+    SINGLE,
+    Block,
+    as_block,
+    as_table,
+    explained_filter,
+    new_settings,
+    schema_of,
+    was_cleaned_up,
+)
 
 
+P = ParamSpec("P")
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-# Scoring all images takes no longer than the approximate index up to this many, or up to EXACT_PER_VECTOR for each
-# vector of the query: the approximate index takes some 6 ms a vector, as long as scoring 150 images.
-EXACT_LIMIT, EXACT_PER_VECTOR = 3000, 150
+# Scoring all images takes no longer than the approximate index up to this many, or, of many vectors each, up to
+# EXACT_PER_VECTOR for each vector of the query: the approximate index takes some 6 ms a vector, as long as 150 images.
+EXACT_LIMIT, SINGLE_EXACT_LIMIT, EXACT_PER_VECTOR = 3000, 20_000, 150
 # Images that the approximate index returns; LanceDB chooses them among REFINE times as many by exact distance.
-CANDIDATES, REFINE = 50, 20
-COMMIT = 256  # images a commit: a killed run loses no more than these
+CANDIDATES, REFINE, MOST_REFINE = 50, {MULTI: 20, SINGLE: 4}, 64
+# As many partitions are searched, and refined, as find this share of the best ten, measured when the index is built.
+RECALL, FEWEST_PROBES = 0.99, 20
+COMMIT = 256  # images that are encoded for a commit: a killed run loses no more than these
 SAMPLE_RATE = 64  # vectors for each partition that the approximate index is trained on
-KEEP_VERSIONS = timedelta(minutes=10)
+# The approximate index takes rows in when this part of the table has changed, or after so many commits. Until then
+# LanceDB scores them one by one, which is exact; each time adds a segment, and many segments make queries slow.
+FOLD, FOLD_COMMITS, MOST_SEGMENTS = 1 / 20, 100, 30
+RETRIES = 3
 TABLE, SETTINGS, LOCK = "images", "index.json", "write.lock"
 
 
 @dataclass(frozen=True)
 class Hit:
-    """An image that a search found: its MaxSim with the query, and its columns in the index."""
+    """An image that a search found: its similarity to the query, and its columns in the index."""
 
     score: float
     id: str
@@ -72,14 +96,31 @@ class AddReport:
         return asdict(self) | {"failed": [{"path": path, "reason": reason} for path, reason in self.failed]}
 
 
+def retried(read: Callable[P, T]) -> Callable[P, T]:
+    """Read again, from the newest version, where another process has removed the one that was being read."""
+
+    @functools.wraps(read)
+    def again(*args: P.args, **options: P.kwargs) -> T:
+        for _ in range(RETRIES):
+            try:
+                return read(*args, **options)
+            except RuntimeError as error:
+                if not was_cleaned_up(error):
+                    raise
+        return read(*args, **options)
+
+    return again
+
+
 class ImageIndex:
     """Images that can be added, changed, deleted, filtered and searched.
 
     Args:
         folder: Folder of the index, or of a new one.
-        encoder: The checkpoint that makes the vectors; not needed to read, filter or delete from an existing index.
+        encoder: What makes the vectors: an `ImageTextEncoder`, or an `EmbedFolder` of vectors made by any encoder; not
+            needed to read, filter or delete from an existing index.
         pool_factor: Merge similar vectors of an image until about one in this many is left; by default that of the
-            index, 3 for a new one. 1 merges none.
+            index, 3 for a new one of many vectors an image. 1 merges none.
         columns: Metadata besides that of files (`folder`, `name`, `bytes`, `modified`), for a new index: names, and
             types out of "str", "int", "float" and "bool".
         make: Make an index where there is none.
@@ -91,7 +132,7 @@ class ImageIndex:
     def __init__(
         self,
         folder: str | Path,
-        encoder: ImageTextEncoder | None = None,
+        encoder: Any = None,
         pool_factor: float | None = None,
         columns: Mapping[str, str] | None = None,
         make: bool = True,
@@ -99,12 +140,15 @@ class ImageIndex:
         self.folder = Path(folder)
         self.encoder = encoder
         self._cache: tuple[Any, list[Block]] | None = None
+        self.load_encoder: Callable[[], Any] | None = None
+        self._ids: tuple[int, set[str]] = (-1, set())  # version and ids of the table when this process last wrote
         if not (self.folder / SETTINGS).is_file():
             self._make(encoder if make else None, pool_factor, columns)
         self.settings = json.loads((self.folder / SETTINGS).read_text(encoding="utf-8"))
         self._check(pool_factor, columns)
         self.embedding_dim: int = self.settings["embedding_dim"]
         self.pool_factor: float = self.settings["pool_factor"]
+        self.vectors_of_an_image: str = self.settings["vectors"]
         # Queries see what any process has committed until then.
         database = lancedb.connect(self.folder, read_consistency_interval=timedelta(0))
         self.table = database.create_table(TABLE, schema=schema_of(self.settings), exist_ok=True)
@@ -113,9 +157,18 @@ class ImageIndex:
         """Wait until no other process writes; the system releases the lock of a killed process."""
         return FileLock(self.folder / LOCK).acquire(poll_interval=0.01)
 
-    def _make(
-        self, encoder: ImageTextEncoder | None, pool_factor: float | None, columns: Mapping[str, str] | None
-    ) -> None:
+    def record(self, **changes: Any) -> None:
+        """Keep facts about how the index was made beside it."""
+        with self._writing():
+            self._record(**changes)
+
+    def _record(self, **changes: Any) -> None:
+        """Change settings, under the lock: another process may have written others."""
+        saved = json.loads((self.folder / SETTINGS).read_text(encoding="utf-8"))
+        self.settings = saved | changes
+        write_json(self.folder / SETTINGS, self.settings)
+
+    def _make(self, encoder: Any, pool_factor: float | None, columns: Mapping[str, str] | None) -> None:
         """Write the settings of a new index, unless another process was faster."""
         if encoder is None:
             raise ValueError(f"Expected an index in {str(self.folder)!r}, found none. Run `omni-vision index`.")
@@ -139,6 +192,7 @@ class ImageIndex:
         asked["columns"] = None if columns is None else dict(columns)
         if self.encoder is not None:
             asked |= {"embedding_dim": self.encoder.embedding_dim, "weights": self.encoder.weights_digest}
+            asked |= {"pool": getattr(self.encoder, "pool", None)}
         for name, got in asked.items():
             if got is not None and got != self.settings.get(name):
                 raise ValueError(
@@ -166,15 +220,35 @@ class ImageIndex:
 
         Args:
             rows: For each image its `id`, and values of other columns.
-            vectors: For each image its vectors (n, embedding_dim), n at least 1, none of them zero.
+            vectors: For each image its vectors (n, embedding_dim), of length 1; n at least 1, for single vectors 1.
 
         Raises:
             ValueError: if rows and vectors do not fit each other or the index. Nothing is added then.
         """
-        batch = as_table(rows, vectors, self.table.schema)
+        batch = as_table(rows, vectors, self.table.schema, self.embedding_dim)
         if rows:
-            with self._writing():
+            self._commit(batch)
+
+    def _commit(self, batch: pa.Table) -> tuple[int, int]:
+        """Append new rows and replace known ones in one commit; return the number of each."""
+        with self._writing():
+            known = self._known_ids()
+            ids = batch["id"].to_pylist()
+            new = [one for one in ids if one not in known]
+            if len(new) == len(ids):
+                self.table.add(batch)
+            else:
                 self.table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(batch)
+            known.update(new)
+            self._ids = (self.table.version, known)
+        return len(new), len(ids) - len(new)
+
+    def _known_ids(self) -> set[str]:
+        """Return the ids of all images, read anew where another process has written since."""
+        if self._ids[0] != self.table.version:
+            found = self._scan(None, ["id"]).limit(None).to_batches()
+            self._ids = (self.table.version, {one for batch in found for one in batch["id"].to_pylist()})
+        return self._ids[1]
 
     def add_images(
         self,
@@ -201,7 +275,7 @@ class ImageIndex:
                 gone from an empty folder, as that of a disk that is not mounted, or no folder is named. Nothing is
                 added or deleted then.
         """
-        done, known = AddReport(), {row["id"]: row for row in self.rows(columns=("id", "bytes", "modified"))}
+        done, known = AddReport(), self._stamps()
         gone = gone_from(places, known) if remove_missing else []
         todo = []
         found, left_out = find_images(places, exclude=[self.folder])
@@ -218,8 +292,7 @@ class ImageIndex:
             about, stored = path.stat(), stored_path(path)
             row: dict[str, Any] = {"id": stored, "path": stored, "folder": displayed(folder)}
             row |= {"name": displayed(path.name), "bytes": about.st_size, "modified": about.st_mtime_ns}
-            old = known.get(stored)
-            if old and (old["bytes"], old["modified"]) == (about.st_size, about.st_mtime_ns):
+            if known.get(stored) == (about.st_size, about.st_mtime_ns):
                 done.unchanged += 1
             else:
                 todo.append(row)
@@ -237,6 +310,68 @@ class ImageIndex:
             done.removed = self.delete(gone)
         return done
 
+    @retried
+    def _stamps(self) -> dict[str, tuple[int, int]]:
+        """Return size and date of each image's file by id."""
+        columns = ("id", "bytes", "modified")
+        found = self._scan(None, columns).limit(None).to_batches()
+        rows = (zip(*(batch[name].to_pylist() for name in columns), strict=True) for batch in found)
+        return {name: (size, modified) for batch in rows for name, size, modified in batch}
+
+    def add_embeddings(
+        self,
+        folders: Sequence[EmbedFolder],
+        remove_missing: bool = False,
+        report: Callable[[str], None] = lambda line: None,
+    ) -> AddReport:
+        """Add the vectors that `omni-vision embed` wrote, scaled to length 1; rows that are in already are compared.
+
+        Args:
+            folders: What it wrote.
+            remove_missing: Also delete the rows that none of the folders has.
+            report: Called after each commit with a line about what is on disk.
+        """
+        done, listed = AddReport(), set[str]()
+        marks = {str(one.folder.resolve()): one.fingerprint for one in folders}
+        if marks == self.settings.get("embedded"):
+            done.unchanged = sum(one.num_vectors for one in folders)
+            done.failed = [pair for one in folders for pair in one.failures()]
+            return done
+        total = sum(one.num_vectors for one in folders)
+        for folder in folders:
+            done.failed += folder.failures()
+            for batch, failed in folder.batches(self.table.schema, self.pool_factor):
+                done.failed += failed
+                if remove_missing:
+                    listed.update(batch["id"].to_pylist())
+                other = self._changed(batch)
+                done.unchanged += len(batch) - len(other)
+                if len(other):
+                    added, updated = self._commit(other)
+                    done.added, done.updated = done.added + added, done.updated + updated
+                report(f"{done.added + done.updated + done.unchanged:,} of {total:,} on disk")
+        if remove_missing:
+            done.removed = self.delete(self._known_ids() - listed)
+        self.record(embedded=marks)
+        return done
+
+    @retried
+    def _changed(self, batch: pa.Table) -> pa.Table:
+        """Return the rows that are not in the table already as they are."""
+        known = self._known_ids()
+        ids = [one for one in batch["id"].to_pylist() if one in known]
+        if not ids:
+            return batch
+        stored = self._scan(col("id").isin(ids), batch.schema.names).limit(None).to_arrow()
+        places = pc.index_in(batch["id"], stored["id"]).to_pylist()
+        stored, batch = stored.combine_chunks(), batch.combine_chunks()
+        return batch.filter(
+            [
+                place is None or not batch.slice(row, 1).equals(stored.slice(place, 1))
+                for row, place in enumerate(places)
+            ]
+        )
+
     def delete(self, ids: Iterable[str] = (), where: str | None = None) -> int:
         """Delete images by id, or all that match a filter, and return how many."""
         names = list(ids)
@@ -248,59 +383,107 @@ class ImageIndex:
             if where is not None:
                 with explained_filter(where, self.columns) as condition:
                     self.table.delete(str(condition))
+            if len(self) != before and "embedded" in self.settings:
+                self._record(embedded=None)  # the next run brings back what its folders have
             return before - len(self)
 
-    def optimize(self, keep_versions: timedelta = KEEP_VERSIONS, approximate: bool | None = None) -> None:
-        """Join small files, bring the approximate index up to date, and build it anew where that is due.
+    def optimize(self, keep_versions: timedelta = timedelta(0), approximate: bool | None = None) -> None:
+        """Join small files, remove old versions, and keep the approximate index up to date, where enough has changed.
 
         Args:
-            keep_versions: Versions older than this are removed; a query that still reads one fails.
-            approximate: Build the approximate index anew, or not; by default beyond `EXACT_LIMIT` images where there
-                is none, or one built of more images than now or of less than a quarter of them.
+            keep_versions: Versions older than this are removed. Searches that read one start again by themselves.
+            approximate: Build the approximate index anew, or not; by default beyond `exact_limit` images where there
+                is none, or one of less than a quarter, more than twice as many images, or too many segments.
         """
         with self._writing():
-            rows, made = len(self), self.table.list_indices()
+            rows, made = len(self), list(self.table.list_indices())
             indexed = self.settings.get("rows_at_indexing", 0) if made else 0
             if approximate is None:
-                approximate = rows > EXACT_LIMIT and not indexed <= rows <= 4 * indexed
-            # Without new rows LanceDB would rearrange the partitions all the same, slowly and not for the better; for
-            # the same reason the index is built after, not before.
-            if not made or any(one.num_unindexed_rows for one in made):
-                self.table.optimize(cleanup_older_than=keep_versions)
+                outgrown = not indexed / 2 <= rows <= 4 * indexed
+                approximate = rows > self.exact_limit and (outgrown or (made[0].num_segments or 1) > MOST_SEGMENTS)
+            if not approximate and not self._is_changed(rows, made):
+                return
+            if approximate and made:  # or the old one would stay beside the new one
+                self.table.drop_index(made[0].name)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # readers of old versions fail, and start again
+                # No other process writes: what else lies there was left by one that was killed.
+                self.table.optimize(cleanup_older_than=keep_versions, delete_unverified=True)
             if approximate and rows:
                 self._build_approximate()
+                self._choose_probes()
+            self._record(optimized={"version": self.table.version, "rows": rows})
+
+    def _is_changed(self, rows: int, made: Sequence[Any]) -> bool:
+        """Return whether enough has changed since the last time for rearranging an approximate index to pay off."""
+        last = self.settings.get("optimized", {"version": -1, "rows": 0})
+        commits = self.table.version - last["version"]
+        if not made or not commits:
+            return commits > 0
+        unindexed = sum(one.num_unindexed_rows for one in made)
+        # Rows added and updated, and the places left behind by rows updated and deleted.
+        return commits > FOLD_COMMITS or 2 * unindexed + last["rows"] - rows > FOLD * rows
+
+    @property
+    def exact_limit(self) -> int:
+        """Images up to which all are scored."""
+        return EXACT_LIMIT if self.vectors_of_an_image == MULTI else SINGLE_EXACT_LIMIT
 
     def _build_approximate(self) -> None:
         """Build the approximate index, with as many partitions as the square root of the number of vectors."""
-        rows, sample = len(self), self.table.search().select(["vectors"]).limit(100).to_arrow()
-        vectors = rows * len(sample["vectors"].combine_chunks().flatten()) / len(sample)
+        rows, vectors = len(self), len(self)
+        if self.vectors_of_an_image == MULTI:
+            sample = self.table.search().select(["vectors"]).limit(100).to_arrow()
+            vectors = rows * len(sample["vectors"].combine_chunks().flatten()) // len(sample)
+        partitions = round(vectors**0.5)
         self.table.create_index(
             "vectors",
-            config=IvfRq(distance_type="cosine", num_partitions=round(vectors**0.5), sample_rate=SAMPLE_RATE),
+            config=IvfRq(distance_type="cosine", num_partitions=partitions, sample_rate=SAMPLE_RATE),
             replace=True,
             wait_timeout=timedelta(hours=24),
         )
-        self.settings["rows_at_indexing"] = rows
-        write_json(self.folder / SETTINGS, self.settings)
+        self._record(rows_at_indexing=rows, partitions=partitions)
+
+    def _choose_probes(self) -> None:
+        """Search as many partitions as recall needs, then refine more: the codes of narrow vectors are coarse."""
+        from .recall import patch_queries, share_found
+
+        queries = patch_queries(self)
+        truths, probes, refine = self.search_exactly(queries), FEWEST_PROBES, REFINE[self.vectors_of_an_image]
+        while True:
+            self._record(probes=probes, refine=refine)
+            recall = share_found([self._approximately(self._query(one), None, 10) for one in queries], truths)
+            if recall >= RECALL or (probes >= self.settings["partitions"] and refine >= MOST_REFINE):
+                return
+            if probes < self.settings["partitions"]:
+                probes *= 2
+            else:
+                refine *= 2
 
     # --- reading ---
 
+    @retried
     def rows(self, where: str | None = None, columns: Sequence[str] = FIELDS) -> list[dict[str, Any]]:
         """Return columns of all images, or of those that match a filter."""
         with explained_filter(where, self.columns) as condition:
             return self._scan(condition, columns).limit(None).to_list()
 
+    @retried
     def vectors(self, ids: Sequence[str]) -> dict[str, torch.Tensor]:
         """Return the stored vectors (n, embedding_dim) of images by id."""
-        blocks = map(as_block, self._scan(col("id").isin(list(ids)), ["id", "vectors"]).limit(None).to_batches())
-        return {
-            name: embeds[number, mask[number]] for names, embeds, mask in blocks for number, name in enumerate(names)
-        }
+        found: dict[str, torch.Tensor] = {}
+        for batch in self._scan(col("id").isin(list(ids)), ["id", "vectors"]).limit(None).to_batches():
+            names, embeds, mask = as_block(batch)
+            for number, name in enumerate(names.to_pylist()):
+                rows = embeds[number : number + 1] if mask is None else embeds[number, mask[number]]
+                found[name] = rows[:, : self.embedding_dim]
+        return found
 
     def _scan(self, where: str | Expr | None, columns: Sequence[str]) -> Any:
         query = self.table.search().select(list(columns))
         return query if where is None else query.where(where)
 
+    @retried
     def search(
         self,
         query: torch.Tensor,
@@ -308,10 +491,10 @@ class ImageIndex:
         where: str | None = None,
         exact: bool | None = None,
     ) -> list[Hit]:
-        """Return the images with the highest MaxSim, the best first.
+        """Return the most similar images, the best first, by cosine or MaxSim.
 
         Args:
-            query: Vectors (n, embedding_dim) of length 1.
+            query: Vectors (n, embedding_dim) of length 1; for an index of single vectors n is 1.
             limit: Number of images at most.
             where: SQL condition on the columns, such as `folder = 'cats' AND bytes > 1000`.
             exact: Score every image; by default where that takes no longer.
@@ -319,38 +502,59 @@ class ImageIndex:
         Raises:
             ValueError: for a query of another width, a limit below 1, or an invalid filter.
         """
-        query = torch.as_tensor(query).detach().float().cpu()
-        if query.ndim != 2 or query.shape[1] != self.embedding_dim or not len(query) or limit < 1:
-            raise ValueError(
-                f"Expected a query (n, {self.embedding_dim}) and a limit of at least 1, got {tuple(query.shape)} and "
-                f"{limit!r}. Encode it with the checkpoint of the index."
-            )
+        whole = self._query(query)
+        if limit < 1:
+            raise ValueError(f"Expected a limit of at least 1, got {limit!r}.")
         with explained_filter(where, self.columns) as condition:
             if exact is None:
-                limit_of_all = max(EXACT_LIMIT, EXACT_PER_VECTOR * len(query))
-                exact = self.table.count_rows(condition) <= limit_of_all or not self.table.list_indices()
-            blocks = self._blocks(condition) if exact else self._candidates(query, condition, limit)
-            scores = ((maxsim([query], embeds, b_mask=mask)[0].tolist(), ids) for ids, embeds, mask in blocks)
-            found = (pair for block in scores for pair in zip(*block, strict=True))
-        # Equal scores come in the order of their ids, whatever order the rows are stored in.
-        return self._hits(heapq.nsmallest(limit, found, key=lambda one: (-one[0], one[1])))
+                most = EXACT_PER_VECTOR * len(whole) if self.vectors_of_an_image == MULTI else 0
+                rows = self.table.count_rows(condition)
+                exact = rows <= max(self.exact_limit, most) or not self.table.list_indices()
+            if exact:
+                return self._hits(best_of([whole], self._blocks(condition), limit)[0])
+            return self._approximately(whole, condition, limit)
 
-    def _candidates(self, query: torch.Tensor, where: str | None, limit: int) -> Iterator[Block]:
-        """Read ids and vectors of the images that the approximate index returns, five times `limit` or more."""
-        near: Any = self.table.search(query.numpy(), vector_column_name="vectors")
+    @retried
+    def search_exactly(self, queries: Sequence[torch.Tensor], limit: int = 10) -> list[list[tuple[float, str]]]:
+        """Return scores and ids of the best images for each of many queries, by one pass over all vectors."""
+        return best_of([self._query(one) for one in queries], self._blocks(None), limit)
+
+    def _query(self, query: torch.Tensor) -> torch.Tensor:
+        """Return a query as its vectors are stored: with zeros up to the width of the column."""
+        query = torch.as_tensor(query).detach().float().cpu()
+        single = self.vectors_of_an_image == SINGLE
+        if query.ndim != 2 or query.shape[1] != self.embedding_dim or not len(query) or (single and len(query) > 1):
+            raise ValueError(
+                f"Expected a query ({1 if single else 'n'}, {self.embedding_dim}), got {tuple(query.shape)}. Encode "
+                "it with the checkpoint of the index."
+            )
+        kind = self.table.schema.field("vectors").type
+        width = (kind if single else kind.value_type).list_size
+        return torch.nn.functional.pad(query, (0, width - query.shape[1]))
+
+    def _approximately(self, query: torch.Tensor, where: str | None, limit: int) -> list[Hit]:
+        found = self._candidates(query, where, limit)
+        rows = {row.pop("id"): row for row in found.drop_columns("vectors").to_pylist()}
+        return self._hits(best_of([query], map(as_block, found.to_batches()), limit)[0], rows)
+
+    def _candidates(self, query: torch.Tensor, where: str | None, limit: int) -> pa.Table:
+        """Read the images that the approximate index returns, five times `limit` or more, with their vectors."""
+        single = self.vectors_of_an_image == SINGLE
+        near: Any = self.table.search(query[0].numpy() if single else query.numpy(), vector_column_name="vectors")
         near = (
             near.distance_type("cosine")
             .limit(max(CANDIDATES, 5 * limit))
-            .refine_factor(REFINE)
-            .select(["id", "vectors", "_distance"])
+            .refine_factor(self.settings.get("refine", REFINE[self.vectors_of_an_image]))
+            .nprobes(self.settings.get("probes", FEWEST_PROBES))
+            .select([*self.columns, "vectors", "_distance"])
         )
-        found = (near if where is None else near.where(where)).to_arrow()
-        return map(as_block, found.drop_columns("_distance").to_batches())
+        return (near if where is None else near.where(where)).to_arrow().drop_columns("_distance")
 
-    def _hits(self, best: Sequence[tuple[float, str]]) -> list[Hit]:
+    def _hits(self, best: Sequence[tuple[float, str]], rows: dict[str, dict[str, Any]] | None = None) -> list[Hit]:
         """Return scores and ids with the columns of each image, without those deleted meanwhile."""
-        chosen = col("id").isin([name for _, name in best])
-        rows = {row.pop("id"): row for row in self._scan(chosen, self.columns).to_list()} if best else {}
+        if rows is None:
+            chosen = col("id").isin([name for _, name in best])
+            rows = {row.pop("id"): row for row in self._scan(chosen, self.columns).to_list()} if best else {}
         return [Hit(score, name, rows[name].pop("path") or name, rows[name]) for score, name in best if name in rows]
 
     def search_text(self, text: str, force: bool = False, **options: Any) -> list[Hit]:
@@ -374,19 +578,49 @@ class ImageIndex:
         wanted = (self.table.version, where)
         if self._cache is None or self._cache[0] != wanted:
             blocks = map(as_block, self._scan(where, ["id", "vectors"]).limit(None).to_batches())
-            if self.table.count_rows(where) > EXACT_LIMIT:
+            if self.table.count_rows(where) > self.exact_limit:
                 return blocks
             self._cache = (wanted, list(blocks))
         return iter(self._cache[1])
 
-    def require_encoder(self) -> ImageTextEncoder:
-        """Return the encoder; a ValueError where the index was opened without one."""
+    def use(self, encoder: Any) -> None:
+        """Encode with this encoder; a ValueError if it is not the one that made the index."""
+        self.encoder = encoder
+        self._check(None, None)
+
+    def require_encoder(self) -> Any:
+        """Return the encoder, which `load_encoder` makes when it is needed; a ValueError where there is none."""
+        if self.encoder is None and self.load_encoder:
+            self.use(self.load_encoder())
         if self.encoder is None:
             raise ValueError(
                 f"Expected the checkpoint that made the index, {self.settings['checkpoint']!r}, got none. "
                 "Pass `encoder`."
             )
         return self.encoder
+
+
+def best_of(queries: Sequence[torch.Tensor], blocks: Iterable[Block], limit: int) -> list[list[tuple[float, str]]]:
+    """Return scores and ids of the best rows of all blocks for each query, the best first."""
+    best: list[list[tuple[float, str]]] = [[] for _ in queries]
+    for ids, embeds, mask in blocks:
+        if not len(ids):
+            continue
+        for number, scores in enumerate(similarities(queries, embeds, mask)):
+            near = torch.nonzero(scores >= scores.topk(min(limit, len(scores))).values[-1]).flatten().numpy()
+            found = zip(scores[near].tolist(), ids.take(pa.array(near)).to_pylist(), strict=True)
+            # Equal scores come in the order of their ids, whatever order the rows are stored in.
+            best[number] = heapq.nsmallest(limit, [*best[number], *found], key=lambda one: (-one[0], one[1]))
+    return best
+
+
+def similarities(queries: Sequence[torch.Tensor], embeds: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Return the similarities (queries, images): cosines of single vectors, else MaxSim."""
+    if mask is None:
+        return torch.cat(list(queries)) @ embeds.T
+    from sentence_transformers.util import maxsim  # seconds, which a run where nothing changed does not need
+
+    return maxsim(list(queries), embeds, b_mask=mask)
 
 
 def gone_from(places: Sequence[str | Path], ids: Iterable[str]) -> list[str]:
@@ -415,4 +649,14 @@ def gone_from(places: Sequence[str | Path], ids: Iterable[str]) -> list[str]:
     return gone
 
 
-__all__ = ["CANDIDATES", "EXACT_LIMIT", "REFINE", "AddReport", "Hit", "ImageIndex", "gone_from"]
+__all__ = [
+    "CANDIDATES",
+    "EXACT_LIMIT",
+    "REFINE",
+    "SINGLE_EXACT_LIMIT",
+    "AddReport",
+    "Hit",
+    "ImageIndex",
+    "best_of",
+    "gone_from",
+]

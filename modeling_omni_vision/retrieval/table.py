@@ -1,4 +1,7 @@
-"""The table of an index: a row for each image, with columns and any number of 16-bit vectors, and its settings."""
+"""The table of an index: a row for each image, with columns and one or many 16-bit vectors, and its settings.
+
+Vectors are stored with zeros up to a multiple of 8, which the approximate index needs and no cosine notices.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -8,46 +11,52 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from ..embedding.encoder import POOL_FACTOR, ImageTextEncoder
 
-
-FORMAT = 1
+FORMAT = 2
+POOL_FACTOR = 3
+SINGLE, MULTI = "single_vector", "multi_vector"
 FIELDS = ("id", "path", "folder", "name", "bytes", "modified")
 TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
 
-# Ids; their vectors (images, most vectors, embedding_dim), padded; the mask (images, most vectors) of real ones.
-Block = tuple[list[str], torch.Tensor, torch.Tensor]
+# Ids; their vectors (images, width), or padded (images, most vectors, width) with the mask of real ones.
+Block = tuple[pa.Array, torch.Tensor, torch.Tensor | None]
 
 
 def as_block(batch: pa.RecordBatch) -> Block:
     """Return ids and float32 vectors of a batch of rows, padded as MaxSim takes them."""
-    column = batch["vectors"]
+    column, ids = batch["vectors"], batch["id"]
+    if pa.types.is_fixed_size_list(column.type):
+        return ids, torch.tensor(flat_vectors(column)).float(), None
     lengths = torch.from_numpy(np.diff(column.offsets.to_numpy()).astype(np.int64))
-    vectors = column.flatten()
-    flat = vectors.flatten().to_numpy(zero_copy_only=False).reshape(-1, vectors.type.list_size)
-    rows = torch.tensor(flat).float().split(lengths.tolist())
+    rows = torch.tensor(flat_vectors(column.flatten())).float().split(lengths.tolist())
     padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    return batch["id"].to_pylist(), padded, torch.arange(padded.shape[1]) < lengths[:, None]
+    return ids, padded, torch.arange(padded.shape[1]) < lengths[:, None]
 
 
-def as_lists(vectors: Sequence[np.ndarray], width: int) -> pa.Array:
-    """Return vectors (n, width) of each image, n differing, as a column of lists of 16-bit vectors."""
-    flat = np.concatenate([np.zeros((0, width)), *vectors]).astype(np.float16)
-    ends = np.cumsum([0, *map(len, vectors)]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(ends), pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), width))
+def flat_vectors(column: pa.Array) -> np.ndarray:
+    """Return a column of vectors of a fixed width as an array (n, width)."""
+    return column.flatten().to_numpy(zero_copy_only=False).reshape(-1, column.type.list_size)
 
 
-def new_settings(
-    encoder: ImageTextEncoder, pool_factor: float | None, columns: Mapping[str, str] | None
-) -> dict[str, Any]:
+def as_vectors(flat: np.ndarray, kind: pa.DataType, lengths: Sequence[int]) -> pa.Array:
+    """Return vectors (n, embedding_dim) as a column of this type; `lengths` are the numbers of vectors of each row."""
+    multi = not pa.types.is_fixed_size_list(kind)
+    width = (kind.value_type if multi else kind).list_size
+    padded = np.pad(flat.astype(np.float16), ((0, 0), (0, width - flat.shape[1])))
+    values = pa.FixedSizeListArray.from_arrays(pa.array(padded.ravel()), width)
+    return pa.ListArray.from_arrays(pa.array(np.cumsum([0, *lengths]).astype(np.int32)), values) if multi else values
+
+
+def new_settings(encoder: Any, pool_factor: float | None, columns: Mapping[str, str] | None) -> dict[str, Any]:
     """Return what an index records of how it was made.
 
     Raises:
         ValueError: for a factor below 1, or columns of another type or a reserved name.
     """
-    factor = POOL_FACTOR if pool_factor is None else pool_factor
-    if factor < 1:
-        raise ValueError(f"`pool_factor` must be at least 1, got {pool_factor!r}. 1 keeps every vector.")
+    vectors = getattr(encoder, "vectors", MULTI)
+    factor = (POOL_FACTOR if vectors == MULTI else 1) if pool_factor is None else pool_factor
+    if factor < 1 or (vectors == SINGLE and factor > 1):
+        raise ValueError(f"`pool_factor` must be at least 1, and 1 for {SINGLE}, got {pool_factor!r}. 1 keeps all.")
     columns = dict(columns or {})
     wrong = {name: kind for name, kind in columns.items() if kind not in TYPES or name in (*FIELDS, "vectors")}
     if wrong:
@@ -60,6 +69,9 @@ def new_settings(
         "checkpoint": encoder.name,
         "weights": encoder.weights_digest,
         "embedding_dim": encoder.embedding_dim,
+        "vectors": vectors,
+        "metric": "cosine",
+        "pool": getattr(encoder, "pool", None),
         "pool_factor": factor,
         "columns": columns,
     }
@@ -72,7 +84,7 @@ def explained_filter(where: str | None, columns: Sequence[str]) -> Iterator[str 
         # In brackets: otherwise LanceDB silently ignores what follows a semicolon.
         yield None if where is None else f"({where})"
     except (RuntimeError, ValueError, OSError) as error:
-        if where is None:
+        if where is None or was_cleaned_up(error):
             raise
         raise ValueError(
             f"Expected an SQL condition on {', '.join(columns)}, such as \"folder = 'cats'\", got {where!r}: "
@@ -80,15 +92,23 @@ def explained_filter(where: str | None, columns: Sequence[str]) -> Iterator[str 
         ) from error
 
 
+def was_cleaned_up(error: Exception) -> bool:
+    """Return whether LanceDB read files of a version that another process has removed since."""
+    return isinstance(error, RuntimeError) and "Not found:" in str(error)
+
+
 def schema_of(settings: Mapping[str, Any]) -> pa.Schema:
     """Return the columns of an index with these settings."""
     types = {name: pa.int64() if name in ("bytes", "modified") else pa.string() for name in FIELDS}
     types |= {name: TYPES[kind] for name, kind in settings["columns"].items()}
-    return pa.schema([*types.items(), ("vectors", pa.list_(pa.list_(pa.float16(), settings["embedding_dim"])))])
+    vector = pa.list_(pa.float16(), -(-settings["embedding_dim"] // 8) * 8)
+    return pa.schema([*types.items(), ("vectors", vector if settings["vectors"] == SINGLE else pa.list_(vector))])
 
 
-def as_table(rows: Sequence[Mapping[str, Any]], vectors: Sequence[np.ndarray], schema: pa.Schema) -> pa.Table:
-    """Return rows and their vectors (n, embedding_dim) as a table of this schema.
+def as_table(
+    rows: Sequence[Mapping[str, Any]], vectors: Sequence[np.ndarray], schema: pa.Schema, width: int
+) -> pa.Table:
+    """Return rows and their vectors (n, width), for single vectors (1, width), as a table of this schema.
 
     Raises:
         ValueError: if they do not fit each other or the schema.
@@ -103,14 +123,14 @@ def as_table(rows: Sequence[Mapping[str, Any]], vectors: Sequence[np.ndarray], s
     unknown = sorted({name for row in rows for name in row} - set(names))
     if unknown:
         raise ValueError(f"Expected columns out of {names}, got {unknown}. Name them when the index is made.")
-    width = schema.field("vectors").type.value_type.list_size
+    kind = schema.field("vectors").type
+    most = 1 if pa.types.is_fixed_size_list(kind) else None
     for one, made in zip(ids, vectors, strict=True):
-        lengths = np.linalg.norm(np.asarray(made, dtype=np.float32), axis=-1) if np.ndim(made) == 2 else np.zeros(0)
         # An image without a vector, or with one of no direction, could never be found.
-        if not len(lengths) or np.shape(made)[1] != width or not (np.isfinite(lengths) & (lengths > 0)).all():
+        if np.ndim(made) != 2 or np.shape(made)[1] != width or len(made) != (most or len(made)) or not directed(made):
             raise ValueError(
-                f"Expected at least one vector of width {width}, finite and none of them zero, got an array of shape "
-                f"{np.shape(made)} for {one!r}. Encode it with the checkpoint of the index."
+                f"Expected {most or 'at least one'} vector of width {width}, finite and none of them zero, got an "
+                f"array of shape {np.shape(made)} for {one!r}. Encode it with the checkpoint of the index."
             )
     try:
         columns = [pa.array([row.get(name) for row in rows], schema.field(name).type) for name in names]
@@ -118,7 +138,31 @@ def as_table(rows: Sequence[Mapping[str, Any]], vectors: Sequence[np.ndarray], s
         raise ValueError(
             f"Expected values of the types {dict(zip(names, schema.types, strict=False))}, got {error}."
         ) from error
-    return pa.table([*columns, as_lists(vectors, width)], schema=schema)
+    flat = np.concatenate([np.zeros((0, width)), *vectors])
+    return pa.table([*columns, as_vectors(flat, kind, [len(one) for one in vectors])], schema=schema)
 
 
-__all__ = ["FIELDS", "FORMAT", "Block", "as_block", "as_table", "explained_filter", "new_settings", "schema_of"]
+def directed(vectors: np.ndarray) -> bool:
+    """Return whether there are vectors, and all of them have a length that is finite and not zero."""
+    lengths = np.linalg.norm(np.asarray(vectors, dtype=np.float32), axis=-1)
+    return bool(len(lengths) and (np.isfinite(lengths) & (lengths > 0)).all())
+
+
+__all__ = [
+    "FIELDS",
+    "FORMAT",
+    "MULTI",
+    "POOL_FACTOR",
+    "SINGLE",
+    "TYPES",
+    "Block",
+    "as_block",
+    "as_table",
+    "as_vectors",
+    "directed",
+    "explained_filter",
+    "flat_vectors",
+    "new_settings",
+    "schema_of",
+    "was_cleaned_up",
+]

@@ -37,7 +37,7 @@ class DataReport:
             data, closed = DatasetDict({**data}), DatasetDict(test=data["test"])
             del data["test"]
         if not is_drawn(self.recipe.dataset):
-            data, self.skipped = leave_out_unreadable(data, self.args.check, self.args.on_error)
+            data, self.skipped = leave_out_unreadable(data, self.args.check, self.args.on_error, self.recipe.dataset)
         self.found = summarize_dataset(data)
         if self.args.process_index == 0:
             print(*(line for split in self.found for line in split.lines()), sep="\n", flush=True)

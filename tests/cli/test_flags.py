@@ -21,17 +21,22 @@ FLAGS = {
     "inspect": "folder dataset image_column label_column check sheet export split count json",
     "visualize": "model output images image text dataset split count revision",
     "zero-shot": "model dataset split labels templates",
-    "index": "model index images revision pool_factor on_error remove_missing delete queries measure",
-    "search": "model index text image where limit exact json sheet maps force revision",
+    "embed": "model images output pool normalize engine decode batch_size shard_rows workers limit shard npy dry_run "
+    "revision trust_remote_code",
+    "neighbours": "embeddings images limit sheet csv json revision trust_remote_code",
+    "duplicates": "embeddings threshold hash_bits csv sheet json revision trust_remote_code",
+    "map": "embeddings output limit",
+    "index": "index model images embeddings revision pool_factor on_error remove_missing delete queries measure",
+    "search": "model index text image where limit exact json sheet maps force revision trust_remote_code",
     "compose": "vision text output fusion vision_feature_select_strategy projector scale_factor "
     "cross_attention_interval dtype",
     "ask": "question model image max_new_tokens force revision",
     "export": "model output format quantize dataset split images count precision batch_size dynamic_size uint8 "
-    "max_drop",
+    "max_drop server vendor",
     "convert": "model output source target num_heads architecture hidden_act encoder_only revision trust_remote_code "
     "spec_config",
     "demo": "model index export_space host port revision",
-    "publish": "model output repo_id push private template",
+    "publish": "model output repo_id push private template export",
     "verify": "folder trust_remote_code",
     "benchmark": "model batch_sizes dtype threads rounds compiled fused json",
 }
@@ -89,7 +94,7 @@ def test_one_word_has_one_type_everywhere():
     assert {name: kinds for name, kinds in found.items() if len(set(kinds.values())) > 1} == {}
     assert found["images"]["predict"] == list[str]
     assert found["image"]["search"] is str
-    assert set(found["model"]) == set(COMMANDS) - {"inspect", "compose", "verify"}
+    assert set(found["model"]) == set(COMMANDS) - {"inspect", "compose", "verify", "neighbours", "duplicates", "map"}
 
 
 @pytest.mark.parametrize("word", ["revision", "json", "image_column", "label_column", "dtype"])

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
-from PIL import Image
+from PIL import Image, features
 
 
 def build(root: Path, tree: Mapping[str, Any]) -> None:
@@ -91,7 +91,8 @@ def png_header(width: int, height: int) -> bytes:
 
 FORMATS = {"jfif": "JPEG", "jp2": "JPEG2000", "tga": "TGA", "webp": "WEBP", "gif": "GIF", "bmp": "BMP", "tiff": "TIFF"}
 NO_IMAGES = ("svg", "heic", "pdf", "mp4", "eps", "npy", "zip", "h5", "mpg", "dcm")
-FORMATS |= {"ico": "ICO", "ppm": "PPM", "pcx": "PCX", "dds": "DDS", "avif": "AVIF"}
+FORMATS |= {"ico": "ICO", "ppm": "PPM", "pcx": "PCX", "dds": "DDS"}
+FORMATS |= {"avif": "AVIF"} if features.check("avif") else {}
 MODES = [
     *((mode, "png") for mode in ("I;16", "LA", "RGBA", "P", "1")),
     *((mode, "tiff") for mode in ("F", "CMYK", "I")),
@@ -406,6 +407,52 @@ CASES: dict[str, Mapping[str, Any]] = {
     "masks beside images": {"images": 6, "masks": 6},
     "YOLO": {"images/train": 6, "images/val": 2, "labels/train/0.txt": "0 1 1 1 1", "data.yaml": "nc: 1"},
     "COCO": {"train2017": 6, "val2017": 2, "annotations/instances.json": "{}"},
+    "YOLO in splits": {"train/images": 6, "train/labels/0.txt": "0", "valid/images": 2, "valid/labels/0.txt": "0"},
+    "Pascal VOC": {
+        "JPEGImages": 10,
+        "SegmentationClass": 10,
+        "Annotations/0.xml": "x",
+        "ImageSets/Main/train.txt": "0",
+    },
+    "CVAT": {"images": 6, "annotations.xml": "<annotations/>"},
+    "labelme": {".": 6, "0.json": "{}"},
+    "Roboflow": {"train": 6, "train/_annotations.coco.json": "{}", "valid": 3, "test": 2},
+    "Cityscapes": {"leftImg8bit/train/aachen": 3, "leftImg8bit/val/bonn": 2, "gtFine/train/aachen": 3},
+    "archives of ImageNet": {"train/n01440764.tar": b"x", "val/n01440764": 2},
+    "archives of classes": {"cat.zip": b"PK", "dog.zip": b"PK"},
+    "an archive beside classes": {**PETS, "bird.zip": b"PK"},
+    "numbered splits": {"01_train/cat": 6, "01_train/dog": 6, "02_test/cat": 2},
+    "splits called after the data": {"pets_train/cat": 6, "pets_train/dog": 6, "pets_val/cat": 2},
+    "splits in names of Parquet files": {f"my-{split}.parquet": table(label=TABLE12) for split in ("train", "test")},
+    "classes and splits in one name": {"cat_train": 6, "cat_test": 3, "dog_train": 6},
+    "classes that differ in blanks": {"hot dog": 6, "hot  dog": 6},
+    "classes that differ in width": {"cat": 6, "\uff43\uff41\uff54": 6},
+    "classes that differ in what nobody sees": {"a b": 6, "a\u00a0b\u200b": 6},
+    "few of three classes": {"a": 6, "b": 6, "c": 6},
+    "a fork of macOS": one("x.png", b"\0\5\x16\7\0\2\0\0Mac OS X        " + bytes(60)),
+    "pages": one("x.tiff", image("TIFF", save_all=True, append_images=(Image.new("RGB", (5, 5)),))),
+    "frames of WebP": one("x.webp", image("WEBP", save_all=True, append_images=(Image.new("RGB", (9, 9)),))),
+    "frames of PNG": one("x.png", image(save_all=True, append_images=(Image.new("RGB", (9, 9)),))),
+    "SVG in a PNG": one("x.png", "<svg xmlns='http://www.w3.org/2000/svg'/>"),
+    "a recycle bin": {**PETS, "#recycle": 2, "lost+found": folder},
+    "metadata with a column split": metadata(
+        "metadata.jsonl", lines(*(row | {"split": "Valid" if n > 9 else "train"} for n, row in enumerate(labelled())))
+    ),
+    "metadata with splits that are none": metadata("metadata.jsonl", lines(*labelled(split="fold 1"))),
+    "metadata with some splits": metadata(
+        "metadata.jsonl", lines(*(row | {"split": "rest" if n > 9 else "train"} for n, row in enumerate(labelled())))
+    ),
+    "Parquet with a column subset": {"a.parquet": table(label=TABLE12, subset=["train"] * 10 + ["validation"] * 2)},
+    "metadata of Windows": {
+        "img": 12,
+        "metadata.csv": "file_name,label\r\n" + "".join(f"img\\{n}.png,{n % 2}\r\n" for n in range(12)),
+    },
+    "metadata with blanks": metadata(
+        "metadata.csv", "file_name, label\n" + "".join(f"{n}.png, {n % 2}\n" for n in range(12))
+    ),
+    "metadata with a column twice": metadata("metadata.csv", "file_name,label,label\n0.png,a,b\n"),
+    "metadata with numbers for names": metadata("metadata.csv", "file_name,label\n0,a\n1,b\n"),
+    "metadata with addresses": metadata("metadata.jsonl", lines({"file_name": "https://a.org/0.png", "label": "a"})),
     "ImageNet": {"train/n01440764": 6, "train/n01443537": 6, "val/n01440764": 2, "val/n01443537": 2},
 }
 # What is named below the root, where it is not the root.

@@ -314,6 +314,9 @@ def test_each_thing_that_the_assistant_says_is_an_answer_to_all_before_it(tmp_pa
         load_questions(str(tmp_path), validation_fraction=1)
 
 
+TALK = [turn("user", "What?"), turn("assistant", "Red.")]
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
@@ -337,6 +340,10 @@ def test_each_thing_that_the_assistant_says_is_an_answer_to_all_before_it(tmp_pa
             {"image": "a.png", "messages": [turn("user", [{"type": "video", "video": "a"}]), turn("assistant", "!")]},
             "text",
         ),
+        (
+            {"image": "a.png", "split": "test", "messages": TALK},
+            "`split` 'test' in a file of train: give each split a",
+        ),
         ({"messages": [turn("user", [{"image": "a.png"}]), turn("assistant", "!")]}, "inside a part, 'a.png'"),
         (["a.png"], "entry 1 of .*no JSON object"),
         ("a.png", "line 1 of .*no JSON object"),
@@ -346,9 +353,6 @@ def test_a_line_that_cannot_be_read_is_named(tmp_path, row, message):
     (tmp_path / "broken.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=message):
         load_conversations(write(tmp_path, row))
-
-
-TALK = [turn("user", "What?"), turn("assistant", "Red.")]
 
 
 @pytest.mark.parametrize(

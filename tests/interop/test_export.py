@@ -204,7 +204,7 @@ def test_both_towers_of_a_retrieval_model_are_exported(tmp_path, format):
     pytest.importorskip("transformers", minversion="5.23")
     from modeling_omni_vision import OmniVisionForRetrieval
 
-    options = ExportOptions(format=format, quantize="int8" if format == "onnx" else None, max_drop=5)
+    options = ExportOptions(format=format, quantize="int8", max_drop=5)
     report = export_model(SEARCH, tmp_path / "out", options, dataset="scenes", count=40)
     towers = {found["tower"] for found in report.record["files"].values()}
     assert towers == {"vision_model", "text_model"}

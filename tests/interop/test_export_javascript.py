@@ -4,15 +4,18 @@ import json
 import shutil
 import subprocess
 from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import PIL
 import pytest
 import torch
+import transformers
 from packaging.version import Version
 from PIL import Image
 
 from modeling_omni_vision import OmniVisionImageProcessorPil
+from modeling_omni_vision.interop import convert_to_native
 
 
 NODE = shutil.which("node")
@@ -119,3 +122,85 @@ def test_shortest_edge_and_centre_crop_are_those_of_stock_processors(tmp_path):
 def test_what_is_no_image_of_bytes_is_refused(tmp_path):
     with pytest.raises(subprocess.CalledProcessError):
         through_node(tmp_path, [Image.new("CMYK", (4, 4)).convert("I")], [{"size": {"height": 2, "width": 2}}])
+
+
+# --- transformers.js itself, where `make transformers-js` has fetched it ---
+
+TRANSFORMERS_JS = Path(__file__).parent.parent.parent / ".cache" / "transformers-js" / "node_modules"
+TRANSFORMERS_JS /= "@huggingface/transformers/dist/transformers.node.mjs"
+CLASSIFY = """
+import { readFileSync, writeFileSync } from "node:fs";
+import { dirname, basename } from "node:path";
+const [library, module, folder, images] = process.argv.slice(1);
+const { AutoModelForImageClassification, RawImage, Tensor, env, pipeline } = await import(library);
+const { pixelValues } = await import(module);
+env.allowRemoteModels = false;
+env.localModelPath = dirname(folder);
+const options = { dtype: "fp32" };
+const model = await AutoModelForImageClassification.from_pretrained(basename(folder), options);
+const classify = await pipeline("image-classification", basename(folder), options);
+const settings = JSON.parse(readFileSync(`${folder}/preprocessor_config.json`));
+const found = [];
+for (const [index, { width, height, channels }] of JSON.parse(readFileSync(`${images}/images.json`)).entries()) {
+  const bytes = new Uint8Array(readFileSync(`${images}/${index}.in`));
+  const { data, dims } = pixelValues({ data: bytes, width, height, channels }, settings);
+  const { logits } = await model({ pixel_values: new Tensor("float32", data, dims) });
+  // Its own processor refuses grey with alpha.
+  const scores = channels === 2 ? [] : await classify(new RawImage(bytes, width, height, channels), { top_k: null });
+  found.push({ logits: [...logits.data], scores });
+}
+writeFileSync(`${images}/found.json`, JSON.stringify(found));
+"""
+
+
+def in_transformers_js(twin, images, folder):
+    """Logits from the pixels of preprocess.mjs, and scores of the pipeline with its own pixels, of each image."""
+    folder.mkdir()
+    for index, image in enumerate(images):
+        (folder / f"{index}.in").write_bytes(image.tobytes())
+    described = [{"width": one.width, "height": one.height, "channels": len(one.getbands())} for one in images]
+    (folder / "images.json").write_text(json.dumps(described))
+    module = twin / "preprocess.mjs"
+    command = [NODE, "--input-type=module", "-e", CLASSIFY, *map(str, (TRANSFORMERS_JS, module, twin, folder))]
+    # Without a network: what is not in the folder is an error.
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((folder / "found.json").read_text())
+    names = {name: int(number) for number, name in json.loads((twin / "config.json").read_text())["id2label"].items()}
+    logits = torch.tensor([one["logits"] for one in found])
+    scores = torch.zeros_like(logits)
+    for row, one in zip(scores, found, strict=True):
+        for entry in one["scores"]:
+            row[names[entry["label"]]] = entry["score"]
+    return logits, scores
+
+
+@pytest.mark.slow
+@needs_pillow_13
+@pytest.mark.skipif(not TRANSFORMERS_JS.is_file(), reason="`make transformers-js` has not been run")
+def test_transformers_js_opens_the_twin_offline_and_gives_its_logits_on_twenty_images(tmp_path, tiny_classifier):
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason="the extra `onnx` is not installed")
+    from modeling_omni_vision.interop.export import export_model
+
+    images = [drawn(*image, seed) for seed, image in enumerate(IMAGES)]
+    tiny_classifier.save_pretrained(tmp_path / "model")
+    processor = OmniVisionImageProcessorPil(size={"height": 32, "width": 32})
+    processor.save_pretrained(tmp_path / "model")
+    convert_to_native(tmp_path / "model", tmp_path / "twin")
+    (tmp_path / "photos").mkdir()
+    for index, image in enumerate(images):
+        image.save(tmp_path / "photos" / f"{index}.png")
+    export_model(tmp_path / "twin", tmp_path / "web", images=[str(tmp_path / "photos")])
+    model = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "twin").eval()
+    with torch.inference_mode():
+        expected = model(processor(images, return_tensors="pt")["pixel_values"]).logits
+    logits, _ = in_transformers_js(tmp_path / "web", images, tmp_path / "any")
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
+    # Of the native size its own processor has nothing to resize, and its pixels are ours.
+    native = [drawn(32, 32, ("RGB", "L")[seed % 2], seed) for seed in range(20)]
+    with torch.inference_mode():
+        expected = model(processor(native, return_tensors="pt")["pixel_values"]).logits
+    logits, scores = in_transformers_js(tmp_path / "web", native, tmp_path / "native")
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(scores, expected.softmax(-1), atol=1e-5, rtol=0)

@@ -21,6 +21,7 @@ pytest.importorskip("sentence_transformers")
 from test_retrieval_model import config, word_tokenizer  # skips this module too where transformers is too old
 
 from modeling_omni_vision import OmniVisionForRetrieval, OmniVisionImageProcessor, OmniVisionRetrievalProcessor
+from modeling_omni_vision.cli import embed as embed_script
 from modeling_omni_vision.cli import index as index_script
 from modeling_omni_vision.cli import search as search_script
 from modeling_omni_vision.data.image_files import find_images, path_of
@@ -620,17 +621,20 @@ def test_an_empty_folder_is_refused_and_an_empty_index_is_searched(model, tmp_pa
 
 def test_the_commands_of_the_documentation_are_true(model, images, tmp_path, monkeypatch, capfd):
     text = (Path(__file__).parents[2] / "docs" / "index.md").read_text(encoding="utf-8")
-    commands = re.findall(r"^omni-vision ((?:index|search) .*)$", text, flags=re.MULTILINE)
-    assert len(commands) == 3
+    commands = re.findall(r"^omni-vision ((?:embed|index|search) .*)$", text, flags=re.MULTILINE)
+    assert len(commands) == 6
     monkeypatch.chdir(tmp_path)
     images.rename("my_images")
     Path("runs").mkdir()
-    Path("runs/search").symlink_to(model)
+    for name in ("runs/search", "my_encoder"):
+        Path(name).symlink_to(model)
     shutil.copy("my_images/cats/0.png", "mine.jpg")
     for command in commands:
         name, *argv = shlex.split(command)
-        {"index": index_script, "search": search_script}[name].main(argv)
-    hits = json.loads(capfd.readouterr().out.rpartition("hits.png\n")[2])["hits"]
+        {"embed": embed_script, "index": index_script, "search": search_script}[name].main(argv)
+    printed = capfd.readouterr().out
+    hits = json.JSONDecoder().raw_decode(printed.partition("hits.png\n")[2])[0]["hits"]
+    assert "score is cosine" in printed
     assert [hit["metadata"]["folder"] for hit in hits] == ["cats"] * 4
     assert Path("hits.png").is_file()
 

@@ -14,6 +14,7 @@ from ...data.hold_out import SPLITS_FILE
 from ...records.command import without_folder
 from ...records.machine import cpu_model, instruction_sets, recorded_versions
 from ...records.metrics_file import METRICS_FILE, read_metrics, write_json
+from ...records.weights_digest import weights_digest
 from ..folder import atomic_output_dir, write_preprocess
 from . import comparison
 from .comparison import Compared
@@ -130,6 +131,18 @@ def export_model(
     options.check()
     checkpoint = open_checkpoint(model)
     samples = load_samples(checkpoint, dataset, split, images, count)
+    return export_checkpoint(checkpoint, samples, output, options, dataset, split)
+
+
+def export_checkpoint(
+    checkpoint: Checkpoint,
+    samples: Samples,
+    output: str | Path,
+    options: ExportOptions,
+    dataset: str | None = None,
+    split: str | None = None,
+) -> ExportReport:
+    """Export an opened checkpoint, compared on loaded samples; the source of these is only recorded."""
     with atomic_output_dir(output) as folder, torch.inference_mode():
         carry(checkpoint, folder, options)
         exports = [
@@ -214,6 +227,7 @@ def describe(
     return {
         "kind": checkpoint.kind,
         **asdict(options),
+        "weights": weights_digest(checkpoint.model),
         "images": len(samples.images),
         **where,
         "calibration_images": len(samples.calibration_images) if options.quantize else None,
@@ -268,4 +282,4 @@ def refuse_bad(record: dict[str, Any], max_drop: float) -> None:
             )
 
 
-__all__ = ["MIN_COSINE", "TOLERANCE", "ExportOptions", "ExportReport", "export_model"]
+__all__ = ["MIN_COSINE", "TOLERANCE", "ExportOptions", "ExportReport", "export_checkpoint", "export_model"]

@@ -77,6 +77,21 @@ def is_exported(folder: str | Path) -> bool:
     return (Path(folder) / EXPORT_FILE).is_file()
 
 
+def read_record(folder: Path) -> dict[str, Any]:
+    """Return what `export.json` says of a folder, or raise `ValueError` if there is none or files of it are gone."""
+    try:
+        record: dict[str, Any] = json.loads((folder / EXPORT_FILE).read_text(encoding="utf-8"))
+        names = list(record["files"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"Expected a folder that `omni-vision export` wrote, got {str(folder)!r} ({error})."
+        ) from error
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(f"Expected the files of {EXPORT_FILE} in {str(folder)!r}, got none called {missing!r}.")
+    return record
+
+
 def load_exported(folder: str | Path, threads: int | None = None) -> ExportedModel:
     """
     Open an exported folder in its runtime: int8 where it was quantised.
@@ -89,16 +104,7 @@ def load_exported(folder: str | Path, threads: int | None = None) -> ExportedMod
         `ValueError`: if the folder is none, or its files are damaged or gone.
     """
     path = Path(folder)
-    try:
-        record = json.loads((path / EXPORT_FILE).read_text(encoding="utf-8"))
-        names = list(record["files"])
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"Expected a folder that `omni-vision export` wrote, got {str(folder)!r} ({error})."
-        ) from error
-    missing = [name for name in names if not (path / name).is_file()]
-    if missing:
-        raise ValueError(f"Expected the files of {EXPORT_FILE} in {str(folder)!r}, got none called {missing!r}.")
+    record = read_record(path)
     config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     if config.model_type == "omni_vision_retrieval":
         return ExportedModel(path, record, config, OmniVisionRetrievalProcessor.from_pretrained(path), threads)
@@ -106,4 +112,4 @@ def load_exported(folder: str | Path, threads: int | None = None) -> ExportedMod
     return ExportedModel(path, record, config, processor, threads)
 
 
-__all__ = ["EXPORT_FILE", "ExportedModel", "is_exported", "load_exported"]
+__all__ = ["EXPORT_FILE", "ExportedModel", "is_exported", "load_exported", "read_record"]

@@ -4,8 +4,9 @@ Inputs and outputs are positional in a graph, so that `TowerModule` fixes their 
 transformers.js reads.
 """
 
+import contextlib
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
 
+from ...modeling_omni_vision import OmniVisionForImageClassification
 from ...modeling_omni_vision_retrieval import OmniVisionForRetrieval
 from ...processing_omni_vision_retrieval import OmniVisionRetrievalProcessor
 from ..vision_tower import load_complete
@@ -151,11 +153,28 @@ def traced(
     # Eager attention: as SDPA the graph would have twice the operations, with checks for rows without any key.
     tower.model.set_attn_implementation("eager")  # type: ignore[operator]
     try:
-        return torch.export.export(tower.eval(), example, dynamic_shapes={"inputs": axes})
+        with cls_alone(tower.model):
+            return torch.export.export(tower.eval(), example, dynamic_shapes={"inputs": axes})
     finally:
         tower.model.set_attn_implementation("sdpa")  # type: ignore[operator]
         for module, size in zip(grids, sizes, strict=True):
             module.grid_size = size
+
+
+@contextlib.contextmanager
+def cls_alone(model: nn.Module) -> Iterator[None]:
+    """Have the last layer of a classifier that reads CLS compute CLS alone, which saves most of that layer."""
+    if not (isinstance(model, OmniVisionForImageClassification) and model.config.pooling == "cls"):
+        yield
+        return
+    encoder = model.omni_vision
+    hook = encoder.register_forward_pre_hook(
+        lambda _, args, options: (args, {**options, "cls_only": True}), with_kwargs=True
+    )
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def examples(

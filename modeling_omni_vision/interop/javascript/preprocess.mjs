@@ -85,21 +85,26 @@ export function opaque({ data, width, height, channels }, toChannels = 3, backgr
   if (!(data instanceof Uint8Array || data instanceof Uint8ClampedArray)) throw new Error("Expected bytes, 0 to 255.");
   if (![1, 2, 3, 4].includes(channels) || data.length !== width * height * channels || !data.length)
     throw new Error(`Expected width * height * channels bytes, 1 to 4 channels, got ${data.length} for ${width} x ${height} x ${channels}.`);
-  const isGrey = channels < 3;
+  const [isGrey, hasAlpha] = [channels < 3, channels % 2 === 0];
   const found = new Uint8Array(width * height * toChannels);
-  for (let pixel = 0; pixel < width * height; pixel++) {
-    const at = pixel * channels;
-    const alpha = channels % 2 ? 255 : data[at + channels - 1];
-    const rgb = background.map((behind, i) => {
-      const value = data[at + (isGrey ? 0 : i)];
-      if (alpha === 255) return value;
-      if (alpha === 0) return behind;
-      const sum = value * alpha * 128 + behind * (255 - alpha) * 128 + (128 << 7);
-      return ((sum >> 8) + sum) >> 8 >> 7;
-    });
-    const luma = () => (rgb[0] * LUMA[0] + rgb[1] * LUMA[1] + rgb[2] * LUMA[2] + 0x8000) >> 16;
-    if (toChannels === 1) found[pixel] = isGrey && alpha === 255 ? rgb[0] : luma();
-    else found.set(rgb, pixel * 3);
+  const over = (value, alpha, behind) => {
+    if (alpha === 255) return value;
+    if (alpha === 0) return behind;
+    const sum = value * alpha * 128 + behind * (255 - alpha) * 128 + (128 << 7);
+    return ((sum >> 8) + sum) >> 8 >> 7;
+  };
+  // Without an array for each pixel: a photograph has millions.
+  for (let pixel = 0, at = 0; pixel < width * height; pixel++, at += channels) {
+    const alpha = hasAlpha ? data[at + channels - 1] : 255;
+    const red = over(data[at], alpha, background[0]);
+    const green = over(data[isGrey ? at : at + 1], alpha, background[1]);
+    const blue = over(data[isGrey ? at : at + 2], alpha, background[2]);
+    if (toChannels === 3) {
+      found[pixel * 3] = red;
+      found[pixel * 3 + 1] = green;
+      found[pixel * 3 + 2] = blue;
+    } else if (isGrey && alpha === 255) found[pixel] = red;
+    else found[pixel] = (red * LUMA[0] + green * LUMA[1] + blue * LUMA[2] + 0x8000) >> 16;
   }
   return { data: found, width, height, channels: toChannels };
 }

@@ -1,0 +1,63 @@
+"""Turn any number of images into vectors on disk; a stopped run goes on with the same command.
+
+    omni-vision embed --model checkpoints/omni-vision-fashion-mnist --images my_images --output runs/vectors
+
+`--images` are files, folders, globs, Parquet files, WebDataset tars, lists (.txt, .jsonl), datasets and addresses of
+fsspec. The output holds Parquet shards (id, path, width, height, vector, and the columns of the source),
+failures.jsonl with the reason of each image that cannot be read, and embed.json. Several processes may share one
+output, also by --shard i/n, and so do the machines of --cluster ray.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .arguments import REVISION, option, parse
+from .program import program
+
+
+@dataclass
+class EmbedArguments:
+    """What to embed, how, and where to."""
+
+    model: str = option("Folder or Hub id of a vision model: ours, a twin, or any image model of transformers.")
+    images: list[str] = option("Files, folders, globs, Parquet files, tars, lists, datasets or addresses of images.")
+    output: str = option("Folder of the vectors; made when it does not exist.")
+    pool: str = option("cls, mean (of the patches) or grid (all patches).", "cls")
+    normalize: bool = option("Scale vectors to length 1.", False)
+    engine: str = option("auto (the fastest by a short calibration), torch or openvino.", "auto")
+    decode: str = option("exact (the image processor's pixels) or fast (JPEG is scaled while it is decoded).", "exact")
+    batch_size: int = option("Images in one forward.", 16)
+    shard_rows: int = option("Images of one file.", 4096)
+    workers: int | None = option("Threads that decode; one for each core if left out.", None)
+    limit: int | None = option("Take the first images alone.", None)
+    shard: str | None = option("i/n: every n-th file from i on, 0/4 to 3/4; auto: as torchrun or SLURM says.", None)
+    npy: bool = option("Also write vectors.npy.", False)
+    dry_run: bool = option("List the images and stop.", False)
+    revision: str | None = option(REVISION, None)
+    trust_remote_code: bool = option("Run the code of a checkpoint that is not ours.", False)
+
+
+@program
+def main(argv: Sequence[str]) -> None:
+    arguments = parse(EmbedArguments, argv)
+    from ..data.image_files import LeftOut
+    from ..embedding.embed import embed
+    from ..embedding.sources import list_rows
+
+    options = {**vars(arguments)}
+    if options.pop("dry_run"):
+        left_out, count, size = LeftOut(), 0, 0
+        for row in list_rows(arguments.images, [], left_out):
+            count, size = count + 1, size + max(row.bytes, 0)
+        print(f"{count:,} images, {size / 1e6:,.1f} MB; left out: {left_out if left_out.counts else 'none'}")
+        return
+    record = embed(**options, report=lambda line: print(line, flush=True))
+    if record is None:
+        print("This part is written. The run is finished when the others are.")
+        return
+    run = record["last_run"]
+    print(
+        f"{record['rows']:,} vectors of shape {tuple(record['vector'])} in {arguments.output}, {record['failed']:,} "
+        f"images failed (failures.jsonl); {run['images']:,} images in {run['seconds']:,} s, "
+        f"{run['images_per_cpu_second']:,} a CPU second"
+    )

@@ -1,0 +1,67 @@
+"""Find the images of an embedded folder that are nearest to images, all of them compared.
+
+    omni-vision neighbours --embeddings runs/vectors --images query.jpg --sheet neighbours.png
+
+`--embeddings` is the output of `omni-vision embed`, whose model encodes the images. Scores are cosines. `--csv` and
+`--json` write the table.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .arguments import JSON, REVISION, option, parse, write_result
+from .program import program
+
+
+CSV = "CSV to write."
+EMBEDDINGS = "Output of omni-vision embed."
+
+
+@dataclass
+class NeighboursArguments:
+    """Of what, among what."""
+
+    embeddings: str = option(EMBEDDINGS)
+    images: list[str] = option("Images to find the neighbours of.")
+    limit: int = option("Neighbours of each.", 10)
+    sheet: str | None = option("PNG to draw.", None)
+    csv: str | None = option(CSV, None)
+    json: str | None = option(JSON, None, bare="-")
+    revision: str | None = option(REVISION, None)
+    trust_remote_code: bool = option("Run the code of a checkpoint that is not ours.", False)
+
+
+@program
+def main(argv: Sequence[str]) -> None:
+    arguments = parse(NeighboursArguments, argv)
+    from ..embedding.embedded import Embedded, thumbnail
+    from ..embedding.sheets import draw_rows, write_csv
+
+    if arguments.limit < 1:
+        raise ValueError(f"`limit` must be at least 1, got {arguments.limit}.")
+    embedded = Embedded(arguments.embeddings)
+    encode = embedded.encoder(arguments.revision, arguments.trust_remote_code)
+    paths, vectors = encode(arguments.images)
+    positions, cosines = embedded.nearest(vectors, arguments.limit)
+    found = [
+        {"image": path, "rank": rank, "cosine": round(float(cosine), 6), **embedded.rows[position]}
+        for path, row, scores in zip(paths, positions, cosines, strict=True)
+        for rank, (position, cosine) in enumerate(zip(row, scores, strict=True), 1)
+    ]
+    if arguments.csv:
+        write_csv(arguments.csv, found)
+    if arguments.sheet:
+        rows = [
+            [(thumbnail(path, 160), "asked for", path)]
+            + [
+                (image, f"{rank}. cosine {cosine:.3f}", embedded.rows[position]["path"])
+                for rank, (image, position, cosine) in enumerate(
+                    zip(embedded.images(row, 160), row, scores, strict=True), 1
+                )
+            ]
+            for path, row, scores in zip(paths, positions.tolist(), cosines, strict=True)
+        ]
+        draw_rows(rows, "Nearest images", arguments.sheet)
+    if not write_result(found, arguments.json):
+        for one in found:
+            print(f"{one['rank']:>3}  {one['cosine']:.4f}  {one['path']}")

@@ -1,0 +1,122 @@
+"""Groups of images that are one image: by their vectors, and by a perceptual hash that knows no model.
+
+The hash (64 bits, `phash` of imagehash) finds copies that were scaled or saved anew; the vectors also find those that
+were cropped or recoloured, as far as the model takes these for the same. How near two vectors of one image are depends
+on the model, so the threshold is measured: a sample of the images is saved anew (JPEG of quality `RESAVED`, half the
+size) and encoded, and `KEPT` of these copies lie above it. How many pairs drawn at random do so is said beside it.
+"""
+
+import io
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import imagehash
+import numpy as np
+
+from .embedded import CHUNK, Embedded, Encode
+
+
+HASH_BITS, HASH_SIDE = 4, 256
+RESAVED, SAMPLE, KEPT, PAIRS = 50, 64, 0.95, 20_000
+MAX_PAIRS = 1_000_000
+
+
+class Threshold(NamedTuple):
+    """Least cosine of duplicates, and the sentence that says where it comes from."""
+
+    cosine: float
+    reason: str
+
+
+class Duplicate(NamedTuple):
+    """An image of a group: what it shares with the first of the group."""
+
+    group: int
+    position: int
+    cosine: float
+    hash_bits: int
+
+
+def measure_threshold(embedded: Embedded, encode: Encode) -> Threshold:
+    """Measure how near copies of the images are, and return the cosine that nearly all of them have."""
+    draws = np.random.default_rng(0)
+    sample = np.sort(draws.choice(len(embedded.rows), min(SAMPLE, len(embedded.rows)), replace=False))
+    copies = []
+    for image in embedded.images(sample.tolist(), 1024):
+        content = io.BytesIO()
+        image.resize((max(image.width // 2, 1), max(image.height // 2, 1))).save(content, "JPEG", quality=RESAVED)
+        copies.append(encode.pipeline.pixels.read(content.getvalue()))
+    size, vectors = encode.pipeline.batch_size, list[Any]()
+    for start in range(0, len(copies), size):
+        vectors += [vector for vector, _ in encode.pipeline.encode(copies[start : start + size])]
+    kept = [(one, vector) for one, vector in zip(sample, vectors, strict=True) if not isinstance(vector, str)]
+    near = np.stack([vector.astype(np.float32) for _, vector in kept])
+    near /= np.linalg.norm(near, axis=1, keepdims=True)
+    copied = (near * embedded.unit[[one for one, _ in kept]]).sum(axis=1)
+    first, second = draws.integers(0, len(embedded.rows), (2, PAIRS))
+    others = (embedded.unit[first] * embedded.unit[second]).sum(axis=1)[first != second]
+    # float16 rounds: copies that are equal to the bit must not fall below.
+    low = min(float(np.quantile(copied, 1 - KEPT)), 0.9999)
+    near_by_chance = float(np.mean(others >= low)) if len(others) else 0.0
+    said = f"{KEPT:.0%} of {len(kept)} copies saved anew (JPEG {RESAVED}, half the size) lie above it"
+    return Threshold(low, f"{said}, and {near_by_chance:.3%} of pairs drawn at random")
+
+
+def perceptual_hashes(embedded: Embedded) -> np.ndarray:
+    """Return the 64 bits of each image's perceptual hash as uint64."""
+    found = (imagehash.phash(image) for image in embedded.images(range(len(embedded.rows)), HASH_SIDE))
+    return np.array([int(str(one), 16) for one in found], dtype=np.uint64)
+
+
+def find_duplicates(
+    embedded: Embedded, threshold: float, hashes: np.ndarray, hash_bits: int = HASH_BITS
+) -> list[Duplicate]:
+    """Return all images of which the vectors, or the hashes, of two are near, group by group, the first one first.
+
+    Raises:
+        ValueError: where so many are near that the threshold cannot mean duplicates.
+    """
+    parents = list(range(len(hashes)))
+    for count, (first, second) in enumerate(_pairs(embedded.unit, threshold, hashes, hash_bits), 1):
+        if count > MAX_PAIRS:
+            raise ValueError(
+                f"More than {MAX_PAIRS:,} pairs are near: `threshold` {threshold} is too low or `hash_bits` too large."
+            )
+        one, other = _root(parents, first), _root(parents, second)
+        parents[max(one, other)] = min(one, other)
+    groups: dict[int, list[int]] = {}
+    for position in range(len(parents)):
+        groups.setdefault(_root(parents, position), []).append(position)
+    return [
+        Duplicate(
+            number,
+            position,
+            float(embedded.unit[first] @ embedded.unit[position]),
+            int(np.bitwise_count(hashes[first] ^ hashes[position])),
+        )
+        for number, (first, positions) in enumerate((one for one in groups.items() if len(one[1]) > 1), 1)
+        for position in positions
+    ]
+
+
+def _pairs(unit: np.ndarray, threshold: float, hashes: np.ndarray, hash_bits: int) -> Iterator[tuple[int, int]]:
+    """Yield the pairs of positions, the smaller first, that are near by either."""
+    for one in range(0, len(unit), CHUNK):
+        for other in range(one, len(unit), CHUNK):
+            near = unit[one : one + CHUNK] @ unit[other : other + CHUNK].T >= threshold
+            near |= (
+                np.bitwise_count(hashes[one : one + CHUNK, None] ^ hashes[None, other : other + CHUNK]) <= hash_bits
+            )
+            for first, second in zip(*np.nonzero(near), strict=True):
+                if one + first < other + second:
+                    yield int(one + first), int(other + second)
+
+
+def _root(parents: list[int], position: int) -> int:
+    while parents[position] != position:
+        parents[position] = parents[parents[position]]
+        position = parents[position]
+    return position
+
+
+__all__ = ["HASH_BITS", "Duplicate", "Threshold", "find_duplicates", "measure_threshold", "perceptual_hashes"]

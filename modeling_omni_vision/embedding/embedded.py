@@ -1,0 +1,116 @@
+"""A folder that `embed` wrote, for reading: its images, their vectors, and what is near to what."""
+
+import json
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from PIL import Image
+
+from ..data.image_files import LeftOut
+from ..image_processing_omni_vision import ImageReadError, read_image
+from .embed import Pipeline
+from .pixels import PixelReader
+from .shards import MANIFEST, PLAN, read_vectors
+from .sources import Reader, Row, list_rows
+from .vision_encoder import VisionEncoder
+
+
+CHUNK = 4096
+BLANK = Image.new("RGB", (8, 8), "lightgrey")
+
+
+class Embedded:
+    """The images and vectors of a finished run.
+
+    Args:
+        folder: Output of `embed`, with one vector for each image.
+
+    Raises:
+        ValueError: if it is none.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.rows, self.vectors = read_vectors(folder)
+        self.record: dict[str, Any] = json.loads((self.folder / "embed.json").read_text(encoding="utf-8"))
+        if not self.rows:
+            raise ValueError(f"Expected vectors in {str(folder)!r}, got none: all of its images failed.")
+
+    @cached_property
+    def unit(self) -> np.ndarray:
+        """The vectors (rows, D) in float32, scaled to length 1."""
+        vectors = self.vectors.astype(np.float32)
+        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+    @cached_property
+    def _places(self) -> dict[str, Row]:
+        rows = pq.read_table(self.folder / MANIFEST / PLAN).to_pylist()
+        return {row["id"]: Row(**row) for row in rows}
+
+    def images(self, positions: Sequence[int], side: int) -> Iterator[Image.Image]:
+        """Yield small upright images, grey ones in place of those that cannot be read any more."""
+        reader = Reader()
+        for position in positions:
+            try:
+                yield thumbnail(reader.read(self._places[self.rows[position]["id"]]), side)
+            except (ImageReadError, OSError, ValueError):
+                yield BLANK
+
+    def encoder(self, revision: str | None = None, trust_remote_code: bool = False) -> "Encode":
+        """Return the model that made the vectors.
+
+        Raises:
+            ValueError: if it is not there any more, or has other weights.
+        """
+        return Encode(self.record, revision, trust_remote_code)
+
+    def nearest(self, queries: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return positions and cosines (queries, limit) of the nearest images, in order; all are compared."""
+        queries = queries / np.maximum(np.linalg.norm(queries, axis=1, keepdims=True), 1e-12)
+        cosines = np.concatenate(
+            [queries @ self.unit[at : at + CHUNK].T for at in range(0, len(self.unit), CHUNK)], axis=1
+        )
+        positions = np.argsort(-cosines, axis=1, kind="stable")[:, :limit]
+        return positions, np.take_along_axis(cosines, positions, axis=1)
+
+
+class Encode:
+    """The model of a run with its settings: sources to vectors in memory."""
+
+    def __init__(self, record: dict[str, Any], revision: str | None, trust_remote_code: bool) -> None:
+        encoder = VisionEncoder(record["model"], record["pool"], record["normalize"], revision, trust_remote_code)
+        if encoder.weights_digest != record["weights_digest"]:
+            raise ValueError(f"The weights of {record['model']!r} are not those that made the vectors. Embed again.")
+        pixels = PixelReader(encoder.processor, encoder.num_channels, record["decode"])
+        engine = encoder.engine(record["engine"], record["batch_size"], lambda line: None)
+        self.pipeline = Pipeline(pixels, engine, encoder.vector_shape, record["batch_size"])
+
+    def __call__(self, sources: Sequence[str]) -> tuple[list[str], np.ndarray]:
+        """Return the addresses of the images of sources, and their vectors (images, D).
+
+        Raises:
+            ValueError: naming an image that cannot be read, or where there is none.
+        """
+        rows = list(list_rows(sources, [], LeftOut()))
+        vectors = []
+        for row, (vector, _) in zip(rows, self.pipeline.run(rows), strict=True):
+            if isinstance(vector, str):
+                raise ValueError(f"{row.path} cannot be read: {vector}. Repair it, or leave it out.")
+            vectors.append(vector.astype(np.float32))
+        if not vectors:
+            raise ValueError(f"Expected images, got none in {list(sources)}.")
+        return [row.path for row in rows], np.stack(vectors)
+
+
+def thumbnail(source: Any, side: int) -> Image.Image:
+    """Return a small upright image."""
+    image = Image.fromarray(np.clip(np.rint(read_image(source)), 0, 255).astype(np.uint8))
+    image.thumbnail((side, side))
+    return image
+
+
+__all__ = ["Embedded", "Encode", "thumbnail"]

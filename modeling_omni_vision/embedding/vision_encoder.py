@@ -1,0 +1,238 @@
+"""Any vision model of transformers as one function from `pixel_values` to vectors, in torch or OpenVINO.
+
+`pool` decides what the vector of an image is: `cls`, the model's own pooled output; `mean`, the mean of its patches;
+`grid`, its patches. Registers and other prefix tokens are not patches.
+"""
+
+import copy
+import importlib.util
+import logging
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoImageProcessor, AutoModel
+from transformers.utils import logging as transformers_logging
+
+from ..interop.vision_tower import PREFIXES, load_vision_tower
+from ..records.machine import has_bf16_instructions
+from ..records.weights_digest import weights_digest
+
+
+logger = logging.getLogger(__name__)
+
+POOLS, ENGINES = ("cls", "mean", "grid"), ("auto", "torch", "openvino", "onnx")
+AGREEMENT = 0.999  # least cosine of an engine with torch in float32
+ROUNDS = 3
+
+
+class Pooled(nn.Module):
+    """A vision model whose forward gives vectors: (batch, D), or (batch, patches, D) for `grid`."""
+
+    def __init__(self, model: Any, pool: str, normalize: bool) -> None:
+        super().__init__()
+        self.model, self.pool, self.normalize = model, pool, normalize
+        # A pooler in BERT's way, tanh of a linear layer, is mostly untrained: CLS itself is the vector then.
+        self.pooler_is_output = not hasattr(getattr(model, "pooler", None), "dense")
+        self.options = {"cls_only": True} if pool == "cls" and model.config.model_type == "omni_vision" else {}
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        output = self.model(pixel_values=pixel_values, **self.options)
+        if self.pool == "cls":
+            pooled = getattr(output, "pooler_output", None)
+            vectors = pooled if self.pooler_is_output and pooled is not None else output.last_hidden_state[:, 0]
+            vectors = vectors.flatten(1)
+        else:
+            vectors = self._patches(output.last_hidden_state, pixel_values)
+            vectors = vectors.mean(1) if self.pool == "mean" else vectors
+        return nn.functional.normalize(vectors.float(), dim=-1) if self.normalize else vectors.float()
+
+    def _patches(self, hidden: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
+        if hidden.ndim == 4:  # a convolutional network: (batch, D, rows, columns)
+            return hidden.flatten(2).transpose(1, 2)
+        size = getattr(self.model.config, "patch_size", None) or hidden.shape[1]
+        rows, columns = (size, size) if isinstance(size, int) else size
+        patches = (pixel_values.shape[-2] // rows) * (pixel_values.shape[-1] // columns)
+        # What stands in front of the patches; a model that merges patches has none.
+        return hidden[:, hidden.shape[1] - patches :] if 0 < patches < hidden.shape[1] else hidden
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A runtime by name and what runs in it: `torch` with attention and type, or `openvino`."""
+
+    name: str
+    run: Callable[[torch.Tensor], torch.Tensor]
+
+
+class VisionEncoder:
+    """The tower of any vision checkpoint, with its image processor.
+
+    Args:
+        checkpoint: Folder or Hub id.
+        pool: `cls`, `mean` or `grid`.
+        normalize: Scale vectors to length 1.
+        revision: Commit, branch or tag on the Hub.
+        trust_remote_code: Run code that comes with a checkpoint; ours needs none.
+
+    Raises:
+        ValueError: for a checkpoint that transformers cannot open as a vision model, or another `pool`.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str,
+        pool: str = "cls",
+        normalize: bool = False,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        if pool not in POOLS:
+            raise ValueError(f"`pool` must be one of {', '.join(POOLS)}, got {pool!r}.")
+        options = {"revision": revision, "trust_remote_code": trust_remote_code}
+        try:
+            model = _load_tower(checkpoint, options)
+            self.processor = AutoImageProcessor.from_pretrained(checkpoint, **options)
+        except (OSError, ValueError, KeyError) as error:
+            raise ValueError(
+                f"Expected a vision checkpoint with its image processor, got {checkpoint!r} "
+                f"({' '.join(str(error).split())[:300]})."
+            ) from error
+        self.weights_digest = weights_digest(model)
+        self.pooled = Pooled(model, pool, normalize).eval().requires_grad_(False)
+        channels: Any = getattr(self.processor, "num_channels", None) or getattr(model.config, "num_channels", 3)
+        self.num_channels: int = channels
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    @cached_property
+    def example(self) -> torch.Tensor:
+        """One noisy image as `pixel_values` (1, C, H, W)."""
+        image = torch.randint(256, (64, 64, self.num_channels), generator=torch.Generator().manual_seed(0))
+        options = {"return_tensors": "pt", "input_data_format": "channels_last"}
+        return self.processor(images=[image.numpy().astype("uint8")], **options)["pixel_values"].float()
+
+    @cached_property
+    def vector_shape(self) -> list[int]:
+        """Shape of what an image becomes: [D] or [patches, D]."""
+        return list(self._torch("float32", None)(self.example).shape[1:])
+
+    def engine(self, name: str, batch_size: int, report: Callable[[str], None]) -> Engine:
+        """Return the engine of a name, `auto` for the fastest by a short calibration, which is reported.
+
+        Args:
+            name: One of `ENGINES`, or what an earlier run chose, as `torch sdpa float32`.
+            batch_size: Images in one forward.
+            report: Called with a line about the calibration.
+
+        Raises:
+            ValueError: for an engine that is not installed, or gives other vectors than torch in float32.
+        """
+        kind, *details = name.split()
+        if kind not in ENGINES:
+            raise ValueError(f"`engine` must be one of {', '.join(ENGINES)}, got {name!r}.")
+        if kind == "onnx":
+            raise ValueError("`engine` onnx runs exported folders, which are not read yet, got a checkpoint of torch.")
+        if kind == "openvino" and not importlib.util.find_spec("openvino"):
+            raise ImportError("OpenVINO is not installed.", name="openvino")
+        if details or kind == "openvino":
+            return self._made(name, batch_size)
+        names = self._torch_names()
+        if kind == "auto" and self.device.type == "cpu" and importlib.util.find_spec("openvino"):
+            names.append("openvino")
+        return self._fastest(names, batch_size, report) if len(names) > 1 else self._made(names[0], batch_size)
+
+    def _torch_names(self) -> list[str]:
+        dtype = "bfloat16" if self.device.type == "cuda" or has_bf16_instructions() else "float32"
+        ways = ("sdpa", "eager") if getattr(self.pooled.model, "_supports_sdpa", False) else ("eager",)
+        return [f"torch {way} {dtype}" for way in ways]
+
+    def _fastest(self, names: list[str], batch_size: int, report: Callable[[str], None]) -> Engine:
+        batch, times, engines = self.example.repeat(batch_size, 1, 1, 1), dict[str, float](), dict[str, Engine]()
+        expected = self._torch("float32", None)(self.example).flatten()
+        for name in names:
+            try:
+                engine = self._made(name, batch_size)
+                found = engine.run(batch)[0].flatten()
+            except Exception as error:  # a runtime that cannot open this model is not chosen
+                report(f"engine {name} cannot run this model: {' '.join(str(error).split())[:120]}")
+                continue
+            cosine = float(nn.functional.cosine_similarity(found, expected, dim=0))
+            if cosine < AGREEMENT:
+                report(f"engine {name} left out: cosine {cosine:.5f} with torch in float32")
+                continue
+            engines[name], times[name] = engine, float("inf")
+        for _ in range(ROUNDS):
+            for name, engine in engines.items():  # in turn, so that what else the machine does meets all of them
+                start = time.process_time()
+                engine.run(batch)
+                times[name] = min(times[name], time.process_time() - start)
+        best = min(times, key=lambda name: times[name])
+        said = ", ".join(f"{name} {batch_size / max(seconds, 1e-9):,.0f}" for name, seconds in times.items())
+        report(f"engine: {best} (images per CPU second: {said})")
+        return self._made(best, batch_size) if best.startswith("torch") else engines[best]
+
+    def _made(self, name: str, batch_size: int) -> Engine:
+        kind, *details = name.split()
+        if kind == "openvino":
+            return Engine(name, self._openvino(batch_size))
+        attention, dtype = details or (None, "float32")
+        return Engine(name, self._torch(dtype, attention))
+
+    def _torch(self, dtype: str, attention: str | None) -> Callable[[torch.Tensor], torch.Tensor]:
+        kind = getattr(torch, dtype)
+        # A copy: weights that have been bfloat16 are no longer those of float32.
+        module = copy.deepcopy(self.pooled).to(self.device, kind)
+        if attention:
+            module.model.set_attn_implementation(attention)
+
+        @torch.inference_mode()
+        def run(pixel_values: torch.Tensor) -> torch.Tensor:
+            if self.device.type == "cuda":
+                pixel_values = pixel_values.pin_memory().to(self.device, non_blocking=True)
+            return module(pixel_values.to(kind)).cpu()
+
+        return run
+
+    def _openvino(self, batch_size: int) -> Callable[[torch.Tensor], torch.Tensor]:
+        import openvino
+
+        shape = [batch_size, *self.example.shape[1:]]
+        with warnings.catch_warnings(), torch.inference_mode():
+            warnings.simplefilter("ignore")  # of torch's tracer
+            model = openvino.convert_model(self.pooled, example_input=self.example, input=[shape])
+        options = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
+        compiled = openvino.Core().compile_model(model, "CPU", options)
+        request = compiled.create_infer_request()
+        return lambda pixel_values: torch.from_numpy(
+            request.infer([pixel_values.numpy()], share_inputs=True)[0].copy()
+        ).float()
+
+
+def _load_tower(checkpoint: str, options: dict[str, Any]) -> Any:
+    """Load a model in float32 without heads; what else it is made of, such as a text model, is left out."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(checkpoint, **options)
+    if config.model_type in PREFIXES:
+        return load_vision_tower(checkpoint, dtype=torch.float32)
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # its report lists the poolers that are not used
+    try:
+        model, report = AutoModel.from_pretrained(checkpoint, dtype=torch.float32, output_loading_info=True, **options)
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
+    if missing:
+        raise ValueError(f"it lacks weights of {type(model).__name__}: {missing[:3]}")
+    model = getattr(model, "vision_model", getattr(model, "vision_tower", model))
+    if getattr(model, "main_input_name", "pixel_values") != "pixel_values":
+        raise ValueError(f"{type(model).__name__} takes {model.main_input_name}, no images")
+    return model.eval()
+
+
+__all__ = ["AGREEMENT", "ENGINES", "POOLS", "Engine", "VisionEncoder"]
