@@ -31,6 +31,7 @@ EXTRAS = {
     **dict.fromkeys(("lancedb", "sentence_transformers"), "retrieval"),
     **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "onnx"),
     **dict.fromkeys(("nncf", "openvino"), "openvino"),
+    "gradio": "demo",
     "open_clip": "convert",
     "peft": "language",
     "ray": "ray",

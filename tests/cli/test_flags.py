@@ -36,6 +36,7 @@ FLAGS = {
     "max_drop server vendor",
     "convert": "model output source target num_heads architecture hidden_act encoder_only revision trust_remote_code "
     "spec_config",
+    "demo": "model index export_space host port revision",
     "publish": "model output repo_id push private template export",
     "verify": "folder trust_remote_code",
     "benchmark": "model batch_sizes dtype threads rounds compiled fused json",
