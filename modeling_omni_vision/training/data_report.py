@@ -56,7 +56,7 @@ class DataReport:
         parameters = [(one.numel(), one.requires_grad) for one in self.trainer.core.parameters()]
         trained = sum(number for number, is_trained in parameters if is_trained)
         print(f"model: {sum(number for number, _ in parameters):,} parameters, {trained:,} of them trained")
-        hints = dataset_hints(self.found, max(size) if isinstance(size, (list, tuple)) else size)
+        hints = dataset_hints(self.found, max(size) if isinstance(size, (list, tuple)) else size) if self.found else []
         print(*hints, sep="\n", end="\n" if hints else "", flush=True)
 
     def save_skipped(self) -> None:
