@@ -16,9 +16,9 @@ from .program import program, run_training
 
 @program
 def main(argv: Sequence[str]) -> None:
-    from ..training.distillation_arguments import DistillationArguments, DistillationTrainingArguments
+    from ..training.distill_arguments import DistillArguments, DistillTrainingArguments
 
-    recipe, args = parse_training((DistillationArguments, DistillationTrainingArguments), argv, __name__)
+    recipe, args = parse_training((DistillArguments, DistillTrainingArguments), argv, __name__)
     from ..training.distillation import distill
 
     record = run_training(distill, recipe, args)

@@ -96,7 +96,7 @@ def linear_probe_accuracy(
         return value
 
     with torch.enable_grad():
-        optimizer.step(loss)  # type: ignore[no-untyped-call]
+        optimizer.step(loss)
     scores = torch.from_numpy((unit(queries) - mean) / std) @ weight.detach().T + bias.detach()
     return float(np.mean(np.asarray(names)[scores.argmax(dim=1).numpy()] == np.asarray(labels)))
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import EvalPrediction, set_seed
-from transformers.utils import ModelOutput
+from transformers.utils import SAFE_WEIGHTS_NAME, ModelOutput
 
 from ..configuration_omni_vision import OmniVisionConfig
 from ..evaluation.agreement import agreement, unit
@@ -24,7 +24,7 @@ from ..interop import load_image_processor, load_vision_tower
 from ..modeling_omni_vision import OmniVisionModel, OmniVisionPreTrainedModel
 from ..records.metrics_file import write_json
 from .arguments import read_fields
-from .distillation_arguments import DistillationArguments, DistillationTrainingArguments
+from .distill_arguments import DistillArguments, DistillTrainingArguments
 from .distillation_data import (
     Basis,
     DistillationCollator,
@@ -57,12 +57,18 @@ FEW_IMAGES, LEAST_IMAGES, LEAST_HELD_OUT = 500, 20, 5
 CERTAIN = 30.0  # a logit that makes a probability of 1
 SHEET = "neighbours.png"
 # Arguments that a student for comparison does without.
-OF_CHECKPOINTS = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "eval_strategy", "save_strategy")
+OF_CHECKPOINTS: tuple[str, ...] = (
+    "output_dir",
+    "overwrite_output_dir",
+    "resume_from_checkpoint",
+    "eval_strategy",
+    "save_strategy",
+)
 OF_CHECKPOINTS += ("metric_for_best_model", "greater_is_better", "load_best_model_at_end", "save_steps", "eval_steps")
 BASIS_SAMPLE = 2048
 
 
-def distill(recipe: DistillationArguments, args: DistillationTrainingArguments, teacher: Any = None) -> Path:
+def distill(recipe: DistillArguments, args: DistillTrainingArguments, teacher: Any = None) -> Path:
     """Train a student to agree with a teacher, save it, and measure it once on images held out.
 
     Args:
@@ -89,7 +95,7 @@ class Student(OmniVisionPreTrainedModel):
 
     accepts_loss_kwargs = False
 
-    def __init__(self, config: OmniVisionConfig, recipe: DistillationArguments, classes: int = 0) -> None:
+    def __init__(self, config: OmniVisionConfig, recipe: DistillArguments, classes: int = 0) -> None:
         super().__init__(config)
         self.recipe, width = recipe, config.hidden_size
         self.omni_vision = OmniVisionModel(config)
@@ -139,7 +145,7 @@ class Student(OmniVisionPreTrainedModel):
         rows = pixel_values.shape[2] // self.config.patch_size_hw[0]
         ours = self.token_head(grid).float().unflatten(1, (rows, -1)).permute(0, 3, 1, 2)
         theirs = expected.permute(0, 3, 1, 2)
-        size = [min(one, other) for one, other in zip(ours.shape[2:], theirs.shape[2:], strict=True)]
+        size = (min(ours.shape[2], theirs.shape[2]), min(ours.shape[3], theirs.shape[3]))
         ours, theirs = (nn.functional.adaptive_avg_pool2d(one, size) for one in (ours, theirs))
         return (1 - nn.functional.cosine_similarity(ours, theirs, dim=1)).mean()
 
@@ -157,6 +163,10 @@ class DistillationTrainer(OmniVisionTrainer):
         super().__init__(*args, **kwargs)
         self.compute_metrics, self.preprocess_logits_for_metrics = validation_agreement, None
 
+    def restore(self, folder: str) -> None:
+        """Put the weights of a checkpoint into the student."""
+        self.core.load_state_dict(load_file(Path(folder, SAFE_WEIGHTS_NAME), device=str(self.args.device)))
+
 
 def validation_agreement(prediction: EvalPrediction) -> dict[str, float]:
     """Return overlap and cosine on the validation images."""
@@ -171,7 +181,7 @@ class DistillationRun(TrainingRun):
     """The run of a student; see `distill`."""
 
     evaluated = {"eval_overlap": "overlap", "eval_cosine": "cosine", "eval_loss": "loss"}
-    recipe: DistillationArguments
+    recipe: DistillArguments
 
     def __init__(self, recipe: Any, args: Any, teacher: Any = None) -> None:
         super().__init__(recipe, args)
@@ -185,7 +195,7 @@ class DistillationRun(TrainingRun):
         return self.trainer_of(recipe, args, self.classes, self.train_rows, self.outputs)
 
     def trainer_of(
-        self, recipe: DistillationArguments, args: Any, classes: int, rows: list[int], outputs: TeacherOutputs
+        self, recipe: DistillArguments, args: Any, classes: int, rows: list[int], outputs: TeacherOutputs
     ) -> DistillationTrainer:
         """Return the Trainer of a new student on some of the images."""
         student = Student(self.config, recipe, classes)
@@ -193,7 +203,7 @@ class DistillationRun(TrainingRun):
             fields = read_fields("config", recipe.config)
             student.omni_vision = load_vision_tower(recipe.model, dtype=torch.float32, **fields)
         elif recipe.mimetic_init:
-            mimetic_(student)  # type: ignore[arg-type]
+            mimetic_(student)
         epochs = max(1, round(args.num_train_epochs))
         low = recipe.low_resolution
         sizes = [
@@ -357,12 +367,12 @@ class DistillationRun(TrainingRun):
         return agreement(self.encode(encoder, held_out), expected, shared_space=False)["overlap"]
 
     def trained(
-        self, recipe: DistillationArguments, classes: int, rows: list[int], outputs: TeacherOutputs
+        self, recipe: DistillArguments, classes: int, rows: list[int], outputs: TeacherOutputs
     ) -> OmniVisionModel:
         """Train another student for as many epochs, and return its encoder; nothing is saved."""
         given = {name: value for name, value in self.args.given.items() if name not in OF_CHECKPOINTS}
         with tempfile.TemporaryDirectory() as folder:
-            args = DistillationTrainingArguments(
+            args = DistillTrainingArguments(
                 **{**given, "output_dir": folder, "eval_strategy": "no", "save_strategy": "no"}
             )
             set_seed(args.seed)
@@ -371,7 +381,7 @@ class DistillationRun(TrainingRun):
         return trainer.core.omni_vision.eval()
 
 
-def start_of(recipe: DistillationArguments) -> tuple[OmniVisionConfig, OmniVisionImageProcessor]:
+def start_of(recipe: DistillArguments) -> tuple[OmniVisionConfig, OmniVisionImageProcessor]:
     """Return configuration and image processor of the student; a new one has no dropout."""
     fields = read_fields("config", recipe.config)
     if recipe.model is not None:
@@ -427,7 +437,7 @@ def halves(rows: list[int]) -> list[list[int]]:
     return [shuffled[: len(rows) // 4], shuffled[: len(rows) // 2]]
 
 
-def split_rows(images: Images, recipe: DistillationArguments, seed: int) -> tuple[list[int], list[int], list[int]]:
+def split_rows(images: Images, recipe: DistillArguments, seed: int) -> tuple[list[int], list[int], list[int]]:
     """Return rows to train on, to validate, and held out: those of a list, or drawn.
 
     Raises:
@@ -478,7 +488,7 @@ def bases_of(
     pixels: np.ndarray,
     rows: Sequence[int],
     config: OmniVisionConfig,
-    recipe: DistillationArguments,
+    recipe: DistillArguments,
 ) -> Made:
     """Ask a teacher about a sample of images: coordinates of vectors and tokens, its classes, what it can teach."""
     chosen = np.random.default_rng(0).permutation(np.asarray(rows))[:BASIS_SAMPLE].tolist()

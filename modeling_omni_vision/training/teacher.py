@@ -136,7 +136,9 @@ def _in_openvino(teacher: Teacher, threads: int | None) -> Teacher | None:
     expected = expected if isinstance(expected, TeacherOutput) else TeacherOutput(expected)
     pairs = zip(run(draws), expected, strict=True)
     close = all(
-        torch.allclose(one, other, atol=1e-2 * float(other.abs().max())) for one, other in pairs if other is not None
+        torch.allclose(one, other, atol=1e-2 * float(other.abs().max()))
+        for one, other in pairs
+        if one is not None and other is not None
     )
     if not close:
         logger.warning("OpenVINO gives other vectors of %s than torch: torch is used.", teacher.name)

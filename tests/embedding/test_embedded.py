@@ -42,7 +42,16 @@ def vectors(tiny_model, tmp_path):
 
 def test_the_nearest_images_are_those_of_all_cosines_and_an_image_is_its_own(vectors, tmp_path, capsys):
     queries = [str(tmp_path / f"images/kind {number % 4}/{number:02d}.png") for number in (3, 10)]
-    words = ["--embeddings", str(vectors), "--images", *queries, "--limit", "3", "--sheet", str(tmp_path / "sheet.png")]
+    words = [
+        "--embeddings",
+        str(vectors),
+        "--images",
+        *queries,
+        "--limit",
+        "3",
+        "--sheet",
+        str(tmp_path / "sheet.png"),
+    ]
     neighbours.main([*words, "--csv", str(tmp_path / "n.csv"), "--json"])
     found = json.loads(capsys.readouterr().out)
     embedded = Embedded(vectors)
@@ -84,7 +93,9 @@ def test_all_planted_duplicates_are_found_by_the_hash_alone_and_with_the_measure
             assert len(result["images"]) == 3 * len(PLANTED)
         else:
             assert {row["id"] for row in result["images"]} >= {
-                f"kind {number % 4}/{number:02d}{end}" for number in PLANTED for end in (".png", " copy.jpg", " small.png")
+                f"kind {number % 4}/{number:02d}{end}"
+                for number in PLANTED
+                for end in (".png", " copy.jpg", " small.png")
             }
             assert "copies saved anew" in result["reason"]
     assert (tmp_path / "d.png").is_file()

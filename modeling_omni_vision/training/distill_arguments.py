@@ -22,7 +22,7 @@ KINDS = ("auto", "transformers", "timm", "open_clip", "sentence_transformers", "
 
 
 @dataclass
-class DistillationArguments:
+class DistillArguments:
     """The teacher, the images, the student, and what is taught."""
 
     teacher: str = option(
@@ -70,15 +70,15 @@ class DistillationArguments:
         some = any(getattr(self, name) for name in weights)
         check_field(recipe, "vector_weight", some, "above 0 where the others are 0", "Else nothing is taught.")  # type: ignore[arg-type]
         for name in ("temperature", "logit_temperature"):
-            check_field(recipe, name, getattr(self, name) > 0, "above 0")  # type: ignore[arg-type]
+            check_field(recipe, name, getattr(self, name) > 0, "above 0", "Correct it.")  # type: ignore[arg-type]
         check_field(recipe, "min_crop_scale", 0 < self.min_crop_scale <= 1, "above 0 and at most 1", "0.35 is usual.")  # type: ignore[arg-type]
         for name in ("low_resolution_fraction", "ema_decay"):
-            check_field(recipe, name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")  # type: ignore[arg-type]
+            check_field(recipe, name, 0 <= getattr(self, name) < 1, "at least 0 and below 1", "Correct it.")  # type: ignore[arg-type]
         read_fields("config", self.config)
 
 
 @dataclass
-class DistillationTrainingArguments(CommonTrainingArguments, TrainingArguments):
+class DistillTrainingArguments(CommonTrainingArguments, TrainingArguments):
     """`TrainingArguments` for a student; every default can be changed."""
 
     refused: ClassVar[dict[str, str]] = {
@@ -91,8 +91,6 @@ class DistillationTrainingArguments(CommonTrainingArguments, TrainingArguments):
     per_device_eval_batch_size: int = option("Images per evaluation batch and device.", 64)
     num_train_epochs: float = option("Passes over the training images.", 30.0)
     metric_for_best_model: str | None = option("Metric of the best on validation: overlap, cosine or loss.", "overlap")
-    # A shorter last batch has other neighbours.
-    dataloader_drop_last: bool = option("Leave out an incomplete last batch.", True)
 
 
-__all__ = ["DistillationArguments", "DistillationTrainingArguments"]
+__all__ = ["DistillArguments", "DistillTrainingArguments"]
