@@ -14,7 +14,7 @@ MEASURED = import json; found = json.load(open("docs/quickstart.json"))["targets
 
 SHELL := /bin/bash
 
-.PHONY: help install quickstart test test-all test-oldest check format benchmark checkpoints clean
+.PHONY: help install quickstart test test-all test-extras transformers-js test-oldest check format benchmark checkpoints clean
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /: /'
 
@@ -74,6 +74,21 @@ test-all: $(VENV)/installed-dev ## the test suite with the slow tests
 	$(BIN)/python tests/fetch_transformers_suite.py
 	$(BIN)/python -m pytest -n 2 -q -m "slow or not slow"
 
+# Each runtime alone, so that an extra that lacks a package is noticed. EXTRAS="onnx" runs one of them.
+EXTRAS ?= onnx openvino
+
+test-extras: $(EXTRAS:%=$(VENV)-%/installed) ## the tests of the optional runtimes, each with its extra alone
+	for extra in $(EXTRAS); do $(VENV)-$$extra/bin/python -m pytest -q -rs -m "slow or not slow" tests/interop -k export || exit 1; done
+
+$(VENV)-%/installed: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-$*
+	$(VENV)-$*/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,$*]'
+	@touch $@
+
+# The release that docs/runtimes.md describes, for the tests of the browser's graphs; 475 MB.
+transformers-js: ## transformers.js in .cache, by npm: `make test-all` then runs native twins in it
+	npm install --prefix .cache/transformers-js --no-audit --no-fund --ignore-scripts @huggingface/transformers@4.3.2
+
 $(VENV)-oldest/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)-oldest
 	$(VENV)-oldest/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]' transformers==5.5.0 'huggingface-hub<2'
@@ -84,15 +99,16 @@ test-oldest: $(VENV)-oldest/installed ## the test suite against the oldest suppo
 	$(VENV)-oldest/bin/python -m pytest -n 2 -q
 
 # mlinter holds the rules of transformers' own model files. TRF057 is off: @auto_docstring leaves holes outside their tree.
-# TRF041 too: it asks each branch on the configuration to name checkpoints, here branches are options of training.
+# TRF058 too: its nn.Buffer cannot be empty. TRF041 too: it asks each branch on the configuration to name checkpoints,
+# here branches are options of training.
 .cache/mlinter.toml: $(VENV)/installed-dev Makefile
 	@mkdir -p .cache
-	@sed '/^\[rules.TRF0\(41\|57\)\]/,/^default_enabled/ s/= true/= false/' "$$($(BIN)/python -c 'import mlinter; print(mlinter.__path__[0])')/rules.toml" > $@
+	@sed '/^\[rules.TRF0\(41\|57\|58\)\]/,/^default_enabled/ s/= true/= false/' "$$($(BIN)/python -c 'import mlinter; print(mlinter.__path__[0])')/rules.toml" > $@
 
 # deptry cannot read setup.cfg; the installed metadata says the same.
 .cache/requirements.txt: $(VENV)/installed-dev
 	@mkdir -p .cache
-	@$(BIN)/python -c 'from importlib.metadata import requires; print(*(r.split(";")[0] for r in requires("omni-vision") if "extra" not in r or "benchmark" in r or "embed" in r or "retrieval" in r), sep="\n")' > $@
+	@$(BIN)/python -c 'from importlib.metadata import requires; print(*(r.split(";")[0] for r in requires("omni-vision") if not r.rstrip("\"" + chr(39)).endswith(("test", "lint"))), sep="\n")' > $@
 
 check: $(VENV)/installed-dev .cache/mlinter.toml .cache/requirements.txt ## linters, types, import contracts
 	$(BIN)/ruff check .

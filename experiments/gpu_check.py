@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -519,7 +519,7 @@ def about(check: Check, seconds: float) -> dict[str, Any]:
     return found
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Do all sections."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", default=".gpu")
@@ -528,7 +528,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=540.0)
     parser.add_argument("--only", help="names of sections, with commas")
     parser.add_argument("--dry_run", action="store_true")
-    check = Check(parser.parse_args())
+    check = Check(parser.parse_args(argv))
     timed: list[tuple[str, float, Callable[[Check, float], Any]]] = [
         ("about", 10, about),
         ("training_new", 130, training_new),

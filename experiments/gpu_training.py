@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,13 +104,13 @@ def timed_run(data: str, run: dict[str, Any], warm: int) -> dict[str, Any]:
         shutil.rmtree(output, ignore_errors=True)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Do the runs in turn and write what is known after each."""
     parser = argparse.ArgumentParser()
     for name in ("data", "output", "runs"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--warm", type=int, default=60)
-    given = parser.parse_args()
+    given = parser.parse_args(argv)
     # Each run reads the same splits.
     classification.load_images = functools.lru_cache(classification.load_images)
     found: dict[str, Any] = {}

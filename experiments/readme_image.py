@@ -18,7 +18,7 @@ from modeling_omni_vision.cli.arguments import option, parse
 from modeling_omni_vision.cli.program import program
 from modeling_omni_vision.data.sources import load_images
 from modeling_omni_vision.image_processing_omni_vision import read_image
-from modeling_omni_vision.interpretability.plots import save
+from modeling_omni_vision.interpretability.plots import Scale, add_colour_bar, overlay, save, show
 
 
 CHECKPOINT = "checkpoints/omni-vision-fashion-mnist"
@@ -34,15 +34,17 @@ def draw(dataset: str, output: Path) -> None:
     pixels = AutoImageProcessor.from_pretrained(CHECKPOINT)(images, return_tensors="pt")["pixel_values"]
     best = model(pixels).logits.softmax(-1).max(-1)
     maps = model.base_model.attention_maps(pixels, layers=[-1])[:, 0].mean(1)  # (images, rows, columns)
-    figure = Figure(figsize=(1.25 * len(images), 2.9), layout="constrained")
-    for label, (above, below) in enumerate(figure.subplots(2, len(images)).T):
+    maps = maps * maps[0].numel() / maps.sum((-2, -1), keepdim=True)
+    scale = Scale.of([maps.numpy()], "times an even share", least=2.0, low=0.0)
+    figure = Figure(figsize=(1.25 * len(images) + 0.8, 2.9), layout="constrained")
+    panels = figure.subplots(2, len(images))
+    for label, (above, below) in enumerate(panels.T):
         found = int(best.indices[label])
         above.set_title(model.config.id2label[found], fontsize=9, color="black" if found == label else "#c0392b")
         below.set_xlabel(f"{best.values[label]:.0%}", fontsize=9)
-        for axes in (above, below):
-            axes.imshow(images[label], cmap="gray")
-            axes.set(xticks=[], yticks=[])
-        below.imshow(maps[label], cmap="inferno", alpha=0.6, extent=(-0.5, 27.5, 27.5, -0.5))
+        show(above, images[label][..., None])
+        overlay(below, images[label][..., None], maps[label].numpy(), scale)
+    add_colour_bar(figure, list(panels.flat), scale)
     save(figure, output)
 
 

@@ -22,7 +22,10 @@ FASHION, SEARCH, LANGUAGE = (
 RUNS = ("fashion_mnist_short", "fashion_mnist_as_written", "zero_shot", "emoji", "language_oracle", "easy_vqa")
 SHORT, AS_WRITTEN, ZERO_SHOT, EMOJI, ORACLE, EASY_VQA = (f"docs/runs/{name}.json" for name in RUNS)
 SMOLLM2, BENCHMARK = "docs/runs/language_smollm2.json", "docs/benchmark.json"
+RUNTIMES = "docs/runtimes.json"
+EXPORTS = {"ONNX Runtime": "docs/runs/export_onnx.json", "OpenVINO": "docs/runs/export_openvino.json"}
 GPU = "docs/gpu.json"  # sections of experiments/gpu_check.py
+VERSIONS = ("cpu", "torch", "transformers")
 MODELS = {"ours": "omni_vision"} | {name: name for name in ("transformers", "timm", "TransformerEncoderLayer")}
 EXACT = "{accuracy:.1%} ({interval[0]:.1%} to {interval[1]:.1%})"
 LOW, HIGH = (f"{{evaluation[accuracy_interval][{end}]:.2%}}" for end in (0, 1))
@@ -205,6 +208,36 @@ def language() -> str:
     return answers(LANGUAGE, *INPUTS, **{"text-only baseline": text_only, "symbol maps": symbols})
 
 
+def exports() -> str:
+    """List what exports of the bundled classifier give on the validation images of Fashion-MNIST."""
+    rows = []
+    for runtime, path in EXPORTS.items():
+        for found in read(path)["files"].values():
+            low, high = found["interval_points"]
+            rows.append({"runtime": runtime, "interval": f"{low + 0.0:.2f} to {high:.2f}", **found})
+    columns = (
+        "runtime = {runtime} | precision = {precision} | >largest difference = {largest_difference:.1e} | "
+        ">mean cosine = {mean_cosine:.4f} | >least cosine = {min_cosine:.4f} | >other class = {other_class} | "
+        ">accuracy = {after:.2%} | >points lost (95 % interval) = {drop_points:.2f} ({interval}) | "
+        ">speed by torch, batch 1 = {speed_ratio:.2f}"
+    )
+    record = read(EXPORTS["OpenVINO"])
+    made = (
+        f"{record['images']:,} images, int8 calibrated on {record['calibration_images']} others; {record['threads']} "
+    )
+    return f"{table(columns, rows)}\n\n{made}thread(s), {record['cpu']} with {', '.join(record['instructions'])}."
+
+
+def runtimes() -> str:
+    """List the speed of exports beside the `ViTModel` of transformers."""
+    record, (first, *_) = read(RUNTIMES), read(RUNTIMES)["rows"]
+    columns = ">batch = {batch_size} | >ViTModel ms = {cpu_ms[transformers]:.1f} | "
+    columns += " | ".join(f">{name} = {{speed[{name}]:.2f}}" for name in first["speed"])
+    versions = ", ".join(f"{name} {record['machine'][name]}" for name in (*VERSIONS, "onnxruntime", "openvino"))
+    made = f"Medians of {record['rounds']} interleaved rounds, CPU seconds, {record['threads']} thread, shared; "
+    return f"{table(columns, record['rows'])}\n\n{made}{', '.join(record['instructions'])}; {versions}."
+
+
 def benchmark() -> str:
     """List the speed and memory of models of equal size."""
     record = read(BENCHMARK)
@@ -218,7 +251,7 @@ def benchmark() -> str:
     columns = "work = {what} | >batch = {batch_size} | precision = {dtype} | attention = {attention} | "
     columns += "".join(f">{name} ms = {{{name}}} | " for name in MODELS)
     columns += f">ours / best peer = {{speed_relative_to_best_peer:.2f}} | peak MiB: {', '.join(MODELS)} = {{peaks}}"
-    versions = ", ".join(f"{name} {record['machine'][name]}" for name in ("cpu", "torch", "transformers", "timm"))
+    versions = ", ".join(f"{name} {record['machine'][name]}" for name in (*VERSIONS, "timm"))
     made = f"Medians of {record['rounds']} interleaved rounds, {record['threads']} thread(s), shared; {versions}."
     return f"{table(columns, rows)}\n\n{made}"
 
@@ -242,14 +275,52 @@ def gpu_forward() -> str:
 
 def gpu_training() -> str:
     """List the training of the short recipe for Fashion-MNIST on a GPU."""
-    rows = [{"name": name, **run} for name, run in read(GPU)["training"].items()]
+    before = {name: run for name, run in read(GPU)["second_run"]["training_before"].items() if name != "commit"}
+    runs = [*read(GPU)["training"].items(), *((f"{name}, build before", run) for name, run in before.items())]
+    rows = [{"name": name, **run} for name, run in runs]
     columns = "run = {name} | >images/s = {images_per_second:,.0f} | >ms a step = {ms_per_step:.1f} | "
     return table(columns + ">seconds to the first step = {seconds_to_first_step:.1f}", rows)
+
+
+def gpu_against_peers() -> str:
+    """List compiled forwards and bare training steps on a GPU beside the best model of equal size."""
+    record, rows = read(GPU)["second_run"], []
+    for work, section in (("compiled forward", "forward_compiled"), ("training step", "training_step")):
+        for name, models in record[section].items():
+            for ours in [key for key in ("ours", "ours fused") if "speed_of_best_peer" in models.get(key, {})]:
+                low, high = models[ours].get("bounds", ("unknown", "unknown"))
+                bounds = low if low == "unknown" else f"{low:.2f} to {high:.2f}"
+                peer = models[models[ours]["best_peer"]]["ms"]
+                rows.append({"work": work, "name": name, "which": ours, **models[ours], "range": bounds, "peer": peer})
+    columns = (
+        "work = {work} | model and batch = {name} | which = {which} | >ms = {ms:.1f} | best peer = {best_peer} | "
+    )
+    columns += ">its ms = {peer:.1f} | >ours / best peer = {speed_of_best_peer:.2f} | >95 % bounds = {range}"
+    return (
+        f"{table(columns, rows)}\n\nbfloat16 (autocast in training); {record['machine']['device']}, {record['date']}."
+    )
+
+
+def gpu_losses() -> str:
+    """List the loss over steps and the accuracy at the end of the build before and of today's, batch size 256."""
+    record = read(GPU)
+    runs = {"before, seed 0": record["second_run"]["training_before"]["256 seed 0"]}
+    runs |= {f"seed {seed}": record["training"][f"256 seed {seed}"] for seed in range(3)}
+    losses = {name: dict(run["losses"]) for name, run in runs.items()}
+    rows = [
+        {"step": f"{step:,}", **{name: f"{found[step]:.3f}" for name, found in losses.items()}}
+        for step in (40, 200, 400, 600, 800, 1040)
+    ]
+    rows.append(
+        {"step": "accuracy"} | {name: f"{run['validation']['eval_accuracy']:.4f}" for name, run in runs.items()}
+    )
+    return table(" | ".join(["step = {step}", *(f">{name} = {{{name}}}" for name in runs)]), rows)
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
     **{block.__name__: block for block in (fashion_mnist, fashion_runs, robustness, search, zero_shot, cls)},
     **{block.__name__: block for block in (emoji_texts, emoji_styles, language, benchmark, gpu_forward, gpu_training)},
+    **{block.__name__: block for block in (gpu_against_peers, gpu_losses, exports, runtimes)},
     "easy_vqa": partial(answers, EASY_VQA, "prior", "shuffled"),
     "smollm2": partial(answers, SMOLLM2, *INPUTS),
     "index": lambda: table(

@@ -61,7 +61,7 @@ if Version(transformers_version) >= Version("5.23"):
 
     from .configuration_omni_vision_language import OmniVisionLanguageConfig
     from .configuration_omni_vision_retrieval import OmniVisionRetrievalConfig
-    from .modeling_omni_vision_language import OmniVisionForConditionalGeneration
+    from .modeling_omni_vision_language import OmniVisionForConditionalGeneration, OmniVisionLanguageModel
     from .modeling_omni_vision_retrieval import OmniVisionForRetrieval, OmniVisionRetrievalOutput
     from .processing_omni_vision_language import OmniVisionProcessor
     from .processing_omni_vision_retrieval import OmniVisionRetrievalProcessor
@@ -75,16 +75,19 @@ if Version(transformers_version) >= Version("5.23"):
     OmniVisionRetrievalProcessor.register_for_auto_class()
 
     AutoConfig.register("omni_vision_language", OmniVisionLanguageConfig, exist_ok=True)
+    AutoModel.register(OmniVisionLanguageConfig, OmniVisionLanguageModel, exist_ok=True)
     AutoModelForImageTextToText.register(OmniVisionLanguageConfig, OmniVisionForConditionalGeneration, exist_ok=True)
     AutoModelForMultimodalLM.register(OmniVisionLanguageConfig, OmniVisionForConditionalGeneration, exist_ok=True)
     AutoProcessor.register(OmniVisionLanguageConfig, OmniVisionProcessor, exist_ok=True)
     OmniVisionLanguageConfig.register_for_auto_class()
+    OmniVisionLanguageModel.register_for_auto_class("AutoModel")
     OmniVisionForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")
     OmniVisionProcessor.register_for_auto_class()
     __all__ += [
         "OmniVisionForConditionalGeneration",
         "OmniVisionForRetrieval",
         "OmniVisionLanguageConfig",
+        "OmniVisionLanguageModel",
         "OmniVisionProcessor",
         "OmniVisionRetrievalConfig",
         "OmniVisionRetrievalOutput",

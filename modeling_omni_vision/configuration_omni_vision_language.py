@@ -25,6 +25,7 @@ from .configuration_omni_vision import OmniVisionConfig, check_choices, check_fi
 
 LANGUAGE_AUTO_MAP = {
     "AutoConfig": "configuration_omni_vision_language.OmniVisionLanguageConfig",
+    "AutoModel": "modeling_omni_vision_language.OmniVisionLanguageModel",
     "AutoModelForImageTextToText": "modeling_omni_vision_language.OmniVisionForConditionalGeneration",
     "AutoModelForMultimodalLM": "modeling_omni_vision_language.OmniVisionForConditionalGeneration",
 }

@@ -21,15 +21,13 @@ Unusual here:
 - `attention_maps` returns the attention of CLS over the patches with every attention backend.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.masking_utils import create_bidirectional_mask
@@ -39,12 +37,14 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import TransformersKwargs, can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .common_omni_vision import classification_loss, evaluating, refuse_unknown_arguments
 from .configuration_omni_vision import OmniVisionConfig
 from .features_omni_vision import OmniVisionAttentionPooling, OmniVisionBackboneMixin, OmniVisionIntermediatesMixin
 
 
 RECORDED_OUTPUTS = ("output_hidden_states", "output_attentions")
 FORWARD_OPTIONS = frozenset((*TransformersKwargs.__annotations__, *RECORDED_OUTPUTS, "return_dict", "use_cache"))
+OTHER_ARGUMENTS = ("labels", "attention_mask", "pixel_values")
 
 
 @dataclass
@@ -444,28 +444,6 @@ def _center_(parameter: torch.Tensor, channels: int) -> None:
     parameter.sub_(parameter.float().mean(channels, keepdim=True).to(parameter.dtype))
 
 
-def refuse_unknown_options(options: Mapping[str, Any]) -> None:
-    """Raise a `ValueError` for an argument of a `forward` that nothing reads, such as a misspelt one."""
-    for name, value in options.items():
-        # None is what callers pass on for arguments that other models have.
-        if name not in FORWARD_OPTIONS and value is not None:
-            near = get_close_matches(name, {*FORWARD_OPTIONS, "labels", "attention_mask", "pixel_values"} - {name}, 1)
-            do = f"Did you mean `{near[0]}`?" if near else "Leave it out."
-            raise ValueError(f"`forward` has no argument `{name}`, got {type(value).__name__}. {do}")
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put every module into evaluation mode within the block, then back into the mode that it had."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
 class OmniVisionModel(OmniVisionIntermediatesMixin, OmniVisionPreTrainedModel):
     """The bare OmniVision encoder, which outputs CLS and grid tokens without a head on top.
 
@@ -522,7 +500,9 @@ class OmniVisionModel(OmniVisionIntermediatesMixin, OmniVisionPreTrainedModel):
                 integer pixel values, a mask that does not cover every token, `cls_only` with a mask or in a model
                 whose pooled output is not CLS, or an argument that does not exist.
         """
-        refuse_unknown_options(kwargs)
+        # None is what callers pass on for arguments that other models have.
+        passed = [name for name, value in kwargs.items() if value is not None]
+        refuse_unknown_arguments(passed, FORWARD_OPTIONS, OTHER_ARGUMENTS)
         hidden_states = self.embeddings(pixel_values)
         if interpolate_pos_encoding is False and tuple(pixel_values.shape[2:]) != self.config.image_size_hw:
             raise ValueError(
@@ -628,43 +608,6 @@ class OmniVisionModel(OmniVisionIntermediatesMixin, OmniVisionPreTrainedModel):
         return stacked[..., self.num_prefix_tokens :].unflatten(-1, (rows, -1))
 
 
-def classification_loss(logits: torch.Tensor, labels: torch.Tensor, config: PreTrainedConfig) -> torch.Tensor:
-    """
-    Return the mean loss of logits against labels for `config.problem_type`, a scalar.
-
-    Args:
-        logits: Scores of shape (batch, num_labels).
-        labels: Class indices (batch,), or class probabilities (batch, num_labels) as from mixup, for
-            `"single_label_classification"`; 0 / 1 flags (batch, num_labels) for
-            `"multi_label_classification"`; values (batch,) or (batch, num_labels) for `"regression"`.
-        config: If `problem_type` is None, the problem is regression for one label, multi-label for floating-point
-            labels, single-label otherwise. Soft labels therefore need `problem_type`.
-
-    Raises:
-        `ValueError`: for labels of another shape.
-    """
-    problem: str | None = config.problem_type
-    if problem is None:
-        guess = "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
-        problem = "regression" if config.num_labels == 1 else guess
-    logits, labels = logits.float(), labels.to(logits.device)
-    one_per_image = problem == "single_label_classification" and not labels.is_floating_point()
-    if problem == "regression" and config.num_labels == 1:
-        logits, labels = logits.flatten(), labels.flatten()
-    expected = logits.shape[:1] if one_per_image else logits.shape
-    if labels.shape != expected:
-        raise ValueError(
-            f"Labels for {problem} of {len(logits)} images must have shape {tuple(expected)}, got {labels.dtype} of "
-            f"shape {tuple(labels.shape)}. Correct the labels, or set `problem_type` in the configuration."
-        )
-    labels = labels.long() if one_per_image else labels.float()
-    if problem == "single_label_classification":
-        return nn.functional.cross_entropy(logits, labels)
-    if problem == "multi_label_classification":
-        return nn.functional.binary_cross_entropy_with_logits(logits, labels)
-    return nn.functional.mse_loss(logits, labels)
-
-
 def pool(cls: torch.Tensor, grid: torch.Tensor, pooling: str) -> torch.Tensor:
     """Pool `pooler_output` and grid to one vector (batch, hidden), or (batch, 2 * hidden) for `"cls_mean"`."""
     if pooling in ("cls", "attention"):
@@ -746,31 +689,6 @@ class OmniVisionBackbone(OmniVisionBackboneMixin, OmniVisionPreTrainedModel):
         self.num_features = [config.hidden_size] * (config.num_hidden_layers + 1)
         self.omni_vision = OmniVisionModel(config)
         self.post_init()
-
-
-def refuse_missing_weights(model: PreTrainedModel, loading_info: Mapping[str, Any]) -> None:
-    """Raise a `ValueError` if the checkpoint that `model` was loaded from lacks weights, naming some of them."""
-    missing = sorted(loading_info["missing_keys"])
-    if missing:
-        raise ValueError(
-            f"A checkpoint of {type(model).__name__} must hold all of its weights, got none for {len(missing)} of "
-            f"them, such as {missing[:3]!r}. Publish the merged model if these are an adapter's."
-        )
-
-
-class CompleteWeightsMixin:
-    """Refuses incomplete checkpoints, for composite models: a vision tower with random weights is never intended."""
-
-    @classmethod
-    def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
-        """Load like [`~PreTrainedModel.from_pretrained`], but raise a `ValueError` if the checkpoint lacks weights.
-
-        Not for who passes weights (`state_dict`), or asks which ones are missing (`output_loading_info`).
-        """
-        loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)  # type: ignore[misc]
-        if not output_loading_info and kwargs.get("state_dict") is None:
-            refuse_missing_weights(*loaded)
-        return loaded if output_loading_info else loaded[0]
 
 
 __all__ = ["OmniVisionBackbone", "OmniVisionForImageClassification", "OmniVisionModel", "OmniVisionModelOutput"]

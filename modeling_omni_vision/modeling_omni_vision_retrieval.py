@@ -23,7 +23,6 @@ Unusual here:
 
 import inspect
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -35,9 +34,10 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
+from .common_omni_vision import CompleteWeightsMixin, refuse_unknown_arguments
 from .configuration_omni_vision import OmniVisionConfig
 from .configuration_omni_vision_retrieval import OmniVisionRetrievalConfig
-from .modeling_omni_vision import CompleteWeightsMixin, OmniVisionModel, pool
+from .modeling_omni_vision import OmniVisionModel, pool
 
 
 @dataclass
@@ -84,16 +84,6 @@ OPTIONS = {*TransformersKwargs.__annotations__, "return_dict"}
 IMAGE_OPTIONS = OPTIONS - {"position_ids"}
 PARAMETERS = ("pixel_values", "input_ids", "attention_mask", "interpolate_pos_encoding", "return_loss")
 POSITION_TABLES = ("position_embeddings", "position_embedding", "embed_positions", "wpe")
-
-
-def _refuse_unknown(kwargs: dict[str, Any], known: set[str]) -> None:
-    """Raise a `ValueError` for an argument that no part of the model takes, which it would ignore."""
-    for name in kwargs.keys() - known:
-        near = get_close_matches(name, [*known, *PARAMETERS], 1)
-        raise ValueError(
-            f"Expected arguments of the model, got {name!r}, which it does not take. "
-            f"{f'Is {near[0]!r} meant?' if near else 'Leave it out.'}"
-        )
 
 
 def _max_text_length(text_model: Any) -> int | None:
@@ -211,7 +201,7 @@ class OmniVisionForRetrieval(CompleteWeightsMixin, PreTrainedModel):
         size, native = tuple(pixel_values.shape[-2:]), self.config.vision_config.image_size_hw
         if interpolate_pos_encoding is False and size != native:
             raise ValueError(f"Expected images of {native} pixels, got {size}. Leave out `interpolate_pos_encoding`.")
-        _refuse_unknown(kwargs, IMAGE_OPTIONS)
+        refuse_unknown_arguments(kwargs, IMAGE_OPTIONS, PARAMETERS)
         output = self.vision_model(pixel_values, **kwargs | {"return_dict": True})
         pooled = pool(output.pooler_output, output.grid, self.config.vision_config.pooling)
         return BaseModelOutputWithPooling(
@@ -249,7 +239,7 @@ class OmniVisionForRetrieval(CompleteWeightsMixin, PreTrainedModel):
         if input_ids is None:
             raise ValueError("Expected `input_ids`, got None. Make them with the processor.")
         self._refuse_long_texts(input_ids.shape[1])
-        _refuse_unknown(kwargs, self._text_options)
+        refuse_unknown_arguments(kwargs, self._text_options, PARAMETERS)
         mask = attention_mask if text_attention_mask is None else text_attention_mask
         mask = torch.ones_like(input_ids) if mask is None else mask
         if token_type_ids is not None:
@@ -315,7 +305,7 @@ class OmniVisionForRetrieval(CompleteWeightsMixin, PreTrainedModel):
         """
         if pixel_values is None and input_ids is None:
             raise ValueError("Expected `pixel_values`, `input_ids` or both, got neither. Use the processor.")
-        _refuse_unknown(kwargs, self._text_options)
+        refuse_unknown_arguments(kwargs, self._text_options, PARAMETERS)
         images: Any = None
         texts: Any = None
         fields: dict[str, Any] = {}
@@ -358,7 +348,8 @@ class OmniVisionForRetrieval(CompleteWeightsMixin, PreTrainedModel):
     ) -> torch.Tensor:
         """Project text tokens (texts, length, hidden) to normalised vectors; zero for padding and skipped tokens."""
         skipped = torch.tensor(self.config.skiplist_token_ids or [], device=input_ids.device, dtype=input_ids.dtype)
-        kept = ~torch.isin(input_ids, skipped)
+        # Not `isin`, which has no counterpart in ONNX.
+        kept = ~(input_ids.unsqueeze(-1) == skipped).any(-1)
         if attention_mask is not None:
             kept = kept & attention_mask.bool()
         return normalize(self.text_projection(tokens), dim=-1) * kept.unsqueeze(-1)

@@ -1,3 +1,4 @@
+import gc
 import os
 
 
@@ -21,6 +22,16 @@ def pytest_configure(config):
     kinds = "accelerate_tests torch_compile_test flash_attn_test flash_attn_3_test flash_attn_4_test torch_export_test"
     for kind in kinds.split():
         config.addinivalue_line("markers", f"{kind}: used by the suites of transformers")
+
+
+def pytest_collection_finish(session):
+    # Each training collects garbage: not among the modules of all libraries, which stay anyway.
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish(session):
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

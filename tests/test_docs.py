@@ -1,17 +1,15 @@
 """README and docs keep their word: blocks run alone and print what they say; commands, figures and links are right."""
 
-import contextlib
 import importlib
-import io
 import os
 import re
 import shlex
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 
 import pytest
+from command_flags import flags_of
 from packaging.version import Version
 from transformers import __version__ as transformers_version
 
@@ -56,15 +54,6 @@ def spans(page):
     text = text_of(page)
     code = re.findall(r"^```\w*\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     return re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text) + [line for block in code for line in block.splitlines()]
-
-
-@cache
-def flags_of(module):
-    """Return the flags that the help of a command lists."""
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed), pytest.raises(SystemExit):
-        importlib.import_module(module).main(["--help"])
-    return set(re.findall(r"--\w+", printed.getvalue()))
 
 
 def commands(page):

@@ -20,7 +20,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageCms, ImageFile
+from PIL import Image, ImageCms, ImageFile, features
 from transformers import ViTImageProcessor, ViTImageProcessorPil
 from without_package import run_without_package
 
@@ -123,6 +123,22 @@ def test_every_exif_orientation_is_upright_from_every_source(orientation, tmp_pa
     for backend in BACKENDS:
         for name, source in sources_of(data, tmp_path).items():
             np.testing.assert_array_equal(read_by(backend, source), upright.transpose(2, 0, 1), err_msg=name)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="needs a Pillow with the codec of AVIF")
+@pytest.mark.parametrize(("orientation", "turned"), [(1, 0), (3, 2), (6, -1)])
+def test_avif_is_turned_once_with_transparent_pixels_on_white_and_its_first_frame(orientation, turned):
+    pixels, exif = smooth(40, 60), Image.Exif()
+    exif[0x0112] = orientation
+    clear = np.dstack([pixels, np.full((40, 60), 255, np.uint8)])
+    clear[:20, :, 3] = 0
+    lossless = {"quality": 100, "subsampling": "4:4:4", "exif": exif.tobytes()}
+    frames = {"save_all": True, "append_images": [Image.fromarray(255 - pixels)]} if orientation == 1 else {}
+    # Best quality is not lossless: YCbCr rounds.
+    whole = read_image(encode(pixels, "AVIF", **lossless, **frames))
+    np.testing.assert_allclose(whole, np.rot90(pixels, turned), atol=4)
+    pixels[:20] = 255
+    np.testing.assert_allclose(read_image(encode(clear, "AVIF", **lossless)), np.rot90(pixels, turned), atol=4)
 
 
 @pytest.mark.parametrize("form", ["JPEG", "WEBP", "TIFF"])

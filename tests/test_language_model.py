@@ -12,7 +12,9 @@ from packaging.version import Version
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AttentionInterface,
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoProcessor,
@@ -26,6 +28,8 @@ from transformers import (
     VisionEncoderDecoderModel,
 )
 from transformers import __version__ as transformers_version
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from without_package import run_without_package
 
 from modeling_omni_vision import OmniVisionConfig, OmniVisionImageProcessor, OmniVisionModel
@@ -34,7 +38,12 @@ from modeling_omni_vision import OmniVisionConfig, OmniVisionImageProcessor, Omn
 if Version(transformers_version) < Version("5.23"):
     pytest.skip("composite models need transformers 5.23", allow_module_level=True)
 
-from modeling_omni_vision import OmniVisionForConditionalGeneration, OmniVisionLanguageConfig, OmniVisionProcessor
+from modeling_omni_vision import (
+    OmniVisionForConditionalGeneration,
+    OmniVisionLanguageConfig,
+    OmniVisionLanguageModel,
+    OmniVisionProcessor,
+)
 from modeling_omni_vision.interop import compose_language_model, prepare_tokenizer
 from modeling_omni_vision.modeling_omni_vision_language import group_images_by_prompt, pixel_shuffle
 from modeling_omni_vision.processing_omni_vision_language import image_chat_template, read_message, read_part
@@ -493,7 +502,7 @@ def test_image_features_take_the_options_of_llavas_and_refuse_what_is_none(make,
 @pytest.mark.parametrize("name", ["pixel_vals", "attention_masks", "label", "output_hidden_state", "logit_to_keep"])
 def test_a_misspelt_argument_is_refused_with_the_nearest_name(make, name):
     model, processor = make()
-    with pytest.raises(ValueError, match=f"got '{name}'. Did you mean"):
+    with pytest.raises(ValueError, match=rf"got '{name}', which it does not take\. Did you mean"):
         model(**ask(processor, "<image> what is it", RED), **{name: 1})
 
 
@@ -643,7 +652,7 @@ def test_saving_and_loading_twice_changes_no_bit(make, options, tmp_path):
     assert [getattr(opened.config, name) for name in kept] == [getattr(model.config, name) for name in kept]
     names = {path.name for path in (tmp_path / "first").glob("*.py")}
     assert names == {path.name for path in (tmp_path / "second").glob("*.py")}
-    roots = ("configuration_omni_vision", "features_omni_vision", "modeling_omni_vision")
+    roots = ("common_omni_vision", "configuration_omni_vision", "features_omni_vision", "modeling_omni_vision")
     language = {f"{part}_omni_vision_language.py" for part in ("configuration", "modeling", "processing")}
     assert names == {f"{root}.py" for root in roots} | {"image_processing_omni_vision.py"} | language
 
@@ -894,7 +903,7 @@ CLIENT = """
 import json, sys
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoProcessor, pipeline
+from transformers import AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoProcessor, pipeline
 
 trust = {"trust_remote_code": True}
 greedy = {"do_sample": False, "max_new_tokens": 6, "min_new_tokens": 6}
@@ -924,6 +933,11 @@ for folder in sys.argv[1:]:
     read = AutoProcessor.from_pretrained(folder + "-again", **trust)
     batch = read(text=prompts, images=[red, blue, red], padding=True, return_tensors="pt")
     here["drift"] = float((again(**batch).logits - logits).abs().max())
+    if model.config.fusion == "early":
+        headless = AutoModel.from_pretrained(folder, **trust)
+        here["headless"] = [type(headless).__name__, type(headless.language_model).__name__]
+        states = headless(**batch).last_hidden_state
+        here["headless_drift"] = float((model.get_output_embeddings()(states) - logits).abs().max())
 print(json.dumps(found))
 """
 
@@ -946,6 +960,150 @@ def test_folders_load_generate_and_save_again_without_this_package_and_without_d
         assert here["chat"].strip() == here["by_hand"].strip() != ""
         assert here["prompt"].startswith("<image> what is it")
         assert here["drift"] == 0.0
+    assert found[folders[0]]["headless"] == ["OmniVisionLanguageModel", "LlamaModel"]
+    assert found[folders[0]]["headless_drift"] == 0.0
+
+
+DECODERS = {
+    "llama": {"num_key_value_heads": 1},
+    "gpt_neox": {},
+    "gpt2": {},
+    "qwen3": {"tie_word_embeddings": True, "head_dim": 8, "num_key_value_heads": 2},
+    # Its words have fewer dimensions than its layers.
+    "opt": {"word_embed_proj_dim": 16, "ffn_dim": 64},
+}
+
+
+def with_decoder(model_type, **options):
+    text = {"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text |= {"intermediate_size": 64, "max_position_embeddings": 64, "pad_token_id": 0}
+    text = AutoConfig.for_model(model_type, **text | DECODERS[model_type])
+    config = OmniVisionLanguageConfig(
+        vision_config=VISION, text_config=text, vision_feature_select_strategy="grid", **options
+    )
+    torch.manual_seed(0)
+    return OmniVisionForConditionalGeneration(config).eval()
+
+
+@pytest.mark.parametrize("model_type", DECODERS)
+@torch.no_grad()
+def test_without_its_head_the_model_opens_the_same_folder_and_returns_what_the_head_reads(model_type, tmp_path):
+    model = with_decoder(model_type)
+    model.save_pretrained(tmp_path / "whole")
+    headless = AutoModel.from_pretrained(tmp_path / "whole")
+    assert isinstance(headless, OmniVisionLanguageModel)
+    prompt = torch.tensor([[5] + [model.config.image_token_id] * 16 + [6, 7]])
+    pixels = torch.randn(1, 3, 32, 32)
+    read, whole = [], model(input_ids=prompt, pixel_values=pixels).logits
+    head = model.get_output_embeddings()
+    head.register_forward_pre_hook(lambda module, args: read.append(args[0]))
+    model(input_ids=prompt, pixel_values=pixels)
+    states = headless(input_ids=prompt, pixel_values=pixels).last_hidden_state
+    assert torch.equal(states, read[0])
+    assert torch.equal(head(states), whole)
+    # Saved again, the decoder's weights have the names of the whole model, and everything but an untied head is there.
+    headless.save_pretrained(tmp_path / "part")
+    saved, full = (set(load_file(tmp_path / name / "model.safetensors")) for name in ("part", "whole"))
+    assert saved <= full
+    assert {name.rpartition(".")[0] for name in full - saved} <= {
+        "language_model.lm_head",
+        "language_model.embed_out",
+    }
+    again = AutoModel.from_pretrained(tmp_path / "part")
+    assert torch.equal(again(input_ids=prompt, pixel_values=pixels).last_hidden_state, states)
+
+
+def test_two_models_without_heads_of_different_decoders_keep_their_own_names(tmp_path):
+    for model_type in ("gpt_neox", "llama"):
+        with_decoder(model_type).save_pretrained(tmp_path / model_type)
+    opened = {name: AutoModel.from_pretrained(tmp_path / name) for name in ("gpt_neox", "llama")}
+    opened["gpt_neox"].save_pretrained(tmp_path / "again")
+    names = set(load_file(tmp_path / "again" / "model.safetensors"))
+    assert names <= set(load_file(tmp_path / "gpt_neox" / "model.safetensors"))
+
+
+@torch.no_grad()
+def test_serving_engines_find_every_part_of_their_contract(make):
+    """What the transformers back-ends of vLLM and SGLang ask of a model, as their sources of 2026-11 do."""
+    whole, processor = make(**EARLY[1][0])
+    config = whole.config
+    assert config.auto_map["AutoModel"] == "modeling_omni_vision_language.OmniVisionLanguageModel"
+    assert OmniVisionLanguageModel.is_backend_compatible()
+    model = AutoModel.from_config(config).eval()
+    # They replace parts by name and compile the decoder's class.
+    assert type(model.get_encoder(modality="image")) is OmniVisionModel
+    assert model.get_decoder() is model.language_model
+    assert type(model.language_model).__name__ == "LlamaModel"
+    assert config.get_text_config() is config.text_config
+    # Weights reach their places by a renaming that transformers knows for the model.
+    renamed = set(whole.state_dict())
+    for renaming in get_model_conversion_mapping(model):
+        renamed = {renaming.rename_source_key(name)[0] for name in renamed}
+    assert set(model.state_dict()) == renamed - {"language_model.lm_head.weight"}
+    assert not model._keys_to_ignore_on_load_unexpected
+    batch = ask(processor, ["<image> what is it"], [RED], return_text_replacement_offsets=True)
+    ((offset,),) = batch.pop("text_replacement_offsets")
+    expected = model(**batch).last_hidden_state
+    # The attention is theirs, and gets what they pass.
+    passed = []
+
+    def attend(module, query, key, value, mask, attention_instances=None, **kwargs):
+        passed.append(attention_instances[module.layer_idx])
+        return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, None, **kwargs)
+
+    AttentionInterface.register("engine", attend)
+    config.text_config._attn_implementation = "engine"
+    served = AutoModel.from_config(config).eval()
+    served.load_state_dict(model.state_dict())
+    # Features of each image apart, as many as the text that replaces its placeholder has tokens.
+    (features,) = served.get_image_features(batch["pixel_values"]).pooler_output
+    assert offset["type"] == "image"
+    assert processor.tokenizer(offset["replacement"], add_special_tokens=False)["input_ids"] == (
+        [config.image_token_id] * len(features)
+    )
+    counted = processor._get_num_multimodal_tokens(image_sizes=[[30, 40]])
+    assert (counted["num_image_tokens"], counted["num_image_patches"]) == ([len(features)], [1])
+    # They put features into the embeddings of a flat batch, and take the first output, of shape (1, tokens, hidden).
+    ids = batch["input_ids"]
+    embeds = served.get_input_embeddings()(ids)
+    embeds[ids == config.image_token_id] = features
+    positions = torch.arange(ids.shape[1])[None]
+    instances = {index: f"instance {index}" for index in range(len(served.language_model.layers))}
+    output = served(
+        input_ids=None,
+        inputs_embeds=embeds,
+        use_cache=False,
+        position_ids=positions,
+        attention_instances=instances,
+        return_dict=False,
+    )
+    assert isinstance(output, tuple)
+    assert passed == list(instances.values())
+    torch.testing.assert_close(output[0], expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_embeddings_without_images_read_nothing_from_the_device(make, monkeypatch):
+    whole, _ = make(**EARLY[1][0])
+    model = AutoModel.from_config(whole.config).eval()
+    embeds = model.get_input_embeddings()(torch.tensor([[5, 6, 7]]))
+    monkeypatch.setattr(torch.Tensor, "__int__", lambda tensor: pytest.fail("waits for the device"))
+    monkeypatch.setattr(torch.Tensor, "item", lambda tensor: pytest.fail("waits for the device"))
+    assert model(inputs_embeds=embeds, use_cache=False).last_hidden_state.shape == (1, 3, embeds.shape[-1])
+
+
+def test_without_its_head_it_refuses_what_the_whole_model_does(make):
+    whole, _ = make(**LATE[0][0])
+    with pytest.raises(ValueError, match=r"Expected `fusion` 'early'.*'late'"):
+        OmniVisionLanguageModel(whole.config)
+    early, _ = make(**EARLY[1][0])
+    model = AutoModel.from_config(early.config)
+    with pytest.raises(ValueError, match="Expected 0 image tokens in the prompts for 0 images, got 1"):
+        model(input_ids=torch.tensor([[5, early.config.image_token_id]]))
+    with pytest.raises(ValueError, match="both or neither"):
+        model()
+    with pytest.raises(ValueError, match="pixel_value"):
+        model(input_ids=torch.tensor([[5]]), pixel_value=torch.zeros(1, 3, 32, 32))
 
 
 @pytest.fixture(scope="module")

@@ -101,11 +101,11 @@ class LanguageSuite(ModelTesterMixin):
         return {**inputs, "labels": inputs["input_ids"]} if return_labels else inputs
 
     # A checkpoint without weights is an error here; with that switched off, they are initialised as the suite asks.
-    @patch("modeling_omni_vision.modeling_omni_vision.refuse_missing_weights", lambda *_: None)
+    @patch("modeling_omni_vision.common_omni_vision.refuse_missing_weights", lambda *_: None)
     def test_can_init_all_missing_weights(self):
         super().test_can_init_all_missing_weights()
 
-    @patch("modeling_omni_vision.modeling_omni_vision.refuse_missing_weights", lambda *_: None)
+    @patch("modeling_omni_vision.common_omni_vision.refuse_missing_weights", lambda *_: None)
     def test_model_weights_reload_no_missing_tied_weights(self):
         super().test_model_weights_reload_no_missing_tied_weights()
 

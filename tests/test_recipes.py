@@ -2,7 +2,6 @@
 
 import importlib
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from command_flags import flags_of
 from packaging.version import Version
 from transformers import __version__ as transformers_version
 
@@ -54,23 +54,15 @@ def command(words):
     return f"modeling_omni_vision.cli.{Path(words[0]).stem}", words[1:]
 
 
-def options_of(module, capsys):
-    """Name the options of a command, as its help lists them."""
-    with pytest.raises(SystemExit, match=r"^0$"):
-        importlib.import_module(module).main(["--help"])
-    usage, _, _ = capsys.readouterr().out.partition("\n\n")
-    return set(re.findall(r"--(\w+)", usage))
-
-
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_every_option_of_a_recipe_is_one_that_its_command_knows(calls_of, capsys, recipe):
+def test_every_option_of_a_recipe_is_one_that_its_command_knows(calls_of, recipe):
     calls = calls_of(recipe)
     assert calls
     for words in calls:
         module, arguments = command(words)
-        given = {word[2:] for word in arguments if word.startswith("--")}
+        given = {word for word in arguments if word.startswith("--")}
         assert given
-        assert given - options_of(module, capsys) == set()
+        assert given - flags_of(module) == set()
 
 
 def test_every_command_of_a_recipe_is_a_program(calls_of):

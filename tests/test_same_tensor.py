@@ -100,7 +100,8 @@ def test_training_without_augmentation_and_evaluation_get_the_tensors_of_the_pro
     images = ImageDataset(rows, processor, memory_limit=memory_limit)
     batch = ImageCollator(processor)(images.__getitems__(range(len(rows))))["pixel_values"]
     assert torch.equal(batch, expected)
-    model = SimpleNamespace(config=SimpleNamespace(num_channels=processor.num_channels), dtype=torch.float32)
+    config = SimpleNamespace(num_channels=processor.num_channels)
+    model = SimpleNamespace(config=config, dtype=torch.float32, device=torch.device("cpu"))
     assert torch.equal(pixel_values(model, processor, rows["image"][:], 0), expected)
 
 
@@ -113,7 +114,8 @@ def test_retrieval_and_answers_get_them_in_training(processor, rows, expected):
     described = rows.add_column("texts", [["a cat"]] * len(rows)).add_column("concept", ["c"] * len(rows))
     pairs = training_pairs(described, PairAugmentation(False))
     assert torch.equal(processor(pairs[:]["image"], return_tensors="pt")["pixel_values"], expected)
-    tokenizer = SimpleNamespace(pad_token_id=0, convert_tokens_to_ids=lambda token: 7)
+    special = {f"{name}_token_id": None for name in ("bos", "eos", "unk", "sep", "cls", "mask")}
+    tokenizer = SimpleNamespace(pad_token_id=0, all_special_ids=[], **special, convert_tokens_to_ids=lambda token: 7)
     parts = SimpleNamespace(image_processor=processor, tokenizer=tokenizer, image_token="<image>", image_seq_length=1)
     asked = [AnsweredSequence([7, 1], [1, 1], [0, 1], [0, 0], ["a"], [image]) for image in rows["image"][:]]
     assert torch.equal(AnswerCollator(parts)(asked)["pixel_values"], expected)

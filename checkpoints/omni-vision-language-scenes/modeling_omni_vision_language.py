@@ -23,7 +23,6 @@ Unusual here:
 - Loading a checkpoint that lacks weights raises an error.
 """
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -32,15 +31,17 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, LlavaForConditionalGeneration, LlavaPreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, LlavaForConditionalGeneration, LlavaPreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
+from transformers.conversion_mapping import WeightRenaming, register_checkpoint_conversion_mapping
 from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
+from .common_omni_vision import CompleteWeightsMixin, refuse_unknown_arguments
 from .configuration_omni_vision import OmniVisionConfig
 from .configuration_omni_vision_language import OmniVisionLanguageConfig
-from .modeling_omni_vision import CompleteWeightsMixin, OmniVisionModel, OmniVisionModelOutput
+from .modeling_omni_vision import OmniVisionModel, OmniVisionModelOutput
 
 
 # Attribute of a KV cache that holds the `ImageKVCache` of its conversations.
@@ -214,7 +215,141 @@ def decoder_layers(language_model: Any) -> nn.ModuleList:
     return layers
 
 
-class OmniVisionForConditionalGeneration(CompleteWeightsMixin, LlavaForConditionalGeneration):
+class OmniVisionLanguagePreTrainedModel(CompleteWeightsMixin, LlavaPreTrainedModel):
+    """What the model with its head and the one without have in common: image features for the decoder's embeddings."""
+
+    config_class = OmniVisionLanguageConfig
+    # No base model of its own: tower, projector and language model are siblings.
+    base_model_prefix = ""
+    # Counting images reads numbers from the device.
+    _can_compile_fullgraph = False
+    vision_tower: OmniVisionModel
+    multi_modal_projector: OmniVisionProjector
+    language_model: Any
+
+    def named_children(self) -> Iterator[tuple[str, nn.Module]]:
+        """Yield the language model first: PEFT takes the first child for the one whose words its prompts resemble."""
+        yield "language_model", self.language_model
+        yield from ((name, part) for name, part in super().named_children() if name != "language_model")
+
+    def children(self) -> Iterator[nn.Module]:
+        """Yield the parts in the order in which they are initialised."""
+        return iter(self._modules.values())  # type: ignore[arg-type]
+
+    @can_return_tuple
+    def get_image_features(
+        self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool | None = None, **kwargs: Any
+    ) -> OmniVisionModelOutput:
+        """
+        Encode and project images (images, channels, height, width).
+
+        Args:
+            pixel_values: Images from the processor.
+            interpolate_pos_encoding: Whether images of another than the native size are taken, as they are by default.
+            kwargs: `output_hidden_states`, `output_attentions` and `return_dict`.
+
+        Returns:
+            The tower's output, its `pooler_output` a list with the features of each image: (num_image_tokens, width of
+            the embeddings) in early fusion, (1, num_image_tokens * text hidden) in late; as many rows as it has image
+            tokens.
+
+        Raises:
+            `ValueError`: for no images, options that only LLaVA has, or names that are none of an option.
+        """
+        ignored = sorted(name for name in LLAVA_ONLY if kwargs.pop(name, None) is not None)
+        if ignored:
+            raise ValueError(
+                f"Expected none of LLaVA's options for features, got {ignored!r}. Set them in the configuration."
+            )
+        unknown = sorted(set(kwargs) - TransformersKwargs.__optional_keys__ - {"return_dict"})
+        if unknown or pixel_values is None:
+            raise ValueError(
+                f"Expected `pixel_values` and options of the vision tower, got {unknown or None!r}. Pass what the "
+                "processor makes of images alone: get_image_features(**processor(images=...))."
+            )
+        vision: Any = self.config.vision_config
+        native, size = tuple(vision.image_size_hw), tuple(pixel_values.shape[-2:])
+        if interpolate_pos_encoding is False and size != native:
+            raise ValueError(
+                f"Expected images of {native} without `interpolate_pos_encoding`, got {size}. Resize them, or leave "
+                "the option out."
+            )
+        output = self.vision_tower(pixel_values, **{**kwargs, "return_dict": True})
+        features = self.multi_modal_projector(output, pixel_values.shape[-2])
+        # `generate` repeats images for beams, and divides a long prompt, by the rows of these.
+        output.pooler_output = list(features.flatten(1).unsqueeze(1) if self.config.fusion == "late" else features)
+        return output
+
+    def _refuse_misspelt(self, kwargs: dict[str, Any]) -> None:
+        """Refuse names that nearly are those of arguments; others are the language model's own."""
+        if not kwargs:
+            return
+        known = {*inspect.signature(self.forward).parameters, *TransformersKwargs.__optional_keys__, "return_dict"}
+        known |= {*inspect.signature(self.language_model.forward).parameters, "shift_labels"}
+        refuse_unknown_arguments(kwargs, known, only_similar=True)
+
+    def match_images(
+        self, encoded: Any, input_ids: torch.Tensor | None = None, inputs_embeds: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """
+        Locate the image tokens and check their number.
+
+        Args:
+            encoded: Output of `get_image_features`, or None.
+            input_ids: Prompts (batch, length), or None.
+            inputs_embeds: Instead of them (batch, length, hidden).
+
+        Returns:
+            The features of all images, (image tokens, text hidden) in early and (image tokens, num_image_tokens, text
+            hidden) in late fusion, or None; and the mask of image tokens, boolean (batch, length).
+
+        Raises:
+            `ValueError`: if the numbers of image tokens and image features differ.
+        """
+        embedding: Any = self.get_input_embeddings()
+        token = torch.tensor(self.config.image_token_id, device=embedding.weight.device)
+        if inputs_embeds is None:
+            ids: Any = input_ids
+            positions: torch.Tensor = ids == token.to(ids.device)
+        else:
+            positions = (inputs_embeds == embedding(token)).all(-1)
+        features = None
+        if encoded is not None:
+            features = torch.cat(encoded.pooler_output).to(positions.device, embedding.weight.dtype)
+            features = self._at_width(features, embedding.weight.shape[-1])
+        expected, got = 0 if features is None else len(features), int(positions.sum())
+        if expected != got:
+            images = 0 if encoded is None else len(encoded.pooler_output)
+            raise ValueError(
+                f"Expected {expected} image tokens in the prompts for {images} images, got {got}. The processor "
+                f"inserts {self.config.image_seq_length} for each image; pass it images and prompts together."
+            )
+        return features, positions
+
+    def insert_features(
+        self,
+        features: torch.Tensor,
+        image_positions: torch.Tensor,
+        input_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return the embeddings of prompts (batch, length, hidden) with features in place of the image tokens."""
+        embeds = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
+        return embeds.masked_scatter(image_positions.unsqueeze(-1), features)
+
+    def _at_width(self, features: torch.Tensor, embedded: int) -> torch.Tensor:
+        """Check the width of features, one row for each image token; in late fusion a row holds those of an image."""
+        late, got = self.config.fusion == "late", features.shape[-1]
+        width: int = self.multi_modal_projector.width if late else embedded
+        if got % width if late else got != width:
+            raise ValueError(
+                f"Expected image features of {width} channels, got {got}. Take them from `get_image_features` of this "
+                "model."
+            )
+        return features.unflatten(-1, (-1, width)) if late else features
+
+
+class OmniVisionForConditionalGeneration(OmniVisionLanguagePreTrainedModel, LlavaForConditionalGeneration):
     """The OmniVision vision-language model, with early or late fusion (`config.fusion`).
 
     Early: image features replace the embeddings of the image tokens. Late: one image token marks the position of an
@@ -234,13 +369,9 @@ class OmniVisionForConditionalGeneration(CompleteWeightsMixin, LlavaForCondition
     ```
     """
 
-    config_class = OmniVisionLanguageConfig
-    # No base model of its own: tower, projector and language model are siblings; the latter ties its own embeddings.
-    base_model_prefix = ""
+    # The language model ties its own embeddings.
     _tied_weights_keys = None  # type: ignore[assignment]
     _tp_plan = None  # type: ignore[assignment]
-    # Counting images reads numbers from the device.
-    _can_compile_fullgraph = False
 
     def __init__(self, config: OmniVisionLanguageConfig):
         # Not LLaVA's own, which would build its base model and head.
@@ -290,15 +421,6 @@ class OmniVisionForConditionalGeneration(CompleteWeightsMixin, LlavaForCondition
         # Tower and language model support every implementation.
         return True
 
-    def named_children(self) -> Iterator[tuple[str, nn.Module]]:
-        """Yield the language model first: PEFT takes the first child for the one whose words its prompts resemble."""
-        yield "language_model", self.language_model
-        yield from ((name, part) for name, part in super().named_children() if name != "language_model")
-
-    def children(self) -> Iterator[nn.Module]:
-        """Yield the parts in the order in which they are initialised."""
-        return iter(self._modules.values())  # type: ignore[arg-type]
-
     def generate(self, inputs: Any = None, generation_config: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Generate as [`~GenerationMixin.generate`]; as the draft of another model, without the images."""
         if getattr(generation_config, "is_assistant", False):
@@ -317,50 +439,6 @@ class OmniVisionForConditionalGeneration(CompleteWeightsMixin, LlavaForCondition
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         """Replace the head of the language model."""
         self.language_model.set_output_embeddings(new_embeddings)
-
-    @can_return_tuple
-    def get_image_features(
-        self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool | None = None, **kwargs: Any
-    ) -> OmniVisionModelOutput:
-        """
-        Encode and project images (images, channels, height, width).
-
-        Args:
-            pixel_values: Images from the processor.
-            interpolate_pos_encoding: Whether images of another than the native size are taken, as they are by default.
-            kwargs: `output_hidden_states`, `output_attentions` and `return_dict`.
-
-        Returns:
-            The tower's output, its `pooler_output` a list with the features of each image: (num_image_tokens, width of
-            the embeddings) in early fusion, (1, num_image_tokens * text hidden) in late; as many rows as it has image
-            tokens.
-
-        Raises:
-            `ValueError`: for no images, options that only LLaVA has, or names that are none of an option.
-        """
-        ignored = sorted(name for name in LLAVA_ONLY if kwargs.pop(name, None) is not None)
-        if ignored:
-            raise ValueError(
-                f"Expected none of LLaVA's options for features, got {ignored!r}. Set them in the configuration."
-            )
-        unknown = sorted(set(kwargs) - TransformersKwargs.__optional_keys__ - {"return_dict"})
-        if unknown or pixel_values is None:
-            raise ValueError(
-                f"Expected `pixel_values` and options of the vision tower, got {unknown or None!r}. Pass what the "
-                "processor makes of images alone: get_image_features(**processor(images=...))."
-            )
-        vision: Any = self.config.vision_config
-        native, size = tuple(vision.image_size_hw), tuple(pixel_values.shape[-2:])
-        if interpolate_pos_encoding is False and size != native:
-            raise ValueError(
-                f"Expected images of {native} without `interpolate_pos_encoding`, got {size}. Resize them, or leave "
-                "the option out."
-            )
-        output = self.vision_tower(pixel_values, **{**kwargs, "return_dict": True})
-        features = self.multi_modal_projector(output, pixel_values.shape[-2])
-        # `generate` repeats images for beams, and divides a long prompt, by the rows of these.
-        output.pooler_output = list(features.flatten(1).unsqueeze(1) if self.config.fusion == "late" else features)
-        return output
 
     @can_return_tuple
     def forward(
@@ -433,16 +511,6 @@ class OmniVisionForConditionalGeneration(CompleteWeightsMixin, LlavaForCondition
             image_hidden_states=features,
         )
 
-    def _refuse_misspelt(self, kwargs: dict[str, Any]) -> None:
-        """Refuse names that nearly are those of arguments; others are the language model's own."""
-        if not kwargs:
-            return
-        known = {*inspect.signature(self.forward).parameters, *TransformersKwargs.__optional_keys__, "return_dict"}
-        known |= {*inspect.signature(self.language_model.forward).parameters, "shift_labels"}
-        for name in sorted(set(kwargs) - known):
-            if nearest := difflib.get_close_matches(name, known, 1, 0.8):
-                raise ValueError(f"Expected an argument of this model, got {name!r}. Did you mean {nearest[0]!r}?")
-
     def fuse(
         self,
         encoded: OmniVisionModelOutput | None,
@@ -476,58 +544,8 @@ class OmniVisionForConditionalGeneration(CompleteWeightsMixin, LlavaForCondition
             image_cache, calls = self.prepare_cross_attention(features, image_positions, earlier)
             return {**text, "cross_attention_calls": calls}, image_cache, features
         if features is not None and image_positions is not None:
-            embeds = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
-            text = {"inputs_embeds": embeds.masked_scatter(image_positions.unsqueeze(-1), features)}
+            text = {"inputs_embeds": self.insert_features(features, image_positions, **text)}
         return text, None, features
-
-    def match_images(
-        self, encoded: Any, input_ids: torch.Tensor | None = None, inputs_embeds: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor | None, torch.Tensor]:
-        """
-        Locate the image tokens and check their number.
-
-        Args:
-            encoded: Output of `get_image_features`, or None.
-            input_ids: Prompts (batch, length), or None.
-            inputs_embeds: Instead of them (batch, length, hidden).
-
-        Returns:
-            The features of all images, (image tokens, text hidden) in early and (image tokens, num_image_tokens, text
-            hidden) in late fusion, or None; and the mask of image tokens, boolean (batch, length).
-
-        Raises:
-            `ValueError`: if the numbers of image tokens and image features differ.
-        """
-        embedding: Any = self.get_input_embeddings()
-        token = torch.tensor(self.config.image_token_id, device=embedding.weight.device)
-        if inputs_embeds is None:
-            ids: Any = input_ids
-            positions: torch.Tensor = ids == token.to(ids.device)
-        else:
-            positions = (inputs_embeds == embedding(token)).all(-1)
-        features = None
-        if encoded is not None:
-            features = torch.cat(encoded.pooler_output).to(positions.device, embedding.weight.dtype)
-            features = self._at_width(features, embedding.weight.shape[-1])
-        expected, got = 0 if features is None else len(features), int(positions.sum())
-        if expected != got:
-            images = 0 if encoded is None else len(encoded.pooler_output)
-            raise ValueError(
-                f"Expected {expected} image tokens in the prompts for {images} images, got {got}. The processor "
-                f"inserts {self.config.image_seq_length} for each image; pass it images and prompts together."
-            )
-        return features, positions
-
-    def _at_width(self, features: torch.Tensor, embedded: int) -> torch.Tensor:
-        """Check the width of features, one row for each image token; in late fusion a row holds those of an image."""
-        late, got = self.config.fusion == "late", features.shape[-1]
-        width: int = self.multi_modal_projector.width if late else embedded
-        if got % width if late else got != width:
-            raise ValueError(
-                f"Expected image features of {width} channels, got {got}. Take them from `get_image_features` of this "
-                "model."
-            )
-        return features.unflatten(-1, (-1, width)) if late else features
 
     def prepare_cross_attention(
         self,
@@ -563,4 +581,68 @@ class OmniVisionForConditionalGeneration(CompleteWeightsMixin, LlavaForCondition
         }
 
 
-__all__ = ["OmniVisionForConditionalGeneration"]
+class OmniVisionLanguageModel(OmniVisionLanguagePreTrainedModel):
+    """The early-fusion model without its head: tower, projector and decoder, whose hidden states it returns.
+
+    Opens the folders of [`OmniVisionForConditionalGeneration`] with `AutoModel`, as engines such as vLLM do, which put
+    the head on themselves. Late fusion has no such form: these engines keep no images beside their KV cache.
+
+    Raises:
+        `ValueError`: for a configuration with late fusion.
+    """
+
+    def __init__(self, config: OmniVisionLanguageConfig):
+        super().__init__(config)
+        if config.fusion != "early":
+            raise ValueError(
+                f"Expected `fusion` 'early' for a model without its head, got {config.fusion!r}. Open it with "
+                "AutoModelForImageTextToText."
+            )
+        self.vision_tower = OmniVisionModel(config.vision_config)  # type: ignore[arg-type]
+        self.language_model = AutoModel.from_config(config.text_config)
+        embedding: Any = self.get_input_embeddings()
+        self.multi_modal_projector = OmniVisionProjector(config, embedding.weight.shape[-1])
+        # Folders name the weights of the decoder as the model with its head does. Engines read the renaming too.
+        headed: Any = AutoModelForCausalLM._model_mapping[type(config.text_config)]  # type: ignore[index]
+        renaming = WeightRenaming(rf"^language_model\.{headed.base_model_prefix}\.", "language_model.")
+        register_checkpoint_conversion_mapping(type(self).__name__, [renaming], overwrite=True)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: torch.Tensor | None = None,
+        mm_encoder_outputs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """
+        Compute hidden states (batch, length, hidden), as the decoder returns them.
+
+        Arguments are those of [`OmniVisionForConditionalGeneration.forward`], as far as they do not concern logits.
+        Embeddings without images are taken as they are: engines put image features into them beforehand, and read
+        nothing from the device meanwhile.
+
+        Raises:
+            `ValueError`: if the numbers of image tokens and image features differ, or an argument is misspelt.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Expected either `input_ids` or `inputs_embeds`, got both or neither. Pass one of them.")
+        self._refuse_misspelt(kwargs)
+        encoded = (mm_encoder_outputs or {}).get("image")
+        if pixel_values is not None:
+            encoded = self.get_image_features(pixel_values, return_dict=True)
+        begins = past_key_values is None or not past_key_values.get_seq_length()
+        text: dict[str, Any] = {"input_ids": input_ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
+        if encoded is not None or (begins and inputs_embeds is None):
+            features, image_positions = self.match_images(encoded, **text)
+            if features is not None:
+                text = {"inputs_embeds": self.insert_features(features, image_positions, **text)}
+        text |= {"attention_mask": attention_mask, "position_ids": position_ids, "past_key_values": past_key_values}
+        return self.language_model(**text, **kwargs)
+
+
+__all__ = ["OmniVisionForConditionalGeneration", "OmniVisionLanguageModel"]

@@ -99,7 +99,10 @@ def parse_training(kinds: Sequence[type[Any]], argv: Sequence[str], module: str)
 def prepare(*arguments: Any) -> None:
     """Register our classes with transformers without bars for loading weights; look once for the Hub where needed."""
     given = [vars(one) for one in arguments]
-    named = [(flag, one.get(flag)) for one in given for flag in HUB_FLAGS if flag != "text" or "vision" in one]
+    # Also of paths: a default may be one.
+    named = [
+        (flag, str(one.get(flag) or "")) for one in given for flag in HUB_FLAGS if flag != "text" or "vision" in one
+    ]
     for flag, value in named:
         if value and flag != "dataset" and is_path(value) and not os.path.exists(value):
             raise ValueError(f"Expected an existing path or a name of the Hub as --{flag}, got {value!r}. Correct it.")

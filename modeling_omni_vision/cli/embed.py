@@ -5,7 +5,7 @@
 `--images` are files, folders, globs, Parquet files, WebDataset tars, lists (.txt, .jsonl), datasets and addresses of
 fsspec. The output holds Parquet shards (id, path, width, height, vector, and the columns of the source),
 failures.jsonl with the reason of each image that cannot be read, and embed.json. Several processes may share one
-output, also by --shard i/n.
+output, also by --shard i/n, and so do the machines of --cluster ray.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ class EmbedArguments:
     shard_rows: int = option("Images of one file.", 4096)
     workers: int | None = option("Threads that decode; one for each core if left out.", None)
     limit: int | None = option("Take the first images alone.", None)
-    shard: str | None = option("i/n: write every n-th file from i on; 0/4 to 3/4 are four processes.", None)
+    shard: str | None = option("i/n: every n-th file from i on, 0/4 to 3/4; auto: as torchrun or SLURM says.", None)
     npy: bool = option("Also write vectors.npy.", False)
     dry_run: bool = option("List the images and stop.", False)
     revision: str | None = option(REVISION, None)

@@ -40,19 +40,29 @@ class InspectArguments:
 @program
 def main(argv: Sequence[str]) -> None:
     arguments = parse(InspectArguments, argv)
-    from ..data.integrity import find_unreadable, images_of
+    from ..data.image_files import LeftOut
+    from ..data.integrity import unreadable_rows
     from ..data.sources import load_to_inspect
     from ..data.summary import dataset_hints, export_images, summarize_dataset
     from ..interpretability.dataset_sheet import plot_dataset
 
-    splits = load_to_inspect(str(arguments.dataset), arguments.image_column, arguments.label_column)
-    broken = [one for rows in splits.values() for one in find_unreadable(images_of(rows)[0], arguments.check)]
+    left_out = LeftOut()
+    splits, refusal = load_to_inspect(str(arguments.dataset), arguments.image_column, arguments.label_column, left_out)
+    broken = unreadable_rows(splits, arguments.check, str(arguments.dataset))
     found = summarize_dataset(splits)
-    printed = write_result([asdict(split) for split in found], arguments.json)
+    described = {
+        "splits": [asdict(split) for split in found],
+        "left_out": {why: {"files": count, "first": left_out.names[why]} for why, count in left_out.counts.items()},
+        "unreadable": broken,
+        "cannot_be_trained_on": refusal,
+    }
+    printed = write_result(described, arguments.json)
     lines = [line for split in found for line in split.lines()] + dataset_hints(found)
+    if refusal:
+        lines.append(f"Training would end here: {refusal}")
     if broken:
-        lines.append(f"{len(broken):,} images cannot be read:")
-        lines += [f"  {name}  {reason}" for _, name, reason in broken]
+        lines.append(f"{len(broken):,} {'images' if len(broken) > 1 else 'image'} cannot be read:")
+        lines += [f"  {one['image']}  {one['reason']}" for one in broken]
     if arguments.sheet:
         lines.append(f"Sheet: {plot_dataset(splits, found, Path(arguments.sheet))}")
     if arguments.export:

@@ -27,6 +27,7 @@ COMMANDS = {
     "compose": "join a vision encoder and a language model, untrained",
     "ask": "ask a vision-language model about an image",
     "convert": "convert a checkpoint from or to another architecture, exactly",
+    "export": "write a checkpoint for ONNX Runtime, OpenVINO or the browser, compared with torch",
     "publish": "write a checkpoint as a folder for the Hub, with proof",
     "verify": "check a published folder again, offline",
     "benchmark": "time the forward pass of a model",

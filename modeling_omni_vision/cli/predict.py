@@ -95,12 +95,17 @@ def predict(
 
     from ..data.image_files import stored_path
     from ..data.integrity import read_each
+    from ..interop.export.exported import is_exported, load_exported
 
     if batch_size < 1 or top_k < 1:
         raise ValueError(f"Expected --batch_size and --top_k of at least 1, got {batch_size} and {top_k}.")
     options = {"trust_remote_code": True, "revision": revision}
-    classifier = AutoModelForImageClassification.from_pretrained(model, **options).eval()
-    processor = AutoImageProcessor.from_pretrained(model, **options)
+    if is_exported(model):
+        classifier: Any = load_exported(model)
+        processor = classifier.processor
+    else:
+        classifier = AutoModelForImageClassification.from_pretrained(model, **options).eval()
+        processor = AutoImageProcessor.from_pretrained(model, **options)
     names, places = classifier.config.id2label, {one.file: one.place for one in images}
 
     def pixels(batch: Sequence[Path]) -> Sequence[torch.Tensor]:
@@ -156,9 +161,10 @@ def draw_predictions(found: Sequence[Prediction], path: Path) -> Path:
     from ..image_processing_omni_vision import read_image
     from ..interpretability.plots import OURS, TRUTH, draw_sheet, shortened
 
-    drawn = [one for one in found if one.label is not None][:MAX_ON_SHEET]
+    readable = [one for one in found if one.label is not None]
+    drawn = readable[:MAX_ON_SHEET]
     known = any(one.truth for one in drawn)
-    more = f", the first {len(drawn)} of {len(found)}" if len(drawn) < len(found) else ""
+    more = f", the first {len(drawn)} of {len(readable)}" if len(drawn) < len(readable) else ""
     return draw_sheet(
         [read_image(path_of(one.image), num_channels=3) for one in drawn],
         [shortened(displayed(path_of(one.image).name), 18) for one in drawn],

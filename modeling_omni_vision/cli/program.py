@@ -26,11 +26,11 @@ PATIENCE = 10
 # What brings the packages that not every command needs.
 EXTRAS = {
     "imagehash": "embed",
-    "lancedb": "retrieval",
+    **dict.fromkeys(("lancedb", "sentence_transformers"), "retrieval"),
+    **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "onnx"),
+    **dict.fromkeys(("nncf", "openvino"), "openvino"),
     "open_clip": "convert",
-    "openvino": "embed",
     "peft": "language",
-    "sentence_transformers": "retrieval",
     "timm": "benchmark",
 }
 # transformers imports peft wherever it is installed, for half of the CPU time of `train --help`.

@@ -2,7 +2,8 @@
 
     omni-vision publish --model runs/digits --output published/digits --repo_id me/omni-vision-digits
 
-Without `--push` nothing leaves this machine.
+Without `--push` nothing leaves this machine. A native twin gets preprocess.mjs for transformers.js, and with
+`--export` its ONNX graphs, which must be of the same weights.
 """
 
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ class PublishArguments:
     output: str = option("Folder to write: new, empty, or one that this command wrote before.")
     repo_id: str | None = option("Repository on the Hub, owner/name.", None)
     push: bool = option("Upload after everything was checked.", False)
+    export: str | None = option("Folder of omni-vision export --format onnx, whose graphs go along.", None)
     private: bool = option("Make the repository private, if --push makes it.", False)
     template: str | None = option("Jinja template of the model card instead of the package's own.", None)
 

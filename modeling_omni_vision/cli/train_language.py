@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .arguments import parse_training
+from .model_kind import LANGUAGE, check_kind
 from .program import program, run_training
 
 
@@ -23,6 +24,8 @@ def main(argv: Sequence[str]) -> None:
     from ..training.language_arguments import LanguageArguments, LanguageTrainingArguments
 
     recipe, args = parse_training((LanguageArguments, LanguageTrainingArguments), argv, __name__)
+    if recipe.model is not None:
+        check_kind(recipe.model, LANGUAGE)
     from ..training.language import train_language
 
     train_and_print(train_language, recipe, args)

@@ -80,7 +80,7 @@ def load_conversations(path: Path) -> dict[str, list[dict[str, Any]]]:
     """
     rows: dict[str, list[dict[str, Any]]] = {}
     for file, split in _files(path).items():
-        rows.setdefault(split, []).extend(_read_file(file))
+        rows.setdefault(split, []).extend(_read_file(file, split))
     return rows
 
 
@@ -132,7 +132,7 @@ def question_row(image: dict[str, Any], asked: Iterable[tuple[str, str, str]], s
     return {"images": [image], "questions": questions, "symbols": symbols, "source": ""}
 
 
-def _read_file(file: Path) -> list[dict[str, Any]]:
+def _read_file(file: Path, split: str) -> list[dict[str, Any]]:
     readable = _ReadableImages()
     rows = []
     for source, line in _lines(file):
@@ -140,6 +140,8 @@ def _read_file(file: Path) -> list[dict[str, Any]]:
             given = json.loads(line) if source.startswith("line") else line
             if not isinstance(given, dict):
                 raise ValueError(f"no JSON object but {given!r:.60}")
+            if split_of(str(given.get("split"))) not in (None, split):
+                raise ValueError(f"`split` {given['split']!r} in a file of {split}: give each split a file")
             row = _read_line(given, file.parent, readable)
         except (KeyError, TypeError, AttributeError, ValueError, OSError) as error:
             reason = error if isinstance(error, ValueError) else repr(error)

@@ -5,7 +5,9 @@ the run also names those that it held out in its `splits.json`, which stays righ
 """
 
 import json
+import math
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,15 +62,29 @@ def hold_out(
 
         size = validation_fraction if validation_fraction < 1 else int(validation_fraction)
         labels = train["label"][:] if stratify else None
-        try:
-            # Not `Dataset.train_test_split`: it reads labels one by one, seconds for 60,000, and draws others.
-            rows, held_out = train_test_split(np.arange(count), test_size=size, stratify=labels, random_state=seed)
-        except ValueError as error:
-            raise ValueError(
-                f"No {name} split of {validation_fraction:g} can be held out of {count} rows with every class in "
-                f"both ({error}) Add rows, change `{name}_fraction`, or provide a {name} split."
-            ) from error
+        if stratify:
+            _refuse_too_few(train, validation_fraction, name)
+        # Not `Dataset.train_test_split`: it reads labels one by one, seconds for 60,000, and draws others.
+        rows, held_out = train_test_split(np.arange(count), test_size=size, stratify=labels, random_state=seed)
     return {"train": train.select(np.sort(rows)), name: train.select(np.sort(held_out))}
+
+
+def _refuse_too_few(train: "Dataset", fraction: float, name: str) -> None:
+    """Refuse rows of which no part can be held out that has a row of each class, as the rest has."""
+    counts, kinds = Counter(train["label"][:]), getattr(train.features["label"], "names", None)
+    single = sorted(label for label, number in counts.items() if number == 1)
+    if single:
+        raise ValueError(
+            f"Expected at least two images of each class, one to train on and one to hold out as {name}, got one of "
+            f"{[kinds[label] if kinds else label for label in single[:5]]}. Add images, or a {name} split."
+        )
+    count, least = len(train), len(counts)
+    number = math.ceil(fraction * count) if fraction < 1 else int(fraction)
+    if not least <= number <= count - least:
+        raise ValueError(
+            f"Expected {least} to {count - least} of {count} images of {least} classes to hold out as {name}, got "
+            f"{number} by --{name}_fraction {fraction:g}. Choose --{name}_fraction {least}, or add a {name} split."
+        )
 
 
 def save_splits(folder: Path, splits: Mapping[str, "Dataset"], dataset: str) -> None:

@@ -6,7 +6,7 @@
 | files with a suffix of the installed Pillow, by its own registry; without a suffix, what Pillow opens | images |
 | links | what they lead to; circles end |
 | hidden files and folders, `Thumbs.db`, `desktop.ini`, `__MACOSX` ... | ignored |
-| other files, broken links, folders that cannot be read | left out, counted by reason |
+| other files, broken links, folders that cannot be read, runs and indexes of ours | left out, counted by reason |
 
 Names are taken as they are. One that is no text is stored as a `file://` address and displayed escaped.
 """
@@ -32,9 +32,25 @@ IGNORED = (
     "@eadir",
     "$recycle.bin",
     "system volume information",
+    "#recycle",
+    "lost+found",
 )
-PLUGINS = {".heic": "pillow-heif", ".heif": "pillow-heif", ".jxl": "pillow-jxl-plugin"}
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
+# What makes images of files that Pillow does not open.
+ADVICE = {
+    **dict.fromkeys((".heic", ".heif"), "install pillow-heif"),
+    ".jxl": "install pillow-jxl-plugin",
+    **dict.fromkeys(ARCHIVES, "unpack it"),
+    **dict.fromkeys((".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2", ".svg"), "save it as PNG"),
+}
+# Files that make a folder a run, a checkpoint or an index of ours: what is drawn in it is no image of the user.
+RESULTS = (
+    {"config.json", "metrics.json"},
+    {"config.json", "preprocessor_config.json"},
+    {"index.json", "images.lance"},
+)
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # read by `metadata_folder`, and no images
+WITHOUT_IMAGES = "without any image"
 NAMED = 5  # files that are named for each reason
 URI = "file://"
 
@@ -84,13 +100,17 @@ def find_images(places: Iterable[str | Path], exclude: Collection[Path] = ()) ->
     Raises:
         ValueError: if a place does not exist.
     """
-    left_out, found = LeftOut(), dict[Path, Path]()
+    left_out, found, places = LeftOut(), dict[Path, Path](), [*places]
     closed = frozenset(map(os.path.realpath, exclude))
     for place in map(Path, places):
         if not place.exists():
             raise ValueError(f"Expected files or folders of images, got {displayed(place)!r}, which does not exist.")
-        for file in images_below(place, left_out, closed) if place.is_dir() else [place]:
-            found.setdefault(file, place)
+        if not (place.is_file() or place.is_dir()):  # a pipe would be waited for
+            raise ValueError(f"Expected files or folders of images, got {displayed(place)!r}, which is neither.")
+        files = [*images_below(place, left_out, closed)] if place.is_dir() else [place]
+        if not files and len(places) > 1:  # a single one is for the caller to refuse
+            left_out.add(WITHOUT_IMAGES, place)
+        found |= {file: place for file in files if file not in found}
     return [FoundImage(file, place) for file, place in found.items()], left_out
 
 
@@ -107,13 +127,17 @@ def is_image(file: Path, left_out: LeftOut) -> bool:
     if suffix in readable_suffixes() or (not suffix and _is_image_inside(file)):
         return True
     if file.name.casefold() not in METADATA:
-        plugin = f", install {PLUGINS[suffix]}" if suffix in PLUGINS else ""
-        left_out.add((suffix or "without a suffix") + plugin, file)
+        left_out.add(", ".join(filter(None, (suffix or "without a suffix", ADVICE.get(suffix)))), file)
     return False
 
 
-def files_below(place: Path, left_out: LeftOut, closed: frozenset[str] = frozenset()) -> Iterator[Path]:
-    """Yield the files below a folder, sorted, without hidden ones; links are followed, circles end."""
+def files_below(
+    place: Path, left_out: LeftOut, closed: frozenset[str] = frozenset(), named: bool = True
+) -> Iterator[Path]:
+    """Yield the files below a folder, sorted, without hidden ones; links are followed, circles end.
+
+    Folders of results are not entered, unless it is the one that was `named`.
+    """
     real = os.path.realpath(place)
     if real in closed:
         return
@@ -123,6 +147,9 @@ def files_below(place: Path, left_out: LeftOut, closed: frozenset[str] = frozens
         left_out.add("folder that cannot be read", place)
         return
     kinds = {entry.name: _kind(entry) for entry in entries if not is_ignored(entry.name)}
+    if not named and holds_results(kinds):
+        left_out.add("of a run, checkpoint or index", place)
+        return
     for name, kind in kinds.items():
         if kind == "file":
             yield Path(place, name)
@@ -130,7 +157,12 @@ def files_below(place: Path, left_out: LeftOut, closed: frozenset[str] = frozens
             left_out.add(kind, Path(place, name))
     for name, kind in kinds.items():
         if kind == "folder":
-            yield from files_below(Path(place, name), left_out, closed | {real})
+            yield from files_below(Path(place, name), left_out, closed | {real}, named=False)
+
+
+def holds_results(names: Iterable[str]) -> bool:
+    """Return whether a folder of files of these names is a run, a checkpoint or an index of ours."""
+    return any(marks <= {*names} for marks in RESULTS)
 
 
 def _kind(entry: os.DirEntry[str]) -> str:
@@ -189,11 +221,13 @@ def displayed(file: str | Path) -> str:
 
 __all__ = [
     "METADATA",
+    "WITHOUT_IMAGES",
     "FoundImage",
     "LeftOut",
     "displayed",
     "files_below",
     "find_images",
+    "holds_results",
     "images_below",
     "is_ignored",
     "is_image",

@@ -5,7 +5,7 @@
 | folders `train`, `val`, `test` and their usual spellings, in any case | splits; classes are the folders in them |
 | other folders | classes, with all that lies below them; everything is trained on |
 | both side by side, two names of one split, no folder to train on, splits within each class | refused |
-| images outside of all classes | left out, counted in the warning about what else is left out |
+| images outside of all classes, folders without images | counted in the warning about what is left out |
 
 `image_files` says which files are images.
 """
@@ -13,13 +13,13 @@
 import logging
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 
-from .image_files import LeftOut, displayed, images_below, stored_path
+from .image_files import WITHOUT_IMAGES, LeftOut, displayed, holds_results, images_below, is_ignored, stored_path
 
 
 logger = logging.getLogger(__name__)
@@ -55,6 +55,11 @@ def assign_splits(names: Iterable[str], place: str) -> dict[str, str]:
     """
     found = {name: split_of(name) for name in names}
     if not any(found.values()):
+        if _are_splits_of_longer_names(found):
+            raise ValueError(
+                f"Expected splits in {place} called train, validation and test, got {sorted(found)[:5]}. Rename them: "
+                "as they are, they would be classes, and what is to test on would be trained on."
+            )
         return dict.fromkeys(found, "train")
     others = sorted(name for name, split in found.items() if split is None)
     if others:
@@ -65,6 +70,19 @@ def assign_splits(names: Iterable[str], place: str) -> dict[str, str]:
     if "train" not in found.values():
         raise ValueError(f"Expected something to train on in {place}, got only {sorted(found)}. Add a split train.")
     return {name: split for name, split in found.items() if split}
+
+
+def _are_splits_of_longer_names(names: Iterable[str]) -> bool:
+    """Return whether names are such as `cat_train`, `cat_test`: to each test or validation belongs a train."""
+    splits: dict[tuple[str, ...], set[str]] = {}
+    for name in names:
+        words = [word for word in re.split(r"[-_. ]+", name.casefold()) if not word.isdecimal()]
+        place = next((place for place in (-1, 0) if words and words[place] in BY_SPELLING), None)
+        if place is None:
+            return False
+        split = BY_SPELLING[words.pop(place)]
+        splits.setdefault((*words,), set()).add(split)
+    return len(set().union(*splits.values())) > 1 and all("train" in found for found in splits.values())
 
 
 def split_files(place: Path, suffix: str, files: Sequence[Path] | None = None) -> dict[str, list[Path]]:
@@ -90,13 +108,13 @@ def split_files(place: Path, suffix: str, files: Sequence[Path] | None = None) -
     return {split: [file for file in files if splits[names[file]] == split] for split in {*splits.values()}}
 
 
-def resolve_images(folder: Path) -> tuple[list[ImageRow], LeftOut]:
+def resolve_images(folder: Path, left_out: LeftOut | None = None) -> tuple[list[ImageRow], LeftOut]:
     """Return every image below a folder once, with its class and split, by the rules at the top of this file.
 
     Raises:
         ValueError: for splits as in `assign_splits`, two folders of one split, or splits within each class.
     """
-    left_out, files = LeftOut(), dict[str, list[tuple[Path, tuple[str, ...]]]]()
+    left_out, files = LeftOut() if left_out is None else left_out, dict[str, list[tuple[Path, tuple[str, ...]]]]()
     for file in images_below(folder, left_out):
         parents = file.relative_to(folder).parts[:-1]
         files.setdefault(displayed(parents[0]) if parents else "", []).append((file, parents))
@@ -114,16 +132,42 @@ def resolve_images(folder: Path) -> tuple[list[ImageRow], LeftOut]:
             kind = parents[1:2] if named else parents[:1]
             rows.append(ImageRow(file, _class_name(kind[0]) if kind else None, splits[name]))
     inner = {split_of(parents[1]) if len(parents) > 1 else None for found in files.values() for _, parents in found}
-    if not named and len(inner) > 1 and None not in inner:
+    inner.discard(None)
+    if not named and len(inner) > 1:
+        name, found_splits = next(iter(files)), sorted(map(str, inner))
         raise ValueError(
-            f"Expected splits above the classes in {displayed(folder)}, as in train/{next(iter(files))}, got splits "
-            f"within each class: {sorted(map(str, inner))}. Turn the folders round."
+            f"Expected splits in {displayed(folder)}, got them in the folder {name}: {found_splits}. Name that folder."
+            if len(files) == 1
+            else f"Expected splits above the classes in {displayed(folder)}, as in train/{name}, got splits within "
+            f"classes: {found_splits}. Turn the folders round."
         )
+    used = {parent for file, _, _ in rows for parent in file.parents}
+    for place in _class_folders(folder, named):
+        if place not in used and place.parent in {*used, folder}:  # of an empty split only itself
+            left_out.add(WITHOUT_IMAGES, place)
     return rows, left_out
 
 
-def load_image_folder(folder: Path) -> DatasetDict:
+def _class_folders(folder: Path, named: bool) -> Iterator[Path]:
+    """Yield the folders that splits and classes are seen in, but for results of ours and what cannot be read."""
+    for place in sorted(folder.iterdir()) if folder.is_dir() else ():
+        try:
+            names = [] if is_ignored(place.name) or not place.is_dir() else [one.name for one in place.iterdir()]
+        except OSError:  # named among what cannot be read
+            continue
+        if is_ignored(place.name) or not place.is_dir() or holds_results(names):
+            continue
+        yield place
+        if named:
+            yield from (place / name for name in sorted(names) if not is_ignored(name) and (place / name).is_dir())
+
+
+def load_image_folder(folder: Path, left_out: LeftOut | None = None) -> DatasetDict:
     """Load a folder of images with one sub-folder for each class, by the rules at the top of this file.
+
+    Args:
+        folder: Of images.
+        left_out: What to add what is left out to.
 
     Returns:
         Splits with the columns `image` (not decoded) and `label`, a `ClassLabel` of the folders' names in order;
@@ -132,8 +176,19 @@ def load_image_folder(folder: Path) -> DatasetDict:
     Raises:
         ValueError: as `resolve_images` does, for no images, or classes that train does not have.
     """
-    found, left_out = resolve_images(folder)
+    left_out = LeftOut() if left_out is None else left_out
+    try:
+        found, _ = resolve_images(folder, left_out)
+    except ValueError:
+        warn_of_left_out(left_out, displayed(folder))  # perhaps the reason
+        raise
     with_classes = any(kind for _, kind, _ in found)
+    within = {file.relative_to(folder).parts[1:-1][:1] for file, _, _ in found}
+    if len({kind for _, kind, _ in found}) == 1 and with_classes and len(within) > 1 and () not in within:
+        raise ValueError(
+            f"Expected classes in {displayed(folder)}, got the folder {found[0].kind} alone, with "
+            f"{sorted(displayed(one[0]) for one in within)[:5]} in it. Name that folder if these are the classes."
+        )
     rows: dict[str, list[tuple[str, str | None]]] = {}
     for file, kind, split in found:
         if with_classes and kind is None:
@@ -145,7 +200,7 @@ def load_image_folder(folder: Path) -> DatasetDict:
         raise ValueError(f"Expected images, Parquet or IDX files in {displayed(folder)}, got none. Correct the path.")
     if not with_classes:
         images = Features({"image": Image(decode=False)})
-        return DatasetDict({name: Dataset.from_dict(_images(found), images) for name, found in rows.items()})
+        return DatasetDict({name: Dataset.from_dict(_images(rows[name]), images) for name in SPLITS if name in rows})
     return _dataset(rows, folder)
 
 

@@ -1,6 +1,7 @@
 """Which rows show the same image, by path or content: they are held out together."""
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,19 +10,21 @@ from typing import Any
 import numpy as np
 
 
-def image_keys(rows: Iterable[Sequence[Mapping[str, Any]]]) -> list[list[str]]:
-    """Return a key of each image of each row, equal for equal files; images have `bytes` or a `path`."""
-    listed = [[*row] for row in rows]
-    paths = {str(image["path"]) for row in listed for image in row if not image["bytes"]}
-    sizes = {path: Path(path).stat().st_size for path in paths}
-    # Only files of one size can be equal: others need not be read.
-    several = Counter(sizes.values())
-    known = {path: _digest(Path(path).read_bytes()) if several[size] > 1 else path for path, size in sizes.items()}
+def image_keys(rows: Iterable[Iterable[Mapping[str, Any]]]) -> list[list[str]]:
+    """Return a key of each image of each row, which only images of the same bytes share.
 
-    def key(image: Mapping[str, Any]) -> str:
-        return _digest(image["bytes"]) if image["bytes"] else known[str(image["path"])]
-
-    return [[key(image) for image in row] for row in listed]
+    Args:
+        rows: Images, not decoded: `bytes`, or a `path`. Each row is gone through twice, so that columns of a dataset
+            need not fit into memory.
+    """
+    listed = [*rows]
+    sizes = [[_size(image) for image in row] for row in listed]
+    # Files of a size of their own need not be read.
+    several = Counter(size for found in sizes for size in found)
+    return [
+        [f"{size} {_digest(image) if several[size] > 1 else ''}" for size, image in zip(found, row, strict=True)]
+        for found, row in zip(sizes, listed, strict=True)
+    ]
 
 
 def group_rows(keys: Sequence[Sequence[str]]) -> np.ndarray:
@@ -55,7 +58,17 @@ def order_groups(order: np.ndarray, groups: np.ndarray, number: int) -> tuple[np
     return ordered, number
 
 
-def _digest(content: bytes) -> str:
+def _size(image: Mapping[str, Any]) -> int | str:
+    if image["bytes"] is not None:
+        return len(image["bytes"])
+    # What cannot be found is refused where it is read; until then it is an image of its own.
+    return os.path.getsize(image["path"]) if os.path.isfile(image["path"]) else str(image["path"])
+
+
+def _digest(image: Mapping[str, Any]) -> str:
+    if image["bytes"] is None and not os.path.isfile(image["path"]):
+        return ""
+    content = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 

@@ -12,19 +12,20 @@ import re
 import sqlite3
 import stat
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from datasets import Dataset, DatasetDict
+import pyarrow.parquet as pq
+from datasets import ClassLabel, Dataset, DatasetDict
 from huggingface_hub.constants import HF_HOME
 from PIL import Image as PilImage
-from transformers.utils.logging import tqdm
+from tqdm.auto import tqdm  # not that of transformers, whose bars commands switch off
 
 from ..image_processing_omni_vision import read_image
-from .image_files import displayed, path_of
+from .image_files import LeftOut, displayed, files_below, path_of
 from .stored_images import open_stored
 
 
@@ -82,8 +83,47 @@ def find_unreadable(sources: Sequence[Any], check: str | None = None) -> list[Un
     return found
 
 
+def unreadable_rows(splits: DatasetDict, check: str | None = None, dataset: str = "") -> list[dict[str, Any]]:
+    """Return the rows of all splits with an image that cannot be read, as `write_skipped` writes them.
+
+    Args:
+        splits: Their column `image` or `images` holds undecoded images, or lists of them.
+        check: As for `find_unreadable`.
+        dataset: What they were loaded from: where images lie in Parquet files, those are named.
+    """
+    found, unnamed = list[dict[str, Any]](), list[tuple[dict[str, Any], bytes | None]]()
+    for split, rows in splits.items():
+        images, owners = images_of(rows)
+        for number, name, reason in find_unreadable(images, check):
+            row, image = owners[number], images[number] or {}
+            found.append({"split": split, "row": row, "image": name, "reason": reason})
+            if not image.get("path") or image.get("bytes") is not None:
+                unnamed.append((found[-1], image.get("bytes")))
+    places = _places_in_parquet(dataset, {content for _, content in unnamed}) if unnamed else {}
+    for one, content in unnamed:
+        one["image"] = next(places.get(content, iter(())), f"row {one['row']} of {one['split']}")
+    return list({(one["split"], one["row"]): one for one in found}.values())
+
+
+def _places_in_parquet(dataset: str, contents: Collection[bytes | None]) -> dict[bytes | None, Iterator[str]]:
+    """Return for contents of images the rows and files of a Parquet dataset in which they lie."""
+    place, found = Path(dataset).expanduser(), dict[bytes | None, list[str]]()
+    files = [*files_below(place, LeftOut())] if place.is_dir() else [place]
+    for file in (file for file in files if file.suffix.lower() == ".parquet" and file.is_file()):
+        opened, start = pq.ParquetFile(file), 0
+        names = [field.name for field in opened.schema_arrow if "binary" in str(field.type)]
+        for batch in opened.iter_batches(CHUNK, columns=names):
+            for column in batch.columns:
+                for row, value in enumerate(column.to_pylist(), start):
+                    content = value.get("bytes") if isinstance(value, dict) else value
+                    if content in contents:
+                        found.setdefault(content, []).append(f"row {row} of {displayed(file)}")
+            start += len(batch)
+    return {content: iter(places) for content, places in found.items()}
+
+
 def leave_out_unreadable(
-    splits: DatasetDict, check: str | None = None, on_error: str = "stop"
+    splits: DatasetDict, check: str | None = None, on_error: str = "stop", dataset: str = ""
 ) -> tuple[DatasetDict, list[dict[str, Any]]]:
     """Check the images of all splits.
 
@@ -91,24 +131,27 @@ def leave_out_unreadable(
         splits: Their column `image` or `images` holds undecoded images, or lists of them.
         check: As for `find_unreadable`.
         on_error: `stop` refuses what cannot be read, `skip` leaves it out.
+        dataset: As for `unreadable_rows`.
 
     Returns:
         The splits without rows of an image that cannot be read, and what `write_skipped` writes about these.
 
     Raises:
-        ValueError: naming up to ten images that cannot be read, or where nothing of a split is left.
+        ValueError: naming up to ten images that cannot be read, or where nothing of a split, or
+            of a class to train on, is left.
     """
     check_on_error(on_error)
-    skipped, kept = list[dict[str, Any]](), DatasetDict()
+    skipped, kept = unreadable_rows(splits, check, dataset), DatasetDict()
     for split, rows in splits.items():
-        images, owners = images_of(rows)
-        broken = {}
-        for number, name, reason in find_unreadable(images, check):
-            row = owners[number]
-            name = name if images[number]["path"] else f"row {row} of {split}"
-            broken[row] = {"split": split, "row": row, "image": name, "reason": reason}
-        skipped += broken.values()
+        broken = {one["row"] for one in skipped if one["split"] == split}
         kept[split] = rows.select([row for row in range(len(rows)) if row not in broken]) if broken else rows
+        if split == "train" and broken and on_error == "skip" and isinstance(rows.features.get("label"), ClassLabel):
+            lost = sorted({*rows["label"][:]} - {*kept[split]["label"][:]})
+            if lost:
+                raise ValueError(
+                    f"Expected readable images of each class in train, got none of "
+                    f"{[rows.features['label'].names[number] for number in lost[:5]]}. Repair or remove them."
+                )
     if skipped:
         names = [(one["image"], one["reason"]) for one in skipped]
         refuse_unreadable(names, sum(map(len, splits.values())), on_error)
@@ -189,7 +232,9 @@ def read_failure(error: Exception, file: str | Path) -> str:
 
 
 def _stored(source: Any) -> Mapping[str, Any]:
-    return source if isinstance(source, Mapping) else {"bytes": None, "path": str(source)}
+    if isinstance(source, Mapping):
+        return source
+    return {"bytes": None, "path": None if source is None else str(source)}
 
 
 def _reason(source: Mapping[str, Any], check: str) -> str | None:
@@ -197,6 +242,8 @@ def _reason(source: Mapping[str, Any], check: str) -> str | None:
     content = source.get("bytes")
     try:
         if content is None:
+            if not source["path"]:
+                return "no image in this row"
             file = path_of(source["path"])
             if not stat.S_ISREG(file.stat().st_mode):
                 return "no regular file"
@@ -217,7 +264,7 @@ def _name(source: Mapping[str, Any], number: int) -> str:
 
 def _identity(source: Mapping[str, Any]) -> tuple[bytes, tuple[int, int]] | None:
     """Return what a file is remembered by: its path, and its size and time; None for what is no file."""
-    if source.get("bytes") is not None:
+    if source.get("bytes") is not None or not source.get("path"):
         return None
     path = path_of(source["path"]).absolute()
     try:

@@ -1,12 +1,14 @@
-"""A folder of images that a `metadata.jsonl`, `.csv` or `.parquet` describes: a row for each `file_name` in it.
+r"""A folder of images that a `metadata.jsonl`, `.csv` or `.parquet` describes: a row for each `file_name` in it.
 
-Names are relative to the folder of the metadata file and lead to no place outside of it. The folder under the root
-that holds an image decides its split, by the rules of `image_folder`; images without a row are left out and counted.
+Names are relative to the folder of the metadata file, with `/` or `\`, and lead to no place outside of it. The folder
+under the root that holds an image decides its split, by the rules of `image_folder`, or a column `split` does; images
+without a row are left out and counted.
 """
 
 import csv
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,8 +30,8 @@ def find_metadata(folder: Path) -> list[Path]:
     return [file for file in files if file.suffix.lower() != ".parquet" or {*FILE_COLUMNS} & _columns(file)]
 
 
-def load_metadata_folder(folder: Path, files: list[Path]) -> DatasetDict:
-    """Load a folder of images with what its metadata files say about them.
+def load_metadata_folder(folder: Path, files: list[Path], left_out: LeftOut | None = None) -> DatasetDict:
+    """Load a folder of images with what its metadata files say about them; rows that repeat another are left out.
 
     Returns:
         Splits with the columns `image` (not decoded) and those of the metadata.
@@ -38,10 +40,16 @@ def load_metadata_folder(folder: Path, files: list[Path]) -> DatasetDict:
         ValueError: naming the line, for a file that is missing or lies outside of the folder, or what is no JSON;
             for splits as `assign_splits` does.
     """
-    rows = [row for file in files for row in described_images(file)]
+    left_out = LeftOut() if left_out is None else left_out
+    found = [row for file in files for row in described_images(file)]
+    once = {(image, json.dumps(row, sort_keys=True, default=str)): row for image, row in found}
+    rows = [(image, row) for (image, _), row in once.items()]
+    for image, count in (Counter(one for one, _ in found) - Counter(one for one, _ in rows)).items():
+        for _ in range(count):
+            left_out.add("in a row that repeats another", image)
     if not rows:
         raise ValueError(f"Expected rows in {displayed(files[0])}, got none. Describe some images.")
-    folder, left_out, described = Path(os.path.normpath(folder)), LeftOut(), {image for image, _ in rows}
+    folder, described = Path(os.path.normpath(folder)), {image for image, _ in rows}
     for image in images_below(folder, left_out):
         if image not in described:
             left_out.add("without a row in the metadata", image)
@@ -75,16 +83,28 @@ def described_images(file: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     root = Path(os.path.normpath(file.parent))
     for number, row in _lines(file):
         where = f"row {number} of {displayed(file)}"
-        name = next((row.pop(column) for column in FILE_COLUMNS if column in row), None)
+        column = next((column for column in FILE_COLUMNS if column in row), None)
+        if column is None:
+            raise ValueError(
+                f"Expected a column file_name in {where}, got {[*map(str, row)][:5]}. Name the image that it is "
+                "about; a CSV has commas."
+            )
+        name = row.pop(column)
         if not isinstance(name, str) or not name:
             raise ValueError(f"Expected a file_name in {where}, got {name!r}. Name the image that it is about.")
+        if "image" in row:
+            raise ValueError(f"Expected no column image beside file_name in {where}. Rename it.")
         image = Path(os.path.normpath(root / name))
+        if not image.is_file():  # as Windows writes it
+            image = Path(os.path.normpath(root / name.replace("\\", "/")))
         if os.path.isabs(name) or not image.is_relative_to(root):
             raise ValueError(
                 f"Expected a file_name within the folder of its metadata in {where}, got {name!r}. Move the image."
             )
         if not image.is_file():
-            raise ValueError(f"Expected the file_name of an image in {where}, got {name!r}, which is not there.")
+            raise ValueError(
+                f"Expected the file_name of an image in {where}, got {name!r}, which is not there. Correct it."
+            )
         yield image, row
 
 
@@ -99,9 +119,18 @@ def _lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     if file.suffix.lower() == ".parquet":
         yield from enumerate(pq.read_table(file).to_pylist(), 1)
         return
+    try:
+        file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"Expected UTF-8 in {displayed(file)}, got {error.reason}. Save it as UTF-8.") from error
     with file.open(encoding="utf-8-sig", newline=None if file.suffix.lower() == ".jsonl" else "") as lines:
         if file.suffix.lower() == ".csv":
-            yield from enumerate(_typed(list(csv.DictReader(lines))), 1)
+            reader = csv.DictReader(lines, skipinitialspace=True)
+            names = reader.fieldnames or ()
+            twice = sorted({name for name in names if list(names).count(name) > 1})
+            if twice:
+                raise ValueError(f"Expected each column of {displayed(file)} once, got {twice} twice. Rename one.")
+            yield from enumerate(_typed(list(reader)), 1)
             return
         for number, line in enumerate(lines, 1):
             if line.strip():
@@ -122,7 +151,11 @@ def _typed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for name in rows[0] if rows else ():
         values = [row[name] for row in rows]
         known = [value for value in values if value not in MISSING]
-        whole = bool(known) and all(value.isdecimal() and str(int(value)) == value for value in known)
+        whole = (
+            bool(known)
+            and name not in FILE_COLUMNS
+            and all(value.isdecimal() and str(int(value)) == value for value in known)
+        )
         for row, value in zip(rows, values, strict=True):
             row[name] = None if value in MISSING else int(value) if whole else value
     return rows

@@ -5,17 +5,13 @@
 split: rows that repeat one, as where each caption has a row, are joined into one row with all of their texts.
 """
 
-import hashlib
 import logging
-import os
-from collections import Counter
-from collections.abc import Hashable, Iterator
-from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, DatasetDict, List, Value
 
 from .hold_out import VALIDATION_FRACTION, hold_out
+from .image_groups import image_keys
 from .sources import IMAGE_COLUMNS, choose_column, image_columns, load_any, name_splits, rename_columns
 from .synthetic.scenes import draw_scenes, parse_objects
 
@@ -102,10 +98,10 @@ def _two_columns(split: Dataset, image: str, text: str, name: str, dataset: str)
 
 def _images_once(pairs: dict[str, Dataset], dataset: str) -> dict[str, Dataset]:
     """Join the rows of a split that share an image, fill in missing concepts, and warn of images in two splits."""
-    keys = dict(zip(pairs, image_keys([*pairs.values()]), strict=True))
+    keys = dict(zip(pairs, image_keys(split["image"] for split in pairs.values()), strict=True))
     joined = {}
     for name, split in pairs.items():
-        rows: dict[Hashable, list[int]] = {}
+        rows: dict[str, list[int]] = {}
         for row, key in enumerate(keys[name]):
             rows.setdefault(key, []).append(row)
         texts, concepts = split["texts"][:], split["concept"][:]
@@ -128,35 +124,4 @@ def _images_once(pairs: dict[str, Dataset], dataset: str) -> dict[str, Dataset]:
     return joined
 
 
-def image_keys(splits: list[Dataset]) -> list[list[Hashable]]:
-    """Return for each image of splits (column `image`, not decoded) a key that only images of the same bytes share."""
-    sizes = [[_size(source) for source in _sources(split)] for split in splits]
-    counts = Counter(size for found in sizes for size in found)
-    keys: list[list[Hashable]] = []
-    for found, split in zip(sizes, splits, strict=True):
-        # Files of a size of their own need not be read.
-        pairs = zip(found, _sources(split), strict=True)
-        keys.append([(size, _digest(source) if counts[size] > 1 else b"") for size, source in pairs])
-    return keys
-
-
-def _sources(split: Dataset) -> Iterator[dict[str, Any]]:
-    for batch in split.select_columns("image").iter(256):
-        yield from batch["image"]
-
-
-def _size(source: dict[str, Any]) -> Hashable:
-    if source["bytes"] is not None:
-        return len(source["bytes"])
-    # What cannot be found is refused where it is read; until then it is an image of its own.
-    return os.path.getsize(source["path"]) if os.path.isfile(source["path"]) else source["path"]
-
-
-def _digest(source: dict[str, Any]) -> bytes:
-    if source["bytes"] is None and not os.path.isfile(source["path"]):
-        return b""
-    content = source["bytes"] if source["bytes"] is not None else Path(source["path"]).read_bytes()
-    return hashlib.blake2b(content, digest_size=16).digest()
-
-
-__all__ = ["image_keys", "load_pairs"]
+__all__ = ["load_pairs"]

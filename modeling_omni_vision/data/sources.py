@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, config, load_dataset, load_from_disk
 
 from .hold_out import VALIDATION_FRACTION, hold_out, select_held_out
 from .idx import find_idx_files, load_idx
 from .image_files import LeftOut, displayed, files_below, images_below
-from .image_folder import SPLITS, load_image_folder, split_files, split_of
+from .image_folder import SPLITS, assign_splits, load_image_folder, split_files, split_of, warn_of_left_out
 from .label_lists import has_label_lists, number_label_lists
 from .metadata_folder import find_metadata, load_metadata_folder
+from .questions import load_questions
 from .synthetic.shapes import draw_shapes
 
 
@@ -29,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 IMAGE_COLUMNS = ("image", "img", "picture", "pixel_values")
 LABEL_COLUMNS = ("label", "labels", "class", "target", "fine_label")
+SPLIT_COLUMNS = ("split", "splits", "subset", "partition", "data_split")
 FOLDER_HINTS = {
     "image": "for a folder of images, name the folder itself",
     "label": "for a folder of images, put each class into a sub-folder, or name a label in a metadata.jsonl",
@@ -88,7 +91,33 @@ def load_images(
             cannot be inferred, fewer than two classes, classes of which there is nothing to train on, an empty
             split, a `test_fraction` where there is a test split, or too few images to hold any out.
     """
-    splits = name_splits(load_any(dataset) if loaded is None else loaded, dataset)
+    splits = labelled_splits(load_any(dataset) if loaded is None else loaded, dataset, image_column, label_column)
+    lists = has_label_lists(splits["train"])
+    if held_out is not None:
+        chosen = {name: files for name, files in held_out.items() if name not in splits}
+        splits |= select_held_out(splits["train"], chosen, dataset)
+    if test_fraction and held_out is None:
+        if "test" in splits:
+            raise ValueError(
+                f"`test_fraction` must be 0 where there is a test split, as in {dataset!r}. Leave it out."
+            )
+        splits |= hold_out(splits["train"], test_fraction, seed, stratify=not lists, name="test")
+    _refuse_one_class(splits["train"], dataset)
+    if "validation" not in splits:
+        splits |= hold_out(splits["train"], validation_fraction, seed, stratify=not lists)
+    for name, split in splits.items():
+        if not len(split):
+            raise ValueError(f"Expected images in the {name} split of {dataset!r}, got none. Add some.")
+    if not lists:
+        _refuse_untrained_classes(splits, dataset)
+    return DatasetDict({name: splits[name] for name in SPLITS if name in splits})
+
+
+def labelled_splits(
+    loaded: DatasetDict, dataset: str, image_column: str | None = None, label_column: str | None = None
+) -> dict[str, Dataset]:
+    """Return the splits that a dataset has, with the columns `image` and `label`, by the rules of `load_images`."""
+    splits = name_splits(loaded, dataset)
     train = splits["train"]
     classes = [
         name
@@ -106,27 +135,22 @@ def load_images(
             )
     splits = {name: rename_columns(split, {image: "image", label: "label"}) for name, split in splits.items()}
     splits = _class_labels(splits, dataset, label)
-    lists = has_label_lists(splits["train"])
-    if held_out is not None:
-        chosen = {name: files for name, files in held_out.items() if name not in splits}
-        splits |= select_held_out(splits["train"], chosen, dataset)
-    if test_fraction and held_out is None:
-        if "test" in splits:
-            raise ValueError(
-                f"`test_fraction` must be 0 where there is a test split, as in {dataset!r}. Leave it out."
-            )
-        splits |= hold_out(splits["train"], test_fraction, seed, stratify=not lists, name="test")
-    if "validation" not in splits:
-        splits |= hold_out(splits["train"], validation_fraction, seed, stratify=not lists)
-    for name, split in splits.items():
-        if not len(split):
-            raise ValueError(f"Expected images in the {name} split of {dataset!r}, got none. Add some.")
-    if lists:
-        return DatasetDict({name: splits[name] for name in SPLITS if name in splits})
-    present = set(splits["train"]["label"][:])
+    for split in splits.values():
+        _refuse_two_labels(split, dataset)
+    return splits
+
+
+def _refuse_one_class(train: Dataset, dataset: str) -> None:
+    if has_label_lists(train) or not len(train):
+        return
+    present = sorted({*train["label"][:]})
     if len(present) < 2:
-        raise ValueError(f"Expected images of at least two classes in {dataset!r}, got {len(present)}. Add a class.")
-    names = splits["train"].features["label"].names
+        name = train.features["label"].names[present[0]]
+        raise ValueError(f"Expected images of at least two classes in {dataset!r}, got {name!r} alone. Add a class.")
+
+
+def _refuse_untrained_classes(splits: Mapping[str, Dataset], dataset: str) -> None:
+    present, names = set(splits["train"]["label"][:]), splits["train"].features["label"].names
     for name, split in splits.items():
         unknown = sorted({*split["label"][:]} - present)
         if unknown:
@@ -134,30 +158,44 @@ def load_images(
                 f"Expected the classes of train in the {name} split of {dataset!r}, got "
                 f"{[names[number] for number in unknown[:5]]} too, of which there is nothing to train on. Remove them."
             )
-    return DatasetDict({name: splits[name] for name in SPLITS if name in splits})
 
 
-def load_to_inspect(dataset: str, image_column: str | None = None, label_column: str | None = None) -> DatasetDict:
-    """Load a dataset as `load_images` does; one without a column of labels as its splits of images alone."""
-    loaded = load_any(dataset)
+def load_to_inspect(
+    dataset: str,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    left_out: LeftOut | None = None,
+) -> tuple[DatasetDict, str | None]:
+    """Load a dataset as `load_images` does; without a column of labels, or of conversations, as images alone.
+
+    Returns:
+        The splits, and why nothing can be trained on them: then they are those that the dataset has.
+    """
+    if dataset.partition(":")[0] in ("scenes", "objects", "easy-vqa") or dataset.lower().endswith(".jsonl"):
+        return load_questions(dataset), None
+    loaded = load_any(dataset, left_out)
     features = next(iter(loaded.values())).features
     labelled = label_column or any(isinstance(kind, ClassLabel) for kind in features.values())
     if labelled or set(LABEL_COLUMNS) & set(features):
-        return load_images(dataset, image_column, label_column, loaded=loaded)
+        try:
+            return load_images(dataset, image_column, label_column, loaded=loaded), None
+        except ValueError as error:
+            splits = labelled_splits(loaded, dataset, image_column, label_column)
+            return DatasetDict({name: splits[name] for name in SPLITS if name in splits}), str(error)
     splits = name_splits(loaded, dataset)
     image = choose_column("image", image_column, image_columns(splits["train"]), IMAGE_COLUMNS, splits["train"])
-    return DatasetDict({name: rename_columns(split, {image: "image"}) for name, split in splits.items()})
+    return DatasetDict({name: rename_columns(split, {image: "image"}) for name, split in splits.items()}), None
 
 
-def load_any(dataset: str) -> DatasetDict:
-    """Load a named dataset or a path, with the splits and columns that it has."""
+def load_any(dataset: str, left_out: LeftOut | None = None) -> DatasetDict:
+    """Load a named dataset or a path, with the splits and columns that it has, and count what is left out."""
     if dataset == "digits":
         return _load_digits()
     if dataset == "shapes" or dataset.startswith("shapes:"):
         return draw_shapes(dataset)
     path = Path(dataset).expanduser()
     if path.exists():
-        return _load_path(path)
+        return _load_path(path, LeftOut() if left_out is None else left_out)
     if dataset.startswith((".", "/", "~")) or path.suffix == ".parquet" or dataset.count("/") > 1:
         raise ValueError(f"Expected a folder or file, got {dataset!r}, which does not exist. Correct the path.")
     name, _, configuration = dataset.partition(":")
@@ -172,24 +210,27 @@ def load_any(dataset: str) -> DatasetDict:
         ) from error
 
 
-def _load_path(path: Path) -> DatasetDict:
-    if path.is_file() and path.suffix.lower() != ".parquet":
+def _load_path(path: Path, left_out: LeftOut) -> DatasetDict:
+    if not path.is_dir() and path.suffix.lower() != ".parquet":
         raise ValueError(
-            f"Expected a folder or a .parquet file, got {displayed(path)}. Convert it, or give its folder."
+            f"Expected a folder or a .parquet file, got {displayed(path)}. Unpack or convert it, or give its folder."
         )
     if path.is_dir() and find_idx_files(path):
+        _warn_of_images_beside(path, left_out)
         return load_idx(path)
     is_saved = (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
     described = find_metadata(path) if path.is_dir() and not is_saved else []
     if described:
-        return load_metadata_folder(path, described)
+        return load_metadata_folder(path, described, left_out)
     tables = [path] if path.is_file() else [*files_below(path, LeftOut())]
     tables = [file for file in tables if file.suffix.lower() == ".parquet"]
     if not is_saved and not tables:
-        return load_image_folder(path)
+        return load_image_folder(path, left_out)
     files = split_files(path, ".parquet", tables)
     if not is_saved and path.is_dir():
         _refuse_two_datasets(path, tables[0])
+    if path.is_dir():
+        _warn_of_images_beside(path, left_out)
     try:
         if is_saved:
             saved = load_from_disk(_plain(path))
@@ -197,7 +238,10 @@ def _load_path(path: Path) -> DatasetDict:
         patterns = {split: [glob.escape(_plain(file)) for file in found] for split, found in files.items()}
         return load_dataset("parquet", data_files=patterns)
     except Exception as error:  # pyarrow, json and the builders each have their own
-        raise ValueError(f"{displayed(path)} cannot be read as a dataset ({error!r}). Repair or refill it.") from error
+        reason = error.__cause__ or error
+        raise ValueError(
+            f"{displayed(path)} cannot be read as a dataset ({reason!r}). Repair or refill it."
+        ) from error
 
 
 def _refuse_two_datasets(path: Path, table: Path) -> None:
@@ -207,6 +251,12 @@ def _refuse_two_datasets(path: Path, table: Path) -> None:
             f"Expected images or Parquet files in {displayed(path)}, got both: {displayed(image.relative_to(path))} "
             f"and {displayed(table.relative_to(path))}. Name the folder of one of them."
         )
+
+
+def _warn_of_images_beside(path: Path, left_out: LeftOut) -> None:
+    for image in images_below(path, LeftOut()):
+        left_out.add("beside the dataset", image)
+    warn_of_left_out(left_out, displayed(path))
 
 
 def _plain(path: Path) -> str:
@@ -233,8 +283,11 @@ def _load_digits() -> DatasetDict:
 
 
 def name_splits(loaded: DatasetDict, dataset: str) -> dict[str, Dataset]:
-    """Return the splits by the names train, validation and test; a single split of any other name is train."""
-    splits: dict[str, Dataset] = {}
+    """Return the splits by the names train, validation and test; a single split of any other name is train.
+
+    A single split with a column `split` is divided by it.
+    """
+    loaded, splits = _by_split_column(loaded, dataset), dict[str, Dataset]()
     for name in loaded:
         split = split_of(name) or ("train" if len(loaded) == 1 else None)
         if split in splits:
@@ -247,6 +300,28 @@ def name_splits(loaded: DatasetDict, dataset: str) -> dict[str, Dataset]:
     if unused:
         logger.warning("Splits of %s that are not used: %s", dataset, ", ".join(sorted(unused)))
     return splits
+
+
+def _by_split_column(loaded: DatasetDict, dataset: str) -> DatasetDict:
+    """Divide a single split by its column of splits; of several, warn where that column says something else."""
+    for name, rows in loaded.items():
+        column = next((one for one in rows.column_names if one.casefold() in SPLIT_COLUMNS), None)
+        if column is None:
+            continue
+        names = getattr(rows.features[column], "names", None)
+        values = [names[value] if names and value is not None else str(value) for value in rows[column][:]]
+        if not any(map(split_of, {*values})):
+            logger.warning("%s: the column %s names no split and is not used.", dataset, column)
+        elif len(loaded) == 1:
+            splits, rows = assign_splits(values, f"the column {column} of {dataset!r}"), rows.remove_columns(column)
+            numbers = {one: [row for row, value in enumerate(values) if splits[value] == one] for one in SPLITS}
+            return DatasetDict({one: rows.select(found) for one, found in numbers.items() if found})
+        elif {*map(split_of, {*values})} != {split_of(name)}:
+            logger.warning(
+                "%s: the split %s has %s in its column %s, which is not used.",
+                *(dataset, name, sorted({*values})[:5], column),
+            )
+    return loaded
 
 
 def image_columns(split: Dataset) -> list[str]:
@@ -336,6 +411,20 @@ def _class_labels(splits: dict[str, Dataset], dataset: str, column: str) -> dict
     }
 
 
+def _refuse_two_labels(split: Dataset, dataset: str) -> None:
+    """Refuse a file that has two labels: one of its rows could be trained on and the other be held out."""
+    images = split.with_format("arrow")[:]["image"].combine_chunks()
+    paths = pc.struct_field(images, "path")
+    if pc.struct_field(images, "bytes").null_count < len(images) or pc.count_distinct(paths).as_py() == len(images):
+        return
+    labels: dict[str, int] = {}
+    for path, label in zip(paths.to_pylist(), split["label"][:], strict=True):
+        if path and labels.setdefault(path, label) != label:
+            raise ValueError(
+                f"Expected one label for each image of {dataset!r}, got two for {displayed(path)}. Remove one of them."
+            )
+
+
 def _is_missing(label: Any) -> bool:
     return label is None or (isinstance(label, (str, int, float)) and label in ("", -1)) or label != label
 
@@ -357,6 +446,7 @@ __all__ = [
     "IMAGE_COLUMNS",
     "choose_column",
     "image_columns",
+    "labelled_splits",
     "load_any",
     "load_images",
     "load_to_inspect",

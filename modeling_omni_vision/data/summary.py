@@ -1,7 +1,9 @@
 """What a dataset holds: images of each split and class, their sizes and modes; some of them as PNG files."""
 
+import re
+import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,9 @@ from .stored_images import open_stored
 
 SAMPLE = 1000  # images of a split that are opened for their size and mode
 MAX_SIZES = 12  # different sizes that are listed
+# Folders of datasets for detection and segmentation.
+PARTS = {"images", "imgs", "jpegimages", "leftimg8bit", "annotations", "labels", "masks", "gtfine"}
+PARTS |= {"segmentationclass", "segmentationobject", "voc2007", "voc2012", "vocdevkit"}
 FEW, MOSTLY = 10, 0.9  # images of a class, and fraction of one class, that deserve a hint
 
 
@@ -32,13 +37,13 @@ class SplitSummary:
 
     def lines(self) -> list[str]:
         """Return the same for people."""
-        kinds = f", {len(self.classes)} classes" if self.classes else ""
+        kinds = f", {len(self.classes)} class{'es' * (len(self.classes) != 1)}" if self.classes else ""
         sizes = counted(self.sizes)
         if len(self.sizes) > MAX_SIZES:
             sides = self.longer_sides()
             sizes = f"longer side {sides[0]} to {sides[-1]} pixels, half at most {sides[len(sides) // 2]}"
         return [
-            f"{self.split}: {self.num_images:,} images{kinds}",
+            f"{self.split}: {self.num_images:,} image{'s' * (self.num_images != 1)}{kinds}",
             *([f"  classes  {counted(self.classes)}"] if self.classes else []),
             f"  sizes    {sizes} (of {self.num_sampled:,} read)",
             f"  modes    {counted(self.modes)}",
@@ -78,7 +83,7 @@ def _summarize(name: str, rows: Dataset) -> SplitSummary:
             with open_stored(images[index]) as image:
                 sizes[f"{image.width} x {image.height}"] += 1
                 modes[image.mode] += 1
-        except OSError:
+        except Exception:  # decoders raise many kinds
             modes["unreadable"] += 1
     return SplitSummary(name, len(images), classes, len(chosen), dict(sizes.most_common()), dict(modes.most_common()))
 
@@ -107,13 +112,30 @@ def dataset_hints(found: Sequence[SplitSummary], image_size: int | None = None) 
     few = {name: count for name, count in train.classes.items() if count < FEW}
     if few:
         hints.append(f"Classes with fewer than {FEW} images to train on: {counted(few)}.")
+    if alike := _alike(train.classes):
+        hints.append(f"Classes whose names are easily taken for each other: {', '.join(alike)}. Are they one?")
+    parts = [name for name in train.classes if name.casefold() in PARTS]
+    if len(parts) > 1 or (parts and len(train.classes) == 1):
+        hints.append(
+            f"Folders called {', '.join(parts[:3])} are parts of a dataset for detection or segmentation. Classes are "
+            "folders of images that show the same."
+        )
     most = max(train.classes, key=lambda name: train.classes[name], default="")
-    if most and train.classes[most] >= MOSTLY * train.num_images:
+    if len(train.classes) > 1 and train.classes[most] >= MOSTLY * train.num_images:
         right = train.classes[most] / train.num_images
         hints.append(
             f"{right:.0%} of train are {most}: who always answers {most} is right as often. Compare with that."
         )
     return [f"Hint: {hint}" for hint in hints]
+
+
+def _alike(names: Iterable[str]) -> list[str]:
+    """Return names that people read as the same, as `Cat and cat`."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        plain = unicodedata.normalize("NFKC", name.replace("\\u200b", "").replace("\\xa0", " ")).casefold()
+        groups.setdefault(re.sub(r"[-_\s\u200b]+", " ", plain).strip(), []).append(repr(name))
+    return [" and ".join(same) for same in groups.values() if len(same) > 1]
 
 
 def export_images(splits: DatasetDict, split: str, count: int, folder: Path) -> list[Path]:
@@ -123,14 +145,17 @@ def export_images(splits: DatasetDict, split: str, count: int, folder: Path) -> 
         The paths `folder/label/split_number.png`; folders are made when they do not exist.
 
     Raises:
-        ValueError: for a split that is not there, or a count below 1.
+        ValueError: for a split that is not there, a count below 1, or images without one label each.
     """
     if split not in splits or count < 1:
         raise ValueError(f"Expected a split of {[*splits]} and a count of at least 1, got {split!r} and {count}.")
     rows, written = splits[split], []
+    labels = rows.features.get("label")
+    if not isinstance(labels, ClassLabel):
+        raise ValueError(f"Expected images with one label each to export, got the columns {rows.column_names}.")
     for index in evenly_spread(len(rows), count):
         row = rows[index]
-        path = folder / rows.features["label"].int2str(row["label"]) / f"{split}_{index:05d}.png"
+        path = folder / labels.int2str(row["label"]) / f"{split}_{index:05d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         pixels = np.rint(read_image(row["image"], num_channels=None)).astype(np.uint8)
         Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(path)

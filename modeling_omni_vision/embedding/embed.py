@@ -5,6 +5,7 @@ with blank images, so that neither a broken image nor the end of a shard changes
 """
 
 import itertools
+import json
 import logging
 import os
 import time
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import PIL
 import torch
+from filelock import FileLock
 from transformers.utils.logging import tqdm
 
 from ..data.image_files import LeftOut
@@ -24,7 +26,7 @@ from ..data.image_folder import warn_of_left_out
 from ..data.integrity import read_failure
 from ..records.machine import cpu_model, describe_machine, recorded_versions
 from .pixels import PixelReader, Pixels
-from .shards import MANIFEST, SETTINGS, Manifest, read_json
+from .shards import ENGINE, MANIFEST, SETTINGS, Manifest, read_json, write_whole
 from .sources import Reader, Row, list_rows
 from .vision_encoder import Engine, VisionEncoder
 
@@ -67,7 +69,8 @@ def embed(
         shard_rows: Images of one file; what a killed process has to do again at most.
         workers: Threads that decode, by default one for each core.
         limit: Take the first images alone.
-        shard: `i/n` to write only every n-th shard from i on, 0 the first: one part of several processes.
+        shard: `i/n` to write only every n-th shard from i on, 0 the first: one part of several processes. `auto`
+            takes i and n from what torchrun or SLURM has set.
         npy: Also write all vectors as one array, vectors.npy.
         revision: Commit, branch or tag of the checkpoint on the Hub.
         trust_remote_code: Run code that comes with the checkpoint.
@@ -83,11 +86,7 @@ def embed(
     part, parts = _part(shard)
     encoder = VisionEncoder(model, pool, normalize, revision, trust_remote_code)
     pixels = PixelReader(encoder.processor, encoder.num_channels, decode)
-    known = output / MANIFEST / SETTINGS
-    begun = read_json(known)["engine"] if known.is_file() else None
-    chosen = encoder.engine(
-        begun if engine in ("auto", (begun or "").split(" ")[0]) and begun else engine, batch_size, report
-    )
+    chosen = _engine(encoder, output / MANIFEST, engine, batch_size, report)
     settings = {
         "weights_digest": encoder.weights_digest,
         "vector": encoder.vector_shape,
@@ -127,14 +126,53 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else dict(value) if isinstance(value, dict) else value
 
 
+def _engine(
+    encoder: VisionEncoder, manifest: Path, engine: str, batch_size: int, report: Callable[[str], None]
+) -> Engine:
+    """Return the engine that this run began with; of processes that start together, one chooses for all."""
+
+    def begun() -> str:
+        files = (manifest / SETTINGS, manifest / ENGINE)
+        known = next((read_json(file)["engine"] for file in files if file.is_file()), "")
+        return known if engine in ("auto", known.split(" ")[0]) else ""
+
+    manifest.mkdir(parents=True, exist_ok=True)
+    if not begun():
+        with FileLock(manifest / "engine.lock"):
+            if not begun():
+                chosen = encoder.engine(engine, batch_size, report)
+                write_whole(manifest / ENGINE, json.dumps({"engine": chosen.name}))
+                return chosen
+    return encoder.engine(begun(), batch_size, report)
+
+
 def _part(shard: str | None) -> tuple[int, int]:
+    said = _launched() if shard == "auto" else shard or "0/1"
     try:
-        part, parts = map(int, (shard or "0/1").split("/"))
+        part, parts = map(int, said.split("/"))
         if 0 <= part < parts:
             return part, parts
     except ValueError:
         pass
-    raise ValueError(f"`shard` must be i/n with 0 <= i < n, as 0/4, got {shard!r}.")
+    raise ValueError(f"`shard` must be auto, or i/n with 0 <= i < n, as 0/4, got {said!r}.")
+
+
+def _launched() -> str:
+    """Return which process this is of those that torchrun, a SLURM array, srun, or both of these have started."""
+
+    def said(name: str, otherwise: int) -> int:
+        return int(os.environ.get(name, otherwise))
+
+    if "WORLD_SIZE" in os.environ:
+        return f"{said('RANK', 0)}/{said('WORLD_SIZE', 1)}"
+    if not {"SLURM_ARRAY_TASK_ID", "SLURM_PROCID"} & set(os.environ):
+        raise ValueError(
+            "`shard` auto reads RANK and WORLD_SIZE (torchrun), or SLURM_ARRAY_TASK_ID and SLURM_PROCID (SLURM), "
+            "got none of them. Say i/n."
+        )
+    array = (said("SLURM_ARRAY_TASK_ID", 0) - said("SLURM_ARRAY_TASK_MIN", 0)) // said("SLURM_ARRAY_TASK_STEP", 1)
+    tasks = said("SLURM_NTASKS", 1)
+    return f"{array * tasks + said('SLURM_PROCID', 0)}/{said('SLURM_ARRAY_TASK_COUNT', 1) * tasks}"
 
 
 def write_shards(manifest: Manifest, pipeline: "Pipeline", numbers: Sequence[int], bar: Any) -> int:

@@ -1,5 +1,6 @@
 """The folder that embedding writes: Parquet shards, and the manifest that says which of them are whole.
 
+    manifest/engine.json     what computes the vectors; chosen by the first process
     manifest/settings.json   what was asked; written once, after the plan
     manifest/plan.parquet    every image in order; row group n is shard n
     manifest/00003.json      shard 3 is on disk, with the images that failed
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 MANIFEST, SETTINGS, PLAN, FAILURES = "manifest", "settings.json", "plan.parquet", "failures.jsonl"
+ENGINE = "engine.json"
 OWN_COLUMNS = ("id", "path", "width", "height", "vector", "vectors")
 KINDS = {bool: "bool", int: "int64", float: "double", str: "string"}
 PLAN_SCHEMA = pa.schema(
@@ -68,7 +70,7 @@ class Manifest:
                 else:
                     new.replace(self.manifest / PLAN)
                     self.settings = {"schema_version": SCHEMA_VERSION, **listed}
-                    _write_whole(self.manifest / SETTINGS, _as_json(self.settings))
+                    write_whole(self.manifest / SETTINGS, _as_json(self.settings))
             finally:
                 new.unlink(missing_ok=True)
         self.plan = pq.ParquetFile(self.manifest / PLAN)
@@ -122,7 +124,7 @@ class Manifest:
             if isinstance(result, str)
         ]
         entry = {"rows": len(read), "bytes": path.stat().st_size, "failures": failed}
-        _write_whole(self.manifest / f"{number:05d}.json", _as_json(entry))
+        write_whole(self.manifest / f"{number:05d}.json", _as_json(entry))
         return entry
 
     def _table(self, rows: Sequence[Row], vectors: Sequence[Any], sizes: Sequence[tuple[int, int]]) -> pa.Table:
@@ -157,10 +159,10 @@ class Manifest:
         rows = sum(entry["rows"] for entry in done)
         record = {**self.settings, "rows": rows, "failed": len(lines), "shards": self.shards, **summary}
         with FileLock(self.manifest / "start.lock"):
-            _write_whole(self.folder / FAILURES, "".join(lines))
+            write_whole(self.folder / FAILURES, "".join(lines))
             if npy:
                 self._write_npy(rows)
-            _write_whole(self.folder / "embed.json", _as_json(record))
+            write_whole(self.folder / "embed.json", _as_json(record))
         return record
 
     def _write_npy(self, rows: int) -> None:
@@ -320,7 +322,8 @@ def _partial(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def _write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that is there whole or not at all."""
     with _partial(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
@@ -343,4 +346,4 @@ def read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-__all__ = ["FAILURES", "MANIFEST", "SCHEMA_VERSION", "Manifest", "read_vectors", "vector_column"]
+__all__ = ["FAILURES", "MANIFEST", "SCHEMA_VERSION", "Manifest", "read_vectors", "vector_column", "write_whole"]

@@ -105,9 +105,8 @@ class VisionEncoder:
             ) from error
         self.weights_digest = weights_digest(model)
         self.pooled = Pooled(model, pool, normalize).eval().requires_grad_(False)
-        self.num_channels: int = getattr(self.processor, "num_channels", None) or getattr(
-            model.config, "num_channels", 3
-        )
+        channels: Any = getattr(self.processor, "num_channels", None) or getattr(model.config, "num_channels", 3)
+        self.num_channels: int = channels
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     @cached_property

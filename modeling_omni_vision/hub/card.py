@@ -88,6 +88,7 @@ def card_metadata(context: dict[str, Any], name: str) -> ModelCardData:
     task = "image-classification" if context["is_classifier"] else "image-feature-extraction"
     conversion = context["conversion"]
     code = [] if context["is_native"] else ["custom_code"]
+    code += ["onnx", *(["transformers.js"] if context["is_native"] else [])] if context["graphs"] else []
     return ModelCardData(
         license=conversion.get("license") if conversion else "apache-2.0",
         base_model=conversion.get("source") if "/" in conversion.get("source", "") else None,

@@ -84,6 +84,7 @@ def card_context(folder: Path) -> dict[str, Any]:
             for name, caption in IMAGES.items()
             if (folder / IMAGES_NAME / f"{name}.png").is_file()
         },
+        "graphs": [path.stem for path in sorted(folder.glob("onnx/*.onnx"))],
         "code_files": [path.name for path in python_files(folder)],
         "release": release_name(file_hashes(folder)),
     }

@@ -9,8 +9,6 @@ import hashlib
 import json
 import math
 import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ import torch
 from transformers import ImageProcessingMixin
 
 from .. import __version__
+from ..interop.isolated_process import run_isolated
 from ..records.machine import recorded_versions
 from ..records.metrics_file import PROOF_NAME
 from .clean_process import KINDS, RECIPES
@@ -69,30 +68,17 @@ def open_in_clean_process(folder: Path, trust_remote_code: bool) -> dict[str, to
     """Compute `outputs_of_folder` in a new process without our package, a network, a cache or a current directory;
     raise `OpeningError` with the last line of its messages if that fails.
     """
-    settings = ("HF_", "TRANSFORMERS_", "HUGGINGFACE_", "PYTHON")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(settings)}
+    child = Path(__file__).with_name("clean_process.py")
     with tempfile.TemporaryDirectory(prefix="omni-vision-opening-") as scratch:
-        empty, answer = Path(scratch, "empty"), Path(scratch, "outputs.pt")
-        empty.mkdir()
-        child = Path(__file__).with_name("clean_process.py")
+        answer = Path(scratch, "outputs.pt")
+        asked = (folder.absolute(), answer, "trust" if trust_remote_code else "distrust")
         try:
-            done = subprocess.run(
-                [sys.executable, "-I", child, folder.absolute(), answer, "trust" if trust_remote_code else "distrust"],
-                cwd=empty,
-                env={**kept, "HF_HOME": str(Path(scratch, "home")), "HF_HUB_OFFLINE": "1"},
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=OPENING_SECONDS,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
+            status, last = run_isolated(child, *asked, seconds=OPENING_SECONDS)
+        except TimeoutError as error:
             raise OpeningError(f"{str(folder)!r} did not open within {OPENING_SECONDS} s.") from error
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        if status:
             raise OpeningError(
-                f"{str(folder)!r} must open in a clean process without our package, got exit status "
-                f"{done.returncode}: {last}"
+                f"{str(folder)!r} must open in a clean process without our package, got exit status {status}: {last}"
             )
         return torch.load(answer, weights_only=True)
 

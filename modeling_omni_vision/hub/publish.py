@@ -23,9 +23,12 @@ from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, PreTrain
 from transformers import __version__ as transformers_version
 
 from .. import OmniVisionForImageClassification, OmniVisionModel
-from ..interop.folder import atomic_output_dir
+from ..interop.export import open_checkpoint, read_record
+from ..interop.export.exported import EXPORT_FILE
+from ..interop.folder import atomic_output_dir, write_preprocess
 from ..interop.to_native import NATIVE_CLASSES
 from ..records.metrics_file import METRICS_FILE
+from ..records.weights_digest import weights_digest
 from .card import CARD_NAME, render_card
 from .card_context import IMAGES, IMAGES_NAME, checked_metrics
 from .clean_process import KINDS, outputs_of_folder
@@ -75,6 +78,7 @@ def publish(
     push: bool = False,
     template: str | Path | None = None,
     private: bool = False,
+    export: str | Path | None = None,
 ) -> Published:
     """
     Write a checkpoint as a folder for the Hub, load it in a clean process, compare outputs, and push it if asked.
@@ -89,6 +93,8 @@ def publish(
         push: Upload to the Hub in one commit, and tag it with the release. Other files there are left, with a warning.
         template: Template of the model card, by default the one for this kind of model.
         private: Make the repository private, if it is made.
+        export: Folder that `export_model` wrote in the format onnx from the same weights: its graphs go along, where
+            transformers.js looks for them.
 
     Raises:
         `ValueError`: for a checkpoint or an output that cannot be published.
@@ -99,6 +105,8 @@ def publish(
         raise ValueError("Pushing needs the repository as `repo_id`, expected 'owner/name', got None. Name it.")
     with replacing(target) as folder:
         write_checkpoint(source, folder)
+        if export is not None:
+            copy_export(Path(export), source, folder)
         ours = outputs_of_folder(source, trust_remote_code=False)
         theirs = open_in_clean_process(folder, bool(python_files(folder)))
         # The same computation on the same machine: pixels may differ by rounding too, not by one of 255 values.
@@ -160,6 +168,27 @@ def write_checkpoint(source: Path, folder: Path) -> None:
     copy_images(source, folder)
     if python_files(folder):
         write_note(folder)
+    else:
+        write_preprocess(folder)  # for transformers.js, whose own resizer gives other pixels
+
+
+def copy_export(export: Path, source: Path, folder: Path) -> None:
+    """Copy the graphs of an export and what was measured of them; refuse one of other weights, or for other pixels."""
+    record = read_record(export)
+    problems = [f"the format {record['format']!r}"] if record["format"] != "onnx" else []
+    problems += ["raw pixels (--uint8)"] if record["uint8"] else []
+    problems += ["other weights"] if record.get("weights") != weights_digest(open_checkpoint(source).model) else []
+    if problems:
+        raise ValueError(
+            f"The export must be ONNX of the weights in {str(source)!r} with pixels as its processor makes them, got "
+            f"{', '.join(problems)} in {str(export)!r}. Export it again: omni-vision export --format onnx."
+        )
+    for name in record["files"]:
+        for file in export.glob(f"{name}*"):  # weights beyond 2 GB lie beside the graph
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, (folder / name).parent / file.name)
+    shutil.copyfile(export / EXPORT_FILE, folder / EXPORT_FILE)
+    write_preprocess(folder)
 
 
 def load_processor(source: Path, model_type: str) -> Any:

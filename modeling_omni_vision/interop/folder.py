@@ -1,4 +1,4 @@
-"""A folder that appears whole or not at all."""
+"""A folder that appears whole or not at all, and the JavaScript module that twins and exports carry."""
 
 import contextlib
 import os
@@ -35,4 +35,9 @@ def atomic_output_dir(output_dir: str | Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-__all__ = ["atomic_output_dir"]
+def write_preprocess(folder: Path) -> None:
+    """Copy the JavaScript module that prepares images as Pillow does, by the settings beside it."""
+    shutil.copy(Path(__file__).parent / "javascript" / "preprocess.mjs", folder)
+
+
+__all__ = ["atomic_output_dir", "write_preprocess"]

@@ -1,10 +1,7 @@
 """A foreign checkpoint becomes a folder of ours that was compared with the original before it appeared."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +15,7 @@ from ..records.metrics_file import merge_metrics
 from .clean_comparison import sizes_of
 from .converted import Converted
 from .folder import atomic_output_dir
+from .isolated_process import run_isolated
 from .source import read_source
 from .source_processor import source_image_processor, source_tokenizer
 from .weights_file import find_weights
@@ -162,25 +160,15 @@ def comparison_request(
 
 def run_comparison(request: dict[str, Any]) -> dict[str, Any]:
     """Start `clean_comparison.py` in a process without our package, a network or a current directory."""
-    settings = ("HF_", "TRANSFORMERS_", "HUGGINGFACE_", "PYTHON")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(settings)}
+    child = Path(__file__).with_name("clean_comparison.py")
     with tempfile.TemporaryDirectory(prefix="omni-vision-comparison-") as scratch:
-        asked, answer, empty = (Path(scratch, name) for name in ("request.json", "answer.json", "empty"))
+        asked, answer = Path(scratch, "request.json"), Path(scratch, "answer.json")
         asked.write_text(json.dumps(request), encoding="utf-8")
-        empty.mkdir()
-        child = Path(__file__).with_name("clean_comparison.py")
-        done = subprocess.run(
-            [sys.executable, "-I", child, asked, answer],
-            cwd=empty,
-            env={**kept, "HF_HOME": str(Path(scratch, "home")), "HF_HUB_OFFLINE": "1"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=COMPARISON_SECONDS,
-            check=False,
-        )
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        try:
+            status, last = run_isolated(child, asked, answer, seconds=COMPARISON_SECONDS)
+        except TimeoutError as error:
+            raise ValueError(f"The comparison must end within {COMPARISON_SECONDS} s. Nothing was written.") from error
+        if status:
             raise ValueError(
                 f"The original must open with {request['library']} to be compared, and ours without this package, "
                 f"got: {last} Nothing was written."

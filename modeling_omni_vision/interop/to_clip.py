@@ -6,10 +6,12 @@ from typing import Any
 import torch
 from transformers import (
     CLIPConfig,
+    CLIPForImageClassification,
     CLIPModel,
     CLIPVisionConfig,
     CLIPVisionModel,
     SiglipConfig,
+    SiglipForImageClassification,
     SiglipModel,
     SiglipVisionConfig,
     SiglipVisionModel,
@@ -35,8 +37,15 @@ def fits_siglip(config: Any) -> bool:
 
 
 def as_clip_vision(model: Any) -> StockModel:
-    """Translate an encoder of either kind, or raise `ValueError` for what the stock tower has no place for."""
+    """Translate an encoder or a classifier of either kind, or raise `ValueError` for what has no place there."""
     config, weights = vision_part(model)
+    if is_classifier(model):
+        is_clip = isinstance(config, CLIPVisionConfig)
+        head: Any = CLIPForImageClassification if is_clip else SiglipForImageClassification
+        classes = {name: getattr(model.config, name) for name in ("id2label", "label2id", "problem_type")}
+        whole = (CLIPConfig if is_clip else SiglipConfig)(vision_config=config.to_dict(), **classes)
+        weights |= {name: value for name, value in model.state_dict().items() if name.startswith("classifier.")}
+        return StockModel(head, whole, weights)
     stock_class = CLIPVisionModel if isinstance(config, CLIPVisionConfig) else SiglipVisionModel
     return StockModel(stock_class, config, weights)
 
@@ -91,11 +100,11 @@ def vision_part(model: Any) -> tuple[Tower, dict[str, torch.Tensor]]:
     config, is_clip = model.config, fits_clip(model.config)
     expected: dict[str, Any] = {"final_norm": "layer_norm", "block_norm": "layer_norm", "num_register_tokens": 0}
     expected |= {"embeddings_norm": is_clip, "use_cls_token": is_clip}
+    if is_classifier(model):  # it reads the mean of the patches, in CLIP before the final norm
+        expected |= {"pooling": "mean", "pooled_norm": False, "final_norm": "none" if is_clip else "layer_norm"}
     problems = [
         f"`{name}` {getattr(config, name)!r}" for name, value in expected.items() if getattr(config, name) != value
     ]
-    if is_classifier(model):
-        problems.append("a classification head")
     problems += [
         f"`{name}` that is not square"
         for name in ("image_size", "patch_size")
@@ -103,6 +112,8 @@ def vision_part(model: Any) -> tuple[Tower, dict[str, torch.Tensor]]:
     ]
     state = dict(getattr(model, "omni_vision", model).state_dict())
     patch_bias = state["embeddings.patch_embeddings.projection.bias"]
+    if config.final_norm == "none":  # a norm that the head does not read
+        state |= {"norm.weight": torch.ones_like(patch_bias), "norm.bias": torch.zeros_like(patch_bias)}
     if is_clip:
         del state["embeddings.patch_embeddings.projection.bias"]
         if patch_bias.any():

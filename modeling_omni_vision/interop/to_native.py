@@ -25,7 +25,7 @@ from transformers import (
 from ..configuration_omni_vision import OmniVisionConfig
 from ..modeling_omni_vision import OmniVisionForImageClassification, OmniVisionModel
 from .clean_comparison import original_outputs, our_outputs
-from .folder import atomic_output_dir
+from .folder import atomic_output_dir, write_preprocess
 from .stock import Ours, StockModel, luma, stock_channels
 from .to_clip import as_clip_vision, as_whole_clip, fits_clip, fits_siglip
 from .to_dinov2 import as_dinov2
@@ -186,13 +186,14 @@ def write_stock_processor(checkpoint: Path, folder: Path, num_channels: int) -> 
 
 
 def write_settings(settings: dict[str, Any], folder: Path, kind: str = "ViT") -> None:
-    """Write settings of our image processor for a stock one; for a crop, which ViT's has not, that of BiT."""
+    """Write settings of our image processor for a stock one (for a crop, which ViT's has not, BiT), and the module."""
     crops = bool(settings.get("do_center_crop"))
     fields = ("do_convert_rgb", *FIELDS, *(CROP_FIELDS if crops else ()))
     stock = {name: settings[name] for name in fields if settings.get(name) is not None}
     stock["image_processor_type"] = f"{'Bit' if crops and kind == 'ViT' else kind}ImageProcessor"
     text = json.dumps(stock, indent=2, sort_keys=True) + "\n"
     (folder / "preprocessor_config.json").write_text(text, encoding="utf-8")
+    write_preprocess(folder)
 
 
 def checked_difference(model: Ours, twin: PreTrainedModel) -> float:

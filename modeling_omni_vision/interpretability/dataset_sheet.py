@@ -77,7 +77,7 @@ def _thumbnail(stored: Any) -> np.ndarray:
     cell = Image.new("RGB", (CELL, CELL), (BACKGROUND,) * 3)
     try:
         image = Image.fromarray(np.rint(read_image(stored, num_channels=3)).astype(np.uint8))
-    except ImageReadError:
+    except (ImageReadError, TypeError):  # a row without an image
         cross = np.abs(np.subtract.outer(np.arange(CELL), np.arange(CELL))) < 2
         pixels = np.array(cell)
         pixels[cross | cross[:, ::-1]] = (192, 57, 43)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image as PilImage
 
-from .plots import OURS, TRUTH, Scale, add_colour_bar, overlay, panel_grid, save, show
+from .plots import OURS, TRUTH, Scale, add_colour_bar, drawable, overlay, panel_grid, save, show
 
 
 WINDOW = 3  # patches, about an object of a scene
@@ -122,11 +122,12 @@ def plot_occlusion(
 
 
 def _broken(text: str, width: int = 30) -> str:
-    """Break a long text into two lines of about equal length, and escape $, which would begin a formula."""
-    text = text.replace("$", r"\$")
-    if len(text) <= width:
+    """Return a text as it can be drawn, a long one broken into two lines of about equal length."""
+    text = drawable(text)
+    places = [place for place, sign in enumerate(text) if sign == " "]
+    if len(text) <= width or not places:
         return text
-    middle = min((place for place, sign in enumerate(text) if sign == " "), key=lambda p: abs(p - len(text) / 2))
+    middle = min(places, key=lambda place: abs(place - len(text) / 2))
     return f"{text[:middle]}\n{text[middle + 1 :]}"
 
 

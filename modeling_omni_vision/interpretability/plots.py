@@ -3,6 +3,9 @@
 Every function takes plain arrays and writes one file; equal input gives equal bytes.
 """
 
+import functools
+import itertools
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +17,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager, get_font
+from matplotlib.text import Text
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 
-DPI = 130
+DPI, FONT = 130, "DejaVu Sans"
 OURS, TRUTH, GREY = "#1f5fa8", "#c0392b", "#888888"
 # Up to so many classes every cell of a confusion matrix gets its number, and every class its name.
 MAX_NUMBERED, MAX_NAMED = 20, 40
@@ -51,6 +56,10 @@ class Scale:
 
 def save(figure: Figure, path: Path, exact_colours: bool = False, **texts: str) -> Path:
     """Write a figure, and texts about it, without the date and version that would make equal images differ."""
+    for written in figure.findobj(Text):
+        families = dict.fromkeys(filter(None, map(font_with, written.get_text())))
+        if {*families} - {FONT}:
+            written.set_fontfamily([FONT, *families])
     figure.set_dpi(DPI)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -78,10 +87,46 @@ def panel_grid(
     return figure, panels[:count]
 
 
-def shortened(name: str, length: int = MAX_NAME) -> str:
-    """Shorten a long class name, and escape $, which would begin a formula."""
-    short = name if len(name) <= length else name[: length - 3] + "..."
-    return short.replace("$", r"\$")
+def shortened(name: str, length: int = MAX_NAME, tail: int = 0) -> str:
+    """Return a name `drawable`, a long one without what stands before its last `tail` signs."""
+    signs = [*map(drawable, name)]
+    if sum(map(len, signs)) <= length:
+        return "".join(signs)
+    first = _fitting(signs, length - 3 - tail)
+    return "".join([*first, "...", *reversed(_fitting(signs[::-1], tail))])
+
+
+def _fitting(signs: Sequence[str], length: int) -> list[str]:
+    ends = itertools.accumulate(map(len, signs))
+    return [sign for sign, end in zip(signs, ends, strict=True) if end <= length]
+
+
+def drawable(text: str) -> str:
+    r"""Return a text as it can be drawn: with $ escaped, which would begin a formula, and signs that no font has.
+
+    These are written as in Python, symbols as `\N{CAT}` and letters as `\u732b`: as boxes all would look the same.
+    """
+    written = ""
+    for sign in text:
+        named = "namereplace" if unicodedata.category(sign).startswith("S") else "backslashreplace"
+        written += sign if font_with(sign) else sign.encode("ascii", named).decode()
+    return written.replace("$", r"\$")
+
+
+@functools.cache
+def font_with(sign: str) -> str | None:
+    """Return the family of an installed font that has a sign, matplotlib's own first; None where none has it."""
+    if sign.isascii():
+        return FONT
+    # Emoji in colour cannot be drawn; the last resort has a box for everything.
+    fonts = [font for font in fontManager.ttflist if "Emoji" not in font.name and "Last Resort" not in font.name]
+    fonts.sort(key=lambda font: (font.name != FONT, font.style != "normal", font.weight != 400, font.name))
+    return next((font.name for font in fonts if ord(sign) in _signs_of(font.fname)), None)
+
+
+@functools.cache
+def _signs_of(file: str) -> frozenset[int]:
+    return frozenset(get_font(file).get_charmap())
 
 
 def plot_confusion(matrix: Sequence[Sequence[int]], names: Sequence[str], path: Path) -> Path:

@@ -10,6 +10,7 @@ import torch
 
 
 RECORDED_PACKAGES = ("torch", "torchvision", "transformers", "accelerate", "datasets")
+VECTOR_INSTRUCTIONS = ("avx", "amx", "neon", "sve")
 
 
 def cpu_model() -> str:
@@ -25,6 +26,12 @@ def has_bf16_instructions() -> bool:
     """Return whether the processor has bfloat16 instructions; True where torch does not know."""
     known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return known.get("architecture") != "x86_64" or any(known.get(name) for name in ("avx512_bf16", "amx_bf16"))
+
+
+def instruction_sets() -> list[str]:
+    """Return the vector instructions of the processor, as far as torch names them."""
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return sorted(name for name, has in known.items() if has is True and name.startswith(VECTOR_INSTRUCTIONS))
 
 
 def describe_machine() -> dict[str, Any]:
@@ -45,4 +52,4 @@ def recorded_versions(*more: str) -> dict[str, str]:
     }
 
 
-__all__ = ["cpu_model", "describe_machine", "has_bf16_instructions", "recorded_versions"]
+__all__ = ["cpu_model", "describe_machine", "has_bf16_instructions", "instruction_sets", "recorded_versions"]

@@ -9,7 +9,7 @@ from PIL import Image
 
 from ..embedding.encoder import ImageTextEncoder
 from ..image_processing_omni_vision import ImageReadError, read_image
-from ..interpretability.plots import OURS, TRUTH, Scale, draw_sheet, shortened
+from ..interpretability.plots import OURS, TRUTH, Scale, draw_sheet, drawable, shortened
 from .index import Hit
 
 
@@ -32,7 +32,7 @@ def contact_sheet(
         text: The words.
     """
     if not hits:
-        return draw_sheet([_blank("white")], ["no image found"], [""], [TRUTH], escaped(title), path, 1)
+        return draw_sheet([_blank("white")], ["no image found"], [""], [TRUTH], drawable(title), path, 1)
     images = [thumbnail(hit.path) for hit in hits]
     words: tuple[str, ...] = ()
     maps: list[torch.Tensor | None] = [None] * len(hits)
@@ -50,7 +50,7 @@ def contact_sheet(
     drawn, above, below, colours, values = zip(*cells, strict=True)
     columns, panel = (1 + len(words) if words else min(5, len(hits))), (1.9, 2.35)
     return draw_sheet(
-        drawn, above, below, colours, escaped(title), path, columns, panel, values, scale if words else None
+        drawn, above, below, colours, drawable(title), path, columns, panel, values, scale if words else None
     )
 
 
@@ -84,21 +84,11 @@ def thumbnail(path: str) -> Image.Image | None:
 def short_path(path: str) -> str:
     """Return the folder and the name of a file, each in a line of its own, long ones shortened in the middle."""
     place = Path(path)
-    return "\n".join(escaped(_ellipsis(part)) for part in (place.parent.name, place.name) if part)
-
-
-def _ellipsis(text: str) -> str:
-    half = (CHARACTERS_PER_LINE - 3) // 2
-    return text if len(text) <= CHARACTERS_PER_LINE else f"{text[:half]}...{text[-half:]}"
-
-
-def escaped(text: str) -> str:
-    """Keep matplotlib from reading dollar signs as the start of a formula."""
-    return text.replace("$", r"\$")
+    return "\n".join(shortened(part, CHARACTERS_PER_LINE, 11) for part in (place.parent.name, place.name) if part)
 
 
 def _blank(colour: str) -> np.ndarray:
     return np.asarray(Image.new("RGB", (SIDE, SIDE), colour))
 
 
-__all__ = ["contact_sheet", "escaped"]
+__all__ = ["contact_sheet"]

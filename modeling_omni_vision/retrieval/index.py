@@ -271,17 +271,23 @@ class ImageIndex:
             on_error: `skip` goes on without files that cannot be read; `stop` opens all files first, and refuses.
 
         Raises:
-            ValueError: for a place that does not exist, or `remove_missing` where files are gone from an empty folder,
-                as that of a disk that is not mounted, or no folder is named. Nothing is added or deleted then.
+            ValueError: for a place that does not exist, places without an image, or `remove_missing` where files are
+                gone from an empty folder, as that of a disk that is not mounted, or no folder is named. Nothing is
+                added or deleted then.
         """
         done, known = AddReport(), self._stamps()
         gone = gone_from(places, known) if remove_missing else []
         todo = []
         found, left_out = find_images(places, exclude=[self.folder])
-        warn_of_left_out(left_out, ", ".join(map(displayed, places)))
         folders: dict[Path, str] = {}
         for one in found:
-            folders.setdefault(one.file.resolve(), one.folder)
+            file = one.file.resolve()
+            if file in folders:
+                left_out.add("that links lead to twice", one.file)
+            folders.setdefault(file, one.folder)
+        warn_of_left_out(left_out, ", ".join(map(displayed, places)))
+        if places and not found:
+            raise ValueError(f"Expected image files or folders that hold some, got {[*map(displayed, places)]}.")
         for path, folder in folders.items():
             about, stored = path.stat(), stored_path(path)
             row: dict[str, Any] = {"id": stored, "path": stored, "folder": displayed(folder)}

@@ -10,8 +10,8 @@ from torch.nn.functional import normalize
 
 from ..embedding.encoder import ImageTextEncoder
 from ..interpretability.cls_dominance import all_tokens
-from ..interpretability.plots import plot_attention, save
-from .contact_sheet import contact_sheet, escaped
+from ..interpretability.plots import drawable, plot_attention, save
+from .contact_sheet import contact_sheet
 from .index import Hit
 from .losses import unwrap_retrieval_model
 
@@ -69,7 +69,7 @@ def plot_token_kinds(words: Sequence[str], cosines: dict[str, list[float]], path
     for number, (name, values) in enumerate(cosines.items()):
         axes.bar(places + (number - (len(cosines) - 1) / 2) * width, values, width, color=KINDS[name], label=name)
     axes.axhline(0, color="black", linewidth=0.8)
-    axes.set_xticks(places, [escaped(word) for word in words], rotation=45 if len(words) > 8 else 0)
+    axes.set_xticks(places, [drawable(word) for word in words], rotation=45 if len(words) > 8 else 0)
     axes.set_ylabel("cosine with the word")
     axes.set_title("Which kind of image token is most like each word", fontsize=10)
     # Below the axes: bars can reach any corner.

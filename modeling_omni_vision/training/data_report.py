@@ -21,8 +21,8 @@ class DataReport:
     args: Any
     folder: Path
     trainer: Any
-    found: list[SplitSummary]
-    skipped: list[dict[str, Any]]
+    found: list[SplitSummary] = []
+    skipped: list[dict[str, Any]] = []
 
     def check_data(self, data: DatasetDict) -> DatasetDict:
         """Print what the data hold and return them without images that cannot be read; a dry run also draws them.
@@ -37,7 +37,7 @@ class DataReport:
             data, closed = DatasetDict({**data}), DatasetDict(test=data["test"])
             del data["test"]
         if not is_drawn(self.recipe.dataset):
-            data, self.skipped = leave_out_unreadable(data, self.args.check, self.args.on_error)
+            data, self.skipped = leave_out_unreadable(data, self.args.check, self.args.on_error, self.recipe.dataset)
         self.found = summarize_dataset(data)
         if self.args.process_index == 0:
             print(*(line for split in self.found for line in split.lines()), sep="\n", flush=True)
@@ -51,12 +51,14 @@ class DataReport:
         """Print the size of the model, and what to look at before training it."""
         if self.args.process_index:
             return
-        config = getattr(self.trainer.core.config, "vision_config", self.trainer.core.config)
+        config: Any = getattr(self.trainer.core, "config", None)
+        config = getattr(config, "vision_config", config)
         size: Any = getattr(config, "image_size", None)
         parameters = [(one.numel(), one.requires_grad) for one in self.trainer.core.parameters()]
         trained = sum(number for number, is_trained in parameters if is_trained)
         print(f"model: {sum(number for number, _ in parameters):,} parameters, {trained:,} of them trained")
-        hints = dataset_hints(self.found, max(size) if isinstance(size, (list, tuple)) else size) if self.found else []
+        side = max(size) if isinstance(size, (list, tuple)) else size
+        hints = dataset_hints(self.found, side) if self.found else []
         print(*hints, sep="\n", end="\n" if hints else "", flush=True)
 
     def save_skipped(self) -> None:

@@ -203,7 +203,7 @@ class DistillationRun(TrainingRun):
             fields = read_fields("config", recipe.config)
             student.omni_vision = load_vision_tower(recipe.model, dtype=torch.float32, **fields)
         elif recipe.mimetic_init:
-            mimetic_(student)
+            mimetic_(student)  # type: ignore[arg-type]
         epochs = max(1, round(args.num_train_epochs))
         low = recipe.low_resolution
         sizes = [
@@ -212,7 +212,7 @@ class DistillationRun(TrainingRun):
         return DistillationTrainer(
             ema_decay=recipe.ema_decay,
             muon_learning_rate=recipe.muon_learning_rate,
-            model=student,  # type: ignore[arg-type]
+            model=student,
             args=args,
             data_collator=DistillationCollator(self.processor),
             train_dataset=DistillationDataset(outputs, rows, recipe.views, sizes),

@@ -305,9 +305,12 @@ class TrainingRun(DataReport):
         checkpoint = find_checkpoint(self.folder, args.resume_from_checkpoint, args.overwrite_output_dir)
         warn_of_imitated_bf16(args)
         set_seed(args.seed)
+        is_new = not self.folder.exists()
         self.trainer = self.build()
         self.report_model()
         if self.args.dry_run:
+            if is_new and self.folder.is_dir() and not any(self.folder.iterdir()):
+                self.folder.rmdir()  # which the Trainer made
             return self.folder
         self._check_that_a_batch_is_filled()
         self._check_metric()

@@ -60,7 +60,7 @@ def test_one_command_makes_a_model_that_answers_and_says_what_is_new(
     new = [model.multi_modal_projector, *getattr(model, "cross_attention", [])]
     count = sum(weight.numel() for part in new for weight in part.parameters())
     assert f"{count:,} of them new" in printed
-    assert f"{17 if early else 1} image tokens" in printed
+    assert ("17 image tokens for an image" if early else "1 image token for an image") in printed
     assert len(getattr(model, "cross_attention", [])) == (0 if early else 1)
     batch = processor(
         text=["<image> what is it", "what is it"],
@@ -156,8 +156,6 @@ def test_all_weights_are_kept_in_the_precision_that_is_asked_for(vision, tiny_ll
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        (("--fusion", "middle"), "fusion"),
-        (("--dtype", "float64"), "dtype"),
         (("--scale_factor", "3", "--vision_feature_select_strategy", "grid"), "scale_factor"),
         (("--fusion", "late"), "at most the number of decoder layers, 2, got 4"),
     ],
@@ -168,8 +166,17 @@ def test_what_cannot_be_composed_is_refused_and_leaves_nothing(vision, tiny_llam
     assert not (tmp_path / "composite").exists()
 
 
+@pytest.mark.parametrize(("flag", "value"), [("--fusion", "middle"), ("--dtype", "float64")])
+def test_a_value_that_no_flag_has_is_one_line(vision, tiny_llama_folder, tmp_path, capsys, flag, value):
+    with pytest.raises(SystemExit) as ended:
+        compose(vision, tiny_llama_folder, tmp_path / "composite", flag, value)
+    assert ended.value.code == 2
+    assert f"{flag} must be one of" in capsys.readouterr().err
+    assert not (tmp_path / "composite").exists()
+
+
 def test_another_encoder_and_a_checkpoint_without_a_head_are_refused(vision, tiny_llama_folder, tmp_path):
-    with pytest.raises(ValueError, match="must be an OmniVision one, got model type 'llama'"):
+    with pytest.raises(ValueError, match=r"must be of one of these model types: .*vit.* got 'llama'"):
         compose(tiny_llama_folder, tiny_llama_folder, tmp_path / "composite")
     (tiny_llama_folder / "model.safetensors").unlink()
     config = LlamaConfig.from_pretrained(tiny_llama_folder)

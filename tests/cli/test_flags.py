@@ -31,9 +31,11 @@ FLAGS = {
     "compose": "vision text output fusion vision_feature_select_strategy projector scale_factor "
     "cross_attention_interval dtype",
     "ask": "question model image max_new_tokens force revision",
+    "export": "model output format quantize dataset split images count precision batch_size dynamic_size uint8 "
+    "max_drop server vendor",
     "convert": "model output source target num_heads architecture hidden_act encoder_only revision trust_remote_code "
     "spec_config",
-    "publish": "model output repo_id push private template",
+    "publish": "model output repo_id push private template export",
     "verify": "folder trust_remote_code",
     "benchmark": "model batch_sizes dtype threads rounds compiled fused json",
 }

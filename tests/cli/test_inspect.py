@@ -1,12 +1,17 @@
 import json
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict
 from PIL import Image
 
 from modeling_omni_vision.cli.inspect import main
-from modeling_omni_vision.data.summary import SplitSummary, counted, dataset_hints
+from modeling_omni_vision.data.integrity import leave_out_unreadable
+from modeling_omni_vision.data.sources import load_images
+from modeling_omni_vision.data.summary import SplitSummary, counted, dataset_hints, summarize_dataset
 from modeling_omni_vision.interpretability.dataset_sheet import wrapped
 
 
@@ -23,7 +28,10 @@ def folder(tmp_path):
 
 def test_every_split_and_class_is_counted_with_sizes_and_modes(folder, capsys):
     main(["--dataset", str(folder), "--sheet", "", "--json"])
-    train, validation = json.loads(capsys.readouterr().out)
+    described = json.loads(capsys.readouterr().out)
+    train, validation = described["splits"]
+    assert [Path(one["image"]).name for one in described["unreadable"]] == ["broken.png"]
+    assert described["left_out"] == {}
     assert (train["split"], validation["split"]) == ("train", "validation")
     assert train["num_images"] + validation["num_images"] == 21
     assert {name: train["classes"][name] + validation["classes"][name] for name in train["classes"]} == {
@@ -55,8 +63,6 @@ def test_images_are_exported_into_a_folder_for_each_label(tmp_path, capsys):
 
 def test_sizes_of_a_large_split_are_read_of_a_sample(tmp_path, monkeypatch):
     monkeypatch.setattr("modeling_omni_vision.data.summary.SAMPLE", 5)
-    from modeling_omni_vision.data.sources import load_images
-    from modeling_omni_vision.data.summary import summarize_dataset
 
     rows = {"image": [np.zeros((4, 4), dtype=np.uint8)] * 40, "label": [0, 1] * 20}
     (tmp_path / "saved").mkdir()
@@ -83,10 +89,25 @@ def test_without_a_test_split_images_of_validation_are_exported(tmp_path):
     assert {file.name.split("_")[0] for file in (tmp_path / "out").rglob("*.png")} == {"validation"}
 
 
+@pytest.mark.parametrize("labels", [None, ["a", "b"]])
+def test_images_without_one_label_each_are_not_exported(tmp_path, labels):
+    data = tmp_path / "data"
+    data.mkdir()
+    lines = []
+    for number in range(20):
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(data / f"{number}.png")
+        lines.append(json.dumps({"file_name": f"{number}.png", "label": labels}))
+    if labels:
+        (data / "metadata.jsonl").write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=r"Expected images with one label each to export, got the columns \["):
+        main(["--dataset", str(data), "--sheet", "", "--export", str(tmp_path / "out"), "--split", "train"])
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_is_described_with_what_cannot_be_read_and_drawn(folder, tmp_path, capsys):
     main([str(folder), "--sheet", str(tmp_path / "sheet.png")])
     said = capsys.readouterr().out
-    assert "1 images cannot be read:" in said
+    assert "1 image cannot be read:" in said
     assert f"{folder}/dog/broken.png  UnidentifiedImageError: cannot identify image file\n" in said
     assert Image.open(tmp_path / "sheet.png").width > 1000
     for words in ([], [str(folder), "--dataset", "digits"]):
@@ -104,12 +125,42 @@ def test_a_folder_without_classes_is_described_too(tmp_path, capsys):
     assert (tmp_path / "out" / "sheet.png").is_file()
 
 
+def test_what_cannot_be_trained_on_is_described_with_the_reason(tmp_path, capsys):
+    for number in range(3):
+        (tmp_path / "images" / "cat").mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 4), number).save(tmp_path / "images" / "cat" / f"{number}.png")
+    main([str(tmp_path / "images"), "--sheet", str(tmp_path / "sheet.png")])
+    said = capsys.readouterr().out
+    assert "train: 3 images, 1 class\n  classes  cat: 3\n" in said
+    assert "Training would end here: Expected images of at least two classes in" in said
+    assert (tmp_path / "sheet.png").is_file()
+    main([str(tmp_path / "images"), "--sheet", "", "--json"])
+    assert json.loads(capsys.readouterr().out)["cannot_be_trained_on"].endswith("got 'cat' alone. Add a class.")
+
+
+def test_an_image_in_parquet_files_is_named_by_its_row_and_file(tmp_path, capsys):
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+    whole = [{"bytes": (tmp_path / "a.png").read_bytes(), "path": "a.png"}] * 12
+    tables = {"train-0": whole, "train-1": [*whole[:7], {"bytes": b"x", "path": "x.png"}, None, *whole[:3]]}
+    for name, images in tables.items():
+        pq.write_table(pa.table({"image": images, "label": ["a", "b"] * 6}), tmp_path / f"{name}.parquet")
+    main([str(tmp_path), "--sheet", "", "--json"])
+    found = {one["image"] for one in json.loads(capsys.readouterr().out)["unreadable"]}
+    assert found == {f"row {row} of {tmp_path / 'train-1.parquet'}" for row in (7, 8)}
+    with pytest.raises(ValueError, match=rf"2 of 24 images .*row \d of {tmp_path}/train-1\.parquet \("):
+        leave_out_unreadable(load_images(str(tmp_path)), dataset=str(tmp_path))
+
+
 def test_small_classes_and_one_that_outweighs_all_are_hinted_at():
     train = SplitSummary("train", 100, {"cat": 95, "dog": 5}, 100, {"20 x 10": 60, "300 x 300": 40}, {"L": 100})
     small, few, most = dataset_hints([train], image_size=224)
     assert "at most 20 pixels long and are enlarged to 224" in small
     assert few.endswith("fewer than 10 images to train on: dog: 5.")
     assert "95% of train are cat" in most
+    same = SplitSummary("train", 60, {"Hot_Dog": 20, "hot dog": 20, "masks": 20}, 0, {}, {})
+    assert dataset_hints([same]) == [
+        "Hint: Classes whose names are easily taken for each other: 'Hot_Dog' and 'hot dog'. Are they one?"
+    ]
     assert len(dataset_hints([train], image_size=32)) == 2
 
 

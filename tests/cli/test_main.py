@@ -96,12 +96,15 @@ def test_help_needs_no_extra_and_imports_no_torch(command):
 
 
 @pytest.mark.parametrize("command", TRAINING)
-def test_help_of_training_needs_no_extra_and_lists_the_arguments_of_transformers(command):
+def test_help_of_training_needs_no_extra_and_help_all_lists_the_arguments_of_transformers(command):
     done = run_script(script_of(command), "--help", heavy="sklearn peft sentence_transformers")
     assert done.returncode == 0, done.stderr
     assert "--muon_learning_rate" in done.stdout
-    assert "--gradient_accumulation_steps" in done.stdout
+    assert "--gradient_accumulation_steps" not in done.stdout
     assert done.stdout.startswith(f"usage: omni-vision {command} ")
+    everything = run_script(script_of(command), "--help_all", heavy="sklearn peft sentence_transformers")
+    assert everything.returncode == 0, everything.stderr
+    assert "--gradient_accumulation_steps" in everything.stdout
 
 
 def test_a_missing_extra_is_one_line_that_says_how_to_install_it():
@@ -119,7 +122,7 @@ def test_a_mistake_is_one_line_and_a_function_still_raises(monkeypatch, capsys):
         convert(words)
     assert as_program(monkeypatch, convert.__wrapped__, *words) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("omni-vision: Exactly one of `--source muomni`")
+    assert line.startswith("omni-vision: Exactly one of `--source auto`")
 
 
 def test_a_path_of_the_user_that_does_not_exist_is_a_mistake(monkeypatch, capsys, tmp_path):

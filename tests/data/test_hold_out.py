@@ -33,8 +33,13 @@ def test_the_rows_held_out_are_the_same_in_every_release():
 
 def test_every_class_gives_its_part_where_that_is_asked_for():
     assert sorted(hold_out(ROWS, 8, 1, stratify=True)["validation"]["label"][:]) == [0, 0, 1, 1, 2, 2, 3, 3]
-    with pytest.raises(ValueError, match="3 can be held out of 40 rows with every class in both"):
-        hold_out(ROWS, 3, 0, stratify=True)
+    for wrong, number in ((3, 3), (37, 37), (0.05, 2)):
+        with pytest.raises(
+            ValueError, match=rf"Expected 4 to 36 of 40 images of 4 classes .* got {number} by .*_fraction"
+        ):
+            hold_out(ROWS, wrong, 0, stratify=True)
+    with pytest.raises(ValueError, match=r"Expected at least two images of each class, .* got one of \[3\]"):
+        hold_out(ROWS.select([0, 1, 2, 3, 4, 5, 6]), 4, 0, stratify=True)
 
 
 @pytest.mark.parametrize("fraction", [0, -1, 40, 0.01, float("nan")])

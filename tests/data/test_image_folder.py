@@ -82,7 +82,7 @@ def test_deeper_folders_belong_to_the_class_above_them(tmp_path):
             ["train/cat/a.png", "train/dog/b.png", "test/emu/c.png"],
             r"\['emu'\] too",
         ),
-        (["cat/train/a.png", "cat/val/b.png", "dog/train/c.png"], "splits within each class"),
+        (["cat/train/a.png", "cat/val/b.png", "dog/train/c.png"], "splits within classes"),
         (["train/a.png", "train/b.png"], "each class into a sub-folder"),
         (["a.png", "b.png"], "each class into a sub-folder"),
     ],

@@ -56,7 +56,7 @@ def test_splits_are_the_folders_of_the_images(tmp_path, where):
     for split in ("Train", "val"):
         (tmp_path / split).mkdir()
         for number in range(2):
-            Image.new("RGB", (4, 4)).save(tmp_path / split / f"test_{number}.png")
+            Image.new("RGB", (4, 4), (number, len(split), 0)).save(tmp_path / split / f"test_{number}.png")
     for split in ("Train", "val"):
         if where == "within":
             describe(tmp_path / split, *({"file_name": f"test_{n}.png", "text": split} for n in range(2)))

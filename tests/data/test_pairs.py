@@ -33,6 +33,17 @@ def names_of(split):
     return [set(concept.split(", ")) for concept in split["concept"]]
 
 
+@pytest.mark.parametrize("column", ["split", "Partition"])
+def test_a_column_that_names_splits_divides_pairs_too(folder, column):
+    rows = [{"file_name": f"{n}.png", "caption": f"a {n}", column: "dev" if n > 1 else "training"} for n in range(4)]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = load_pairs(str(folder))
+    assert {name: split["texts"][:] for name, split in data.items()} == {
+        "train": [["a 0"], ["a 1"]],
+        "validation": [["a 2"], ["a 3"]],
+    }
+
+
 def test_training_never_shows_a_held_out_combination_and_every_test_scene_does():
     data = draw_scenes((1, 2), sizes=SIZES)
     held_out = {" ".join(pair) for pair in HELD_OUT_COMBINATIONS}
@@ -155,8 +166,9 @@ def test_rows_of_one_image_are_joined_so_that_none_is_held_out_from_itself(folde
     assert {name: len(split) for name, split in data.items()} == {"train": 2, "validation": 2}
     assert sorted(len(row["texts"]) for row in joined) == [3, 3, 3, 4]
     assert all(row["concept"] == " / ".join(sorted(row["texts"])) for row in joined)
-    assert "14 rows of the train split of" in caplog.text
+    assert "13 rows of the train split of" in caplog.text
     assert "show 4 images" in caplog.text
+    assert "1 in a row that repeats another (1.png)" in caplog.text
 
 
 def test_images_that_are_in_two_splits_are_counted(folder, caplog):

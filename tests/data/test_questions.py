@@ -314,6 +314,9 @@ def test_each_thing_that_the_assistant_says_is_an_answer_to_all_before_it(tmp_pa
         load_questions(str(tmp_path), validation_fraction=1)
 
 
+TALK = [turn("user", "What?"), turn("assistant", "Red.")]
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
@@ -337,6 +340,10 @@ def test_each_thing_that_the_assistant_says_is_an_answer_to_all_before_it(tmp_pa
             {"image": "a.png", "messages": [turn("user", [{"type": "video", "video": "a"}]), turn("assistant", "!")]},
             "text",
         ),
+        (
+            {"image": "a.png", "split": "test", "messages": TALK},
+            "`split` 'test' in a file of train: give each split a",
+        ),
         ({"messages": [turn("user", [{"image": "a.png"}]), turn("assistant", "!")]}, "inside a part, 'a.png'"),
         (["a.png"], "entry 1 of .*no JSON object"),
         ("a.png", "line 1 of .*no JSON object"),
@@ -346,9 +353,6 @@ def test_a_line_that_cannot_be_read_is_named(tmp_path, row, message):
     (tmp_path / "broken.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=message):
         load_conversations(write(tmp_path, row))
-
-
-TALK = [turn("user", "What?"), turn("assistant", "Red.")]
 
 
 @pytest.mark.parametrize(
@@ -448,6 +452,15 @@ def test_groups_are_connected_by_any_image_and_keep_the_order_of_the_draw():
     order, number = order_groups(np.array([5, 3, 2, 6, 0, 1, 4]), groups, 2)
     assert (order.tolist(), number) == ([5, 3, 0, 1, 2, 6, 4], 4)
     assert image_keys([[{"bytes": b"1", "path": None}], [{"bytes": b"1", "path": "x"}], []]) == [[ANY], [ANY], []]
+
+
+def test_equal_images_have_one_key_wherever_they_are_and_what_is_missing_is_an_image_of_its_own(tmp_path):
+    for name, content in (("a", b"1"), ("b", b"2"), ("c", b"333")):
+        (tmp_path / name).write_bytes(content)
+    rows = [[{"bytes": None, "path": str(tmp_path / name)}] for name in "abcd"]
+    keys = image_keys([*rows, [{"bytes": b"1", "path": None}, {"bytes": b"333", "path": "c"}], rows[3]])
+    assert len({key for row in keys for key in row}) == 4
+    assert keys[4:] == [[*keys[0], *keys[2]], keys[3]]
 
 
 def test_a_source_that_is_none_is_refused(tmp_path):

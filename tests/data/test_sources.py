@@ -219,7 +219,7 @@ def test_a_test_split_without_labels_is_left_out(tmp_path, caplog):
     [
         (rows(24, classes=1), "at least two classes"),
         (rows() | {"label": [0.5] * 24}, "names or integers"),
-        ({"image": rows(5)["image"], "label": [0, 0, 0, 0, 1]}, "held out"),
+        ({"image": rows(5)["image"], "label": [0, 0, 0, 0, 1]}, "at least two images of each class"),
     ],
 )
 def test_sets_that_teach_nothing_are_refused(tmp_path, columns, message):
@@ -316,3 +316,21 @@ def test_labels_that_are_no_classes_are_refused_by_column_and_row(tmp_path, labe
 def test_a_class_that_only_another_split_has_is_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match=r"classes of train in the test split .*\['cat'\] too"):
         load_images(save_splits(tmp_path, train=rows(12, classes=2), test=rows(12, classes=3)))
+
+
+def test_a_column_split_says_which_rows_are_in_which_split(tmp_path, caplog):
+    names = ["train"] * 20 + ["val"] * 2 + ["test"] * 2
+    whole = Dataset.from_dict({**rows(24), "split": names}, features=Features({**FEATURES, "split": Value("string")}))
+    whole.save_to_disk(tmp_path / "one")
+    assert {name: len(split) for name, split in load_images(str(tmp_path / "one")).items()} == {
+        "train": 20,
+        "validation": 2,
+        "test": 2,
+    }
+    classes = whole.cast_column("split", ClassLabel(names=["test", "train", "val"]))
+    classes.save_to_disk(tmp_path / "classes")
+    assert len(load_images(str(tmp_path / "classes"))["test"]) == 2
+    DatasetDict({"train": whole.select(range(22)), "test": whole.select([22, 23])}).save_to_disk(tmp_path / "many")
+    load_images(str(tmp_path / "many"))
+    assert "the split train has ['train', 'val'] in its column split, which is not used" in caplog.text
+    assert "the split test has" not in caplog.text

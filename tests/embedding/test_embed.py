@@ -13,6 +13,7 @@ import tarfile
 import time
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -164,7 +165,8 @@ def test_a_run_goes_on_where_it_stopped(model, images, tmp_path, monkeypatch):
         assert files_of(tmp_path / f"stopped {stopped}") == files_of(tmp_path / "whole")
         assert not list((tmp_path / f"stopped {stopped}").glob(".*.partial"))
         stopped += 1
-    assert stopped == 2 + 4 * 2 + 2  # plan and settings; four shards with their entries; failures and embed.json
+    # Engine, plan and settings; four shards with their entries; failures.jsonl and embed.json.
+    assert stopped == 3 + 4 * 2 + 2
 
 
 def test_a_finished_run_is_left_as_it_is_and_a_lost_shard_is_written_again(model, images, tmp_path):
@@ -263,7 +265,7 @@ def test_sources_of_all_kinds_give_the_same_vectors_and_carry_their_columns(mode
             assert pa.concat_tables(parts)["label"].to_pylist() == [*range(5)]
     assert all(np.array_equal(vectors, found["files"]) for vectors in found.values())
     assert "metadata_id" in pq.read_schema(tmp_path / "out-rows.parquet/vectors-00000-of-00002.parquet").names
-    memory = pytest.importorskip("fsspec").filesystem("memory")
+    memory = fsspec.filesystem("memory")
     memory.pipe({f"/bucket/{number}.png": one for number, one in enumerate(contents)})
     torch_embed(model, ["memory://bucket"], tmp_path / "remote")
     rows, vectors = read_vectors(tmp_path / "remote")

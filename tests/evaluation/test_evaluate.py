@@ -105,6 +105,7 @@ def test_metrics_json_gets_the_evaluation_and_keeps_what_others_wrote(checkpoint
     assert set(written["evaluation"]) == {
         "accuracy",
         "accuracy_interval",
+        "balanced_accuracy",
         "macro_f1",
         "expected_calibration_error",
         "nll",

@@ -44,6 +44,13 @@ def test_a_taught_tower_opens_as_any_other_and_says_how_often_its_patches_were_r
         assert f"{split:11} accuracy {scores['accuracy']:.3f}" in printed
 
 
+def test_smoothed_labels_are_refused_before_a_scene_is_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(patches, "draw_scene_patches", None)
+    with pytest.raises(ValueError, match=r"label_smoothing_factor.* the loss is that of several heads"):
+        run(tmp_path / "taught", "--label_smoothing_factor", "0.1")
+    assert not (tmp_path / "taught").exists()
+
+
 def test_teaching_changes_every_weight_of_the_tower_and_the_same_seed_ends_in_the_same(few_scenes, tmp_path):
     for name in ("one", "two"):
         run(tmp_path / name, "--learning_rate", "1e-2")

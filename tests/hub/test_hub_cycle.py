@@ -12,7 +12,7 @@ import torch
 from modeling_omni_vision import OmniVisionForImageClassification
 
 
-CODE = [f"{part}_omni_vision.py" for part in ("configuration", "features", "image_processing", "modeling")]
+CODE = [f"{part}_omni_vision.py" for part in ("common", "configuration", "features", "image_processing", "modeling")]
 REPOS = ["me/classifier", "me/encoder", "me/published", "me/trained"]
 # A process that loads the same weights with the same code repeats float32 results exactly; 1e-6 allows for
 # memory alignment.
@@ -65,7 +65,7 @@ def test_it_opens_without_this_package_through_every_auto_class_and_pipeline(cli
     assert found["config"] == [
         "OmniVisionConfig",
         "omni_vision",
-        ["AutoConfig", "AutoModel", "AutoModelForImageClassification"],
+        ["AutoBackbone", "AutoConfig", "AutoModel", "AutoModelForImageClassification"],
     ]
     assert found["classes"] == [
         "OmniVisionModel",

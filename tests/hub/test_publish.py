@@ -25,7 +25,7 @@ from modeling_omni_vision.interop import convert_to_native, convert_to_vit
 
 
 module = sys.modules[publish.__module__]  # `hub.publish` is the function
-CODE = {f"{part}_omni_vision.py" for part in ("configuration", "features", "image_processing", "modeling")}
+CODE = {f"{part}_omni_vision.py" for part in ("common", "configuration", "features", "image_processing", "modeling")}
 SHOWN = {f"plots/{name}.png" for name in IMAGES}
 MODEL = {"config.json", "model.safetensors", "preprocessor_config.json"}
 
@@ -310,13 +310,47 @@ def test_the_native_twin_is_published_without_python_and_verifies(checkpoint, me
     convert_to_vit(checkpoint, twin)
     (twin / "metrics.json").write_text(json.dumps(metrics))
     done = publish(twin, tmp_path / "published", repo_id="me/animals-vit")
-    assert {path.name for path in done.folder.iterdir()} == MODEL | {"README.md", "metrics.json", "proof.json"}
+    written = MODEL | {"README.md", "metrics.json", "preprocess.mjs", "proof.json"}
+    assert {path.name for path in done.folder.iterdir()} == written
     card = (done.folder / "README.md").read_text()
     assert "trust_remote_code=True" not in card
     assert ModelCard(card).data.tags == ["vision", "vit"]
     found = verify(done.folder)
     assert found.failures == ()
     assert found.difference <= 1e-6
+
+
+def test_the_graphs_of_a_twin_are_published_with_it_and_those_of_other_weights_are_refused(
+    checkpoint, metrics, tmp_path, opened_here
+):
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason="the extra `onnx` is not installed")
+    from modeling_omni_vision.interop.export import export_model
+
+    twin, other = tmp_path / "twin", tmp_path / "other"
+    convert_to_vit(checkpoint, twin)
+    (twin / "metrics.json").write_text(json.dumps(metrics))
+    convert_to_native(pooled_checkpoint(checkpoint, tmp_path / "ours", 0), other)
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(4):
+        Image.new("RGB", (40 + number, 40), (60 * number, 9, 99)).save(images / f"{number}.png")
+    for one in (twin, other):
+        export_model(one, tmp_path / f"{one.name}-onnx", images=[str(images)])
+    done = publish(twin, tmp_path / "published", repo_id="me/animals", export=tmp_path / "twin-onnx")
+    assert (done.folder / "onnx" / "model.onnx").read_bytes() == (tmp_path / "twin-onnx/onnx/model.onnx").read_bytes()
+    card = ModelCard((done.folder / "README.md").read_text())
+    assert {"onnx", "transformers.js"} <= set(card.data.tags)
+    assert 'dtype: "fp32"' in card.text
+    for name in ("preprocess.mjs", "onnx/model.onnx"):
+        (done.folder / name).rename(tmp_path / "away")
+        assert name in str(verify(done.folder).failures)
+        (tmp_path / "away").rename(done.folder / name)
+    with pytest.raises(ValueError, match="got other weights"):
+        publish(twin, tmp_path / "wrong", export=tmp_path / "other-onnx")
+    with pytest.raises(ValueError, match="that `omni-vision export` wrote"):
+        publish(twin, tmp_path / "wrong", export=twin)
+    assert not (tmp_path / "wrong").exists()
 
 
 def pooled_checkpoint(checkpoint, folder, registers):
@@ -333,7 +367,8 @@ def test_the_twin_of_a_checkpoint_with_registers_opens_without_our_package_and_v
     report = convert_to_native(pooled_checkpoint(checkpoint, tmp_path / "ours", 2), twin)
     (twin / "metrics.json").write_text(json.dumps(metrics))
     done = publish(twin, tmp_path / "published", repo_id="me/animals-native")
-    assert {path.name for path in done.folder.iterdir()} == MODEL | {"README.md", "metrics.json", "proof.json"}
+    written = MODEL | {"README.md", "metrics.json", "preprocess.mjs", "proof.json"}
+    assert {path.name for path in done.folder.iterdir()} == written
     card = (done.folder / "README.md").read_text()
     assert report.architecture == "Dinov2WithRegistersForImageClassification"
     assert report.architecture in card

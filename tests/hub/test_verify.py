@@ -16,6 +16,7 @@ SCRIPT = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "verify.py")
 FILES = [
     "README.md",
     "REMOTE_CODE.md",
+    "common_omni_vision.py",
     "config.json",
     "configuration_omni_vision.py",
     "features_omni_vision.py",
@@ -57,7 +58,7 @@ def releases(folder):
 def test_an_untouched_folder_passes(published, capsys):
     SCRIPT([str(published.folder)])
     printed = capsys.readouterr().out
-    assert printed.startswith(f"OK {published.folder}: 15 files")
+    assert printed.startswith(f"OK {published.folder}: 17 files")
     assert published.digest in printed
 
 

@@ -433,6 +433,8 @@ BACK = {
     "clip": "CLIPVisionModel",
     "siglip": "SiglipVisionModel",
     "siglip-no-head": "SiglipVisionModel",
+    "clip-head": "CLIPForImageClassification",
+    "siglip-head": "SiglipForImageClassification",
 }
 
 
@@ -454,7 +456,7 @@ def test_the_way_back_is_exact(name, tmp_path):
         assert all(torch.equal(value, back.state_dict()[key]) for key, value in original.state_dict().items())
 
 
-@pytest.mark.parametrize("name", ["average", "clip-head", "attention-pool-registers"])
+@pytest.mark.parametrize("name", ["average", "quick-gelu", "attention-pool-registers"])
 def test_what_no_stock_class_has_is_refused_on_the_way_back(name, tmp_path):
     from modeling_omni_vision.interop import convert_to_native
 

@@ -126,7 +126,7 @@ def module_config():
 def test_plain_transformers_opens_the_twin_without_our_package_and_without_remote_code(twins):
     assert list(twins["found"]["classes"]) == ["ViTForImageClassification", "ViTModel", "a b, c"]
     files = [path for name in ("classifier-twin", "encoder-twin") for path in (twins["folder"] / name).iterdir()]
-    assert {path.suffix for path in files} == {".json", ".safetensors"}
+    assert {path.suffix for path in files} == {".json", ".safetensors", ".mjs"}
     for file in (twins["folder"] / "classifier-twin").glob("*.json"):
         assert "auto_map" not in file.read_text()
         assert "omni" not in file.read_text().lower()
@@ -319,7 +319,14 @@ def test_the_script_says_what_it_made(tiny_classifier, tmp_path, capsys):
     assert "no image processor" in printed
 
 
-@pytest.mark.parametrize("wrong", [[], ["--source", "muomni", "--target", "vit"], ["--target", "onnx"]], ids=str)
+@pytest.mark.parametrize("wrong", [[], ["--source", "muomni", "--target", "vit"]], ids=str)
 def test_the_script_wants_exactly_one_known_source_or_target(wrong, tmp_path):
     with pytest.raises(ValueError, match="Exactly one"):
         main([*wrong, "--model", "x", "--output", str(tmp_path / "y")])
+
+
+def test_a_target_that_does_not_exist_is_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--target", "onnx", "--model", "x", "--output", str(tmp_path / "y")])
+    assert ended.value.code == 2
+    assert "--target must be one of native, vit, got 'onnx'" in capsys.readouterr().err

@@ -201,6 +201,12 @@ def test_the_folder_opens_as_sentence_transformer_and_in_the_zero_shot_pipeline(
         assert found == pytest.approx(expected, abs=1e-4)
     else:  # the pipeline takes the sigmoid for models whose type names SigLIP only
         assert max(found, key=found.get) == max(expected, key=expected.get)
+        inputs = processor(
+            images=[image], text=[f"This is a photo of {label}." for label in labels], return_tensors="pt"
+        )
+        with torch.inference_mode():
+            scores = model(**inputs).logits_per_image[0].sigmoid().tolist()
+        assert dict(zip(labels, scores, strict=True)) == pytest.approx(expected, abs=1e-4)
 
 
 def test_without_a_tokenizer_or_image_settings_only_the_vision_tower_is_converted(save, tmp_path):

@@ -6,6 +6,7 @@ from PIL import Image
 
 from modeling_omni_vision.evaluation.reliability_plots import plot_calibration, plot_robustness
 from modeling_omni_vision.hub.publish import MAX_IMAGE_BYTES
+from modeling_omni_vision.interpretability import plots
 from modeling_omni_vision.interpretability.plots import (
     Scale,
     complete,
@@ -124,3 +125,25 @@ def test_a_scale_reaches_from_the_smallest_to_the_largest_value():
     scale = Scale.of([np.array([[0.1, 0.9]]), np.array([[-0.4]])], "cosine", least=0.1)
     assert (scale.norm.vmin, scale.norm.vmax, scale.note) == (-0.4, 0.9, "")
     assert Scale.of([np.array([[1.0, 5.0]])], "share", least=2.0, low=0.0).norm.vmin == 0
+
+
+def test_signs_are_drawn_in_a_font_that_has_them_and_written_where_none_has(tmp_path, monkeypatch):
+    only = [font for font in plots.fontManager.ttflist if font.name in (plots.FONT, "STIXGeneral")]
+    monkeypatch.setattr(plots.fontManager, "ttflist", only)
+    plots.font_with.cache_clear()
+    names = {
+        "caf\u00e9 \u0643\u0644\u0628": "caf\u00e9 \u0643\u0644\u0628",
+        "\u732b": r"\u732b",
+        "\ud55c\uae00": r"\ud55c\uae00",
+        "\U0001f408 1": r"\N{CAT} 1",
+        "\uff43\uff41\uff54": r"\uff43\uff41\uff54",
+        "$\u732b": r"\$\u732b",
+    }
+    assert [plots.shortened(name) for name in names] == [*names.values()]
+    # No escape is cut in two.
+    assert plots.shortened("\u732b" * 9, 20) == r"\u732b\u732b..."
+    assert plots.shortened("a\u732b" * 9, 26, 11) == r"a\u732ba...a\u732b"
+    plot_confusion([[3, 1], [0, 4]], ["\u732b", "\U0001f408"], tmp_path / "a.png")
+    stix = next(chr(code) for code in range(0x20D0, 0x2BFF) if plots.font_with(chr(code)) == "STIXGeneral")
+    plot_confusion([[3, 1], [0, 4]], [stix, "dog"], tmp_path / "b.png")
+    plots.font_with.cache_clear()

@@ -365,6 +365,7 @@ def test_a_folder_with_broken_files_finishes_and_lists_them_with_reasons(images,
     broken = {
         images / "cats" / "half.png": (whole[: len(whole) // 2], "truncated|cannot be read"),
         images / "empty.jpg": (b"", "cannot identify"),
+        images / "notes.png": (b"hello", "cannot identify"),
     }
     for file, (content, _) in broken.items():
         file.write_bytes(content)
@@ -605,10 +606,12 @@ def test_a_search_for_nothing_or_two_things_is_refused(wrong):
         search_script.main(["--model", "a", "--index", "b", *wrong])
 
 
-def test_an_empty_folder_makes_an_empty_index(model, tmp_path, capsys):
+def test_an_empty_folder_is_refused_and_an_empty_index_is_searched(model, tmp_path, capsys):
     (tmp_path / "images").mkdir()
     common = ["--model", model, "--index", str(tmp_path / "index")]
-    index_script.main([*common, "--images", str(tmp_path / "images")])
+    with pytest.raises(ValueError, match="folders that hold some"):
+        index_script.main([*common, "--images", str(tmp_path / "images")])
+    index_script.main(common)
     assert "0 images" in capsys.readouterr().out
     search_script.main([*common, "--text", "a ring", "--sheet", str(tmp_path / "sheet.png")])
     assert "0 of 0 images" in capsys.readouterr().out
@@ -648,7 +651,7 @@ def test_a_folder_is_indexed_as_the_user_sees_it(images, encoder, tmp_path, capl
     shutil.copy(images / "cats" / "0.png", index.folder / "sheet.png")
     done = index.add_images([images])
     assert (done.added, done.failed) == (9, [])
-    assert "1 file left out: 1 .txt (notes.txt)" in caplog.text
+    assert "2 files left out: 1 .txt (notes.txt), 1 that links lead to twice (1.png)" in caplog.text
     rows = index.rows(columns=("id", "folder", "name"))
     assert sorted(row["folder"] for row in rows) == [".", *["cats"] * 5, *["dogs"] * 3]
     (stored,) = (row for row in rows if row["name"] == "caf\\xe9.png")

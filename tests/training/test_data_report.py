@@ -74,7 +74,7 @@ def test_a_dry_run_prints_and_draws_what_would_be_trained_on_and_writes_nothing_
     ):
         assert line in said
     assert Image.open(tmp_path / "run-dataset.png").width > 500
-    assert not [*(tmp_path / "run").iterdir()]
+    assert not (tmp_path / "run").exists()
 
 
 def test_time_is_estimated_once_after_ten_steps(monkeypatch, capsys):
