@@ -199,7 +199,6 @@ def test_a_native_twin_has_what_transformers_js_opens(tmp_path, format, fields):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="the traced text tower computes other vectors, and is refused", strict=True)
 @pytest.mark.parametrize("format", ["onnx", "openvino"])
 def test_both_towers_of_a_retrieval_model_are_exported(tmp_path, format):
     pytest.importorskip("transformers", minversion="5.23")
