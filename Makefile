@@ -78,8 +78,9 @@ test-all: $(VENV)/installed-dev ## the test suite with the slow tests
 EXTRAS ?= onnx openvino demo
 
 test-extras: $(EXTRAS:%=$(VENV)-%/installed) ## the tests of the optional runtimes and of the demo, each with its extra alone
-	for extra in $(EXTRAS); do tests="tests/interop -k export"; test $$extra != demo || tests=tests/demo; \
-		$(VENV)-$$extra/bin/python -m pytest -q -rs -m "slow or not slow" $$tests || exit 1; done
+	for extra in $(EXTRAS); do test $$extra = demo && tests=tests/demo || tests="tests/interop tests/embedding"; \
+		test $$extra = demo && which=demo || which="export or engine"; \
+		$(VENV)-$$extra/bin/python -m pytest -q -rs -m "slow or not slow" $$tests -k "$$which" || exit 1; done
 
 # Gradio wants a Pillow below 13; its slow tests need a Chromium, as of Debian, and npm.
 $(VENV)-%/installed: setup.cfg pyproject.toml constraints.txt

@@ -13,8 +13,9 @@ from ..records.machine import describe_machine, recorded_versions
 
 PATH_ARGUMENTS = ("dataset", "model", "output_dir", "resume_from_checkpoint")
 LOGGED = ("step", "epoch", "loss", "learning_rate", "chance_loss")
-# Names of parameters that a published model has not: LoRA is merged, and what PEFT trains in full is a copy.
-UNPUBLISHED = ("lora_", ".original_module.")
+# Names of parameters that a published model has not: LoRA is merged, what PEFT trains in full is a copy, and the heads
+# of a student are for its teacher.
+UNPUBLISHED = ("lora_", ".original_module.", ".token_head.", ".logit_head.")
 
 
 def describe_run(
