@@ -74,15 +74,20 @@ test-all: $(VENV)/installed-dev ## the test suite with the slow tests
 	$(BIN)/python tests/fetch_transformers_suite.py
 	$(BIN)/python -m pytest -n 2 -q -m "slow or not slow"
 
-# Each runtime alone, so that an extra that lacks a package is noticed. EXTRAS="onnx" runs one of them.
-EXTRAS ?= onnx openvino
+# Each extra alone, so that an extra that lacks a package is noticed. EXTRAS="onnx" runs one of them.
+EXTRAS ?= onnx openvino demo
 
-test-extras: $(EXTRAS:%=$(VENV)-%/installed) ## the tests of the optional runtimes, each with its extra alone
-	for extra in $(EXTRAS); do $(VENV)-$$extra/bin/python -m pytest -q -rs -m "slow or not slow" tests/interop -k export || exit 1; done
+test-extras: $(EXTRAS:%=$(VENV)-%/installed) ## the tests of the optional runtimes and of the demo, each with its extra alone
+	for extra in $(EXTRAS); do test $$extra = demo && tests=tests/demo || tests="tests/interop tests/embedding"; \
+		test $$extra = demo && which=demo || which="export or engine"; \
+		$(VENV)-$$extra/bin/python -m pytest -q -rs -m "slow or not slow" $$tests -k "$$which" || exit 1; done
 
+# Gradio wants a Pillow below 13; its slow tests need a Chromium, as of Debian, and npm.
 $(VENV)-%/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)-$*
-	$(VENV)-$*/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,$*]'
+	$(if $(filter demo,$*),grep -v '^pillow==',cat) constraints.txt > $(VENV)-$*/constraints.txt
+	$(VENV)-$*/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(VENV)-$*/constraints.txt \
+		--editable '.[test,$*]' $(if $(filter demo,$*),playwright)
 	@touch $@
 
 # The release that docs/runtimes.md describes, for the tests of the browser's graphs; 475 MB.

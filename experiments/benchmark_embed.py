@@ -32,7 +32,7 @@ from transformers.utils.logging import disable_progress_bar, tqdm
 
 from modeling_omni_vision.configuration_omni_vision import OmniVisionConfig
 from modeling_omni_vision.data.image_files import LeftOut
-from modeling_omni_vision.embedding.embed import Pipeline, write_shards
+from modeling_omni_vision.embedding.embed import BATCH_SIZE, Pipeline, write_shards
 from modeling_omni_vision.embedding.pixels import PixelReader
 from modeling_omni_vision.embedding.shards import Manifest
 from modeling_omni_vision.embedding.sources import list_rows
@@ -50,8 +50,10 @@ SIZES = {"500x375": (500, 375, 96), "1000x750": (1000, 750, 48), "4000x3000": (4
 BUNDLED = "checkpoints/omni-vision-fashion-mnist"
 QUALITY, NOISE, ENLARGED = 90, 4, 448
 MEMORY = (
-    "import resource, sys; from modeling_omni_vision.embedding.embed import embed; embed(*sys.argv[1:2], "
-    "sys.argv[2:3], sys.argv[3], engine=sys.argv[4]); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+    "import sys; from modeling_omni_vision.embedding.embed import embed; embed(*sys.argv[1:2], "
+    "sys.argv[2:3], sys.argv[3], engine=sys.argv[4]); "
+    # Not ru_maxrss, which begins with the peak of the process that started this one.
+    "print(next(int(line.split()[1]) * 1024 for line in open('/proc/self/status') if line.startswith('VmHWM')))"
 )
 
 
@@ -164,8 +166,31 @@ def measure_accuracy(folder: str, count: int = 2000) -> dict[str, Any]:
     }
 
 
-def measure_memory(counts: Sequence[int], engine: str) -> list[dict[str, Any]]:
-    """Return the peak memory of a process that embeds so many small images of one Parquet file."""
+def measure_engines(folder: str, count: int = 1000) -> dict[str, Any]:
+    """Compare the vectors of each engine with those of torch in float32, and the nearest images by them."""
+    rows, encoder, found = load_images(folder)["test"].select(range(count)), VisionEncoder(BUNDLED), dict[str, Any]()
+    reader = PixelReader(encoder.processor, encoder.num_channels)
+    batches = [reader.batch([reader.read(row["image"]) for row in batch]) for batch in batched(rows, BATCH_SIZE)]
+    expected = torch.nn.functional.normalize(torch.cat([encoder.reference(batch) for batch in batches]), dim=1)
+    for name in ("torch sdpa float32", "torch eager float32", "torch sdpa bfloat16", "openvino", "onnx"):
+        engine = encoder.engine(name, BATCH_SIZE, print)
+        vectors = torch.nn.functional.normalize(torch.cat([engine.run(batch) for batch in batches]), dim=1)
+        nearest = [(one @ one.T).fill_diagonal_(-1).argmax(1) for one in (vectors, expected)]
+        found[engine.name] = {
+            "least_cosine": round(float((vectors * expected).sum(1).min()), 6),
+            "same_nearest": round(float((nearest[0] == nearest[1]).float().mean()), 4),
+        }
+        print(engine.name, found[engine.name], flush=True)
+    return {"images": count, "engines": found}
+
+
+def batched(rows: Any, size: int) -> list[list[Any]]:
+    """Return the rows in lists of one size; what is left at the end is left out."""
+    return [[rows[start + one] for one in range(size)] for start in range(0, len(rows) - size + 1, size)]
+
+
+def measure_memory(counts: Sequence[int], engine: str) -> dict[str, Any]:
+    """Return the peak memory of processes that embed so many small images of one file, and bytes a row more."""
     content, found = io.BytesIO(), []
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (28, 28), dtype=np.uint8)).save(content, "PNG")
     for count in counts:
@@ -178,7 +203,8 @@ def measure_memory(counts: Sequence[int], engine: str) -> list[dict[str, Any]]:
             peak = int(done.stdout.splitlines()[-1])
             found.append({"rows": count, "peak_bytes": peak, "seconds": round(time.perf_counter() - start)})
             print(found[-1], flush=True)
-    return found
+    rows, peaks = ([one[name] for one in found] for name in ("rows", "peak_bytes"))
+    return {"runs": found, "bytes_a_row": round(float(np.polyfit(rows, peaks, 1)[0]), 2) if len(found) > 1 else None}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -214,10 +240,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.labelled:
         record["accuracy"] = measure_accuracy(arguments.labelled)
         write_json(path, record)
+        record["engines"] = measure_engines(arguments.labelled)
+        write_json(path, record)
     if arguments.rows:
-        record["memory"] = measure_memory(
-            arguments.rows, "openvino" if arguments.engine == "auto" else arguments.engine
-        )
+        engine = "openvino" if arguments.engine == "auto" else arguments.engine
+        record["memory"] = {**measure_memory(arguments.rows, engine), "engine": engine, **about, "command": command}
         write_json(path, record)
 
 

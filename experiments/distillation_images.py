@@ -87,7 +87,9 @@ def save_teacher(weights: Path, folder: Path) -> None:
     model.load_state_dict(dict(zip(ours, theirs, strict=True)), strict=False)
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / "model.safetensors")
-    settings = {name: model.pretrained_cfg[name] for name in ("mean", "std", "input_size", "interpolation", "crop_pct")}
+    settings = {
+        name: model.pretrained_cfg[name] for name in ("mean", "std", "input_size", "interpolation", "crop_pct")
+    }
     about = {"architecture": ARCHITECTURE, "num_classes": model.num_classes, "pretrained_cfg": settings}
     (folder / "config.json").write_text(json.dumps(about, indent=2))
 

@@ -24,6 +24,7 @@ SHORT, AS_WRITTEN, ZERO_SHOT, EMOJI, ORACLE, EASY_VQA = (f"docs/runs/{name}.json
 SMOLLM2, BENCHMARK = "docs/runs/language_smollm2.json", "docs/benchmark.json"
 RUNTIMES = "docs/runtimes.json"
 EXPORTS = {"ONNX Runtime": "docs/runs/export_onnx.json", "OpenVINO": "docs/runs/export_openvino.json"}
+PLAN = "docs/embedding_plan.json"
 GPU = "docs/gpu.json"  # sections of experiments/gpu_check.py
 VERSIONS = ("cpu", "torch", "transformers")
 MODELS = {"ours": "omni_vision"} | {name: name for name in ("transformers", "timm", "TransformerEncoderLayer")}
@@ -54,6 +55,57 @@ def words(name: str) -> str:
     """Return a key of a record as words."""
     name = re.sub("^(left_right|above_below|yes_no)$", lambda found: found[0].replace("_", " or "), name)
     return name.replace("_vector", "-vector").replace("_", " ")
+
+
+def embedding(record: Mapping[str, Any]) -> str:
+    """Return the speed of files to vectors, what `fast` costs, and the peak memory."""
+    speed, accuracy = record["speed"], record["accuracy"]["accuracy"]
+    rows = [{"size": size, "engine": speed["engine"], **ways} for size, ways in speed["sizes"].items()]
+    made = table(
+        "JPEG = {size} | >pipeline, ms = {pipeline[cpu_ms_an_image]} | >exact = {exact[ratio]}x | "
+        ">fast = {fast[ratio]}x",
+        rows,
+    )
+    measured = ", ".join(f"{one['peak_bytes'] / 1e9:.2f} GB at {one['rows']:,}" for one in record.get("memory", ()))
+    memory = f" Peak memory of a process by the number of images: {measured}." if measured else ""
+    about_machine = f"{speed['machine']['cpu']}, {'bf16' if speed['machine']['bf16'] else 'AVX2 only'}"
+    return (
+        f"{made}\n\n{about_machine}, shared, one thread of the encoder, {speed['engine']}, medians of "
+        f"{speed['rounds']} rounds.{memory}\n"
+        f"Accuracy: exact {accuracy['exact']:.1%}, fast "
+        f"{accuracy['fast']:.1%}; {record['accuracy']['same_label']:.1%} of the labels are the same."
+    )
+
+
+def embedding_storage() -> str:
+    """List what forms of a vector take and find."""
+    plan = read(PLAN)
+    columns = "form = {form} | >bytes of a vector = {bytes:g} | >GB of a billion = {gigabytes_a_billion:,.0f} | "
+    columns += ">dollars a month = {dollars_a_month_a_billion:,.2f} | >recall@10 = {recall:.3f} | "
+    columns += ">cosine lost = {cosine_lost:.5f}"
+    made = f"{plan['images']:,} images of Fashion-MNIST, {plan['model']}, {plan['width']} numbers, {plan['queries']:,}"
+    price = f"{plan['prices']['gigabyte_month']:g} dollars for a GB and month"
+    return f"{table(columns, plan['forms'])}\n\n{made} queries against exact search in float32; {price}."
+
+
+def embedding_costs() -> str:
+    """List what a million images cost by measured rates."""
+    plan = read(PLAN)
+    columns = "work = {work} | on = {hardware} | >hours of one for a million = {hours_a_million:,.3g} | "
+    columns += ">dollars for a million = {dollars_a_million:,.3g} | "
+    columns += ">hours of 1,000 for a billion = {hours_a_billion_on_1000:,.3g}"
+    prices = "At {core:g} dollars a core hour and {gpu:g} a GPU hour.".format_map(plan["prices"])
+    return f"{table(columns, plan['costs'])}\n\n{prices}"
+
+
+def embedding_listing() -> str:
+    """Say what listing the images of a run takes."""
+    found = read(PLAN)["listing"]
+    return (
+        f"Listing {found['images']:,} addresses and writing their plan took {found['cpu_seconds']:.0f} CPU seconds, "
+        f"{found['plan_bytes'] / 1e6:.0f} MB on disk and {found['memory_bytes'] / found['images']:.0f} bytes of "
+        "memory an image."
+    )
 
 
 def about(training: Mapping[str, Any]) -> str:
@@ -321,6 +373,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     **{block.__name__: block for block in (fashion_mnist, fashion_runs, robustness, search, zero_shot, cls)},
     **{block.__name__: block for block in (emoji_texts, emoji_styles, language, benchmark, gpu_forward, gpu_training)},
     **{block.__name__: block for block in (gpu_against_peers, gpu_losses, exports, runtimes)},
+    **{block.__name__: block for block in (embedding_storage, embedding_costs, embedding_listing)},
+    "embedding": lambda: embedding(read("docs/embedding.json")),
     "easy_vqa": partial(answers, EASY_VQA, "prior", "shuffled"),
     "smollm2": partial(answers, SMOLLM2, *INPUTS),
     "index": lambda: table(

@@ -4,33 +4,36 @@
 
 `--images` are files, folders, globs, Parquet files, WebDataset tars, lists (.txt, .jsonl), datasets and addresses of
 fsspec. The output holds Parquet shards (id, path, width, height, vector, and the columns of the source),
-failures.jsonl with the reason of each image that cannot be read, and embed.json. Several processes may share one
-output, also by --shard i/n, and so do the machines of --cluster ray.
+failures.jsonl with the reason of each image that cannot be read, and embed.json. Where some cannot be read the exit
+status is 3; --on_error stop ends at the first shard with such an image, which is not written. Several processes may
+share one output, also by --shard i/n.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .arguments import REVISION, option, parse
-from .program import program
+from .program import SOME_UNREADABLE, program
 
 
 @dataclass
 class EmbedArguments:
     """What to embed, how, and where to."""
 
-    model: str = option("Folder or Hub id of a vision model: ours, a twin, or any image model of transformers.")
+    model: str = option("Folder or Hub id of a vision model: ours, exported, or any image model of transformers.")
     images: list[str] = option("Files, folders, globs, Parquet files, tars, lists, datasets or addresses of images.")
     output: str = option("Folder of the vectors; made when it does not exist.")
     pool: str = option("cls, mean (of the patches) or grid (all patches).", "cls")
     normalize: bool = option("Scale vectors to length 1.", False)
-    engine: str = option("auto (the fastest by a short calibration), torch or openvino.", "auto")
+    engine: str = option("auto (the fastest by a short calibration), torch, openvino or onnx.", "auto")
     decode: str = option("exact (the image processor's pixels) or fast (JPEG is scaled while it is decoded).", "exact")
     batch_size: int = option("Images in one forward.", 16)
     shard_rows: int = option("Images of one file.", 4096)
     workers: int | None = option("Threads that decode; one for each core if left out.", None)
+    on_error: str = option("stop or skip, for images that cannot be read.", "skip")
     limit: int | None = option("Take the first images alone.", None)
     shard: str | None = option("i/n: every n-th file from i on, 0/4 to 3/4; auto: as torchrun or SLURM says.", None)
+    cluster: str | None = option("ray: the machines of a Ray cluster write the files.", None)
     npy: bool = option("Also write vectors.npy.", False)
     dry_run: bool = option("List the images and stop.", False)
     revision: str | None = option(REVISION, None)
@@ -61,3 +64,5 @@ def main(argv: Sequence[str]) -> None:
         f"images failed (failures.jsonl); {run['images']:,} images in {run['seconds']:,} s, "
         f"{run['images_per_cpu_second']:,} a CPU second"
     )
+    if record["failed"]:
+        raise SystemExit(SOME_UNREADABLE)

@@ -6,8 +6,9 @@
 `--images` are encoded by a retrieval checkpoint, and found by words and by images; `--embeddings` is what
 `omni-vision embed` wrote with any encoder, found by images. Continues where a stopped run was: files whose size and
 date are known are skipped. Images that cannot be read or have no vector are listed at the end with the reason of each,
-and stand in skipped.jsonl in the index; --on_error stop refuses them. At the end the index is optimised where enough
-has changed, and the recall of its search is measured then: by the texts of `--queries`, one a line, or by its images.
+and stand in skipped.jsonl in the index, and the exit status is then 3; --on_error stop refuses them. At the end the
+index is optimised where enough has changed, and the recall of its search is measured then: by the texts of
+`--queries`, one a line, or by its images.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from typing import Any
 
 from .arguments import REVISION, option, parse
 from .model_kind import RETRIEVAL, check_kind
-from .program import program
+from .program import SOME_UNREADABLE, program
 
 
 @dataclass
@@ -80,6 +81,8 @@ def main(argv: Sequence[str]) -> None:
         f"{done.unchanged} unchanged, {done.removed + deleted} deleted, {len(done.failed)} without a vector; "
         f"{index.num_bytes() / max(len(index), 1):,.0f} bytes each"
     )
+    if done.failed:
+        raise SystemExit(SOME_UNREADABLE)
 
 
 def print_at_once(line: str) -> None:

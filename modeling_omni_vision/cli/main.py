@@ -28,6 +28,7 @@ COMMANDS = {
     "ask": "ask a vision-language model about an image",
     "convert": "convert a checkpoint from or to another architecture, exactly",
     "export": "write a checkpoint for ONNX Runtime, OpenVINO or the browser, compared with torch",
+    "demo": "show in a browser what a model computes, or write a Space of the Hub",
     "publish": "write a checkpoint as a folder for the Hub, with proof",
     "verify": "check a published folder again, offline",
     "benchmark": "time the forward pass of a model",

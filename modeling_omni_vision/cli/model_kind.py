@@ -4,10 +4,10 @@ CLASSIFIER, RETRIEVAL, LANGUAGE, ENCODER = "classifier", "retrieval model", "vis
 COMPOSITES = {"omni_vision_retrieval": RETRIEVAL, "omni_vision_language": LANGUAGE}
 # The commands for each kind.
 TAKEN_BY = {
-    CLASSIFIER: "predict, evaluate, visualize",
-    RETRIEVAL: "index, search, zero-shot, evaluate, visualize",
-    LANGUAGE: "ask, evaluate, visualize",
-    ENCODER: "visualize, train --model, compose --vision",
+    CLASSIFIER: "predict, evaluate, visualize, demo",
+    RETRIEVAL: "index, search, zero-shot, evaluate, visualize, demo",
+    LANGUAGE: "ask, evaluate, visualize, demo",
+    ENCODER: "visualize, demo, train --model, compose --vision",
 }
 
 

@@ -19,14 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 from .arguments import JSON, REVISION, option, parse, write_result
 from .model_kind import CLASSIFIER, check_kind
-from .program import program
+from .program import SOME_UNREADABLE, program
 
 
 if TYPE_CHECKING:
     from ..data.image_files import FoundImage
 
 
-SOME_UNREADABLE = 3
 MAX_ON_SHEET = 200
 MULTI_LABEL = "multi_label_classification"
 

@@ -23,14 +23,18 @@ OPENERS = ("from_pretrained", "get_config_dict", "load_dataset", "load_from_disk
 PLACES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 # Seconds in which the launcher ends all other processes once the first one has ended.
 PATIENCE = 10
+# Exit status of a command that did its work but for files that cannot be read.
+SOME_UNREADABLE = 3
 # What brings the packages that not every command needs.
 EXTRAS = {
     "imagehash": "embed",
     **dict.fromkeys(("lancedb", "sentence_transformers"), "retrieval"),
     **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "onnx"),
     **dict.fromkeys(("nncf", "openvino"), "openvino"),
+    "gradio": "demo",
     "open_clip": "convert",
     "peft": "language",
+    "ray": "ray",
     "timm": "benchmark",
 }
 # transformers imports peft wherever it is installed, for half of the CPU time of `train --help`.

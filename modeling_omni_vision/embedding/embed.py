@@ -4,6 +4,7 @@ Decoding runs in threads ahead of the encoder, by no more than two batches. A ba
 with blank images, so that neither a broken image nor the end of a shard changes how the others are computed.
 """
 
+import importlib.util
 import itertools
 import json
 import logging
@@ -23,7 +24,7 @@ from transformers.utils.logging import tqdm
 
 from ..data.image_files import LeftOut
 from ..data.image_folder import warn_of_left_out
-from ..data.integrity import read_failure
+from ..data.integrity import check_on_error, read_failure, refuse_unreadable
 from ..records.machine import cpu_model, describe_machine, recorded_versions
 from .pixels import PixelReader, Pixels
 from .shards import ENGINE, MANIFEST, SETTINGS, Manifest, read_json, write_whole
@@ -48,8 +49,10 @@ def embed(
     batch_size: int = BATCH_SIZE,
     shard_rows: int = SHARD_ROWS,
     workers: int | None = None,
+    on_error: str = "skip",
     limit: int | None = None,
     shard: str | None = None,
+    cluster: str | None = None,
     npy: bool = False,
     revision: str | None = None,
     trust_remote_code: bool = False,
@@ -58,19 +61,22 @@ def embed(
     """Turn images into vectors on disk; called again, it goes on where it stopped.
 
     Args:
-        model: Folder or Hub id of a vision model.
+        model: Folder or Hub id of a vision model, or an exported folder.
         images: Sources, see `sources`.
         output: Folder to write.
         pool: `cls`, `mean`, or `grid` for the vectors of all patches.
         normalize: Scale vectors to length 1.
-        engine: `auto` for the fastest by calibration, `torch` or `openvino`.
+        engine: `auto` for the fastest by calibration, `torch`, `openvino` or `onnx`.
         decode: `exact` for the image processor's pixels, `fast` to scale JPEG while decoding.
         batch_size: Images in one forward.
         shard_rows: Images of one file; what a killed process has to do again at most.
         workers: Threads that decode, by default one for each core.
+        on_error: `skip` goes on without images that cannot be read; `stop` refuses the first shard with such an
+            image. It does not look at all of them first, which would take as long as the decoding.
         limit: Take the first images alone.
         shard: `i/n` to write only every n-th shard from i on, 0 the first: one part of several processes. `auto`
             takes i and n from what torchrun or SLURM has set.
+        cluster: `ray` to let the machines of a Ray cluster write the shards, see `cluster`.
         npy: Also write all vectors as one array, vectors.npy.
         revision: Commit, branch or tag of the checkpoint on the Hub.
         trust_remote_code: Run code that comes with the checkpoint.
@@ -80,10 +86,13 @@ def embed(
         What embed.json says, or None while other processes have shards to write.
 
     Raises:
-        ValueError: for what cannot be embedded, or an output that was begun with something else.
+        ValueError: for what cannot be embedded, or an output that was begun with something else; where `on_error` is
+            stop, naming images that cannot be read.
     """
     output, started = Path(output), (time.perf_counter(), time.process_time())
+    check_on_error(on_error)
     part, parts = _part(shard)
+    _check_cluster(cluster, shard, on_error)
     encoder = VisionEncoder(model, pool, normalize, revision, trust_remote_code)
     pixels = PixelReader(encoder.processor, encoder.num_channels, decode)
     chosen = _engine(encoder, output / MANIFEST, engine, batch_size, report)
@@ -103,10 +112,15 @@ def embed(
         raise ValueError(f"Expected images in {list(images)}, got none. Correct the path.")
     pipeline = Pipeline(pixels, chosen, encoder.vector_shape, batch_size, workers)
     with tqdm(total=manifest.images, unit=" images", desc="Embedding") as bar:
-        written = write_shards(manifest, pipeline, range(part, manifest.shards, parts), bar)
+        if cluster:
+            written, elsewhere = _write_on_cluster(manifest, model, revision, trust_remote_code, workers, bar)
+        else:
+            mine = range(part, manifest.shards, parts)
+            written, elsewhere = write_shards(manifest, pipeline, mine, bar, on_error), 0.0
     seconds, cpu_seconds = (
         now - then for now, then in zip((time.perf_counter(), time.process_time()), started, strict=True)
     )
+    cpu_seconds += elsewhere
     rates = {"images": written, "seconds": round(seconds, 2), "cpu_seconds": round(cpu_seconds, 2)}
     rates["images_per_cpu_second"] = round(written / max(cpu_seconds, 1e-9), 1)
     return manifest.finish({"model": model, "last_run": rates, "machine": describe_machine()}, npy)
@@ -175,12 +189,35 @@ def _launched() -> str:
     return f"{array * tasks + said('SLURM_PROCID', 0)}/{said('SLURM_ARRAY_TASK_COUNT', 1) * tasks}"
 
 
-def write_shards(manifest: Manifest, pipeline: "Pipeline", numbers: Sequence[int], bar: Any) -> int:
+def _check_cluster(cluster: str | None, shard: str | None, on_error: str) -> None:
+    if cluster not in (None, "ray"):
+        raise ValueError(f"`cluster` must be ray, or left out, got {cluster!r}.")
+    if cluster and shard:
+        raise ValueError(f"`cluster` shares the shards itself: leave out `shard`, got {shard!r}.")
+    if cluster and on_error == "stop":
+        raise ValueError("`on_error` stop is not for a `cluster`, which goes on: read failures.jsonl afterwards.")
+    if cluster and not importlib.util.find_spec("ray"):
+        raise ImportError("Ray is not installed.", name="ray")
+
+
+def _write_on_cluster(
+    manifest: Manifest, model: str, revision: str | None, trust_remote_code: bool, workers: int | None, bar: Any
+) -> tuple[int, float]:
+    from .cluster import Job, write_on_ray
+
+    job = Job(model, str(manifest.folder.resolve()), revision, trust_remote_code, workers, os.getcwd())
+    return write_on_ray(manifest, job, bar)
+
+
+def write_shards(
+    manifest: Manifest, pipeline: "Pipeline", numbers: Sequence[int], bar: Any, on_error: str = "skip"
+) -> int:
     """Write the shards that no other process writes, then wait for theirs and write what they left; count images."""
     written = failed = 0
     for wait in (False, True):
         for number in numbers:
-            if manifest.entry(number):
+            if entry := manifest.entry(number):
+                _refuse_failures([(one["path"], one["reason"]) for one in entry["failures"]], entry["rows"], on_error)
                 continue
             with manifest.claim(number, wait) as is_ours:
                 if not is_ours:
@@ -188,10 +225,17 @@ def write_shards(manifest: Manifest, pipeline: "Pipeline", numbers: Sequence[int
                 rows = manifest.rows(number)
                 results = list(pipeline.run(rows, bar))
                 vectors, sizes = zip(*results, strict=True)
+                broken = [(row.path, one) for row, one in zip(rows, vectors, strict=True) if isinstance(one, str)]
+                _refuse_failures(broken, len(rows) - len(broken), on_error)
                 failed += len(manifest.write(number, rows, vectors, sizes)["failures"])
                 written += len(rows)
                 bar.set_postfix(failed=failed)
     return written
+
+
+def _refuse_failures(broken: Sequence[tuple[str, str]], read: int, on_error: str) -> None:
+    if broken and on_error == "stop":
+        refuse_unreadable(broken, len(broken) + read, on_error)
 
 
 class Pipeline:

@@ -81,13 +81,15 @@ class Embedded:
 class Encode:
     """The model of a run with its settings: sources to vectors in memory."""
 
-    def __init__(self, record: dict[str, Any], revision: str | None, trust_remote_code: bool) -> None:
+    def __init__(
+        self, record: dict[str, Any], revision: str | None, trust_remote_code: bool, workers: int | None = None
+    ) -> None:
         encoder = VisionEncoder(record["model"], record["pool"], record["normalize"], revision, trust_remote_code)
         if encoder.weights_digest != record["weights_digest"]:
             raise ValueError(f"The weights of {record['model']!r} are not those that made the vectors. Embed again.")
         pixels = PixelReader(encoder.processor, encoder.num_channels, record["decode"])
         engine = encoder.engine(record["engine"], record["batch_size"], lambda line: None)
-        self.pipeline = Pipeline(pixels, engine, encoder.vector_shape, record["batch_size"])
+        self.pipeline = Pipeline(pixels, engine, encoder.vector_shape, record["batch_size"], workers)
 
     def __call__(self, sources: Sequence[str]) -> tuple[list[str], np.ndarray]:
         """Return the addresses of the images of sources, and their vectors (images, D).

@@ -73,6 +73,18 @@ class Manifest:
                     write_whole(self.manifest / SETTINGS, _as_json(self.settings))
             finally:
                 new.unlink(missing_ok=True)
+        self._open()
+
+    @classmethod
+    def begun(cls, folder: Path) -> "Manifest":
+        """Return the manifest of a run that another process has begun, without listing its images again."""
+        manifest = cls.__new__(cls)
+        manifest.folder, manifest.manifest = folder, folder / MANIFEST
+        manifest.settings = read_json(manifest.manifest / SETTINGS)
+        manifest._open()
+        return manifest
+
+    def _open(self) -> None:
         self.plan = pq.ParquetFile(self.manifest / PLAN)
         self.images = int(self.settings["images"])
         self.shards = self.plan.metadata.num_row_groups if self.images else 0

@@ -1,24 +1,32 @@
-"""Any vision model of transformers as one function from `pixel_values` to vectors, in torch or OpenVINO.
+"""Any vision model of transformers as one function from `pixel_values` to vectors, in torch, OpenVINO or ONNX Runtime.
 
 `pool` decides what the vector of an image is: `cls`, the model's own pooled output; `mean`, the mean of its patches;
-`grid`, its patches. Registers and other prefix tokens are not patches.
+`grid`, its patches. Registers and other prefix tokens are not patches. A folder that `omni-vision export` wrote runs
+in the runtime that it was made for.
 """
 
 import copy
+import functools
 import importlib.util
 import logging
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoImageProcessor, AutoModel
+from transformers import AutoImageProcessor, AutoModel, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from ..interop.export.exported import is_exported, load_exported
+from ..interop.export.files import write_onnx
+from ..interop.export.runtimes import OnnxSession, OpenVinoSession, Session
+from ..interop.export.towers import ENCODER, TowerModule
 from ..interop.vision_tower import PREFIXES, load_vision_tower
 from ..records.machine import has_bf16_instructions
 from ..records.weights_digest import weights_digest
@@ -27,7 +35,8 @@ from ..records.weights_digest import weights_digest
 logger = logging.getLogger(__name__)
 
 POOLS, ENGINES = ("cls", "mean", "grid"), ("auto", "torch", "openvino", "onnx")
-AGREEMENT = 0.999  # least cosine of an engine with torch in float32
+PACKAGES = {"openvino": ("openvino",), "onnx": ("onnxruntime", "onnx", "onnxscript")}
+AGREEMENT = 0.9999  # least cosine of an engine with torch in float32
 ROUNDS = 3
 
 
@@ -38,8 +47,11 @@ class Pooled(nn.Module):
         super().__init__()
         self.model, self.pool, self.normalize = model, pool, normalize
         # A pooler in BERT's way, tanh of a linear layer, is mostly untrained: CLS itself is the vector then.
-        self.pooler_is_output = not hasattr(getattr(model, "pooler", None), "dense")
-        self.options = {"cls_only": True} if pool == "cls" and model.config.model_type == "omni_vision" else {}
+        self.pooler_is_output = model.config.model_type != "vit" and not hasattr(
+            getattr(model, "pooler", None), "dense"
+        )
+        is_ours = model.config.model_type == "omni_vision" and isinstance(model, PreTrainedModel)
+        self.options = {"cls_only": True} if pool == "cls" and is_ours else {}
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         output = self.model(pixel_values=pixel_values, **self.options)
@@ -64,7 +76,7 @@ class Pooled(nn.Module):
 
 @dataclass(frozen=True)
 class Engine:
-    """A runtime by name and what runs in it: `torch` with attention and type, or `openvino`."""
+    """A runtime by name and what runs in it: `torch` with attention and type, `openvino bfloat16`, `onnx exported`."""
 
     name: str
     run: Callable[[torch.Tensor], torch.Tensor]
@@ -74,7 +86,7 @@ class VisionEncoder:
     """The tower of any vision checkpoint, with its image processor.
 
     Args:
-        checkpoint: Folder or Hub id.
+        checkpoint: Folder or Hub id; or an exported folder.
         pool: `cls`, `mean` or `grid`.
         normalize: Scale vectors to length 1.
         revision: Commit, branch or tag on the Hub.
@@ -95,9 +107,14 @@ class VisionEncoder:
         if pool not in POOLS:
             raise ValueError(f"`pool` must be one of {', '.join(POOLS)}, got {pool!r}.")
         options = {"revision": revision, "trust_remote_code": trust_remote_code}
+        self.exported: str | None = None  # the runtime
         try:
-            model = _load_tower(checkpoint, options)
-            self.processor = AutoImageProcessor.from_pretrained(checkpoint, **options)
+            if is_exported(checkpoint):
+                model, self.exported = _load_exported_encoder(checkpoint)
+                self.processor = model.processor
+            else:
+                model = _load_tower(checkpoint, options)
+                self.processor = AutoImageProcessor.from_pretrained(checkpoint, **options)
         except (OSError, ValueError, KeyError) as error:
             raise ValueError(
                 f"Expected a vision checkpoint with its image processor, got {checkpoint!r} "
@@ -119,7 +136,12 @@ class VisionEncoder:
     @cached_property
     def vector_shape(self) -> list[int]:
         """Shape of what an image becomes: [D] or [patches, D]."""
-        return list(self._torch("float32", None)(self.example).shape[1:])
+        return list(self.reference(self.example).shape[1:])
+
+    def reference(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Return the vectors of torch in float32, or of what was exported."""
+        with torch.inference_mode():
+            return self.pooled(pixel_values) if self.exported else self._torch("float32", None)(pixel_values)
 
     def engine(self, name: str, batch_size: int, report: Callable[[str], None]) -> Engine:
         """Return the engine of a name, `auto` for the fastest by a short calibration, which is reported.
@@ -135,37 +157,49 @@ class VisionEncoder:
         kind, *details = name.split()
         if kind not in ENGINES:
             raise ValueError(f"`engine` must be one of {', '.join(ENGINES)}, got {name!r}.")
-        if kind == "onnx":
-            raise ValueError("`engine` onnx runs exported folders, which are not read yet, got a checkpoint of torch.")
-        if kind == "openvino" and not importlib.util.find_spec("openvino"):
-            raise ImportError("OpenVINO is not installed.", name="openvino")
-        if details or kind == "openvino":
-            return self._made(name, batch_size)
-        names = self._torch_names()
-        if kind == "auto" and self.device.type == "cpu" and importlib.util.find_spec("openvino"):
-            names.append("openvino")
-        return self._fastest(names, batch_size, report) if len(names) > 1 else self._made(names[0], batch_size)
+        if self.exported:
+            if kind not in ("auto", self.exported):
+                raise ValueError(
+                    f"`engine` must be auto or {self.exported}, which this was exported for, got {name!r}."
+                )
+            return Engine(f"{self.exported} exported", self.reference)
+        for package in PACKAGES.get(kind, ()):
+            if not importlib.util.find_spec(package):
+                raise ImportError(f"{package} is not installed.", name=package)
+        names = [name] if details else [kind] if kind in PACKAGES else self._torch_names()
+        if kind == "auto" and self.device.type == "cpu":
+            # Making an ONNX file takes longer than most runs save by it.
+            names += ["openvino"] if importlib.util.find_spec("openvino") else []
+        return self._made(names[0], batch_size) if details else self._fastest(names, batch_size, report)
 
     def _torch_names(self) -> list[str]:
-        dtype = "bfloat16" if self.device.type == "cuda" or has_bf16_instructions() else "float32"
+        has_bf16 = self.device.type == "cuda" or has_bf16_instructions()
+        dtypes = ("bfloat16", "float32") if has_bf16 else ("float32",)
         ways = ("sdpa", "eager") if getattr(self.pooled.model, "_supports_sdpa", False) else ("eager",)
-        return [f"torch {way} {dtype}" for way in ways]
+        return [f"torch {way} {dtype}" for dtype in dtypes for way in ways]
 
     def _fastest(self, names: list[str], batch_size: int, report: Callable[[str], None]) -> Engine:
         batch, times, engines = self.example.repeat(batch_size, 1, 1, 1), dict[str, float](), dict[str, Engine]()
-        expected = self._torch("float32", None)(self.example).flatten()
+        expected = self.reference(self.example).flatten()
         for name in names:
             try:
                 engine = self._made(name, batch_size)
                 found = engine.run(batch)[0].flatten()
             except Exception as error:  # a runtime that cannot open this model is not chosen
+                if len(names) == 1:
+                    raise
                 report(f"engine {name} cannot run this model: {' '.join(str(error).split())[:120]}")
                 continue
             cosine = float(nn.functional.cosine_similarity(found, expected, dim=0))
             if cosine < AGREEMENT:
                 report(f"engine {name} left out: cosine {cosine:.5f} with torch in float32")
                 continue
-            engines[name], times[name] = engine, float("inf")
+            engines[engine.name], times[engine.name] = engine, float("inf")
+        if not engines:
+            raise ValueError(
+                f"`engine` {' or '.join(names)} gives other vectors than torch in float32, with a cosine below "
+                f"{AGREEMENT}. Take torch."
+            )
         for _ in range(ROUNDS):
             for name, engine in engines.items():  # in turn, so that what else the machine does meets all of them
                 start = time.process_time()
@@ -174,12 +208,13 @@ class VisionEncoder:
         best = min(times, key=lambda name: times[name])
         said = ", ".join(f"{name} {batch_size / max(seconds, 1e-9):,.0f}" for name, seconds in times.items())
         report(f"engine: {best} (images per CPU second: {said})")
-        return self._made(best, batch_size) if best.startswith("torch") else engines[best]
+        return engines[best]
 
     def _made(self, name: str, batch_size: int) -> Engine:
         kind, *details = name.split()
-        if kind == "openvino":
-            return Engine(name, self._openvino(batch_size))
+        if kind in PACKAGES:
+            session = (self._openvino if kind == "openvino" else self._onnx)(batch_size)
+            return Engine(f"{kind} {session.precision()}", functools.partial(_run_session, session))
         attention, dtype = details or (None, "float32")
         return Engine(name, self._torch(dtype, attention))
 
@@ -198,19 +233,38 @@ class VisionEncoder:
 
         return run
 
-    def _openvino(self, batch_size: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    def _openvino(self, batch_size: int) -> Session:
         import openvino
 
         shape = [batch_size, *self.example.shape[1:]]
         with warnings.catch_warnings(), torch.inference_mode():
             warnings.simplefilter("ignore")  # of torch's tracer
             model = openvino.convert_model(self.pooled, example_input=self.example, input=[shape])
-        options = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
-        compiled = openvino.Core().compile_model(model, "CPU", options)
-        request = compiled.create_infer_request()
-        return lambda pixel_values: torch.from_numpy(
-            request.infer([pixel_values.numpy()], share_inputs=True)[0].copy()
-        ).float()
+        for port, name in ((model.inputs[0], "pixel_values"), (model.outputs[0], "vectors")):
+            port.get_tensor().set_names({name})
+        return OpenVinoSession(model, precision="bfloat16" if has_bf16_instructions() else "float32")
+
+    def _onnx(self, batch_size: int) -> Session:
+        example, module = self.example.repeat(batch_size, 1, 1, 1), copy.deepcopy(self.pooled)
+        if hasattr(module.model, "set_attn_implementation"):
+            module.model.set_attn_implementation("eager")  # as SDPA the graph has checks for rows without any key
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "model.onnx")
+            tower = TowerModule(module, outputs=("vectors",), inputs=("pixel_values",))
+            write_onnx(torch.export.export(module, (example,)), tower, file)
+            return OnnxSession(file)
+
+
+def _run_session(session: Session, pixel_values: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(session({"pixel_values": pixel_values.numpy()})["vectors"]).float()
+
+
+def _load_exported_encoder(checkpoint: str) -> tuple[Any, str]:
+    """Open an exported folder; return it with its runtime."""
+    model = load_exported(checkpoint)
+    if model.record["kind"] != ENCODER:
+        raise ValueError(f"an exported {model.record['kind']} does not return its tokens: export an encoder")
+    return model, model.record["format"]
 
 
 def _load_tower(checkpoint: str, options: dict[str, Any]) -> Any:

@@ -18,7 +18,7 @@ from .converted import Converted
 from .encoder_names import CLIP_LAYER, OPEN_CLIP, OPEN_CLIP_LAYER, read_encoder, read_weight
 from .from_clip import as_retrieval, text_shapes
 from .from_timm import read_timm
-from .weights_file import Weights
+from .weights_file import Weights, check_depth
 
 
 CONFIG_FILE = "open_clip_config.json"
@@ -107,6 +107,7 @@ def read_image_tower(
     options, width = config["vision_cfg"], config["embed_dim"]
     if options.get("timm_model_name"):
         return read_timm_tower(options, state, origin, width)
+    check_depth(options["layers"], state, origin)
     act = activation(options, config)
     hidden, size, patch = options["width"], options["image_size"], options["patch_size"]
     ours = OmniVisionConfig(

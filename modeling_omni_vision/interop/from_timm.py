@@ -17,7 +17,7 @@ from ..modeling_omni_vision import OmniVisionForImageClassification, OmniVisionM
 from .converted import Converted
 from .encoder_names import TIMM, read_encoder
 from .from_transformers import at_least_float, read_linear
-from .weights_file import Weights
+from .weights_file import Weights, check_depth
 
 
 # Weights that were trained with QuickGELU. timm has them under names with plain GELU too, and does not warn.
@@ -59,8 +59,10 @@ def build_timm(config: dict[str, Any], **options: Any) -> Any:
 
     known = {**config["model_args"], **options}
     try:
+        if not timm.is_model(config["architecture"]):  # the name of a repository would be looked up on the Hub
+            raise ValueError("no such architecture")
         return timm.create_model(config["architecture"], pretrained=False, **known).eval()
-    except (RuntimeError, TypeError, AssertionError, ValueError) as error:
+    except (AttributeError, RuntimeError, TypeError, AssertionError, ValueError) as error:
         raise ValueError(
             f"timm {timm.__version__} must know the architecture, got {config['architecture']!r} with {known!r} "
             f"({type(error).__name__}: {error}). Correct the name, or install the release of timm that saved it."
@@ -93,6 +95,7 @@ def read_timm(
     # timm calls tanh-approximated GELU otherwise.
     theirs = {"gelu_pytorch_tanh": "gelu_tanh"}.get(hidden_act or "", hidden_act)
     options = {"act_layer": theirs} if hidden_act else {}
+    check_depth(config["model_args"].get("depth", 1), state, origin)
     with torch.device("meta"):
         model = build_timm(config, **options)
     refuse(model, config["architecture"])

@@ -16,7 +16,7 @@ from ..configuration_omni_vision import OmniVisionConfig
 from ..modeling_omni_vision import OmniVisionForImageClassification, OmniVisionModel
 from .converted import Converted
 from .encoder_names import CLIP, DINOV2, SIGLIP, VIT, read_encoder
-from .weights_file import Weights
+from .weights_file import Weights, check_depth
 
 
 # Weights that no encoder and no linear head needs: pre-training decoders, mask tokens, unused poolers, tables.
@@ -88,6 +88,7 @@ def read_transformers(
         )
     kind = WHOLE.get(config.model_type, config.model_type)
     family, vision = FAMILIES[kind], getattr(config, "vision_config", config)
+    check_depth(vision.num_hidden_layers, state, origin)
     fields = {**our_fields(vision, family, has_head), **(labels(config) if has_head else {})}
     ours = OmniVisionConfig(**fields)
     weights = Weights({_bare_name(name): value for name, value in state.items()}, origin)

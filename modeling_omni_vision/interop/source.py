@@ -40,24 +40,44 @@ def read_source(
         `ValueError`: if it cannot be read, is of another kind, or has what ours has no place for.
     """
     folder = local_folder(path, revision)
+    try:
+        return _read(folder, str(path), library, architecture, hidden_act, encoder_only)
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        json.JSONDecodeError,
+    ) as error:
+        # What libraries raise for a configuration of other types or sizes than they expect.
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"The configuration of {str(path)!r} must describe a model, got {type(error).__name__}: {reason}. Correct "
+            "it, or download it again."
+        ) from error
+
+
+def _read(
+    folder: Path, path: str, library: str, architecture: str | None, hidden_act: str | None, encoder_only: bool
+) -> Converted:
     kind = find_library(folder) if library == "auto" else library
     if folder.is_file():
         if architecture is None:
-            raise ValueError(
-                f"A file of weights needs the name of its architecture, got {str(path)!r}: --architecture."
-            )
+            raise ValueError(f"A file of weights needs the name of its architecture, got {path!r}: --architecture.")
         config = {"architecture": architecture, "pretrained_cfg": {}, "model_args": {}}
         state = read_state(folder)
         config["model_args"] = {"num_classes": len(state["head.weight"]) if "head.weight" in state else 0}
-        return _named(read_timm(config, state, str(path), not encoder_only, hidden_act), folder, config)
+        return _named(read_timm(config, state, path, not encoder_only, hidden_act), folder, config)
     if kind == "timm":
         config = read_timm_config(folder)
-        return _named(read_timm(config, read_state(folder), str(path), not encoder_only, hidden_act), folder, config)
+        return _named(read_timm(config, read_state(folder), path, not encoder_only, hidden_act), folder, config)
     if kind == "open_clip":
         config = read_open_clip_config(folder)
         state = read_state(folder, OPEN_CLIP_FILES)
-        return _named(read_open_clip(config, state, str(path), whole=not encoder_only), folder, config)
-    return _named(_read_transformers(folder, str(path), encoder_only), folder, {})
+        return _named(read_open_clip(config, state, path, whole=not encoder_only), folder, config)
+    return _named(_read_transformers(folder, path, encoder_only), folder, {})
 
 
 def find_library(folder: Path) -> str:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,15 @@ def _read_file(file: Path) -> dict[str, Any]:
     return dict(loaded.get("state_dict", loaded))
 
 
+def check_depth(layers: int, state: Mapping[str, torch.Tensor], origin: str) -> None:
+    """Raise a `ValueError` for more layers than a file can hold, before a model of them is built."""
+    if state and layers > len(state):
+        raise ValueError(
+            f"The weights of {origin!r} must be those that its configuration describes, got {len(state)} weights for "
+            f"{layers} layers. Correct the configuration, or name a complete checkpoint."
+        )
+
+
 def _quantised(name: str, value: torch.Tensor) -> bool:
     kept = value.dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16)
     return not kept and not name.endswith(("position_ids", "num_batches_tracked"))
@@ -114,10 +123,10 @@ class Weights:
         self.used.add(name)
         if found is None:
             self.missing.append(name)
-            return torch.zeros(expected)
+            return torch.zeros(()).expand(expected)  # no memory for sizes that may be lies
         if _bare(found.shape) != _bare(expected):
             self.misshapen.append(f"{name} of shape {tuple(found.shape)} instead of {expected}")
-            return torch.zeros(expected)
+            return torch.zeros(()).expand(expected)
         return found.reshape(expected)
 
     def replace(self, name: str, value: torch.Tensor) -> None:
@@ -153,4 +162,4 @@ def _more(names: list[str]) -> str:
     return f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
 
 
-__all__ = ["OPEN_CLIP_FILES", "WEIGHTS_FILES", "Weights", "find_weights", "local_folder", "read_state"]
+__all__ = ["OPEN_CLIP_FILES", "WEIGHTS_FILES", "Weights", "check_depth", "find_weights", "local_folder", "read_state"]

@@ -1,4 +1,4 @@
-"""Occlusion maps of a vision-language model: the patches of an image that an answer depends on.
+"""Occlusion maps: the patches of an image that an answer, or a class, depends on.
 
 A window of patches is replaced by the mean of the image, and the fall of the answer's log-probability is measured
 (Zeiler and Fergus 2014, https://arxiv.org/abs/1311.2901). Attention of one layer does not show this: words read
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image as PilImage
+from torch.nn.functional import logsigmoid
 
 from .plots import OURS, TRUTH, Scale, add_colour_bar, drawable, overlay, panel_grid, save, show
 
@@ -38,13 +39,18 @@ def explain_answer(
 ) -> OcclusionResult:
     """Answer a question about an image with a vision-language model of ours and compute the occlusion map."""
     content = [{"type": "image", "image": image}, {"type": "text", "text": question}]
+    return explain_chat(model, processor, [{"role": "user", "content": content}], max_new_tokens)
+
+
+@torch.no_grad()
+def explain_chat(
+    model: Any, processor: Any, chat: Sequence[dict[str, Any]], max_new_tokens: int = 32, **options: Any
+) -> OcclusionResult:
+    """Answer the last question of a chat about one image and compute the occlusion map; `options` format the chat."""
     inputs = processor.apply_chat_template(
-        [{"role": "user", "content": content}],
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-        add_generation_prompt=True,
+        chat, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True, **options
     ).to(model.device)
+    question = chat[-1]["content"][-1]["text"]
     generated = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
     tokens = generated[0, inputs["input_ids"].shape[1] :]
     answer = processor.decode(tokens, skip_special_tokens=True).strip()
@@ -75,17 +81,46 @@ def occluded(vectors: torch.Tensor, rows: int, columns: int) -> list[torch.Tenso
     """Return the image tokens (..., [CLS +] rows * columns, hidden) as they are, and once for each place of the grid
     with the mean of the grid in a window of `WINDOW` x `WINDOW` around it.
     """
-    places = torch.arange(rows * columns).unflatten(0, (rows, columns))
-    first, reach = vectors.shape[-2] - rows * columns, WINDOW // 2
+    first = vectors.shape[-2] - rows * columns
     mean = vectors[..., first:, :].mean(-2, keepdim=True)
     variants = [vectors]
-    for row in range(rows):
-        for column in range(columns):
-            window = places[max(0, row - reach) : row + reach + 1, max(0, column - reach) : column + reach + 1]
-            changed = vectors.clone()
-            changed[..., first + window.flatten(), :] = mean
-            variants.append(changed)
+    for window in windows(rows, columns).flatten(1):
+        changed = vectors.clone()
+        changed[..., first + window.nonzero().flatten(), :] = mean
+        variants.append(changed)
     return variants
+
+
+def windows(rows: int, columns: int) -> torch.Tensor:
+    """Return for each place of a grid which places are in the window around it, (rows * columns, rows, columns)."""
+    row, column = ((one[:, None] - one).abs() <= WINDOW // 2 for one in map(torch.arange, (rows, columns)))
+    return (row[:, None, :, None] & column[:, None, :]).flatten(0, 1)
+
+
+@torch.no_grad()
+def explain_class(model: Any, pixel_values: torch.Tensor, batch_size: int = 64) -> tuple[int, np.ndarray]:
+    """Return the most probable class of an image and its occlusion map.
+
+    Args:
+        model: A classifier of ours.
+        pixel_values: The image (1, channels, height, width).
+        batch_size: Occluded images in one forward.
+
+    Returns:
+        The number of the class, and by how many nats it is less probable where the pixels of a patch and those around
+        it have the mean of the image, (rows, columns).
+    """
+    height, width = model.config.patch_size_hw
+    rows, columns = pixel_values.shape[-2] // height, pixel_values.shape[-1] // width
+    hidden = windows(rows, columns).repeat_interleave(height, 1).repeat_interleave(width, 2)[:, None]
+    mean = pixel_values.mean((-2, -1), keepdim=True)
+    logits = [model(pixel_values).logits]
+    logits += [model(torch.where(some, mean, pixel_values)).logits for some in hidden.split(batch_size)]
+    lists = model.config.problem_type == "multi_label_classification"
+    scores = torch.cat(logits).float()
+    scores = logsigmoid(scores) if lists else scores.log_softmax(-1)
+    number = int(scores[0].argmax())
+    return number, (scores[0, number] - scores[1:, number]).unflatten(0, (rows, columns)).numpy()
 
 
 def plot_occlusion(
@@ -131,4 +166,4 @@ def _broken(text: str, width: int = 30) -> str:
     return f"{text[:middle]}\n{text[middle + 1 :]}"
 
 
-__all__ = ["OcclusionResult", "explain_answer", "plot_occlusion"]
+__all__ = ["OcclusionResult", "explain_answer", "explain_chat", "explain_class", "plot_occlusion"]

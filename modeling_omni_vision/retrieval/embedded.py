@@ -139,7 +139,7 @@ class EmbedEncoder:
         encoder = VisionEncoder(checkpoint, self.pool, True, revision, trust_remote_code)
         self.weights_digest, self.embedding_dim = encoder.weights_digest, encoder.vector_shape[-1]
         self._pixels = PixelReader(encoder.processor, encoder.num_channels)
-        self._engine = encoder.engine("torch", 1, lambda line: None)
+        self._engine = encoder.engine("auto" if encoder.exported else "torch", 1, lambda line: None)
 
     def images(self, sources: Sequence[Any], pool_factor: float = 1) -> list[torch.Tensor]:
         """Return the vectors (n, embedding_dim) of images (paths or PIL images), of length 1."""

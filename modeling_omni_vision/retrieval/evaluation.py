@@ -85,7 +85,14 @@ def retrieval_metrics(model: Any, split: Dataset, batch_size: int = 64) -> dict[
 def zero_shot_predictions(
     model: Any, images: Sequence[Any], names: Sequence[str], templates: Sequence[str] = TEMPLATES
 ) -> torch.Tensor:
-    """Return the index of the best name for each image (images,); the scores of all templates are averaged.
+    """Return the index of the best name for each image (images,), by `zero_shot_scores`."""
+    return zero_shot_scores(model, images, names, templates).argmax(dim=0).cpu()
+
+
+def zero_shot_scores(
+    model: Any, images: Sequence[Any], names: Sequence[str], templates: Sequence[str] = TEMPLATES
+) -> torch.Tensor:
+    """Return the score of each name for each image (names, images), added up over the templates.
 
     Raises:
         ValueError: for a template without {}, or fewer than two names.
@@ -98,7 +105,7 @@ def zero_shot_predictions(
     score = _scorer(isinstance(model, MultiVectorEncoder), texts_are_queries=True)
     embeds = model.encode_document(list(images))
     total = sum(score(model.encode_query([template.format(name) for name in names]), embeds) for template in templates)
-    return torch.as_tensor(total).argmax(dim=0).cpu()
+    return torch.as_tensor(total)
 
 
 def decoded(split: Dataset) -> list[PilImage.Image]:
@@ -116,3 +123,4 @@ def _scorer(late_interaction: bool, texts_are_queries: bool) -> Any:
 
 
 __all__ = ["DIRECTIONS", "TEMPLATES", "decoded", "evaluators", "retrieval_metrics", "zero_shot_predictions"]
+__all__ += ["zero_shot_scores"]

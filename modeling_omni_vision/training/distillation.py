@@ -22,6 +22,7 @@ from ..evaluation.agreement import agreement, unit
 from ..image_processing_omni_vision import OmniVisionImageProcessor
 from ..interop import load_image_processor, load_vision_tower
 from ..modeling_omni_vision import OmniVisionModel, OmniVisionPreTrainedModel
+from ..records.command import without_folder
 from ..records.metrics_file import write_json
 from .arguments import read_fields
 from .distill_arguments import DistillArguments, DistillTrainingArguments
@@ -261,8 +262,9 @@ class DistillationRun(TrainingRun):
 
     def describe(self) -> dict[str, Any]:
         """Return the recipe and the sizes of the data."""
-        self.command = training_command("omni-vision distill", without_folders({**given_recipe(self.recipe)}))
+        given = without_folders({**self.recipe.given, "images": [without_folder(one) for one in self.recipe.images]})
         return {
+            "command": training_command("omni-vision distill", {**given, **without_folders(self.args.given)}),
             "recipe": without_folders(given_recipe(self.recipe)),
             "arguments": without_folders(self.args.given),
             "images": {

@@ -21,8 +21,9 @@ FLAGS = {
     "inspect": "folder dataset image_column label_column check sheet export split count json",
     "visualize": "model output images image text dataset split count revision",
     "zero-shot": "model dataset split labels templates",
-    "embed": "model images output pool normalize engine decode batch_size shard_rows workers limit shard npy dry_run "
-    "revision trust_remote_code",
+    "embed": "model images output pool normalize engine decode batch_size shard_rows workers on_error limit shard "
+    "cluster npy "
+    "dry_run revision trust_remote_code",
     "neighbours": "embeddings images limit sheet csv json revision trust_remote_code",
     "duplicates": "embeddings threshold hash_bits csv sheet json revision trust_remote_code",
     "map": "embeddings output limit",
@@ -35,6 +36,7 @@ FLAGS = {
     "max_drop server vendor",
     "convert": "model output source target num_heads architecture hidden_act encoder_only revision trust_remote_code "
     "spec_config",
+    "demo": "model index export_space host port revision",
     "publish": "model output repo_id push private template export",
     "verify": "folder trust_remote_code",
     "benchmark": "model batch_sizes dtype threads rounds compiled fused json",

@@ -1,12 +1,14 @@
 """Images to vectors on disk: what a row holds, what is left after a kill, what a broken image costs."""
 
+import contextlib
 import functools
 import io
 import itertools
 import json
+import multiprocessing
 import os
 import random
-import signal
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -31,6 +33,7 @@ from modeling_omni_vision.embedding.pixels import PixelReader
 from modeling_omni_vision.embedding.shards import read_vectors
 from modeling_omni_vision.embedding.sources import list_rows
 from modeling_omni_vision.image_processing_omni_vision import OmniVisionImageProcessor, OmniVisionImageProcessorPil
+from modeling_omni_vision.interop.export.export import ExportOptions, export_model
 from modeling_omni_vision.interop.to_native import convert_to_native
 from modeling_omni_vision.modeling_omni_vision import OmniVisionModel
 
@@ -70,6 +73,11 @@ def images(tmp_path):
     (folder / "text.png").write_text("no image")
     (folder / "empty.jpg").touch()
     return folder
+
+
+def skip_without(format):
+    for package in {"openvino": ("openvino", "onnxscript"), "onnx": ("onnxruntime", "onnxscript")}.get(format, ()):
+        pytest.importorskip(package, reason=f"needs the extra {format}")
 
 
 torch_embed = functools.partial(embed, engine="torch", workers=2)
@@ -358,16 +366,33 @@ def test_pools_are_cls_mean_of_patches_and_patches(model, images, tmp_path):
         assert np.abs(vectors["model", pool] - vectors["twin", pool]).max() < 2e-3
 
 
-def test_openvino_gives_the_vectors_of_torch(model, images, tmp_path):
-    pytest.importorskip("openvino")
-    found = {}
-    for engine in ("torch", "openvino"):
-        embed(model, [str(images)], tmp_path / engine, engine=engine)
-        found[engine] = read_vectors(tmp_path / engine)[1].astype(float)
-    cosines = (found["torch"] * found["openvino"]).sum(1) / np.prod(
-        [np.linalg.norm(v, axis=1) for v in found.values()], 0
+@pytest.mark.parametrize(
+    ("format", "pool"), [("openvino", "cls"), ("openvino", "mean"), ("onnx", "cls"), ("torch", "mean")]
+)
+def test_every_engine_gives_the_vectors_of_torch(model, images, tmp_path, format, pool):
+    skip_without(format)
+    export_model(model, tmp_path / "exported", ExportOptions(format=format), images=[str(images / "class 0")])
+    torch_embed(model, [str(images)], tmp_path / "torch", pool=pool)
+    expected = read_vectors(tmp_path / "torch")[1].astype(float)
+    ways = {"exported": (str(tmp_path / "exported"), "auto")} | (
+        {"made": (model, format)} if format != "torch" else {}
     )
-    assert cosines.min() > 0.9999
+    for way, (source, engine) in ways.items():
+        record = embed(source, [str(images)], tmp_path / way, engine=engine, pool=pool, batch_size=4)
+        assert record["engine"].split()[0] == format
+        found = read_vectors(tmp_path / way)[1].astype(float)
+        norms = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
+        assert ((found * expected).sum(1) / norms).min() > 0.9999
+
+
+def test_an_export_runs_in_its_own_runtime_alone_and_must_be_an_encoder(model, images, tmp_path):
+    export_model(model, tmp_path / "exported", ExportOptions(format="torch"), images=[str(images / "class 0")])
+    with pytest.raises(ValueError, match="must be auto or torch, which this was exported for, got 'openvino'"):
+        embed(str(tmp_path / "exported"), [str(images)], tmp_path / "out", engine="openvino")
+    record = json.loads((tmp_path / "exported/export.json").read_text())
+    (tmp_path / "exported/export.json").write_text(json.dumps(record | {"kind": "classifier"}))
+    with pytest.raises(ValueError, match="exported classifier does not return its tokens"):
+        embed(str(tmp_path / "exported"), [str(images)], tmp_path / "out")
 
 
 def test_what_is_no_vision_model_is_refused(tiny_llama_folder, tmp_path):
@@ -381,25 +406,40 @@ def test_the_command_lists_and_embeds(model, images, tmp_path, capsys):
     main([*words, "--dry_run"])
     assert capsys.readouterr().out.startswith("22 images")
     assert not (tmp_path / "out").exists()
-    main([*words, "--limit", "5", "--engine", "torch"])
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--limit", "5", "--engine", "torch"])
+    assert ended.value.code == 3
     assert "1 vectors of shape (32,)" in (out := capsys.readouterr().out)
     assert "4 images failed" in out
+    for output in ("out", "other"):  # what is finished with failures, and what is not begun
+        with pytest.raises(ValueError, match=r"4 of 5 images cannot be read: .*cut\.jpg \(.*--on_error skip"):
+            main([*words[:-1], str(tmp_path / output), "--limit", "5", "--engine", "torch", "--on_error", "stop"])
+    assert not list((tmp_path / "other").glob("vectors-*"))
 
 
-def start(model, images, output):
-    words = ["--model", model, "--images", images, "--output", output, "--engine", "torch", "--shard_rows", "3"]
-    code = "from modeling_omni_vision.cli.embed import main; main()"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", code, *map(str, words), "--batch_size", "2"]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+FORKS = multiprocessing.get_context("forkserver")  # as fresh processes, without their imports
+PRELOADED = ("cli.embed", "embedding.embed", "interop.export.export", "interop.to_native")
+FORKS.set_forkserver_preload(["pytest", "torchvision.io", *(f"modeling_omni_vision.{name}" for name in PRELOADED)])
+
+
+def run_command(model, images, output):
+    torch.set_num_threads(1)
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    torch_embed(model, [str(images)], output, shard_rows=3, batch_size=2)
+
+
+def start(*words):
+    process = FORKS.Process(target=run_command, args=words)
+    process.start()
+    return process
 
 
 def test_two_processes_share_an_output(model, images, tmp_path):
     torch_embed(model, [str(images)], tmp_path / "whole", shard_rows=3, batch_size=2)
     both = [start(model, images, tmp_path / "shared") for _ in range(2)]
     for process in both:
-        _, errors = process.communicate(timeout=200)
-        assert process.returncode == 0, errors
+        process.join(200)
+        assert process.exitcode == 0
     assert files_of(tmp_path / "shared") == files_of(tmp_path / "whole")
 
 
@@ -407,19 +447,88 @@ def test_two_processes_share_an_output(model, images, tmp_path):
 @pytest.mark.timeout(3000)
 def test_killed_at_random_moments_a_run_ends_as_if_it_never_was(model, images, tmp_path):
     torch_embed(model, [str(images)], tmp_path / "whole", shard_rows=3, batch_size=2)
-    draws, kills = random.Random(0), 0
-    while kills < 12:
+    begun = time.monotonic()
+    start(model, images, tmp_path / "timed").join()
+    draws, kills, took, written = random.Random(0), 0, time.monotonic() - begun, []
+    while kills < 50:
         output = tmp_path / f"killed {kills}"
-        while True:
-            process = start(model, images, output)
-            while process.poll() is None and not (output / "manifest/settings.json").exists():
-                time.sleep(0.005)
-            try:
-                process.wait(draws.uniform(0, 0.4))
+        while (process := start(model, images, output)).exitcode is None:
+            process.join(draws.uniform(0, took))
+            if process.exitcode is not None:
                 break
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
-                process.wait()
-                kills += 1
-        assert process.returncode == 0, process.stderr.read()
+            process.kill()
+            process.join()
+            kills += 1
+            written.append(len(list((output / "manifest").glob("0*.json"))))
+        assert process.exitcode == 0
         assert files_of(output) == files_of(tmp_path / "whole")
+    assert len({*written} & {*range(8)}) > 3  # before the first shard, between shards
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounts a file system of two megabytes")
+def test_a_disk_that_is_full_is_one_sentence_and_room_lets_the_run_go_on(model, images, tmp_path):
+    torch_embed(model, [str(images)], tmp_path / "whole", shard_rows=3)
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", small], capture_output=True).returncode:
+        pytest.skip("no file system may be mounted here")
+    try:
+        for left in (0, 12_000, 30_000):  # nothing, the plan, some shards
+            filler = small / "filler"
+            filler.write_bytes(bytes(shutil.disk_usage(small).free - 65536))
+            with filler.open("ab") as file, contextlib.suppress(OSError):
+                file.write(bytes(65536 - left))
+            with pytest.raises((ValueError, OSError), match="No space left on device"):
+                torch_embed(model, [str(images)], small / "out", shard_rows=3)
+            filler.unlink()
+        torch_embed(model, [str(images)], small / "out", shard_rows=3)
+        assert files_of(small / "out") == files_of(tmp_path / "whole")
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
+@pytest.mark.slow
+def test_a_thousand_odd_and_broken_images_are_right_vectors_or_reasons(model, tmp_path):
+    modes = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "F", "YCbCr")
+    kinds = {"PNG": ".png", "JPEG": ".jpg", "TIFF": ".tif", "GIF": ".gif", "WEBP": ".webp", "BMP": ".bmp"}
+    folder, draws, made = tmp_path / "images", random.Random(0), 0
+    folder.mkdir()
+    while made < 1000:
+        (kind, suffix), width, height = draws.choice([*kinds.items()]), draws.randint(1, 90), draws.randint(1, 90)
+        mode = draws.choice(modes)
+        exif = Image.Exif()
+        exif[0x0112] = draws.randint(0, 9)
+        try:
+            image = noise(width, height, made)
+            image = image.convert("L").convert(mode) if mode in ("I;16", "F") else image.convert(mode)
+            content = bytearray(content_of(image, kind, **({"exif": exif} if kind != "GIF" else {})))
+        except (OSError, ValueError, KeyError):  # not a mode of this format
+            continue
+        damage = draws.choice(("none", "none", "cut", "bytes", "head", "name"))
+        if damage == "cut":
+            content = content[: draws.randrange(len(content))]
+        elif damage == "bytes":
+            for _ in range(draws.randint(1, 20)):
+                content[draws.randrange(len(content))] = draws.randrange(256)
+        elif damage == "head":
+            content[: draws.randint(1, 12)] = b""
+        elif damage == "name":
+            suffix = draws.choice([*kinds.values()])
+        (folder / f"{made:04d}{suffix}").write_bytes(content)
+        made += 1
+    record = torch_embed(model, [str(folder)], tmp_path / "out")
+    rows, vectors = read_vectors(tmp_path / "out")
+    failures = [json.loads(line) for line in (tmp_path / "out/failures.jsonl").read_text().splitlines()]
+    assert len({row["id"] for row in [*rows, *failures]}) == len(rows) + len(failures) == 1000
+    assert record["rows"] > 400
+    assert record["failed"] > 100
+    assert all(one["reason"] and "\n" not in one["reason"] for one in failures)
+    tower, processor = OmniVisionModel.from_pretrained(model).eval(), OmniVisionImageProcessor.from_pretrained(model)
+    for row, vector in zip(rows, vectors, strict=True):  # each alone, by the model's own way
+        pixels = processor(images=[folder / row["id"]], return_tensors="pt")
+        with torch.inference_mode():
+            expected = tower(**pixels).pooler_output[0].numpy()
+        assert np.abs(vector - expected).max() < 5e-3, row
+    for one in failures:
+        with pytest.raises((ValueError, OSError)):
+            processor(images=[folder / one["id"]], return_tensors="pt")

@@ -285,6 +285,11 @@ def reconfigure(folder, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+def written(folder, config):
+    pytest.importorskip("timm")
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 BROKEN = {
     "a missing key": (
         lambda folder: rewrite(folder, lambda weights: weights.pop("vit.layernorm.bias")),
@@ -333,6 +338,30 @@ BROKEN = {
         "must be readable, got SafetensorError",
     ),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "Expected one of model.safetensors"),
+    "a type that is a list": (
+        lambda folder: reconfigure(folder, model_type=["vit"]),
+        "must describe a model, got TypeError",
+    ),
+    "a billion layers": (lambda folder: reconfigure(folder, num_hidden_layers=10**9), "weights for 1000000000 layers"),
+    "a width without end": (lambda folder: reconfigure(folder, hidden_size=4 * 10**9), "must describe a model, got"),
+    "an image without end": (lambda folder: reconfigure(folder, image_size=8 * 10**7), "position_embeddings of shape"),
+    "labels of another number": (
+        lambda folder: reconfigure(folder, id2label={"0": "a"}, label2id={"a": 0}),
+        r"classifier\.weight of shape \(5, 32\) instead of \(1, 32\)",
+    ),
+    "arguments of timm that are a list": (
+        lambda folder: written(folder, {"architecture": "vit_tiny_patch16_224", "model_args": [1]}),
+        "must describe a model, got TypeError",
+    ),
+    "a repository for an architecture of timm": (
+        lambda folder: written(folder, {"architecture": "hf-hub:somebody/model", "num_classes": 5}),
+        "no such architecture",
+    ),
+    "an architecture of timm that is a number": (lambda folder: written(folder, {"architecture": 5}), "got 5 with"),
+    "a folder for a configuration": (
+        lambda folder: [(folder / "config.json").unlink(), (folder / "config.json").mkdir()],
+        "must describe a model, got IsADirectoryError",
+    ),
     "another activation": (lambda folder: reconfigure(folder, hidden_act="snake"), "hidden_act"),
 }
 
@@ -356,6 +385,32 @@ def test_another_kind_of_model_an_empty_folder_and_no_folder_are_refused(tmp_pat
         read_source(tmp_path / "absent")
     with pytest.raises(ValueError, match=r"Hub name of a checkpoint, got 'nobody/nothing'"):
         read_source("nobody/nothing")
+
+
+@pytest.mark.parametrize("text", ["{", "{}", '{"model_cfg": {"embed_dim": 4}}', '{"model_cfg": 3}'])
+def test_a_broken_configuration_of_open_clip_is_one_sentence(text, tmp_path):
+    (tmp_path / "open_clip_config.json").write_text(text)
+    torch.save({"visual.proj": torch.ones(2)}, tmp_path / "open_clip_pytorch_model.bin")
+    with pytest.raises(ValueError, match="must describe a model, got"):
+        read_source(tmp_path)
+
+
+def test_code_in_a_pickle_is_not_run(saved):
+    (saved / "model.safetensors").unlink()
+    torch.save({"a": Opened(saved / "run")}, saved / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="must be readable, got UnpicklingError"):
+        read_source(saved)
+    assert not (saved / "run").exists()
+
+
+class Opened:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
 
 
 def test_a_gated_mlp_is_refused(tmp_path):

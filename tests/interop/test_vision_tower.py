@@ -56,6 +56,12 @@ def saved(tiny_config, tiny_model, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_tower_is_saved_under_the_names_of_an_encoder(saved, tiny_model, tmp_path, kind):
+    load_vision_tower(saved(kind)).save_pretrained(tmp_path / "tower")
+    assert load_file(tmp_path / "tower" / "model.safetensors").keys() == tiny_model.state_dict().keys()
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_checkpoint_gives_the_same_tower_to_the_bit(saved, tiny_model, tiny_config, kind):
     tower = load_vision_tower(saved(kind))
     assert type(tower) is OmniVisionModel

@@ -25,13 +25,14 @@ class ExportedModel(nn.Module):
         config: Configuration of the model.
         processor: Its processor; of a model with raw input, one that neither rescales nor normalises.
         precision: In what each file computes, as the runtime reports it.
+        record: Content of export.json.
     """
 
     dtype, device = torch.float32, torch.device("cpu")
 
     def __init__(self, folder: Path, record: dict[str, Any], config: Any, processor: Any, threads: int | None = None):
         super().__init__()
-        self.config, self.processor = config, processor
+        self.config, self.processor, self.record = config, processor, record
         chosen = {
             found["tower"]: name
             for name, found in record["files"].items()

@@ -89,14 +89,15 @@ class OnnxSession(Session):
 
 
 class OpenVinoSession(Session):
-    """An OpenVINO file on the CPU."""
+    """An OpenVINO file, or an openvino.Model, on the CPU."""
 
-    def __init__(self, file: Path, threads: int | None = None, precision: str = "float32"):
+    def __init__(self, file: Any, threads: int | None = None, precision: str = "float32"):
         import openvino
 
         hints = {"INFERENCE_PRECISION_HINT": PRECISIONS[precision], "PERFORMANCE_HINT": "LATENCY"}
         hints["INFERENCE_NUM_THREADS"] = str(threads or torch.get_num_threads())
-        self.compiled = openvino.Core().compile_model(str(file), "CPU", hints)
+        source = file if isinstance(file, openvino.Model) else str(file)
+        self.compiled = openvino.Core().compile_model(source, "CPU", hints)
         self.request = self.compiled.create_infer_request()
         self.input_types = {one.any_name: one.element_type.to_dtype() for one in self.compiled.inputs}
         first = self.compiled.inputs[0].partial_shape[0]
@@ -104,7 +105,7 @@ class OpenVinoSession(Session):
 
     def run(self, inputs: Arrays) -> Arrays:
         """Return the outputs of one batch."""
-        found = self.request.infer(inputs)
+        found = self.request.infer(inputs, share_inputs=True)
         return {one.any_name: found[one].copy() for one in self.compiled.outputs}
 
     def precision(self) -> str:
