@@ -16,6 +16,7 @@ import json
 import sys
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -80,7 +81,7 @@ def save_teacher(weights: Path, folder: Path) -> None:
     """Write EfficientNet-Lite0 as a folder of timm: its tensors have other names there, in the same order."""
     import timm
 
-    model = timm.create_model(ARCHITECTURE, pretrained=False)
+    model: Any = timm.create_model(ARCHITECTURE, pretrained=False)
     given = torch.load(weights, weights_only=True, map_location="cpu")
     theirs = [value for name, value in given.items() if "num_batches" not in name]
     ours = [name for name in model.state_dict() if "num_batches" not in name]

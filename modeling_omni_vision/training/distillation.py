@@ -337,9 +337,9 @@ class DistillationRun(TrainingRun):
 
     def measure_labels(self, encoder: Any, of_teacher: dict[int, np.ndarray], held_out: list[int]) -> dict[str, Any]:
         """Return accuracies of teacher, student, the same student from scratch, and random weights."""
-        if self.recipe.labels is None:
+        if self.recipe.label_file is None:
             return {}
-        labels = read_labels(self.recipe.labels, self.images.ids)
+        labels = read_labels(self.recipe.label_file, self.images.ids)
         random = OmniVisionModel(self.config).eval()
         models: dict[str, Any] = {
             "teacher": lambda rows: np.stack([of_teacher[row] for row in rows]),
