@@ -36,7 +36,7 @@ class DistillArguments:
     config: str | None = option("Fields of OmniVisionConfig (and attn_implementation), as JSON or a JSON file.", None)
     held_out: str | None = option("List of images (ids or paths, one a line) to measure on, never trained on.", None)
     held_out_fraction: float = option("Without a list: fraction of the images to measure on, or their number.", 0.1)
-    labels: str | None = option("CSV or JSON lines of id and label: they measure, and teach nothing.", None)
+    label_file: str | None = option("CSV or JSON lines of id and label: they measure, and teach nothing.", None)
     vector_weight: float = option("Weight of 1 - cosine of the image vectors.", 1.0)
     neighbour_weight: float = option("Weight of the similarities to the other images of a batch.", 1.0)
     token_weight: float = option("Weight of 1 - cosine of patch tokens, or of a feature map.", 0.5)

@@ -22,6 +22,7 @@ from ..evaluation.agreement import agreement, unit
 from ..image_processing_omni_vision import OmniVisionImageProcessor
 from ..interop import load_image_processor, load_vision_tower
 from ..modeling_omni_vision import OmniVisionModel, OmniVisionPreTrainedModel
+from ..records.command import without_folder
 from ..records.metrics_file import write_json
 from .arguments import read_fields
 from .distill_arguments import DistillArguments, DistillTrainingArguments
@@ -261,8 +262,9 @@ class DistillationRun(TrainingRun):
 
     def describe(self) -> dict[str, Any]:
         """Return the recipe and the sizes of the data."""
-        self.command = training_command("omni-vision distill", without_folders({**given_recipe(self.recipe)}))
+        given = without_folders({**self.recipe.given, "images": [without_folder(one) for one in self.recipe.images]})
         return {
+            "command": training_command("omni-vision distill", {**given, **without_folders(self.args.given)}),
             "recipe": without_folders(given_recipe(self.recipe)),
             "arguments": without_folders(self.args.given),
             "images": {
@@ -335,9 +337,9 @@ class DistillationRun(TrainingRun):
 
     def measure_labels(self, encoder: Any, of_teacher: dict[int, np.ndarray], held_out: list[int]) -> dict[str, Any]:
         """Return accuracies of teacher, student, the same student from scratch, and random weights."""
-        if self.recipe.labels is None:
+        if self.recipe.label_file is None:
             return {}
-        labels = read_labels(self.recipe.labels, self.images.ids)
+        labels = read_labels(self.recipe.label_file, self.images.ids)
         random = OmniVisionModel(self.config).eval()
         models: dict[str, Any] = {
             "teacher": lambda rows: np.stack([of_teacher[row] for row in rows]),

@@ -80,7 +80,8 @@ def training_command(program: str, given: Mapping[str, Any]) -> str:
     """Return the command that repeats a run."""
     words = program.split()
     for name, value in given.items():
-        words += [f"--{name}", str(value).lower() if isinstance(value, bool) else str(value)]
+        values = value if isinstance(value, list) else [value]
+        words += [f"--{name}", *(str(one).lower() if isinstance(one, bool) else str(one) for one in values)]
     return shlex.join(words)
 
 

@@ -89,7 +89,7 @@ def run(images, output, teacher=None, epochs=2, arguments=None, **recipe):
 
 def test_a_student_agrees_with_its_teacher_and_its_folder_needs_none(images, tmp_path):
     labels = str(images / "labels.csv")
-    folder = run(images, tmp_path / "run", epochs=12, labels=labels, logit_weight=0.5)
+    folder = run(images, tmp_path / "run", epochs=12, label_file=labels, logit_weight=0.5)
     found = json.loads((folder / "metrics.json").read_text())["agreement"]
     assert found["overlap"] > found["overlap_of_random_weights"]
     assert found["cosine"] > 0.8
