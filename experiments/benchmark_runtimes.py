@@ -61,6 +61,7 @@ def products(config: OmniVisionConfig, batch_size: int) -> Callable[[], Any]:
     width, mlp, heads = config.hidden_size, config.intermediate_size, config.num_attention_heads
     tokens, patches = 1 + config.num_patches, math.prod(config.patch_size_hw) * config.num_channels
     linear = [(width, 3 * width), (width, width), (width, mlp), (mlp, width)]
+    shapes: list[tuple[tuple[int, ...], tuple[int, ...]]]
     shapes = [((batch_size * tokens, one), (one, other)) for one, other in linear]
     rows, columns = (batch_size * heads, tokens, width // heads), (batch_size * heads, width // heads, tokens)
     shapes += [(rows, columns), ((*rows[:2], tokens), rows)]

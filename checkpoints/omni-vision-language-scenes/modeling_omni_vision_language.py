@@ -219,8 +219,6 @@ class OmniVisionLanguagePreTrainedModel(CompleteWeightsMixin, LlavaPreTrainedMod
     """What the model with its head and the one without have in common: image features for the decoder's embeddings."""
 
     config_class = OmniVisionLanguageConfig
-    # No base model of its own: tower, projector and language model are siblings.
-    base_model_prefix = ""
     # Counting images reads numbers from the device.
     _can_compile_fullgraph = False
     vision_tower: OmniVisionModel
@@ -369,7 +367,7 @@ class OmniVisionForConditionalGeneration(OmniVisionLanguagePreTrainedModel, Llav
     ```
     """
 
-    # The language model ties its own embeddings.
+    # No base model of its own: tower, projector and language model are siblings; the latter ties its own embeddings.
     _tied_weights_keys = None  # type: ignore[assignment]
     _tp_plan = None  # type: ignore[assignment]
 

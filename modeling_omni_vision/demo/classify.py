@@ -72,7 +72,7 @@ def classify_tab(opened: OpenedCheckpoint) -> None:
             def answer_classes(image: Any) -> dict[str, Any]:
                 return classify(opened, image) if image else classes.value
 
-            image.change(
+            classified = image.change(
                 answering(answer_classes),
                 image,
                 classes,
@@ -82,7 +82,7 @@ def classify_tab(opened: OpenedCheckpoint) -> None:
             )
     if opened.tower.config.use_cls_token:
         gr.Markdown("## What it attends to")
-        attention_part(opened, image)
+        attention_part(opened, image, classified)  # so that an unreadable image is said once
     gr.Markdown("## What the class depends on")
     with gr.Row():
         with gr.Column(min_width=280):
@@ -111,8 +111,8 @@ def attention_tab(opened: OpenedCheckpoint) -> None:
             attention_part(opened, image)
 
 
-def attention_part(opened: OpenedCheckpoint, image: ImageFile) -> None:
-    """Add two sliders and the map that they choose."""
+def attention_part(opened: OpenedCheckpoint, image: ImageFile, after: Any = None) -> None:
+    """Add two sliders and the map that they choose, drawn for a new image, or once an event `after` it succeeded."""
     config = opened.tower.config
     layers, heads = config.num_hidden_layers, config.num_attention_heads
     with gr.Row():
@@ -126,7 +126,7 @@ def attention_part(opened: OpenedCheckpoint, image: ImageFile) -> None:
         return attention(opened, image, layer, head) if image else drawn.value
 
     gr.on(
-        [image.change, layer.change, head.change],
+        [layer.change, head.change, *([] if after else [image.change])],
         answering(answer),
         [image, layer, head],
         drawn,
@@ -135,6 +135,8 @@ def attention_part(opened: OpenedCheckpoint, image: ImageFile) -> None:
         trigger_mode="always_last",
         **ONE_AT_A_TIME,
     )
+    if after:
+        after.success(answering(answer), [image, layer, head], drawn, api_visibility="private", **ONE_AT_A_TIME)
 
 
 __all__ = ["attention", "attention_tab", "classify", "classify_tab", "occlusion"]

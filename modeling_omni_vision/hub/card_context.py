@@ -75,6 +75,7 @@ def card_context(folder: Path) -> dict[str, Any]:
         "searches": searches,
         "accuracies": list(accuracies(get_section(metrics, "answers"))),
         "data_audit": flatten(metrics.get("data_audit") or {}),
+        "agreement": flatten(metrics.get("agreement") or {}),
         "eval_results": eval_results(measured, searches, dataset),
         "words": known_words(folder),
         "question": example_question(_learned_questions(folder)),

@@ -13,8 +13,9 @@ from ..records.machine import describe_machine, recorded_versions
 
 PATH_ARGUMENTS = ("dataset", "model", "output_dir", "resume_from_checkpoint")
 LOGGED = ("step", "epoch", "loss", "learning_rate", "chance_loss")
-# Names of parameters that a published model has not: LoRA is merged, and what PEFT trains in full is a copy.
-UNPUBLISHED = ("lora_", ".original_module.")
+# Names of parameters that a published model has not: LoRA is merged, what PEFT trains in full is a copy, and the heads
+# of a student are for its teacher.
+UNPUBLISHED = ("lora_", ".original_module.", ".token_head.", ".logit_head.")
 
 
 def describe_run(
@@ -79,7 +80,8 @@ def training_command(program: str, given: Mapping[str, Any]) -> str:
     """Return the command that repeats a run."""
     words = program.split()
     for name, value in given.items():
-        words += [f"--{name}", str(value).lower() if isinstance(value, bool) else str(value)]
+        values = value if isinstance(value, list) else [value]
+        words += [f"--{name}", *(str(one).lower() if isinstance(one, bool) else str(one) for one in values)]
     return shlex.join(words)
 
 

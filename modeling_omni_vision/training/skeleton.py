@@ -221,12 +221,16 @@ class SkeletonTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             return super()._load_from_checkpoint(resume_from_checkpoint, model)
-        restore_weights(self.core, resume_from_checkpoint)
+        self.restore(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             return super()._load_best_model()
-        restore_weights(self.core, str(self.state.best_model_checkpoint))
+        self.restore(str(self.state.best_model_checkpoint))
+
+    def restore(self, folder: str) -> None:
+        """Put the weights of a checkpoint into the model."""
+        restore_weights(self.core, folder)
 
 
 @contextmanager

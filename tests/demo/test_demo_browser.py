@@ -77,7 +77,7 @@ def choose(page, file, number=0):
 
 def test_classes_and_maps_of_an_upload_are_those_of_python(classifier, show):
     page = show(classifier)
-    assert "appear here, once there is an image" in page.inner_text("[role=tabpanel]:visible")
+    page.wait_for_selector("text=classes appear here, once there is an image")
     choose(page, BAG)
     page.wait_for_selector(".bars li")
     expected = classify(classifier.opened, BAG)["top"]
@@ -108,7 +108,8 @@ def test_what_is_no_image_is_said_in_the_page_which_then_goes_on(name, classifie
     choose(page, str(tmp_path / name))
     toast = page.get_by_test_id("toast-body").first
     toast.wait_for()
-    assert re.search(sentence, toast.inner_text().replace("\n", " "))
+    said = toast.inner_text().replace("\n", " ")
+    assert re.search(sentence, said)
     assert not toast.locator("b").count()
     page.get_by_role("button", name="Remove Image").or_(page.get_by_label("Remove Image")).first.click()
     choose(page, BAG)

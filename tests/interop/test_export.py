@@ -198,13 +198,8 @@ def test_a_native_twin_has_what_transformers_js_opens(tmp_path, format, fields):
     torch.testing.assert_close(torch.tensor(theirs), ours, atol=1e-4, rtol=0)
 
 
-REFUSED = pytest.mark.xfail(
-    reason="OpenVINO 2026.4 computes other vectors for a retrieval model: refused", strict=True
-)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("format", ["onnx", pytest.param("openvino", marks=REFUSED)])
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
 def test_both_towers_of_a_retrieval_model_are_exported(tmp_path, format):
     pytest.importorskip("transformers", minversion="5.23")
     from modeling_omni_vision import OmniVisionForRetrieval

@@ -185,7 +185,8 @@ def examples(
     if tower.inputs == TEXTS:
         length = torch.export.Dim("length", max=checkpoint.model.config.text_config.max_position_embeddings)
         ones = torch.ones((count, 7), dtype=torch.int64)
-        return (ones, ones), ({**batch, 1: length}, {**batch, 1: length})
+        # A copy: torch.export makes one input of a tensor that is given twice.
+        return (ones, ones.clone()), ({**batch, 1: length}, {**batch, 1: length})
     height, width = sides(checkpoint.vision_config.image_size)
     axes: dict[int, Any] = dict(batch)
     if dynamic_size:

@@ -1,0 +1,516 @@
+"""Distillation: a small encoder learns what any vision model says about images without labels."""
+
+import copy
+import hashlib
+import json
+import logging
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import EvalPrediction, set_seed
+from transformers.utils import SAFE_WEIGHTS_NAME, ModelOutput
+
+from ..configuration_omni_vision import OmniVisionConfig
+from ..evaluation.agreement import agreement, unit
+from ..image_processing_omni_vision import OmniVisionImageProcessor
+from ..interop import load_image_processor, load_vision_tower
+from ..modeling_omni_vision import OmniVisionModel, OmniVisionPreTrainedModel
+from ..records.command import without_folder
+from ..records.metrics_file import write_json
+from .arguments import read_fields
+from .distill_arguments import DistillArguments, DistillTrainingArguments
+from .distillation_data import (
+    Basis,
+    DistillationCollator,
+    DistillationDataset,
+    Images,
+    TeacherOutputs,
+    read_images,
+    sample_outputs,
+)
+from .distillation_measures import (
+    compare_speed,
+    draw_neighbours,
+    encode_pixels,
+    label_accuracies,
+    near_duplicates,
+    read_labels,
+)
+from .initialization import mimetic_, new_image_processor
+from .run_record import given_recipe, training_command, without_folders
+from .skeleton import TrainingRun
+from .teacher import Teacher, load_teacher
+from .trainer import OmniVisionTrainer
+from .views import Views
+
+
+logger = logging.getLogger(__name__)
+
+MAX_VALIDATION, VALIDATION_SHARE = 512, 0.05
+FEW_IMAGES, LEAST_IMAGES, LEAST_HELD_OUT = 500, 20, 5
+CERTAIN = 30.0  # a logit that makes a probability of 1
+SHEET = "neighbours.png"
+# Arguments that a student for comparison does without.
+OF_CHECKPOINTS: tuple[str, ...] = (
+    "output_dir",
+    "overwrite_output_dir",
+    "resume_from_checkpoint",
+    "eval_strategy",
+    "save_strategy",
+)
+OF_CHECKPOINTS += ("metric_for_best_model", "greater_is_better", "load_best_model_at_end", "save_steps", "eval_steps")
+BASIS_SAMPLE = 2048
+
+
+def distill(recipe: DistillArguments, args: DistillTrainingArguments, teacher: Any = None) -> Path:
+    """Train a student to agree with a teacher, save it, and measure it once on images held out.
+
+    Args:
+        recipe: The images, the student, and what is taught.
+        args: Everything that the Trainer knows.
+        teacher: A `Teacher`, or a function from normalised images to vectors, in place of `recipe.teacher`.
+
+    Returns `args.output_dir`, and raises as [`TrainingRun.run`] does.
+    """
+    return DistillationRun(recipe, args, teacher).run()
+
+
+Made = tuple[dict[str, Basis], int, list[str]]
+
+
+class Student(OmniVisionPreTrainedModel):
+    """The encoder that is trained, with heads that only training has.
+
+    Args:
+        config: Of the encoder.
+        recipe: Weights of the losses and their temperatures.
+        classes: Width of the teacher's logits, 0 without.
+    """
+
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: OmniVisionConfig, recipe: DistillArguments, classes: int = 0) -> None:
+        super().__init__(config)
+        self.recipe, width = recipe, config.hidden_size
+        self.omni_vision = OmniVisionModel(config)
+        self.token_head = nn.Linear(width, width) if recipe.token_weight else None
+        self.logit_head = nn.Linear(width, classes) if recipe.logit_weight and classes else None
+        self.classifier = None  # heads as of a classifier it has none
+        self.post_init()
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        teacher_tokens: torch.Tensor | None = None,
+        teacher_logits: torch.Tensor | None = None,
+    ) -> ModelOutput:
+        """Encode images; with the teacher's outputs also return the loss."""
+        needs_grid = teacher_tokens is not None and self.token_head is not None
+        cls_only = self.training and not needs_grid and self.omni_vision.pools_cls
+        output = self.omni_vision(pixel_values, cls_only=cls_only)
+        vectors = output.pooler_output
+        if labels is None:
+            return ModelOutput(vectors=vectors)
+        losses = self.vector_losses(vectors.float(), labels)
+        if needs_grid and teacher_tokens is not None:
+            losses.append(self.recipe.token_weight * self.token_loss(output.grid, teacher_tokens, pixel_values))
+        if self.logit_head is not None and teacher_logits is not None:
+            losses.append(self.recipe.logit_weight * self.logit_loss(self.logit_head(vectors), teacher_logits))
+        return ModelOutput(loss=torch.stack(losses).sum(), vectors=vectors)
+
+    def vector_losses(self, vectors: torch.Tensor, expected: torch.Tensor) -> list[torch.Tensor]:
+        """Return 1 - cosine, and the divergence of the similarities to the teacher's vectors of the batch."""
+        ours, theirs = (nn.functional.normalize(one, dim=-1) for one in (vectors, expected))
+        losses = [self.recipe.vector_weight * (1 - (ours * theirs).sum(-1)).mean()]
+        if self.recipe.neighbour_weight and len(ours) > 2:
+            own = torch.eye(len(ours), dtype=torch.bool, device=ours.device)
+            found, wanted = (
+                (one @ theirs.T / self.recipe.temperature).masked_fill(own, -1e4).log_softmax(-1)
+                for one in (ours, theirs)
+            )
+            distance = nn.functional.kl_div(found, wanted, log_target=True, reduction="batchmean")
+            losses.append(self.recipe.neighbour_weight * distance)
+        return losses
+
+    def token_loss(self, grid: torch.Tensor, expected: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Return 1 - cosine of patch tokens, both brought to the coarser of the two grids."""
+        assert self.token_head is not None
+        rows = pixel_values.shape[2] // self.config.patch_size_hw[0]
+        ours = self.token_head(grid).float().unflatten(1, (rows, -1)).permute(0, 3, 1, 2)
+        theirs = expected.permute(0, 3, 1, 2)
+        size = (min(ours.shape[2], theirs.shape[2]), min(ours.shape[3], theirs.shape[3]))
+        ours, theirs = (nn.functional.adaptive_avg_pool2d(one, size) for one in (ours, theirs))
+        return (1 - nn.functional.cosine_similarity(ours, theirs, dim=1)).mean()
+
+    def logit_loss(self, logits: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
+        """Return the divergence of class probabilities at a temperature, scaled by its square (Hinton et al. 2015)."""
+        heat = self.recipe.logit_temperature
+        found, wanted = ((one.float() / heat).log_softmax(-1) for one in (logits, expected))
+        return heat**2 * nn.functional.kl_div(found, wanted, log_target=True, reduction="batchmean")
+
+
+class DistillationTrainer(OmniVisionTrainer):
+    """Trains a `Student`; evaluates its agreement with the teacher on validation images."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.compute_metrics, self.preprocess_logits_for_metrics = validation_agreement, None
+
+    def restore(self, folder: str) -> None:
+        """Put the weights of a checkpoint into the student."""
+        self.core.load_state_dict(load_file(Path(folder, SAFE_WEIGHTS_NAME), device=str(self.args.device)))
+
+
+def validation_agreement(prediction: EvalPrediction) -> dict[str, float]:
+    """Return overlap and cosine on the validation images."""
+    found: Any = prediction.predictions
+    vectors = found[0] if isinstance(found, tuple) else found
+    labels: Any = prediction.label_ids
+    measured = agreement(vectors, labels)
+    return {name: measured[name] for name in ("overlap", "cosine")}
+
+
+class DistillationRun(TrainingRun):
+    """The run of a student; see `distill`."""
+
+    evaluated = {"eval_overlap": "overlap", "eval_cosine": "cosine", "eval_loss": "loss"}
+    recipe: DistillArguments
+
+    def __init__(self, recipe: Any, args: Any, teacher: Any = None) -> None:
+        super().__init__(recipe, args)
+        self.given_teacher, self.found, self.skipped = teacher, [], []
+
+    def build(self) -> DistillationTrainer:
+        """Open the teacher, decode the images, ask the teacher about them, and return the Trainer of a student."""
+        recipe, args = self.recipe, self.args
+        with args.main_process_first(desc="asking the teacher"):
+            self.prepare()
+        return self.trainer_of(recipe, args, self.classes, self.train_rows, self.outputs)
+
+    def trainer_of(
+        self, recipe: DistillArguments, args: Any, classes: int, rows: list[int], outputs: TeacherOutputs
+    ) -> DistillationTrainer:
+        """Return the Trainer of a new student on some of the images."""
+        student = Student(self.config, recipe, classes)
+        if recipe.model is not None:
+            fields = read_fields("config", recipe.config)
+            student.omni_vision = load_vision_tower(recipe.model, dtype=torch.float32, **fields)
+        elif recipe.mimetic_init:
+            mimetic_(student)  # type: ignore[arg-type]
+        epochs = max(1, round(args.num_train_epochs))
+        low = recipe.low_resolution
+        sizes = [
+            low if low and epoch < recipe.low_resolution_fraction * epochs else self.size for epoch in range(epochs)
+        ]
+        return DistillationTrainer(
+            ema_decay=recipe.ema_decay,
+            muon_learning_rate=recipe.muon_learning_rate,
+            model=student,
+            args=args,
+            data_collator=DistillationCollator(self.processor),
+            train_dataset=DistillationDataset(outputs, rows, recipe.views, sizes),
+            eval_dataset=DistillationDataset(self.outputs, self.validation_rows, None, [self.size]),
+            processing_class=self.processor,
+        )
+
+    def prepare(self) -> None:
+        """Bring teacher, images, their split and the teacher's outputs into place."""
+        recipe, args = self.recipe, self.args
+        cache = Path(recipe.cache) if recipe.cache else self.folder.with_name(f"{self.folder.name}-cache")
+        self.config, self.processor = start_of(recipe)
+        self.size = self.config.image_size_hw[0]
+        given = self.given_teacher if self.given_teacher is not None else recipe.teacher
+        self.teacher = load_teacher(given, recipe.teacher_kind, recipe.trust_remote_code, self.size)
+        # Kept at the larger of both sizes, so that neither sees an image enlarged from the other's.
+        self.side = max(self.size, self.teacher.size)
+        side = {"height": self.side, "width": self.side}
+        reader = OmniVisionImageProcessor(**{**self.processor.to_dict(), "size": side})
+        self.images = read_images(recipe.images, reader, self.side, cache)
+        self.skipped = self.images.failed
+        self.train_rows, self.validation_rows, self.held_out_rows = split_rows(self.images, recipe, args.seed)
+        parts = [self.teacher.digest, self.images.key, self.train_rows, self.config.hidden_size]
+        parts += [recipe.token_weight > 0, recipe.logit_weight > 0]
+        key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        self.bases, self.classes, wanted = kept_bases(
+            cache,
+            key,
+            lambda: bases_of(self.teacher.fastest(), self.images.pixels, self.train_rows, self.config, recipe),
+        )
+        views = Views(args.seed, recipe.min_crop_scale, recipe.flip)
+        key = f"{key} {args.seed} {recipe.min_crop_scale} {recipe.flip}"
+        self.outputs = TeacherOutputs(
+            *(self.teacher.fastest(), self.images.pixels, self.train_rows, views, self.bases, cache, key, wanted)
+        )
+        for number in range(max(recipe.views, 1)):
+            self.outputs.view(number)
+        if args.process_index == 0:
+            print(
+                f"{len(self.train_rows):,} images to train on, {len(self.validation_rows):,} to validate, "
+                f"{len(self.held_out_rows):,} held out; teacher {self.teacher.name}: vectors of "
+                f"{len(self.bases['vectors'].matrix)}, {self.bases['vectors'].energy:.1%} of them in "
+                f"{self.config.hidden_size} numbers",
+                flush=True,
+            )
+
+    def describe(self) -> dict[str, Any]:
+        """Return the recipe and the sizes of the data."""
+        given = without_folders({**self.recipe.given, "images": [without_folder(one) for one in self.recipe.images]})
+        return {
+            "command": training_command("omni-vision distill", {**given, **without_folders(self.args.given)}),
+            "recipe": without_folders(given_recipe(self.recipe)),
+            "arguments": without_folders(self.args.given),
+            "images": {
+                "train": len(self.train_rows),
+                "validation": len(self.validation_rows),
+                "held_out": len(self.held_out_rows),
+            },
+        }
+
+    def save(self) -> None:
+        """Write the encoder and its image processor, which need no teacher; or both towers of a CLIP-like one."""
+        if not self.trainer.is_world_process_zero():
+            return
+        tower = self.trainer.core.omni_vision
+        if self.teacher.folder is None:
+            tower.save_pretrained(self.folder)
+            self.processor.save_pretrained(self.folder)
+        else:
+            save_retrieval(self.teacher.folder, tower, self.bases["vectors"].matrix, self.processor, self.folder)
+
+    def measure(self) -> dict[str, Any]:
+        """Measure what was saved on held-out images, in float32."""
+        pixels, teacher = self.images.pixels, self.teacher.fastest()
+        asked = [*self.held_out_rows, *self.train_rows]
+        said = [one.vectors.float().numpy() for one in sample_outputs(teacher, pixels, asked)]
+        of_teacher = dict(zip(asked, np.concatenate(said), strict=True))
+        held, train = (np.stack([of_teacher[row] for row in rows]) for rows in (self.held_out_rows, self.train_rows))
+        repeated = near_duplicates(held, train, pixels[self.held_out_rows], pixels[self.train_rows])
+        rows = [row for row, again in zip(self.held_out_rows, repeated, strict=True) if not again]
+        if len(rows) < LEAST_HELD_OUT:
+            logger.warning("%d held-out images are no near-duplicates of others: too few to measure.", len(rows))
+            return {}
+        encoder = load_vision_tower(self.folder, dtype=torch.float32)
+        expected = np.stack([of_teacher[row] for row in rows])
+        found = self.encode(encoder, rows)
+        basis = self.bases["vectors"]
+        section: dict[str, Any] = {
+            "teacher": Path(self.teacher.name).name,
+            "images": len(rows),
+            "near_duplicates_removed": int(repeated.sum()),
+            "cosine": float((unit(found @ basis.matrix.numpy().T) * unit(expected)).sum(axis=1).mean()),
+            **agreement(found, expected, shared_space=False),
+            **across(found, basis(torch.from_numpy(expected)).numpy()),
+            "overlap_of_teacher_in_the_width": agreement(
+                basis(torch.from_numpy(expected)).numpy(), expected, shared_space=False
+            )["overlap"],
+            "overlap_of_random_weights": agreement(
+                self.encode(OmniVisionModel(self.config).eval(), rows), expected, shared_space=False
+            )["overlap"],
+        }
+        draw_neighbours(expected, found, pixels[rows], [self.images.ids[row] for row in rows], self.folder / SHEET)
+        section |= self.measure_labels(encoder, of_teacher, rows)
+        if self.recipe.learning_curve:
+            section["learning_curve"] = {
+                str(len(part)): self.overlap_of(part, rows, expected) for part in halves(self.train_rows)
+            } | {str(len(self.train_rows)): section["overlap"]}
+        parameters = sum(one.numel() for one in encoder.parameters())
+        section["parameters"] = {"student": parameters}
+        if self.teacher.parameters:
+            section["parameters"] |= {
+                "teacher": self.teacher.parameters,
+                "ratio": round(self.teacher.parameters / parameters, 2),
+            }
+        section |= {"speed": speeds} if (speeds := compare_speed(encoder, self.teacher)) else {}
+        return {"agreement": section}
+
+    def encode(self, encoder: Any, rows: Sequence[int]) -> np.ndarray:
+        """Return the vectors of an encoder for rows."""
+        return encode_pixels(encoder, self.processor, self.images.pixels, rows, self.size)
+
+    def measure_labels(self, encoder: Any, of_teacher: dict[int, np.ndarray], held_out: list[int]) -> dict[str, Any]:
+        """Return accuracies of teacher, student, the same student from scratch, and random weights."""
+        if self.recipe.label_file is None:
+            return {}
+        labels = read_labels(self.recipe.label_file, self.images.ids)
+        random = OmniVisionModel(self.config).eval()
+        models: dict[str, Any] = {
+            "teacher": lambda rows: np.stack([of_teacher[row] for row in rows]),
+            "student": lambda rows: self.encode(encoder, rows),
+            "random_weights": lambda rows: self.encode(random, rows),
+        }
+        if self.recipe.scratch and self.args.world_size == 1:
+            scratch = self.from_scratch(labels)
+            models["from_scratch"] = lambda rows: self.encode(scratch, rows)
+        found = label_accuracies(models, labels, self.train_rows, held_out)
+        return {"labels": found} if found else {}
+
+    def from_scratch(self, labels: dict[int, str]) -> OmniVisionModel:
+        """Train the same student on the labels alone: one-hot logits take the teacher's place."""
+        names = sorted(set(labels.values()))
+        rows = [row for row in self.train_rows if row in labels]
+        recipe = replace(self.recipe, vector_weight=0, neighbour_weight=0, token_weight=0, logit_weight=1)
+        logits = np.zeros((len(self.images.ids), len(names)), dtype=np.float16)
+        for row in rows:
+            logits[row, names.index(labels[row])] = CERTAIN * recipe.logit_temperature
+        said = {"vectors": np.zeros((len(logits), 1), dtype=np.float16), "logits": logits}
+        return self.trained(recipe, len(names), rows, copy.copy(self.outputs).always(said))
+
+    def overlap_of(self, part: list[int], held_out: list[int], expected: np.ndarray) -> float:
+        """Return the overlap that a student reaches with a part of the images."""
+        encoder = self.trained(self.recipe, self.classes, part, self.outputs)
+        return agreement(self.encode(encoder, held_out), expected, shared_space=False)["overlap"]
+
+    def trained(
+        self, recipe: DistillArguments, classes: int, rows: list[int], outputs: TeacherOutputs
+    ) -> OmniVisionModel:
+        """Train another student for as many epochs, and return its encoder; nothing is saved."""
+        given = {name: value for name, value in self.args.given.items() if name not in OF_CHECKPOINTS}
+        with tempfile.TemporaryDirectory() as folder:
+            args = DistillTrainingArguments(
+                **{**given, "output_dir": folder, "eval_strategy": "no", "save_strategy": "no"}
+            )
+            set_seed(args.seed)
+            trainer = self.trainer_of(recipe, args, classes, rows, outputs)
+            trainer.train()
+        return trainer.core.omni_vision.eval()
+
+
+def start_of(recipe: DistillArguments) -> tuple[OmniVisionConfig, OmniVisionImageProcessor]:
+    """Return configuration and image processor of the student; a new one has no dropout."""
+    fields = read_fields("config", recipe.config)
+    if recipe.model is not None:
+        return load_vision_tower(recipe.model, **fields).config, load_image_processor(recipe.model)
+    config = OmniVisionConfig(**{"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, **fields})
+    height, width = config.image_size_hw
+    if height != width or config.num_channels != 3:
+        raise ValueError(
+            f"A student takes square colour images, got {height} x {width} of {config.num_channels} channels."
+        )
+    return config, new_image_processor(config)
+
+
+def save_retrieval(
+    source: str, tower: OmniVisionModel, matrix: torch.Tensor, processor: OmniVisionImageProcessor, folder: Path
+) -> None:
+    """Write an `OmniVisionForRetrieval` of a student's tower and its teacher's text tower, which have one space.
+
+    Args:
+        source: Folder of the CLIP-like teacher.
+        tower: The student.
+        matrix: From the student's coordinates to the teacher's vectors, (D, width).
+        processor: Of the student's images.
+        folder: To write.
+    """
+    from ..interop.source import read_source
+    from ..interop.source_processor import source_tokenizer
+    from ..processing_omni_vision_retrieval import OmniVisionRetrievalProcessor
+
+    converted = read_source(source)
+    model: Any = converted.model("float32")
+    config = copy.deepcopy(model.config)
+    config.vision_config = tower.config
+    made = type(model)(config)
+    state = {name: value for name, value in model.state_dict().items() if not name.startswith("vision_model.")}
+    state |= {f"vision_model.{name}": value for name, value in tower.state_dict().items()}
+    made.load_state_dict(state | {"visual_projection.weight": matrix.contiguous()})
+    made.save_pretrained(folder)
+    tokenizer = source_tokenizer(converted)
+    if tokenizer is None:
+        raise ValueError(f"Expected a tokenizer in {source!r}, got none: texts could not be read. Add its files.")
+    OmniVisionRetrievalProcessor(image_processor=processor, tokenizer=tokenizer).save_pretrained(folder)
+
+
+def across(student: np.ndarray, teacher: np.ndarray) -> dict[str, float]:
+    """Return the overlaps of neighbours found with vectors of one among those of the other."""
+    return {name: value for name, value in agreement(student, teacher).items() if "_to_" in name}
+
+
+def halves(rows: list[int]) -> list[list[int]]:
+    """Return a quarter and a half of rows, the quarter part of the half."""
+    shuffled = np.random.default_rng(0).permutation(np.asarray(rows)).tolist()
+    return [shuffled[: len(rows) // 4], shuffled[: len(rows) // 2]]
+
+
+def split_rows(images: Images, recipe: DistillArguments, seed: int) -> tuple[list[int], list[int], list[int]]:
+    """Return rows to train on, to validate, and held out: those of a list, or drawn.
+
+    Raises:
+        ValueError: for too few images, or a list that names none of them.
+    """
+    total = len(images.ids)
+    if total < LEAST_IMAGES:
+        raise ValueError(f"Expected at least {LEAST_IMAGES} images to teach and to measure, got {total}. Add more.")
+    if total < FEW_IMAGES:
+        logger.warning(
+            "%d images are too few to trust what is measured: use %d or more, and see --learning_curve.",
+            *(total, FEW_IMAGES),
+        )
+    draws = np.random.default_rng([seed, 1])
+    if recipe.held_out is not None:
+        lines = Path(recipe.held_out).read_text(encoding="utf-8").splitlines()
+        named = {line.strip() for line in lines if line.strip() and not line.startswith("#")}
+        held = [row for row, name in enumerate(images.ids) if name in named]
+        if not held:
+            raise ValueError(f"Expected ids of images in {recipe.held_out!r}, such as {images.ids[0]!r}, got none.")
+    else:
+        wanted = recipe.held_out_fraction
+        count = int(wanted if wanted >= 1 else round(wanted * total))
+        held = sorted(draws.choice(total, min(max(count, 10), total // 2), replace=False).tolist())
+    rest = np.setdiff1d(np.arange(total), held)
+    count = min(MAX_VALIDATION, max(round(VALIDATION_SHARE * len(rest)), 5))
+    validation = np.sort(draws.choice(rest, count, replace=False))
+    return np.setdiff1d(rest, validation).tolist(), validation.tolist(), held
+
+
+def kept_bases(folder: Path, key: str, make: Callable[[], Made]) -> Made:
+    """Return coordinates, classes and what is taught out of a folder, or make and keep them there."""
+    about, file = folder / "bases.json", folder / "bases.safetensors"
+    known = json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}
+    if known.get("key") != key:
+        bases, classes, wanted = make()
+        save_file({name: basis.matrix.contiguous() for name, basis in bases.items()}, file)
+        energies = {name: basis.energy for name, basis in bases.items()}
+        write_json(about, {"key": key, "energies": energies, "classes": classes, "wanted": wanted})
+        return bases, classes, wanted
+    matrices = load_file(file)
+    kept = {name: Basis.of(matrices[name], energy) for name, energy in known["energies"].items()}
+    return kept, known["classes"], known["wanted"]
+
+
+def bases_of(
+    teacher: Teacher,
+    pixels: np.ndarray,
+    rows: Sequence[int],
+    config: OmniVisionConfig,
+    recipe: DistillArguments,
+) -> Made:
+    """Ask a teacher about a sample of images: coordinates of vectors and tokens, its classes, what it can teach."""
+    chosen = np.random.default_rng(0).permutation(np.asarray(rows))[:BASIS_SAMPLE].tolist()
+    vectors, tokens, classes = [], [], 0
+    for number, said in enumerate(sample_outputs(teacher, pixels, chosen)):
+        vectors.append(said.vectors.float())
+        classes = 0 if said.logits is None else said.logits.shape[-1]
+        if said.tokens is not None and number < BASIS_SAMPLE // 256:
+            tokens.append(said.tokens.float().flatten(0, 2))
+    width, wanted = config.hidden_size, []
+    bases = {"vectors": Basis(torch.cat(vectors), width)}
+    if tokens and recipe.token_weight:
+        bases["tokens"], wanted = Basis(torch.cat(tokens), width), ["tokens"]
+    elif recipe.token_weight:
+        logger.warning("The teacher %s has no grid of tokens: `token_weight` teaches nothing.", teacher.name)
+    if recipe.logit_weight and classes:
+        wanted = [*wanted, "logits"]
+    elif recipe.logit_weight:
+        logger.warning("The teacher %s does not classify: `logit_weight` teaches nothing.", teacher.name)
+    return bases, classes, wanted
+
+
+__all__ = ["DistillationRun", "Student", "distill"]

@@ -1,0 +1,362 @@
+"""Teachers: any vision model as one function from images to an image vector, patch tokens and logits.
+
+| kind | vector | tokens | logits |
+|---|---|---|---|
+| transformers | pooled output, CLS or mean | patches or feature map | of a classifier |
+| timm (folder, or `timm:NAME`) | before the head | `forward_features` | of a classifier |
+| open_clip folder | projected | patches | - |
+| sentence_transformers | `sentence_embedding` | - | - |
+| exported (`omni-vision export`) | pooled output | patches | of a classifier |
+| object | what it returns: a tensor, or `TeacherOutput` | | |
+"""
+
+import importlib.util
+import json
+import logging
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
+
+from ..interop.vision_tower import without_load_report
+from ..records.weights_digest import weights_digest
+
+
+logger = logging.getLogger(__name__)
+
+BATCH = 16
+HALF = [0.5, 0.5, 0.5]
+
+
+class TeacherOutput(NamedTuple):
+    """What a teacher says about images: vectors (B, D), tokens (B, rows, columns, E), logits (B, classes)."""
+
+    vectors: torch.Tensor
+    tokens: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+
+
+class Teacher:
+    """A function from normalised images to `TeacherOutput`, with how images are prepared for it.
+
+    Args:
+        name: For records.
+        model: Called with `pixel_values` (B, 3, H, W) in float32.
+        size: Side of the square images that it takes.
+        mean: Of each channel, in 0..1.
+        std: Likewise.
+        folder: Folder with a text tower, of a CLIP-like teacher.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: Callable[[torch.Tensor], Any],
+        size: int,
+        mean: list[float],
+        std: list[float],
+        folder: str | None = None,
+    ) -> None:
+        self.name, self.model, self.size, self.folder = name, model, size, folder
+        self._fastest: Teacher | None = None
+        self.mean, self.std = (torch.tensor(value).view(1, 3, 1, 1) for value in (mean, std))
+        if isinstance(model, nn.Module):
+            model.eval().requires_grad_(False)
+
+    @property
+    def parameters(self) -> int | None:
+        """Number of parameters, None where the teacher holds none that can be counted."""
+        own = sum(one.numel() for one in self.model.parameters()) if isinstance(self.model, nn.Module) else 0
+        return own or None
+
+    @property
+    def digest(self) -> str:
+        """Digest of the weights, or the name of a function without any."""
+        return weights_digest(self.model) if isinstance(self.model, nn.Module) else self.name
+
+    @torch.inference_mode()
+    def __call__(self, images: torch.Tensor) -> TeacherOutput:
+        """Return what the teacher says about images (B, 3, H, W) in uint8; H and W may be of another size."""
+        if images.shape[2:] != (self.size, self.size):
+            from torchvision.transforms.v2 import functional
+
+            images = functional.resize(images, [self.size, self.size], antialias=True)
+        found = self.model((images.float() / 255 - self.mean) / self.std)
+        found = found if isinstance(found, TeacherOutput) else TeacherOutput(found)
+        if found.vectors.ndim != 2 or len(found.vectors) != len(images):
+            raise ValueError(f"A teacher must return vectors (images, D), got {tuple(found.vectors.shape)}.")
+        return found
+
+    def fastest(self, threads: int | None = None) -> "Teacher":
+        """Return the same teacher in OpenVINO where that is installed, can run it, and agrees; else itself."""
+        if self._fastest is None:
+            self._fastest = self
+            is_module = isinstance(self.model, nn.Module) and not torch.cuda.is_available()
+            if is_module and importlib.util.find_spec("openvino"):
+                self._fastest = _in_openvino(self, threads) or self
+        return self._fastest
+
+
+def _in_openvino(teacher: Teacher, threads: int | None) -> Teacher | None:
+    import openvino
+
+    class Tensors(nn.Module):
+        def forward(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
+            found = teacher.model(pixel_values)
+            found = found if isinstance(found, TeacherOutput) else TeacherOutput(found)
+            return {name: value for name, value in found._asdict().items() if value is not None}
+
+    draws = torch.randn(BATCH, 3, teacher.size, teacher.size, generator=torch.Generator().manual_seed(0))
+    try:
+        with warnings.catch_warnings(), torch.inference_mode():
+            warnings.simplefilter("ignore")  # of torch's tracer
+            names = list(Tensors()(draws))
+            graph = openvino.convert_model(Tensors(), example_input=draws, input=[list(draws.shape)])
+        options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        options |= {} if threads is None else {"INFERENCE_NUM_THREADS": threads}
+        request = openvino.Core().compile_model(graph, "CPU", options).create_infer_request()
+    except Exception as error:  # a runtime that cannot open this model is not used
+        logger.info("OpenVINO cannot run %s: %s", teacher.name, " ".join(str(error).split())[:200])
+        return None
+
+    def run(pixel_values: torch.Tensor) -> TeacherOutput:
+        count = len(pixel_values)
+        if count < BATCH:
+            pixel_values = torch.cat((pixel_values, pixel_values[:1].expand(BATCH - count, -1, -1, -1)))
+        outputs = request.infer([pixel_values.numpy()], share_inputs=True)
+        found = [torch.from_numpy(outputs[number].copy())[:count].float() for number in range(len(names))]
+        return TeacherOutput(**dict(zip(names, found, strict=True)))
+
+    with torch.inference_mode():
+        expected = teacher.model(draws)
+    expected = expected if isinstance(expected, TeacherOutput) else TeacherOutput(expected)
+    pairs = zip(run(draws), expected, strict=True)
+    close = all(
+        torch.allclose(one, other, atol=1e-2 * float(other.abs().max()))
+        for one, other in pairs
+        if one is not None and other is not None
+    )
+    if not close:
+        logger.warning("OpenVINO gives other vectors of %s than torch: torch is used.", teacher.name)
+        return None
+    twin = Teacher(teacher.name, run, teacher.size, [0.0] * 3, [1.0] * 3)
+    twin.mean, twin.std = teacher.mean, teacher.std
+    return twin
+
+
+def load_teacher(name: str | Any, kind: str = "auto", trust_remote_code: bool = False, size: int = 224) -> Teacher:
+    """Open a teacher.
+
+    Args:
+        name: Folder or Hub id; a `Teacher`; or a function from (B, 3, `size`, `size`), normalised by 0.5, to vectors.
+        kind: Library, `auto` for what the files of the folder say.
+        trust_remote_code: Run the code that comes with a checkpoint.
+        size: Side of the images of a function.
+
+    Raises:
+        ValueError: for a name that no library opens.
+    """
+    if isinstance(name, Teacher):
+        return name
+    if not isinstance(name, (str, Path)):
+        return Teacher(type(name).__name__, name, size, HALF, HALF)
+    kind = _kind(str(name)) if kind == "auto" else kind
+    openers: dict[str, Callable[[str, bool], Teacher]] = {
+        "transformers": _transformers,
+        "timm": _timm,
+        "open_clip": _open_clip,
+        "sentence_transformers": _sentence_transformers,
+        "exported": _exported,
+    }
+    try:
+        return openers[kind](str(name), trust_remote_code)
+    except (OSError, KeyError, RuntimeError, AttributeError) as error:
+        raise ValueError(
+            f"Expected a teacher that {kind} opens, got {str(name)!r} ({' '.join(str(error).split())[:200]}). Name "
+            "another, or set --teacher_kind."
+        ) from error
+
+
+def _kind(name: str) -> str:
+    folder = Path(name)
+    if name.startswith("timm:"):
+        return "timm"
+    if (folder / "export.json").is_file():
+        return "exported"
+    if (folder / "open_clip_config.json").is_file():
+        return "open_clip"
+    if (folder / "modules.json").is_file():
+        return "sentence_transformers"
+    config = folder / "config.json"
+    if config.is_file() and "architecture" in json.loads(config.read_text(encoding="utf-8")):
+        return "timm"
+    return "transformers"
+
+
+def _grid(tokens: torch.Tensor, side: int) -> torch.Tensor | None:
+    """Return patch tokens (B, rows, columns, E) of a square grid, out of tokens with a prefix, or a feature map."""
+    if tokens.ndim == 4:
+        return tokens.permute(0, 2, 3, 1)
+    count = side * side if side else tokens.shape[1]
+    root = round(count**0.5)
+    if root * root != count or count > tokens.shape[1] or count < 4:
+        return None
+    return tokens[:, tokens.shape[1] - count :].unflatten(1, (root, root))
+
+
+class _OfTransformers(nn.Module):
+    def __init__(self, model: Any, size: int) -> None:
+        super().__init__()
+        self.model = model
+        patch = getattr(model.config, "patch_size", None) or getattr(
+            getattr(model.config, "vision_config", None), "patch_size", None
+        )
+        self.side = size // patch if isinstance(patch, int) else 0
+        # Of BERT's kind, and mostly untrained.
+        tower = getattr(model, "base_model", model)
+        self.pooler_is_output = not hasattr(getattr(tower, "pooler", None), "dense")
+
+    def forward(self, pixel_values: torch.Tensor) -> TeacherOutput:
+        model, logits = self.model, None
+        if hasattr(model, "get_image_features"):
+            output = model.vision_model(pixel_values)
+            found = model.get_image_features(pixel_values=pixel_values)
+            vectors = getattr(found, "pooler_output", found)
+        else:
+            output = model(pixel_values=pixel_values, output_hidden_states=True)
+            logits = getattr(output, "logits", None)
+            if logits is not None:
+                output = model.base_model(pixel_values=pixel_values)
+            pooled = getattr(output, "pooler_output", None)
+            last = output.last_hidden_state
+            first = last.mean((2, 3)) if last.ndim == 4 else last[:, 0]
+            vectors = pooled if pooled is not None and self.pooler_is_output else first
+        tokens = getattr(output, "last_hidden_state", None)
+        return TeacherOutput(vectors.flatten(1), None if tokens is None else _grid(tokens, self.side), logits)
+
+
+def _transformers(name: str, trust_remote_code: bool) -> Teacher:
+    config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+    classifies = any("ForImageClassification" in one for one in config.architectures or ())
+    kind: Any = AutoModelForImageClassification if classifies else AutoModel
+    with without_load_report():
+        model = kind.from_pretrained(name, trust_remote_code=trust_remote_code, dtype=torch.float32)
+    processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
+    size, mean, std = _preparation(processor)
+    is_clip = hasattr(model, "get_image_features") and hasattr(model, "get_text_features")
+    if not is_clip:
+        model = getattr(model, "vision_model", getattr(model, "vision_tower", model))
+    if getattr(model, "main_input_name", "pixel_values") != "pixel_values" and not is_clip:
+        raise ValueError(f"{type(model).__name__} takes {model.main_input_name}, no images. Name a vision model.")
+    return Teacher(name, _OfTransformers(model, size), size, mean, std, name if is_clip else None)
+
+
+def _preparation(processor: Any) -> tuple[int, list[float], list[float]]:
+    """Return side, mean and std of an image processor."""
+    size = (
+        dict((processor.do_center_crop and processor.crop_size) or processor.size)
+        if hasattr(processor, "do_center_crop")
+        else dict(processor.size)
+    )
+    side = size.get("height") or size.get("shortest_edge") or 224
+    mean, std = processor.image_mean, processor.image_std
+    return side, list(mean) * (3 // len(mean)), list(std) * (3 // len(std))
+
+
+class _OfTimm(nn.Module):
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: torch.Tensor) -> TeacherOutput:
+        features = self.model.forward_features(pixel_values)
+        vectors = self.model.forward_head(features, pre_logits=True)
+        logits = self.model.forward_head(features) if self.model.num_classes else None
+        if features.ndim == 4 and features.shape[1] != self.model.num_features:
+            features = features.permute(0, 3, 1, 2)  # channels last, as Swin's
+        prefix = getattr(self.model, "num_prefix_tokens", 0) if features.ndim == 3 else 0
+        return TeacherOutput(vectors.flatten(1), _grid(features[:, prefix:], 0), logits)
+
+
+def _timm(name: str, trust_remote_code: bool) -> Teacher:
+    import timm
+
+    name = name.removeprefix("timm:")
+    place = f"local-dir:{Path(name).absolute()}" if Path(name).is_dir() else name
+    model = timm.create_model(place, pretrained=True)
+    settings = timm.data.resolve_data_config({}, model=model)
+    return Teacher(name, _OfTimm(model), settings["input_size"][-1], list(settings["mean"]), list(settings["std"]))
+
+
+def _open_clip(name: str, trust_remote_code: bool) -> Teacher:
+    from ..interop.source import read_source
+    from ..interop.source_processor import source_image_processor
+
+    converted = read_source(name)
+    model: Any = converted.model("float32")
+    processor = source_image_processor(converted)
+    size = model.config.vision_config.image_size_hw[0]
+    mean, std = (HALF, HALF) if processor is None else (list(processor.image_mean), list(processor.image_std))
+    return Teacher(name, _OfRetrieval(model), size, mean, std, name)
+
+
+class _OfRetrieval(nn.Module):
+    """An `OmniVisionForRetrieval`, which open_clip's models become exactly."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: torch.Tensor) -> TeacherOutput:
+        output = self.model.vision_model(pixel_values)
+        vectors = self.model.get_image_features(pixel_values=pixel_values)
+        return TeacherOutput(getattr(vectors, "pooler_output", vectors), _grid(output.grid, 0))
+
+
+def _sentence_transformers(name: str, trust_remote_code: bool) -> Teacher:
+    from PIL import Image
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(name, trust_remote_code=trust_remote_code, device="cpu")
+
+    class OfSentenceTransformers(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+            # Its own processor prepares them: back to images in 8 bits.
+            arrays = (pixel_values * 255).round().byte().permute(0, 2, 3, 1).numpy()
+            images: Any = [Image.fromarray(one) for one in arrays]
+            return self.model.encode(images, convert_to_tensor=True, show_progress_bar=False).float()
+
+    return Teacher(name, OfSentenceTransformers(), 224, [0.0] * 3, [1.0] * 3)
+
+
+def _exported(name: str, trust_remote_code: bool) -> Teacher:
+    from ..interop.export.exported import load_exported
+
+    model = load_exported(name)
+    size, mean, std = _preparation(model.processor)
+
+    class OfExported(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, pixel_values: torch.Tensor) -> TeacherOutput:
+            output = self.model(pixel_values=pixel_values)
+            tokens = output.get("grid", output.get("last_hidden_state"))
+            vectors = output.get("pooler_output", output.get("image_embeds", output.get("logits")))
+            return TeacherOutput(
+                vectors.flatten(1), None if tokens is None else _grid(tokens, 0), output.get("logits")
+            )
+
+    return Teacher(name, OfExported(), size, mean, std)
+
+
+__all__ = ["Teacher", "TeacherOutput", "load_teacher"]

@@ -1,0 +1,313 @@
+"""Distillation: any teacher, a tiny student, and what is measured of it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import AutoModel, ViTConfig, ViTForImageClassification, ViTImageProcessor, ViTModel
+
+from modeling_omni_vision.cli.distill import main
+from modeling_omni_vision.evaluation.agreement import (
+    agreement,
+    knn_accuracy,
+    linear_probe_accuracy,
+    recall_at_1,
+)
+from modeling_omni_vision.training.distill_arguments import DistillArguments, DistillTrainingArguments
+from modeling_omni_vision.training.distillation import distill
+from modeling_omni_vision.training.distillation_data import Basis, TeacherOutputs
+from modeling_omni_vision.training.distillation_measures import near_duplicates
+from modeling_omni_vision.training.teacher import Teacher, TeacherOutput, load_teacher
+from modeling_omni_vision.training.views import Views, choose_view
+
+
+STUDENT = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64}
+QUICK = {
+    "eval_strategy": "no",
+    "per_device_train_batch_size": 16,
+    "learning_rate": 3e-3,
+    "save_strategy": "no",
+    "logging_steps": 1000,
+}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """A folder of 64 images with patterns in one of four colours, and their colours as labels."""
+    folder, draws = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    colours, lines = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "grey": (128, 128, 128)}, []
+    for number in range(64):
+        name, colour = list(colours.items())[number % 4]
+        pattern = draws.integers(0, 2, (5, 5, 1)) * np.subtract(colour, 255) + 255
+        Image.fromarray(pattern.astype(np.uint8)).resize((40, 40), Image.Resampling.NEAREST).save(
+            folder / f"{number:02}.png"
+        )
+        lines.append(f"{number:02}.png,{name}")
+    (folder / "labels.csv").write_text("\n".join(["id,label", *lines]))
+    return folder
+
+
+class Features(nn.Module):
+    """A teacher with vectors, a feature map and logits: random convolutions."""
+
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.map, self.head = nn.Conv2d(3, 24, 8, 8), nn.Linear(24, 4)
+        for parameter in self.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.2
+
+    def forward(self, pixel_values):
+        found = (self.map(pixel_values) - self.map(torch.ones_like(pixel_values))).tanh()  # 0 for white
+        vectors = found.mean((2, 3))
+        return TeacherOutput(vectors, found.permute(0, 2, 3, 1), self.head(vectors))
+
+
+def run(images, output, teacher=None, epochs=2, arguments=None, **recipe):
+    recipe = DistillArguments(
+        **{
+            "teacher": "features",
+            "images": [str(images)],
+            "config": json.dumps(STUDENT),
+            "views": 2,
+            "held_out_fraction": 0.25,
+            "cache": str(output.parent / "cache"),
+            **recipe,
+        }
+    )
+    args = DistillTrainingArguments(output_dir=str(output), num_train_epochs=epochs, **{**QUICK, **(arguments or {})})
+    return distill(recipe, args, teacher or Features())
+
+
+def test_a_student_agrees_with_its_teacher_and_its_folder_needs_none(images, tmp_path):
+    labels = str(images / "labels.csv")
+    folder = run(images, tmp_path / "run", epochs=12, label_file=labels, logit_weight=0.5)
+    found = json.loads((folder / "metrics.json").read_text())["agreement"]
+    assert found["overlap"] > found["overlap_of_random_weights"]
+    assert found["cosine"] > 0.8
+    assert set(found["labels"]) >= {"teacher", "student", "from_scratch", "random_weights"}
+    assert found["parameters"]["student"] == sum(one.numel() for one in AutoModel.from_pretrained(folder).parameters())
+    assert (folder / "neighbours.png").is_file()
+    assert "token_head" not in str(load_file(folder / "model.safetensors"))
+    assert set(found["speed"]["torch"]) >= {"student_images_per_cpu_second", "ratio"}
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(images, tmp_path):
+    both = {"save_strategy": "epoch", "eval_strategy": "epoch", "do_predict": False, "save_total_limit": None}
+    options = {"ema_decay": 0.9, "muon_learning_rate": 0.01, "epochs": 3}
+    whole = run(images, tmp_path / "whole", arguments=both, **options)
+    expected = load_file(whole / "model.safetensors")
+    first, *later = sorted(whole.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
+    begun = shutil.copytree(first, tmp_path / "begun" / first.name)
+    again = {**both, "resume_from_checkpoint": str(begun)}
+    found = load_file(run(images, begun.parent, arguments=again, **options) / "model.safetensors")
+    assert len(later) == 2
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_second_run_asks_the_teacher_nothing_and_a_stopped_one_goes_on(images, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 3, 16, 16), dtype=np.uint8)
+    asked = []
+
+    def teach(pixel_values):
+        asked.append(len(pixel_values))
+        if sum(asked) > 20 and not stopped:
+            stopped.append(True)
+            raise KeyboardInterrupt
+        return pixel_values.flatten(1)[:, :6]
+
+    stopped: list[bool] = []
+    basis = {"vectors": Basis(torch.randn(50, 6), 32)}
+    teacher = Teacher("function", teach, 16, [0.5] * 3, [0.5] * 3)
+    outputs = lambda: TeacherOutputs(teacher, pixels, range(40), Views(0, 0.5, True), basis, tmp_path, "key", [])  # noqa: E731
+    with pytest.raises(KeyboardInterrupt):
+        outputs().view(1)
+    found = outputs().view(1)["vectors"].copy()
+    before = sum(asked)
+    assert np.array_equal(outputs().view(1)["vectors"], found)
+    assert sum(asked) == before
+    assert np.isfinite(found).all()
+
+
+def test_outputs_computed_for_each_view_equal_those_that_were_kept(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 3, 16, 16), dtype=np.uint8)
+    basis, teacher = (
+        {"vectors": Basis(torch.randn(50, 6), 32)},
+        Teacher("f", lambda x: x[:, 0, 0, :6], 16, [0.5] * 3, [0.5] * 3),
+    )
+    outputs = TeacherOutputs(teacher, pixels, range(8), Views(0, 0.5, True), basis, tmp_path, "key", [])
+    kept, fresh = outputs.view(3)["vectors"], outputs.outputs(range(8), [3] * 8)["vectors"]
+    assert np.abs(kept - fresh.numpy()).max() < 1e-2
+
+
+def test_views_depend_on_seed_row_and_number_alone_and_the_first_is_the_whole_image():
+    image = torch.randint(256, (3, 20, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    views = Views(0, 0.3, True)
+    assert torch.equal(views.cut(image, 4, 0, 20), image)
+    assert torch.equal(views.cut(image, 4, 2, 20), Views(0, 0.3, True).cut(image, 4, 2, 20))
+    assert not torch.equal(views.cut(image, 4, 2, 20), views.cut(image, 5, 2, 20))
+    assert {choose_view(3, epoch, 4) for epoch in range(4)} == {0, 1, 2, 3}
+    assert [choose_view(3, epoch, 0) for epoch in range(3)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("dimension", [8, 31, 100])
+def test_the_students_vector_has_the_teachers_cosines_without_a_head(dimension):
+    vectors = torch.randn(300, dimension, generator=torch.Generator().manual_seed(0)) * torch.logspace(
+        0, -6, dimension
+    )
+    basis = Basis(vectors, 32)
+    made = basis(vectors)
+    expected = torch.nn.functional.cosine_similarity(vectors[:100], vectors[100:200])
+    assert torch.allclose(torch.nn.functional.cosine_similarity(made[:100], made[100:200]), expected, atol=1e-3)
+    assert made.mean(-1).abs().max() < 1e-5
+    assert basis.energy > 0.999
+
+
+def vit(folder, classifies=True):
+    config = ViTConfig(
+        image_size=32, patch_size=8, hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    torch.manual_seed(0)
+    (ViTForImageClassification(config) if classifies else ViTModel(config)).save_pretrained(folder)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return str(folder)
+
+
+def timm_folder(folder):
+    timm = pytest.importorskip("timm")
+    model = timm.create_model("resnet10t", num_classes=5)
+    folder.mkdir()
+    save_file(model.state_dict(), folder / "model.safetensors")
+    about = {
+        "architecture": "resnet10t",
+        "num_classes": 5,
+        "pretrained_cfg": {"num_classes": 5, "input_size": [3, 64, 64]},
+    }
+    (folder / "config.json").write_text(json.dumps(about))
+    return str(folder)
+
+
+@pytest.mark.parametrize("kind", ["vit", "bare vit", "timm"])
+def test_teachers_of_other_libraries_give_vectors_tokens_and_logits(kind, tmp_path):
+    made = {"vit": vit, "bare vit": lambda folder: vit(folder, False), "timm": timm_folder}[kind](tmp_path / "teacher")
+    teacher = load_teacher(made)
+    images = torch.randint(256, (3, 3, 48, 48), dtype=torch.uint8)
+    said = teacher(images)
+    sizes = {"vit": (24, (4, 4, 24)), "bare vit": (24, (4, 4, 24)), "timm": (512, (2, 2, 512))}[kind]
+    assert said.vectors.shape == (3, sizes[0])
+    assert said.tokens.shape[1:] == sizes[1]
+    assert (said.logits is None) == (kind == "bare vit")
+    assert teacher.parameters == sum(one.numel() for one in teacher.model.parameters())
+
+
+def test_a_function_teaches_vectors_alone(images, tmp_path, caplog):
+    run(images, tmp_path / "run", lambda pixels: pixels.mean((2, 3)), arguments={"do_predict": False}, epochs=1)
+    assert "has no grid of tokens" in caplog.text
+
+
+def test_held_out_images_of_a_list_are_never_trained_on_and_near_duplicates_are_left_out(images, tmp_path):
+    (tmp_path / "held.txt").write_text("".join(f"{number:02}.png\n" for number in range(0, 20)))
+    folder = run(images, tmp_path / "run", epochs=1, held_out=str(tmp_path / "held.txt"), scratch=False)
+    record = json.loads((folder / "metrics.json").read_text())
+    assert record["training"]["images"]["held_out"] == 20
+    assert record["agreement"]["images"] + record["agreement"]["near_duplicates_removed"] == 20
+    vectors, pixels = np.eye(4)[:3], np.random.default_rng(0).integers(0, 256, (3, 3, 32, 32), dtype=np.uint8)
+    assert near_duplicates(vectors, np.eye(4)[2:], pixels, pixels[[0, 0]]).tolist() == [True, False, False]
+
+
+def test_few_images_are_said_to_be_too_few(images, tmp_path, caplog):
+    run(images, tmp_path / "run", arguments={"do_predict": False}, epochs=1)
+    assert "64 images are too few to trust what is measured: use 500 or more" in caplog.text
+
+
+@pytest.mark.slow
+def test_a_learning_curve_shows_what_fewer_images_would_give(images, tmp_path):
+    folder = run(images, tmp_path / "run", epochs=2, learning_curve=True, arguments={"per_device_train_batch_size": 8})
+    curve = json.loads((folder / "metrics.json").read_text())["agreement"]["learning_curve"]
+    assert len(curve) == 3
+    assert all(0 <= overlap <= 1 for overlap in curve.values())
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--vector_weight", "0", "--neighbour_weight", "0", "--token_weight", "0"], "nothing is taught"),
+        (["--temperature", "0"], "`temperature` must be above 0"),
+        (["--min_crop_scale", "0"], "`min_crop_scale` must be above 0"),
+        (["--teacher", "nowhere/at-all"], "Expected a teacher"),
+        (["--teacher_kind", "keras"], "`teacher_kind` must be one of"),
+        (["--held_out", "labels.csv"], "ids of images"),
+        (["--config", '{"num_channels": 1}'], "colour"),
+        (["--label_smoothing_factor", "0.1"], "teacher"),
+    ],
+)
+def test_mistakes_end_in_a_sentence(images, tmp_path, flags, said):
+    flags = [str(images / one) if one == "labels.csv" else one for one in flags]
+    command = ["--teacher", vit(tmp_path / "teacher"), "--images", str(images), "--output_dir", str(tmp_path / "run")]
+    with pytest.raises(ValueError, match=f"(?i){said}"):
+        main([*command, "--cache", str(images.parent / "shared-cache"), *flags])
+
+
+def test_agreement_is_one_with_itself_and_small_with_noise():
+    draws = np.random.default_rng(0)
+    vectors, noise = draws.normal(size=(200, 8)), draws.normal(size=(200, 8))
+    assert min(agreement(vectors, vectors).values()) > 0.999
+    assert agreement(noise, vectors)["overlap"] < 0.15
+    labels = ["a" if one > 0 else "b" for one in vectors[:, 0]]
+    assert knn_accuracy(vectors[:50], labels[:50], vectors[50:], labels[50:]) > 0.7
+    assert linear_probe_accuracy(vectors[:50], labels[:50], vectors[50:], labels[50:]) > 0.85
+    assert recall_at_1(vectors, vectors) == 1
+
+
+def test_a_clip_like_teacher_keeps_its_text_tower_in_one_folder(images, tmp_path):
+    pytest.importorskip("transformers", minversion="5.23")
+    from tests.interop.test_whole_models import save_clip
+
+    save_clip(tmp_path / "teacher")
+    folder = run(images, tmp_path / "run", str(tmp_path / "teacher"), epochs=2)
+    from modeling_omni_vision import OmniVisionForRetrieval
+
+    model = OmniVisionForRetrieval.from_pretrained(folder)
+    teacher = load_teacher(str(tmp_path / "teacher"))
+    ids = torch.tensor([[3, 4, 5]])
+    found, expected = model.get_text_features(ids).pooler_output, teacher.model.model.get_text_features(ids)
+    expected = getattr(expected, "pooler_output", expected)
+    cosine = torch.nn.functional.cosine_similarity(found, expected).item()
+    assert cosine > 0.9999
+    assert model.config.vision_config.hidden_size == 32
+    record = json.loads((folder / "metrics.json").read_text())
+    assert record["agreement"]["cosine"] > 0
+
+
+@pytest.mark.slow
+def test_two_processes_teach_together(images, tmp_path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = ["scripts/distill.py", "--teacher", vit(tmp_path / "teacher"), "--images", str(images)]
+    options = [
+        "--config",
+        json.dumps(STUDENT),
+        "--max_steps",
+        "2",
+        "--per_device_train_batch_size",
+        "4",
+        "--views",
+        "1",
+    ]
+    quick = ["--eval_strategy", "no", "--save_strategy", "no", "--cache", str(tmp_path / "cache")]
+    subprocess.run(
+        [*torchrun, *command, *options, *quick, "--output_dir", str(tmp_path / "run")],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        check=True,
+        timeout=280,
+    )
+    record = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert record["training"]["processes"] == 2
+    assert record["agreement"]["images"] > 0
