@@ -47,6 +47,8 @@ def stand_in():
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory, redrawn, stand_in):
     """A checkpoint, and what `export_web` says of its page in int8."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason="needs the extra onnx")
     place = tmp_path_factory.mktemp("classifier")
     folder, images = save(place / "a <model> & more", redrawn), images_in(place / "images")
     options = ExportOptions(quantize="int8", max_drop=100)

@@ -16,6 +16,7 @@ pytest.importorskip("transformers", minversion="5.23")
 from modeling_omni_vision import OmniVisionConfig, OmniVisionImageProcessor, OmniVisionModel
 from modeling_omni_vision.cli import index as index_command
 from modeling_omni_vision.cli import search as search_command
+from modeling_omni_vision.cli.program import SOME_UNREADABLE
 from modeling_omni_vision.data.synthetic.shapes import draw_scene
 from modeling_omni_vision.retrieval import index as index_module
 from modeling_omni_vision.retrieval import recall as recall_module
@@ -241,7 +242,9 @@ def test_commands_index_and_search_by_image_what_any_encoder_embedded(encoder, t
     (tmp_path / "images" / "broken.png").write_bytes(b"no")
     embed(encoder, [str(tmp_path / "images")], tmp_path / "vectors", pool=pool, engine="torch")
     common = ["--index", str(tmp_path / "index")]
-    index_command.main([*common, "--embeddings", str(tmp_path / "vectors")])
+    with pytest.raises(SystemExit) as stopped:
+        index_command.main([*common, "--embeddings", str(tmp_path / "vectors")])
+    assert stopped.value.code == SOME_UNREADABLE
     said = capsys.readouterr().out
     assert "12 added" in said
     assert "broken.png" in said
