@@ -66,14 +66,21 @@ def embedding(record: Mapping[str, Any]) -> str:
         ">fast = {fast[ratio]}x",
         rows,
     )
-    measured = ", ".join(f"{one['peak_bytes'] / 1e9:.2f} GB at {one['rows']:,}" for one in record.get("memory", ()))
-    memory = f" Peak memory of a process by the number of images: {measured}." if measured else ""
+    runs, slope = record["memory"]["runs"], record["memory"]["bytes_a_row"]
+    measured = ", ".join(f"{one['peak_bytes'] / 1e9:.2f} GB at {one['rows']:,}" for one in runs)
+    memory = f" Peak memory of a process by the number of images: {measured}, {slope:.0f} bytes for each more."
+    engines = ", ".join(
+        f"{name} {found['least_cosine']:.5f} ({found['same_nearest']:.1%})"
+        for name, found in record["engines"]["engines"].items()
+    )
     about_machine = f"{speed['machine']['cpu']}, {'bf16' if speed['machine']['bf16'] else 'AVX2 only'}"
     return (
         f"{made}\n\n{about_machine}, shared, one thread of the encoder, {speed['engine']}, medians of "
         f"{speed['rounds']} rounds.{memory}\n"
         f"Accuracy: exact {accuracy['exact']:.1%}, fast "
-        f"{accuracy['fast']:.1%}; {record['accuracy']['same_label']:.1%} of the labels are the same."
+        f"{accuracy['fast']:.1%}; {record['accuracy']['same_label']:.1%} of the labels are the same.\n"
+        f"Least cosine with torch in float32 on {record['engines']['images']:,} images, and share of the same nearest "
+        f"image: {engines}."
     )
 
 

@@ -27,7 +27,7 @@ LANGUAGE_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 # The promise is that commands work; how long training takes is another one.
 SHORT_TRAINING = " --max_steps 2 --per_device_train_batch_size 8"
 OMNI_VISION = f"""#!/bin/sh
-exec {sys.executable} -m modeling_omni_vision.cli.main "$@"
+exec {sys.executable} -c "from modeling_omni_vision.cli.main import main; main()" "$@"
 """
 # Flags in the pages that belong to programs of others.
 FOREIGN_FLAGS = {"--nproc_per_node", "--cpu", "--num_processes", "--no-deps"}

@@ -25,12 +25,16 @@ class EmbedArguments:
     output: str = option("Folder of the vectors; made when it does not exist.")
     pool: str = option("cls, mean (of the patches) or grid (all patches).", "cls")
     normalize: bool = option("Scale vectors to length 1.", False)
-    engine: str = option("auto (the fastest by a short calibration), torch, openvino or onnx.", "auto")
+    engine: str = option(
+        "auto (the fastest by a short calibration), torch, openvino or onnx.",
+        "auto",
+        choices=("auto", "torch", "openvino", "onnx"),
+    )
     decode: str = option("exact (the image processor's pixels) or fast (JPEG is scaled while it is decoded).", "exact")
     batch_size: int = option("Images in one forward.", 16)
     shard_rows: int = option("Images of one file.", 4096)
     workers: int | None = option("Threads that decode; one for each core if left out.", None)
-    on_error: str = option("stop or skip, for images that cannot be read.", "skip")
+    on_error: str = option("stop or skip, for images that cannot be read.", "skip", choices=("stop", "skip"))
     limit: int | None = option("Take the first images alone.", None)
     shard: str | None = option("i/n: every n-th file from i on, 0/4 to 3/4; auto: as torchrun or SLURM says.", None)
     cluster: str | None = option("ray: the machines of a Ray cluster write the files.", None)
@@ -64,5 +68,5 @@ def main(argv: Sequence[str]) -> None:
         f"images failed (failures.jsonl); {run['images']:,} images in {run['seconds']:,} s, "
         f"{run['images_per_cpu_second']:,} a CPU second"
     )
-    if record["failed"]:
+    if record["failed"] and arguments.shard is None:  # torchrun would end the other processes
         raise SystemExit(SOME_UNREADABLE)

@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -114,6 +114,8 @@ def embed(
     with tqdm(total=manifest.images, unit=" images", desc="Embedding") as bar:
         if cluster:
             written, elsewhere = _write_on_cluster(manifest, model, revision, trust_remote_code, workers, bar)
+            for number in range(manifest.shards):
+                _refuse_failures(manifest.entry(number), on_error)
         else:
             mine = range(part, manifest.shards, parts)
             written, elsewhere = write_shards(manifest, pipeline, mine, bar, on_error), 0.0
@@ -217,7 +219,7 @@ def write_shards(
     for wait in (False, True):
         for number in numbers:
             if entry := manifest.entry(number):
-                _refuse_failures([(one["path"], one["reason"]) for one in entry["failures"]], entry["rows"], on_error)
+                _refuse_failures(entry, on_error)
                 continue
             with manifest.claim(number, wait) as is_ours:
                 if not is_ours:
@@ -225,17 +227,22 @@ def write_shards(
                 rows = manifest.rows(number)
                 results = list(pipeline.run(rows, bar))
                 vectors, sizes = zip(*results, strict=True)
-                broken = [(row.path, one) for row, one in zip(rows, vectors, strict=True) if isinstance(one, str)]
-                _refuse_failures(broken, len(rows) - len(broken), on_error)
+                broken = [
+                    {"path": row.path, "reason": one}
+                    for row, one in zip(rows, vectors, strict=True)
+                    if isinstance(one, str)
+                ]
+                _refuse_failures({"rows": len(rows) - len(broken), "failures": broken}, on_error)
                 failed += len(manifest.write(number, rows, vectors, sizes)["failures"])
                 written += len(rows)
                 bar.set_postfix(failed=failed)
     return written
 
 
-def _refuse_failures(broken: Sequence[tuple[str, str]], read: int, on_error: str) -> None:
-    if broken and on_error == "stop":
-        refuse_unreadable(broken, len(broken) + read, on_error)
+def _refuse_failures(entry: Mapping[str, Any] | None, on_error: str) -> None:
+    if entry and entry["failures"] and on_error == "stop":
+        broken = [(one["path"], one["reason"]) for one in entry["failures"]]
+        refuse_unreadable(broken, entry["rows"] + len(broken), on_error)
 
 
 class Pipeline:

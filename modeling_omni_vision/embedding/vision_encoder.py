@@ -213,7 +213,8 @@ class VisionEncoder:
     def _made(self, name: str, batch_size: int) -> Engine:
         kind, *details = name.split()
         if kind in PACKAGES:
-            session = (self._openvino if kind == "openvino" else self._onnx)(batch_size)
+            precision = details[0] if details else "bfloat16" if has_bf16_instructions() else "float32"
+            session = self._openvino(batch_size, precision) if kind == "openvino" else self._onnx(batch_size)
             return Engine(f"{kind} {session.precision()}", functools.partial(_run_session, session))
         attention, dtype = details or (None, "float32")
         return Engine(name, self._torch(dtype, attention))
@@ -233,7 +234,7 @@ class VisionEncoder:
 
         return run
 
-    def _openvino(self, batch_size: int) -> Session:
+    def _openvino(self, batch_size: int, precision: str) -> Session:
         import openvino
 
         shape = [batch_size, *self.example.shape[1:]]
@@ -242,7 +243,7 @@ class VisionEncoder:
             model = openvino.convert_model(self.pooled, example_input=self.example, input=[shape])
         for port, name in ((model.inputs[0], "pixel_values"), (model.outputs[0], "vectors")):
             port.get_tensor().set_names({name})
-        return OpenVinoSession(model, precision="bfloat16" if has_bf16_instructions() else "float32")
+        return OpenVinoSession(model, precision=precision)
 
     def _onnx(self, batch_size: int) -> Session:
         example, module = self.example.repeat(batch_size, 1, 1, 1), copy.deepcopy(self.pooled)

@@ -447,9 +447,12 @@ def test_two_processes_share_an_output(model, images, tmp_path):
 @pytest.mark.timeout(3000)
 def test_killed_at_random_moments_a_run_ends_as_if_it_never_was(model, images, tmp_path):
     torch_embed(model, [str(images)], tmp_path / "whole", shard_rows=3, batch_size=2)
-    begun = time.monotonic()
-    start(model, images, tmp_path / "timed").join()
-    draws, kills, took, written = random.Random(0), 0, time.monotonic() - begun, []
+    took = 0.0
+    for number in range(2):  # the first one waits for the imports of the server
+        begun = time.monotonic()
+        start(model, images, tmp_path / f"timed {number}").join()
+        took = time.monotonic() - begun
+    draws, kills, written = random.Random(0), 0, []
     while kills < 50:
         output = tmp_path / f"killed {kills}"
         while (process := start(model, images, output)).exitcode is None:

@@ -544,7 +544,9 @@ def test_the_scripts_build_search_and_draw_an_index(model, images, tmp_path, cap
     (tmp_path / "queries.txt").write_text("a red circle\n\na ring\n")
     for number in range(3):
         Image.new("RGB", (40, 40), (number, 0, 0)).save(images / f"more {number}.png")
-    index_script.main([*common, "--images", str(images), "--queries", str(tmp_path / "queries.txt")])
+    with pytest.raises(SystemExit) as ended:
+        index_script.main([*common, "--images", str(images), "--queries", str(tmp_path / "queries.txt")])
+    assert ended.value.code == 3
     said = capsys.readouterr().out
     assert "broken.png" in said
     assert "by 2 queries (texts): search finds 100.0%" in said
@@ -552,6 +554,7 @@ def test_the_scripts_build_search_and_draw_an_index(model, images, tmp_path, cap
     record = json.loads((tmp_path / "index" / "last_run.json").read_text())
     assert [file["path"] for file in record["failed"]] == [str((images / "broken.png").resolve())]
     assert record["failed"][0]["reason"]
+    (images / "broken.png").unlink()
     index_script.main([*common, "--images", str(images), "--delete", "folder = 'dogs'", "--measure", "false"])
     assert "7 images" not in capsys.readouterr().out  # deleted, then found in the folder again
     sheet = tmp_path / "hits.png"
