@@ -6,7 +6,7 @@
 | timm (folder, or `timm:NAME`) | before the head | `forward_features` | of a classifier |
 | open_clip folder | projected | patches | - |
 | sentence_transformers | `sentence_embedding` | - | - |
-| exported (`omni-vision export`) | pooled output | patches | of a classifier |
+| exported (`omni-vision export`) | pooled output, else logits | where the file has them | of a classifier |
 | object | what it returns: a tensor, or `TeacherOutput` | | |
 """
 
@@ -110,7 +110,9 @@ def _in_openvino(teacher: Teacher, threads: int | None) -> Teacher | None:
             found = found if isinstance(found, TeacherOutput) else TeacherOutput(found)
             return {name: value for name, value in found._asdict().items() if value is not None}
 
-    draws = torch.randn(BATCH, 3, teacher.size, teacher.size, generator=torch.Generator().manual_seed(0))
+    # Compared on other images than it was traced with: what leaves torch would be a constant of these.
+    generator = torch.Generator().manual_seed(0)
+    draws, others = (torch.randn(BATCH, 3, teacher.size, teacher.size, generator=generator) for _ in range(2))
     try:
         with warnings.catch_warnings(), torch.inference_mode():
             warnings.simplefilter("ignore")  # of torch's tracer
@@ -132,9 +134,9 @@ def _in_openvino(teacher: Teacher, threads: int | None) -> Teacher | None:
         return TeacherOutput(**dict(zip(names, found, strict=True)))
 
     with torch.inference_mode():
-        expected = teacher.model(draws)
+        expected = teacher.model(others)
     expected = expected if isinstance(expected, TeacherOutput) else TeacherOutput(expected)
-    pairs = zip(run(draws), expected, strict=True)
+    pairs = zip(run(others), expected, strict=True)
     close = all(
         torch.allclose(one, other, atol=1e-2 * float(other.abs().max()))
         for one, other in pairs
@@ -264,6 +266,8 @@ def _preparation(processor: Any) -> tuple[int, list[float], list[float]]:
     )
     side = size.get("height") or size.get("shortest_edge") or 224
     mean, std = processor.image_mean, processor.image_std
+    if not processor.do_normalize:  # of exported models that take raw pixels, 0..1 or 0..255
+        mean, std = [0.0], [1.0 if processor.do_rescale else 1 / 255]
     return side, list(mean) * (3 // len(mean)), list(std) * (3 // len(std))
 
 

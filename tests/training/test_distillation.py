@@ -208,6 +208,19 @@ def test_teachers_of_other_libraries_give_vectors_tokens_and_logits(kind, tmp_pa
     assert teacher.parameters == sum(one.numel() for one in teacher.model.parameters())
 
 
+class OutsideTorch(nn.Module):
+    """A teacher that a tracer takes for a constant."""
+
+    def forward(self, pixel_values):
+        return torch.from_numpy(pixel_values.numpy().mean((2, 3)))
+
+
+def test_a_teacher_that_leaves_torch_is_not_run_as_a_constant():
+    teacher = Teacher("outside", OutsideTorch(), 16, [0.5] * 3, [0.5] * 3)
+    images = torch.randint(256, (2, 3, 16, 16), dtype=torch.uint8)
+    assert torch.allclose(teacher.fastest()(images).vectors, teacher(images).vectors, atol=1e-5)
+
+
 def test_a_function_teaches_vectors_alone(images, tmp_path, caplog):
     run(images, tmp_path / "run", lambda pixels: pixels.mean((2, 3)), arguments={"do_predict": False}, epochs=1)
     assert "has no grid of tokens" in caplog.text
