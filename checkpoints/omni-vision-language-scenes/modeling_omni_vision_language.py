@@ -278,6 +278,22 @@ class OmniVisionLanguagePreTrainedModel(CompleteWeightsMixin, LlavaPreTrainedMod
         output.pooler_output = list(features.flatten(1).unsqueeze(1) if self.config.fusion == "late" else features)
         return output
 
+    def _encode(
+        self,
+        input_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+        pixel_values: torch.Tensor | None,
+        mm_encoder_outputs: dict[str, Any] | None,
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """Check the arguments of `forward` and return the output of `get_image_features`, or None without images."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Expected either `input_ids` or `inputs_embeds`, got both or neither. Pass one of them.")
+        self._refuse_misspelt(kwargs)
+        if pixel_values is not None:
+            return self.get_image_features(pixel_values, return_dict=True)
+        return (mm_encoder_outputs or {}).get("image")
+
     def _refuse_misspelt(self, kwargs: dict[str, Any]) -> None:
         """Refuse names that nearly are those of arguments; others are the language model's own."""
         if not kwargs:
@@ -481,12 +497,7 @@ class OmniVisionForConditionalGeneration(OmniVisionLanguagePreTrainedModel, Llav
         Raises:
             `ValueError`: if the numbers of image tokens and image features differ, or an argument is misspelt.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("Expected either `input_ids` or `inputs_embeds`, got both or neither. Pass one of them.")
-        self._refuse_misspelt(kwargs)
-        encoded = (mm_encoder_outputs or {}).get("image")
-        if pixel_values is not None:
-            encoded = self.get_image_features(pixel_values, return_dict=True)
+        encoded = self._encode(input_ids, inputs_embeds, pixel_values, mm_encoder_outputs, kwargs)
         blind = mm_encoder_outputs == BLIND and encoded is None
         text, image_cache, features = self.fuse(encoded, input_ids, inputs_embeds, past_key_values, blind)
         text |= {"attention_mask": attention_mask, "position_ids": position_ids, "past_key_values": past_key_values}
@@ -627,12 +638,7 @@ class OmniVisionLanguageModel(OmniVisionLanguagePreTrainedModel):
         Raises:
             `ValueError`: if the numbers of image tokens and image features differ, or an argument is misspelt.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("Expected either `input_ids` or `inputs_embeds`, got both or neither. Pass one of them.")
-        self._refuse_misspelt(kwargs)
-        encoded = (mm_encoder_outputs or {}).get("image")
-        if pixel_values is not None:
-            encoded = self.get_image_features(pixel_values, return_dict=True)
+        encoded = self._encode(input_ids, inputs_embeds, pixel_values, mm_encoder_outputs, kwargs)
         begins = past_key_values is None or not past_key_values.get_seq_length()
         text: dict[str, Any] = {"input_ids": input_ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
         if encoded is not None or (begins and inputs_embeds is None):
