@@ -11,6 +11,7 @@ share one output, also by --shard i/n.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from .arguments import REVISION, option, parse
 from .program import SOME_UNREADABLE, program
@@ -44,7 +45,7 @@ class EmbedArguments:
     trust_remote_code: bool = option("Run the code of a checkpoint that is not ours.", False)
 
 
-@program
+@partial(program, go_on="The files that are written stay; the same command goes on.")
 def main(argv: Sequence[str]) -> None:
     arguments = parse(EmbedArguments, argv)
     from ..data.image_files import LeftOut

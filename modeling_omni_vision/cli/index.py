@@ -13,6 +13,7 @@ index is optimised where enough has changed, and the recall of its search is mea
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ class IndexArguments:
     measure: bool = option("Measure the recall of approximate search.", True)
 
 
-@program
+@partial(program, go_on="What is in the index stays; the same command goes on.")
 def main(argv: Sequence[str]) -> None:
     arguments = parse(IndexArguments, argv)
     if (arguments.model is None) == (not arguments.embeddings) or (arguments.embeddings and arguments.images):

@@ -6,8 +6,10 @@ import functools
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, Protocol
@@ -47,8 +49,17 @@ class Main(Protocol):
     def __call__(self, argv: Sequence[str] | None = None) -> None: ...  # noqa: D102
 
 
-def program(main: Callable[[Sequence[str]], None]) -> Main:
-    """Return `main` such that, called without words, it reads those of the process and reports mistakes in a line."""
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command as Ctrl-C does: what it holds is given back, and a line says so."""
+
+
+def program(main: Callable[[Sequence[str]], None], go_on: str = "") -> Main:
+    """Return `main` such that, called without words, it reads those of the process and reports mistakes in a line.
+
+    Args:
+        main: What to run.
+        go_on: How to go on after Ctrl-C and SIGTERM, for commands that can.
+    """
 
     @functools.wraps(main)
     def run(argv: Sequence[str] | None = None) -> None:
@@ -59,10 +70,13 @@ def program(main: Callable[[Sequence[str]], None]) -> Main:
             # `None` makes a package look as if it were not installed. This process prints its help and ends.
             sys.modules.update(dict.fromkeys(set(UNUSED_BY_HELP) - set(sys.modules)))  # type: ignore[arg-type]
         try:
-            main(words)
-        except KeyboardInterrupt:
-            print("Interrupted.", file=sys.stderr)
-            raise SystemExit(128 + signal.SIGINT) from None
+            with termination_raised():
+                main(words)
+        except KeyboardInterrupt as stopped:
+            if not int(os.environ.get("RANK", 0)):  # of a launcher's processes one says it
+                print(f"Interrupted. {go_on}".rstrip(), file=sys.stderr)
+            signum = signal.SIGTERM if isinstance(stopped, Terminated) else signal.SIGINT
+            raise SystemExit(128 + signum) from None
         except Exception as error:
             sentence = explain(error, words)
             if sentence is None:
@@ -70,6 +84,27 @@ def program(main: Callable[[Sequence[str]], None]) -> Main:
             fail(sentence)
 
     return run
+
+
+@contextmanager
+def termination_raised() -> Iterator[None]:
+    """Raise `Terminated` in this process on SIGTERM; processes that it forks end by the signal as they would."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    process = os.getpid()
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        if os.getpid() == process:
+            raise Terminated
+        signal.signal(signum, signal.SIG_DFL)
+        os.kill(os.getpid(), signum)
+
+    former = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 def run_training(train: Callable[[Any, Any], Path], recipe: Any, args: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -40,6 +41,20 @@ from modeling_omni_vision.modeling_omni_vision import OmniVisionModel
 
 ROOT = Path(__file__).parents[2]
 SIZE = {"height": 32, "width": 32}
+# `embed` in a process of its own, which waits in its first written shard for a signal.
+STOPS_AFTER_A_SHARD = """
+import time
+from modeling_omni_vision.cli.embed import main
+from modeling_omni_vision.embedding.shards import Manifest
+
+write = Manifest.write
+def waits(self, *args, **kwargs):
+    write(self, *args, **kwargs)
+    print("a shard is written", flush=True)
+    time.sleep(100)
+Manifest.write = waits
+main()
+"""
 
 
 def noise(width=40, height=30, seed=0):
@@ -441,6 +456,28 @@ def test_two_processes_share_an_output(model, images, tmp_path):
         process.join(200)
         assert process.exitcode == 0
     assert files_of(tmp_path / "shared") == files_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_end_in_a_line_that_says_how_to_go_on_and_the_same_command_does(
+    model, images, tmp_path, signum
+):
+    torch_embed(model, [str(images)], tmp_path / "whole", shard_rows=3, batch_size=2)
+    output = tmp_path / "out"
+    words = ["--model", model, "--images", str(images), "--output", str(output), "--engine", "torch"]
+    words += ["--shard_rows", "3", "--batch_size", "2"]
+    stopped = subprocess.Popen(
+        [sys.executable, "-c", STOPS_AFTER_A_SHARD, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert next(line for line in stopped.stdout if "a shard is written" in line)
+    stopped.send_signal(signum)
+    _, said = stopped.communicate(timeout=120)
+    assert stopped.returncode == 128 + signum
+    assert said.splitlines()[-1] == "Interrupted. The files that are written stay; the same command goes on."
+    assert "Traceback" not in said
+    assert 0 < len(list((output / "manifest").glob("0*.json"))) < 8
+    torch_embed(model, [str(images)], output, shard_rows=3, batch_size=2)
+    assert files_of(output) == files_of(tmp_path / "whole")
 
 
 @pytest.mark.slow
