@@ -2,6 +2,9 @@
 
 import pytest
 
+
+pytest.importorskip("transformers", minversion="5.23", reason="vision-language models need transformers 5.23")
+
 from modeling_omni_vision.modeling_omni_vision_language import OmniVisionForConditionalGeneration
 
 

@@ -11,7 +11,6 @@ from torch import nn
 from transformers import AutoConfig, AutoImageProcessor
 from transformers.utils import ModelOutput
 
-from ...processing_omni_vision_retrieval import OmniVisionRetrievalProcessor
 from .runtimes import SESSIONS, Session
 
 
@@ -108,6 +107,9 @@ def load_exported(folder: str | Path, threads: int | None = None) -> ExportedMod
     record = read_record(path)
     config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     if config.model_type == "omni_vision_retrieval":
+        # Not at the top of the file: the encoder alone does without transformers 5.23, which this needs.
+        from ...processing_omni_vision_retrieval import OmniVisionRetrievalProcessor
+
         return ExportedModel(path, record, config, OmniVisionRetrievalProcessor.from_pretrained(path), threads)
     processor = AutoImageProcessor.from_pretrained(path, trust_remote_code=False)
     return ExportedModel(path, record, config, processor, threads)

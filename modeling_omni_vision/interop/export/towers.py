@@ -17,8 +17,6 @@ from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
 
 from ...modeling_omni_vision import OmniVisionForImageClassification
-from ...modeling_omni_vision_retrieval import OmniVisionForRetrieval
-from ...processing_omni_vision_retrieval import OmniVisionRetrievalProcessor
 from ..vision_tower import load_complete
 
 
@@ -100,6 +98,10 @@ def open_checkpoint(model: str | Path) -> Checkpoint:
         raise ValueError(f"Expected the image processor in {str(model)!r}, got none. Save it into this folder.")
     options: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": False}
     if config.model_type == "omni_vision_retrieval":
+        # Not at the top of the file: the encoder alone does without transformers 5.23, which these need.
+        from ...modeling_omni_vision_retrieval import OmniVisionForRetrieval
+        from ...processing_omni_vision_retrieval import OmniVisionRetrievalProcessor
+
         processor = OmniVisionRetrievalProcessor.from_pretrained(folder)
         opened = load_complete(OmniVisionForRetrieval, folder, dtype=torch.float32)
         return Checkpoint(folder, RETRIEVAL, opened, processor.image_processor, processor.tokenizer)
