@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import util
@@ -20,7 +21,7 @@ from modeling_omni_vision.interop.stock import shared_options
 from modeling_omni_vision.modeling_omni_vision import OmniVisionModel
 
 
-OURS = "omni_vision"
+OURS, FUSED, COMPILED = "omni_vision", "omni_vision_fused", "omni_vision_compiled"
 NUM_CLASSES = 10
 RATES = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 
@@ -62,6 +63,14 @@ def omni_vision(config: OmniVisionConfig, case: Case) -> nn.Module:
     return model
 
 
+def omni_vision_fused(config: OmniVisionConfig, case: Case) -> nn.Module:
+    return omni_vision(config, case).eval().fuse_qkv_projections()  # type: ignore[operator]
+
+
+def omni_vision_compiled(config: OmniVisionConfig, case: Case) -> nn.Module:
+    return torch.compile(omni_vision(config, case), fullgraph=True)  # type: ignore[return-value]
+
+
 def transformers_vit(config: OmniVisionConfig, case: Case) -> nn.Module:
     """Build the `ViTModel` of transformers without its pooler."""
     options = shared_options(config) | dict.fromkeys(RATES, case.dropout)
@@ -95,6 +104,8 @@ def timm_vit(config: OmniVisionConfig, case: Case) -> nn.Module:
 
 BUILDERS: dict[str, Callable[[OmniVisionConfig, Case], nn.Module]] = {
     OURS: omni_vision,
+    FUSED: omni_vision_fused,
+    COMPILED: omni_vision_compiled,
     "transformers": transformers_vit,
     "timm": timm_vit,
     "TransformerEncoderLayer": EncoderLayerViT,
@@ -102,9 +113,15 @@ BUILDERS: dict[str, Callable[[OmniVisionConfig, Case], nn.Module]] = {
 
 
 def benchmark_models(case: Case) -> list[str]:
-    """List who can run a case: timm if installed, `TransformerEncoderLayer` unless attention must be eager."""
+    """List who can run a case: timm if installed, `TransformerEncoderLayer` unless attention must be eager.
+
+    Fused projections are for inference, where sdpa decides nothing for them; our compiled model takes part in training
+    where a C++ compiler is at hand.
+    """
     absent = {"timm"} if util.find_spec("timm") is None else set()
     absent |= {"TransformerEncoderLayer"} if case.attention == "eager" else set()
+    absent |= {FUSED} if case.work != "forward" or case.attention == "eager" else set()
+    absent |= {COMPILED} if case.work == "forward" or case.dropout or shutil.which("g++") is None else set()
     return [name for name in BUILDERS if name not in absent]
 
 

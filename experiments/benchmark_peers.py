@@ -11,7 +11,8 @@ Models take turns in a new order each round, so that a machine that slows down s
 median, every ratio the median of the ratios of one round. CPU time decides, in which other programs do not count;
 wall time is in the JSON file. Freed memory is kept, as in a program that serves one batch after another: otherwise
 page faults are a tenth to a third of a forward pass and differ by 20 % from run to run. Memory is what one case adds
-to a fresh process.
+to a fresh process. With `--runs 3` each row is measured three times with new models; of their ratios, and of the
+bounds of their 95 % intervals, the middle ones count.
 """
 
 import ctypes
@@ -31,14 +32,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from scipy.stats import quantile_test
 from torch.utils.benchmark import Timer, set_torch_threads
 
-from experiments.benchmark_models import OURS, Case, batch_maker, benchmark_models, make_step, random_images
+from experiments.benchmark_models import (
+    COMPILED,
+    FUSED,
+    OURS,
+    Case,
+    batch_maker,
+    benchmark_models,
+    make_step,
+    random_images,
+)
 from modeling_omni_vision.cli.arguments import option, parse
 from modeling_omni_vision.cli.program import program
 from modeling_omni_vision.configuration_omni_vision import OmniVisionConfig
 from modeling_omni_vision.records.command import recorded_command
-from modeling_omni_vision.records.machine import describe_machine, recorded_versions
+from modeling_omni_vision.records.machine import describe_machine, instruction_sets, recorded_versions
 from modeling_omni_vision.records.metrics_file import write_json
 
 
@@ -93,10 +104,21 @@ def medians(samples: Samples) -> dict[str, float]:
     return {name: statistics.median(timed["cpu_ms"]) for name, timed in samples.items()}
 
 
+def ratios_of(samples: Samples, above: str, below: str) -> list[float]:
+    """Return CPU seconds of one step relative to those of another, a value a round."""
+    pairs = zip(samples[above]["cpu_ms"], samples[below]["cpu_ms"], strict=True)
+    return [one / other for one, other in pairs]
+
+
 def median_ratio(samples: Samples, above: str, below: str) -> float:
     """Return the median over rounds of CPU seconds of one step relative to those of another."""
-    pairs = zip(samples[above]["cpu_ms"], samples[below]["cpu_ms"], strict=True)
-    return statistics.median(one / other for one, other in pairs)
+    return statistics.median(ratios_of(samples, above, below))
+
+
+def median_interval(values: Sequence[float]) -> list[float]:
+    """Return the 95 % interval of the median of a few values, which assumes nothing about how they scatter."""
+    low, high = quantile_test(values, p=0.5).confidence_interval(0.95)
+    return [min(values) if math.isnan(low) else float(low), max(values) if math.isnan(high) else float(high)]
 
 
 def keep_freed_memory() -> bool:
@@ -114,7 +136,8 @@ def peak_memory(config: OmniVisionConfig, case: Case, threads: int) -> dict[str,
     timm = ["timm.models.vision_transformer"] if util.find_spec("timm") else []
     context.set_forkserver_preload(["experiments.benchmark_models", *timm])
     peaks: dict[str, float | None] = {}
-    for name in benchmark_models(case):
+    # What compiling needs is nobody's working memory.
+    for name in [name for name in benchmark_models(case) if name != COMPILED]:
         with ProcessPoolExecutor(1, context) as process:
             try:
                 peaks[name] = process.submit(added_peak, name, config.to_diff_dict(), case, threads).result()
@@ -152,19 +175,56 @@ def all_cases(batch_sizes: Sequence[int]) -> list[Case]:
     return [*forward, *training, Case("training step", TRAINING_BATCH, "float32", "sdpa", dropout=0.1)]
 
 
-def summarise(case: Case, samples: Samples, peaks: dict[str, float | None]) -> dict[str, Any]:
-    """Return one row: medians of each model, and our speed relative to each peer's (above 1 ours is faster)."""
-    ratios = {name: median_ratio(samples, name, OURS) for name in samples if name != OURS}
+def peers_in(names: Iterable[str]) -> list[str]:
+    return [name for name in names if name not in (OURS, FUSED, COMPILED)]
+
+
+def against_best_peer(runs: Sequence[Samples], name: str) -> dict[str, Any]:
+    """Return our speed relative to the best peer's and its 95 % interval, each the median over runs.
+
+    The best peer is the one of the smallest median of CPU seconds in a run.
+    """
+    middles, intervals = [], []
+    for samples in runs:
+        cpu = medians(samples)
+        ratios = ratios_of(samples, min(peers_in(cpu), key=cpu.__getitem__), name)
+        middles.append(statistics.median(ratios))
+        intervals.append(median_interval(ratios))
+    bounds = [statistics.median(ends) for ends in zip(*intervals, strict=True)]
+    return {"speed_relative_to_best_peer": statistics.median(middles), "interval": bounds}
+
+
+def summarise(case: Case, runs: Sequence[Samples], peaks: dict[str, float | None]) -> dict[str, Any]:
+    """Return one row: medians of each model, and the speed of ours relative to each peer's (above 1 ours is faster).
+
+    `relative_to_best_peer` has each of our ways to run the model.
+    """
+    pooled = {
+        name: {unit: [value for run in runs for value in run[name][unit]] for unit in timed}
+        for name, timed in runs[0].items()
+    }
     figures: dict[str, Any] = {
         name: {unit: statistics.median(values) for unit, values in timed.items()} | {"peak_mb": peaks.get(name)}
-        for name, timed in samples.items()
+        for name, timed in pooled.items()
     }
-    relative = {"speed_relative_to": ratios, "speed_relative_to_best_peer": min(ratios.values())}
+    ours = {name: against_best_peer(runs, name) for name in (OURS, FUSED, COMPILED) if name in pooled}
+    relative = {
+        "speed_relative_to": {name: median_ratio(pooled, name, OURS) for name in peers_in(pooled)},
+        "relative_to_best_peer": ours,
+    }
+    if COMPILED in pooled:
+        relative["compiled_relative_to_ours"] = {
+            "speed": median_ratio(pooled, OURS, COMPILED),
+            "interval": median_interval(ratios_of(pooled, OURS, COMPILED)),
+        }
     return {**asdict(case), "models": figures, **relative}
 
 
 def best_attention(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Compare our best with the best of any peer in the same precision, whichever attention each is best with."""
+    """Compare our best with the best of any peer in the same precision, whichever attention each is best with.
+
+    Compiling does not count: peers are not compiled here.
+    """
     groups: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in rows:
         case = {key: row[key] for key in ("work", "batch_size", "dtype", "dropout")}
@@ -172,8 +232,9 @@ def best_attention(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         for name, figures in row["models"].items():
             best[name] = min(figures["cpu_ms"], best.get(name, math.inf))
     for found in groups.values():
-        peers = (found["cpu_ms"][name] for name in found["cpu_ms"] if name != OURS)
-        found["speed_relative_to_best_peer"] = min(peers) / found["cpu_ms"][OURS]
+        best = found["cpu_ms"]
+        ours = min(best[name] for name in (OURS, FUSED) if name in best)
+        found["speed_relative_to_best_peer"] = min(best[name] for name in peers_in(best)) / ours
     return [*groups.values()]
 
 
@@ -211,28 +272,33 @@ def case_rows(args: "BenchmarkArguments", cases: Sequence[Case], config: OmniVis
     """Yield the row of each case."""
     for case in cases:
         peaks = {} if args.quick else peak_memory(config, case, args.threads)
-        steps = {name: make_step(name, config, case) for name in benchmark_models(case)}
-        yield summarise(case, time_in_turns(steps, args.rounds), peaks)
+        runs = []
+        for _ in range(args.runs):
+            steps = {name: make_step(name, config, case) for name in benchmark_models(case)}
+            runs.append(time_in_turns(steps, args.rounds))
+        yield summarise(case, runs, peaks)
 
 
 def run_benchmark(args: "BenchmarkArguments", cases: Sequence[Case], config: OmniVisionConfig) -> dict[str, Any]:
     """Measure every case on models of one size, print each row, and return everything that the JSON file holds.
 
     Raises:
-        ValueError: if `rounds`, `threads` or a batch size is below 1.
+        ValueError: if `rounds`, `runs`, `threads` or a batch size is below 1.
     """
     sizes = sorted({case.batch_size for case in cases})
-    if min(args.rounds, args.threads, *sizes) < 1:
-        given = f"{args.rounds!r}, {args.threads!r} and {sizes!r}"
-        raise ValueError(f"`rounds`, `threads` and batch sizes must be at least 1, got {given}. Correct them.")
+    if min(args.rounds, args.runs, args.threads, *sizes) < 1:
+        given = f"{args.rounds!r}, {args.runs!r}, {args.threads!r} and {sizes!r}"
+        raise ValueError(f"`rounds`, `runs`, `threads` and batch sizes must be at least 1, got {given}. Correct them.")
     timm, kept = ["timm"] if util.find_spec("timm") else [], keep_freed_memory()
     with set_torch_threads(args.threads):
         rows = printed(case_rows(args, cases, config))
         data, attention = ([] if args.quick else printed(some(args.rounds)) for some in (data_rows, attention_rows))
     return {
         "machine": describe_machine() | recorded_versions(*timm) | {"torch": torch.__version__},
+        "instructions": instruction_sets(),
         "threads": args.threads,
         "rounds": args.rounds,
+        "runs": args.runs,
         "freed_memory_kept": kept,
         "config": {name: getattr(config, name) for name in ("image_size", "patch_size", "hidden_size")},
         "rows": rows,
@@ -265,6 +331,8 @@ class BenchmarkArguments:
     """What to measure."""
 
     rounds: int = option("Samples of each model; medians are printed.", 9)
+    runs: int = option("Whole measurements of each row, each with new models.", 1)
+    dtypes: list[str] = option("Precisions, all if none is named.", [])
     threads: int = option("Threads of torch. Use 1 where other programs run.", 1)
     batch_sizes: list[int] = option("Of the forward rows; training takes 32.", [1, 8, 32, 128])
     output: Path = option("JSON file to write.", Path("benchmark.json"))
@@ -277,6 +345,7 @@ def main(argv: Sequence[str]) -> None:
     if util.find_spec("timm") is None:
         print('timm is not installed, so it does not take part: pip install -e ".[benchmark]"')
     cases = all_cases([1, 8] if args.quick else args.batch_sizes)
+    cases = [case for case in cases if case.dtype in (args.dtypes or DTYPES)]
     args.rounds = 3 if args.quick else args.rounds
     result = run_benchmark(args, cases, OmniVisionConfig())
     command = recorded_command("python", ["-m", "experiments.benchmark_peers", *argv])

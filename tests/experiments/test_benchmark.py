@@ -9,7 +9,17 @@ from torch import nn
 
 from experiments import benchmark_models as models
 from experiments import benchmark_peers as benchmark
-from experiments.benchmark_models import BUILDERS, OURS, Case, batch_maker, benchmark_models, make_step, random_images
+from experiments.benchmark_models import (
+    BUILDERS,
+    COMPILED,
+    FUSED,
+    OURS,
+    Case,
+    batch_maker,
+    benchmark_models,
+    make_step,
+    random_images,
+)
 from experiments.benchmark_peers import (
     BenchmarkArguments,
     all_cases,
@@ -17,6 +27,7 @@ from experiments.benchmark_peers import (
     best_attention,
     data_rows,
     line,
+    median_interval,
     peak_memory,
     run_benchmark,
     summarise,
@@ -32,7 +43,9 @@ FORWARD = Case("forward", 2, "float32", "sdpa")
 TINY_SHAPE = {"image_size": 8, "patch_size": 4, "num_channels": 1}
 
 
-NAMES = [pytest.param(name, marks=NEEDS_TIMM if name == "timm" else ()) for name in BUILDERS]
+# Compiling takes half a minute.
+MARKS = {"timm": NEEDS_TIMM, COMPILED: pytest.mark.slow}
+NAMES = [pytest.param(name, marks=MARKS.get(name, ())) for name in BUILDERS]
 
 
 @pytest.fixture
@@ -61,7 +74,7 @@ def test_all_benchmark_models_have_the_same_size():
         for name in benchmark_models(FORWARD)
     }
     # The specification's 916,992; where the last norm is a LayerNorm, 128 biases more.
-    assert counts[OURS] == counts["TransformerEncoderLayer"] == 916_992
+    assert counts[OURS] == counts[FUSED] == counts["TransformerEncoderLayer"] == 916_992
     assert set(counts.values()) <= {916_992, 917_120}
 
 
@@ -86,7 +99,7 @@ def test_a_training_step_changes_every_weight(name):
     assert [key for key in unmoved if "k_proj" not in key] == []
 
 
-@pytest.mark.parametrize("name", NAMES[:3])
+@pytest.mark.parametrize("name", [OURS, "transformers", pytest.param("timm", marks=NEEDS_TIMM)])
 def test_the_attention_of_a_row_is_the_one_that_runs(name, monkeypatch):
     called = []
     original = nn.functional.scaled_dot_product_attention
@@ -125,7 +138,7 @@ def test_eager_rows_leave_out_the_peer_that_has_no_choice():
 
 def test_without_timm_the_others_still_run(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(models.util, "find_spec", lambda name: None if name == "timm" else object())
-    assert benchmark_models(FORWARD) == [OURS, "transformers", "TransformerEncoderLayer"]
+    assert benchmark_models(FORWARD) == [OURS, FUSED, "transformers", "TransformerEncoderLayer"]
     monkeypatch.setattr(benchmark, "all_cases", lambda sizes: [FORWARD])
     monkeypatch.setattr(benchmark, "SECONDS_PER_SAMPLE", 0)
     monkeypatch.setattr(benchmark, "OmniVisionConfig", lambda **fields: TINY)
@@ -136,17 +149,45 @@ def test_without_timm_the_others_still_run(monkeypatch, capsys, tmp_path):
 def test_ratios_are_medians_of_rounds_and_above_one_where_ours_is_faster():
     samples = {
         OURS: {"cpu_ms": [10.0, 20.0, 10.0], "wall_ms": [11.0, 99.0, 12.0]},
+        FUSED: {"cpu_ms": [6.0, 12.0, 6.0], "wall_ms": [6.0, 12.0, 6.0]},
         "transformers": {"cpu_ms": [20.0, 40.0, 20.0], "wall_ms": [20.0, 40.0, 20.0]},
         "timm": {"cpu_ms": [9.0, 18.0, 50.0], "wall_ms": [9.0, 18.0, 50.0]},
     }
-    row = summarise(FORWARD, samples, {OURS: 3.0})
+    row = summarise(FORWARD, [samples], {OURS: 3.0})
     assert row["speed_relative_to"] == {"transformers": 2.0, "timm": 0.9}
-    assert row["speed_relative_to_best_peer"] == 0.9
+    assert row["relative_to_best_peer"][OURS] == {"speed_relative_to_best_peer": 0.9, "interval": [0.9, 5.0]}
+    assert row["relative_to_best_peer"][FUSED]["speed_relative_to_best_peer"] == 1.5
     assert row["models"][OURS] == {"cpu_ms": 10.0, "wall_ms": 12.0, "peak_mb": 3.0}
     printed = line(row)
     assert "omni_vision (cpu_ms 10, wall_ms 12, peak_mb 3)" in printed
     assert "timm (cpu_ms 18, wall_ms 18, peak_mb None)" in printed
-    assert printed.endswith("speed_relative_to_best_peer 0.9")
+
+
+def test_of_several_runs_the_middle_ratio_and_the_middle_bounds_count():
+    def run(*ours):
+        return {
+            OURS: {"cpu_ms": list(ours), "wall_ms": [1.0] * 3},
+            "timm": {"cpu_ms": [6.0] * 3, "wall_ms": [1.0] * 3},
+        }
+
+    row = summarise(FORWARD, [run(6, 6, 6), run(3, 2, 3), run(4, 4, 12)], {})
+    assert row["relative_to_best_peer"][OURS] == {"speed_relative_to_best_peer": 1.5, "interval": [1.0, 1.5]}
+
+
+def test_the_interval_of_a_median_leaves_out_the_extremes_of_many_values():
+    assert median_interval([3.0, 1.0, 2.0]) == [1.0, 3.0]
+    low, high = median_interval([float(value) for value in range(1, 28)])
+    assert 1 < low < 14 < high < 27
+
+
+def test_compiled_training_stands_beside_our_own_eager_step():
+    step = {"cpu_ms": [4.0, 6.0, 5.0], "wall_ms": [1.0] * 3}
+    compiled = {"cpu_ms": [2.0, 3.0, 2.0], "wall_ms": [1.0] * 3}
+    case = Case("training step", 2, "float32", "eager")
+    row = summarise(case, [{OURS: step, COMPILED: compiled, "timm": step}], {})
+    assert row["compiled_relative_to_ours"]["speed"] == 2.0
+    (best,) = best_attention([row])
+    assert best["speed_relative_to_best_peer"] == 1.0
 
 
 def test_the_best_attention_of_each_side_is_compared():
@@ -159,6 +200,8 @@ def test_the_best_attention_of_each_side_is_compared():
     (best,) = best_attention([row("sdpa", omni_vision=9.0, timm=4.0), row("eager", omni_vision=5.0, timm=6.0)])
     assert best["cpu_ms"] == {OURS: 5.0, "timm": 4.0}
     assert best["speed_relative_to_best_peer"] == 0.8
+    (best,) = best_attention([row("sdpa", omni_vision=9.0, omni_vision_fused=2.0, timm=4.0)])
+    assert best["speed_relative_to_best_peer"] == 2.0
 
 
 def test_a_run_writes_the_machine_the_command_and_every_row(tmp_path, monkeypatch, capsys):
@@ -277,7 +320,7 @@ def test_a_whole_run_prints_and_writes_what_training_waits_for(tiny_training, tm
     assert [row for row in written["data"] + written["attention"] if line(row) not in printed] == []
 
 
-@pytest.mark.parametrize("wrong", [{"rounds": 0}, {"threads": 0}])
+@pytest.mark.parametrize("wrong", [{"rounds": 0}, {"threads": 0}, {"runs": 0}])
 def test_rounds_and_threads_below_one_are_refused(wrong):
     with pytest.raises(ValueError, match="at least 1"):
         run_benchmark(BenchmarkArguments(**wrong), [FORWARD], TINY)
