@@ -22,7 +22,8 @@ FASHION, SEARCH, LANGUAGE = (
 RUNS = ("fashion_mnist_short", "fashion_mnist_as_written", "zero_shot", "emoji", "language_oracle", "easy_vqa")
 SHORT, AS_WRITTEN, ZERO_SHOT, EMOJI, ORACLE, EASY_VQA = (f"docs/runs/{name}.json" for name in RUNS)
 SMOLLM2 = "docs/runs/language_smollm2.json"
-BENCHMARK, BENCHMARK_BF16 = "docs/benchmark.json", "docs/benchmark_bf16.json"
+# The second is of an earlier build, before fused projections, on a CPU with bf16 instructions.
+BENCHMARK, BENCHMARK_BEFORE = "docs/benchmark_float32.json", "docs/benchmark.json"
 RUNTIMES = "docs/runtimes.json"
 EXPORTS = {"ONNX Runtime": "docs/runs/export_onnx.json", "OpenVINO": "docs/runs/export_openvino.json"}
 PLAN = "docs/embedding_plan.json"
@@ -300,29 +301,47 @@ def runtimes() -> str:
 
 
 def benchmark() -> str:
-    """List the speed and memory of models of equal size, and ours with fused projections and compiled."""
-    return "\n\n".join(map(benchmark_table, (read(BENCHMARK), read(BENCHMARK_BF16))))
-
-
-def benchmark_table(record: dict[str, Any]) -> str:
-    """List one record of experiments/benchmark_peers.py."""
-    rows = []
+    """List the speed and memory of models of equal size, and ours with fused projections and compiled, in float32."""
+    record, rows = read(BENCHMARK), []
     for row in record["rows"]:
-        found = {name: row["models"].get(key, {}) for name, key in MODELS.items()}
-        times = {name: f"{one['cpu_ms']:.1f}" if one else "-" for name, one in found.items()}
+        # The way of ours that is fastest here; compiled models stand beside peers that are not.
+        ways = {way: one for way, one in row["relative_to_best_peer"].items() if way != OURS["compiled"]}
+        rows.append(row | max(ways.values(), key=lambda one: one["speed_relative_to_best_peer"]))
+    bounds = ">95 % interval = {interval[0]:.2f} to {interval[1]:.2f}"
+    made = f"Medians of {record['runs']} runs of {record['rounds']} interleaved rounds; {', '.join(record['instructions'])}"
+    return benchmark_table(rows, MODELS, "our best / best peer", bounds) + f"\n\n{made}; {made_on(record)}."
+
+
+def benchmark_bfloat16() -> str:
+    """List the same in bfloat16, of an earlier build on a CPU that has instructions for it."""
+    record = read(BENCHMARK_BEFORE)
+    rows = [row for row in record["rows"] if row["dtype"] == "bfloat16"]
+    models = {name: key for name, key in MODELS.items() if key not in (OURS["fused"], OURS["compiled"])}
+    made = f"Medians of {record['rounds']} interleaved rounds; {made_on(record)}."
+    return f"{benchmark_table(rows, models, 'ours / best peer')}\n\n{made}"
+
+
+def made_on(record: Mapping[str, Any]) -> str:
+    """Return what a record of experiments/benchmark_peers.py was measured on."""
+    versions = ", ".join(f"{name} {record['machine'][name]}" for name in (*VERSIONS, "timm"))
+    return f"{record['threads']} thread(s), shared; {versions}"
+
+
+def benchmark_table(
+    rows: Iterable[Mapping[str, Any]], models: Mapping[str, str], ratio: str, *more: str
+) -> str:
+    """List rows of experiments/benchmark_peers.py: milliseconds, the ratio to the best peer, memory."""
+    listed = []
+    for row in rows:
+        found = {name: row["models"].get(key, {}) for name, key in models.items()}
+        times = {name: f"{one['cpu_ms']:.4g}" if one else "-" for name, one in found.items()}
         peaks = ["-" if one.get("peak_mb") is None else f"{one['peak_mb']:.0f}" for one in found.values()]
         what = row["work"] + (f", dropout {row['dropout']}" if row["dropout"] else "")
-        # The way of ours that is fastest here; compiled models stand beside peers that are not.
-        ways = {way: one for way, one in row["relative_to_best_peer"].items() if way != "omni_vision_compiled"}
-        best = max(ways.values(), key=lambda one: one["speed_relative_to_best_peer"])
-        rows.append({**row, **times, **best, "peaks": ", ".join(peaks), "what": what})
-    columns = "work = {what} | >batch = {batch_size} | precision = {dtype} | attention = {attention} | "
-    columns += "".join(f">{name} ms = {{{name}}} | " for name in MODELS)
-    columns += ">our best / best peer = {speed_relative_to_best_peer:.2f} | >95 % interval = "
-    columns += f"{{interval[0]:.2f}} to {{interval[1]:.2f}} | peak MiB: {', '.join(MODELS)} = {{peaks}}"
-    versions = ", ".join(f"{name} {record['machine'][name]}" for name in (*VERSIONS, "timm"))
-    made = f"Medians of {record['runs']} run(s) of {record['rounds']} interleaved rounds, {record['threads']} thread(s), "
-    return f"{table(columns, rows)}\n\n{made}shared; {', '.join(record['instructions'])}; {versions}."
+        listed.append({**row, **times, "peaks": ", ".join(peaks), "what": what})
+    columns = "work = {what} | >batch = {batch_size} | attention = {attention} | "
+    columns += "".join(f">{name} ms = {{{name}}} | " for name in models)
+    columns += " | ".join([f">{ratio} = {{speed_relative_to_best_peer:.2f}}", *more])
+    return table(f"{columns} | peak MiB: {', '.join(models)} = {{peaks}}", listed)
 
 
 def gpu_forward() -> str:
@@ -389,7 +408,7 @@ def gpu_losses() -> str:
 BLOCKS: dict[str, Callable[[], str]] = {
     **{block.__name__: block for block in (fashion_mnist, fashion_runs, robustness, search, zero_shot, cls)},
     **{block.__name__: block for block in (emoji_texts, emoji_styles, language, benchmark, gpu_forward, gpu_training)},
-    **{block.__name__: block for block in (gpu_against_peers, gpu_losses, exports, runtimes)},
+    **{block.__name__: block for block in (benchmark_bfloat16, gpu_against_peers, gpu_losses, exports, runtimes)},
     **{block.__name__: block for block in (embedding_storage, embedding_costs, embedding_listing)},
     "embedding": lambda: embedding(read("docs/embedding.json")),
     "easy_vqa": partial(answers, EASY_VQA, "prior", "shuffled"),
@@ -412,12 +431,12 @@ BLOCKS: dict[str, Callable[[], str]] = {
         "augmentation = {augmentation} | >batch ready, ms = {data_ms:.1f} | "
         ">bfloat16 step, ms = {step_ms[bfloat16]:.0f} | >waits = {share_waiting[bfloat16]:.1%} | "
         ">float32 step, ms = {step_ms[float32]:.0f} | >waits = {share_waiting[float32]:.1%}",
-        read(BENCHMARK)["data"],
+        read(BENCHMARK_BEFORE)["data"],
     ),
     "step_attention": lambda: table(
         ">tokens = {tokens} | >batch = {batch_size} | precision = {dtype} | >eager ms = {cpu_ms[eager]:.1f} | "
         ">sdpa ms = {cpu_ms[sdpa]:.1f} | >speed of eager by sdpa = {eager_relative_to_sdpa:.2f}",
-        read(BENCHMARK)["attention"],
+        read(BENCHMARK_BEFORE)["attention"],
     ),
 }
 # The last lines of a recipe's header: where it ran, how long, what came out.
@@ -454,7 +473,9 @@ def promise(name: str) -> str:
 def number(name: str) -> str:
     """Return a single number: of NUMBERS, or our slowest and fastest speed beside the best peer's."""
     if name in ("slowest", "fastest"):
-        speeds = sorted(row["speed_relative_to_best_peer"] for row in read(BENCHMARK)["best_attention"])
+        rows = read(BENCHMARK)["best_attention"]
+        rows = [*rows, *(row for row in read(BENCHMARK_BEFORE)["best_attention"] if row["dtype"] == "bfloat16")]
+        speeds = sorted(row["speed_relative_to_best_peer"] for row in rows)
         return f"{speeds[0 if name == 'slowest' else -1]:.2f}"
     path, template = NUMBERS[name]
     try:
