@@ -1,4 +1,4 @@
-"""Training of two builds side by side on the CPU: from the end of imports to the first step, its memory, and the steps.
+"""Training of two builds side by side on the CPU: from the end of imports to the first step, memory, speed of steps.
 
     git worktree add ../before COMMIT
     python -m experiments.benchmark_start --builds ../before . --output docs/start.json

@@ -308,8 +308,9 @@ def benchmark() -> str:
         ways = {way: one for way, one in row["relative_to_best_peer"].items() if way != OURS["compiled"]}
         rows.append(row | max(ways.values(), key=lambda one: one["speed_relative_to_best_peer"]))
     bounds = ">95 % interval = {interval[0]:.2f} to {interval[1]:.2f}"
-    made = f"Medians of {record['runs']} runs of {record['rounds']} interleaved rounds; {', '.join(record['instructions'])}"
-    return benchmark_table(rows, MODELS, "our best / best peer", bounds) + f"\n\n{made}; {made_on(record)}."
+    made = f"Medians of {record['runs']} runs of {record['rounds']} interleaved rounds; "
+    made += f"{', '.join(record['instructions'])}; {made_on(record)}."
+    return benchmark_table(rows, MODELS, "our best / best peer", bounds) + f"\n\n{made}"
 
 
 def benchmark_bfloat16() -> str:

@@ -18,8 +18,8 @@ assert len(composites) == 6, composites
 sys.modules.update(dict.fromkeys(composites))  # None: whoever imports one of them fails
 names = [f"{commands.__name__}.{one.name}" for one in pkgutil.iter_modules(commands.__path__)]
 names = [name for name in names if name.rpartition(".")[2] not in sys.argv[1:]]
-names += [f"modeling_omni_vision.{name}" for name in ("embedding.embed", "hub", "evaluation", "training.classification")]
-names += ["modeling_omni_vision.training.distillation", "modeling_omni_vision.interop.export.towers"]
+others = ("embedding.embed", "hub", "evaluation", "training.classification", "training.distillation", "interop.export")
+names += [f"modeling_omni_vision.{name}" for name in others]
 for name in names:
     importlib.import_module(name)
 print(len(names))
