@@ -328,9 +328,7 @@ def made_on(record: Mapping[str, Any]) -> str:
     return f"{record['threads']} thread(s), shared; {versions}"
 
 
-def benchmark_table(
-    rows: Iterable[Mapping[str, Any]], models: Mapping[str, str], ratio: str, *more: str
-) -> str:
+def benchmark_table(rows: Iterable[Mapping[str, Any]], models: Mapping[str, str], ratio: str, *more: str) -> str:
     """List rows of experiments/benchmark_peers.py: milliseconds, the ratio to the best peer, memory."""
     listed = []
     for row in rows:
