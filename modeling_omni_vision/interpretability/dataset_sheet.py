@@ -12,12 +12,13 @@ from PIL import Image, ImageOps
 from ..data.integrity import images_of
 from ..data.summary import SplitSummary, class_numbers, evenly_spread
 from ..image_processing_omni_vision import ImageReadError, read_image
-from .plots import GREY, OURS, TRUTH, save, shortened
+from .plots import save, shortened
+from .style import GREY, OURS, THIRD, TRUTH
 
 
 MAX_CLASSES, MAX_BARS, COLUMNS = 12, 30, 10
 CELL, GAP, BACKGROUND = 84, 6, 245  # pixels of an image, between two, and their grey
-SPLIT_COLOURS = {"train": OURS, "validation": "#e0a030", "test": TRUTH}
+SPLIT_COLOURS = {"train": OURS, "validation": THIRD, "test": TRUTH}
 FEW_SIZES, BINS = 8, 24
 WIDTH, NAME_LENGTH = 11.0, 20
 
@@ -129,7 +130,6 @@ def _draw_classes(axes: Any, found: list[SplitSummary]) -> None:
     axes.margins(x=0.12, y=0.01)
     axes.set_title(title, fontsize=10)
     axes.legend(frameon=False, fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.08))
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _draw_sizes(axes: Any, found: list[SplitSummary]) -> None:
@@ -157,7 +157,6 @@ def _draw_sizes(axes: Any, found: list[SplitSummary]) -> None:
         axes.minorticks_off()
         axes.set_title("longer side of images in pixels", fontsize=10)
     axes.set_ylabel("images that were read")
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 __all__ = ["plot_dataset", "wrapped"]
