@@ -179,7 +179,7 @@ def plot_confusion(matrix: Sequence[Sequence[int]], names: Sequence[str], path: 
         _draw_recalls(beside, counts, range(classes))
         beside.tick_params(axis="y", length=0, labelleft=False)
         return save(figure, path)
-    wide, narrow = figure.subfigures(1, 2, width_ratios=widths)
+    wide, narrow = figure.subfigures(1, 2, squeeze=False, width_ratios=widths).flat
     _draw_matrix(wide.subplots(), counts, labels)
     above, below = narrow.subplots(2, 1)
     recalls = np.divide(counts.diagonal(), counts.sum(1), out=np.full(classes, 2.0), where=counts.sum(1) > 0)
@@ -232,7 +232,7 @@ def _draw_recalls(axes: Axes, counts: np.ndarray, chosen: Sequence[int]) -> None
     axes.plot(shares, places, "o", color=OURS, markersize=4)
     least = float(np.nanmin(low, initial=0.9))
     start = max(0.0, np.floor(10 * least) / 10)
-    for place, number in zip(places, total, strict=True):
+    for place, number in enumerate(total):
         beside = axes.get_yaxis_transform()
         axes.text(1.04, place, f"{number:,}", va="center", fontsize=7.5, color=GREY, transform=beside)
     axes.set(xlim=(start, 1 + 0.03 * (1 - start)))

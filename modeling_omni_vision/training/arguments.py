@@ -83,7 +83,7 @@ class RecipeArguments:
     cuda_graphs: str = option("Replay steps as CUDA graphs: auto (small models on one GPU), true or false.", "auto")
 
     def __post_init__(self) -> None:
-        self.given = _given(self)
+        self.given = given_arguments(self)
         recipe: Any = self
         check_choices(recipe, images_on_device=AUTO, cuda_graphs=AUTO)
         if self.class_balance is not None:
@@ -144,7 +144,7 @@ class CommonTrainingArguments:
 
     def __post_init__(self) -> None:
         args: Any = self
-        args.given = _given(self)
+        args.given = given_arguments(self)
         if self.output_dir is None:
             raise ValueError("`output_dir` must name the folder of the run, got none. Add --output_dir runs/NAME.")
         if self.remove_unused_columns:
@@ -272,7 +272,7 @@ def read_fields(name: str, given: str | None, kind: Any = OmniVisionConfig) -> d
     return found
 
 
-def _given(arguments: Any) -> dict[str, Any]:
+def given_arguments(arguments: Any) -> dict[str, Any]:
     """Return what differs from the defaults, before `__post_init__` fills in the rest; secrets are left out."""
     given = {}
     for field_ in fields(arguments):

@@ -27,6 +27,8 @@ from ..interpretability.dataset_sheet import plot_dataset
 from ..interpretability.plots import plot_training
 from ..interpretability.style import DPI
 from ..records.metrics_file import METRICS_FILE, read_metrics
+from .arguments import given_arguments
+from .run_record import training_command, without_folders
 
 
 logger = logging.getLogger(__name__)
@@ -34,8 +36,9 @@ logger = logging.getLogger(__name__)
 REPORT_FILE = "report.html"
 PAGE = Path(__file__).with_name("page")
 COLOURS = Path(interop.__file__).with_name("page") / "colours.css"
-# An image of more bytes is embedded as JPEG, at most so wide; beyond the sum images are left out, as the page says.
-MAX_PNG_BYTES, MAX_WIDTH, MAX_BYTES = 300_000, 2200, 2_000_000
+# An image of more bytes is embedded as JPEG, the first of these widths that is small enough; beyond the sum images are
+# left out, as the page says.
+MAX_PNG_BYTES, WIDTHS, MAX_BYTES = 300_000, (2200, 1500, 1000), 2_000_000
 # Sections of metrics.json with tables of their own, or with nothing to read.
 TABLED = ("training", "test", "evaluation", "retrieval", "answers", "test_opened", "robustness", "conversion")
 SHOWN_APART = ("command", "history", "evaluations", "machine", "versions")
@@ -62,11 +65,13 @@ class Picture:
             width = round(opened.width * 96 / opened.info.get("dpi", (DPI,))[0])
             image = opened.convert("RGB")
         content, kind = self.path.read_bytes(), "png"
-        if len(content) > MAX_PNG_BYTES:
-            image.thumbnail((MAX_WIDTH, 4 * MAX_WIDTH))
+        for side in WIDTHS if len(content) > MAX_PNG_BYTES else ():
+            image.thumbnail((side, 4 * side))
             stream = io.BytesIO()
-            image.save(stream, "JPEG", quality=85, subsampling=0, optimize=True)
+            image.save(stream, "JPEG", quality=85, subsampling=0)
             content, kind = stream.getvalue(), "jpeg"
+            if len(content) <= 2 * MAX_PNG_BYTES:
+                break
         return f"data:image/{kind};base64,{base64.b64encode(content).decode()}", width
 
 
@@ -84,6 +89,7 @@ def write_report(run: Any) -> Path:
             name=run.folder.resolve().name,
             task=type(run).__name__.removesuffix("Run"),
             training=training,
+            command=command_of(run, training),
             colours=COLOURS.read_text(encoding="utf-8"),
             results=result_sections(metrics, measured),
             data=data_overview(run),
@@ -192,6 +198,12 @@ def cells_of(markdown: str) -> tuple[list[str], list[list[str]]]:
     lines = [re.split(r"(?<!\\)\|", line)[1:-1] for line in markdown.splitlines() if line.startswith("|")]
     cells = [[cell.strip().replace("\\|", "|") for cell in line] for line in lines]
     return cells[0], cells[2:]
+
+
+def command_of(run: Any, training: Mapping[str, Any]) -> str | None:
+    """Return the command that repeats a run, None where no command starts such a run."""
+    given = without_folders({**given_arguments(run.recipe), **getattr(run.args, "given", {})})
+    return training.get("command") or (training_command(f"omni-vision {run.program}", given) if run.program else None)
 
 
 def data_overview(run: Any) -> dict[str, Any]:

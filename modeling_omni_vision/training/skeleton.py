@@ -263,6 +263,7 @@ class TrainingRun(DataReport):
         args: Everything that the Trainer knows.
     """
 
+    program = ""  # command that starts such a run, for tasks whose record does not hold it
     packages: tuple[str, ...] = ()  # whose versions are recorded beside those of all
     evaluated = {"eval_accuracy": "accuracy", "eval_loss": "loss"}  # names of an evaluation, logged and recorded
     trainer: Any
