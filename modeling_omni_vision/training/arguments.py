@@ -1,5 +1,6 @@
 """Arguments of `omni-vision train`, and what those of all training commands share."""
 
+import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -9,6 +10,8 @@ from typing import Any, ClassVar
 
 import torch
 from transformers import TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from ..configuration_omni_vision import OmniVisionConfig, check_field
 from ..data.hold_out import VALIDATION_FRACTION
@@ -180,6 +183,7 @@ class CommonTrainingArguments:
             )
         if args.fp16 and args.use_cpu:
             raise ValueError("`fp16` needs a GPU, got none. Leave it out, or use bf16.")
+        check_trackers([args.report_to] if isinstance(args.report_to, str) else args.report_to or ())
         for name in ("fsdp", "deepspeed"):
             if getattr(args, name, None) and args.use_cpu:
                 raise ValueError(f"`{name}` needs a GPU, got none: it would be ignored. Leave it out.")
@@ -270,6 +274,19 @@ def read_fields(name: str, given: str | None, kind: Any = OmniVisionConfig) -> d
         unknown = sorted(set(found) - known) if isinstance(found, dict) else found
         raise ValueError(f"`{name}` must hold fields of {kind.__name__}, got {unknown!r}. Correct or remove them.")
     return found
+
+
+def check_trackers(names: Iterable[str]) -> None:
+    """Raise `ValueError` for trackers that transformers does not know, or whose package is not installed."""
+    for name in {*names} - {"none", "all", *get_available_reporting_integrations()}:
+        if name in INTEGRATION_TO_CALLBACK:
+            raise ValueError(
+                f"`report_to` must name installed trackers, got {name!r}. Install its package, in most cases by pip "
+                f"install {name}, or leave it out."
+            )
+        near = difflib.get_close_matches(name, [*INTEGRATION_TO_CALLBACK, "none", "all"], 1)
+        known = f"Did you mean {near[0]}?" if near else f"Name one of {', '.join(sorted(INTEGRATION_TO_CALLBACK))}."
+        raise ValueError(f"`report_to` must name trackers that transformers knows, got {name!r}. {known}")
 
 
 def given_arguments(arguments: Any) -> dict[str, Any]:
