@@ -344,7 +344,7 @@ class DistillationRun(TrainingRun):
         lines = [cells[start : start + COLUMNS] for start in range(0, len(cells), COLUMNS)]
         yield Picture(draw_rows(lines, "Images to train on", str(folder / "samples.png")), "Samples")
         seen = self.held_out_rows[:MAPS_SHOWN]
-        images = [np.asarray(as_image(self.images.pixels[row])) for row in seen]
+        images = [np.array(as_image(self.images.pixels[row])) for row in seen]
         names = [Path(self.images.ids[row]).name for row in seen]
         encoder = load_vision_tower(self.folder, dtype=torch.float32).eval()
         path = draw_attention_on(encoder, self.processor, images, names, folder / "attention.png")
