@@ -23,13 +23,14 @@ from modeling_omni_vision.data.synthetic.shapes import Scene
 from modeling_omni_vision.interpretability import cls_dominance as dominance
 from modeling_omni_vision.interpretability.grounding import MAPS, draw_test_scenes, ground, patch_cover, word_vectors
 from modeling_omni_vision.interpretability.plots import save
+from modeling_omni_vision.interpretability.style import GREY, OURS, THIRD, TRUTH
 from modeling_omni_vision.modeling_omni_vision_retrieval import OmniVisionForRetrieval
 from modeling_omni_vision.processing_omni_vision_retrieval import OmniVisionRetrievalProcessor
 from modeling_omni_vision.records.command import without_folder
 from modeling_omni_vision.records.metrics_file import read_metrics, write_json
 
 
-COLOURS = {"cls": "#c0392b", "register": "#8e44ad", "background": "#888888", "object": "#1f5fa8"}
+COLOURS = {"cls": TRUTH, "register": THIRD, "background": GREY, "object": OURS}
 TITLE_LETTERS = 70  # as wide as a plot
 MIXTURES = (2, 4, 8)
 CONTEXTS = (0.0, 0.25, 0.5, 0.75, 1.0)

@@ -29,7 +29,8 @@ from modeling_omni_vision.cli.program import program
 from modeling_omni_vision.data.sources import load_images
 from modeling_omni_vision.evaluation.evaluate import resized
 from modeling_omni_vision.image_processing_omni_vision import ImageReadError, read_image
-from modeling_omni_vision.interpretability.plots import OURS, TRUTH, draw_sheet, shortened
+from modeling_omni_vision.interpretability.plots import draw_sheet, shortened
+from modeling_omni_vision.interpretability.style import OURS, TRUTH
 from modeling_omni_vision.records.command import recorded_command, without_folder
 from modeling_omni_vision.records.metrics_file import merge_metrics, write_json
 

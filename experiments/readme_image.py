@@ -19,6 +19,7 @@ from modeling_omni_vision.cli.program import program
 from modeling_omni_vision.data.sources import load_images
 from modeling_omni_vision.image_processing_omni_vision import read_image
 from modeling_omni_vision.interpretability.plots import Scale, add_colour_bar, overlay, save, show
+from modeling_omni_vision.interpretability.style import TRUTH
 
 
 CHECKPOINT = "checkpoints/omni-vision-fashion-mnist"
@@ -40,7 +41,7 @@ def draw(dataset: str, output: Path) -> None:
     panels = figure.subplots(2, len(images))
     for label, (above, below) in enumerate(panels.T):
         found = int(best.indices[label])
-        above.set_title(model.config.id2label[found], fontsize=9, color="black" if found == label else "#c0392b")
+        above.set_title(model.config.id2label[found], fontsize=9, color="black" if found == label else TRUTH)
         below.set_xlabel(f"{best.values[label]:.0%}", fontsize=9)
         show(above, images[label][..., None])
         overlay(below, images[label][..., None], maps[label].numpy(), scale)

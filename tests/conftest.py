@@ -1,5 +1,6 @@
 import gc
 import os
+import sys
 
 
 # Before torch and transformers are imported: nothing here may reach a network, and parallel test
@@ -28,6 +29,11 @@ def pytest_collection_finish(session):
     # Each training collects garbage: not among the modules of all libraries, which stay anyway.
     gc.collect()
     gc.freeze()
+    # Nor do trainings draw their reports, which takes longer than most of them; tests of these ask for `reports`.
+    skeleton = sys.modules.get("modeling_omni_vision.training.skeleton")
+    if skeleton is not None:
+        skeleton.TrainingRun.drawn_report = skeleton.TrainingRun.save_report
+        skeleton.TrainingRun.save_report = lambda run: None
 
 
 def pytest_sessionfinish(session):
@@ -37,6 +43,14 @@ def pytest_sessionfinish(session):
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def reports(monkeypatch):
+    """Trainings write `report.html`, as they do outside of tests."""
+    from modeling_omni_vision.training.skeleton import TrainingRun
+
+    monkeypatch.setattr(TrainingRun, "save_report", TrainingRun.drawn_report)
 
 
 @pytest.fixture

@@ -158,7 +158,8 @@ def draw_predictions(found: Sequence[Prediction], path: Path) -> Path:
     """Draw a sheet of images with their predictions and, where it is known, their truth: what differs is red."""
     from ..data.image_files import displayed, path_of
     from ..image_processing_omni_vision import read_image
-    from ..interpretability.plots import OURS, TRUTH, draw_sheet, shortened
+    from ..interpretability.plots import draw_sheet, shortened
+    from ..interpretability.style import OURS, TRUTH
 
     readable = [one for one in found if one.label is not None]
     drawn = readable[:MAX_ON_SHEET]

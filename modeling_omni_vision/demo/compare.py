@@ -10,7 +10,7 @@ from matplotlib import colormaps
 from torch.nn.functional import cosine_similarity
 
 from ..interpretability.patch_matches import PatchMatch, match_patches
-from ..interpretability.plots import MAP_COLOURS
+from ..interpretability.style import MAP_COLOURS
 from .components import ONE_AT_A_TIME, SIDE, Drawing, ImageFile, answering, data_uri
 from .example_images import add_examples
 from .opened import OpenedCheckpoint

@@ -20,7 +20,8 @@ from gradio import component_meta
 from matplotlib import colormaps
 from PIL import Image
 
-from ..interpretability.plots import MAP_COLOURS, Scale
+from ..interpretability.plots import Scale
+from ..interpretability.style import MAP_COLOURS
 
 
 OBJECT = re.compile(r" <_io\.\w+ object at \w+>")

@@ -14,12 +14,12 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from ..interpretability.plots import save
+from ..interpretability.style import GREY as OTHER
+from ..interpretability.style import KINDS as COLOURS
 from .embedded import Embedded
 
 
 PERPLEXITY, COMPONENTS, DRAWN, SIDE = 30, 50, 400, 64
-COLOURS = ("#1f5fa8", "#c0392b", "#2e8b57", "#8e44ad", "#d68910", "#17a2b8", "#7f8c2d", "#d81b8c", "#5d4037")
-OTHER = "#888888"
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Map of images</title>
 <style>
 body{margin:0;font:14px system-ui,sans-serif;display:flex;height:100vh;background:#fff;color:#222}

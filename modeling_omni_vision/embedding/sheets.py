@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from ..data.image_files import displayed
-from ..interpretability.plots import OURS, draw_sheet
+from ..interpretability.plots import draw_sheet
+from ..interpretability.style import OURS
 
 
 LENGTH = 22

@@ -13,11 +13,15 @@ from .metrics import NUM_RESAMPLES, percentiles
 
 @dataclass(frozen=True)
 class AnswerResult:
-    """Whether an answer is exactly right, the kind of its question, and the row of its conversation."""
+    """Whether an answer is exactly right, the kind of its question, and the row of its conversation.
+
+    Of a wrong one `said` are the tokens up to the first wrong one; what `generate` would say after it is not known.
+    """
 
     right: bool
     kind: str
     row: int
+    said: tuple[int, ...] = ()
 
 
 def answer_metrics(answers: Sequence[AnswerResult]) -> dict[str, Any]:

@@ -232,7 +232,7 @@ def draw_all(
     metrics, robustness = sections["evaluation"], sections.get("robustness")
     if predictions.labels.ndim == 2:
         return [path for path in [plot_training(training, output / "training.png")] if path]
-    names, temperature = list(metrics["per_class"]), metrics["calibration"].get("temperature")
+    names, temperature = list(metrics["per_class"]), metrics.get("calibration", {}).get("temperature")
     scaled = softened(predictions.logits, temperature) if temperature else None
     drawn = [
         plot_confusion(metrics["confusion_matrix"], names, output / "confusion.png"),
@@ -261,23 +261,26 @@ def draw_mistakes(model: Any, rows: Dataset, predictions: Predictions, names: li
     )
 
 
-@torch.inference_mode()
 def draw_attention(
     model: Any, processor: Any, rows: Dataset, predictions: Predictions, names: list[str], path: Path
 ) -> Path:
     """Draw the last layer's attention on the first image of some classes, at the model's input size."""
     present = [int(np.flatnonzero(predictions.labels == label)[0]) for label in np.unique(predictions.labels)]
     chosen = [present[index] for index in np.linspace(0, len(present) - 1, min(MAPS_SHOWN, len(present))).astype(int)]
-    sources = rows[chosen]["image"]
-    pixels = pixel_values(model, processor, sources, chosen[0])
-    maps = model.attention_maps(pixels)[:, 0].float().cpu().numpy()
-    height, width = pixels.shape[2:]
     captions = [
         names[truth] if truth == answer else f"{names[truth]}\npred.: {names[answer]}"
         for truth, answer in zip(predictions.labels[chosen], predictions.predicted[chosen], strict=True)
     ]
-    images = [resized(read_image(image, displayed_channels(model)), height, width) for image in sources]
-    return plot_attention(images, maps, captions, path)
+    return draw_attention_on(model, processor, rows[chosen]["image"], captions, path)
+
+
+@torch.inference_mode()
+def draw_attention_on(model: Any, processor: Any, images: Sequence[Any], captions: Sequence[str], path: Path) -> Path:
+    """Draw the last layer's attention of what has `attention_maps` on images, each with a caption."""
+    pixels = pixel_values(model, processor, images, 0)
+    maps = model.attention_maps(pixels)[:, 0].float().cpu().numpy()
+    drawn = [resized(read_image(image, displayed_channels(model)), *pixels.shape[2:]) for image in images]
+    return plot_attention(drawn, maps, captions, path)
 
 
 def displayed_channels(model: Any) -> int | None:
@@ -292,4 +295,4 @@ def resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return planes[0].permute(1, 2, 0).numpy()
 
 
-__all__ = ["EvaluationReport", "evaluate"]
+__all__ = ["EvaluationReport", "draw_all", "draw_attention_on", "evaluate"]

@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..interpretability.plots import GREY, OURS, panel_grid, save
+from ..interpretability.plots import panel_grid, save, wilson
+from ..interpretability.style import GREY, OURS
 from .metrics import calibration_bins, expected_calibration_error
 
 
@@ -16,7 +17,7 @@ def plot_calibration(
     probabilities: np.ndarray, labels: np.ndarray, path: Path, scaled: np.ndarray | None = None
 ) -> Path:
     """
-    Draw accuracy against confidence in 15 bins, and below it the number of images in each bin.
+    Draw accuracy against confidence in 15 bins with Wilson's 95 % intervals, and below it the images in each bin.
 
     Args:
         probabilities: Shape (images, classes).
@@ -41,16 +42,22 @@ def draw_calibration(above: Axes, below: Axes, probabilities: np.ndarray, labels
     used = counts > 0
     above.plot((0, 1), (0, 1), color=GREY, linestyle="--", linewidth=1, label="perfectly calibrated")
     above.bar(
-        edges[:-1][used], accuracy[used], np.diff(edges)[used], align="edge", color=OURS, alpha=0.35, edgecolor="w"
+        edges[:-1][used], accuracy[used], np.diff(edges)[used], align="edge", color=OURS, alpha=0.2, edgecolor="w"
     )
-    above.plot(confidence[used], accuracy[used], "o", color=OURS, markersize=4, label="bins with images")
+    low, high = wilson(accuracy[used] * counts[used], counts[used])
+    above.vlines(confidence[used], low, high, color=OURS, linewidth=1.6, alpha=0.7)
+    above.plot(confidence[used], accuracy[used], "o", color=OURS, markersize=4, label="accuracy, 95 % interval")
     gap = expected_calibration_error(probabilities, labels)
     above.set(ylim=(0, 1.03), title=f"{title}expected calibration error {gap:.3f}".capitalize())
-    above.legend(loc="upper left", frameon=False)
+    above.title.set_fontsize(11)
+    above.legend(loc="upper left", frameon=False, fontsize=9)
     below.bar(edges[:-1], counts, np.diff(edges), align="edge", color=OURS, edgecolor="w")
     below.set(xlabel="confidence of the predicted class", xlim=(0, 1))
     if counts.max() > 50 * max(counts[used].min(), 1):
         below.set(yscale="log", ylim=(0.7, counts.max() * 2))
+        below.yaxis.set_major_formatter("{x:,.0f}")
+    above.grid(alpha=0.3)
+    below.grid(alpha=0.3, axis="y")
 
 
 def plot_robustness(curves: Mapping[str, Sequence[Mapping[str, Any]]], units: Mapping[str, str], path: Path) -> Path:

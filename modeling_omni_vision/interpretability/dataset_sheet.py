@@ -1,6 +1,7 @@
 """One PNG of what a dataset holds: images of each class, how many each class has, and how large images are."""
 
 import textwrap
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ from PIL import Image, ImageOps
 from ..data.integrity import images_of
 from ..data.summary import SplitSummary, class_numbers, evenly_spread
 from ..image_processing_omni_vision import ImageReadError, read_image
-from .plots import GREY, OURS, TRUTH, save, shortened
+from .plots import save, shortened
+from .style import GREY, OURS, THIRD, TRUTH
 
 
 MAX_CLASSES, MAX_BARS, COLUMNS = 12, 30, 10
 CELL, GAP, BACKGROUND = 84, 6, 245  # pixels of an image, between two, and their grey
-SPLIT_COLOURS = {"train": OURS, "validation": "#e0a030", "test": TRUTH}
+SPLIT_COLOURS = {"train": OURS, "validation": THIRD, "test": TRUTH}
 FEW_SIZES, BINS = 8, 24
 WIDTH, NAME_LENGTH = 11.0, 20
 
@@ -31,7 +33,9 @@ def plot_dataset(splits: DatasetDict, found: list[SplitSummary], path: Path) -> 
         path: PNG to write. Of many classes, `MAX_CLASSES` are drawn, spread evenly.
     """
     rows = _sample_rows(splits["train"])
-    heights = (0.35 + len(rows) * (WIDTH - 1.8) / COLUMNS, max(2.6, 0.9 + 0.2 * min(_num_bars(found), MAX_BARS)))
+    bars = min(_num_bars(found), MAX_BARS)
+    chart = max(2.6, 0.9 + 0.2 * bars) if bars or len(_sizes(found)) > 1 else 0.4
+    heights = (0.35 + len(rows) * (WIDTH - 1.8) / COLUMNS, chart)
     figure = Figure(figsize=(WIDTH, sum(heights)), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=heights, squeeze=False).flat
     _draw_grid(above.subplots(), rows, _title(found))
@@ -129,15 +133,19 @@ def _draw_classes(axes: Any, found: list[SplitSummary]) -> None:
     axes.margins(x=0.12, y=0.01)
     axes.set_title(title, fontsize=10)
     axes.legend(frameon=False, fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.08))
-    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _sizes(found: list[SplitSummary]) -> Counter[str]:
+    return sum((Counter(split.sizes) for split in found), Counter[str]())
 
 
 def _draw_sizes(axes: Any, found: list[SplitSummary]) -> None:
-    """Draw the sizes of images: a bar for each of few, otherwise a histogram of the longer side."""
-    sizes: dict[str, int] = {}
-    for split in found:
-        for size, count in split.sizes.items():
-            sizes[size] = sizes.get(size, 0) + count
+    """Draw the sizes of images: a bar for each of few, otherwise a histogram of the longer side; one in words."""
+    sizes = _sizes(found)
+    if len(sizes) == 1:
+        axes.axis("off")
+        axes.text(0.5, 0.5, f"all {sizes.total():,} images that were read: {next(iter(sizes))} pixels", ha="center")
+        return
     if len(sizes) <= FEW_SIZES:
         names = sorted(sizes, key=lambda size: -sizes[size])
         axes.bar(names, [sizes[name] for name in names], color=OURS, width=0.6)
@@ -157,7 +165,6 @@ def _draw_sizes(axes: Any, found: list[SplitSummary]) -> None:
         axes.minorticks_off()
         axes.set_title("longer side of images in pixels", fontsize=10)
     axes.set_ylabel("images that were read")
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 __all__ = ["plot_dataset", "wrapped"]

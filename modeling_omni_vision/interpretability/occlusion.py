@@ -16,7 +16,8 @@ import torch
 from PIL import Image as PilImage
 from torch.nn.functional import logsigmoid
 
-from .plots import OURS, TRUTH, Scale, add_colour_bar, drawable, overlay, panel_grid, save, show
+from .plots import Scale, add_colour_bar, drawable, overlay, panel_grid, save, show
+from .style import OURS, TRUTH
 
 
 WINDOW = 3  # patches, about an object of a scene

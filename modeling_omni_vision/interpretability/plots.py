@@ -15,21 +15,34 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager, get_font
 from matplotlib.text import Text
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from .style import (
+    DPI,
+    FONT,
+    GREY,
+    KINDS,
+    LINE,
+    MAP_COLOURS,
+    OURS,
+    RIGHT_COLOURS,
+    TRUTH,
+    WRONG_COLOURS,
+    dress,
+)
 
-DPI, FONT = 130, "DejaVu Sans"
-OURS, TRUTH, GREY = "#1f5fa8", "#c0392b", "#888888"
+
 # Up to so many classes every cell of a confusion matrix gets its number, and every class its name.
 MAX_NUMBERED, MAX_NAMED = 20, 40
-MAX_NAME = 18
+MAX_NAME, MAX_LISTED, MAX_CURVES = 18, 18, 8
 MAX_COLOURS, MAX_HEADS = 4096, 4
-MAP_COLOURS = "viridis"  # as bright for the colour-blind, and grey where it is printed
+Z = 1.959964  # standard deviations, for intervals of 95 %
 
 
 @dataclass(frozen=True)
@@ -55,7 +68,8 @@ class Scale:
 
 
 def save(figure: Figure, path: Path, exact_colours: bool = False, **texts: str) -> Path:
-    """Write a figure, and texts about it, without the date and version that would make equal images differ."""
+    """Write a figure in the style of all, and texts about it, without what would make equal images differ."""
+    dress(figure)
     for written in figure.findobj(Text):
         families = dict.fromkeys(filter(None, map(font_with, written.get_text())))
         if {*families} - {FONT}:
@@ -129,65 +143,184 @@ def _signs_of(file: str) -> frozenset[int]:
     return frozenset(get_font(file).get_charmap())
 
 
+def wilson(right: Any, count: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ends (low, high) of Wilson's 95 % interval of `right` out of `count`; NaN where there are none.
+
+    Unlike the bootstrap's it has a width where all or none of few are right.
+    """
+    right, count = np.asarray(right, dtype=float), np.asarray(count, dtype=float)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share, spread = right / count, Z**2 / count
+        middle = (share + spread / 2) / (1 + spread)
+        half = Z / (1 + spread) * np.sqrt(share * (1 - share) / count + spread / count / 4)
+    return np.clip(middle - half, 0, share), np.clip(middle + half, share, 1)
+
+
 def plot_confusion(matrix: Sequence[Sequence[int]], names: Sequence[str], path: Path) -> Path:
     """
-    Draw a confusion matrix (classes, classes), rows truth and columns prediction, shaded by fraction of the row.
+    Draw a confusion matrix (classes, classes), rows truth and columns prediction, and beside it the recall of classes.
 
-    Above `MAX_NAMED` classes only every few are named.
+    Above `MAX_NAMED` classes only every few are named, and beside the matrix stand the weakest classes and the most
+    frequent mistakes.
     """
     counts = np.asarray(matrix)
-    total = counts.sum(axis=1, keepdims=True)
-    fractions = np.divide(counts, total, out=np.zeros(counts.shape), where=total > 0)
-    classes = len(names)
-    side = float(np.clip(0.42 * classes + 2.6, 4.2, 13))
-    figure = Figure(figsize=(side + 0.8, side), layout="constrained")
-    axes = figure.subplots()
-    image = axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(image, ax=axes, label="fraction of the true class", fraction=0.046, pad=0.03)
-    named = range(0, classes, -(-classes // MAX_NAMED))
-    size = float(np.clip(130 / max(len(named), 1), 6, 10))
-    labels = [shortened(names[index]) for index in named]
-    upright = max(map(len, labels)) * len(labels) > 24
-    axes.set_xticks(named, labels, rotation=90 if upright else 0, fontsize=size)
-    axes.set_yticks(named, labels, fontsize=size)
-    if classes <= MAX_NUMBERED:
-        for row, column in np.argwhere(counts > 0):
-            colour = "white" if fractions[row, column] > 0.55 else "black"
-            axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", color=colour, fontsize=size - 1)
-    axes.set_xlabel("predicted class")
-    axes.set_ylabel("true class")
-    axes.set_title(f"{counts.trace():,} of {counts.sum():,} right ({counts.trace() / max(counts.sum(), 1):.1%})")
+    classes, few = len(names), len(names) <= MAX_NAMED
+    labels = [shortened(name, 22 if few else 18, 7) for name in names]
+    side, room = float(np.clip(0.42 * classes, 2.2, 8)), 0.4 + 0.08 * max(map(len, labels))
+    widths = side + room, 2.8 if few else 1.8 + 2 * room
+    figure = Figure(figsize=(sum(widths), side + room + 0.6), layout="constrained")
+    right, total = counts.trace(), counts.sum()
+    low, high = (float(end) for end in wilson(right, total))
+    share = f"{right:,} of {total:,} right: {right / max(total, 1):.1%}"
+    figure.suptitle(f"{share} (95 % interval {low:.1%} to {high:.1%})", fontsize=11, wrap=True)
+    if few:
+        axes, beside = figure.subplots(1, 2, width_ratios=(side, 2.2), sharey=True)
+        _draw_matrix(axes, counts, labels)
+        _draw_recalls(beside, counts, range(classes))
+        beside.tick_params(axis="y", length=0, labelleft=False)
+        return save(figure, path)
+    wide, narrow = figure.subfigures(1, 2, squeeze=False, width_ratios=widths).flat
+    _draw_matrix(wide.subplots(), counts, labels)
+    above, below = narrow.subplots(2, 1)
+    recalls = np.divide(counts.diagonal(), counts.sum(1), out=np.full(classes, 2.0), where=counts.sum(1) > 0)
+    weakest = np.argsort(recalls, kind="stable")[:MAX_LISTED].tolist()
+    _draw_recalls(above, counts, weakest)
+    above.set_yticks(range(len(weakest)), [labels[index] for index in weakest], fontsize=8)
+    above.invert_yaxis()
+    _draw_mistakes(below, counts, labels)
     return save(figure, path)
+
+
+def _draw_matrix(axes: Axes, counts: np.ndarray, labels: Sequence[str]) -> None:
+    """Draw right answers in one colour and mistakes in another, each row by its fractions."""
+    total, classes = counts.sum(axis=1, keepdims=True), len(counts)
+    fractions = np.divide(counts, total, out=np.zeros(counts.shape), where=total > 0)
+    right = np.eye(classes, dtype=bool)
+    # Of mistakes by the square root, so that two in a hundred are seen.
+    scales = Normalize(0, 1), PowerNorm(0.5, 0, 0.5, clip=True)
+    axes.imshow(np.ma.masked_array(fractions, ~right), RIGHT_COLOURS, scales[0], aspect="auto")
+    wrong = np.ma.masked_array(fractions, right | (counts == 0))
+    shown = axes.imshow(wrong, WRONG_COLOURS, scales[1], aspect="auto")
+    named = range(0, classes, -(-classes // MAX_NAMED))
+    size = 9.0 if classes <= MAX_NUMBERED else 7.5 if classes <= MAX_NAMED else 6.5
+    upright = max(map(len, labels)) * classes > 24
+    axes.set_xticks(named, [labels[index] for index in named], rotation=90 if upright else 0, fontsize=size)
+    axes.set_yticks(named, [labels[index] for index in named], fontsize=size)
+    axes.set(xlabel="predicted class", ylabel="true class")
+    if classes <= MAX_NUMBERED:
+        axes.set_xticks(np.arange(classes - 1) + 0.5, minor=True)
+        axes.set_yticks(np.arange(classes - 1) + 0.5, minor=True)
+        axes.grid(which="minor", color=LINE, linewidth=0.5)
+        axes.tick_params(which="minor", length=0)
+        for row, column in np.argwhere(counts > 0):
+            dark = scales[int(row != column)](fractions[row, column]) > 0.6
+            colour = "white" if dark else "black"
+            axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", color=colour, fontsize=8)
+    else:
+        bar = axes.figure.colorbar(shown, ax=axes, location="bottom", aspect=50, fraction=0.02, pad=0.01)
+        bar.set_label("mistakes: fraction of the true class", fontsize=8)
+        bar.ax.tick_params(labelsize=8)
+
+
+def _draw_recalls(axes: Axes, counts: np.ndarray, chosen: Sequence[int]) -> None:
+    """Draw the recall of some classes as points with their intervals, and how many images each has."""
+    right, total = counts.diagonal()[chosen], counts.sum(axis=1)[chosen]
+    low, high = wilson(right, total)
+    places = np.arange(len(chosen))
+    axes.hlines(places, low, high, color=OURS, alpha=0.45, linewidth=3)
+    shares = np.divide(right, total, out=np.full(len(chosen), np.nan), where=total > 0)
+    axes.plot(shares, places, "o", color=OURS, markersize=4)
+    least = float(np.nanmin(low, initial=0.9))
+    start = max(0.0, np.floor(10 * least) / 10)
+    for place, number in enumerate(total):
+        beside = axes.get_yaxis_transform()
+        axes.text(1.04, place, f"{number:,}", va="center", fontsize=7.5, color=GREY, transform=beside)
+    axes.set(xlim=(start, 1 + 0.03 * (1 - start)))
+    axes.set_xlabel("recall; at the right: images", fontsize=9)
+    axes.set_title("recall, 95 % interval" if len(chosen) == len(counts) else "weakest classes", fontsize=10)
+    axes.grid(alpha=0.3, axis="x")
+    axes.tick_params(axis="x", labelsize=8)
+    axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+
+
+def _draw_mistakes(axes: Axes, counts: np.ndarray, labels: Sequence[str]) -> None:
+    """Draw how often the most frequent mistakes are made."""
+    wrong = counts * (1 - np.eye(len(counts), dtype=counts.dtype))
+    most = np.argsort(-wrong, axis=None, kind="stable")[:MAX_LISTED]
+    pairs = [pair for pair in np.transpose(np.unravel_index(most, wrong.shape)) if wrong[tuple(pair)]]
+    axes.barh(range(len(pairs)), [wrong[tuple(pair)] for pair in pairs], color=TRUTH, height=0.7)
+    axes.set_yticks(
+        range(len(pairs)), [f"{labels[true]} \u2192 {labels[answer]}" for true, answer in pairs], fontsize=7.5
+    )
+    axes.set(ylim=(max(len(pairs), 1) - 0.4, -0.6), xlabel="images")
+    axes.set_title("most frequent mistakes", fontsize=10)
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.tick_params(axis="x", labelsize=8)
+    axes.grid(alpha=0.3, axis="x")
 
 
 def plot_training(training: Mapping[str, Any], path: Path) -> Path | None:
     """
-    Draw loss, and accuracy on validation, over epochs; return None where there is not a single loss to draw.
+    Draw loss and what was measured on validation over epochs, and which step was chosen.
 
     Args:
-        training: The `training` section of metrics.json: `history` (epoch, loss) and `evaluations` (epoch,
-            accuracy, loss), of which incomplete entries are left out.
+        training: The `training` section of metrics.json: `history` (epoch, loss) and `evaluations` (step, epoch and
+            any numbers by their names), of which incomplete entries are left out.
         path: PNG to write.
+
+    Returns:
+        The path; None where there is not a single loss to draw.
     """
     history = complete(training.get("history"), "epoch", "loss")
-    evaluations = complete(training.get("evaluations"), "epoch", "loss", "accuracy")
     if not history:
         return None
-    figure, panels = panel_grid(2 if evaluations else 1, 2, (4.5 if evaluations else 5, 3.6))
-    marker = "." if len(history) < 40 else ""
-    draw(panels[0], history, "loss", "training", OURS, marker)
-    if evaluations:
-        draw(panels[0], evaluations, "loss", "validation", TRUTH, ".")
-        draw(panels[1], evaluations, "accuracy", "validation", TRUTH, ".")
-        best = max(evaluations, key=lambda entry: entry["accuracy"])
-        panels[1].set_title(f"best {best['accuracy']:.2%} in epoch {best['epoch']:g}", fontsize=11)
-    for axes in panels:
-        axes.set_xlabel("epoch")
-        axes.grid(alpha=0.25)
+    found = complete(training.get("evaluations"), "epoch")
+    measured = [name for name in dict.fromkeys(name for one in found for name in one) if name not in ("step", "epoch")]
+    of_loss = [name for name in measured if name == "loss" or name.endswith("_loss")]
+    # Fractions share a panel, anything else has one of its own.
+    fractions = [name for name in measured if name not in of_loss and _are_fractions(found, name)][:MAX_CURVES]
+    groups = [[name] for name in measured if name not in of_loss and not _are_fractions(found, name)]
+    groups = [fractions] * bool(fractions) + groups
+    figure, panels = panel_grid(1 + len(groups), 2, (5.0, 3.7))
+    chosen = chosen_evaluation(training, found)
+    draw(panels[0], history, "loss", "training", OURS, "." if len(history) < 40 else "")
+    for name in of_loss:
+        label = "validation" if name == "loss" else name.replace("_", " ")
+        draw(panels[0], complete(found, name), name, label, TRUTH, ".")
     panels[0].set_title("loss", fontsize=11)
-    panels[0].set_ylim(bottom=0)
-    panels[0].legend(frameon=False)
+    low, high = panels[0].dataLim.intervaly
+    panels[0].set_ylim(min(0, low), high + 0.05 * (high - min(0, low)))
+    for axes, names in zip(panels[1:], groups, strict=True):
+        colours = [TRUTH] if len(names) == 1 else [TRUTH, OURS] if len(names) == 2 else KINDS
+        for name, colour in zip(names, colours, strict=False):
+            draw(axes, complete(found, name), name, drawable(name.replace("_", " ")), colour, ".")
+        value = chosen.get(names[0]) if chosen else None
+        shown = drawable(names[0].replace("_", " "))
+        axes.set_ylabel(shown if len(names) == 1 else "fraction")
+        said = f"{value:.2%}" if names == fractions and value is not None else f"{value:.4g}" if value else ""
+        axes.set_title(f"{shown} on validation" + (f": {said} as chosen" if said else ""), fontsize=11)
+    last = max(entry["epoch"] for entry in (*history, *found))
+    for axes in panels:
+        if chosen:
+            axes.axvline(chosen["epoch"], color=GREY, linestyle=":", linewidth=1.4, label="chosen", zorder=1)
+        axes.set(xlabel="epoch", xlim=(0, last * 1.03))
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False, fontsize=8, ncols=2 if len(axes.lines) > 5 else 1)
     return save(figure, path)
+
+
+def _are_fractions(entries: Sequence[Mapping[str, float]], name: str) -> bool:
+    return all(0 <= entry[name] <= 1 for entry in complete(entries, name))
+
+
+def chosen_evaluation(
+    training: Mapping[str, Any], entries: Sequence[Mapping[str, float]]
+) -> Mapping[str, float] | None:
+    """Return the evaluation of the weights that a run kept: its `chosen_step`, in older records its `best_epoch`."""
+    for name, key in (("chosen_step", "step"), ("best_epoch", "epoch")):
+        if training.get(name) is not None:
+            return next((entry for entry in entries if entry.get(key) == training[name]), None)
+    return max(complete(entries, "accuracy"), key=lambda entry: entry["accuracy"], default=None)
 
 
 def complete(entries: Sequence[Mapping[str, float]] | None, *names: str) -> list[Mapping[str, float]]:
@@ -225,12 +358,13 @@ def plot_mistakes(
         return save(figure, path)
     return draw_sheet(
         images,
-        [f"true: {shortened(name, 14)}" for name in truth],
-        [f"pred.: {shortened(name, 14)}, {sure:.0%}" for name, sure in zip(predicted, confidence, strict=True)],
+        [shortened(name, 20, 7) for name in truth],
+        [f"{shortened(name, 17, 6)} {sure:.0%}" for name, sure in zip(predicted, confidence, strict=True)],
         [TRUTH] * len(images),
-        "Most confident mistakes",
+        "Most confident mistakes\ntrue class above, predicted class and its probability below",
         path,
         columns=8,
+        panel=(1.7, 2.25) if len(images) > 3 else (6 / (len(images) + 1), 6 / (len(images) + 1) + 0.7),
     )
 
 
@@ -251,7 +385,7 @@ def draw_sheet(
     Where `maps` has one (rows, columns) it is drawn over its image, by the one `scale` of the sheet.
     """
     figure, panels = panel_grid(len(images), columns, panel, 0.4)
-    figure.suptitle(f"{title}{scale.note if scale else ''}", fontsize=12, wrap=True)
+    figure.suptitle(f"{title}{scale.note if scale else ''}", fontsize=11, wrap=True)
     for axes, image, over, under, colour, one in zip(
         panels, images, above, below, colours, maps or [None] * len(images), strict=True
     ):
@@ -336,4 +470,4 @@ def add_colour_bar(figure: Figure, panels: list[Axes], scale: Scale) -> None:
     bar.ax.tick_params(labelsize=8)
 
 
-__all__ = ["plot_attention", "plot_confusion", "plot_mistakes", "plot_training"]
+__all__ = ["plot_attention", "plot_confusion", "plot_mistakes", "plot_training", "wilson"]

@@ -9,7 +9,8 @@ from PIL import Image
 
 from ..embedding.encoder import ImageTextEncoder
 from ..image_processing_omni_vision import ImageReadError, read_image
-from ..interpretability.plots import OURS, TRUTH, Scale, draw_sheet, drawable, shortened
+from ..interpretability.plots import Scale, draw_sheet, drawable, shortened
+from ..interpretability.style import OURS, TRUTH
 from .index import Hit
 
 

@@ -57,7 +57,7 @@ def evaluators(split: Dataset, late_interaction: bool, batch_size: int = 64) -> 
             mrr_at_k=[10],
             map_at_k=[10],
             write_csv=False,
-            score_functions={"score": _scorer(late_interaction, texts_are_queries=name == DIRECTIONS[0])},
+            score_functions={"score": scorer(late_interaction, texts_are_queries=name == DIRECTIONS[0])},
         )
         for name, queries_corpus_relevant in inputs.items()
     }
@@ -102,7 +102,7 @@ def zero_shot_scores(
         raise ValueError(f"Expected templates with {{}} where the name belongs, got {wrong!r}. Correct them.")
     if len(names) < 2:
         raise ValueError(f"Expected at least two names to choose from, got {list(names)!r}. Add some.")
-    score = _scorer(isinstance(model, MultiVectorEncoder), texts_are_queries=True)
+    score = scorer(isinstance(model, MultiVectorEncoder), texts_are_queries=True)
     embeds = model.encode_document(list(images))
     total = sum(score(model.encode_query([template.format(name) for name in names]), embeds) for template in templates)
     return torch.as_tensor(total)
@@ -113,7 +113,7 @@ def decoded(split: Dataset) -> list[PilImage.Image]:
     return OmniVisionImageProcessor().fetch_images(list(split["image"][:]))
 
 
-def _scorer(late_interaction: bool, texts_are_queries: bool) -> Any:
+def scorer(late_interaction: bool, texts_are_queries: bool) -> Any:
     """Return a function of queries and candidates to scores; MaxSim is always averaged over the tokens of texts."""
     if not late_interaction:
         return cos_sim

@@ -11,12 +11,13 @@ from torch.nn.functional import normalize
 from ..embedding.encoder import ImageTextEncoder
 from ..interpretability.cls_dominance import all_tokens
 from ..interpretability.plots import drawable, plot_attention, save
+from ..interpretability.style import OURS, THIRD, TRUTH
 from .contact_sheet import contact_sheet
 from .index import Hit
 from .losses import unwrap_retrieval_model
 
 
-KINDS = {"CLS": "#c0392b", "best register": "#8e44ad", "best patch": "#1f5fa8"}
+KINDS = {"CLS": TRUTH, "best register": THIRD, "best patch": OURS}
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """Arguments of `omni-vision train`, and what those of all training commands share."""
 
+import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -9,6 +10,8 @@ from typing import Any, ClassVar
 
 import torch
 from transformers import TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from ..configuration_omni_vision import OmniVisionConfig, check_field
 from ..data.hold_out import VALIDATION_FRACTION
@@ -83,7 +86,7 @@ class RecipeArguments:
     cuda_graphs: str = option("Replay steps as CUDA graphs: auto (small models on one GPU), true or false.", "auto")
 
     def __post_init__(self) -> None:
-        self.given = _given(self)
+        self.given = given_arguments(self)
         recipe: Any = self
         check_choices(recipe, images_on_device=AUTO, cuda_graphs=AUTO)
         if self.class_balance is not None:
@@ -144,7 +147,7 @@ class CommonTrainingArguments:
 
     def __post_init__(self) -> None:
         args: Any = self
-        args.given = _given(self)
+        args.given = given_arguments(self)
         if self.output_dir is None:
             raise ValueError("`output_dir` must name the folder of the run, got none. Add --output_dir runs/NAME.")
         if self.remove_unused_columns:
@@ -180,6 +183,7 @@ class CommonTrainingArguments:
             )
         if args.fp16 and args.use_cpu:
             raise ValueError("`fp16` needs a GPU, got none. Leave it out, or use bf16.")
+        check_trackers([args.report_to] if isinstance(args.report_to, str) else args.report_to or ())
         for name in ("fsdp", "deepspeed"):
             if getattr(args, name, None) and args.use_cpu:
                 raise ValueError(f"`{name}` needs a GPU, got none: it would be ignored. Leave it out.")
@@ -272,7 +276,20 @@ def read_fields(name: str, given: str | None, kind: Any = OmniVisionConfig) -> d
     return found
 
 
-def _given(arguments: Any) -> dict[str, Any]:
+def check_trackers(names: Iterable[str]) -> None:
+    """Raise `ValueError` for trackers that transformers does not know, or whose package is not installed."""
+    for name in {*names} - {"none", "all", *get_available_reporting_integrations()}:
+        if name in INTEGRATION_TO_CALLBACK:
+            raise ValueError(
+                f"`report_to` must name installed trackers, got {name!r}. Install its package, in most cases by pip "
+                f"install {name}, or leave it out."
+            )
+        near = difflib.get_close_matches(name, [*INTEGRATION_TO_CALLBACK, "none", "all"], 1)
+        known = f"Did you mean {near[0]}?" if near else f"Name one of {', '.join(sorted(INTEGRATION_TO_CALLBACK))}."
+        raise ValueError(f"`report_to` must name trackers that transformers knows, got {name!r}. {known}")
+
+
+def given_arguments(arguments: Any) -> dict[str, Any]:
     """Return what differs from the defaults, before `__post_init__` fills in the rest; secrets are left out."""
     given = {}
     for field_ in fields(arguments):

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 STATE, OPTIMIZER, WEIGHTS = "trainer_state.json", "optimizer.pt", "model.safetensors"
 # What a run leaves in its folder, beside checkpoints; anything else is somebody's own.
-LEFT_BY_RUNS = (".json", ".jsonl", ".safetensors", ".py", ".jinja", ".txt", ".md", ".png", ".model")
+LEFT_BY_RUNS = (".json", ".jsonl", ".safetensors", ".py", ".jinja", ".txt", ".md", ".png", ".html", ".model")
 FOLDERS_OF_RUNS = ("plots", "eval", "runs", "__pycache__")
 
 

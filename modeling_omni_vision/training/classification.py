@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ..data.hold_out import save_splits
 from ..data.image_dataset import MEMORY_LIMIT, ImageCollator, ImageDataset, moved_to_device
 from ..data.label_lists import has_label_lists, label_names
 from ..data.sources import load_images
-from ..evaluation.evaluate import class_names, load_classifier, measure, predict
+from ..evaluation.evaluate import class_names, draw_all, load_classifier, measure, predict
 from ..evaluation.multi_label import MULTI_LABEL, choose_thresholds
 from ..evaluation.test_split import open_test_split
 from ..image_processing_omni_vision import OmniVisionImageProcessor
@@ -25,6 +26,7 @@ from ..records.machine import has_bf16_instructions
 from ..records.metrics_file import write_json
 from .arguments import OmniVisionTrainingArguments, RecipeArguments, check_checkpoint
 from .initialization import mimetic_, new_image_processor
+from .report import Picture
 from .run_record import evaluations, training_command, without_folders
 from .skeleton import TrainingRun
 from .trainer import OmniVisionTrainer, replays_steps
@@ -157,6 +159,17 @@ class ClassificationRun(TrainingRun):
             },
             **opened.section(found["accuracy"]),
         }
+
+    def pictures(self, folder: Path) -> Iterator[Picture | Mapping[str, Any]]:
+        """Measure what was saved on validation, never on test, and draw it."""
+        model, processor = load_classifier(self.folder)
+        rows = self.data["validation"]
+        predictions = predict(model, processor, rows)
+        found = measure(model.config, predictions)
+        yield found
+        # The curves are those of the record.
+        for path in draw_all({}, folder, model, processor, rows, predictions, {"evaluation": found}):
+            yield Picture.of(path, "validation")
 
 
 def build_model(

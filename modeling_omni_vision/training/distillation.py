@@ -5,7 +5,7 @@ import hashlib
 import json
 import logging
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,10 @@ from transformers import EvalPrediction, set_seed
 from transformers.utils import SAFE_WEIGHTS_NAME, ModelOutput
 
 from ..configuration_omni_vision import OmniVisionConfig
+from ..data.summary import evenly_spread
+from ..embedding.sheets import draw_rows
 from ..evaluation.agreement import agreement, unit
+from ..evaluation.evaluate import MAPS_SHOWN, draw_attention_on
 from ..image_processing_omni_vision import OmniVisionImageProcessor
 from ..interop import load_image_processor, load_vision_tower
 from ..modeling_omni_vision import OmniVisionModel, OmniVisionPreTrainedModel
@@ -36,6 +39,7 @@ from .distillation_data import (
     sample_outputs,
 )
 from .distillation_measures import (
+    as_image,
     compare_speed,
     draw_neighbours,
     encode_pixels,
@@ -44,6 +48,7 @@ from .distillation_measures import (
     read_labels,
 )
 from .initialization import mimetic_, new_image_processor
+from .report import Picture
 from .run_record import given_recipe, training_command, without_folders
 from .skeleton import TrainingRun
 from .teacher import Teacher, load_teacher
@@ -67,6 +72,7 @@ OF_CHECKPOINTS: tuple[str, ...] = (
 )
 OF_CHECKPOINTS += ("metric_for_best_model", "greater_is_better", "load_best_model_at_end", "save_steps", "eval_steps")
 BASIS_SAMPLE = 2048
+SAMPLES, COLUMNS = 30, 10  # images that the report shows
 
 
 def distill(recipe: DistillArguments, args: DistillTrainingArguments, teacher: Any = None) -> Path:
@@ -330,6 +336,19 @@ class DistillationRun(TrainingRun):
             }
         section |= {"speed": speeds} if (speeds := compare_speed(encoder, self.teacher)) else {}
         return {"agreement": section}
+
+    def pictures(self, folder: Path) -> Iterator[Picture | Mapping[str, Any]]:
+        """Draw some of the images, and the attention of the student on others that it did not see."""
+        rows = [self.train_rows[index] for index in evenly_spread(len(self.train_rows), SAMPLES)]
+        cells = [(as_image(self.images.pixels[row]), "", self.images.ids[row]) for row in rows]
+        lines = [cells[start : start + COLUMNS] for start in range(0, len(cells), COLUMNS)]
+        yield Picture(draw_rows(lines, "Images to train on", str(folder / "samples.png")), "Samples")
+        seen = self.held_out_rows[:MAPS_SHOWN]
+        images = [np.array(as_image(self.images.pixels[row])) for row in seen]
+        names = [Path(self.images.ids[row]).name for row in seen]
+        encoder = load_vision_tower(self.folder, dtype=torch.float32).eval()
+        path = draw_attention_on(encoder, self.processor, images, names, folder / "attention.png")
+        yield Picture.of(path, "held-out")
 
     def encode(self, encoder: Any, rows: Sequence[int]) -> np.ndarray:
         """Return the vectors of an encoder for rows."""

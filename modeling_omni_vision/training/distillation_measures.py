@@ -52,7 +52,7 @@ def near_duplicates(
     except ModuleNotFoundError:
         return found
     hashes = [
-        np.array([int(str(imagehash.phash(_image(one))), 16) for one in pixels], dtype=np.uint64)
+        np.array([int(str(imagehash.phash(as_image(one))), 16) for one in pixels], dtype=np.uint64)
         for pixels in (held_out_pixels, training_pixels)
     ]
     for at in range(0, len(found), 512):
@@ -61,7 +61,8 @@ def near_duplicates(
     return found
 
 
-def _image(pixels: np.ndarray) -> Image.Image:
+def as_image(pixels: np.ndarray) -> Image.Image:
+    """Return stored pixels (channels, rows, columns) as an image."""
     return Image.fromarray(np.asarray(pixels).transpose(1, 2, 0))
 
 
@@ -123,7 +124,7 @@ def draw_neighbours(
         near = nearest(vectors, vectors, min(SHOWN_NEIGHBOURS, len(names) - 1), skip_self=True)
         rows.append(
             [
-                [(_image(pixels[one]), "" if one == at else name, names[one]) for one in (at, *near[at])]
+                [(as_image(pixels[one]), "" if one == at else name, names[one]) for one in (at, *near[at])]
                 for at in queries
             ]
         )
@@ -197,5 +198,5 @@ def encode_pixels(model: Any, processor: Any, pixels: np.ndarray, rows: Sequence
     return np.concatenate(found)
 
 
-__all__ = ["compare_speed", "draw_neighbours", "encode_pixels", "label_accuracies", "near_duplicates"]
+__all__ = ["as_image", "compare_speed", "draw_neighbours", "encode_pixels", "label_accuracies", "near_duplicates"]
 __all__ += ["read_labels", "speed"]

@@ -4,7 +4,8 @@ import contextlib
 import logging
 import re
 import shutil
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from transformers.pytorch_utils import Conv1D
 
 from ..data.question_kinds import learn_questions
 from ..data.questions import load_questions
+from ..data.summary import evenly_spread
 from ..data.synthetic.scene_questions import scene_texts
 from ..data.word_tokenizer import new_chat_tokenizer
 from ..evaluation.answers import AnswerResult, answer_metrics, text_only_prior
+from ..evaluation.evaluate import MAPS_SHOWN, draw_attention_on
 from ..interop.compose import compose_language_model
 from ..modeling_omni_vision import OmniVisionModel
 from ..modeling_omni_vision_language import OmniVisionForConditionalGeneration
@@ -36,8 +39,10 @@ from .language_data import (
     other_images,
     replace_images,
 )
+from .language_mistakes import draw_wrong_answers
 from .optimizer import parameter_groups
 from .packing import IGNORED, check_packing, to_device
+from .report import Picture
 from .run_record import given_recipe
 from .skeleton import SkeletonTrainer, TrainingRun
 
@@ -47,6 +52,7 @@ logger = logging.getLogger(__name__)
 # Layers that get LoRA where a language model has them: projections of queries and values, apart or in one.
 LORA_TARGETS = (("q_proj", "v_proj"), ("qkv_proj",), ("query_key_value",), ("c_attn",), ("Wqkv",))
 PARTS = {"vision": "vision_tower.", "text": "language_model."}
+DRAWN_FROM = 100  # conversations of validation whose wrong answers the report shows
 OF_CHECKPOINTS = (
     "fusion",
     "vision_feature_select_strategy",
@@ -71,6 +77,7 @@ class LanguageRun(TrainingRun):
     done to it before training, `words` the vocabulary of a new language model.
     """
 
+    program = "train-language"
     conversations: type[Conversations] = Conversations
 
     def build(self) -> "LanguageTrainer":
@@ -214,6 +221,24 @@ class LanguageRun(TrainingRun):
         shape = (recipe.image_input, recipe.max_questions_per_sequence, size, self.conversations)
         long = recipe.long_conversations
         return {"answers": measure(saved, self.processor, self.data, *shape, long_conversations=long)}
+
+    def pictures(self, folder: Path) -> Iterator[Picture | Mapping[str, Any]]:
+        """Draw wrong answers on validation, and the attention of the vision tower."""
+        model, processor = _open(str(self.folder), self.recipe.attn_implementation)
+        rows = self.data["validation"]
+        rows = rows.select(evenly_spread(len(rows), DRAWN_FROM))
+        options = (self.recipe.image_input, 1, max_positions(model), self.recipe.long_conversations)
+        collator = AnswerCollator(processor, model.config.text_config)
+        data = self.conversations(rows, processor, *options)
+        answers = exact_answers(model, collator, data, self.args.per_device_eval_batch_size)
+        drawn = draw_wrong_answers(rows, answers, processor.tokenizer, folder / "answers.png")
+        yield Picture(drawn, "Wrong answers", "On validation. Of a wrong answer only its beginning is known.")
+        images = [row["images"][0] for row in rows.select(evenly_spread(len(rows), MAPS_SHOWN)) if row["images"]]
+        tower = model.vision_tower
+        path = draw_attention_on(
+            tower, processor.image_processor, images, [""] * len(images), folder / "attention.png"
+        )
+        yield Picture.of(path, "validation")
 
 
 def learning_rates(recipe: LanguageArguments, learning_rate: float) -> dict[str, float]:
@@ -422,16 +447,24 @@ def exact_answers(model: Any, collator: Any, data: Conversations, batch_size: in
         said = logits.argmax(-1)
         # An unknown word is no answer, whatever the right one is.
         unknown = torch.zeros_like(said, dtype=torch.bool) if collator.unknown is None else said == collator.unknown
-        wrong = (labels[:, places] != IGNORED) & ((said != labels[:, places]) | unknown)
-        for number, item, row in zip(numbers, items, wrong.tolist(), strict=True):
-            missed = zip(places.tolist(), row, strict=True)
-            failed = {item.segments[place + 1] for place, is_wrong in missed if is_wrong}
+        is_answer = labels[:, places] != IGNORED
+        wrong = is_answer & ((said != labels[:, places]) | unknown)
+        for number, item, *row in zip(numbers, items, is_answer.tolist(), wrong.tolist(), said.tolist(), strict=True):
+            heard, failed = defaultdict[int, list[int]](list), set[int]()
+            for place, counts, is_wrong, token in zip(places.tolist(), *row, strict=True):
+                if counts and (segment := item.segments[place + 1]) not in failed:
+                    heard[segment].append(token)
+                    failed |= {segment} if is_wrong else set()
             answers += [
-                AnswerResult(segment not in failed, kind, data.rows_of[number])
+                AnswerResult(segment not in failed, kind, data.rows_of[number], _said(heard, failed, segment))
                 for segment, kind in enumerate(item.kinds, 1)
             ]
     model.train(was_training)
     return answers
+
+
+def _said(heard: dict[int, list[int]], failed: set[int], segment: int) -> tuple[int, ...]:
+    return tuple(heard[segment]) if segment in failed else ()
 
 
 def measure(

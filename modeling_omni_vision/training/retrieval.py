@@ -1,6 +1,7 @@
 """Contrastive training of images and texts, from pairs to a folder that sentence-transformers loads too."""
 
 import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,19 @@ from sentence_transformers import MultiVectorEncoderTrainer, SentenceTransformer
 from sentence_transformers.base.evaluation import SequentialEvaluator
 
 from ..data.pairs import load_pairs
+from ..data.summary import evenly_spread
+from ..evaluation.evaluate import MAPS_SHOWN, draw_attention_on
 from ..modeling_omni_vision_retrieval import OmniVisionForRetrieval
 from ..processing_omni_vision_retrieval import OmniVisionRetrievalProcessor
 from ..retrieval.augmentation import PairAugmentation
 from ..retrieval.build import as_sentence_transformer, build_retrieval
 from ..retrieval.evaluation import DIRECTIONS, RANKS, evaluators, retrieval_metrics
 from ..retrieval.losses import TwoWayContrastiveLoss, unwrap_retrieval_model
+from ..retrieval.worst_queries import draw_worst_queries
 from .arguments import check_checkpoint, read_fields
 from .callbacks import AfterStepCallback
 from .optimizer import parameter_groups
+from .report import Picture
 from .retrieval_arguments import RetrievalArguments, RetrievalTrainingArguments
 from .retrieval_data import ConceptBatches, rows_by_concept, training_pairs
 from .run_record import given_recipe
@@ -43,6 +48,7 @@ def train_retrieval(recipe: RetrievalArguments, args: RetrievalTrainingArguments
 class RetrievalRun(TrainingRun):
     """The run of a retrieval model; see `train_retrieval`."""
 
+    program = "train-retrieval"
     packages = ("sentence-transformers", "peft")
     evaluated = {"eval_sequential_score": "ndcg@10"}
 
@@ -93,6 +99,18 @@ class RetrievalRun(TrainingRun):
                 splits = {split: rows for split, rows in self.data.items() if split != "train"}
                 found[name] = {split: retrieval_metrics(opened, rows, size) for split, rows in splits.items()}
         return {"retrieval": found}
+
+    def pictures(self, folder: Path) -> Iterator[Picture | Mapping[str, Any]]:
+        """Draw the texts whose image is found worst on validation, and the attention of the vision tower."""
+        model, rows = OmniVisionForRetrieval.from_pretrained(self.folder).eval(), self.data["validation"]
+        opened = as_sentence_transformer(model, self.processor, self.recipe.late_interaction)
+        drawn = draw_worst_queries(opened, rows, folder / "queries.png")
+        yield Picture(drawn, "Texts whose image is found worst", "On validation.")
+        shown = rows.select(evenly_spread(len(rows), MAPS_SHOWN))
+        captions = [some[0] for some in shown["texts"][:]]
+        tower, processor = model.vision_model, self.processor.image_processor
+        path = draw_attention_on(tower, processor, shown["image"][:], captions, folder / "attention.png")
+        yield Picture.of(path, "validation")
 
 
 def freeze_parameters(model: OmniVisionForRetrieval, train: str, lora_rank: int = 0) -> None:

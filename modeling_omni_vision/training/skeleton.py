@@ -3,7 +3,7 @@
 import difflib
 import logging
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from .data_report import DataReport
 from .interruption import train_until_done
 from .optimizer import make_optimizer, parameter_groups
 from .progress import Progress
+from .report import Picture, one_line, write_report
 from .run_record import describe_run
 
 
@@ -255,13 +256,14 @@ def watched(model: nn.Module) -> Iterator[list[str]]:
 class TrainingRun(DataReport):
     """One run of a task, from arguments to a folder that can go to the Hub, with its numbers in `metrics.json`.
 
-    A task says what differs: `build`, `describe`, `save`, `measure`.
+    A task says what differs: `build`, `describe`, `save`, `measure`, and what its report shows: `pictures`.
 
     Args:
         recipe: Data, model, and what is trained of it.
         args: Everything that the Trainer knows.
     """
 
+    program = ""  # command that starts such a run, for tasks whose record does not hold it
     packages: tuple[str, ...] = ()  # whose versions are recorded beside those of all
     evaluated = {"eval_accuracy": "accuracy", "eval_loss": "loss"}  # names of an evaluation, logged and recorded
     trainer: Any
@@ -290,11 +292,25 @@ class TrainingRun(DataReport):
         """Return sections of `metrics.json` measured once on what was saved; runs in the first process."""
         return {}
 
+    def pictures(self, folder: Path) -> Iterator[Picture | Mapping[str, Any]]:
+        """Draw what `report.html` shows beside data, curves and results, into a folder that is removed afterwards.
+
+        A mapping among them holds numbers of a classifier on validation, as `classification_metrics` returns them.
+        """
+        yield from ()
+
+    def save_report(self) -> None:
+        """Write `report.html`; whatever fails there, the run is complete without it."""
+        try:
+            print(f"Report: {write_report(self)}", flush=True)
+        except Exception as error:
+            logger.warning("The run is complete, only its report could not be written: %s", one_line(error))
+
     def run(self) -> Path:
-        """Train, save, record and measure.
+        """Train, save, record, measure and report.
 
         Returns:
-            `args.output_dir`: model, processor and code as the Hub wants them, and `metrics.json`.
+            `args.output_dir`: model, processor and code as the Hub wants them, `metrics.json`, and `report.html`.
 
         Raises:
             TrainingInterruptedError: after SIGTERM or Ctrl-C, once a checkpoint is saved.
@@ -324,8 +340,13 @@ class TrainingRun(DataReport):
             # On disk before anything is measured: whatever is refused there, no training is lost.
             merge_metrics(self.folder, {"training": training})
             self.save_skipped()
-            if self.args.do_predict:
-                merge_metrics(self.folder, self.measure())
+            try:
+                if self.args.do_predict:
+                    merge_metrics(self.folder, self.measure())
+            except ValueError:
+                self.save_report()
+                raise
+            self.save_report()
         return self.folder
 
     @contextmanager

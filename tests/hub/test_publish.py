@@ -177,6 +177,13 @@ def test_the_images_are_proven_like_every_file(checkpoint, copy):
     assert any("plots/training.png" in failure for failure in verify(copy).failures)
 
 
+def test_the_report_of_a_run_stays_at_home_with_the_images_of_its_data(folder, tmp_path, opened_here):
+    (folder / "report.html").write_text("<img src='data:image/png;base64,'>")
+    done = publish(folder, tmp_path / "out", repo_id="me/animals")
+    assert not list(done.folder.rglob("*.html"))
+    assert "report.html" not in (done.folder / "README.md").read_text()
+
+
 def test_a_release_is_the_same_with_other_images(folder, tmp_path, opened_here, published):
     shutil.rmtree(folder / "plots")
     done = publish(folder, tmp_path / "out" / "animals")

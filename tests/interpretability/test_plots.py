@@ -3,18 +3,22 @@ import warnings
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.stats import binomtest
 
 from modeling_omni_vision.evaluation.reliability_plots import plot_calibration, plot_robustness
 from modeling_omni_vision.hub.publish import MAX_IMAGE_BYTES
-from modeling_omni_vision.interpretability import plots
+from modeling_omni_vision.interpretability import plots, style
 from modeling_omni_vision.interpretability.plots import (
     Scale,
+    chosen_evaluation,
     complete,
     plot_attention,
     plot_confusion,
     plot_mistakes,
     plot_training,
+    wilson,
 )
+from modeling_omni_vision.training.report import COLOURS
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +40,41 @@ def test_a_confusion_matrix_is_drawn_for_few_and_many_classes_with_awkward_names
     matrix[0] = 0
     names = ["$x_", "a name that is much too long for a tick", *map(str, range(2, classes))]
     assert is_drawn(plot_confusion(matrix.tolist(), names, tmp_path / "new" / "c.png"))
+
+
+def test_intervals_are_those_of_wilson_and_have_a_width_where_all_or_none_are_right():
+    right, count = np.array([0, 3, 1, 50, 0]), np.array([3, 3, 4, 100, 0])
+    low, high = wilson(right, count)
+    for index in range(4):
+        expected = binomtest(int(right[index]), int(count[index])).proportion_ci(0.95, method="wilson")
+        assert (low[index], high[index]) == pytest.approx((expected.low, expected.high), abs=1e-6)
+    assert np.isnan([low[4], high[4]]).all()
+    assert (high - low)[:2].min() > 0.5
+
+
+def test_the_colours_of_figures_are_those_of_the_pages():
+    sheet = COLOURS.read_text(encoding="utf-8")
+    assert all(colour in sheet for colour in (style.OURS, style.INK, style.LINE, style.EDGE))
+
+
+def test_the_chosen_step_is_that_of_the_record_and_in_older_ones_the_best_epoch():
+    entries = [{"step": 10, "epoch": 1.0, "accuracy": 0.9}, {"step": 20, "epoch": 2.0, "accuracy": 0.8}]
+    assert chosen_evaluation({"chosen_step": 20}, entries) == entries[1]
+    assert chosen_evaluation({"best_epoch": 2.0}, entries) == entries[1]
+    assert chosen_evaluation({}, entries) == entries[0]
+    assert chosen_evaluation({"chosen_step": 15}, entries) is None
+
+
+def test_every_metric_of_an_evaluation_is_drawn_fractions_in_one_panel(tmp_path):
+    history = [{"epoch": 1.0, "loss": 2.0}]
+    widths = []
+    for extra in ({}, {"overlap": 0.5, "cosine": 0.4}, {"overlap": 0.5, "psnr": 21.0}):
+        evaluations = [{"step": 1, "epoch": 1.0, "loss": 1.5, **extra}]
+        drawn = plot_training({"history": history, "evaluations": evaluations, "chosen_step": 1}, tmp_path / "t.png")
+        with Image.open(drawn) as image:
+            widths.append((image.width, image.height))
+    assert widths[0][0] < widths[1][0] == widths[2][0]
+    assert widths[0][1] == widths[1][1] < widths[2][1]
 
 
 def test_equal_input_gives_equal_bytes(tmp_path):

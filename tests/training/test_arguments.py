@@ -3,6 +3,7 @@ import json
 import pytest
 from transformers import HfArgumentParser
 
+from modeling_omni_vision.training import arguments
 from modeling_omni_vision.training.arguments import OmniVisionTrainingArguments, RecipeArguments
 
 
@@ -133,3 +134,12 @@ def test_a_plateau_is_of_the_metric_in_its_direction():
 def test_a_run_needs_a_folder():
     with pytest.raises(ValueError, match=r"must name the folder of the run, got none\. Add --output_dir"):
         OmniVisionTrainingArguments()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("wnadb", "Did you mean wandb"), ("dvclive", "pip install dvclive"), ("x", "Name one of")]
+)
+def test_a_tracker_that_is_unknown_or_not_installed_is_refused_first(tmp_path, name, said, monkeypatch):
+    monkeypatch.setattr(arguments, "get_available_reporting_integrations", lambda: ["trackio"])
+    with pytest.raises(ValueError, match=f"`report_to` .*{name}.*{said}"):
+        OmniVisionTrainingArguments(output_dir=str(tmp_path), report_to=["trackio", name])

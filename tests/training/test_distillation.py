@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from report_page import titles_of
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModel, ViTConfig, ViTForImageClassification, ViTImageProcessor, ViTModel
@@ -87,7 +88,7 @@ def run(images, output, teacher=None, epochs=2, arguments=None, **recipe):
     return distill(recipe, args, teacher or Features())
 
 
-def test_a_student_agrees_with_its_teacher_and_its_folder_needs_none(images, tmp_path):
+def test_a_student_agrees_with_its_teacher_and_its_folder_needs_none(images, tmp_path, reports):
     labels = str(images / "labels.csv")
     folder = run(images, tmp_path / "run", epochs=12, label_file=labels, logit_weight=0.5)
     found = json.loads((folder / "metrics.json").read_text())["agreement"]
@@ -96,6 +97,7 @@ def test_a_student_agrees_with_its_teacher_and_its_folder_needs_none(images, tmp
     assert set(found["labels"]) >= {"teacher", "student", "from_scratch", "random_weights"}
     assert found["parameters"]["student"] == sum(one.numel() for one in AutoModel.from_pretrained(folder).parameters())
     assert (folder / "neighbours.png").is_file()
+    assert {"Samples", "Neighbours", "Attention of CLS in the last layer"} <= {*titles_of(folder)}
     assert "token_head" not in str(load_file(folder / "model.safetensors"))
     assert set(found["speed"]["torch"]) >= {"student_images_per_cpu_second", "ratio"}
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from packaging.version import Version
+from report_page import titles_of
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 from transformers import __version__ as transformers_version
@@ -23,7 +24,7 @@ from transformers.trainer_pt_utils import LabelSmoother
 from modeling_omni_vision.training import classification
 from modeling_omni_vision.training.arguments import OmniVisionTrainingArguments, RecipeArguments
 from modeling_omni_vision.training.interruption import StopOnSignal, TrainingInterruptedError
-from modeling_omni_vision.training.skeleton import NonFiniteLossError, SkeletonTrainer
+from modeling_omni_vision.training.skeleton import NonFiniteLossError, SkeletonTrainer, TrainingRun
 
 
 TOWER = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64}
@@ -134,13 +135,23 @@ def task(request, tmp_path_factory, tiny_source):
             return original(self, *args, **kwargs)
 
         patch.setattr(SkeletonTrainer, "train", with_callbacks)
-        made.whole = made.run("whole")
+        with pytest.MonkeyPatch.context() as reports:
+            reports.setattr(TrainingRun, "save_report", TrainingRun.drawn_report)
+            made.whole = made.run("whole")
         yield made
+
+
+def test_a_run_leaves_a_report_with_what_the_task_draws(task):
+    drawn = {"classification": "Confusion matrix", "retrieval": "Texts whose image is found worst"}
+    titles = ["Loss and what was measured on validation", "Samples, classes and sizes of images"]
+    titles += [drawn.get(task.name.split()[0], "Wrong answers"), "Attention of CLS in the last layer"]
+    assert {*titles} <= {*titles_of(task.whole)}
+    assert "Not on this page" not in (task.whole / "report.html").read_text()
 
 
 def test_the_record_says_how_the_run_was_made(task):
     record = record_of(task.whole)
-    assert record["steps"] == STEPS
+    assert record["steps"] == record["chosen_step"] == STEPS
     assert record["epochs"] == 2
     assert record["seed"] == 3
     assert record["resumed_from"] is None

@@ -178,8 +178,10 @@ def write_page(
     (page / "vendor").mkdir()
     for file, content in code.items():
         (page / "vendor" / file).write_bytes(content)
-    for source, target in {"page.js": "page.js", "page.css": "page.css", "icon.svg": "icon.svg"}.items():
-        shutil.copy(PAGE / source, page / target)
+    for name_of_file in ("page.js", "icon.svg"):
+        shutil.copy(PAGE / name_of_file, page / name_of_file)
+    sheets = [(PAGE / sheet).read_text(encoding="utf-8") for sheet in ("colours.css", "page.css")]
+    (page / "page.css").write_text("".join(sheets), encoding="utf-8")
     # Not every host knows that .mjs is JavaScript.
     (page / "model" / "preprocess.mjs").rename(page / "preprocess.js")
     about = describe_page(page, checkpoint, report, samples, named)
