@@ -40,13 +40,7 @@ from transformers.utils.output_capturing import capture_outputs
 from .common_omni_vision import classification_loss, evaluating, refuse_unknown_arguments
 from .configuration_omni_vision import OmniVisionConfig
 from .features_omni_vision import OmniVisionAttentionPooling, OmniVisionBackboneMixin, OmniVisionIntermediatesMixin
-from .masked_omni_vision import (
-    OmniVisionMaskedImageModelingMixin,
-    drop_patches,
-    drop_path,
-    mask_patches,
-    make_decoder,
-)
+from .masked_omni_vision import OmniVisionMaskedImageModelingMixin, drop_patches, drop_path, make_decoder, mask_patches
 
 
 RECORDED_OUTPUTS = ("output_hidden_states", "output_attentions")
