@@ -17,6 +17,7 @@
 transformers' `ViTForMaskedImageModeling` does, beside that for images of any size and patches that are not square.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -85,7 +86,7 @@ def make_decoder(config: OmniVisionConfig) -> nn.Sequential:
     return nn.Sequential(pixels, OmniVisionPixelShuffle(height, width))
 
 
-def masked_pixels(bool_masked_pos: torch.Tensor, image_size: tuple[int, int], patch: tuple[int, int]) -> torch.Tensor:
+def masked_pixels(bool_masked_pos: torch.Tensor, image_size: Sequence[int], patch: Sequence[int]) -> torch.Tensor:
     """Return which pixels are masked (batch, 1, height, width) for masked patches (batch, patches)."""
     grid = bool_masked_pos.bool().unflatten(1, (image_size[0] // patch[0], image_size[1] // patch[1]))
     return grid.repeat_interleave(patch[0], 1).repeat_interleave(patch[1], 2).unsqueeze(1)

@@ -174,8 +174,9 @@ class PretrainRun(TrainingRun):
             losses, levels = errors(pixels, made, masks), errors(pixels, made, masks, 255 * std)
             found.append(torch.stack((losses[0], *levels)))
             if not start:
-                shown = [255 * (one * std + mean) for one in (pixels[:SHOWN], made[:SHOWN])]
-                draw_reconstructions(*shown, masks[:SHOWN], levels[0], self.recipe.mask_ratio, self.folder / SHEET)
+                given, painted = (255 * (one[:SHOWN] * std + mean) for one in (pixels, made))
+                drawn = masks[:SHOWN], levels[0], self.recipe.mask_ratio
+                draw_reconstructions(given, painted, *drawn, self.folder / SHEET)
         loss, levels_off, levels_of_mean = torch.cat(found, dim=1).double().mean(dim=1).tolist()
         measured = {"loss": loss, "levels": levels_off, "levels_of_mean_colour": levels_of_mean}
         return {"reconstruction": {"images": len(images), **measured}}
