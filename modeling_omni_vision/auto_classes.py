@@ -10,6 +10,7 @@ from transformers import (
     AutoImageProcessor,
     AutoModel,
     AutoModelForImageClassification,
+    AutoModelForMaskedImageModeling,
     AutoModelForZeroShotImageClassification,
     AutoProcessor,
 )
@@ -20,6 +21,7 @@ from .image_processing_omni_vision import ImageReadError, OmniVisionImageProcess
 from .modeling_omni_vision import (
     OmniVisionBackbone,
     OmniVisionForImageClassification,
+    OmniVisionForMaskedImageModeling,
     OmniVisionModel,
     OmniVisionModelOutput,
     OmniVisionPreTrainedModel,
@@ -31,6 +33,7 @@ AutoConfig.register("omni_vision", OmniVisionConfig, exist_ok=True)
 AutoModel.register(OmniVisionConfig, OmniVisionModel, exist_ok=True)
 AutoBackbone.register(OmniVisionConfig, OmniVisionBackbone, exist_ok=True)
 AutoModelForImageClassification.register(OmniVisionConfig, OmniVisionForImageClassification, exist_ok=True)
+AutoModelForMaskedImageModeling.register(OmniVisionConfig, OmniVisionForMaskedImageModeling, exist_ok=True)
 AutoImageProcessor.register(
     OmniVisionConfig,
     image_processor_classes={"pil": OmniVisionImageProcessorPil, "torchvision": OmniVisionImageProcessor},
@@ -40,6 +43,7 @@ OmniVisionConfig.register_for_auto_class()
 OmniVisionModel.register_for_auto_class("AutoModel")
 OmniVisionBackbone.register_for_auto_class("AutoBackbone")
 OmniVisionForImageClassification.register_for_auto_class("AutoModelForImageClassification")
+OmniVisionForMaskedImageModeling.register_for_auto_class("AutoModelForMaskedImageModeling")
 OmniVisionImageProcessor.register_for_auto_class()
 OmniVisionImageProcessorPil.register_for_auto_class()
 
@@ -48,6 +52,7 @@ __all__ = [
     "OmniVisionBackbone",
     "OmniVisionConfig",
     "OmniVisionForImageClassification",
+    "OmniVisionForMaskedImageModeling",
     "OmniVisionImageProcessor",
     "OmniVisionImageProcessorPil",
     "OmniVisionModel",

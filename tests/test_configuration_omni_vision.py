@@ -84,6 +84,7 @@ def test_a_saved_config_names_every_published_class(tmp_path):
         "AutoConfig": "configuration_omni_vision.OmniVisionConfig",
         "AutoModel": "modeling_omni_vision.OmniVisionModel",
         "AutoModelForImageClassification": "modeling_omni_vision.OmniVisionForImageClassification",
+        "AutoModelForMaskedImageModeling": "modeling_omni_vision.OmniVisionForMaskedImageModeling",
     }
 
 

@@ -14,10 +14,16 @@ from packaging.version import Version
 from torch import nn
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_FOR_MASKED_IMAGE_MODELING_MAPPING_NAMES,
     MODEL_MAPPING_NAMES,
 )
 
-from modeling_omni_vision import OmniVisionConfig, OmniVisionForImageClassification, OmniVisionModel
+from modeling_omni_vision import (
+    OmniVisionConfig,
+    OmniVisionForImageClassification,
+    OmniVisionForMaskedImageModeling,
+    OmniVisionModel,
+)
 
 
 if not (suite_folder() / PACKAGE / "complete").exists():
@@ -28,9 +34,10 @@ from transformers_suite.test_configuration_common import ConfigTester
 from transformers_suite.test_modeling_common import ModelTesterMixin, floats_tensor
 
 
-# The suites read from these which class is a bare model (no loss) and which needs class indices.
+# The suites read from these which class is a bare model (no loss), and which needs class indices or masks.
 MODEL_MAPPING_NAMES["omni_vision"] = "OmniVisionModel"
 MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES["omni_vision"] = "OmniVisionForImageClassification"
+MODEL_FOR_MASKED_IMAGE_MODELING_MAPPING_NAMES["omni_vision"] = "OmniVisionForMaskedImageModeling"
 
 
 def masked_sdpa_tests():
@@ -46,13 +53,14 @@ class OmniVisionTester:
     hidden_size = 32
     num_hidden_layers = 2
     num_attention_heads = 4
-    seq_length = 26
+    seq_length, mask_length, num_masks = 26, 25, 13
+    image_size, patch_size = 30, 6
     is_training = True
 
     def get_config(self):
         return OmniVisionConfig(
-            image_size=30,
-            patch_size=6,
+            image_size=self.image_size,
+            patch_size=self.patch_size,
             hidden_size=self.hidden_size,
             num_hidden_layers=self.num_hidden_layers,
             num_attention_heads=self.num_attention_heads,
@@ -64,7 +72,7 @@ class OmniVisionTester:
 
 
 class TestOmniVisionInTransformersSuite(ModelTesterMixin, unittest.TestCase):
-    all_model_classes = (OmniVisionModel, OmniVisionForImageClassification)
+    all_model_classes = (OmniVisionModel, OmniVisionForImageClassification, OmniVisionForMaskedImageModeling)
     test_resize_embeddings = False
     has_attentions = True
 

@@ -40,7 +40,7 @@ class ImageDataset(WithEpoch, TorchDataset):
     `rows`, and `augmentation`, `epoch` for the collator; the sample of one row has `image`, `label`, `row` instead.
 
     Args:
-        dataset: Columns `image` and `label`, as `load_images` gives them.
+        dataset: Columns `image` and `label`, as `load_images` gives them; without `label` all are of class 0.
         processor: Decides channels, background, size and normalisation.
         augmentation: Random changes, for training only.
         memory_limit: Keep as many decoded images in memory as take no more bytes than this.
@@ -55,7 +55,8 @@ class ImageDataset(WithEpoch, TorchDataset):
     ) -> None:
         super().__init__()
         self.dataset, self.processor, self.augmentation = dataset, processor, augmentation
-        self.labels = torch.from_numpy(label_array(dataset))
+        labelled = "label" in dataset.column_names
+        self.labels = torch.from_numpy(label_array(dataset)) if labelled else torch.zeros(len(dataset)).long()
         self._crops = augmentation is not None and augmentation.crop is not None
         self._is_kept = torch.zeros(len(dataset), dtype=torch.bool)
         self._memory = self._decode_what_fits(memory_limit)
@@ -225,7 +226,7 @@ class ImageCollator:
 
     def __call__(self, samples: Sample | list[Sample]) -> dict[str, Any]:
         """Normalise the batch at once, then erase and mix as the augmentation says."""
-        batch = _joined(samples) if isinstance(samples, list) else samples
+        batch = joined(samples) if isinstance(samples, list) else samples
         images, labels = batch["images"], batch["labels"]
         on_cpu = images.device.type == "cpu" or images.dtype != torch.uint8
         pixel_values = normalised(self.processor, images) if on_cpu else self._looked_up(images)
@@ -301,7 +302,8 @@ def _fits(image: torch.Tensor, shape: tuple[int, ...]) -> bool:
     return image.dtype == torch.uint8 and tuple(image.shape) == shape
 
 
-def _joined(samples: list[Sample]) -> Sample:
+def joined(samples: list[Sample]) -> Sample:
+    """Return the batch of samples of single rows."""
     batch = {
         "images": _stacked([sample["image"] for sample in samples]),
         "rows": np.array([s["row"] for s in samples]),
@@ -320,4 +322,4 @@ def _stacked(images: list[torch.Tensor]) -> torch.Tensor:
     return torch.stack(images if one_type else [image.float() for image in images])
 
 
-__all__ = ["ImageCollator", "ImageDataset", "moved_to_device", "normalised"]
+__all__ = ["ImageCollator", "ImageDataset", "joined", "moved_to_device", "normalised"]

@@ -162,12 +162,13 @@ def _class_folders(folder: Path, named: bool) -> Iterator[Path]:
             yield from (place / name for name in sorted(names) if not is_ignored(name) and (place / name).is_dir())
 
 
-def load_image_folder(folder: Path, left_out: LeftOut | None = None) -> DatasetDict:
+def load_image_folder(folder: Path, left_out: LeftOut | None = None, labelled: bool = True) -> DatasetDict:
     """Load a folder of images with one sub-folder for each class, by the rules at the top of this file.
 
     Args:
         folder: Of images.
         left_out: What to add what is left out to.
+        labelled: False to take no folder for a class, and images wherever they lie.
 
     Returns:
         Splits with the columns `image` (not decoded) and `label`, a `ClassLabel` of the folders' names in order;
@@ -182,7 +183,7 @@ def load_image_folder(folder: Path, left_out: LeftOut | None = None) -> DatasetD
     except ValueError:
         warn_of_left_out(left_out, displayed(folder))  # perhaps the reason
         raise
-    with_classes = any(kind for _, kind, _ in found)
+    with_classes = labelled and any(kind for _, kind, _ in found)
     within = {file.relative_to(folder).parts[1:-1][:1] for file, _, _ in found}
     if len({kind for _, kind, _ in found}) == 1 and with_classes and len(within) > 1 and () not in within:
         raise ValueError(

@@ -187,15 +187,33 @@ def load_to_inspect(
     return DatasetDict({name: rename_columns(split, {image: "image"}) for name, split in splits.items()}), None
 
 
-def load_any(dataset: str, left_out: LeftOut | None = None) -> DatasetDict:
-    """Load a named dataset or a path, with the splits and columns that it has, and count what is left out."""
+def load_unlabelled(
+    dataset: str, image_column: str | None = None, validation_fraction: float = VALIDATION_FRACTION, seed: int = 0
+) -> DatasetDict:
+    """Load the images of any dataset of `load_images` without labels, whether it has any; a test split stays closed.
+
+    Returns:
+        Splits `train` and `validation` with the column `image`; validation is held out of train where there is none.
+    """
+    loaded = name_splits(load_any(dataset, labelled=False), dataset)
+    image = choose_column("image", image_column, image_columns(loaded["train"]), IMAGE_COLUMNS, loaded["train"])
+    splits = {name: rename_columns(loaded[name], {image: "image"}) for name in SPLITS if name in loaded}
+    splits.pop("test", None)
+    return DatasetDict(splits if "validation" in splits else hold_out(splits["train"], validation_fraction, seed))
+
+
+def load_any(dataset: str, left_out: LeftOut | None = None, labelled: bool = True) -> DatasetDict:
+    """Load a named dataset or a path, with the splits and columns that it has, and count what is left out.
+
+    Without `labelled`, folders of images are no classes.
+    """
     if dataset == "digits":
         return _load_digits()
     if dataset == "shapes" or dataset.startswith("shapes:"):
         return draw_shapes(dataset)
     path = Path(dataset).expanduser()
     if path.exists():
-        return _load_path(path, LeftOut() if left_out is None else left_out)
+        return _load_path(path, LeftOut() if left_out is None else left_out, labelled)
     if dataset.startswith((".", "/", "~")) or path.suffix == ".parquet" or dataset.count("/") > 1:
         raise ValueError(f"Expected a folder or file, got {dataset!r}, which does not exist. Correct the path.")
     name, _, configuration = dataset.partition(":")
@@ -210,7 +228,7 @@ def load_any(dataset: str, left_out: LeftOut | None = None) -> DatasetDict:
         ) from error
 
 
-def _load_path(path: Path, left_out: LeftOut) -> DatasetDict:
+def _load_path(path: Path, left_out: LeftOut, labelled: bool = True) -> DatasetDict:
     if not path.is_dir() and path.suffix.lower() != ".parquet":
         raise ValueError(
             f"Expected a folder or a .parquet file, got {displayed(path)}. Unpack or convert it, or give its folder."
@@ -225,7 +243,7 @@ def _load_path(path: Path, left_out: LeftOut) -> DatasetDict:
     tables = [path] if path.is_file() else [*files_below(path, LeftOut())]
     tables = [file for file in tables if file.suffix.lower() == ".parquet"]
     if not is_saved and not tables:
-        return load_image_folder(path, left_out)
+        return load_image_folder(path, left_out, labelled)
     files = split_files(path, ".parquet", tables)
     if not is_saved and path.is_dir():
         _refuse_two_datasets(path, tables[0])
@@ -450,6 +468,7 @@ __all__ = [
     "load_any",
     "load_images",
     "load_to_inspect",
+    "load_unlabelled",
     "name_splits",
     "rename_columns",
 ]

@@ -90,6 +90,8 @@ def auto_classes(config: Any) -> tuple[str, str]:
     """Name the Auto class whose outputs are proven, and the other one of the folder, which pipelines or users open."""
     if any("ForImageClassification" in name for name in config.architectures or ()):
         return "AutoModelForImageClassification", "AutoModel"
+    if any("ForMaskedImageModeling" in name for name in config.architectures or ()):
+        return "AutoModelForMaskedImageModeling", "AutoModel"
     return AUTO_CLASSES.get(KINDS.get(config.model_type, ""), ("AutoModel", "AutoModel"))
 
 
@@ -111,10 +113,18 @@ def vision_of(config: Any) -> Any:
 
 
 def encoder_outputs(model: Any) -> dict[str, torch.Tensor]:
-    """Compute `last_hidden_state` (images, tokens, hidden) and for a classifier `logits` (images, labels)."""
+    """Compute `last_hidden_state` (images, tokens, hidden) and for a classifier `logits` (images, labels).
+
+    For a model of masked images `reconstruction` (images, channels, height, width), with every second patch masked.
+    """
     pixels = pixels_for_model(model.config)
     outputs = {"last_hidden_state": model.base_model(pixels).last_hidden_state}
-    return outputs if model.base_model is model else outputs | {"logits": model(pixels).logits}
+    if model.base_model is model:
+        return outputs
+    if "ForMaskedImageModeling" in type(model).__name__:
+        masks = torch.arange(model.config.num_patches).remainder(2).expand(len(pixels), -1)
+        return outputs | {"reconstruction": model(pixels, bool_masked_pos=masks).reconstruction}
+    return outputs | {"logits": model(pixels).logits}
 
 
 def retrieval_outputs(model: Any, processor: Any) -> dict[str, torch.Tensor]:

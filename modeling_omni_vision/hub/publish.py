@@ -22,7 +22,7 @@ from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, PreTrainedModel, ProcessorMixin
 from transformers import __version__ as transformers_version
 
-from .. import OmniVisionForImageClassification, OmniVisionModel
+from .. import OmniVisionForImageClassification, OmniVisionForMaskedImageModeling, OmniVisionModel
 from ..interop.export import open_checkpoint, read_record
 from ..interop.export.exported import EXPORT_FILE
 from ..interop.folder import atomic_output_dir, write_preprocess
@@ -49,7 +49,8 @@ from .verify import check_content, check_files
 
 logger = logging.getLogger(__name__)
 
-MODEL_CLASSES: list[Any] = [OmniVisionModel, OmniVisionForImageClassification, *NATIVE_CLASSES]
+MODEL_CLASSES: list[Any] = [OmniVisionModel, OmniVisionForImageClassification, OmniVisionForMaskedImageModeling]
+MODEL_CLASSES += NATIVE_CLASSES
 if Version(transformers_version) >= Version("5.23"):
     from .. import OmniVisionForConditionalGeneration, OmniVisionForRetrieval
 

@@ -88,17 +88,10 @@ class RecipeArguments:
     def __post_init__(self) -> None:
         self.given = given_arguments(self)
         recipe: Any = self
-        check_choices(recipe, images_on_device=AUTO, cuda_graphs=AUTO)
         if self.class_balance is not None:
             check_choices(recipe, class_balance=("weights", "sampler"))
-        check_field(recipe, "ema_decay", 0 <= self.ema_decay < 1, "at least 0 and below 1", "0.999 is usual.")
-        check_field(recipe, "layer_decay", 0 < self.layer_decay <= 1, "above 0 and at most 1", "0.75 is usual.")
-        check_nonnegative(recipe, "muon_learning_rate", "test_fraction")
-        if self.mimetic_init and self.model is not None:
-            raise ValueError(
-                "`mimetic_init` is for new models, got a checkpoint in `model` too. Leave out one of them."
-            )
-        self.config_fields()
+        check_nonnegative(recipe, "test_fraction")
+        check_levers(recipe)
 
     def config_fields(self) -> dict[str, Any]:
         """Return the fields in `config`; raises as `read_fields` does."""
@@ -215,6 +208,17 @@ class OmniVisionTrainingArguments(CommonTrainingArguments, TrainingArguments):
         super().__post_init__()
 
 
+def check_levers(recipe: Any) -> None:
+    """Check what recipes for images have in common: averages, learning rates, devices, start and configuration."""
+    check_choices(recipe, images_on_device=AUTO, cuda_graphs=AUTO)
+    check_field(recipe, "ema_decay", 0 <= recipe.ema_decay < 1, "at least 0 and below 1", "0.999 is usual.")
+    check_field(recipe, "layer_decay", 0 < recipe.layer_decay <= 1, "above 0 and at most 1", "0.75 is usual.")
+    check_nonnegative(recipe, "muon_learning_rate")
+    if recipe.mimetic_init and recipe.model is not None:
+        raise ValueError("`mimetic_init` is for new models, got a checkpoint in `model` too. Leave out one of them.")
+    read_fields("config", recipe.config)
+
+
 def is_better_when_greater(metric: str) -> bool:
     """Return the direction of a metric by the words of its name: a loss, an error or a perplexity should be small."""
     return not LOWER_IS_BETTER & set(re.split("[^a-z]+", metric.casefold()))
@@ -309,6 +313,7 @@ __all__ = [
     "RecipeArguments",
     "check_checkpoint",
     "check_choices",
+    "check_levers",
     "check_nonnegative",
     "fill_defaults",
     "is_better_when_greater",

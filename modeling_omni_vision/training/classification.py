@@ -209,7 +209,8 @@ def build_model(
     ):
         model = load_classifier_weights(recipe.model, config)
     else:
-        logger.warning("The head of %s is for other classes: it is replaced by a new one.", recipe.model)
+        if any("ForImageClassification" in name for name in before.architectures or ()):
+            logger.warning("The head of %s is for other classes: it is replaced by a new one.", recipe.model)
         model = OmniVisionForImageClassification(config)
         model.omni_vision = load_vision_tower(recipe.model, **fields)
     config = load_vision_config(recipe.model, **fields, image_size=size)

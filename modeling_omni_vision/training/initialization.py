@@ -7,7 +7,7 @@ from torch import nn
 
 from ..configuration_omni_vision import OmniVisionConfig
 from ..image_processing_omni_vision import OmniVisionImageProcessor
-from ..modeling_omni_vision import OmniVisionForImageClassification
+from ..modeling_omni_vision import OmniVisionForImageClassification, OmniVisionForMaskedImageModeling
 
 
 # (identity, noise): of queries with keys in each head, and of values with outputs.
@@ -30,7 +30,7 @@ def new_image_processor(config: OmniVisionConfig) -> OmniVisionImageProcessor:
 
 
 @torch.no_grad()
-def mimetic_(model: OmniVisionForImageClassification) -> None:
+def mimetic_(model: OmniVisionForImageClassification | OmniVisionForMaskedImageModeling) -> None:
     """
     Initialise a new model in place so that its attention resembles that of trained transformers.
 
@@ -54,9 +54,10 @@ def mimetic_(model: OmniVisionForImageClassification) -> None:
         attention.v_proj.weight.copy_(values)
         attention.o_proj.weight.copy_(outputs.T)
     rows, columns = model.config.grid_size
-    encoder.embeddings.position_embeddings[0, 1:] = POSITION_SCALE * waves(rows, columns, width)
-    if isinstance(model.classifier, nn.Linear):
-        nn.init.zeros_(model.classifier.weight)
+    encoder.embeddings.position_embeddings[0, -rows * columns :] = POSITION_SCALE * waves(rows, columns, width)
+    head = getattr(model, "classifier", None)
+    if isinstance(head, nn.Linear):
+        nn.init.zeros_(head.weight)
     model.center_residual_()
 
 

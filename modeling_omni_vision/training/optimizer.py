@@ -10,7 +10,7 @@ from transformers import Trainer, TrainingArguments
 from .muon import Muon
 
 
-TOKENS = ("cls_token", "register_tokens", "position_embeddings")
+TOKENS = ("cls_token", "mask_token", "register_tokens", "position_embeddings")
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:

@@ -49,6 +49,9 @@ TRAINING_FLAGS = {
     "train-retrieval": "dataset image_column text_column validation_fraction text_sampling model vision config text "
     "embedding_dim vectors single_vector_weight vision_feature_select_strategy contrastive_loss train lora_rank "
     "mini_batch_size image_pair_weight augment muon_learning_rate",
+    "pretrain": "dataset image_column validation_fraction model config mask_ratio mask_patch_size min_crop_scale "
+    "max_translate flip ema_decay layer_decay muon_learning_rate mimetic_init center_residual images_on_device "
+    "cuda_graphs",
     "distill": "teacher images teacher_kind trust_remote_code model config held_out held_out_fraction label_file "
     "vector_weight neighbour_weight token_weight logit_weight temperature logit_temperature views min_crop_scale flip "
     "low_resolution low_resolution_fraction ema_decay muon_learning_rate mimetic_init cache learning_curve scratch",

@@ -58,7 +58,8 @@ WORDS = [
 ]
 COMMON = {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json", "tokenizer_config.json"}
 COMMON |= {"README.md", "REMOTE_CODE.md", "metrics.json", "proof.json"}
-CODE = {f"{part}_omni_vision.py" for part in ("common", "configuration", "features", "image_processing", "modeling")}
+PARTS = ("common", "configuration", "features", "image_processing", "masked", "modeling")
+CODE = {f"{part}_omni_vision.py" for part in PARTS}
 FILES = {
     "retrieval": COMMON
     | CODE

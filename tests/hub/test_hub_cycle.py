@@ -12,7 +12,9 @@ import torch
 from modeling_omni_vision import OmniVisionForImageClassification
 
 
-CODE = [f"{part}_omni_vision.py" for part in ("common", "configuration", "features", "image_processing", "modeling")]
+MASKED = "ModelForMaskedImageModeling"
+PARTS = ("common", "configuration", "features", "image_processing", "masked", "modeling")
+CODE = [f"{part}_omni_vision.py" for part in PARTS]
 REPOS = ["me/classifier", "me/encoder", "me/published", "me/trained"]
 # A process that loads the same weights with the same code repeats float32 results exactly; 1e-6 allows for
 # memory alignment.
@@ -65,7 +67,7 @@ def test_it_opens_without_this_package_through_every_auto_class_and_pipeline(cli
     assert found["config"] == [
         "OmniVisionConfig",
         "omni_vision",
-        ["AutoBackbone", "AutoConfig", "AutoModel", "AutoModelForImageClassification"],
+        [f"Auto{kind}" for kind in ("Backbone", "Config", "Model", "ModelForImageClassification", MASKED)],
     ]
     assert found["classes"] == [
         "OmniVisionModel",

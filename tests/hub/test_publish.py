@@ -25,7 +25,8 @@ from modeling_omni_vision.interop import convert_to_native, convert_to_vit
 
 
 module = sys.modules[publish.__module__]  # `hub.publish` is the function
-CODE = {f"{part}_omni_vision.py" for part in ("common", "configuration", "features", "image_processing", "modeling")}
+PARTS = ("common", "configuration", "features", "image_processing", "masked", "modeling")
+CODE = {f"{part}_omni_vision.py" for part in PARTS}
 SHOWN = {f"plots/{name}.png" for name in IMAGES}
 MODEL = {"config.json", "model.safetensors", "preprocessor_config.json"}
 

@@ -21,6 +21,7 @@ FILES = [
     "configuration_omni_vision.py",
     "features_omni_vision.py",
     "image_processing_omni_vision.py",
+    "masked_omni_vision.py",
     "metrics.json",
     "model.safetensors",
     "modeling_omni_vision.py",

@@ -61,6 +61,7 @@ def test_the_command_writes_a_folder_that_opens_without_our_package_and_says_whe
         "preprocessor_config.json",
         "README.md",
         "features_omni_vision.py",
+        "masked_omni_vision.py",
     }
     conversion = json.loads((tmp_path / "ours" / "metrics.json").read_text())["conversion"]
     assert (conversion["source"], conversion["license"], conversion["library"]) == ("vit", "mit", "transformers")
