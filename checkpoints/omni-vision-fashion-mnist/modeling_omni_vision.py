@@ -40,6 +40,7 @@ from transformers.utils.output_capturing import capture_outputs
 from .common_omni_vision import classification_loss, evaluating, refuse_unknown_arguments
 from .configuration_omni_vision import OmniVisionConfig
 from .features_omni_vision import OmniVisionAttentionPooling, OmniVisionBackboneMixin, OmniVisionIntermediatesMixin
+from .masked_omni_vision import OmniVisionMaskedImageModelingMixin, drop_patches, drop_path, make_decoder, mask_patches
 
 
 RECORDED_OUTPUTS = ("output_hidden_states", "output_attentions")
@@ -108,7 +109,7 @@ class OmniVisionPatchEmbeddings(nn.Module):
 class OmniVisionEmbeddings(nn.Module):
     """CLS, registers and patch tokens; CLS and patches have position embeddings, registers have none."""
 
-    def __init__(self, config: OmniVisionConfig):
+    def __init__(self, config: OmniVisionConfig, use_mask_token: bool = False):
         super().__init__()
         self.grid_size, self.num_register_tokens = config.grid_size, config.num_register_tokens
         self.num_cls_tokens, self.position_antialias = int(config.use_cls_token), config.position_antialias
@@ -116,6 +117,7 @@ class OmniVisionEmbeddings(nn.Module):
         self.patch_embeddings = OmniVisionPatchEmbeddings(config)
         if config.use_cls_token:
             self.cls_token = nn.Parameter(torch.empty(1, 1, config.hidden_size))
+        self.mask_token = nn.Parameter(torch.empty(1, 1, config.hidden_size)) if use_mask_token else None
         self.position_embeddings = nn.Parameter(torch.empty(1, num_positions, config.hidden_size))
         if config.num_register_tokens:
             self.register_tokens = nn.Parameter(torch.empty(1, config.num_register_tokens, config.hidden_size))
@@ -137,11 +139,13 @@ class OmniVisionEmbeddings(nn.Module):
         )
         return torch.cat((prefix, resized.to(learned.dtype).flatten(2).transpose(1, 2)), dim=1)
 
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+    def forward(self, pixel_values: torch.Tensor, bool_masked_pos: torch.Tensor | None = None) -> torch.Tensor:
         """Embed images (batch, channels, height, width) as tokens (batch, 1 + registers + patches, hidden)."""
         patches = self.patch_embeddings(pixel_values)
         batch, _, rows, columns = patches.shape
         tokens = patches.flatten(2).transpose(1, 2)
+        if bool_masked_pos is not None:
+            tokens = mask_patches(tokens, self.mask_token, bool_masked_pos)
         if self.num_cls_tokens:
             # Joined first: positions are then added to one contiguous tensor.
             tokens = torch.cat((self.cls_token.expand(batch, -1, -1).to(patches.dtype), tokens), dim=1)
@@ -288,25 +292,6 @@ def block_norm(config: OmniVisionConfig) -> nn.Module:
     return make_norm(config.block_norm, config)
 
 
-def drop_path(branch: torch.Tensor, rate: float, training: bool) -> torch.Tensor:
-    """Drop a residual branch for a fraction `rate` of the images in training; keep the expected value."""
-    if rate == 0.0 or not training:
-        return branch
-    keep = branch.new_empty((branch.shape[0], 1, 1)).bernoulli_(1 - rate)
-    return branch * (keep / (1 - rate))
-
-
-def drop_patches(tokens: torch.Tensor, num_prefix_tokens: int, rate: float, training: bool) -> torch.Tensor:
-    """Drop a random fraction `rate` of the patches of each image in training."""
-    if rate == 0.0 or not training:
-        return tokens
-    prefix, patches = tokens[:, :num_prefix_tokens], tokens[:, num_prefix_tokens:]
-    num_kept = max(1, round(patches.shape[1] * (1 - rate)))
-    # In any order: positions are added already, and attention does not depend on the order.
-    kept = torch.rand(patches.shape[:2], device=patches.device).topk(num_kept).indices
-    return torch.cat((prefix, patches.gather(1, kept.unsqueeze(-1).expand(-1, -1, patches.shape[2]))), dim=1)
-
-
 class OmniVisionLayer(GradientCheckpointingLayer):
     """Pre-norm transformer layer: tokens + attention(norm(tokens)), then the same with the MLP."""
 
@@ -371,6 +356,8 @@ class OmniVisionPreTrainedModel(PreTrainedModel):
     _can_compile_fullgraph = True
     _input_embed_layer = "patch_embeddings"
     _can_record_outputs = {"hidden_states": OmniVisionLayer, "attentions": OmniVisionAttention}
+    # What only masked-image pre-training needs.
+    _keys_to_ignore_on_load_unexpected = [r"embeddings\.mask_token$", r"^decoder\."]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -459,9 +446,9 @@ class OmniVisionModel(OmniVisionIntermediatesMixin, OmniVisionPreTrainedModel):
     ```
     """
 
-    def __init__(self, config: OmniVisionConfig):
+    def __init__(self, config: OmniVisionConfig, use_mask_token: bool = False):
         super().__init__(config)
-        self.embeddings = OmniVisionEmbeddings(config)
+        self.embeddings = OmniVisionEmbeddings(config, use_mask_token)
         self.layers = nn.ModuleList([OmniVisionLayer(config, index) for index in range(config.num_hidden_layers)])
         self.norm = make_norm(config.final_norm, config)
         if config.pooling == "attention":
@@ -478,6 +465,7 @@ class OmniVisionModel(OmniVisionIntermediatesMixin, OmniVisionPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         cls_only: bool = False,
         interpolate_pos_encoding: bool | None = None,
+        bool_masked_pos: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> OmniVisionModelOutput:
         """
@@ -492,6 +480,8 @@ class OmniVisionModel(OmniVisionIntermediatesMixin, OmniVisionPreTrainedModel):
                 Compute the last layer for CLS alone, at a sixth of its cost. CLS is the same, `grid` is empty.
             interpolate_pos_encoding (`bool`, *optional*):
                 `False` refuses images of another size than the configuration's, which are interpolated otherwise.
+            bool_masked_pos (`torch.BoolTensor` of shape `(batch, patches)`, *optional*):
+                Patches that a mask token replaces (1), for a model made with `use_mask_token=True`. None are dropped.
             kwargs:
                 `output_hidden_states`, `output_attentions`, `return_dict`, and options of the attention backend.
 
@@ -503,7 +493,7 @@ class OmniVisionModel(OmniVisionIntermediatesMixin, OmniVisionPreTrainedModel):
         # None is what callers pass on for arguments that other models have.
         passed = [name for name, value in kwargs.items() if value is not None]
         refuse_unknown_arguments(passed, FORWARD_OPTIONS, OTHER_ARGUMENTS)
-        hidden_states = self.embeddings(pixel_values)
+        hidden_states = self.embeddings(pixel_values, bool_masked_pos)
         if interpolate_pos_encoding is False and tuple(pixel_values.shape[2:]) != self.config.image_size_hw:
             raise ValueError(
                 f"`pixel_values` must be of size {self.config.image_size_hw} without `interpolate_pos_encoding`, got "
@@ -518,7 +508,7 @@ class OmniVisionModel(OmniVisionIntermediatesMixin, OmniVisionPreTrainedModel):
             raise ValueError("`cls_only` must be False with an `attention_mask`, got True. Drop one of them.")
         if cls_only and not self.pools_cls:
             raise ValueError("`cls_only` needs a model whose pooled output is CLS, got True. Leave it out.")
-        if attention_mask is None:
+        if attention_mask is None and bool_masked_pos is None:
             rate = self.config.patch_drop_rate
             hidden_states = drop_patches(hidden_states, self.num_prefix_tokens, rate, self.training)
         mask = None
@@ -691,5 +681,17 @@ class OmniVisionBackbone(OmniVisionBackboneMixin, OmniVisionPreTrainedModel):
         self.post_init()
 
 
-__all__ = ["OmniVisionBackbone", "OmniVisionForImageClassification", "OmniVisionModel", "OmniVisionModelOutput"]
-__all__ += ["OmniVisionPreTrainedModel"]
+class OmniVisionForMaskedImageModeling(OmniVisionMaskedImageModelingMixin, OmniVisionPreTrainedModel):
+    """The encoder with a decoder of masked patches, as in SimMIM (https://huggingface.co/papers/2111.09886)."""
+
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: OmniVisionConfig):
+        super().__init__(config)
+        self.omni_vision = OmniVisionModel(config, use_mask_token=True)
+        self.decoder = make_decoder(config)
+        self.post_init()
+
+
+__all__ = ["OmniVisionBackbone", "OmniVisionForImageClassification", "OmniVisionForMaskedImageModeling"]
+__all__ += ["OmniVisionModel", "OmniVisionModelOutput", "OmniVisionPreTrainedModel"]

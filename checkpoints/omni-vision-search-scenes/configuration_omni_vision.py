@@ -34,6 +34,7 @@ AUTO_MAP = {
     "AutoBackbone": "modeling_omni_vision.OmniVisionBackbone",
     "AutoModel": "modeling_omni_vision.OmniVisionModel",
     "AutoModelForImageClassification": "modeling_omni_vision.OmniVisionForImageClassification",
+    "AutoModelForMaskedImageModeling": "modeling_omni_vision.OmniVisionForMaskedImageModeling",
 }
 PROBABILITIES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate", "patch_drop_rate")
 
@@ -126,6 +127,9 @@ class OmniVisionConfig(BackboneConfigMixin, PreTrainedConfig):
         num_register_tokens (`int`, *optional*, defaults to 0):
             Register tokens (https://huggingface.co/papers/2309.16588), between CLS and the patches; they have
             no position embedding.
+        encoder_stride (`int` or pair of `int`, *optional*):
+            Pixels that the decoder of an [`OmniVisionForMaskedImageModeling`] makes of each patch, one number or
+            (height, width); by default the patch size, which masks need.
         out_features (`list[str]`, *optional*):
             Feature maps of an [`OmniVisionBackbone`]: `"stem"` for the embeddings, `"stage1"` to the last layer, which
             alone is the default.
@@ -173,6 +177,7 @@ class OmniVisionConfig(BackboneConfigMixin, PreTrainedConfig):
     position_antialias: bool = False
     pooling: str = "cls"
     num_register_tokens: int = 0
+    encoder_stride: int | list[int] | tuple[int, int] | None = None
     _out_features: list[str] | None = None
     _out_indices: list[int] | None = None
 
@@ -200,6 +205,11 @@ class OmniVisionConfig(BackboneConfigMixin, PreTrainedConfig):
     def patch_size_hw(self) -> tuple[int, int]:
         """Patch size in pixels: (height, width)."""
         return _pair(self.patch_size)
+
+    @property
+    def encoder_stride_hw(self) -> tuple[int, int]:
+        """Pixels that a decoder makes of each patch: (height, width)."""
+        return self.patch_size_hw if self.encoder_stride is None else _pair(self.encoder_stride)
 
     @property
     def grid_size(self) -> tuple[int, int]:
@@ -231,7 +241,7 @@ class OmniVisionConfig(BackboneConfigMixin, PreTrainedConfig):
             check_field(self, name, 0 <= getattr(self, name) < 1, "a probability of at least 0 and below 1")
         for name in ("initializer_range", "layer_norm_eps"):
             check_field(self, name, 0 < getattr(self, name) < float("inf"), "a positive number")
-        for name in ("image_size", "patch_size"):
+        for name in ("image_size", "patch_size", *(["encoder_stride"] if self.encoder_stride is not None else [])):
             sides = _pair(getattr(self, name))
             valid = len(sides) == 2 and min(sides) >= 1
             check_field(self, name, valid, "a positive integer or a pair (height, width) of them")
