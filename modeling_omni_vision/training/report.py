@@ -18,11 +18,11 @@ import jinja2
 from datasets import DatasetDict
 from PIL import Image
 
-from .. import interop
 from ..data.summary import dataset_hints
 from ..hub.card import CARD_NAME, result_tables
 from ..hub.card_context import IMAGES, accuracies, classification, retrieval
 from ..hub.formatting import basename, flatten, get_section
+from ..interop.page_colours import page_colours
 from ..interpretability.dataset_sheet import plot_dataset
 from ..interpretability.plots import plot_training
 from ..interpretability.style import DPI
@@ -35,7 +35,6 @@ logger = logging.getLogger(__name__)
 
 REPORT_FILE = "report.html"
 PAGE = Path(__file__).with_name("page")
-COLOURS = Path(interop.__file__).with_name("page") / "colours.css"
 # An image of more bytes is embedded as JPEG, the first of these widths that is small enough; beyond the sum images are
 # left out, as the page says.
 MAX_PNG_BYTES, WIDTHS, MAX_BYTES = 300_000, (2200, 1500, 1000), 2_000_000
@@ -90,7 +89,7 @@ def write_report(run: Any) -> Path:
             task=type(run).__name__.removesuffix("Run"),
             training=training,
             command=command_of(run, training),
-            colours=COLOURS.read_text(encoding="utf-8"),
+            colours=page_colours(),
             results=result_sections(metrics, measured),
             data=data_overview(run),
             model=model_facts(run),
