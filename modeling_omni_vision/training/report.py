@@ -27,7 +27,7 @@ from ..interpretability.dataset_sheet import plot_dataset
 from ..interpretability.plots import plot_training
 from ..interpretability.style import DPI
 from ..records.metrics_file import METRICS_FILE, read_metrics
-from .arguments import given_arguments
+from .arguments import _given
 from .run_record import training_command, without_folders
 
 
@@ -201,7 +201,7 @@ def cells_of(markdown: str) -> tuple[list[str], list[list[str]]]:
 
 def command_of(run: Any, training: Mapping[str, Any]) -> str | None:
     """Return the command that repeats a run, None where no command starts such a run."""
-    given = without_folders({**given_arguments(run.recipe), **getattr(run.args, "given", {})})
+    given = without_folders({**_given(run.recipe), **getattr(run.args, "given", {})})
     return training.get("command") or (training_command(f"omni-vision {run.program}", given) if run.program else None)
 
 
