@@ -19,7 +19,7 @@ from datasets import DatasetDict
 from PIL import Image
 
 from ..data.summary import dataset_hints
-from ..hub.card import CARD_NAME, result_tables
+from ..hub.card import CARD_NAME, some_tables
 from ..hub.card_context import IMAGES, accuracies, classification, retrieval
 from ..hub.formatting import basename, flatten, get_section
 from ..interop.page_colours import page_colours
@@ -182,9 +182,7 @@ def result_sections(metrics: dict[str, Any], measured: dict[str, Any]) -> list[t
     """
     parts = classification({**metrics, **({"evaluation": {**measured, "split": "validation"}} if measured else {})})
     searches, answers = retrieval(metrics), list(accuracies(get_section(metrics, "answers")))
-    context = {"measured": parts, "searches": searches, "accuracies": answers, "corruptions": []}
-    context |= {"training": [], "data_audit": [], "agreement": [], "per_class": {"header": [], "rows": []}}
-    tables = result_tables(context)
+    tables = some_tables({"measured": parts, "searches": searches, "accuracies": answers})
     found = [(part["split"] or part["name"], tables.classification(part["name"], part["results"])) for part in parts]
     found += [("retrieval", tables.retrieval())] * bool(searches) + [("answers", tables.answers())] * bool(answers)
     others = {name: value for name, value in metrics.items() if name not in TABLED and isinstance(value, dict)}
