@@ -20,7 +20,7 @@ from PIL import Image
 
 from ..data.summary import dataset_hints
 from ..hub.card import CARD_NAME, some_tables
-from ..hub.card_context import IMAGES, accuracies, classification, retrieval
+from ..hub.card_context import IMAGES, IMAGES_NAME, accuracies, classification, retrieval
 from ..hub.formatting import basename, flatten, get_section
 from ..interop.page_colours import page_colours
 from ..interpretability.dataset_sheet import plot_dataset
@@ -129,7 +129,7 @@ def collect(
         ("curves", lambda: curves(training, place)),
         ("data", lambda: samples(run, place)),
         ("pictures", lambda: run.pictures(place)),
-        ("pictures", lambda: map(Picture.of, sorted(run.folder.glob("*.png")))),
+        ("pictures", lambda: left_by(run, drawn)),
     )
     for section, source in sources:
         try:
@@ -157,6 +157,14 @@ def samples(run: Any, place: Path) -> Iterator[Picture]:
     if "train" in opened:
         data = DatasetDict({name: rows for name, rows in run.data.items() if name in opened})
         yield Picture(plot_dataset(data, run.found, place / "data.png"), "Samples, classes and sizes of images")
+
+
+def left_by(run: Any, drawn: Iterable[tuple[str, Picture]]) -> Iterator[Picture]:
+    """Yield the PNG files that a run wrote into its folder since it saved the weights, but not what is drawn already."""
+    since, known = (run.folder / "config.json").stat().st_mtime, {picture.path.name for _, picture in drawn}
+    for path in sorted([*run.folder.glob("*.png"), *run.folder.glob(f"{IMAGES_NAME}/*.png")]):
+        if path.name not in known and path.stat().st_mtime >= since:
+            yield Picture.of(path)
 
 
 def embed(drawn: list[tuple[str, Picture]]) -> tuple[list[dict[str, Any]], list[str]]:
