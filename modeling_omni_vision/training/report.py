@@ -160,7 +160,7 @@ def samples(run: Any, place: Path) -> Iterator[Picture]:
 
 
 def left_by(run: Any, drawn: Iterable[tuple[str, Picture]]) -> Iterator[Picture]:
-    """Yield the PNG files that a run wrote into its folder since it saved the weights, but not what is drawn already."""
+    """Yield the PNG files that a run wrote since it saved its weights, but not what is drawn already."""
     since, known = (run.folder / "config.json").stat().st_mtime, {picture.path.name for _, picture in drawn}
     for path in sorted([*run.folder.glob("*.png"), *run.folder.glob(f"{IMAGES_NAME}/*.png")]):
         if path.name not in known and path.stat().st_mtime >= since:
