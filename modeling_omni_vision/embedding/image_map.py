@@ -13,6 +13,7 @@ from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
+from ..interop.page_colours import page_colours
 from ..interpretability.plots import save
 from ..interpretability.style import GREY as OTHER
 from ..interpretability.style import KINDS as COLOURS
@@ -21,10 +22,12 @@ from .embedded import Embedded
 
 PERPLEXITY, COMPONENTS, DRAWN, SIDE = 30, 50, 400, 64
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Map of images</title>
+<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
 <style>
-body{margin:0;font:14px system-ui,sans-serif;display:flex;height:100vh;background:#fff;color:#222}
-canvas{flex:1;min-width:0}aside{width:230px;padding:14px;border-left:1px solid #ddd;overflow:auto}
-img{width:200px;image-rendering:auto;background:#eee;min-height:40px}p{overflow-wrap:anywhere}
+__COLOURS__
+body{margin:0;font:14px system-ui,sans-serif;display:flex;height:100vh;background:var(--paper);color:var(--ink)}
+canvas{flex:1;min-width:0}aside{width:230px;padding:14px;border-left:1px solid var(--line);overflow:auto}
+img{width:200px;image-rendering:auto;background:var(--wash);min-height:40px}p{overflow-wrap:anywhere}
 i{display:inline-block;width:10px;height:10px;border-radius:5px;margin-right:6px}
 </style>
 <canvas></canvas><aside><img alt=""><p id="name">Point at an image.</p><div id="legend"></div></aside>
@@ -93,7 +96,8 @@ def draw_map(embedded: Embedded, positions: list[int], output: Path) -> tuple[Pa
         for (x, y), group, position, image in zip(places, groups, positions, images, strict=True)
     ]
     legend = [*colours.items(), *([("others", OTHER)] if len(set(groups)) > len(common) else [])]
-    page = PAGE.replace("__LEGEND__", _in_script(legend)).replace("__POINTS__", _in_script(points))
+    page = PAGE.replace("__COLOURS__", page_colours())
+    page = page.replace("__LEGEND__", _in_script(legend)).replace("__POINTS__", _in_script(points))
     (output / "map.html").write_text(page, encoding="utf-8")
     figure = Figure(figsize=(10, 10), layout="constrained")
     axes = figure.subplots()

@@ -10,6 +10,7 @@ from typing import Any
 
 import jinja2
 from huggingface_hub import ModelCard, ModelCardData
+from jinja2 import meta
 
 from .card_context import card_context
 from .formatting import FILTERS
@@ -17,7 +18,7 @@ from .formatting import FILTERS
 
 CARD_NAME = "README.md"
 # One for each kind of model; the others extend vision.md.j2 and replace its blocks.
-TEMPLATES = Path(__file__).with_name("templates")
+TEMPLATES, TABLES = Path(__file__).with_name("templates"), "tables.md.j2"
 TASKS = {"retrieval": "zero-shot-image-classification", "language": "image-text-to-text"}
 TAGS = {
     "retrieval": ["image-text-retrieval", "late-interaction", "sentence-transformers"],
@@ -76,7 +77,14 @@ def environment(*folders: Path) -> jinja2.Environment:
 
 def result_tables(context: dict[str, Any]) -> Any:
     """Return the macros of `tables.md.j2`; as a string every table of results, so that every number was checked."""
-    return environment().get_template("tables.md.j2").make_module(context)
+    return environment().get_template(TABLES).make_module(context)
+
+
+def some_tables(context: dict[str, Any]) -> Any:
+    """Return the macros of `tables.md.j2` for a part of what it asks for: what is not given is empty."""
+    asked = meta.find_undeclared_variables(environment().parse((TEMPLATES / TABLES).read_text(encoding="utf-8")))
+    nothing: dict[str, Any] = {**dict.fromkeys(asked, ()), "per_class": {"header": (), "rows": ()}}
+    return result_tables({**nothing, **context})
 
 
 def card_metadata(context: dict[str, Any], name: str) -> ModelCardData:
@@ -122,4 +130,4 @@ def check_card(folder: Path) -> list[str]:
     return failures
 
 
-__all__ = ["CARD_NAME", "TEMPLATES", "check_card", "render_card"]
+__all__ = ["CARD_NAME", "TEMPLATES", "check_card", "render_card", "some_tables"]

@@ -86,7 +86,7 @@ class RecipeArguments:
     cuda_graphs: str = option("Replay steps as CUDA graphs: auto (small models on one GPU), true or false.", "auto")
 
     def __post_init__(self) -> None:
-        self.given = given_arguments(self)
+        self.given = _given(self)
         recipe: Any = self
         if self.class_balance is not None:
             check_choices(recipe, class_balance=("weights", "sampler"))
@@ -140,7 +140,7 @@ class CommonTrainingArguments:
 
     def __post_init__(self) -> None:
         args: Any = self
-        args.given = given_arguments(self)
+        args.given = _given(self)
         if self.output_dir is None:
             raise ValueError("`output_dir` must name the folder of the run, got none. Add --output_dir runs/NAME.")
         if self.remove_unused_columns:
@@ -293,7 +293,7 @@ def check_trackers(names: Iterable[str]) -> None:
         raise ValueError(f"`report_to` must name trackers that transformers knows, got {name!r}. {known}")
 
 
-def given_arguments(arguments: Any) -> dict[str, Any]:
+def _given(arguments: Any) -> dict[str, Any]:
     """Return what differs from the defaults, before `__post_init__` fills in the rest; secrets are left out."""
     given = {}
     for field_ in fields(arguments):

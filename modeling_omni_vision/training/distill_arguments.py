@@ -9,10 +9,10 @@ from .arguments import (
     MUON,
     NO_TOKENS,
     CommonTrainingArguments,
+    _given,
     check_choices,
     check_field,
     check_nonnegative,
-    given_arguments,
     read_fields,
 )
 from .option import option
@@ -62,7 +62,7 @@ class DistillArguments:
     scratch: bool = option("Also train the same student on the labels alone, for comparison.", True)
 
     def __post_init__(self) -> None:
-        self.given = given_arguments(self)
+        self.given = _given(self)
         weights = ("vector_weight", "neighbour_weight", "token_weight", "logit_weight")
         check_nonnegative(self, *weights, "views", "low_resolution", "muon_learning_rate", "held_out_fraction")
         check_choices(self, teacher_kind=KINDS)

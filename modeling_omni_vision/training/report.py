@@ -18,16 +18,16 @@ import jinja2
 from datasets import DatasetDict
 from PIL import Image
 
-from .. import interop
 from ..data.summary import dataset_hints
-from ..hub.card import CARD_NAME, result_tables
-from ..hub.card_context import IMAGES, accuracies, classification, retrieval
+from ..hub.card import CARD_NAME, some_tables
+from ..hub.card_context import IMAGES, IMAGES_NAME, accuracies, classification, retrieval
 from ..hub.formatting import basename, flatten, get_section
+from ..interop.page_colours import page_colours
 from ..interpretability.dataset_sheet import plot_dataset
 from ..interpretability.plots import plot_training
 from ..interpretability.style import DPI
 from ..records.metrics_file import METRICS_FILE, read_metrics
-from .arguments import given_arguments
+from .arguments import _given
 from .run_record import training_command, without_folders
 
 
@@ -35,7 +35,6 @@ logger = logging.getLogger(__name__)
 
 REPORT_FILE = "report.html"
 PAGE = Path(__file__).with_name("page")
-COLOURS = Path(interop.__file__).with_name("page") / "colours.css"
 # An image of more bytes is embedded as JPEG, the first of these widths that is small enough; beyond the sum images are
 # left out, as the page says.
 MAX_PNG_BYTES, WIDTHS, MAX_BYTES = 300_000, (2200, 1500, 1000), 2_000_000
@@ -90,7 +89,7 @@ def write_report(run: Any) -> Path:
             task=type(run).__name__.removesuffix("Run"),
             training=training,
             command=command_of(run, training),
-            colours=COLOURS.read_text(encoding="utf-8"),
+            colours=page_colours(),
             results=result_sections(metrics, measured),
             data=data_overview(run),
             model=model_facts(run),
@@ -130,7 +129,7 @@ def collect(
         ("curves", lambda: curves(training, place)),
         ("data", lambda: samples(run, place)),
         ("pictures", lambda: run.pictures(place)),
-        ("pictures", lambda: map(Picture.of, sorted(run.folder.glob("*.png")))),
+        ("pictures", lambda: left_by(run, drawn)),
     )
     for section, source in sources:
         try:
@@ -160,6 +159,14 @@ def samples(run: Any, place: Path) -> Iterator[Picture]:
         yield Picture(plot_dataset(data, run.found, place / "data.png"), "Samples, classes and sizes of images")
 
 
+def left_by(run: Any, drawn: Iterable[tuple[str, Picture]]) -> Iterator[Picture]:
+    """Yield the PNG files that a run wrote since it saved its weights, but not what is drawn already."""
+    since, known = (run.folder / "config.json").stat().st_mtime, {picture.path.name for _, picture in drawn}
+    for path in sorted([*run.folder.glob("*.png"), *run.folder.glob(f"{IMAGES_NAME}/*.png")]):
+        if path.name not in known and path.stat().st_mtime >= since:
+            yield Picture.of(path)
+
+
 def embed(drawn: list[tuple[str, Picture]]) -> tuple[list[dict[str, Any]], list[str]]:
     """Return pictures as templates want them, and a sentence for each that would make the page too large."""
     figures, left_out, size = [], [], 0
@@ -183,9 +190,7 @@ def result_sections(metrics: dict[str, Any], measured: dict[str, Any]) -> list[t
     """
     parts = classification({**metrics, **({"evaluation": {**measured, "split": "validation"}} if measured else {})})
     searches, answers = retrieval(metrics), list(accuracies(get_section(metrics, "answers")))
-    context = {"measured": parts, "searches": searches, "accuracies": answers, "corruptions": []}
-    context |= {"training": [], "data_audit": [], "agreement": [], "per_class": {"header": [], "rows": []}}
-    tables = result_tables(context)
+    tables = some_tables({"measured": parts, "searches": searches, "accuracies": answers})
     found = [(part["split"] or part["name"], tables.classification(part["name"], part["results"])) for part in parts]
     found += [("retrieval", tables.retrieval())] * bool(searches) + [("answers", tables.answers())] * bool(answers)
     others = {name: value for name, value in metrics.items() if name not in TABLED and isinstance(value, dict)}
@@ -202,7 +207,7 @@ def cells_of(markdown: str) -> tuple[list[str], list[list[str]]]:
 
 def command_of(run: Any, training: Mapping[str, Any]) -> str | None:
     """Return the command that repeats a run, None where no command starts such a run."""
-    given = without_folders({**given_arguments(run.recipe), **getattr(run.args, "given", {})})
+    given = without_folders({**_given(run.recipe), **getattr(run.args, "given", {})})
     return training.get("command") or (training_command(f"omni-vision {run.program}", given) if run.program else None)
 
 

@@ -7,6 +7,7 @@ from scipy.stats import binomtest
 
 from modeling_omni_vision.evaluation.reliability_plots import plot_calibration, plot_robustness
 from modeling_omni_vision.hub.publish import MAX_IMAGE_BYTES
+from modeling_omni_vision.interop.page_colours import page_colours
 from modeling_omni_vision.interpretability import plots, style
 from modeling_omni_vision.interpretability.plots import (
     Scale,
@@ -18,7 +19,6 @@ from modeling_omni_vision.interpretability.plots import (
     plot_training,
     wilson,
 )
-from modeling_omni_vision.training.report import COLOURS
 
 
 @pytest.fixture(autouse=True)
@@ -53,8 +53,7 @@ def test_intervals_are_those_of_wilson_and_have_a_width_where_all_or_none_are_ri
 
 
 def test_the_colours_of_figures_are_those_of_the_pages():
-    sheet = COLOURS.read_text(encoding="utf-8")
-    assert all(colour in sheet for colour in (style.OURS, style.INK, style.LINE, style.EDGE))
+    assert all(colour in page_colours() for colour in (style.OURS, style.INK, style.LINE, style.EDGE))
 
 
 def test_the_chosen_step_is_that_of_the_record_and_in_older_ones_the_best_epoch():

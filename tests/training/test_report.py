@@ -1,5 +1,6 @@
 """`report.html` of a run: one file, nothing outside of it, safe with any name, and never in the way of a result."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -120,3 +121,27 @@ def test_sections_of_a_task_that_nobody_foresaw_are_tables_too():
 
 def test_a_cell_of_a_table_may_hold_the_sign_between_cells():
     assert report.cells_of("| a | b |\n|---|---|\n| x \\| y | 1 |\n") == (["a", "b"], [["x | y", "1"]])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_browser_asks_for_nothing_and_has_no_complaint(reports, arguments, awkward, scheme):
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("no Chromium on the path")
+    written = train(*arguments(dataset=str(awkward), do_predict=False)) / "report.html"
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        for width in (1280, 360):
+            page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+            said, asked = [], []
+            page.on("console", lambda message, said=said: said.append(message.text))
+            page.on("dialog", lambda dialog, said=said: said.append(dialog.message))
+            page.on("request", lambda request, asked=asked: asked.append(request.url))
+            page.goto(written.as_uri())
+            assert said == []
+            assert [url for url in asked if not url.startswith("data:")] == [written.as_uri()]
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            assert page.evaluate("[...document.images].every(image => image.naturalWidth)")
+        browser.close()

@@ -25,6 +25,7 @@ from ...data.synthetic.shapes import draw_scene
 from ...image_processing_omni_vision import read_image
 from ...records.metrics_file import write_json
 from ..folder import atomic_output_dir
+from ..page_colours import page_colours
 from ..to_native import KNOWN, convert_to_native
 from .export import ExportOptions, ExportReport, export_checkpoint
 from .files import QUANTIZED
@@ -180,8 +181,8 @@ def write_page(
         (page / "vendor" / file).write_bytes(content)
     for name_of_file in ("page.js", "icon.svg"):
         shutil.copy(PAGE / name_of_file, page / name_of_file)
-    sheets = [(PAGE / sheet).read_text(encoding="utf-8") for sheet in ("colours.css", "page.css")]
-    (page / "page.css").write_text("".join(sheets), encoding="utf-8")
+    sheet = page_colours() + (PAGE / "page.css").read_text(encoding="utf-8")
+    (page / "page.css").write_text(sheet, encoding="utf-8")
     # Not every host knows that .mjs is JavaScript.
     (page / "model" / "preprocess.mjs").rename(page / "preprocess.js")
     about = describe_page(page, checkpoint, report, samples, named)
