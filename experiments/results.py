@@ -168,9 +168,10 @@ def masked_pretraining() -> str:
     return (
         f"{table(columns, rows)}\n\nFrom scratch with {longer['labels']} labels (seed {longer['seed']}) and "
         f"{longer['times']} times the steps: {longer['test']:.1%}.\n"
-        f"Pre-training: {before['dataset']['train']:,} images without labels, {before['steps']:,} steps ({before['minutes']:.0f} minutes of a shared {before['machine']['cpu']}, "
-        f"one thread); masked pixels of {before['images']:,} validation images are {before['levels']:.1f} of 255 "
-        f"levels off, {before['levels_of_mean_colour']:.1f} in the mean colour of the visible ones.\n"
+        f"Pre-training: {before['dataset']['train']:,} images without labels, {before['steps']:,} steps "
+        f"({before['minutes']:.0f} minutes of one thread of a shared {before['machine']['cpu']}); masked pixels of "
+        f"{before['images']:,} validation images are {before['levels']:.1f} of 255 levels off, "
+        f"{before['levels_of_mean_colour']:.1f} in the mean colour of the visible ones.\n"
         f"An earlier recipe ({earlier['recipe']}), left because validation showed training from scratch far from its "
         f"end, gave with 100 labels {kept['pretrained']} after pre-training and {kept['scratch']} from scratch."
     )
