@@ -37,13 +37,16 @@ BODY = {
     "pooling": "mean",
 }
 VALIDATION = 1000
-EVALUATIONS = 5  # in a run
+EVALUATIONS = 3  # in a run
 # By the number of labels: seeds, steps, and images in a step.
 PLAN = {
-    100: ((42, 43, 44), 200, 50),
-    1000: ((42, 43, 44), 400, 50),
-    10_000: ((42,), 800, 50),
+    100: ((42, 43, 44), 240, 32),
+    1000: ((42, 43, 44), 300, 50),
+    10_000: ((42,), 400, 50),
 }
+CONTROL = (100, 3)  # labels, and how many times the steps, of one more training from scratch
+# Of both. With AdamW alone, training from scratch is far from its end after so few steps.
+MUON = 0.02
 T_95 = {2: 12.706, 3: 4.303}  # Student's t by the number of seeds
 
 
@@ -91,7 +94,7 @@ def run_pretraining(work: Path, epochs: float) -> dict[str, Any]:
             config=json.dumps(BODY),
             flip=True,
             max_translate=1,
-            muon_learning_rate=0.02,
+            muon_learning_rate=MUON,
         )
         args = PretrainTrainingArguments(
             output_dir=str(folder),
@@ -110,9 +113,11 @@ def run_pretraining(work: Path, epochs: float) -> dict[str, Any]:
     return read_metrics(folder)
 
 
-def run_fine_tuning(source: Path | None, dataset: Path, folder: Path, seed: int, labels: int) -> dict[str, Any]:
+def run_fine_tuning(
+    source: Path | None, dataset: Path, folder: Path, seed: int, labels: int, times: int = 1
+) -> dict[str, Any]:
     """Train a classifier from a checkpoint or from scratch, or read what a finished run measured."""
-    _, steps, batch = PLAN[labels]
+    steps, batch = times * PLAN[labels][1], PLAN[labels][2]
     if not (folder / METRICS_FILE).is_file():
         recipe = RecipeArguments(
             dataset=str(dataset),
@@ -120,6 +125,7 @@ def run_fine_tuning(source: Path | None, dataset: Path, folder: Path, seed: int,
             config=json.dumps({**({} if source else BODY), "patch_drop_rate": 0.5}),
             flip=True,
             max_translate=1,
+            muon_learning_rate=MUON,
         )
         args = OmniVisionTrainingArguments(
             output_dir=str(folder),
@@ -132,6 +138,7 @@ def run_fine_tuning(source: Path | None, dataset: Path, folder: Path, seed: int,
             eval_strategy="steps",
             eval_steps=steps // EVALUATIONS,
             save_total_limit=1,
+            check="headers",
             resume_from_checkpoint="true",
             disable_tqdm=True,
         )
@@ -161,27 +168,45 @@ def summary(values: Sequence[float]) -> dict[str, Any]:
 
 
 def compare(work: Path, sets: dict[int, list[Path]], output: Path, pretraining: dict[str, Any]) -> dict[str, Any]:
-    """Fine-tune and train from scratch, and write the record after each pair of runs."""
+    """Fine-tune and train from scratch, each seed in turn, and write the record after each pair of runs."""
     training = pretraining["training"]
     about = ("command", "steps", "epochs", "minutes", "machine", "versions", "parameters", "dataset", "date")
     record: dict[str, Any] = {
+        **{name: value for name, value in read_json(output).items() if name == "earlier"},
         "pretraining": {name: training[name] for name in about} | pretraining["reconstruction"],
         "validation_images": VALIDATION,
-        "labels": [],
     }
-    for labels, folders in sets.items():
-        seeds, steps, batch = PLAN[labels]
-        runs: dict[str, list[dict[str, Any]]] = {"pretrained": [], "scratch": []}
-        for seed, dataset in zip(seeds, folders, strict=True):
-            for name, source in (("pretrained", work / "pretrained"), ("scratch", None)):
-                place = work / f"{name}-{labels}-{seed}"
-                runs[name].append(run_fine_tuning(source, dataset, place, seed, labels))
-        tested = {name: summary([one["test"] for one in found]) for name, found in runs.items()}
-        gains = [one["test"] - other["test"] for one, other in zip(*runs.values(), strict=True)]
-        row = {"labels": labels, "seeds": len(seeds), "steps": steps, "batch": batch, **tested, "gain": summary(gains)}
-        record["labels"].append({**row, "runs": runs})
-        write_json(output, record)
+    found: dict[int, dict[str, list[dict[str, Any]]]] = {labels: {"pretrained": [], "scratch": []} for labels in sets}
+    for turn in range(max(len(seeds) for seeds, _, _ in PLAN.values())):
+        for labels, folders in sets.items():
+            for seed, dataset in [*zip(PLAN[labels][0], folders, strict=True)][turn : turn + 1]:
+                for name, source in (("pretrained", work / "pretrained"), ("scratch", None)):
+                    place = work / f"{name}-{labels}-{seed}"
+                    found[labels][name].append(run_fine_tuning(source, dataset, place, seed, labels))
+                rows = [row_of(labels, runs) for labels, runs in found.items() if runs["scratch"]]
+                record["labels"] = rows
+                write_json(output, record)
+        if "control" not in record:
+            labels, times = CONTROL
+            place = work / f"scratch-{labels}-longer"
+            run = run_fine_tuning(None, sets[labels][0], place, PLAN[labels][0][0], labels, times)
+            record["control"] = {"labels": labels, "times": times, **run}
+            write_json(output, record)
     return record
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a record, empty where there is none."""
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
+def row_of(labels: int, runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Sum up the runs of a number of labels: test accuracy of both, and what the pre-training gains, seed by seed."""
+    _, steps, batch = PLAN[labels]
+    tested = {name: summary([one["test"] for one in found]) for name, found in runs.items()}
+    gains = [one["test"] - other["test"] for one, other in zip(*runs.values(), strict=True)]
+    sizes = {"labels": labels, "seeds": len(gains), "steps": steps, "batch": batch}
+    return {**sizes, **tested, "gain": summary(gains), "runs": runs}
 
 
 @program

@@ -229,9 +229,10 @@ def test_commands_for_classifiers_say_what_it_is(pretrained, name, images):
 
 @pytest.mark.slow
 def test_two_processes_end_with_the_weights_of_one(images, tmp_path):
-    command = ["scripts/pretrain.py", "--dataset", str(images), "--config", json.dumps(BODY), "--max_steps", "3"]
+    command = ["scripts/pretrain.py", "--dataset", str(images), "--config", json.dumps(BODY), "--max_steps", "2"]
     command += ["--optim", "sgd", "--learning_rate", "0.1", "--lr_scheduler_type", "constant", "--save_strategy", "no"]
-    command += ["--max_grad_norm", "0", "--eval_strategy", "steps", "--eval_steps", "3"]
+    command += ["--max_grad_norm", "0", "--eval_strategy", "steps", "--eval_steps", "2"]
+    command += ["--load_best_model_at_end", "false"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     found = {}
     for name, program, batch in (("one", [sys.executable], 8), ("two", torchrun, 4)):
