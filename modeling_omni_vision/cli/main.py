@@ -12,6 +12,7 @@ COMMANDS = {
     "train": "train a classifier on images",
     "train-retrieval": "train images and texts to find each other",
     "train-language": "train a vision-language model to answer questions about images",
+    "train-vae": "train an autoencoder that reconstructs and draws images, without labels",
     "distill": "make a tiny encoder out of a big one, on images without labels",
     "evaluate": "measure a model on data: accuracy, calibration, robustness, plots; recall; exact answers",
     "predict": "classify image files and folders",

@@ -19,9 +19,11 @@ CARD_NAME = "README.md"
 # One for each kind of model; the others extend vision.md.j2 and replace its blocks.
 TEMPLATES = Path(__file__).with_name("templates")
 TASKS = {"retrieval": "zero-shot-image-classification", "language": "image-text-to-text"}
+TASKS |= {"vae": "unconditional-image-generation"}
 TAGS = {
     "retrieval": ["image-text-retrieval", "late-interaction", "sentence-transformers"],
     "language": ["vision-language"],
+    "vae": ["vae", "variational-autoencoder"],
 }
 
 
