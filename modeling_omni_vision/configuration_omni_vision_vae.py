@@ -30,7 +30,25 @@ VAE_AUTO_MAP = {
 # What the decoder has of the encoder, and what it is without.
 SHARED_FIELDS = ("image_size", "patch_size", "num_channels")
 DECODER_FIELDS = {"use_cls_token": False, "pooling": "mean", "num_register_tokens": 0, "embeddings_norm": False}
-DECODER_DEFAULTS = {"num_hidden_layers": 2, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+
+
+@value_errors
+@strict
+class OmniVisionVAEDecoderConfig(OmniVisionConfig):
+    """
+    Configuration of the decoder of an [`OmniVisionVAE`]: that of an encoder, by default of two layers without dropout.
+
+    It has no CLS token and no registers, whatever is passed.
+    """
+
+    model_type = "omni_vision_vae_decoder"
+    base_config_key = "decoder_config"
+
+    num_hidden_layers: int = 2
+    hidden_dropout_prob: float | int = 0.0
+    attention_probs_dropout_prob: float | int = 0.0
+    use_cls_token: bool = False
+    pooling: str = "mean"
 
 
 @value_errors
@@ -43,7 +61,7 @@ class OmniVisionVAEConfig(PreTrainedConfig):
         vision_config ([`OmniVisionConfig`] or `dict`, *optional*):
             The encoder; by default the specification's ViTTiny. The heads of the latent distribution read its pooled
             output (`pooling`).
-        decoder_config ([`OmniVisionConfig`] or `dict`, *optional*):
+        decoder_config ([`OmniVisionVAEDecoderConfig`] or `dict`, *optional*):
             Width, depth, heads, MLP, norms and dropout of the decoder; by default two layers without dropout. The
             size of images and patches and the channels are those of `vision_config`, whatever is passed.
         latent_size (`int`, *optional*, defaults to 64):
@@ -51,10 +69,10 @@ class OmniVisionVAEConfig(PreTrainedConfig):
         beta (`float`, *optional*, defaults to 1.0):
             Weight of the KL divergence in the loss. With 1 the loss is the negative evidence lower bound; above 1 it
             is that of the beta-VAE (https://openreview.net/forum?id=Sy2fzU9gl).
-        image_mean (`list[float]`, *optional*):
+        image_means (`list[float]`, *optional*):
             Means of the channels that the image processor subtracts, by default 0.5. The likelihood is that of 8-bit
             pixels, for which the normalisation is undone: it has to be that of the processor.
-        image_std (`list[float]`, *optional*):
+        image_deviations (`list[float]`, *optional*):
             Standard deviations that it divides by, by default 0.5.
         scale_init_value (`float`, *optional*, defaults to 16.0):
             Initial scale of the logistic distribution of a pixel, in levels of 255. One is learned for each channel.
@@ -70,15 +88,15 @@ class OmniVisionVAEConfig(PreTrainedConfig):
     keys_to_ignore_at_inference = ["reconstruction", "hidden_states", "attentions"]
     sub_configs_defaults = {
         "vision_config": SubConfigSpec(config_class=OmniVisionConfig),
-        "decoder_config": SubConfigSpec(config_class=OmniVisionConfig, init_kwargs=DECODER_DEFAULTS),
+        "decoder_config": SubConfigSpec(config_class=OmniVisionVAEDecoderConfig),
     }
 
     vision_config: dict | PreTrainedConfig | None = None
     decoder_config: dict | PreTrainedConfig | None = None
     latent_size: int = 64
     beta: float | int = 1.0
-    image_mean: list[float] | None = None
-    image_std: list[float] | None = None
+    image_means: list[float] | None = None
+    image_deviations: list[float] | None = None
     scale_init_value: float | int = 16.0
     initializer_range: float = 0.02
 
@@ -89,15 +107,17 @@ class OmniVisionVAEConfig(PreTrainedConfig):
         shared = {name: getattr(vision, name) for name in SHARED_FIELDS}
         for name, value in {**shared, **DECODER_FIELDS}.items():
             setattr(self.decoder_config, name, value)
-        self.image_mean = [0.5] * vision.num_channels if self.image_mean is None else list(self.image_mean)
-        self.image_std = [0.5] * vision.num_channels if self.image_std is None else list(self.image_std)
+        self.image_means = [0.5] * vision.num_channels if self.image_means is None else list(self.image_means)
+        self.image_deviations = (
+            [0.5] * vision.num_channels if self.image_deviations is None else list(self.image_deviations)
+        )
         check_field(self, "latent_size", self.latent_size >= 1, "at least 1", advice="64 is usual.")
         check_field(self, "beta", 0 <= self.beta < math.inf, "at least 0", advice="1 gives the bound itself.")
         check_field(self, "scale_init_value", 0 < self.scale_init_value < math.inf, "a positive number")
-        valid = len(self.image_mean) == vision.num_channels
-        check_field(self, "image_mean", valid, f"one number for each of {vision.num_channels} channels")
-        valid = len(self.image_std) == vision.num_channels and min(self.image_std) > 0
-        check_field(self, "image_std", valid, f"a positive number for each of {vision.num_channels} channels")
+        valid = len(self.image_means) == vision.num_channels
+        check_field(self, "image_means", valid, f"one number for each of {vision.num_channels} channels")
+        valid = len(self.image_deviations) == vision.num_channels and min(self.image_deviations) > 0
+        check_field(self, "image_deviations", valid, f"a positive number for each of {vision.num_channels} channels")
 
 
-__all__ = ["OmniVisionVAEConfig"]
+__all__ = ["OmniVisionVAEConfig", "OmniVisionVAEDecoderConfig"]

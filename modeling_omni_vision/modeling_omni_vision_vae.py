@@ -35,7 +35,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .common_omni_vision import CompleteWeightsMixin, evaluating
 from .configuration_omni_vision import OmniVisionConfig
-from .configuration_omni_vision_vae import OmniVisionVAEConfig
+from .configuration_omni_vision_vae import OmniVisionVAEConfig, OmniVisionVAEDecoderConfig
 from .modeling_omni_vision import OmniVisionLayer, OmniVisionModel, OmniVisionPreTrainedModel, make_norm, pool
 
 
@@ -107,9 +107,10 @@ def discretized_logistic(levels: torch.Tensor, location: torch.Tensor, scale: to
 class OmniVisionVAEDecoder(OmniVisionPreTrainedModel):
     """From a vector for each image to tokens with positions, through layers of the encoder's kind, to pixels."""
 
+    config_class = OmniVisionVAEDecoderConfig
     main_input_name = "hidden_states"
 
-    def __init__(self, config: OmniVisionConfig):
+    def __init__(self, config: OmniVisionVAEDecoderConfig):
         super().__init__(config)
         self.grid_size, self.patch_size, self.num_channels = (
             config.grid_size,
@@ -165,7 +166,7 @@ class OmniVisionVAE(CompleteWeightsMixin, OmniVisionPreTrainedModel):
     def __init__(self, config: OmniVisionVAEConfig):
         super().__init__(config)
         vision: OmniVisionConfig = config.vision_config  # type: ignore[assignment]
-        decoder: OmniVisionConfig = config.decoder_config  # type: ignore[assignment]
+        decoder: OmniVisionVAEDecoderConfig = config.decoder_config  # type: ignore[assignment]
         self.vision_model = OmniVisionModel(vision)
         self.mean_head = nn.Linear(vision.pooled_size, config.latent_size)
         self.log_variance_head = nn.Linear(vision.pooled_size, config.latent_size)
@@ -263,7 +264,7 @@ class OmniVisionVAE(CompleteWeightsMixin, OmniVisionPreTrainedModel):
     def forward(
         self,
         pixel_values: torch.Tensor,
-        noise: torch.Tensor | None = None,
+        latent_noise: torch.Tensor | None = None,
         generator: torch.Generator | None = None,
         return_loss: bool = True,
         **kwargs: Any,
@@ -274,11 +275,11 @@ class OmniVisionVAE(CompleteWeightsMixin, OmniVisionPreTrainedModel):
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch, channels, height, width)`):
                 Images from the image processor, of native size.
-            noise (`torch.FloatTensor` of shape `(batch, latent_size)`, *optional*):
+            latent_noise (`torch.FloatTensor` of shape `(batch, latent_size)`, *optional*):
                 Standard normal numbers that the latent vectors are made with.
             generator (`torch.Generator`, *optional*):
-                Draws them where `noise` is left out. Without either, training takes torch's own, and outside of it
-                the latent vector is the mean.
+                Draws them where `latent_noise` is left out. Without either, training takes torch's own, and outside of
+                it the latent vector is the mean.
             return_loss (`bool`, *optional*, defaults to `True`):
                 Compute the loss.
             kwargs:
@@ -291,9 +292,9 @@ class OmniVisionVAE(CompleteWeightsMixin, OmniVisionPreTrainedModel):
         self._refuse_other_sizes(pixel_values)
         output = self.vision_model(pixel_values, **kwargs | {"return_dict": True})
         mean, log_variance = self._latent_heads(output)
-        if noise is None and (generator is not None or self.training):
-            noise = self._noise(mean.shape, generator)
-        latents = mean if noise is None else mean + noise.to(mean) * (log_variance / 2).exp()
+        if latent_noise is None and (generator is not None or self.training):
+            latent_noise = self._noise(mean.shape, generator)
+        latents = mean if latent_noise is None else mean + latent_noise.to(mean) * (log_variance / 2).exp()
         locations = self._locations(latents)
         fields: dict[str, Any] = {}
         divergence = standard_normal_divergence(mean.float(), log_variance.float())
@@ -343,7 +344,7 @@ class OmniVisionVAE(CompleteWeightsMixin, OmniVisionPreTrainedModel):
     def _statistics(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return mean and standard deviation of the image processor as (channels, 1, 1)."""
         mean, std = (
-            like.new_tensor(found)[:, None, None] for found in (self.config.image_mean, self.config.image_std)
+            like.new_tensor(found)[:, None, None] for found in (self.config.image_means, self.config.image_deviations)
         )
         return mean, std
 

@@ -49,6 +49,8 @@ TRAINING_FLAGS = {
     "train-retrieval": "dataset image_column text_column validation_fraction text_sampling model vision config text "
     "embedding_dim vectors single_vector_weight vision_feature_select_strategy contrastive_loss train lora_rank "
     "mini_batch_size image_pair_weight augment muon_learning_rate",
+    "train-vae": "dataset image_column validation_fraction test_fraction model vision config decoder_config "
+    "latent_size beta max_translate flip ema_decay muon_learning_rate samples",
     "distill": "teacher images teacher_kind trust_remote_code model config held_out held_out_fraction label_file "
     "vector_weight neighbour_weight token_weight logit_weight temperature logit_temperature views min_crop_scale flip "
     "low_resolution low_resolution_fraction ema_decay muon_learning_rate mimetic_init cache learning_curve scratch",
