@@ -1,12 +1,12 @@
 r"""Does a ViT-VAE code images as well as a convolutional one of the same size? Measured on Fashion-MNIST.
 
-    python -m experiments.vae_study --dataset data/fashion_mnist --runs runs/vae --output docs/vae
+    python -m experiments.vae_study --dataset data/fashion_mnist --runs runs/vae --output docs/runs/vae.json
 
-All have the likelihood, the latent size, the parameters (within some percent), the images and the steps in common; each
-gets the learning rate that validation chooses of the same list, in short runs, and ends with its best weights by
-validation. AdamW trains them; the ViT also with Muon for the matrices of its layers, as in the other recipes, which has
-no counterpart for convolutions here. Then the test split is opened once for each. Writes `vae.json` and the sheets of
-the ViT-VAE into the output folder; a stopped study goes on with the same command.
+All have likelihood, latent size, parameters (within some percent), images and steps in common. Each gets the learning
+rate that validation chooses of the same list, in short runs, and ends with its best weights by validation. AdamW
+trains them; the ViT also with Muon for the matrices of its layers, as other recipes do, which convolutions do not get.
+Then the test split is opened once for each. Writes the record, and the sheets of the ViT-VAE into `--sheets`; a
+stopped study goes on with the same command.
 """
 
 import itertools
@@ -39,7 +39,13 @@ from modeling_omni_vision.training.vae import train_vae
 from modeling_omni_vision.training.vae_arguments import VaeArguments, VaeTrainingArguments
 
 
-VISION = {"image_size": 28, "patch_size": 4, "num_channels": 1, "hidden_size": 64, "num_hidden_layers": 3}
+VISION: dict[str, Any] = {
+    "image_size": 28,
+    "patch_size": 4,
+    "num_channels": 1,
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+}
 VISION |= {"intermediate_size": 128, "attn_implementation": "eager"}
 DECODER = {"num_hidden_layers": 3}
 LATENT_SIZE, SAMPLES, SEED = 16, 8, 0
@@ -90,10 +96,11 @@ class ConvolutionalVAE(OmniVisionVAE):
     def __init__(self, config: OmniVisionVAEConfig) -> None:
         super().__init__(config)
         replaced = sum(one.numel() for part in (self.vision_model, self.decoder) for one in part.parameters())
-        size: int = config.vision_config.hidden_size  # type: ignore[union-attr]
+        vision: Any = config.vision_config
+        size = vision.hidden_size
         parts = [lambda width, kind=kind: kind(width, size) for kind in (ConvolutionalEncoder, ConvolutionalDecoder)]
         width = min(range(4, 65), key=lambda width: abs(replaced - sum(count(part, width) for part in parts)))
-        self.vision_model, self.decoder = (part(width) for part in parts)  # type: ignore[assignment]
+        self.vision_model, self.decoder = (part(width) for part in parts)
 
 
 def count(make: Callable[[int], nn.Module], width: int) -> int:
@@ -159,7 +166,7 @@ class Study:
         return min(losses, key=lambda rate: losses[rate]), {f"{rate:g}": loss for rate, loss in losses.items()}
 
 
-def study_vae(study: Study, output: Path, command: str) -> dict[str, Any]:
+def study_vae(study: Study, sheets: Path, command: str) -> dict[str, Any]:
     """Train, choose on validation, open the test split once for each model, and compare them by image."""
     found: dict[str, Any] = {}
     per_image: dict[str, Bounds] = {}
@@ -182,7 +189,7 @@ def study_vae(study: Study, output: Path, command: str) -> dict[str, Any]:
             **test,
         }
         if name == WITH_MUON:
-            draw_generations(model, processor, ImageDataset(data["validation"], processor), output)
+            draw_generations(model, processor, ImageDataset(data["validation"], processor), sheets)
     return {
         "models": found,
         "difference": {
@@ -212,7 +219,8 @@ class StudyArguments:
 
     dataset: str = option("Folder of Fashion-MNIST, with its four IDX files.")
     runs: str = option("Folder of the runs.")
-    output: str = option("Folder of vae.json and the sheets.")
+    output: str = option("JSON file of the record.")
+    sheets: str = option("Folder of the sheets.", "docs/generation")
     steps: int = option("Steps of the final runs.", 1000)
     trial_steps: int = option("Steps of the runs that choose a learning rate.", 100)
     batch_size: int = option("Images per step.", 64)
@@ -224,8 +232,8 @@ def main(argv: Sequence[str]) -> None:
     given = parse(StudyArguments, argv)
     study = Study(given.dataset, Path(given.runs), given.steps, given.trial_steps, given.batch_size)
     command = recorded_command("python -m experiments.vae_study", argv)
-    record = study_vae(study, Path(given.output), command)
-    write_json(Path(given.output, "vae.json"), record)
+    record = study_vae(study, Path(given.sheets), command)
+    write_json(Path(given.output), record)
     for name, found in record["models"].items():
         print(f"{name}: {found['parameters']:,} parameters, test bound {found['test']['elbo']:.1f} nats")
     print(f"difference to the convolutional one: {record['difference']}")

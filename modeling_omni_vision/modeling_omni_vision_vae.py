@@ -158,7 +158,7 @@ class OmniVisionVAE(CompleteWeightsMixin, OmniVisionPreTrainedModel):
     ```
     """
 
-    config_class = OmniVisionVAEConfig
+    config_class = OmniVisionVAEConfig  # type: ignore[assignment]
     base_model_prefix = "omni_vision_vae"
     # The loss is a mean over the images of a batch: the Trainer divides by accumulation steps.
     accepts_loss_kwargs = False
@@ -296,21 +296,14 @@ class OmniVisionVAE(CompleteWeightsMixin, OmniVisionPreTrainedModel):
             latent_noise = self._noise(mean.shape, generator)
         latents = mean if latent_noise is None else mean + latent_noise.to(mean) * (log_variance / 2).exp()
         locations = self._locations(latents)
-        fields: dict[str, Any] = {}
-        divergence = standard_normal_divergence(mean.float(), log_variance.float())
+        fields: dict[str, Any] = {"latent_mean": mean, "latent_log_variance": log_variance, "latents": latents}
+        fields["kl_divergence"] = standard_normal_divergence(mean.float(), log_variance.float())
         if return_loss:
             losses = -self.log_likelihood(pixel_values, locations)
-            fields = {"loss": (losses + self.config.beta * divergence).mean(), "reconstruction_loss": losses}
-        return OmniVisionVAEOutput(
-            **fields,
-            kl_divergence=divergence,
-            latent_mean=mean,
-            latent_log_variance=log_variance,
-            latents=latents,
-            reconstruction=self._within_range(locations),
-            hidden_states=output.hidden_states,
-            attentions=output.attentions,
-        )
+            loss = (losses + self.config.beta * fields["kl_divergence"]).mean()
+            fields |= {"loss": loss, "reconstruction_loss": losses}
+        fields |= {"reconstruction": self._within_range(locations)}
+        return OmniVisionVAEOutput(hidden_states=output.hidden_states, attentions=output.attentions, **fields)
 
     def _bound(
         self,
@@ -330,7 +323,7 @@ class OmniVisionVAE(CompleteWeightsMixin, OmniVisionPreTrainedModel):
         return found + (noise**2 + log_variance - latents**2).sum(-1) / 2
 
     def _latent_heads(self, output: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        pooled = pool(output.pooler_output, output.grid, self.config.vision_config.pooling)  # type: ignore[union-attr]
+        pooled = pool(output.pooler_output, output.grid, self.config.vision_config.pooling)
         return self.mean_head(pooled), self.log_variance_head(pooled).clamp(*LOG_VARIANCES)
 
     def _locations(self, latents: torch.Tensor) -> torch.Tensor:
@@ -353,7 +346,7 @@ class OmniVisionVAE(CompleteWeightsMixin, OmniVisionPreTrainedModel):
         return torch.randn(shape, generator=generator, device=drawn_on).to(self.device)
 
     def _refuse_other_sizes(self, pixel_values: torch.Tensor) -> None:
-        native = self.config.vision_config.image_size_hw  # type: ignore[union-attr]
+        native = self.config.vision_config.image_size_hw
         if pixel_values is not None and tuple(pixel_values.shape[-2:]) != native:
             raise ValueError(
                 f"Expected images of {native} pixels, which the decoder makes, got {tuple(pixel_values.shape[-2:])}. "

@@ -33,8 +33,17 @@ from .remote_code import python_files
 
 
 WEIGHTS_NAME, IMAGES_NAME = "model.safetensors", "plots"
-SECTIONS = ("conversion", "training", "test", "evaluation", "robustness", "data_audit", "retrieval", "answers")
-SECTIONS += ("generation",)
+SECTIONS = (
+    "conversion",
+    "training",
+    "test",
+    "evaluation",
+    "robustness",
+    "data_audit",
+    "retrieval",
+    "answers",
+    "generation",
+)
 # Stock models that can hold our weights: a folder of one of them holds no code.
 NATIVE_TYPES = ("vit", "dinov2", "dinov2_with_registers")
 MEASURES = ("accuracy", "mean_average_precision", "macro_f1", "expected_calibration_error")

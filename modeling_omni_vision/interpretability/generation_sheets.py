@@ -1,4 +1,4 @@
-"""PNGs of what an autoencoder makes: reconstructions, samples, and what lies between images."""
+"""Sheets of what an autoencoder makes: reconstructions, samples, and what lies between images."""
 
 from pathlib import Path
 from typing import Any

@@ -66,7 +66,7 @@ def latent_noise(seed: int, stream: int, epoch: int, rows: Any, size: int) -> to
 
 
 class VaeCollator(ImageCollator):
-    """Batches of `pixel_values` and `latent_noise`, in training also `rows`; the noise depends on seed, epoch and row."""
+    """Batches of `pixel_values` and `latent_noise`, in training also `rows`; noise depends on seed, epoch and row."""
 
     def __init__(self, processor: OmniVisionImageProcessor, latent_size: int, seed: int) -> None:
         super().__init__(processor)
@@ -109,7 +109,7 @@ class VaeTrainer(OmniVisionTrainer):
         return {"reconstruction": reconstruction, "kl": divergence, "loss": loss}
 
 
-def losses_of(outputs: tuple[torch.Tensor, ...], labels: torch.Tensor) -> torch.Tensor:
+def losses_of(outputs: Any, labels: torch.Tensor) -> torch.Tensor:
     """Return reconstruction loss and divergence of each image (batch, 2), of the outputs of an autoencoder."""
     return torch.stack(outputs[:2], dim=-1).double()
 
@@ -128,8 +128,9 @@ class VaeRun(TrainingRun):
         """Load the images, make or load the model, and return their Trainer."""
         recipe, args = self.recipe, self.args
         with args.main_process_first(desc="loading images"):
-            fractions = {"validation_fraction": recipe.validation_fraction, "test_fraction": recipe.test_fraction}
-            self.data = self.check_data(load_unlabelled(recipe.dataset, recipe.image_column, **fractions))
+            fraction, test = recipe.validation_fraction, recipe.test_fraction
+            data = load_unlabelled(recipe.dataset, recipe.image_column, fraction, test_fraction=test)
+            self.data = self.check_data(data)
         model, processor = build_vae(recipe, self.make)
         height, width = model.config.vision_config.image_size_hw
         changes = {"max_translate": recipe.max_translate, "flip": recipe.flip, "seed": args.data_seed}
@@ -231,7 +232,8 @@ def vae_config(vision: OmniVisionConfig, processor: Any, recipe: VaeArguments) -
         [float(one) for one in np.broadcast_to(found, channels)]
         for found in (processor.image_mean, processor.image_std)
     )
-    return OmniVisionVAEConfig(
+    made: Any = OmniVisionVAEConfig  # with what is no field
+    return made(
         vision_config=copy.deepcopy(vision),
         decoder_config=decoder,
         latent_size=recipe.latent_size,
