@@ -221,7 +221,7 @@ class StudyArguments:
     runs: str = option("Folder of the runs.")
     output: str = option("JSON file of the record.")
     sheets: str = option("Folder of the sheets.", "docs/generation")
-    steps: int = option("Steps of the final runs.", 1000)
+    steps: int = option("Steps of the final runs.", 600)
     trial_steps: int = option("Steps of the runs that choose a learning rate.", 100)
     batch_size: int = option("Images per step.", 64)
 

@@ -37,7 +37,9 @@ def _vae(config):
     from modeling_omni_vision.configuration_omni_vision_vae import OmniVisionVAEConfig
     from modeling_omni_vision.modeling_omni_vision_vae import OmniVisionVAE
 
-    return OmniVisionVAE(OmniVisionVAEConfig(vision_config=config.to_dict(), latent_size=4))
+    return OmniVisionVAE(
+        OmniVisionVAEConfig(vision_config=config.to_dict(), decoder_config={"num_hidden_layers": 1}, latent_size=4)
+    )
 
 
 MAKERS = {

@@ -485,7 +485,7 @@ def test_a_metric_without_evaluations_is_refused(tmp_path):
 
 
 def test_an_unknown_metric_is_answered_with_the_nearest_one_of_the_task(task):
-    near = {"c": "loss", "r": "text_to_image_score_ndcg@10", "l": "accuracy"}[task.name[0]]
+    near = {"c": "loss", "v": "loss", "r": "text_to_image_score_ndcg@10", "l": "accuracy"}[task.name[0]]
     with pytest.raises(ValueError, match=rf"must be one of .*, got '{near[:-1]}x'\..* Did you mean {near}"):
         task.run("unknown metric", metric_for_best_model=f"{near[:-1]}x", load_best_model_at_end=True)
 
