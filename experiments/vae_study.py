@@ -181,7 +181,7 @@ def study_vae(study: Study, sheets: Path, command: str) -> dict[str, Any]:
         training = read_metrics(folder)["training"]
         test = {"test": per_image[name].section()}
         merge_metrics(folder, {"generation": test, **opened.section(None)})
-        kept = ("parameters", "steps", "minutes", "cpu_minutes", "resumed_from", "best", "machine", "versions")
+        kept = ("parameters", "steps", "minutes", "resumed_from", "best", "machine", "versions")
         found[name] = {
             "learning_rate": chosen[name][0],
             "trial_losses": chosen[name][1],
