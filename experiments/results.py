@@ -27,6 +27,7 @@ BENCHMARK, BENCHMARK_BEFORE = "docs/benchmark_float32.json", "docs/benchmark.jso
 RUNTIMES = "docs/runtimes.json"
 EXPORTS = {"ONNX Runtime": "docs/runs/export_onnx.json", "OpenVINO": "docs/runs/export_openvino.json"}
 PLAN = "docs/embedding_plan.json"
+VAE = "docs/runs/vae.json"
 GPU = "docs/gpu.json"  # sections of experiments/gpu_check.py
 VERSIONS = ("cpu", "torch", "transformers")
 OURS = {"ours": "omni_vision", "fused": "omni_vision_fused", "compiled": "omni_vision_compiled"}
@@ -311,6 +312,31 @@ def language() -> str:
     return answers(LANGUAGE, *INPUTS, **{"text-only baseline": text_only, "symbol maps": symbols})
 
 
+def generation() -> str:
+    """List the bounds of autoencoders on test images, and their differences to the convolutional one."""
+    record, rows = read(VAE), []
+    for name, found in record["models"].items():
+        cells = dict.fromkeys(("elbo", "weighted"), "-")
+        for kind, one in record["difference"].get(name, {}).items():
+            cells[kind] = "{mean:+.1f} ({interval[0]:+.1f} to {interval[1]:+.1f})".format_map(one)
+        low, high = found["test"]["elbo_interval"]
+        rows.append({"model": name, "difference": cells["elbo"], **cells, "low": low, "high": high, **found})
+    columns = (
+        "model = {model} | >parameters = {parameters:,} | >learning rate = {learning_rate:g} | "
+        ">ELBO, nats (95 % interval) = {test[elbo]:.1f} ({low:.1f} to {high:.1f}) | "
+        ">bits per dimension = {test[bits_per_dimension]:.3f} | >KL, nats = {test[kl]:.1f} | "
+        ">to the convolutional, by image = {difference} | "
+        ">importance-weighted, nats = {test[importance_weighted][elbo]:.1f} | >to the convolutional = {weighted} | "
+        ">minutes = {minutes:.1f}"
+    )
+    test, sizes = rows[0]["test"], record["config"]
+    made = f"{test['images']:,} test images, {record['images']['train']:,} to train on; {record['steps']:,} steps of "
+    made += f"{record['batch_size']}, latent size {sizes['latent_size']}, width {sizes['vision']['hidden_size']}, "
+    made += f"{test['importance_weighted']['samples']} vectors for the weighted bound; one seed, {record['date']}, "
+    made += "one shared core."
+    return f"{table(columns, rows)}\n\n{made}"
+
+
 def exports() -> str:
     """List what exports of the bundled classifier give on the validation images of Fashion-MNIST."""
     rows = []
@@ -450,6 +476,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "masked_pretraining": masked_pretraining,
     **{block.__name__: block for block in (emoji_texts, emoji_styles, language, benchmark, gpu_forward, gpu_training)},
     **{block.__name__: block for block in (benchmark_bfloat16, gpu_against_peers, gpu_losses, exports, runtimes)},
+    "generation": generation,
     **{block.__name__: block for block in (embedding_storage, embedding_costs, embedding_listing)},
     "embedding": lambda: embedding(read("docs/embedding.json")),
     "easy_vqa": partial(answers, EASY_VQA, "prior", "shuffled"),

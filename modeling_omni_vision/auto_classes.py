@@ -66,8 +66,10 @@ if Version(transformers_version) >= Version("5.23"):
 
     from .configuration_omni_vision_language import OmniVisionLanguageConfig
     from .configuration_omni_vision_retrieval import OmniVisionRetrievalConfig
+    from .configuration_omni_vision_vae import OmniVisionVAEConfig
     from .modeling_omni_vision_language import OmniVisionForConditionalGeneration, OmniVisionLanguageModel
     from .modeling_omni_vision_retrieval import OmniVisionForRetrieval, OmniVisionRetrievalOutput
+    from .modeling_omni_vision_vae import OmniVisionVAE, OmniVisionVAEOutput
     from .processing_omni_vision_language import OmniVisionProcessor
     from .processing_omni_vision_retrieval import OmniVisionRetrievalProcessor
 
@@ -88,6 +90,11 @@ if Version(transformers_version) >= Version("5.23"):
     OmniVisionLanguageModel.register_for_auto_class("AutoModel")
     OmniVisionForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")
     OmniVisionProcessor.register_for_auto_class()
+
+    AutoConfig.register("omni_vision_vae", OmniVisionVAEConfig, exist_ok=True)
+    AutoModel.register(OmniVisionVAEConfig, OmniVisionVAE, exist_ok=True)
+    OmniVisionVAEConfig.register_for_auto_class()
+    OmniVisionVAE.register_for_auto_class("AutoModel")
     __all__ += [
         "OmniVisionForConditionalGeneration",
         "OmniVisionForRetrieval",
@@ -97,4 +104,7 @@ if Version(transformers_version) >= Version("5.23"):
         "OmniVisionRetrievalConfig",
         "OmniVisionRetrievalOutput",
         "OmniVisionRetrievalProcessor",
+        "OmniVisionVAE",
+        "OmniVisionVAEConfig",
+        "OmniVisionVAEOutput",
     ]

@@ -20,7 +20,11 @@ PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 DOCUMENTS = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*/**/*.md"))]
 NAMES = {path: str(path.relative_to(ROOT)) for path in DOCUMENTS}
 # Their models need transformers 5.23.
-COMPOSITES = ("docs/retrieval.md", "docs/language.md") if Version(transformers_version) < Version("5.23") else ()
+COMPOSITES = (
+    ("docs/retrieval.md", "docs/language.md", "docs/generation.md")
+    if Version(transformers_version) < Version("5.23")
+    else ()
+)
 # What the commands of the pages need beside them, as in a checkout.
 CHECKOUT = ("checkpoints", "modeling_omni_vision", "model_card.md", "scripts", "experiments")
 LANGUAGE_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"

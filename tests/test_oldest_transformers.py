@@ -8,13 +8,13 @@ import pytest
 
 
 # Commands whose models have several parts, which need transformers 5.23.
-COMPOSITES = ("ask", "compose", "index", "search", "train_language", "train_retrieval", "zero_shot")
+COMPOSITES = ("ask", "compose", "index", "search", "train_language", "train_retrieval", "train_vae", "zero_shot")
 ENCODERS = """
 import importlib, pkgutil, sys
 import modeling_omni_vision.cli as commands
 
-composites = [name for name in sys.modules if name.endswith(("_vision_retrieval", "_vision_language"))]
-assert len(composites) == 6, composites
+composites = [name for name in sys.modules if name.endswith(("_vision_retrieval", "_vision_language", "_vision_vae"))]
+assert len(composites) == 8, composites
 sys.modules.update(dict.fromkeys(composites))  # None: whoever imports one of them fails
 names = [f"{commands.__name__}.{one.name}" for one in pkgutil.iter_modules(commands.__path__)]
 names = [name for name in names if name.rpartition(".")[2] not in sys.argv[1:]]

@@ -14,13 +14,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .arguments import REVISION, option, parse
-from .model_kind import CLASSIFIER, ENCODER, LANGUAGE, RETRIEVAL, check_kind
+from .model_kind import CLASSIFIER, ENCODER, LANGUAGE, RETRIEVAL, VAE, check_kind
 from .program import program
 
 
 TABS = {
     CLASSIFIER: ("classify", "compare"),
     ENCODER: ("attention", "compare"),
+    VAE: ("attention", "compare"),
     RETRIEVAL: ("search", "zero_shot", "compare", "attention"),
     LANGUAGE: ("ask", "compare", "attention"),
 }

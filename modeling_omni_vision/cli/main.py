@@ -13,6 +13,7 @@ COMMANDS = {
     "train-retrieval": "train images and texts to find each other",
     "train-language": "train a vision-language model to answer questions about images",
     "pretrain": "train an encoder on images without labels, by what masks hide",
+    "train-vae": "train an autoencoder that reconstructs and draws images, without labels",
     "distill": "make a tiny encoder out of a big one, on images without labels",
     "evaluate": "measure a model on data: accuracy, calibration, robustness, plots; recall; exact answers",
     "predict": "classify image files and folders",

@@ -1,13 +1,15 @@
 """Which kind of model a checkpoint holds, and whether a command takes it: known before any weights are read."""
 
 CLASSIFIER, RETRIEVAL, LANGUAGE, ENCODER = "classifier", "retrieval model", "vision-language model", "encoder"
-COMPOSITES = {"omni_vision_retrieval": RETRIEVAL, "omni_vision_language": LANGUAGE}
+VAE = "variational autoencoder"
+COMPOSITES = {"omni_vision_retrieval": RETRIEVAL, "omni_vision_language": LANGUAGE, "omni_vision_vae": VAE}
 # The commands for each kind.
 TAKEN_BY = {
     CLASSIFIER: "predict, evaluate, visualize, demo",
     RETRIEVAL: "index, search, zero-shot, evaluate, visualize, demo",
     LANGUAGE: "ask, evaluate, visualize, demo",
     ENCODER: "visualize, demo, train --model, compose --vision",
+    VAE: "train-vae --model, and by its encoder for embed, visualize, demo, export, train --model, compose --vision",
 }
 
 
@@ -35,4 +37,4 @@ def check_kind(model: str, *wanted: str, revision: str | None = None) -> str:
     return kind or str(model_type)
 
 
-__all__ = ["CLASSIFIER", "ENCODER", "LANGUAGE", "RETRIEVAL", "check_kind"]
+__all__ = ["CLASSIFIER", "ENCODER", "LANGUAGE", "RETRIEVAL", "VAE", "check_kind"]

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .arguments import REVISION, option, parse
-from .model_kind import CLASSIFIER, ENCODER, LANGUAGE, RETRIEVAL, check_kind
+from .model_kind import CLASSIFIER, ENCODER, LANGUAGE, RETRIEVAL, VAE, check_kind
 from .predict import list_images
 from .program import program
 
@@ -55,6 +55,7 @@ def visualize_attention(arguments: VisualizeArguments, kind: str) -> list[Path]:
     trust = {"trust_remote_code": True, "revision": arguments.revision}
     auto_class = AutoModelForImageClassification if kind == CLASSIFIER else AutoModel
     opened = auto_class.from_pretrained(arguments.model, **trust)
+    opened = opened.vision_model if kind == VAE else opened
     if not hasattr(opened, "attention_maps"):
         raise ValueError(f"Expected an OmniVision model in {arguments.model!r}, got {type(opened).__name__}.")
     processor = AutoImageProcessor.from_pretrained(arguments.model, **trust)
@@ -117,7 +118,7 @@ def visualize_answers(arguments: VisualizeArguments, kind: str) -> list[Path]:
 @program
 def main(argv: Sequence[str]) -> None:
     arguments = parse(VisualizeArguments, argv)
-    kind = check_kind(arguments.model, ENCODER, CLASSIFIER, RETRIEVAL, LANGUAGE, revision=arguments.revision)
+    kind = check_kind(arguments.model, ENCODER, CLASSIFIER, VAE, RETRIEVAL, LANGUAGE, revision=arguments.revision)
     kinds = {RETRIEVAL: visualize_retrieval, LANGUAGE: visualize_answers}
     for file in kinds.get(kind, visualize_attention)(arguments, kind):
         print(file)

@@ -97,17 +97,11 @@ def load_images(
         chosen = {name: files for name, files in held_out.items() if name not in splits}
         splits |= select_held_out(splits["train"], chosen, dataset)
     if test_fraction and held_out is None:
-        if "test" in splits:
-            raise ValueError(
-                f"`test_fraction` must be 0 where there is a test split, as in {dataset!r}. Leave it out."
-            )
-        splits |= hold_out(splits["train"], test_fraction, seed, stratify=not lists, name="test")
+        splits = with_test_split(splits, dataset, test_fraction, seed, stratify=not lists)
     _refuse_one_class(splits["train"], dataset)
     if "validation" not in splits:
         splits |= hold_out(splits["train"], validation_fraction, seed, stratify=not lists)
-    for name, split in splits.items():
-        if not len(split):
-            raise ValueError(f"Expected images in the {name} split of {dataset!r}, got none. Add some.")
+    refuse_empty(splits, dataset)
     if not lists:
         _refuse_untrained_classes(splits, dataset)
     return DatasetDict({name: splits[name] for name in SPLITS if name in splits})
@@ -182,24 +176,51 @@ def load_to_inspect(
         except ValueError as error:
             splits = labelled_splits(loaded, dataset, image_column, label_column)
             return DatasetDict({name: splits[name] for name in SPLITS if name in splits}), str(error)
+    return DatasetDict(images_alone(loaded, dataset, image_column)), None
+
+
+def images_alone(loaded: DatasetDict, dataset: str, image_column: str | None = None) -> dict[str, Dataset]:
+    """Return the splits that a dataset has, with the column `image` alone."""
     splits = name_splits(loaded, dataset)
     image = choose_column("image", image_column, image_columns(splits["train"]), IMAGE_COLUMNS, splits["train"])
-    return DatasetDict({name: rename_columns(split, {image: "image"}) for name, split in splits.items()}), None
+    return {name: rename_columns(split, {image: "image"}) for name, split in splits.items()}
 
 
 def load_unlabelled(
-    dataset: str, image_column: str | None = None, validation_fraction: float = VALIDATION_FRACTION, seed: int = 0
+    dataset: str,
+    image_column: str | None = None,
+    validation_fraction: float = VALIDATION_FRACTION,
+    seed: int = 0,
+    test_fraction: float = 0,
 ) -> DatasetDict:
-    """Load the images of any dataset of `load_images` without labels, whether it has any; a test split stays closed.
+    """Load images without their labels, and hold out a validation split and perhaps a test split.
 
-    Returns:
-        Splits `train` and `validation` with the column `image`; validation is held out of train where there is none.
+    Arguments are those of `load_images`, as is what they refuse. Folders need no classes, and images that are in
+    folders of classes lose them.
     """
-    loaded = name_splits(load_any(dataset, labelled=False), dataset)
-    image = choose_column("image", image_column, image_columns(loaded["train"]), IMAGE_COLUMNS, loaded["train"])
-    splits = {name: rename_columns(loaded[name], {image: "image"}) for name in SPLITS if name in loaded}
-    splits.pop("test", None)
-    return DatasetDict(splits if "validation" in splits else hold_out(splits["train"], validation_fraction, seed))
+    splits = images_alone(load_any(dataset, labelled=False), dataset, image_column)
+    if test_fraction:
+        splits = with_test_split(splits, dataset, test_fraction, seed, stratify=False)
+    if "validation" not in splits:
+        splits |= hold_out(splits["train"], validation_fraction, seed)
+    refuse_empty(splits, dataset)
+    return DatasetDict({name: splits[name] for name in SPLITS if name in splits})
+
+
+def with_test_split(
+    splits: Mapping[str, Dataset], dataset: str, fraction: float, seed: int, stratify: bool
+) -> dict[str, Dataset]:
+    """Return splits with a test split out of train, where they have none."""
+    if "test" in splits:
+        raise ValueError(f"`test_fraction` must be 0 where there is a test split, as in {dataset!r}. Leave it out.")
+    return {**splits, **hold_out(splits["train"], fraction, seed, stratify=stratify, name="test")}
+
+
+def refuse_empty(splits: Mapping[str, Dataset], dataset: str) -> None:
+    """Raise a `ValueError` for a split without images."""
+    for name, split in splits.items():
+        if not len(split):
+            raise ValueError(f"Expected images in the {name} split of {dataset!r}, got none. Add some.")
 
 
 def load_any(dataset: str, left_out: LeftOut | None = None, labelled: bool = True) -> DatasetDict:

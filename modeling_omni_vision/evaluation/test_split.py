@@ -46,8 +46,10 @@ class OpenedSplit:
     record: dict[str, Any]  # as in the file
     accuracy: float | None = None  # measured before; None for the first time, or after a crash before it was recorded
 
-    def section(self, accuracy: float) -> dict[str, dict[str, Any]]:
+    def section(self, accuracy: float | None) -> dict[str, dict[str, Any]]:
         """Return the record with its accuracy as a section of metrics.json; refuse another accuracy than before."""
+        if accuracy is None:  # of models that do not classify
+            return {SECTION: self.record}
         if self.accuracy is not None and accuracy != self.accuracy:
             raise SplitRefusedError(
                 f"The weights in {str(self.folder)!r} must give the accuracy again that was recorded on "
@@ -115,7 +117,10 @@ def describe(folder: Path, model: nn.Module, rows: Dataset, dataset: str, comman
 
 
 def labels_digest(rows: Dataset) -> str:
-    """Return the SHA-256 of class names and all labels in their order; no image is read."""
+    """Return the SHA-256 of class names and all labels in their order, or of the stored images without labels."""
+    if "label" not in rows.features:
+        stored = rows.with_format("arrow")[:]["image"].combine_chunks()
+        return hashlib.sha256(repr(stored.to_pylist()).encode()).hexdigest()
     digest = hashlib.sha256(json.dumps(label_names(rows)).encode())
     digest.update(label_array(rows).astype("<i8").tobytes())
     return digest.hexdigest()

@@ -20,9 +20,11 @@ CARD_NAME = "README.md"
 # One for each kind of model; the others extend vision.md.j2 and replace its blocks.
 TEMPLATES, TABLES = Path(__file__).with_name("templates"), "tables.md.j2"
 TASKS = {"retrieval": "zero-shot-image-classification", "language": "image-text-to-text"}
+TASKS |= {"vae": "unconditional-image-generation"}
 TAGS = {
     "retrieval": ["image-text-retrieval", "late-interaction", "sentence-transformers"],
     "language": ["vision-language"],
+    "vae": ["vae", "variational-autoencoder"],
 }
 
 

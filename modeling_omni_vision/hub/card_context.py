@@ -33,7 +33,17 @@ from .remote_code import python_files
 
 
 WEIGHTS_NAME, IMAGES_NAME = "model.safetensors", "plots"
-SECTIONS = ("conversion", "training", "test", "evaluation", "robustness", "data_audit", "retrieval", "answers")
+SECTIONS = (
+    "conversion",
+    "training",
+    "test",
+    "evaluation",
+    "robustness",
+    "data_audit",
+    "retrieval",
+    "answers",
+    "generation",
+)
 # Stock models that can hold our weights: a folder of one of them holds no code.
 NATIVE_TYPES = ("vit", "dinov2", "dinov2_with_registers")
 MEASURES = ("accuracy", "mean_average_precision", "macro_f1", "expected_calibration_error")
@@ -47,6 +57,9 @@ IMAGES = {
     "mistakes": "The most confident mistakes",
     "robustness": "Accuracy on corrupted images",
     "attention": "Attention of CLS in the last layer",
+    "reconstructions": "Images and their reconstructions",
+    "samples": "Images of latent vectors drawn at random",
+    "interpolation": "Between the latent vectors of images",
 }
 # Longer tables and lists say little on a page; the numbers stay in metrics.json.
 MAX_CLASSES, MAX_WORDS = 30, 300
@@ -73,6 +86,7 @@ def card_context(folder: Path) -> dict[str, Any]:
         "corruptions": corruptions(robustness),
         "robustness": {name: table_cell(basename(str(robustness.get(name) or ""))) for name in ("split", "dataset")},
         "searches": searches,
+        "bounds": generation(metrics),
         "accuracies": list(accuracies(get_section(metrics, "answers"))),
         "data_audit": flatten(metrics.get("data_audit") or {}),
         "agreement": flatten(metrics.get("agreement") or {}),
@@ -210,6 +224,19 @@ def retrieval(metrics: dict[str, Any]) -> list[tuple[str, str, str, dict[str, An
         for directions in [get_section(get_section(found, vectors), split)]
         for direction in directions
     ]
+
+
+def generation(metrics: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """List by split how well an autoencoder codes images; raise `ValueError` for what is no such number."""
+    found = get_section(metrics, "generation")
+    for split in found:
+        measures = get_section(found, split)
+        if not all(is_number(measures.get(name)) for name in ("elbo", "bits_per_dimension")):
+            raise ValueError(
+                f"{METRICS_FILE}: generation.{split} must hold numbers for elbo and bits_per_dimension, got "
+                f"{str(measures)[:200]!r}. Train or measure again with omni-vision train-vae."
+            )
+    return [(split, get_section(found, split)) for split in found]
 
 
 def accuracies(section: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:

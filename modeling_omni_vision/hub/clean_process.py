@@ -20,7 +20,8 @@ from transformers import AutoConfig, AutoImageProcessor, PretrainedConfig
 
 PACKAGE = "modeling_omni_vision"
 # Models of several parts by `model_type`; every other one is an encoder or a classifier, ours or stock: "vision".
-KINDS = {"omni_vision_retrieval": "retrieval", "omni_vision_language": "language"}
+KINDS = {"omni_vision_retrieval": "retrieval", "omni_vision_language": "language", "omni_vision_vae": "vae"}
+WITH_TEXT = ("retrieval", "language")  # which have a tokenizer beside the image processor
 # The Auto class whose outputs are proven, and the one that pipelines use. By name: an older transformers lacks some.
 AUTO_CLASSES = {
     "retrieval": ("AutoModel", "AutoModelForZeroShotImageClassification"),
@@ -41,6 +42,7 @@ RECIPES = {
     "retrieval": f"{RECIPE}; texts, padded by the processor: {TEXTS!r}",
     "language": f"{RECIPE}; a user asks the shortest question that the processor learned, or {QUESTION!r}, in the "
     "chat template, about each image and about none",
+    "vae": f"{RECIPE}; latent vectors to decode are ((3 * n + 5 * i) % 17) / 8 - 1 for vector n, number i",
 }
 
 
@@ -75,7 +77,8 @@ def outputs_of_folder(folder: str | Path, trust_remote_code: bool) -> dict[str, 
 
     Returns:
         Tensors of float32: what the model computes, see `encoder_outputs`, `retrieval_outputs`, `language_outputs`,
-        and the pixels (images, channels, height, width) of each image processor backend. Token ids are integers.
+        `vae_outputs`, and the pixels (images, channels, height, width) of each image processor backend. Token ids are
+        integers.
     """
     config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     outputs = outputs_of_model(folder, auto_classes(config)[0], trust_remote_code)
@@ -101,8 +104,8 @@ def outputs_of_model(folder: str | Path, auto_class: str, trust_remote_code: boo
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     model = getattr(transformers, auto_class).from_pretrained(folder, dtype=torch.float32, **options).eval()
     kind = KINDS.get(model.config.model_type)
-    if kind is None:
-        return encoder_outputs(model)
+    if kind not in WITH_TEXT:
+        return encoder_outputs(model) if kind is None else vae_outputs(model)
     processor = transformers.AutoProcessor.from_pretrained(folder, **options)
     return (retrieval_outputs if kind == "retrieval" else language_outputs)(model, processor)
 
@@ -125,6 +128,15 @@ def encoder_outputs(model: Any) -> dict[str, torch.Tensor]:
         masks = torch.arange(model.config.num_patches).remainder(2).expand(len(pixels), -1)
         return outputs | {"reconstruction": model(pixels, bool_masked_pos=masks).reconstruction}
     return outputs | {"logits": model(pixels).logits}
+
+
+def vae_outputs(model: Any) -> dict[str, torch.Tensor]:
+    """Compute the latent distributions of images, their losses, their reconstructions, and images of fixed vectors."""
+    found = model(pixels_for_model(vision_of(model.config)))
+    n, i = np.meshgrid(np.arange(NUM_IMAGES), np.arange(model.config.latent_size), indexing="ij")
+    decoded = model.decode(torch.from_numpy(((3 * n + 5 * i) % 17) / 8 - 1).float())
+    names = ("latent_mean", "latent_log_variance", "reconstruction_loss", "kl_divergence", "reconstruction")
+    return {"decoded": decoded, **{name: found[name] for name in names}}
 
 
 def retrieval_outputs(model: Any, processor: Any) -> dict[str, torch.Tensor]:
@@ -176,7 +188,7 @@ def main() -> None:
     torch.save(outputs, answer)
 
 
-__all__ = ["KINDS", "PACKAGE", "RECIPES", "outputs_of_folder"]
+__all__ = ["KINDS", "PACKAGE", "RECIPES", "WITH_TEXT", "outputs_of_folder"]
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ def compare(
 
 
 def summarise(outputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Reduce outputs to what a proof holds: a grid of about 8 x 8 pixels, CLS and the mean token, about 8 patches,
+    """Reduce outputs to what a proof holds: of images about 8 x 8 pixels, CLS and the mean token, about 8 patches,
     about 256 logits of a language model after the prompt; everything else unchanged.
     """
     kept: dict[str, torch.Tensor] = {}
@@ -116,7 +116,7 @@ def summarise(outputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             kept[name] = output[:, :: max(output.shape[1] // 8, 1)]
         elif name in ("logits_with_image", "logits_text_only"):
             kept[name] = output[:, -1, :: max(output.shape[2] // 256, 1)]
-        elif name.startswith("pixel_values"):
+        elif name.startswith(("pixel_values", "decoded", "reconstruction")) and output.ndim == 4:
             steps = (max(side // 8, 1) for side in output.shape[2:])
             rows, columns = (slice(step // 2, None, step) for step in steps)
             kept[name] = output[:, :, rows, columns]

@@ -1,7 +1,7 @@
 """Publish a checkpoint: write a folder that anyone can load, prove that it loads, only then show or push it.
 
-The same for encoders, classifiers, retrieval and vision-language models of ours, which bring their code, and for the
-native twin, a stock model without code.
+The same for encoders, classifiers, autoencoders, retrieval and vision-language models of ours, which bring their code,
+and for the native twin, a stock model without code.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from ..records.metrics_file import METRICS_FILE
 from ..records.weights_digest import weights_digest
 from .card import CARD_NAME, render_card
 from .card_context import IMAGES, IMAGES_NAME, checked_metrics
-from .clean_process import KINDS, outputs_of_folder
+from .clean_process import KINDS, WITH_TEXT, outputs_of_folder
 from .formatting import basename
 from .proof import (
     PROOF_NAME,
@@ -52,9 +52,9 @@ logger = logging.getLogger(__name__)
 MODEL_CLASSES: list[Any] = [OmniVisionModel, OmniVisionForImageClassification, OmniVisionForMaskedImageModeling]
 MODEL_CLASSES += NATIVE_CLASSES
 if Version(transformers_version) >= Version("5.23"):
-    from .. import OmniVisionForConditionalGeneration, OmniVisionForRetrieval
+    from .. import OmniVisionForConditionalGeneration, OmniVisionForRetrieval, OmniVisionVAE
 
-    MODEL_CLASSES += [OmniVisionForRetrieval, OmniVisionForConditionalGeneration]
+    MODEL_CLASSES += [OmniVisionForRetrieval, OmniVisionForConditionalGeneration, OmniVisionVAE]
 # Where a model was loaded from, which transformers writes into some configurations.
 ORIGINS = ("_name_or_path", "name_or_path", "is_local", "local_files_only")
 # A reader of the card downloads all images.
@@ -193,8 +193,8 @@ def copy_export(export: Path, source: Path, folder: Path) -> None:
 
 
 def load_processor(source: Path, model_type: str) -> Any:
-    """Load the image processor, of a model of several parts the whole processor; refuse a folder that lacks it."""
-    several = model_type in KINDS
+    """Load the image processor, of a model with a text part the whole processor; refuse a folder that lacks it."""
+    several = KINDS.get(model_type) in WITH_TEXT
     auto_class = AutoProcessor if several else AutoImageProcessor
     try:
         processor = auto_class.from_pretrained(source, trust_remote_code=False)

@@ -21,6 +21,7 @@ logger = python_logging.getLogger(__name__)
 
 # What the names of the tower's weights begin with, by model type; `from_pretrained` knows the prefix of a classifier.
 PREFIXES = {"omni_vision": "", "omni_vision_retrieval": "vision_model.", "omni_vision_language": "vision_tower."}
+PREFIXES |= {"omni_vision_vae": "vision_model."}
 # The number of heads too: weights fit any, but mean what they were trained for.
 SHAPING_FIELDS = (
     "image_size",
@@ -40,7 +41,7 @@ SHAPING_FIELDS = (
 
 def load_vision_tower(path: str | Path, dtype: Any = "auto", **fields: Any) -> OmniVisionModel:
     """
-    Load the vision tower of an encoder, a classifier, a retrieval or vision-language model, in evaluation mode.
+    Load the vision tower of an encoder, a classifier, or any model of several parts, in evaluation mode.
 
     Args:
         path: Folder or Hub name of the checkpoint, ours or one that `read_source` reads. No code of it is run, and

@@ -38,7 +38,7 @@ def plot_dataset(splits: DatasetDict, found: list[SplitSummary], path: Path) -> 
     heights = (0.35 + len(rows) * (WIDTH - 1.8) / COLUMNS, chart)
     figure = Figure(figsize=(WIDTH, sum(heights)), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=heights, squeeze=False).flat
-    _draw_grid(above.subplots(), rows, _title(found))
+    draw_grid(above.subplots(), rows, _title(found))
     panels = below.subplots(1, 2) if _num_bars(found) else [None, below.subplots()]
     if panels[0] is not None:
         _draw_classes(panels[0], found)
@@ -78,21 +78,27 @@ def _sample_rows(rows: Dataset) -> dict[str, list[np.ndarray]]:
 
 def _thumbnail(stored: Any) -> np.ndarray:
     """Return an image (CELL, CELL, 3) in the middle of its cell; a cross where it cannot be read."""
-    cell = Image.new("RGB", (CELL, CELL), (BACKGROUND,) * 3)
     try:
-        image = Image.fromarray(np.rint(read_image(stored, num_channels=3)).astype(np.uint8))
+        return in_cell(np.rint(read_image(stored, num_channels=3)).astype(np.uint8))
     except (ImageReadError, TypeError):  # a row without an image
+        cell = Image.new("RGB", (CELL, CELL), (BACKGROUND,) * 3)
         cross = np.abs(np.subtract.outer(np.arange(CELL), np.arange(CELL))) < 2
         pixels = np.array(cell)
         pixels[cross | cross[:, ::-1]] = (192, 57, 43)
         return pixels
+
+
+def in_cell(pixels: np.ndarray) -> np.ndarray:
+    """Return an image (height, width, 3) of 8 bits in the middle of its cell (CELL, CELL, 3)."""
+    image, cell = Image.fromarray(pixels), Image.new("RGB", (CELL, CELL), (BACKGROUND,) * 3)
     small = max(image.size) <= CELL // 2
     image = ImageOps.contain(image, (CELL, CELL), Image.Resampling.NEAREST if small else Image.Resampling.BILINEAR)
     cell.paste(image, ((CELL - image.width) // 2, (CELL - image.height) // 2))
     return np.array(cell)
 
 
-def _draw_grid(axes: Any, rows: dict[str, list[np.ndarray]], title: str) -> None:
+def draw_grid(axes: Any, rows: dict[str, list[np.ndarray]], title: str) -> None:
+    """Draw rows of up to `COLUMNS` cells, each with its name, as one image."""
     step = CELL + GAP
     page = np.full((step * len(rows), step * COLUMNS, 3), 255, dtype=np.uint8)
     for row, cells in enumerate(rows.values()):
@@ -167,4 +173,4 @@ def _draw_sizes(axes: Any, found: list[SplitSummary]) -> None:
     axes.set_ylabel("images that were read")
 
 
-__all__ = ["plot_dataset", "wrapped"]
+__all__ = ["COLUMNS", "WIDTH", "draw_grid", "in_cell", "plot_dataset", "wrapped"]

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from transformers import TrainingArguments
 
 from ..data.hold_out import VALIDATION_FRACTION
-from .arguments import HELD_OUT, MUON, NO_TOKENS, CommonTrainingArguments, check_field, check_levers, given_arguments
+from .arguments import HELD_OUT, MUON, NO_TOKENS, CommonTrainingArguments, _given, check_field, check_levers
 from .option import option
 
 
@@ -40,7 +40,7 @@ class PretrainArguments:
     cuda_graphs: str = option("Replay steps as CUDA graphs: auto (small models on one GPU), true or false.", "auto")
 
     def __post_init__(self) -> None:
-        self.given = given_arguments(self)
+        self.given = _given(self)
         recipe: Any = self
         check_field(recipe, "mask_ratio", 0 < self.mask_ratio < 1, "above 0 and below 1", "0.6 is usual.")
         check_levers(recipe)

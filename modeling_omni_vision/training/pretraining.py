@@ -99,6 +99,7 @@ class PretrainRun(TrainingRun):
         recipe, args = self.recipe, self.args
         with args.main_process_first(desc="loading images"):
             data = load_unlabelled(recipe.dataset, recipe.image_column, recipe.validation_fraction)
+            data.pop("test", None)  # which stays closed
             self.data = self.check_data(data)
         model, processor = start_of(recipe)
         masks = PatchMasks(model.config, recipe.mask_ratio, recipe.mask_patch_size, args.data_seed)

@@ -52,6 +52,8 @@ TRAINING_FLAGS = {
     "pretrain": "dataset image_column validation_fraction model config mask_ratio mask_patch_size min_crop_scale "
     "max_translate flip ema_decay layer_decay muon_learning_rate mimetic_init center_residual images_on_device "
     "cuda_graphs",
+    "train-vae": "dataset image_column validation_fraction test_fraction model vision config decoder_config "
+    "latent_size beta max_translate flip ema_decay muon_learning_rate samples",
     "distill": "teacher images teacher_kind trust_remote_code model config held_out held_out_fraction label_file "
     "vector_weight neighbour_weight token_weight logit_weight temperature logit_temperature views min_crop_scale flip "
     "low_resolution low_resolution_fraction ema_decay muon_learning_rate mimetic_init cache learning_curve scratch",

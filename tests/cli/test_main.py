@@ -16,7 +16,7 @@ from modeling_omni_vision.cli.program import program
 
 
 ROOT = Path(__file__).parents[2]
-TRAINING = ("train", "train-retrieval", "train-language", "distill", "pretrain")
+TRAINING = ("train", "train-retrieval", "train-language", "train-vae", "pretrain", "distill")
 # What the extras bring: None in `sys.modules` makes them look as if they were not installed.
 WITHOUT_EXTRAS = """
 import runpy, sys

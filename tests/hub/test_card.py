@@ -312,6 +312,7 @@ def test_templates_are_package_data_beside_the_code():
         "language.md.j2",
         "retrieval.md.j2",
         "tables.md.j2",
+        "vae.md.j2",
         "vision.md.j2",
     }
 

@@ -8,7 +8,7 @@ from modeling_omni_vision.interop import load_vision_tower
 from modeling_omni_vision.interop.vision_tower import PREFIXES
 
 
-KINDS = ["encoder", "classifier", "retrieval", "language"]
+KINDS = ["encoder", "classifier", "retrieval", "language", "vae"]
 
 
 def _retrieval(config):
@@ -32,13 +32,24 @@ def _language(config):
     return OmniVisionForConditionalGeneration(composite)
 
 
+def _vae(config):
+    pytest.importorskip("transformers", minversion="5.23", reason="autoencoders need transformers 5.23")
+    from modeling_omni_vision.configuration_omni_vision_vae import OmniVisionVAEConfig
+    from modeling_omni_vision.modeling_omni_vision_vae import OmniVisionVAE
+
+    return OmniVisionVAE(
+        OmniVisionVAEConfig(vision_config=config.to_dict(), decoder_config={"num_hidden_layers": 1}, latent_size=4)
+    )
+
+
 MAKERS = {
     "encoder": OmniVisionModel,
     "classifier": OmniVisionForImageClassification,
     "retrieval": _retrieval,
     "language": _language,
+    "vae": _vae,
 }
-TOWERS = {"classifier": "omni_vision", "retrieval": "vision_model", "language": "vision_tower"}
+TOWERS = {"classifier": "omni_vision", "retrieval": "vision_model", "language": "vision_tower", "vae": "vision_model"}
 
 
 @pytest.fixture

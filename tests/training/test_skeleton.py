@@ -32,7 +32,7 @@ TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num
 # Everything that draws random numbers in the training of a classifier, at once.
 RANDOM = {"max_translate": 1, "flip": True, "rand_augment": 5, "random_erasing": 0.5, "mixup": 0.2, "cutmix": 1.0}
 STEPS = 6  # two epochs of three
-TASKS = ["classification", "retrieval multi-vector", "retrieval single-vector", "language", "language lora"]
+TASKS = ["classification", "retrieval multi-vector", "retrieval single-vector", "language", "language lora", "vae"]
 
 
 class Task:
@@ -76,6 +76,17 @@ class Task:
         fields |= {"text_config": json.dumps(TEXT)} if "neox" not in self.name else {"text": str(self.source)}
         recipe = LanguageArguments(dataset="scenes", max_questions_per_sequence=20, **fields)
         return train_language(recipe, LanguageTrainingArguments(**{"per_device_train_batch_size": 8, **options}))
+
+    def vae(self, options):
+        from modeling_omni_vision.training.vae import train_vae
+        from modeling_omni_vision.training.vae_arguments import VaeArguments, VaeTrainingArguments
+
+        config = {"image_size": 8, "patch_size": 4, "num_channels": 1, "hidden_size": 16, "num_hidden_layers": 2}
+        levers = {"max_translate": 1, "flip": True, "muon_learning_rate": 0.02, "ema_decay": 0.9, "latent_size": 4}
+        recipe = VaeArguments(
+            dataset=str(self.source), config=json.dumps({**config, "hidden_dropout_prob": 0.1}), **levers
+        )
+        return train_vae(recipe, VaeTrainingArguments(**{"per_device_train_batch_size": 12, **options}))
 
     def weights(self, folder):
         return load_file(Path(folder) / "model.safetensors")
@@ -205,7 +216,8 @@ def infinite_slope(trainer, loss):
 @pytest.mark.parametrize(("change", "name"), [(not_a_number, "loss"), (infinite_slope, "gradient norm")])
 def test_what_is_not_finite_stops_before_the_weights_and_names_the_step(task, monkeypatch, change, name):
     explode(monkeypatch, 5, change)
-    rows = r", in the batch of rows \[\d+(, \d+){11}\]" if task.name == "classification" else r"\."
+    names_rows = task.name in ("classification", "vae")
+    rows = r", in the batch of rows \[\d+(, \d+){11}\]" if names_rows else r"\."
     output = f"not finite {name}"
     with pytest.raises(NonFiniteLossError, match=f"Expected a finite {name}, got nan at step 5{rows}"):
         task.run(output)
@@ -263,6 +275,7 @@ OF_CHECKPOINTS = {
         *(("fusion", "late", "early"), ("projector", "mlp", "linear"), ("scale_factor", 2, 1)),
         *(("vision_feature_select_strategy", "cls", "grid"), ("cross_attention_interval", 1, 4)),
     ],
+    "vae": [("latent_size", 8, 4)],
 }
 
 
@@ -274,12 +287,14 @@ def test_what_a_checkpoint_has_of_its_own_is_refused_by_both_values_and_kept_oth
     kind = getattr(
         importlib.import_module(f"modeling_omni_vision.training.{name}_arguments"), f"{name.title()}Arguments"
     )
-    start = (lambda recipe: module._start(recipe, {})) if name == "retrieval" else start_of_language(module, task)
+    starts = {"retrieval": lambda recipe: module._start(recipe, {}), "vae": lambda recipe: module.build_vae(recipe)}
+    start = starts[name] if name in starts else start_of_language(module, task)
     for flag, value, own in OF_CHECKPOINTS[name]:
         with pytest.raises(ValueError, match=re.escape(f"was trained with `{flag}` {own!r}, got {value!r}")):
             start(kind(dataset="scenes", model=str(task.whole), **{flag: value}))
         start(kind(dataset="scenes", model=str(task.whole), **{flag: own}))
-    for flag, value in (("text", "new"), ("vision", "x"), ("config", "{}")):
+    parts = [("decoder_config", "{}") if name == "vae" else ("text", "new"), ("vision", "x"), ("config", "{}")]
+    for flag, value in parts:
         with pytest.raises(ValueError, match="`model` has"):
             kind(dataset="scenes", model=str(task.whole), **{flag: value})
 
@@ -481,7 +496,7 @@ def test_a_metric_without_evaluations_is_refused(tmp_path):
 
 
 def test_an_unknown_metric_is_answered_with_the_nearest_one_of_the_task(task):
-    near = {"c": "loss", "r": "text_to_image_score_ndcg@10", "l": "accuracy"}[task.name[0]]
+    near = {"c": "loss", "v": "loss", "r": "text_to_image_score_ndcg@10", "l": "accuracy"}[task.name[0]]
     with pytest.raises(ValueError, match=rf"must be one of .*, got '{near[:-1]}x'\..* Did you mean {near}"):
         task.run("unknown metric", metric_for_best_model=f"{near[:-1]}x", load_best_model_at_end=True)
 

@@ -17,11 +17,12 @@ from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
 
 from ...modeling_omni_vision import OmniVisionForImageClassification
-from ..vision_tower import load_complete
+from ..vision_tower import load_complete, load_vision_tower
 
 
 # Beside our own, what `convert --target native` writes.
-MODEL_TYPES = ("omni_vision", "omni_vision_retrieval", "vit", "dinov2", "dinov2_with_registers")
+VAE = "omni_vision_vae"  # of which the encoder is exported
+MODEL_TYPES = ("omni_vision", "omni_vision_retrieval", VAE, "vit", "dinov2", "dinov2_with_registers")
 CLASSIFIER, ENCODER, RETRIEVAL = "classifier", "encoder", "retrieval model"
 # Of each tower: the output whose vectors are compared, first, and the others.
 OUTPUTS = {
@@ -106,7 +107,10 @@ def open_checkpoint(model: str | Path) -> Checkpoint:
         opened = load_complete(OmniVisionForRetrieval, folder, dtype=torch.float32)
         return Checkpoint(folder, RETRIEVAL, opened, processor.image_processor, processor.tokenizer)
     is_classifier = any("ForImageClassification" in name for name in config.architectures or ())
-    opened = load_complete(AutoModelForImageClassification if is_classifier else AutoModel, folder, **options)
+    if config.model_type == VAE:
+        opened = load_vision_tower(folder, dtype=torch.float32)
+    else:
+        opened = load_complete(AutoModelForImageClassification if is_classifier else AutoModel, folder, **options)
     image_processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
     return Checkpoint(folder, CLASSIFIER if is_classifier else ENCODER, opened, image_processor)
 
