@@ -40,7 +40,7 @@ class ImageDataset(WithEpoch, TorchDataset):
     `rows`, and `augmentation`, `epoch` for the collator; the sample of one row has `image`, `label`, `row` instead.
 
     Args:
-        dataset: Columns `image` and `label`, as `load_images` gives them; without the latter labels are 0.
+        dataset: Columns `image` and `label`, as `load_images` gives them; without `label` all are of class 0.
         processor: Decides channels, background, size and normalisation.
         augmentation: Random changes, for training only.
         memory_limit: Keep as many decoded images in memory as take no more bytes than this.
@@ -55,8 +55,8 @@ class ImageDataset(WithEpoch, TorchDataset):
     ) -> None:
         super().__init__()
         self.dataset, self.processor, self.augmentation = dataset, processor, augmentation
-        labelled = "label" in dataset.features
-        self.labels = torch.from_numpy(label_array(dataset)) if labelled else torch.zeros(len(dataset))
+        labelled = "label" in dataset.column_names
+        self.labels = torch.from_numpy(label_array(dataset)) if labelled else torch.zeros(len(dataset)).long()
         self._crops = augmentation is not None and augmentation.crop is not None
         self._is_kept = torch.zeros(len(dataset), dtype=torch.bool)
         self._memory = self._decode_what_fits(memory_limit)
