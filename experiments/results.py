@@ -168,11 +168,12 @@ def masked_pretraining() -> str:
         name: ", ".join(f"{run['test']:.1%}" for run in earlier["runs"] if run["start"] == name)
         for name in ("pretrained", "scratch")
     }
-    longer = record["control"]
+    longer, said = record.get("control"), ""  # the last run, which a record that was cut lacks
+    if longer:
+        said = f"From scratch with {longer['labels']} labels (seed {longer['seed']}) and {longer['times']} times the "
+        said += f"steps: {longer['test']:.1%}.\n"
     return (
-        f"{table(columns, rows)}\n\nFrom scratch with {longer['labels']} labels (seed {longer['seed']}) and "
-        f"{longer['times']} times the steps: {longer['test']:.1%}.\n"
-        f"Pre-training: {before['dataset']['train']:,} images without labels, {before['steps']:,} steps "
+        f"{table(columns, rows)}\n\n{said}Pre-training: {before['dataset']['train']:,} images without labels, {before['steps']:,} steps "
         f"({before['minutes']:.0f} minutes of one thread of a shared {before['machine']['cpu']}); masked pixels of "
         f"{before['images']:,} validation images are {before['levels']:.1f} of 255 levels off, "
         f"{before['levels_of_mean_colour']:.1f} in the mean colour of the visible ones.\n"

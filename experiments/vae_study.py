@@ -24,7 +24,7 @@ from modeling_omni_vision.cli.arguments import option, parse
 from modeling_omni_vision.cli.program import program
 from modeling_omni_vision.configuration_omni_vision_vae import OmniVisionVAEConfig
 from modeling_omni_vision.data.image_dataset import ImageDataset
-from modeling_omni_vision.data.sources import load_images_alone
+from modeling_omni_vision.data.sources import load_unlabelled
 from modeling_omni_vision.evaluation.bounds import Bounds, mean_interval, measure_bounds
 from modeling_omni_vision.evaluation.test_split import open_test_split
 from modeling_omni_vision.image_processing_omni_vision import OmniVisionImageProcessor
@@ -172,7 +172,7 @@ def study_vae(study: Study, sheets: Path, command: str) -> dict[str, Any]:
     per_image: dict[str, Bounds] = {}
     chosen = {name: study.chosen(name) for name in MODELS}
     folders = {name: study.train(name, chosen[name][0], trial=False) for name in MODELS}
-    data = load_images_alone(study.dataset, validation_fraction=VALIDATION_IMAGES)
+    data = load_unlabelled(study.dataset, validation_fraction=VALIDATION_IMAGES)
     for name, folder in folders.items():
         model = load_complete(MODELS[name], folder, dtype=torch.float32)
         processor = OmniVisionImageProcessor.from_pretrained(folder)

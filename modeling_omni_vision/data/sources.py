@@ -186,7 +186,7 @@ def images_alone(loaded: DatasetDict, dataset: str, image_column: str | None = N
     return {name: rename_columns(split, {image: "image"}) for name, split in splits.items()}
 
 
-def load_images_alone(
+def load_unlabelled(
     dataset: str,
     image_column: str | None = None,
     validation_fraction: float = VALIDATION_FRACTION,
@@ -488,8 +488,8 @@ __all__ = [
     "labelled_splits",
     "load_any",
     "load_images",
-    "load_images_alone",
     "load_to_inspect",
+    "load_unlabelled",
     "name_splits",
     "rename_columns",
 ]

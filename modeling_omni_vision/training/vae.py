@@ -16,7 +16,7 @@ from ..configuration_omni_vision_vae import OmniVisionVAEConfig, OmniVisionVAEDe
 from ..data.augmentation import Augmentation
 from ..data.hold_out import save_splits
 from ..data.image_dataset import MEMORY_LIMIT, ImageCollator, ImageDataset
-from ..data.sources import load_images_alone
+from ..data.sources import load_unlabelled
 from ..evaluation.bounds import measure_bounds
 from ..evaluation.test_split import open_test_split
 from ..image_processing_omni_vision import OmniVisionImageProcessor
@@ -129,7 +129,7 @@ class VaeRun(TrainingRun):
         recipe, args = self.recipe, self.args
         with args.main_process_first(desc="loading images"):
             fraction, test = recipe.validation_fraction, recipe.test_fraction
-            data = load_images_alone(recipe.dataset, recipe.image_column, fraction, test_fraction=test)
+            data = load_unlabelled(recipe.dataset, recipe.image_column, fraction, test_fraction=test)
             self.data = self.check_data(data)
         model, processor = build_vae(recipe, self.make)
         height, width = model.config.vision_config.image_size_hw

@@ -12,7 +12,7 @@ from transformers import __version__ as transformers_version
 
 from modeling_omni_vision import OmniVisionConfig, OmniVisionModel
 from modeling_omni_vision.data.image_dataset import ImageDataset
-from modeling_omni_vision.data.sources import load_images_alone
+from modeling_omni_vision.data.sources import load_unlabelled
 from modeling_omni_vision.evaluation.test_split import SplitRefusedError, open_test_split
 from modeling_omni_vision.training.initialization import new_image_processor
 
@@ -39,17 +39,17 @@ def images(tmp_path_factory):
 
 
 def test_images_without_labels_are_split_as_files_alone(images):
-    data = load_images_alone(str(images), validation_fraction=8, test_fraction=5)
+    data = load_unlabelled(str(images), validation_fraction=8, test_fraction=5)
     assert {name: len(rows) for name, rows in data.items()} == {"train": 27, "validation": 8, "test": 5}
     assert data["train"].column_names == ["image"]
     paths = [row["path"] for rows in data.values() for row in rows["image"]]
     assert len({*paths}) == 40
     with pytest.raises(ValueError, match="`test_fraction` must be 0 where there is a test split"):
-        load_images_alone("digits", test_fraction=5)
+        load_unlabelled("digits", test_fraction=5)
 
 
 def test_labels_are_not_read_even_where_they_are_no_classes():
-    data = load_images_alone("digits")
+    data = load_unlabelled("digits")
     assert {*data} == {"train", "validation", "test"}
     assert data["test"].column_names == ["image"]
 
@@ -57,7 +57,7 @@ def test_labels_are_not_read_even_where_they_are_no_classes():
 def test_noise_depends_on_seed_epoch_and_row_whatever_the_batch(images):
     config = OmniVisionConfig(**VISION)
     processor = new_image_processor(config)
-    augmented = ImageDataset(load_images_alone(str(images))["train"], processor, augmentation_of_nothing())
+    augmented = ImageDataset(load_unlabelled(str(images))["train"], processor, augmentation_of_nothing())
     collate = VaeCollator(processor, 6, seed=1)
     batch = collate(augmented.__getitems__([3, 1, 2]))
     assert batch.keys() == {"pixel_values", "rows", "latent_noise"}
@@ -112,7 +112,7 @@ def test_a_run_leaves_a_model_its_bounds_and_its_sheets(images, tmp_path, capsys
     assert model.config.vision_config.hidden_dropout_prob == 0
     assert len(json.loads((tmp_path / "run" / "splits.json").read_text())["test"]) == 6
     # The same images, other weights.
-    data = load_images_alone(str(images), test_fraction=6)
+    data = load_unlabelled(str(images), test_fraction=6)
     model.log_scale.data.add_(1)
     with pytest.raises(SplitRefusedError, match="by other weights"):
         open_test_split(tmp_path / "run", model, data["test"], str(images))
