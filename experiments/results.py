@@ -173,7 +173,8 @@ def masked_pretraining() -> str:
         said = f"From scratch with {longer['labels']} labels (seed {longer['seed']}) and {longer['times']} times the "
         said += f"steps: {longer['test']:.1%}.\n"
     return (
-        f"{table(columns, rows)}\n\n{said}Pre-training: {before['dataset']['train']:,} images without labels, {before['steps']:,} steps "
+        f"{table(columns, rows)}\n\n{said}"
+        f"Pre-training: {before['dataset']['train']:,} images without labels, {before['steps']:,} steps "
         f"({before['minutes']:.0f} minutes of one thread of a shared {before['machine']['cpu']}); masked pixels of "
         f"{before['images']:,} validation images are {before['levels']:.1f} of 255 levels off, "
         f"{before['levels_of_mean_colour']:.1f} in the mean colour of the visible ones.\n"
