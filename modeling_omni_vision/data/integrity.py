@@ -223,8 +223,10 @@ def read_each(
 def read_failure(error: Exception, file: str | Path) -> str:
     """Return in one line why a file cannot be read, without its name, which is reported beside it."""
     text = " ".join(str(error).split())
-    for name in (repr(str(file)), str(file)):
-        text = text.replace(name, "the file")
+    # The longest first: a relative path is within the others.
+    for path in (str(Path(file).absolute()), os.path.abspath(file), os.path.realpath(file), str(file)):
+        for name in (repr(path), path):
+            text = text.replace(name, "the file")
     text = re.sub(r"^(image 0: )?((the file|\d+ bytes): )?", "", text)
     text = re.sub(r"^cannot be read \((.*)\): replace or remove it$", r"\1", text)
     text = re.sub(r" <_io.BytesIO object at \w+>|(?<=image file) the file", "", text)

@@ -276,7 +276,10 @@ def read_fields(name: str, given: str | None, kind: Any = OmniVisionConfig) -> d
     known = {item.name for item in fields(kind)} | set(OTHER_CONFIG_KEYS)
     if not isinstance(found, dict) or not set(found) <= known:
         unknown = sorted(set(found) - known) if isinstance(found, dict) else found
-        raise ValueError(f"`{name}` must hold fields of {kind.__name__}, got {unknown!r}. Correct or remove them.")
+        words = unknown if isinstance(unknown, list) else []
+        near = [one for word in words for one in difflib.get_close_matches(str(word), known, 1)]
+        did = f"; did you mean {', '.join(near)}?" if near else "."
+        raise ValueError(f"`{name}` must hold fields of {kind.__name__}, got {unknown!r}. Correct or remove them{did}")
     return found
 
 

@@ -14,6 +14,7 @@ from modeling_omni_vision.data.integrity import (
     without_skipped,
     write_skipped,
 )
+from modeling_omni_vision.image_processing_omni_vision import ImageReadError, read_image
 
 
 UNDECODED = ImageFeature(decode=False)
@@ -130,3 +131,16 @@ def test_a_broken_file_costs_only_itself_in_its_batch(files):
     assert [size for _, size in found] == [(64, 64)] * 4
     assert [file.name for file, _ in failed] == ["1.jpg", "4.jpg"]
     assert batches == [6] + [1] * 6
+
+
+@pytest.mark.parametrize("name", ["broken.png", "./sub/../broken.png", "a folder/broken (1).png"])
+def test_a_reason_names_no_file_however_its_path_was_written(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("sub", "a folder"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / name).write_bytes(b"no image")
+    with pytest.raises(ImageReadError) as raised:
+        read_image(name)
+    reason = integrity.read_failure(raised.value, name)
+    assert reason == "UnidentifiedImageError: cannot identify image file"
+    assert str(tmp_path) not in integrity.read_failure(ImageReadError(f"{tmp_path / name}: cut off"), name)

@@ -4,7 +4,7 @@ import pytest
 from transformers import HfArgumentParser
 
 from modeling_omni_vision.training import arguments
-from modeling_omni_vision.training.arguments import OmniVisionTrainingArguments, RecipeArguments
+from modeling_omni_vision.training.arguments import OmniVisionTrainingArguments, RecipeArguments, read_fields
 
 
 OUR_FLAGS = [
@@ -143,3 +143,16 @@ def test_a_tracker_that_is_unknown_or_not_installed_is_refused_first(tmp_path, n
     monkeypatch.setattr(arguments, "get_available_reporting_integrations", lambda: ["trackio"])
     with pytest.raises(ValueError, match=f"`report_to` .*{name}.*{said}"):
         OmniVisionTrainingArguments(output_dir=str(tmp_path), report_to=["trackio", name])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ('{"patchsize": 4}', r"got \['patchsize'\]. Correct or remove them; did you mean patch_size\?"),
+        ('{"hidden_sise": 8, "qqqq": 1}', r"got \['hidden_sise', 'qqqq'\].*did you mean hidden_size\?"),
+        ('{"qqqq": 1}', r"got \['qqqq'\]. Correct or remove them\.$"),
+    ],
+)
+def test_an_unknown_field_is_answered_with_the_nearest(given, message):
+    with pytest.raises(ValueError, match=message):
+        read_fields("config", given)
