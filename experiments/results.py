@@ -164,10 +164,15 @@ def masked_pretraining() -> str:
         name: ", ".join(f"{run['test']:.1%}" for run in earlier["runs"] if run["start"] == name)
         for name in ("pretrained", "scratch")
     }
-    longer = record["control"]
+    longer = record.get("control")
+    control = (
+        f"With {longer['times']} times the steps, {longer['labels']} labels and seed {longer['scratch']['seed']}: "
+        f"{longer['pretrained']['test']:.1%} after pre-training, {longer['scratch']['test']:.1%} from scratch.\n"
+        if longer
+        else ""
+    )
     return (
-        f"{table(columns, rows)}\n\nFrom scratch with {longer['labels']} labels (seed {longer['seed']}) and "
-        f"{longer['times']} times the steps: {longer['test']:.1%}.\n"
+        f"{table(columns, rows)}\n\n{control}"
         f"Pre-training: {before['dataset']['train']:,} images without labels, {before['steps']:,} steps "
         f"({before['minutes']:.0f} minutes of one thread of a shared {before['machine']['cpu']}); masked pixels of "
         f"{before['images']:,} validation images are {before['levels']:.1f} of 255 levels off, "
