@@ -19,6 +19,7 @@ import numpy as np
 from datasets import DatasetDict
 
 from modeling_omni_vision.cli.arguments import option, parse
+from modeling_omni_vision.cli.evaluate import main as evaluate
 from modeling_omni_vision.cli.program import program
 from modeling_omni_vision.data.idx import load_idx
 from modeling_omni_vision.records.metrics_file import METRICS_FILE, read_metrics, write_json
@@ -44,7 +45,7 @@ PLAN = {
     1000: ((42, 43, 44), 300, 50),
     10_000: ((42,), 400, 50),
 }
-CONTROL = (100, 3)  # labels, and how many times the steps, of one more training from scratch
+CONTROL = (100, 3)  # labels, and how many times the steps, of one more pair of runs
 # Of both. With AdamW alone, training from scratch is far from its end after so few steps.
 MUON = 0.02
 T_95 = {2: 12.706, 3: 4.303}  # Student's t by the number of seeds
@@ -145,14 +146,17 @@ def run_fine_tuning(
         train(recipe, args)
         for checkpoint in folder.glob("checkpoint-*"):
             shutil.rmtree(checkpoint)
+    if "test" not in read_metrics(folder):  # cut while it was tested
+        evaluate(["--model", str(folder), "--dataset", str(dataset), "--split", "test"])
     found = read_metrics(folder)
+    tested = found.get("test") or found["evaluation"]
     best = max(found["training"]["evaluations"], key=lambda one: one["accuracy"])
     return {
         "seed": seed,
         "validation": found["training"]["validation_accuracy"],
         "step": best["step"],
-        "test": found["test"]["accuracy"],
-        "test_interval": found["test"]["accuracy_interval"],
+        "test": tested["accuracy"],
+        "test_interval": tested["accuracy_interval"],
         "minutes": found["training"]["minutes"],
     }
 
@@ -177,21 +181,27 @@ def compare(work: Path, sets: dict[int, list[Path]], output: Path, pretraining: 
         "validation_images": VALIDATION,
     }
     found: dict[int, dict[str, list[dict[str, Any]]]] = {labels: {"pretrained": [], "scratch": []} for labels in sets}
-    for turn in range(max(len(seeds) for seeds, _, _ in PLAN.values())):
-        for labels, folders in sets.items():
-            for seed, dataset in [*zip(PLAN[labels][0], folders, strict=True)][turn : turn + 1]:
-                for name, source in (("pretrained", work / "pretrained"), ("scratch", None)):
-                    place = work / f"{name}-{labels}-{seed}"
-                    found[labels][name].append(run_fine_tuning(source, dataset, place, seed, labels))
-                rows = [row_of(labels, runs) for labels, runs in found.items() if runs["scratch"]]
-                record["labels"] = rows
-                write_json(output, record)
-        if "control" not in record:
-            labels, times = CONTROL
-            place = work / f"scratch-{labels}-longer"
-            run = run_fine_tuning(None, sets[labels][0], place, PLAN[labels][0][0], labels, times)
-            record["control"] = {"labels": labels, "times": times, **run}
-            write_json(output, record)
+    turns = [
+        (turn - len(PLAN[labels][0]), labels, seed, dataset)
+        for labels, folders in sets.items()
+        for turn, (seed, dataset) in enumerate(zip(PLAN[labels][0], folders, strict=True))
+    ]
+    # Each seed in turn, so that a record that was cut is of all that have several.
+    for _, labels, seed, dataset in sorted(turns, key=lambda one: one[0]):
+        for name, source in (("pretrained", work / "pretrained"), ("scratch", None)):
+            place = work / f"{name}-{labels}-{seed}"
+            found[labels][name].append(run_fine_tuning(source, dataset, place, seed, labels))
+        record["labels"] = [row_of(labels, runs) for labels, runs in found.items() if runs["scratch"]]
+        write_json(output, record)
+    labels, times = CONTROL
+    runs = {
+        name: run_fine_tuning(
+            source, sets[labels][0], work / f"{name}-{labels}-longer", PLAN[labels][0][0], labels, times
+        )
+        for name, source in (("pretrained", work / "pretrained"), ("scratch", None))
+    }
+    record["control"] = {"labels": labels, "times": times, **runs}
+    write_json(output, record)
     return record
 
 

@@ -163,7 +163,7 @@ def masked_pretraining() -> str:
         "labels = {labels:,} | >pre-trained = {pretrained} | >from scratch = {scratch} | >gain, points = {gain} | "
     )
     columns += ">seeds = {seeds} | >steps = {steps:,} of {batch} images"
-    before, earlier = record["pretraining"], record["earlier"]
+    before, earlier, trial = record["pretraining"], record["earlier"], record["earlier"]["trial"]
     kept = {
         name: ", ".join(f"{run['test']:.1%}" for run in earlier["runs"] if run["start"] == name)
         for name in ("pretrained", "scratch")
@@ -179,7 +179,9 @@ def masked_pretraining() -> str:
         f"{before['images']:,} validation images are {before['levels']:.1f} of 255 levels off, "
         f"{before['levels_of_mean_colour']:.1f} in the mean colour of the visible ones.\n"
         f"An earlier recipe ({earlier['recipe']}), left because validation showed training from scratch far from its "
-        f"end, gave with 100 labels {kept['pretrained']} after pre-training and {kept['scratch']} from scratch."
+        f"end, gave with 100 labels {kept['pretrained']} after pre-training and {kept['scratch']} from scratch. "
+        f"How much is gained depends on the steps: after {trial['steps']} of {trial['batch']} images validation had "
+        f"{trial['pretrained']:.1%} and {trial['scratch']:.1%} ({trial['labels']} labels, seed {trial['seed']})."
     )
 
 
