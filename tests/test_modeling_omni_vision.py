@@ -250,7 +250,6 @@ def test_attention_maps_of_a_model_in_training_are_those_of_evaluation_and_leave
         ("label", "labels"),
         ("attn_mask", "attention_mask"),
         ("head_mask", None),
-        ("bool_masked_pos", None),
     ],
 )
 def test_an_argument_that_does_not_exist_is_refused_with_the_nearest_name(tiny_config, model_class, wrong, near):

@@ -472,7 +472,7 @@ def test_ctrl_c_and_sigterm_end_in_a_line_that_says_how_to_go_on_and_the_same_co
     assert next(line for line in stopped.stdout if "a shard is written" in line)
     stopped.send_signal(signum)
     _, said = stopped.communicate(timeout=120)
-    assert stopped.returncode == 128 + signum
+    assert stopped.returncode == 128 + signum, said
     assert said.splitlines()[-1] == "Interrupted. The files that are written stay; the same command goes on."
     assert "Traceback" not in said
     assert 0 < len(list((output / "manifest").glob("0*.json"))) < 8

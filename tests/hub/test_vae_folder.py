@@ -31,7 +31,8 @@ from modeling_omni_vision.cli.visualize import main as visualize
 
 
 VISION = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64}
-CODE = {f"{part}_omni_vision.py" for part in ("common", "configuration", "features", "image_processing", "modeling")}
+PARTS = ("common", "configuration", "features", "image_processing", "masked", "modeling")
+CODE = {f"{part}_omni_vision.py" for part in PARTS}
 CODE |= {f"{part}_omni_vision_vae.py" for part in ("configuration", "modeling")}
 FILES = CODE | {"config.json", "model.safetensors", "preprocessor_config.json", "metrics.json", "plots"}
 FILES |= {"README.md", "REMOTE_CODE.md", "proof.json"}

@@ -22,7 +22,7 @@ from modeling_omni_vision.training.arguments import OmniVisionTrainingArguments,
 from modeling_omni_vision.training.classification import build_model, train
 from modeling_omni_vision.training.masks import PatchMasks
 from modeling_omni_vision.training.pretrain_arguments import PretrainArguments, PretrainTrainingArguments
-from modeling_omni_vision.training.pretraining import errors, pretrain
+from modeling_omni_vision.training.pretraining import PretrainRun, errors, pretrain
 
 
 BODY = {"image_size": 16, "patch_size": 4, "hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 32}
@@ -88,8 +88,13 @@ def test_labels_are_not_read_and_a_test_split_stays_closed(tmp_path, images):
     assert {name: (len(rows), rows.column_names) for name, rows in found.items()} == {
         "train": (3, ["image"]),
         "validation": (1, ["image"]),
+        "test": (2, ["image"]),
     }
-    assert {*load_unlabelled("digits", validation_fraction=100)} == {"train", "validation"}
+    config = json.dumps(BODY)
+    args = PretrainTrainingArguments(output_dir=str(tmp_path / "run"), dry_run=True)
+    run = PretrainRun(PretrainArguments(dataset=str(tmp_path), config=config), args)
+    run.build()
+    assert {*run.data} == {"train", "validation"}
 
 
 def test_classification_starts_from_it_without_a_word_about_the_decoder(pretrained, tiny_source, tmp_path, caplog):
