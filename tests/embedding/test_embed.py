@@ -458,6 +458,7 @@ def test_two_processes_share_an_output(model, images, tmp_path):
     assert files_of(tmp_path / "shared") == files_of(tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_and_sigterm_end_in_a_line_that_says_how_to_go_on_and_the_same_command_does(
     model, images, tmp_path, signum
