@@ -124,8 +124,9 @@ def about(training: Mapping[str, Any]) -> str:
     """Return where a training ran and for how long; what it continued from where that is not counted."""
     before = [training.get("arguments", {}).get("model"), training.get("resumed_from")]
     last = f" for the last part, after {' and '.join(filter(None, before))}" if any(before) else ""
-    threads = training["machine"]["threads"]
-    return f"{training['machine']['cpu']}, {threads} thread(s), shared; {training['minutes']:.0f} minutes{last}"
+    machine = training["machine"]
+    where = machine.get("gpu") or f"{machine['cpu']}, {machine['threads']} thread(s)"
+    return f"{where}, shared; {training['minutes']:.0f} minutes{last}"
 
 
 def fashion_mnist() -> str:

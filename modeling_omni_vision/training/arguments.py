@@ -74,6 +74,9 @@ class RecipeArguments:
     class_balance: str | None = option(
         "For classes of unequal size: weights (in the loss) or sampler (rows are drawn until classes are equal).", None
     )
+    teachers: list[str] = option("Classifiers of the same classes that also teach, as the mean of their answers.", [])
+    teacher_weight: float = option("Share of the teachers in the loss, labels have the rest.", 0.5)
+    teacher_temperature: float = option("Temperature of the teachers' and the model's probabilities.", 1.0)
     ema_decay: float = option("Decay of the average of weights; 0 disables.", 0.0)
     layer_decay: float = option("Learning rate of each layer relative to the one above it; 1 means equal.", 1.0)
     muon_learning_rate: float = option(MUON, 0.0)
@@ -91,6 +94,8 @@ class RecipeArguments:
         if self.class_balance is not None:
             check_choices(recipe, class_balance=("weights", "sampler"))
         check_nonnegative(recipe, "test_fraction")
+        check_field(recipe, "teacher_weight", 0 < recipe.teacher_weight <= 1, "above 0 and at most 1", "0.5 is usual.")
+        check_field(recipe, "teacher_temperature", recipe.teacher_temperature > 0, "above 0", "1 is usual.")
         check_levers(recipe)
 
     def config_fields(self) -> dict[str, Any]:

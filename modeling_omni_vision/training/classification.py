@@ -25,6 +25,7 @@ from ..records.command import without_folder
 from ..records.machine import has_bf16_instructions
 from ..records.metrics_file import write_json
 from .arguments import OmniVisionTrainingArguments, RecipeArguments, check_checkpoint
+from .classifier_teachers import ClassifierTeachers
 from .initialization import mimetic_, new_image_processor
 from .report import Picture
 from .run_record import evaluations, training_command, without_folders
@@ -87,6 +88,8 @@ class ClassificationRun(TrainingRun):
             center_residual=recipe.center_residual,
             class_balance=recipe.class_balance,
             cuda_graphs=replays_steps(recipe.cuda_graphs, args, model.num_parameters()),
+            teachers=self.open_teachers(class_names(model.config), processor),
+            teacher_weight=recipe.teacher_weight,
             model=model,
             args=args,
             data_collator=ImageCollator(processor),
@@ -94,6 +97,15 @@ class ClassificationRun(TrainingRun):
             eval_dataset=validation,
             processing_class=processor,
         )
+
+    def open_teachers(self, classes: list[str], processor: OmniVisionImageProcessor) -> ClassifierTeachers | None:
+        """Open the classifiers that teach, if there are any."""
+        recipe = self.recipe
+        if not recipe.teachers:
+            return None
+        if self.lists:
+            raise ValueError("`teachers` is for one class for each image, got lists of labels. Leave it out.")
+        return ClassifierTeachers(recipe.teachers, processor, classes, recipe.teacher_temperature, self.args.device)
 
     def _expect_lists(self) -> None:
         """Choose what suits lists of labels."""
@@ -130,6 +142,7 @@ class ClassificationRun(TrainingRun):
         return {
             "command": self.command,
             "arguments": {**changed, **({"config": config} if config else {})},
+            **({"teachers": self.trainer.teachers.digests} if self.trainer.teachers else {}),
             "best_epoch": best.get("epoch"),
             "validation_accuracy": best.get("accuracy"),
             "dataset": {

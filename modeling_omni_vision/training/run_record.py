@@ -11,7 +11,7 @@ from ..records.command import without_folder
 from ..records.machine import describe_machine, recorded_versions
 
 
-PATH_ARGUMENTS = ("dataset", "model", "output_dir", "resume_from_checkpoint")
+PATH_ARGUMENTS = ("dataset", "model", "output_dir", "resume_from_checkpoint", "teachers")
 LOGGED = ("step", "epoch", "loss", "learning_rate", "chance_loss")
 # Names of parameters that a published model has not: LoRA is merged, what PEFT trains in full is a copy, and the heads
 # of a student are for its teacher.
@@ -69,11 +69,15 @@ def given_recipe(recipe: Any) -> dict[str, Any]:
 
 def without_folders(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return arguments with local paths shortened to their last part, and enumerations as their values."""
-    shortened = {}
+    shortened: dict[str, Any] = {}
     for name, value in given.items():
         value = getattr(value, "value", value)
         is_path = name in PATH_ARGUMENTS or str(value).startswith(("/", "~"))
-        shortened[name] = without_folder(str(value)) if is_path else value
+        if is_path:
+            value = (
+                [without_folder(str(one)) for one in value] if isinstance(value, list) else without_folder(str(value))
+            )
+        shortened[name] = value
     return shortened
 
 

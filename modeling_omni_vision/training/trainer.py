@@ -14,6 +14,7 @@ from ..modeling_omni_vision import OmniVisionForImageClassification
 from .averaging import TRAINED_WEIGHTS_FILE, WeightAverage
 from .callbacks import AfterStepCallback
 from .class_balance import BalancedSampler, class_weights
+from .classifier_teachers import ClassifierTeachers
 from .cuda_graphs import SMALL_MODEL, TrainingGraphs
 from .optimizer import decays
 from .skeleton import SkeletonTrainer
@@ -34,6 +35,8 @@ class OmniVisionTrainer(SkeletonTrainer):
         center_residual: Keep the residual stream at zero mean.
         class_balance: `weights` of the classes in the loss, or a `sampler` that draws them equally often.
         cuda_graphs: Replay steps as CUDA graphs; see `replays_steps`.
+        teachers: Classifiers whose answers are learned beside the labels.
+        teacher_weight: Their share of the loss.
         **kwargs: As for `Trainer`.
     """
 
@@ -47,10 +50,13 @@ class OmniVisionTrainer(SkeletonTrainer):
         center_residual: bool = True,
         class_balance: str | None = None,
         cuda_graphs: bool = False,
+        teachers: ClassifierTeachers | None = None,
+        teacher_weight: float = 0.5,
         **kwargs: Any,
     ) -> None:
         super().__init__(model, compute_metrics=accuracies, preprocess_logits_for_metrics=answers, **kwargs)
         self.layer_decay, self.muon_learning_rate = layer_decay, muon_learning_rate
+        self.teachers, self.teacher_weight = teachers, teacher_weight
         data: Any = self.train_dataset
         classes = len(model.config.id2label or ())
         weights = class_weights(data.labels, classes) if class_balance == "weights" else None
@@ -113,9 +119,9 @@ class OmniVisionTrainer(SkeletonTrainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, *args: Any, **kwargs: Any
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
-        """Compute the model's loss, in training with label smoothing, for hard and soft labels."""
+        """Compute the model's loss, in training with label smoothing and teachers, for hard and soft labels."""
         smoothing, weights = self.args.label_smoothing_factor, self.class_weights
-        if not model.training or not (smoothing or weights is not None):
+        if not model.training or not (smoothing or weights is not None or self.teachers):
             return super().compute_loss(model, inputs, return_outputs, *args, **kwargs)
         labels = inputs.pop("labels")
         outputs = model(**inputs)
@@ -126,6 +132,8 @@ class OmniVisionTrainer(SkeletonTrainer):
         options: Any = {"weight": weights, "label_smoothing": smoothing, "reduction": "none"}
         # The mean over images, not over their weights: the same whether labels are mixed and batches accumulated.
         loss = nn.functional.cross_entropy(outputs.logits.float(), labels, **options).mean()
+        if self.teachers is not None:
+            loss = torch.lerp(loss, self.teachers.loss(outputs.logits, inputs["pixel_values"]), self.teacher_weight)
         return (loss, outputs) if return_outputs else loss
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:

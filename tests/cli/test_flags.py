@@ -44,8 +44,9 @@ FLAGS = {
 # Beside these, all arguments of transformers' Trainer, or of that of sentence-transformers.
 TRAINING_FLAGS = {
     "train": "dataset image_column label_column validation_fraction test_fraction model config min_crop_scale "
-    "max_translate flip rand_augment random_erasing mixup cutmix class_balance ema_decay layer_decay "
-    "muon_learning_rate mimetic_init center_residual images_on_device cuda_graphs",
+    "max_translate flip rand_augment random_erasing mixup cutmix class_balance teachers teacher_weight "
+    "teacher_temperature ema_decay layer_decay muon_learning_rate mimetic_init center_residual images_on_device "
+    "cuda_graphs",
     "train-retrieval": "dataset image_column text_column validation_fraction text_sampling model vision config text "
     "embedding_dim vectors single_vector_weight vision_feature_select_strategy contrastive_loss train lora_rank "
     "mini_batch_size image_pair_weight augment muon_learning_rate",
