@@ -11,6 +11,10 @@ here go to every run.
 
 import argparse
 import json
+import math
+import os
+import signal
+import statistics
 import subprocess
 import time
 from collections.abc import Sequence
@@ -33,6 +37,7 @@ TRIALS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "cutmix": ({**ERASING, "mixup": 0.2, "cutmix": 1.0}, {"patch_drop_rate": 0.0}),
 }
 SEEDS = (42, 43, 44)
+T_95 = {1: 12.706, 2: 4.303}  # Student's t for 95 %, by degrees of freedom
 IMAGES = 55_000
 # Of the time that is left, what seeds may plan with: evaluation, reports and the start take the rest.
 PLANNED, START = 0.8, 25.0
@@ -66,7 +71,9 @@ class Record:
             values = value if isinstance(value, list) else [value]
             line += [f"--{flag}", *(str(one).lower() if isinstance(one, bool) else str(one) for one in values)]
         with (self.folder / f"{name}.log").open("ab") as log:
-            return subprocess.Popen([*line, *self.further], cwd=ROOT, stdout=log, stderr=log)
+            # A session of its own, so that the recipe and what it runs end together.
+            line += self.further
+            return subprocess.Popen(line, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
 
     def wait(self, started: dict[str, subprocess.Popen[bytes] | None]) -> None:
         """Wait for runs; those that last too long are ended, and go on with the next command."""
@@ -76,7 +83,7 @@ class Record:
             try:
                 process.wait(max(self.left(), 1))
             except subprocess.TimeoutExpired:
-                process.terminate()
+                os.killpg(process.pid, signal.SIGTERM)
                 print(f"{name} is not finished: the same command goes on", flush=True)
                 process.wait()
 
@@ -85,11 +92,15 @@ class Record:
         file = self.folder / name / "metrics.json"
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
-    def epochs(self, runs: int, speed: float, share: float) -> float:
-        """Return the epochs that so many runs beside each other can take in a share of the time left."""
-        if self.given.epochs:
-            return self.given.epochs
-        return max(1, int((self.left() * share - START) * speed / runs / IMAGES))
+    def epochs(self, name: str, runs: int, speed: float, share: float) -> float:
+        """Return the epochs that so many runs beside each other can take in a share of the time left; kept by name."""
+        plan = self.folder / "epochs.json"
+        planned = json.loads(plan.read_text(encoding="utf-8")) if plan.is_file() else {}
+        if name not in planned:
+            affordable = max(1, int((self.left() * share - START) * speed / runs / IMAGES))
+            write_json(plan, planned := {**planned, name: self.given.epochs or affordable})
+        print(f"{name}: {planned[name]} epochs", flush=True)
+        return planned[name]
 
 
 def trials(record: Record) -> str:
@@ -113,14 +124,9 @@ def speed_of(record: Record, names: Sequence[str]) -> float:
 def seeds(record: Record, best: str) -> None:
     """Train the seeds of the best trial beside each other."""
     flags, config = TRIALS[best]
-    plan = record.folder / "epochs.json"
-    if not plan.is_file():
-        speed = speed_of(record, [f"trial_{name}" for name in TRIALS])
-        share = PLANNED * (0.75 if record.given.student else 1.0)
-        write_json(plan, {"epochs": record.epochs(len(SEEDS), speed, share), "trial_images_per_second": speed})
-    epochs = json.loads(plan.read_text(encoding="utf-8"))["epochs"]
-    print(f"{best}: {epochs} epochs of {len(SEEDS)} seeds", flush=True)
-    long = {**flags, "num_train_epochs": epochs}
+    speed = speed_of(record, [f"trial_{name}" for name in TRIALS])
+    share = PLANNED * (0.75 if record.given.student else 1.0)
+    long = {**flags, "num_train_epochs": record.epochs("seeds", len(SEEDS), speed, share)}
     record.wait({f"seed_{seed}": record.start(f"seed_{seed}", {**long, "seed": seed}, config) for seed in SEEDS})
 
 
@@ -128,17 +134,42 @@ def student(record: Record, best: str) -> None:
     """Train the student of all seeds, from the weights of the first."""
     names = [f"seed_{seed}" for seed in SEEDS]
     teachers = [str(record.folder / name) for name in names if record.found(name)]
-    if not teachers:
+    if len(teachers) < len(SEEDS) or record.left() < START:
         return
     flags, config = TRIALS[best]
     # Each teacher costs about a third of a training step.
     speed = speed_of(record, names) / (1 + len(teachers) / 3)
     taught = {"teachers": teachers, "teacher_weight": 0.7, "model": teachers[0], "seed": 45}
-    epochs = record.epochs(1, speed, PLANNED)
+    epochs = record.epochs("student", 1, speed, PLANNED)
     own = {"patch_drop_rate": config["patch_drop_rate"]}
     plan = {**flags, **taught, "num_train_epochs": epochs, "warmup_steps": 0.05}
-    print(f"student: {epochs} epochs", flush=True)
     record.wait({"student": record.start("student", {**plan, "config": json.dumps(own)}, {})})
+
+
+def summary(record: Record, best: str) -> dict[str, Any]:
+    """Return what all finished runs found, and the mean of the seeds with its 95 % interval by Student's t."""
+    found: dict[str, Any] = {"chosen": best, "trials": [], "seeds": []}
+    for name, (flags, config) in TRIALS.items():
+        if one := record.found(f"trial_{name}"):
+            found["trials"].append({"name": name, "given": {**flags, **config}, **figures(one)})
+    for seed in SEEDS:
+        if one := record.found(f"seed_{seed}"):
+            found["seeds"].append({"seed": seed, **figures(one)})
+    tests = [one["test"]["accuracy"] for one in found["seeds"] if "test" in one]
+    if len(tests) > 1:
+        half = T_95[len(tests) - 1] * statistics.stdev(tests) / math.sqrt(len(tests))
+        mean = statistics.mean(tests)
+        found["mean"] = {"accuracy": mean, "interval": [mean - half, mean + half], "seeds": len(tests)}
+    if one := record.found("student"):
+        found["student"] = figures(one)
+    return found
+
+
+def figures(one: dict[str, Any]) -> dict[str, Any]:
+    """Return the figures of a run that its page shows."""
+    training = one["training"]
+    names = ("epochs", "steps", "minutes", "validation_accuracy", "command", "date", "machine", "versions")
+    return {name: training[name] for name in names} | {name: one[name] for name in ("test",) if name in one}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -154,10 +185,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     seeds(record, best)
     if record.given.student:
         student(record, best)
-    for name in [f"seed_{seed}" for seed in SEEDS] + ["student"]:
-        if one := record.found(name):
-            training = one["training"]
-            print(name, training["epochs"], training["minutes"], training["validation_accuracy"], one.get("test"))
+    found = summary(record, best)
+    write_json(record.folder / "record.json", found)
+    for one in [*found["seeds"], *([found["student"]] if "student" in found else [])]:
+        print(one.get("seed", "student"), one["epochs"], one["validation_accuracy"], one.get("test"), flush=True)
 
 
 if __name__ == "__main__":
