@@ -44,6 +44,7 @@ class DistillArguments:
         "Compare with the teacher's vectors of all training images, not with those of the batch alone.",
         False,
     )
+    relation_weight: float = option("Weight of the similarities among the student's own vectors of a batch.", 0.0)
     token_weight: float = option("Weight of 1 - cosine of patch tokens, or of a feature map.", 0.5)
     logit_weight: float = option("Weight of the teacher's class probabilities, where it classifies.", 0.0)
     temperature: float = option(
@@ -72,7 +73,7 @@ class DistillArguments:
 
     def __post_init__(self) -> None:
         self.given = _given(self)
-        weights = ("vector_weight", "neighbour_weight", "token_weight", "logit_weight")
+        weights = ("vector_weight", "neighbour_weight", "relation_weight", "token_weight", "logit_weight")
         check_nonnegative(self, *weights, "views", "low_resolution", "muon_learning_rate", "held_out_fraction")
         check_choices(self, teacher_kind=KINDS, images_on_device=AUTO, cuda_graphs=AUTO)
         recipe: object = self

@@ -143,18 +143,22 @@ class Student(OmniVisionPreTrainedModel):
         return ModelOutput(loss=torch.stack(losses).sum(), vectors=vectors)
 
     def vector_losses(self, vectors: torch.Tensor, expected: torch.Tensor) -> list[torch.Tensor]:
-        """Return 1 - cosine, and the divergence of the similarities to the teacher's vectors of batch or bank."""
+        """Return 1 - cosine, and the divergences of similarities to the teacher's vectors and among the student's."""
+        recipe = self.recipe
         ours, theirs = (nn.functional.normalize(one, dim=-1) for one in (vectors, expected))
-        losses = [self.recipe.vector_weight * (1 - (ours * theirs).sum(-1)).mean()]
-        if self.recipe.neighbour_weight and len(ours) > 2:
-            keys = theirs if self.bank is None else self.bank
-            found, wanted = (one @ keys.T / self.recipe.temperature for one in (ours, theirs))
-            if self.bank is None:
-                own = torch.eye(len(ours), dtype=torch.bool, device=ours.device)
-                found, wanted = (one.masked_fill(own, -1e4) for one in (found, wanted))
-            found, wanted = (one.log_softmax(-1) for one in (found, wanted))
-            distance = nn.functional.kl_div(found, wanted, log_target=True, reduction="batchmean")
-            losses.append(self.recipe.neighbour_weight * distance)
+        losses = [recipe.vector_weight * (1 - (ours * theirs).sum(-1)).mean()]
+        if len(ours) <= 2:
+            return losses
+        own = torch.eye(len(ours), dtype=torch.bool, device=ours.device)
+        if recipe.neighbour_weight and self.bank is not None:
+            distance = divergence(ours @ self.bank.T, theirs @ self.bank.T, recipe.temperature)
+            losses.append(recipe.neighbour_weight * distance)
+        elif recipe.neighbour_weight:
+            distance = divergence(ours @ theirs.T, theirs @ theirs.T, recipe.temperature, own)
+            losses.append(recipe.neighbour_weight * distance)
+        if recipe.relation_weight:
+            distance = divergence(ours @ ours.T, theirs @ theirs.T, recipe.temperature, own)
+            losses.append(recipe.relation_weight * distance)
         return losses
 
     def token_loss(self, grid: torch.Tensor, expected: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -172,6 +176,17 @@ class Student(OmniVisionPreTrainedModel):
         heat = self.recipe.logit_temperature
         found, wanted = ((one.float() / heat).log_softmax(-1) for one in (logits, expected))
         return heat**2 * nn.functional.kl_div(found, wanted, log_target=True, reduction="batchmean")
+
+
+def divergence(
+    found: torch.Tensor, wanted: torch.Tensor, temperature: float, left_out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return the divergence of similarities (images, others) from those wanted, as probabilities of the others."""
+    logits = [one / temperature for one in (found, wanted)]
+    if left_out is not None:
+        logits = [one.masked_fill(left_out, -1e4) for one in logits]
+    ours, theirs = (one.log_softmax(-1) for one in logits)
+    return nn.functional.kl_div(ours, theirs, log_target=True, reduction="batchmean")
 
 
 class DistillationTrainer(OmniVisionTrainer):
@@ -402,7 +417,9 @@ class DistillationRun(TrainingRun):
         """Train the same student on the labels alone: one-hot logits take the teacher's place."""
         names = sorted(set(labels.values()))
         rows = [row for row in self.train_rows if row in labels]
-        recipe = replace(self.recipe, vector_weight=0, neighbour_weight=0, token_weight=0, logit_weight=1)
+        recipe = replace(
+            self.recipe, vector_weight=0, neighbour_weight=0, relation_weight=0, token_weight=0, logit_weight=1
+        )
         logits = np.zeros((len(self.images.ids), len(names)), dtype=np.float16)
         for row in rows:
             logits[row, names.index(labels[row])] = CERTAIN * recipe.logit_temperature

@@ -254,6 +254,14 @@ def test_a_bank_teaches_the_similarities_to_all_training_images_and_is_not_saved
     assert torch.allclose(student.vector_losses(ours, wanted)[1], divergence, atol=1e-5)
 
 
+def test_relations_among_the_students_own_vectors_do_not_change_when_it_turns_them():
+    recipe = DistillArguments(teacher="features", images=["images"], neighbour_weight=0, relation_weight=1)
+    student, wanted = Student(OmniVisionConfig(**STUDENT), recipe), torch.randn(6, 32)
+    turned = wanted @ torch.linalg.qr(torch.randn(32, 32)).Q
+    assert student.vector_losses(turned, wanted)[1].abs() < 1e-4
+    assert student.vector_losses(torch.randn(6, 32), wanted)[1] > 0.1
+
+
 def test_workers_that_outlive_an_epoch_show_the_views_and_the_size_of_the_next(tmp_path):
     outputs = outputs_of(Teacher("features", Features(), 16, [0.5] * 3, [0.5] * 3), tmp_path, wanted=["tokens"])
     data = DistillationDataset(outputs, range(8), 3, [8, 16])
