@@ -208,7 +208,8 @@ class TeacherOutputs:
         if self._always is not None:
             return self._always
         if number not in self._open:
-            self._open[number] = self._filled(number, desc)
+            # Plain arrays of the same memory: rows of a memmap take long to look up.
+            self._open[number] = {name: np.asarray(array) for name, array in self._filled(number, desc).items()}
         return self._open[number]
 
     def _filled(self, number: int, desc: str) -> dict[str, np.ndarray]:
