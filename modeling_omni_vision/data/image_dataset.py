@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -213,30 +213,21 @@ class ImageDataset(WithEpoch, TorchDataset):
         return memory
 
 
-class ImageCollator:
-    """Turn a batch of `ImageDataset`, or samples of it, into a batch for the model.
+class Normaliser:
+    """Normalise images (B, C, H, W) of pixel values 0..255 as a processor does, on a GPU without waiting for it.
 
-    It holds `pixel_values` (B, C, H, W) and `labels`, class numbers (B,) or, where mixed, class probabilities
-    (B, classes); in training also `rows` (B,), a NumPy array, which the Trainer takes out again.
+    Args:
+        processor: Says how.
     """
 
     def __init__(self, processor: OmniVisionImageProcessor) -> None:
         self.processor = processor
         self._levels: torch.Tensor | None = None
 
-    def __call__(self, samples: Sample | list[Sample]) -> dict[str, Any]:
-        """Normalise the batch at once, then erase and mix as the augmentation says."""
-        batch = joined(samples) if isinstance(samples, list) else samples
-        images, labels = batch["images"], batch["labels"]
+    def normalise(self, images: torch.Tensor) -> torch.Tensor:
+        """Return them in float32."""
         on_cpu = images.device.type == "cpu" or images.dtype != torch.uint8
-        pixel_values = normalised(self.processor, images) if on_cpu else self._looked_up(images)
-        augmentation: Augmentation | None = batch["augmentation"]
-        if augmentation is None:
-            return {"pixel_values": pixel_values, "labels": labels}
-        rows, epoch = batch["rows"], batch["epoch"]
-        pixel_values = augmentation.pixels(pixel_values, rows, epoch)
-        pixel_values, labels = augmentation.mix(pixel_values, labels, rows, epoch)
-        return {"pixel_values": pixel_values, "labels": labels, "rows": rows}
+        return normalised(self.processor, images) if on_cpu else self._looked_up(images)
 
     def _looked_up(self, images: torch.Tensor) -> torch.Tensor:
         """Normalise 8-bit images on a device by a table of all levels: torchvision copies and checks at each call."""
@@ -248,7 +239,39 @@ class ImageCollator:
         return self._levels[self._channels, images.int()]
 
 
-def moved_to_device(wanted: str, datasets: Iterable[ImageDataset], device: torch.device, workers: int) -> bool:
+class ImageCollator(Normaliser):
+    """Turn a batch of `ImageDataset`, or samples of it, into a batch for the model.
+
+    It holds `pixel_values` (B, C, H, W) and `labels`, class numbers (B,) or, where mixed, class probabilities
+    (B, classes); in training also `rows` (B,), a NumPy array, which the Trainer takes out again.
+    """
+
+    def __call__(self, samples: Sample | list[Sample]) -> dict[str, Any]:
+        """Normalise the batch at once, then erase and mix as the augmentation says."""
+        batch = joined(samples) if isinstance(samples, list) else samples
+        images, labels = batch["images"], batch["labels"]
+        pixel_values = self.normalise(images)
+        augmentation: Augmentation | None = batch["augmentation"]
+        if augmentation is None:
+            return {"pixel_values": pixel_values, "labels": labels}
+        rows, epoch = batch["rows"], batch["epoch"]
+        pixel_values = augmentation.pixels(pixel_values, rows, epoch)
+        pixel_values, labels = augmentation.mix(pixel_values, labels, rows, epoch)
+        return {"pixel_values": pixel_values, "labels": labels, "rows": rows}
+
+
+class Movable(Protocol):
+    """Images that can be kept on a device."""
+
+    @property
+    def bytes_on_device(self) -> int | None:
+        """Memory that they need there, None if they cannot be kept there."""
+
+    def move_to(self, device: torch.device) -> None:
+        """Keep them on a device."""
+
+
+def moved_to_device(wanted: str, datasets: Iterable[Movable], device: torch.device, workers: int) -> bool:
     """Move images to the device of training, if that is wanted and they fit, and return whether it was done.
 
     Args:

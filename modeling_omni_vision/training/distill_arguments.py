@@ -6,6 +6,7 @@ from typing import ClassVar
 from transformers import TrainingArguments
 
 from .arguments import (
+    AUTO,
     MUON,
     NO_TOKENS,
     CommonTrainingArguments,
@@ -39,6 +40,11 @@ class DistillArguments:
     label_file: str | None = option("CSV or JSON lines of id and label: they measure, and teach nothing.", None)
     vector_weight: float = option("Weight of 1 - cosine of the image vectors.", 1.0)
     neighbour_weight: float = option("Weight of the similarities to the other images of a batch.", 1.0)
+    neighbour_bank: bool = option(
+        "Compare with the teacher's vectors of all training images, not with those of the batch alone.",
+        False,
+    )
+    relation_weight: float = option("Weight of the similarities among the student's own vectors of a batch.", 0.0)
     token_weight: float = option("Weight of 1 - cosine of patch tokens, or of a feature map.", 0.5)
     logit_weight: float = option("Weight of the teacher's class probabilities, where it classifies.", 0.0)
     temperature: float = option(
@@ -60,12 +66,16 @@ class DistillArguments:
     cache: str | None = option("Folder of pixels and teacher outputs; by default cache in --output_dir.", None)
     learning_curve: bool = option("Also train with a half and a quarter of the images.", False)
     scratch: bool = option("Also train the same student on the labels alone, for comparison.", True)
+    images_on_device: str = option(
+        "Keep images on the GPU and cut views there: auto (if they fit), true, false.", "auto"
+    )
+    cuda_graphs: str = option("Replay steps as CUDA graphs: auto (small models on one GPU), true or false.", "auto")
 
     def __post_init__(self) -> None:
         self.given = _given(self)
-        weights = ("vector_weight", "neighbour_weight", "token_weight", "logit_weight")
+        weights = ("vector_weight", "neighbour_weight", "relation_weight", "token_weight", "logit_weight")
         check_nonnegative(self, *weights, "views", "low_resolution", "muon_learning_rate", "held_out_fraction")
-        check_choices(self, teacher_kind=KINDS)
+        check_choices(self, teacher_kind=KINDS, images_on_device=AUTO, cuda_graphs=AUTO)
         recipe: object = self
         some = any(getattr(self, name) for name in weights)
         check_field(recipe, "vector_weight", some, "above 0 where the others are 0", "Else nothing is taught.")  # type: ignore[arg-type]

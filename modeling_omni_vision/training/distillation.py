@@ -18,6 +18,7 @@ from transformers import EvalPrediction, set_seed
 from transformers.utils import SAFE_WEIGHTS_NAME, ModelOutput
 
 from ..configuration_omni_vision import OmniVisionConfig
+from ..data.image_dataset import moved_to_device
 from ..data.summary import evenly_spread
 from ..embedding.sheets import draw_rows
 from ..evaluation.agreement import agreement, unit
@@ -52,8 +53,8 @@ from .report import Picture
 from .run_record import given_recipe, training_command, without_folders
 from .skeleton import TrainingRun
 from .teacher import Teacher, load_teacher
-from .trainer import OmniVisionTrainer
-from .views import Views
+from .trainer import OmniVisionTrainer, replays_steps
+from .views import VIEWS_VERSION, Views
 
 
 logger = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ OF_CHECKPOINTS: tuple[str, ...] = (
     "save_strategy",
 )
 OF_CHECKPOINTS += ("metric_for_best_model", "greater_is_better", "load_best_model_at_end", "save_steps", "eval_steps")
-BASIS_SAMPLE = 2048
+BASIS_SAMPLE, TOKEN_SAMPLE, LARGEST_BANK = 2048, 128, 2**16
 SAMPLES, COLUMNS = 30, 10  # images that the report shows
 
 
@@ -98,11 +99,16 @@ class Student(OmniVisionPreTrainedModel):
         config: Of the encoder.
         recipe: Weights of the losses and their temperatures.
         classes: Width of the teacher's logits, 0 without.
+        bank: The teacher's vectors (N, width) that an image is compared with, in place of those of its batch.
     """
+
+    bank: torch.Tensor | None
 
     accepts_loss_kwargs = False
 
-    def __init__(self, config: OmniVisionConfig, recipe: DistillArguments, classes: int = 0) -> None:
+    def __init__(
+        self, config: OmniVisionConfig, recipe: DistillArguments, classes: int = 0, bank: torch.Tensor | None = None
+    ) -> None:
         super().__init__(config)
         self.recipe, width = recipe, config.hidden_size
         self.omni_vision = OmniVisionModel(config)
@@ -110,6 +116,7 @@ class Student(OmniVisionPreTrainedModel):
         self.logit_head = nn.Linear(width, classes) if recipe.logit_weight and classes else None
         self.classifier = None  # heads as of a classifier it has none
         self.post_init()
+        self.register_buffer("bank", bank, persistent=False)
 
     def forward(
         self,
@@ -122,35 +129,43 @@ class Student(OmniVisionPreTrainedModel):
         needs_grid = teacher_tokens is not None and self.token_head is not None
         cls_only = self.training and not needs_grid and self.omni_vision.pools_cls
         output = self.omni_vision(pixel_values, cls_only=cls_only)
-        vectors = output.pooler_output
+        vectors = output.pooler_output.float()
         if labels is None:
             return ModelOutput(vectors=vectors)
-        losses = self.vector_losses(vectors.float(), labels)
-        if needs_grid and teacher_tokens is not None:
-            losses.append(self.recipe.token_weight * self.token_loss(output.grid, teacher_tokens, pixel_values))
-        if self.logit_head is not None and teacher_logits is not None:
-            losses.append(self.recipe.logit_weight * self.logit_loss(self.logit_head(vectors), teacher_logits))
+        # In float32: at such temperatures bfloat16 cannot tell near neighbours apart.
+        with torch.autocast(vectors.device.type, enabled=False):
+            losses = self.vector_losses(vectors, labels.float())
+            if needs_grid and teacher_tokens is not None:
+                found = self.token_loss(output.grid.float(), teacher_tokens.float(), pixel_values)
+                losses.append(self.recipe.token_weight * found)
+            if self.logit_head is not None and teacher_logits is not None:
+                losses.append(self.recipe.logit_weight * self.logit_loss(self.logit_head(vectors), teacher_logits))
         return ModelOutput(loss=torch.stack(losses).sum(), vectors=vectors)
 
     def vector_losses(self, vectors: torch.Tensor, expected: torch.Tensor) -> list[torch.Tensor]:
-        """Return 1 - cosine, and the divergence of the similarities to the teacher's vectors of the batch."""
+        """Return 1 - cosine, and the divergences of similarities to the teacher's vectors and among the student's."""
+        recipe = self.recipe
         ours, theirs = (nn.functional.normalize(one, dim=-1) for one in (vectors, expected))
-        losses = [self.recipe.vector_weight * (1 - (ours * theirs).sum(-1)).mean()]
-        if self.recipe.neighbour_weight and len(ours) > 2:
-            own = torch.eye(len(ours), dtype=torch.bool, device=ours.device)
-            found, wanted = (
-                (one @ theirs.T / self.recipe.temperature).masked_fill(own, -1e4).log_softmax(-1)
-                for one in (ours, theirs)
-            )
-            distance = nn.functional.kl_div(found, wanted, log_target=True, reduction="batchmean")
-            losses.append(self.recipe.neighbour_weight * distance)
+        losses = [recipe.vector_weight * (1 - (ours * theirs).sum(-1)).mean()]
+        if len(ours) <= 2:
+            return losses
+        own = torch.eye(len(ours), dtype=torch.bool, device=ours.device)
+        if recipe.neighbour_weight and self.bank is not None:
+            distance = divergence(ours @ self.bank.T, theirs @ self.bank.T, recipe.temperature)
+            losses.append(recipe.neighbour_weight * distance)
+        elif recipe.neighbour_weight:
+            distance = divergence(ours @ theirs.T, theirs @ theirs.T, recipe.temperature, own)
+            losses.append(recipe.neighbour_weight * distance)
+        if recipe.relation_weight:
+            distance = divergence(ours @ ours.T, theirs @ theirs.T, recipe.temperature, own)
+            losses.append(recipe.relation_weight * distance)
         return losses
 
     def token_loss(self, grid: torch.Tensor, expected: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
         """Return 1 - cosine of patch tokens, both brought to the coarser of the two grids."""
         assert self.token_head is not None
         rows = pixel_values.shape[2] // self.config.patch_size_hw[0]
-        ours = self.token_head(grid).float().unflatten(1, (rows, -1)).permute(0, 3, 1, 2)
+        ours = self.token_head(grid).unflatten(1, (rows, -1)).permute(0, 3, 1, 2)
         theirs = expected.permute(0, 3, 1, 2)
         size = (min(ours.shape[2], theirs.shape[2]), min(ours.shape[3], theirs.shape[3]))
         ours, theirs = (nn.functional.adaptive_avg_pool2d(one, size) for one in (ours, theirs))
@@ -161,6 +176,17 @@ class Student(OmniVisionPreTrainedModel):
         heat = self.recipe.logit_temperature
         found, wanted = ((one.float() / heat).log_softmax(-1) for one in (logits, expected))
         return heat**2 * nn.functional.kl_div(found, wanted, log_target=True, reduction="batchmean")
+
+
+def divergence(
+    found: torch.Tensor, wanted: torch.Tensor, temperature: float, left_out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return the divergence of similarities (images, others) from those wanted, as probabilities of the others."""
+    logits = [one / temperature for one in (found, wanted)]
+    if left_out is not None:
+        logits = [one.masked_fill(left_out, -1e4) for one in logits]
+    ours, theirs = (one.log_softmax(-1) for one in logits)
+    return nn.functional.kl_div(ours, theirs, log_target=True, reduction="batchmean")
 
 
 class DistillationTrainer(OmniVisionTrainer):
@@ -205,7 +231,7 @@ class DistillationRun(TrainingRun):
         self, recipe: DistillArguments, args: Any, classes: int, rows: list[int], outputs: TeacherOutputs
     ) -> DistillationTrainer:
         """Return the Trainer of a new student on some of the images."""
-        student = Student(self.config, recipe, classes)
+        student = Student(self.config, recipe, classes, self.bank_of(rows, outputs) if recipe.neighbour_bank else None)
         if recipe.model is not None:
             fields = read_fields("config", recipe.config)
             student.omni_vision = load_vision_tower(recipe.model, dtype=torch.float32, **fields)
@@ -216,9 +242,12 @@ class DistillationRun(TrainingRun):
         sizes = [
             low if low and epoch < recipe.low_resolution_fraction * epochs else self.size for epoch in range(epochs)
         ]
+        if outputs.on_device is not None:
+            args.dataloader_pin_memory = False
         return DistillationTrainer(
             ema_decay=recipe.ema_decay,
             muon_learning_rate=recipe.muon_learning_rate,
+            cuda_graphs=replays_steps(recipe.cuda_graphs, args, student.num_parameters()),
             model=student,
             args=args,
             data_collator=DistillationCollator(self.processor),
@@ -227,6 +256,13 @@ class DistillationRun(TrainingRun):
             processing_class=self.processor,
         )
 
+    def bank_of(self, rows: list[int], outputs: TeacherOutputs) -> torch.Tensor | None:
+        """Return what the teacher says about the whole images of rows, of length 1; of a part if there are many."""
+        if outputs.says_always:
+            return None
+        chosen = [rows[index] for index in evenly_spread(len(rows), LARGEST_BANK)]
+        return nn.functional.normalize(torch.from_numpy(outputs.view(0)["vectors"][chosen]).float(), dim=-1)
+
     def prepare(self) -> None:
         """Bring teacher, images, their split and the teacher's outputs into place."""
         recipe, args = self.recipe, self.args
@@ -234,7 +270,8 @@ class DistillationRun(TrainingRun):
         self.config, self.processor = start_of(recipe)
         self.size = self.config.image_size_hw[0]
         given = self.given_teacher if self.given_teacher is not None else recipe.teacher
-        self.teacher = load_teacher(given, recipe.teacher_kind, recipe.trust_remote_code, self.size)
+        self.teacher = load_teacher(given, recipe.teacher_kind, recipe.trust_remote_code, self.size).to(args.device)
+        check_workers(self.teacher, recipe.views, args.dataloader_num_workers)
         # Kept at the larger of both sizes, so that neither sees an image enlarged from the other's.
         self.side = max(self.size, self.teacher.size)
         side = {"height": self.side, "width": self.side}
@@ -251,10 +288,11 @@ class DistillationRun(TrainingRun):
             lambda: bases_of(self.teacher.fastest(), self.images.pixels, self.train_rows, self.config, recipe),
         )
         views = Views(args.seed, recipe.min_crop_scale, recipe.flip)
-        key = f"{key} {args.seed} {recipe.min_crop_scale} {recipe.flip}"
+        key = f"{key} {args.seed} {recipe.min_crop_scale} {recipe.flip} {VIEWS_VERSION}"
         self.outputs = TeacherOutputs(
             *(self.teacher.fastest(), self.images.pixels, self.train_rows, views, self.bases, cache, key, wanted)
         )
+        moved_to_device(recipe.images_on_device, [self.outputs], args.device, args.dataloader_num_workers)
         for number in range(max(recipe.views, 1)):
             self.outputs.view(number)
         if args.process_index == 0:
@@ -295,7 +333,7 @@ class DistillationRun(TrainingRun):
         """Measure what was saved on held-out images, in float32."""
         pixels, teacher = self.images.pixels, self.teacher.fastest()
         asked = [*self.held_out_rows, *self.train_rows]
-        said = [one.vectors.float().numpy() for one in sample_outputs(teacher, pixels, asked)]
+        said = [one.vectors.float().cpu().numpy() for one in sample_outputs(teacher, pixels, asked)]
         of_teacher = dict(zip(asked, np.concatenate(said), strict=True))
         held, train = (np.stack([of_teacher[row] for row in rows]) for rows in (self.held_out_rows, self.train_rows))
         repeated = near_duplicates(held, train, pixels[self.held_out_rows], pixels[self.train_rows])
@@ -303,7 +341,7 @@ class DistillationRun(TrainingRun):
         if len(rows) < LEAST_HELD_OUT:
             logger.warning("%d held-out images are no near-duplicates of others: too few to measure.", len(rows))
             return {}
-        encoder = load_vision_tower(self.folder, dtype=torch.float32)
+        encoder = load_vision_tower(self.folder, dtype=torch.float32).to(self.args.device)
         expected = np.stack([of_teacher[row] for row in rows])
         found = self.encode(encoder, rows)
         basis = self.bases["vectors"]
@@ -318,7 +356,7 @@ class DistillationRun(TrainingRun):
                 basis(torch.from_numpy(expected)).numpy(), expected, shared_space=False
             )["overlap"],
             "overlap_of_random_weights": agreement(
-                self.encode(OmniVisionModel(self.config).eval(), rows), expected, shared_space=False
+                self.encode(self.random_weights(), rows), expected, shared_space=False
             )["overlap"],
         }
         draw_neighbours(expected, found, pixels[rows], [self.images.ids[row] for row in rows], self.folder / SHEET)
@@ -354,12 +392,16 @@ class DistillationRun(TrainingRun):
         """Return the vectors of an encoder for rows."""
         return encode_pixels(encoder, self.processor, self.images.pixels, rows, self.size)
 
+    def random_weights(self) -> OmniVisionModel:
+        """Return an encoder that nothing was taught."""
+        return OmniVisionModel(self.config).eval().to(self.args.device)
+
     def measure_labels(self, encoder: Any, of_teacher: dict[int, np.ndarray], held_out: list[int]) -> dict[str, Any]:
         """Return accuracies of teacher, student, the same student from scratch, and random weights."""
         if self.recipe.label_file is None:
             return {}
         labels = read_labels(self.recipe.label_file, self.images.ids)
-        random = OmniVisionModel(self.config).eval()
+        random = self.random_weights()
         models: dict[str, Any] = {
             "teacher": lambda rows: np.stack([of_teacher[row] for row in rows]),
             "student": lambda rows: self.encode(encoder, rows),
@@ -375,7 +417,9 @@ class DistillationRun(TrainingRun):
         """Train the same student on the labels alone: one-hot logits take the teacher's place."""
         names = sorted(set(labels.values()))
         rows = [row for row in self.train_rows if row in labels]
-        recipe = replace(self.recipe, vector_weight=0, neighbour_weight=0, token_weight=0, logit_weight=1)
+        recipe = replace(
+            self.recipe, vector_weight=0, neighbour_weight=0, relation_weight=0, token_weight=0, logit_weight=1
+        )
         logits = np.zeros((len(self.images.ids), len(names)), dtype=np.float16)
         for row in rows:
             logits[row, names.index(labels[row])] = CERTAIN * recipe.logit_temperature
@@ -489,6 +533,15 @@ def split_rows(images: Images, recipe: DistillArguments, seed: int) -> tuple[lis
     return np.setdiff1d(rest, validation).tolist(), validation.tolist(), held
 
 
+def check_workers(teacher: Teacher, views: int, workers: int) -> None:
+    """Raise a `ValueError` where processes that load data would have to ask a teacher on a GPU, which they cannot."""
+    if views == 0 and workers and teacher.device.type != "cpu":
+        raise ValueError(
+            f"`dataloader_num_workers` must be 0 with `views` 0 and a teacher on {teacher.device}, got {workers}: "
+            "each batch asks it anew. Leave it out: views are cut on the GPU."
+        )
+
+
 def kept_bases(folder: Path, key: str, make: Callable[[], Made]) -> Made:
     """Return coordinates, classes and what is taught out of a folder, or make and keep them there."""
     about, file = folder / "bases.json", folder / "bases.safetensors"
@@ -513,12 +566,13 @@ def bases_of(
 ) -> Made:
     """Ask a teacher about a sample of images: coordinates of vectors and tokens, its classes, what it can teach."""
     chosen = np.random.default_rng(0).permutation(np.asarray(rows))[:BASIS_SAMPLE].tolist()
-    vectors, tokens, classes = [], [], 0
-    for number, said in enumerate(sample_outputs(teacher, pixels, chosen)):
-        vectors.append(said.vectors.float())
+    vectors, tokens, classes, seen = [], [], 0, 0
+    for said in sample_outputs(teacher, pixels, chosen):
+        vectors.append(said.vectors.float().cpu())
         classes = 0 if said.logits is None else said.logits.shape[-1]
-        if said.tokens is not None and number < BASIS_SAMPLE // 256:
-            tokens.append(said.tokens.float().flatten(0, 2))
+        if said.tokens is not None and seen < TOKEN_SAMPLE:
+            tokens.append(said.tokens[: TOKEN_SAMPLE - seen].float().flatten(0, 2).cpu())
+        seen += len(said.vectors)
     width, wanted = config.hidden_size, []
     bases = {"vectors": Basis(torch.cat(vectors), width)}
     if tokens and recipe.token_weight:

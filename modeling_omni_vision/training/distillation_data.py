@@ -22,7 +22,7 @@ from torch.utils.data import Dataset as TorchDataset
 from transformers.utils.logging import tqdm
 
 from ..data.augmentation import Rows, WithEpoch
-from ..data.image_dataset import normalised
+from ..data.image_dataset import Normaliser
 from ..data.image_files import LeftOut
 from ..data.image_folder import warn_of_left_out
 from ..data.integrity import read_failure
@@ -35,7 +35,7 @@ from .views import Views, choose_view
 
 logger = logging.getLogger(__name__)
 
-TEACHER_BATCH, SAVED_EVERY = 16, 2048
+SAVED_EVERY = 2048
 
 
 @dataclass
@@ -127,18 +127,21 @@ class Basis:
         draws[:, 0] = 1
         turned = torch.linalg.qr(draws).Q[:, 1 : 1 + count]
         self.energy = float(kept.sum() / energy.sum())  # of the squared length of unit vectors
-        self.matrix = (axes @ turned.T).float()  # (D, width)
+        self.matrix = self._near = (axes @ turned.T).float()  # (D, width)
 
     @classmethod
     def of(cls, matrix: torch.Tensor, energy: float) -> "Basis":
         """Return the coordinates of a matrix that was kept."""
         basis = cls.__new__(cls)
-        basis.matrix, basis.energy = matrix, energy
+        basis.matrix = basis._near = matrix
+        basis.energy = energy
         return basis
 
     def __call__(self, vectors: torch.Tensor) -> torch.Tensor:
         """Return vectors (..., D) in coordinates of the student (..., width), in float32."""
-        return vectors.float() @ self.matrix
+        if self._near.device != vectors.device:
+            self._near = self.matrix.to(vectors.device)
+        return vectors.float() @ self._near
 
 
 class TeacherOutputs:
@@ -170,6 +173,25 @@ class TeacherOutputs:
         self.folder, self.key, self.wanted = folder, key, tuple(wanted)
         self._open: dict[int, dict[str, np.ndarray]] = {}
         self._always: dict[str, np.ndarray] | None = None
+        self.on_device: torch.Tensor | None = None  # all images, of those that are kept there
+
+    @property
+    def bytes_on_device(self) -> int | None:
+        """Memory that the images need on a device."""
+        return self.pixels.nbytes
+
+    def move_to(self, device: torch.device) -> None:
+        """Keep the images on a device: views are cut there."""
+        self.on_device = torch.empty(self.pixels.shape, dtype=torch.uint8, device=device)
+        for start in range(0, len(self.pixels), SAVED_EVERY):
+            part = torch.from_numpy(np.array(self.pixels[start : start + SAVED_EVERY]))
+            self.on_device[start : start + SAVED_EVERY].copy_(part)
+
+    def images(self, rows: Sequence[int]) -> torch.Tensor:
+        """Return images (rows, 3, side, side) in uint8, from the device if they are there."""
+        if self.on_device is None:
+            return torch.from_numpy(np.stack([self.pixels[row] for row in rows]))
+        return self.on_device[torch.tensor(rows).to(self.on_device.device, non_blocking=True)]
 
     def always(self, arrays: dict[str, np.ndarray]) -> "TeacherOutputs":
         """Say the same of each view, whatever the teacher would; returns this object."""
@@ -186,7 +208,8 @@ class TeacherOutputs:
         if self._always is not None:
             return self._always
         if number not in self._open:
-            self._open[number] = self._filled(number, desc)
+            # Plain arrays of the same memory: rows of a memmap take long to look up.
+            self._open[number] = {name: np.asarray(array) for name, array in self._filled(number, desc).items()}
         return self._open[number]
 
     def _filled(self, number: int, desc: str) -> dict[str, np.ndarray]:
@@ -197,10 +220,12 @@ class TeacherOutputs:
         arrays = {name: np.load(self._file(number, name), mmap_mode="r+") for name in names} if done else {}
         wanted = self.rows if number else range(len(self.pixels))
         total, label = len(wanted), f"{desc}, view {number}"
-        with tqdm(total=total, initial=done, desc=label, unit=" images", disable=done >= total) as bar:
-            for start in range(done, total, TEACHER_BATCH):
-                rows = list(wanted[start : start + TEACHER_BATCH])
-                found = self.outputs(rows, [number] * len(rows))
+        batch = self.teacher.batch
+        bar = tqdm(total=total, initial=done, desc=label, unit=" images", disable=done >= total)
+        with bar, ThreadPoolExecutor(os.cpu_count()) as threads:
+            for start in range(done, total, batch):
+                rows = list(wanted[start : start + batch])
+                found = self.outputs(rows, [number] * len(rows), threads=threads)
                 if not arrays:
                     self.folder.mkdir(parents=True, exist_ok=True)
                     arrays = {
@@ -210,10 +235,10 @@ class TeacherOutputs:
                         for name in names
                     }
                 for name in names:
-                    arrays[name][rows] = found[name].numpy()
+                    arrays[name][rows] = found[name].half().cpu().numpy()
                 bar.update(len(rows))
                 stop = start + len(rows)
-                if stop == total or stop % SAVED_EVERY < TEACHER_BATCH:
+                if stop == total or stop % SAVED_EVERY < batch:
                     for array in arrays.values():
                         array.flush()
                     write_json(about, {"key": self.key, "rows": stop})
@@ -222,12 +247,25 @@ class TeacherOutputs:
     def _file(self, number: int, name: str) -> Path:
         return self.folder / f"view-{number}-{name}.npy"
 
-    def outputs(self, rows: Sequence[int], views: Sequence[int]) -> dict[str, torch.Tensor]:
-        """Ask the teacher about views of rows: vectors and tokens in the student's coordinates, logits."""
-        side = self.pixels.shape[-1]
-        images = [torch.from_numpy(self.pixels[row].copy()) for row in rows]
-        cut = [self.views.cut(one, row, view, side) for one, row, view in zip(images, rows, views, strict=True)]
-        said = self.teacher(torch.stack(cut))
+    def outputs(
+        self,
+        rows: Sequence[int],
+        views: Sequence[int],
+        images: torch.Tensor | None = None,
+        threads: ThreadPoolExecutor | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """Ask the teacher about views of rows: vectors and tokens in the student's coordinates, logits.
+
+        Args:
+            rows: Which images.
+            views: Number of the view of each.
+            images: The views, if they have been cut at the size at which images are kept.
+            threads: To cut views on.
+        """
+        if images is None:
+            whole = self.images(rows).to(self.teacher.device, non_blocking=True)
+            images = self.views.cut_all(whole, rows, views, self.pixels.shape[-1], threads)
+        said = self.teacher(images)
         found = {"vectors": self.bases["vectors"](said.vectors)}
         if said.tokens is not None and "tokens" in self.wanted:
             found["tokens"] = self.bases["tokens"](said.tokens)
@@ -238,8 +276,8 @@ class TeacherOutputs:
 
 def sample_outputs(teacher: Teacher, pixels: np.ndarray, rows: Sequence[int]) -> Iterator[TeacherOutput]:
     """Yield what a teacher says about whole images."""
-    for start in range(0, len(rows), TEACHER_BATCH):
-        chosen = rows[start : start + TEACHER_BATCH]
+    for start in range(0, len(rows), teacher.batch):
+        chosen = rows[start : start + teacher.batch]
         yield teacher(torch.from_numpy(np.stack([pixels[row] for row in chosen])))
 
 
@@ -269,28 +307,22 @@ class DistillationDataset(WithEpoch, TorchDataset):
         rows, epoch = self.rows[np.asarray(indices)].tolist(), self.epoch
         numbers = [0 if self.views is None else choose_view(row, epoch, self.views) for row in rows]
         size = self.sizes[min(epoch, len(self.sizes) - 1)]
-        cut = self.outputs.views.cut
-        images = [
-            cut(torch.from_numpy(self.outputs.pixels[row].copy()), row, number, size)
-            for row, number in zip(rows, numbers, strict=True)
-        ]
-        batch: dict[str, Any] = {"images": torch.stack(images)}
+        images = self.outputs.views.cut_all(self.outputs.images(rows), rows, numbers, size)
+        batch: dict[str, Any] = {"images": images}
         if self.views is not None:
             batch["rows"] = np.asarray(rows)
         if self.views == 0 and not self.outputs.says_always:
-            return batch | self.outputs.outputs(rows, numbers)
+            is_teachers = size == self.outputs.pixels.shape[-1]
+            return batch | self.outputs.outputs(rows, numbers, images if is_teachers else None)
         kept = [self.outputs.view(number) for number in numbers]
         return batch | {
-            name: torch.from_numpy(np.stack([one[name][row] for one, row in zip(kept, rows, strict=True)])).float()
+            name: torch.from_numpy(np.stack([one[name][row] for one, row in zip(kept, rows, strict=True)]))
             for name in kept[0]
         }
 
 
-class DistillationCollator:
+class DistillationCollator(Normaliser):
     """Normalise the images of a batch as the student's image processor does."""
-
-    def __init__(self, processor: Any) -> None:
-        self.processor = processor
 
     def __call__(self, batch: Any) -> dict[str, Any]:
         """Return `pixel_values`, `labels` (the teacher's vectors), `teacher_tokens`, `teacher_logits`, `rows`."""
@@ -301,7 +333,7 @@ class DistillationCollator:
                 else torch.cat([one[name] for one in batch])
                 for name in batch[0]
             }
-        found = {"pixel_values": normalised(self.processor, batch["images"]), "labels": batch["vectors"]}
+        found = {"pixel_values": self.normalise(batch["images"]), "labels": batch["vectors"]}
         found |= {f"teacher_{name}": batch[name] for name in ("tokens", "logits") if name in batch}
         return found | {name: batch[name] for name in ("rows",) if name in batch}
 

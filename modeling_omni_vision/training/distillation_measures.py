@@ -162,6 +162,8 @@ def compare_speed(student: Any, teacher: Teacher) -> dict[str, Any]:
     if not isinstance(teacher.model, torch.nn.Module):
         return {}
     size = student.config.image_size_hw[0]
+    cpu = torch.device("cpu")
+    student.to(cpu), teacher.to(cpu)
     found: dict[str, Any] = {"image_size": {"student": size, "teacher": teacher.size}}
     pairs: dict[str, tuple[Any, Any]] = {"torch": (student, teacher.model)}
     exported = [
@@ -189,12 +191,13 @@ class _Vectors(torch.nn.Module):
 @torch.inference_mode()
 def encode_pixels(model: Any, processor: Any, pixels: np.ndarray, rows: Sequence[int], size: int) -> np.ndarray:
     """Return the vectors (rows, D) of an encoder for whole images in uint8, resized to `size`."""
-    found = []
-    for start in range(0, len(rows), 32):
-        batch = torch.from_numpy(np.stack([pixels[row] for row in rows[start : start + 32]]))
+    found, device = [], next(model.parameters()).device
+    count = 32 if device.type == "cpu" else 256
+    for start in range(0, len(rows), count):
+        batch = torch.from_numpy(np.stack([pixels[row] for row in rows[start : start + count]]))
         if batch.shape[2:] != (size, size):
             batch = functional.resize(batch, [size, size], antialias=True)
-        found.append(model(normalised(processor, batch)).pooler_output.float().numpy())
+        found.append(model(normalised(processor, batch.to(device))).pooler_output.float().cpu().numpy())
     return np.concatenate(found)
 
 

@@ -28,7 +28,7 @@ from ..records.weights_digest import weights_digest
 
 logger = logging.getLogger(__name__)
 
-BATCH = 16
+BATCH, BATCH_ON_GPU = 16, 256
 HALF = [0.5, 0.5, 0.5]
 
 
@@ -63,6 +63,7 @@ class Teacher:
     ) -> None:
         self.name, self.model, self.size, self.folder = name, model, size, folder
         self._fastest: Teacher | None = None
+        self.device = torch.device("cpu")
         self.mean, self.std = (torch.tensor(value).view(1, 3, 1, 1) for value in (mean, std))
         if isinstance(model, nn.Module):
             model.eval().requires_grad_(False)
@@ -78,9 +79,27 @@ class Teacher:
         """Digest of the weights, or the name of a function without any."""
         return weights_digest(self.model) if isinstance(self.model, nn.Module) else self.name
 
-    @torch.inference_mode()
+    @property
+    def batch(self) -> int:
+        """Images to ask about at once."""
+        return BATCH if self.device.type == "cpu" else BATCH_ON_GPU
+
+    def to(self, device: torch.device) -> "Teacher":
+        """Move a teacher that has weights in torch to a device; any other stays on the CPU. Returns this object.
+
+        It computes in float32 everywhere: only convolutions on an Nvidia GPU round their inputs to TF32, torch's
+        default, which is as exact as the 16 bits in which outputs are kept.
+        """
+        if isinstance(self.model, nn.Module) and self.parameters and device != self.device:
+            self.model.to(device)
+            self.device, self._fastest = device, None
+            self.mean, self.std = self.mean.to(device), self.std.to(device)
+        return self
+
+    @torch.no_grad()
     def __call__(self, images: torch.Tensor) -> TeacherOutput:
         """Return what the teacher says about images (B, 3, H, W) in uint8; H and W may be of another size."""
+        images = images.to(self.device, non_blocking=True)
         if images.shape[2:] != (self.size, self.size):
             from torchvision.transforms.v2 import functional
 
@@ -95,7 +114,7 @@ class Teacher:
         """Return the same teacher in OpenVINO where that is installed, can run it, and agrees; else itself."""
         if self._fastest is None:
             self._fastest = self
-            is_module = isinstance(self.model, nn.Module) and not torch.cuda.is_available()
+            is_module = isinstance(self.model, nn.Module) and self.device.type == "cpu"
             if is_module and importlib.util.find_spec("openvino"):
                 self._fastest = _in_openvino(self, threads) or self
         return self._fastest
@@ -334,7 +353,7 @@ def _sentence_transformers(name: str, trust_remote_code: bool) -> Teacher:
 
         def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
             # Its own processor prepares them: back to images in 8 bits.
-            arrays = (pixel_values * 255).round().byte().permute(0, 2, 3, 1).numpy()
+            arrays = (pixel_values * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
             images: Any = [Image.fromarray(one) for one in arrays]
             return self.model.encode(images, convert_to_tensor=True, show_progress_bar=False).float()
 

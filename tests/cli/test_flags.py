@@ -56,8 +56,9 @@ TRAINING_FLAGS = {
     "train-vae": "dataset image_column validation_fraction test_fraction model vision config decoder_config "
     "latent_size beta max_translate flip ema_decay muon_learning_rate samples",
     "distill": "teacher images teacher_kind trust_remote_code model config held_out held_out_fraction label_file "
-    "vector_weight neighbour_weight token_weight logit_weight temperature logit_temperature views min_crop_scale flip "
-    "low_resolution low_resolution_fraction ema_decay muon_learning_rate mimetic_init cache learning_curve scratch",
+    "vector_weight neighbour_weight neighbour_bank relation_weight token_weight logit_weight temperature "
+    "logit_temperature views min_crop_scale flip low_resolution low_resolution_fraction ema_decay "
+    "muon_learning_rate mimetic_init cache learning_curve scratch images_on_device cuda_graphs",
     "train-language": "dataset validation_fraction model vision config text text_config fusion "
     "vision_feature_select_strategy projector scale_factor cross_attention_interval attn_implementation stage "
     "lora_rank lora_targets vision_learning_rate text_learning_rate muon_learning_rate text_muon_learning_rate "

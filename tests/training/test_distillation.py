@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ from PIL import Image
 from report_page import titles_of
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.utils.data import DataLoader
 from transformers import AutoModel, ViTConfig, ViTForImageClassification, ViTImageProcessor, ViTModel
 
+from modeling_omni_vision import OmniVisionConfig, OmniVisionImageProcessor
 from modeling_omni_vision.cli.distill import main
 from modeling_omni_vision.evaluation.agreement import (
     agreement,
@@ -23,11 +26,16 @@ from modeling_omni_vision.evaluation.agreement import (
     recall_at_1,
 )
 from modeling_omni_vision.training.distill_arguments import DistillArguments, DistillTrainingArguments
-from modeling_omni_vision.training.distillation import distill
-from modeling_omni_vision.training.distillation_data import Basis, TeacherOutputs
+from modeling_omni_vision.training.distillation import Student, check_workers, distill
+from modeling_omni_vision.training.distillation_data import (
+    Basis,
+    DistillationCollator,
+    DistillationDataset,
+    TeacherOutputs,
+)
 from modeling_omni_vision.training.distillation_measures import near_duplicates
 from modeling_omni_vision.training.teacher import Teacher, TeacherOutput, load_teacher
-from modeling_omni_vision.training.views import Views, choose_view
+from modeling_omni_vision.training.views import Views, choose_view, cut_together
 
 
 STUDENT = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64}
@@ -171,6 +179,108 @@ def test_the_students_vector_has_the_teachers_cosines_without_a_head(dimension):
     assert torch.allclose(torch.nn.functional.cosine_similarity(made[:100], made[100:200]), expected, atol=1e-3)
     assert made.mean(-1).abs().max() < 1e-5
     assert basis.energy > 0.999
+
+
+@pytest.mark.parametrize("size", [20, 9, 31])
+def test_views_cut_together_equal_those_cut_one_by_one_within_two_levels(size):
+    images = torch.randint(256, (24, 3, 20, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    views, rows, numbers = Views(0, 0.3, True), range(24), [number % 5 for number in range(24)]
+    expected = views.cut_all(images, rows, numbers, size)
+    found = cut_together(images, views.boxes(rows, numbers, 20, 28), size)
+    assert (found.int() - expected.int()).abs().max() <= 2
+    with ThreadPoolExecutor(2) as threads:
+        assert torch.equal(views.cut_all(images, rows, numbers, size, threads), expected)
+
+
+def outputs_of(teacher, folder, count=8, wanted=("tokens", "logits")):
+    pixels = np.random.default_rng(0).integers(0, 256, (count, 3, 16, 16), dtype=np.uint8)
+    bases = {name: Basis(torch.randn(50, 24), 32) for name in ("vectors", "tokens")}
+    return TeacherOutputs(teacher, pixels, range(count), Views(0, 0.5, True), bases, folder, "key", wanted)
+
+
+def test_a_teacher_on_another_device_gets_large_batches_there_and_its_outputs_come_back(tmp_path):
+    seen = []
+
+    class OnDevice(Features):
+        def forward(self, pixel_values):
+            seen.append((pixel_values.device, len(pixel_values), pixel_values.dtype))
+            found = super().forward(pixel_values)
+            return TeacherOutput(*(torch.zeros_like(one, device="cpu") for one in found))
+
+    device = torch.device("meta")  # as strict about devices as a GPU
+    teacher = Teacher("features", OnDevice(), 16, [0.5] * 3, [0.5] * 3).to(device)
+    outputs = outputs_of(teacher, tmp_path, 300)
+    found = outputs.view(1)
+    assert teacher.fastest() is teacher
+    assert [one[1] for one in seen] == [256, 44]
+    assert {(one[0], one[2]) for one in seen} == {(device, torch.float32)}
+    assert found["vectors"].shape == (300, 32)
+    function = Teacher("function", lambda pixels: pixels.mean((2, 3)), 16, [0.5] * 3, [0.5] * 3).to(device)
+    assert function.device.type == "cpu"
+
+
+def test_all_of_a_training_step_lies_on_the_device_of_its_batch(tmp_path):
+    device = torch.device("meta")
+    outputs = outputs_of(Teacher("features", Features(), 16, [0.5] * 3, [0.5] * 3).to(device), tmp_path)
+    outputs.move_to(device)
+    collator = DistillationCollator(OmniVisionImageProcessor(size={"height": 16, "width": 16}))
+    batch = collator(DistillationDataset(outputs, range(8), 0, [16])[0])
+    assert {one.device for name, one in batch.items() if name != "rows"} == {device}
+
+
+def test_losses_under_bfloat16_are_computed_in_float32():
+    recipe = DistillArguments(teacher="features", images=["images"], token_weight=0)
+    student = Student(OmniVisionConfig(**STUDENT), recipe).eval()
+    pixels, wanted = torch.rand(6, 3, 32, 32), torch.randn(6, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = student(pixels, labels=wanted)
+    assert output.vectors.dtype == output.loss.dtype == torch.float32
+    assert torch.equal(output.loss, torch.stack(student.vector_losses(output.vectors, wanted)).sum())
+
+
+def test_a_bank_teaches_the_similarities_to_all_training_images_and_is_not_saved(images, tmp_path):
+    quick = {"save_strategy": "epoch", "do_predict": False}
+    folder = run(images, tmp_path / "run", epochs=1, neighbour_bank=True, arguments=quick)
+    assert not any("bank" in name for file in folder.rglob("*.safetensors") for name in load_file(file))
+    bank = torch.nn.functional.normalize(torch.randn(9, 32), dim=-1)
+    recipe = DistillArguments(teacher="features", images=["images"], vector_weight=0, temperature=0.5)
+    student, wanted = Student(OmniVisionConfig(**STUDENT), recipe, bank=bank), torch.randn(4, 32)
+    assert student.vector_losses(wanted, wanted)[1].abs() < 1e-5
+    ours = torch.randn(4, 32)
+    found, expected = (
+        (torch.nn.functional.normalize(one, dim=-1) @ bank.T / 0.5).softmax(-1) for one in (ours, wanted)
+    )
+    divergence = (expected * (expected / found).log()).sum(-1).mean()
+    assert torch.allclose(student.vector_losses(ours, wanted)[1], divergence, atol=1e-5)
+
+
+def test_relations_among_the_students_own_vectors_do_not_change_when_it_turns_them():
+    recipe = DistillArguments(teacher="features", images=["images"], neighbour_weight=0, relation_weight=1)
+    student, wanted = Student(OmniVisionConfig(**STUDENT), recipe), torch.randn(6, 32)
+    turned = wanted @ torch.linalg.qr(torch.randn(32, 32)).Q
+    assert student.vector_losses(turned, wanted)[1].abs() < 1e-4
+    assert student.vector_losses(torch.randn(6, 32), wanted)[1] > 0.1
+
+
+def test_workers_that_outlive_an_epoch_show_the_views_and_the_size_of_the_next(tmp_path):
+    outputs = outputs_of(Teacher("features", Features(), 16, [0.5] * 3, [0.5] * 3), tmp_path, wanted=["tokens"])
+    data = DistillationDataset(outputs, range(8), 3, [8, 16])
+    collator = DistillationCollator(OmniVisionImageProcessor(size={"height": 16, "width": 16}))
+    loader = DataLoader(data, 4, collate_fn=collator, num_workers=2, persistent_workers=True)
+    for epoch, size in enumerate((8, 16, 16)):
+        data.set_epoch(epoch)
+        batch = next(iter(loader))
+        assert batch["pixel_values"].shape == (4, 3, size, size)
+        assert torch.equal(batch["pixel_values"], collator(data.__getitems__(range(4)))["pixel_values"])
+
+
+def test_a_teacher_on_a_gpu_is_not_asked_by_workers():
+    teacher = Teacher("features", Features(), 16, [0.5] * 3, [0.5] * 3)
+    check_workers(teacher, 0, 2)
+    teacher.device = torch.device("cuda", 0)
+    check_workers(teacher, 8, 2)
+    with pytest.raises(ValueError, match=r"`dataloader_num_workers` must be 0 .* got 2"):
+        check_workers(teacher, 0, 2)
 
 
 def vit(folder, classifies=True):
