@@ -27,5 +27,5 @@ KINDS="${KINDS:-scenes:colour,shape,count,left_right,above_below}"
 # others they are learned late or not at all, and by themselves they make the model forget the others.
 python scripts/train_language.py "${COMMON[@]}" --dataset "$KINDS + scenes:left_right + scenes:count" \
     --model "$RUNS/language_scenes_middle" --vision_learning_rate 2e-4 --muon_learning_rate 0.001 \
-    --lr_scheduler_type linear --warmup_steps 0.03 --max_steps 5000 $(limit 0.45) \
+    --lr_scheduler_type linear --warmup_steps 0.03 --max_steps 6000 $(limit 0.45) \
     --eval_strategy steps --eval_steps 500 --save_strategy steps --save_steps 500 --output_dir "$RUNS/language_scenes" "$@"
