@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, DatasetDict, Features, Image, List, Value
+from datasets import DatasetDict, Features, Image, List, Value
 
 from modeling_omni_vision.data.stored_images import store
 from modeling_omni_vision.data.synthetic.scene_questions import centre, choose_objects
-from modeling_omni_vision.data.synthetic.scenes import SCENE_SIDE
+from modeling_omni_vision.data.synthetic.scenes import SCENE_SIDE, draw_rows
 from modeling_omni_vision.data.synthetic.shapes import COLOURS, SHAPES, Scene, draw_scene
 
 
@@ -50,9 +50,8 @@ def draw_scene_patches(
         raise ValueError(f"`patch` must divide the side of an image, {size}, got {patch!r}. Choose another size.")
     splits = {}
     for number, (name, count) in enumerate((sizes or SCENE_SIZES).items()):
-        options = {"key": (seed, 77, number, DRAWING), "size": size, "patch": patch, "count": count}
-        options |= {"held_out": name == "held_out"}
-        splits[name] = Dataset.from_generator(_draw, features=FEATURES, gen_kwargs=options)
+        options = {"key": (seed, 77, number, DRAWING), "size": size, "patch": patch, "held_out": name == "held_out"}
+        splits[name] = draw_rows(_draw, FEATURES, options, rows=list(range(count)))
     return DatasetDict(splits)
 
 
@@ -71,8 +70,8 @@ def patch_labels(scene: Scene, patch: int) -> dict[str, np.ndarray]:
     return {name: (covered * of_objects[largest].T).T for name, of_objects in labels}
 
 
-def _draw(key: Sequence[int], size: int, patch: int, count: int, held_out: bool) -> Iterator[dict[str, Any]]:
-    for index in range(count):
+def _draw(key: Sequence[int], size: int, patch: int, rows: Sequence[int], held_out: bool) -> Iterator[dict[str, Any]]:
+    for index in rows:
         rng = np.random.default_rng([*key, index])
         scene = draw_scene(rng, choose_objects(rng, held_out), size)
         labels = {name: values.tolist() for name, values in patch_labels(scene, patch).items()}

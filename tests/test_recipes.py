@@ -83,6 +83,15 @@ def test_recipes_find_out_by_themselves_whether_the_processor_has_bfloat16_instr
     assert told.stdout in ("True\n", "False\n"), told.stderr
 
 
+def test_a_recipe_ends_within_the_minutes_that_it_is_given(calls_of, monkeypatch):
+    monkeypatch.setenv("MINUTES", "8")
+    calls = [dict(pairwise(words)) for words in calls_of("scripts/recipes/language_scenes.sh")]
+    limits = [float(named["--max_minutes"]) for named in calls]
+    tower, words, *others = limits
+    assert tower + sum(others) == pytest.approx(8)
+    assert 0 < words < tower
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_arguments_given_to_a_recipe_come_last_in_one_of_its_commands(calls_of, recipe):
     calls = calls_of(recipe, "--seed", "7")

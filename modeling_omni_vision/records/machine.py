@@ -28,6 +28,11 @@ def has_bf16_instructions() -> bool:
     return known.get("architecture") != "x86_64" or any(known.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
+def computes_in_bf16() -> bool:
+    """Return whether training in bfloat16 is fast here: on the GPU if there is one, otherwise on the processor."""
+    return torch.cuda.is_bf16_supported() if torch.cuda.is_available() else has_bf16_instructions()
+
+
 def instruction_sets() -> list[str]:
     """Return the vector instructions of the processor, as far as torch names them."""
     known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
@@ -52,4 +57,11 @@ def recorded_versions(*more: str) -> dict[str, str]:
     }
 
 
-__all__ = ["cpu_model", "describe_machine", "has_bf16_instructions", "instruction_sets", "recorded_versions"]
+__all__ = [
+    "computes_in_bf16",
+    "cpu_model",
+    "describe_machine",
+    "has_bf16_instructions",
+    "instruction_sets",
+    "recorded_versions",
+]

@@ -127,6 +127,10 @@ class CommonTrainingArguments:
     lr_scheduler_type: str = option("Shape of the learning rate over time.", "cosine")
     warmup_steps: float = option("Steps to warm up, or their fraction if below 1.", 0.05)
     weight_decay: float = option("Weight decay, not for norms, biases and tokens.", 0.05)
+    max_minutes: float = option(
+        "Minutes of training in which the learning rate ends its shape, after fewer steps if need be; 0: no limit.",
+        0.0,
+    )
     eval_strategy: str = option("When to evaluate: epoch, steps or no.", "epoch")
     save_strategy: str = option("When to save: epoch, steps, best or no.", "epoch")
     save_total_limit: int | None = option("Checkpoints to keep; the best is among them.", 2)
@@ -146,6 +150,7 @@ class CommonTrainingArguments:
     def __post_init__(self) -> None:
         args: Any = self
         args.given = _given(self)
+        check_nonnegative(args, "max_minutes")
         if self.output_dir is None:
             raise ValueError("`output_dir` must name the folder of the run, got none. Add --output_dir runs/NAME.")
         if self.remove_unused_columns:

@@ -50,6 +50,38 @@ class TimeEstimateCallback(TrainerCallback):
             print(f"About {duration} for {left:,} more steps ({each:.2g} s each), without evaluation.", flush=True)
 
 
+class TimeLimitCallback(TrainerCallback):
+    """Ends training after a time, with the learning rate where it would end after all steps.
+
+    Steps that are too slow for that count more: the learning rate is that of the larger share, of steps or of time.
+
+    Args:
+        seconds: Time from the first step on, evaluation included.
+        scheduler: Of the learning rates; made of functions of the step.
+    """
+
+    def __init__(self, seconds: float, scheduler: Any) -> None:
+        self.seconds, self.start, self.steps = seconds, 0.0, 0
+        scheduler.lr_lambdas = [self._by_time(rate) for rate in scheduler.lr_lambdas]
+
+    def _by_time(self, rate: Callable[[int], float]) -> Callable[[int], float]:
+        return lambda step: rate(max(step, int(self.steps * self._share())))
+
+    def _share(self) -> float:
+        return min(1.0, (time.monotonic() - self.start) / self.seconds) if self.steps else 0.0
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, *event: Any, **kwargs: Any) -> None:
+        """Start the clock."""
+        self.start, self.steps = time.monotonic(), state.max_steps
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Stop when the time is over, with what comes after the last step."""
+        if self._share() == 1 and not control.should_training_stop:
+            control.should_training_stop = True
+            control.should_evaluate |= args.eval_strategy != "no"
+            control.should_save |= args.save_strategy != "no"
+
+
 class AfterStepCallback(TrainerCallback):
     """Calls a function without arguments after each optimizer step; several are called in the order they were added.
 
@@ -80,4 +112,11 @@ def set_frozen_to_eval(model: nn.Module) -> None:
             part.eval()
 
 
-__all__ = ["AfterStepCallback", "DataEpochCallback", "TimeEstimateCallback", "set_frozen_to_eval", "unwrap"]
+__all__ = [
+    "AfterStepCallback",
+    "DataEpochCallback",
+    "TimeEstimateCallback",
+    "TimeLimitCallback",
+    "set_frozen_to_eval",
+    "unwrap",
+]

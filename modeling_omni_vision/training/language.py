@@ -216,7 +216,8 @@ class LanguageRun(TrainingRun):
 
     def measure(self) -> dict[str, Any]:
         """Measure what was saved, in float32, as others will load it."""
-        saved = OmniVisionForConditionalGeneration.from_pretrained(self.folder, dtype=torch.float32)
+        saved: Any = OmniVisionForConditionalGeneration.from_pretrained(self.folder, dtype=torch.float32)
+        saved = saved.to(self.args.device)
         recipe, size = self.recipe, self.args.per_device_eval_batch_size
         shape = (recipe.image_input, recipe.max_questions_per_sequence, size, self.conversations)
         long = recipe.long_conversations
@@ -224,17 +225,18 @@ class LanguageRun(TrainingRun):
 
     def pictures(self, folder: Path) -> Iterator[Picture | Mapping[str, Any]]:
         """Draw wrong answers on validation, and the attention of the vision tower."""
-        model, processor = _open(str(self.folder), self.recipe.attn_implementation)
+        opened, processor = _open(str(self.folder), self.recipe.attn_implementation)
+        model: Any = opened
         rows = self.data["validation"]
         rows = rows.select(evenly_spread(len(rows), DRAWN_FROM))
         options = (self.recipe.image_input, 1, max_positions(model), self.recipe.long_conversations)
         collator = AnswerCollator(processor, model.config.text_config)
         data = self.conversations(rows, processor, *options)
-        answers = exact_answers(model, collator, data, self.args.per_device_eval_batch_size)
+        answers = exact_answers(model.to(self.args.device), collator, data, self.args.per_device_eval_batch_size)
         drawn = draw_wrong_answers(rows, answers, processor.tokenizer, folder / "answers.png")
         yield Picture(drawn, "Wrong answers", "On validation. Of a wrong answer only its beginning is known.")
         images = [row["images"][0] for row in rows.select(evenly_spread(len(rows), MAPS_SHOWN)) if row["images"]]
-        tower = model.vision_tower
+        tower = model.cpu().vision_tower
         path = draw_attention_on(
             tower, processor.image_processor, images, [""] * len(images), folder / "attention.png"
         )

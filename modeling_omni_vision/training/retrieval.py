@@ -91,7 +91,8 @@ class RetrievalRun(TrainingRun):
 
     def measure(self) -> dict[str, Any]:
         """Measure what was saved, in float32, as others will load it."""
-        model = OmniVisionForRetrieval.from_pretrained(self.folder)
+        model: Any = OmniVisionForRetrieval.from_pretrained(self.folder)
+        model = model.to(self.args.device)
         size, found = self.args.per_device_eval_batch_size, {}
         for name in ("multi_vector", "single_vector"):
             if self.recipe.vectors in (name, "both"):

@@ -15,7 +15,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 
 from ..records.machine import has_bf16_instructions
 from ..records.metrics_file import merge_metrics
-from .callbacks import DataEpochCallback, TimeEstimateCallback, set_frozen_to_eval, unwrap
+from .callbacks import DataEpochCallback, TimeEstimateCallback, TimeLimitCallback, set_frozen_to_eval, unwrap
 from .checkpoints import (
     are_intact,
     bring_back,
@@ -91,6 +91,21 @@ class SkeletonTrainer(Trainer):
         if groups is not None:
             self.optimizer = make_optimizer(groups, self.args, self.core)
         return super().create_optimizer(*args, **kwargs)
+
+    def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
+        """Make the scheduler, which goes by time where `max_minutes` limit training.
+
+        Raises:
+            ValueError: for a limit of a learning rate that is no function of the step.
+        """
+        is_new, scheduler = self.lr_scheduler is None, super().create_scheduler(*args, **kwargs)
+        minutes = getattr(self.args, "max_minutes", 0.0)
+        if is_new and minutes:
+            if not hasattr(scheduler, "lr_lambdas"):
+                kind = self.args.lr_scheduler_type
+                raise ValueError(f"`max_minutes` cannot end {kind!s}. Choose cosine, linear or constant_with_warmup.")
+            self.add_callback(TimeLimitCallback(60 * minutes, scheduler))
+        return scheduler
 
     def create_accelerator_and_postprocess(self) -> None:
         """Make the accelerator, which must not divide losses by the accumulation steps.

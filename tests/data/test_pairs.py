@@ -33,6 +33,15 @@ def names_of(split):
     return [set(concept.split(", ")) for concept in split["concept"]]
 
 
+def test_several_processes_draw_the_scenes_that_one_does(monkeypatch, tmp_path):
+    one = draw_scenes((1, 2), sizes={"train": 6})["train"]
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path))
+    monkeypatch.setattr("modeling_omni_vision.data.synthetic.scenes.ROWS_PER_PROCESS", 3)
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    two = draw_scenes((1, 2), sizes={"train": 6})["train"]
+    assert two[:] == one[:]
+
+
 @pytest.mark.parametrize("column", ["split", "Partition"])
 def test_a_column_that_names_splits_divides_pairs_too(folder, column):
     rows = [{"file_name": f"{n}.png", "caption": f"a {n}", column: "dev" if n > 1 else "training"} for n in range(4)]

@@ -1,5 +1,4 @@
 import json
-from functools import partial
 
 import numpy as np
 import pytest
@@ -8,9 +7,10 @@ from datasets import disable_progress_bars
 from transformers import AutoImageProcessor, EvalPrediction
 
 from experiments import patches
-from experiments.patches import PatchTeacher, main, patch_metrics
+from experiments.patches import PatchScenes, PatchTeacher, main, mean_cross_entropy, patch_metrics
 from experiments.scene_patches import draw_scene_patches
-from modeling_omni_vision import OmniVisionConfig, OmniVisionModel
+from modeling_omni_vision import OmniVisionConfig, OmniVisionImageProcessor, OmniVisionModel
+from modeling_omni_vision.data.stored_images import open_stored
 
 
 TINY = {"image_size": 64, "patch_size": 16, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
@@ -21,11 +21,20 @@ SIZES = {"train": 48, "validation": 16, "held_out": 16}
 def few_scenes(monkeypatch, tmp_path):
     disable_progress_bars()
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(patches, "draw_scene_patches", partial(draw_scene_patches, sizes=SIZES))
+    monkeypatch.setattr(patches, "SCENE_SIZES", SIZES)
 
 
 def run(output, *options):
-    quick = ("--num_train_epochs", "2", "--per_device_train_batch_size", "16", "--disable_tqdm", "true")
+    quick = (
+        "--num_train_epochs",
+        "2",
+        "--scenes",
+        str(SIZES["train"]),
+        "--per_device_train_batch_size",
+        "16",
+        "--disable_tqdm",
+        "true",
+    )
     main(["--config", json.dumps(TINY), "--output_dir", str(output), *quick, *options])
 
 
@@ -115,3 +124,60 @@ def test_a_configuration_that_cannot_be_read_is_refused_by_its_name(few_scenes, 
     with pytest.raises(ValueError, match=rf"`config` .*{message}"):
         # One step: where it is not refused, the test need not wait to find out.
         main(["--config", config, "--output_dir", str(tmp_path / "none"), "--max_steps", "1"])
+
+
+def scenes_in_memory(count=24, **options):
+    rows = draw_scene_patches(8, sizes={"train": count})["train"]
+    processor = OmniVisionImageProcessor(size={"height": 64, "width": 64})
+    return PatchScenes(rows, processor, **options), rows, processor
+
+
+def test_scenes_in_memory_are_those_of_the_processor_and_of_the_labels(few_scenes):
+    scenes, rows, processor = scenes_in_memory()
+    batch = scenes.__getitems__([3, 0, 23])
+    stored = [open_stored(rows[row]["image"]) for row in (3, 0, 23)]
+    expected = processor(stored, return_tensors="pt")["pixel_values"]
+    assert torch.allclose(batch.pop("pixel_values"), expected, atol=1e-5)
+    for name, values in batch.items():
+        assert torch.equal(values, torch.tensor([rows[row][name] for row in (3, 0, 23)])), name
+    assert torch.equal(scenes[3]["places"], batch["places"][0])
+
+
+def test_a_mirrored_scene_has_the_labels_of_what_is_drawn_there(few_scenes):
+    (scenes, _, _), every = scenes_in_memory(), list(range(24))
+    plain = scenes.__getitems__(every)
+    scenes.flip = 1.0
+    turned = scenes.__getitems__(every)
+    assert torch.equal(turned["pixel_values"], plain["pixel_values"].flip(-1))
+    on = plain["shapes"] > 0
+    assert torch.equal(turned["shapes"].view(-1, 8, 8), plain["shapes"].view(-1, 8, 8).flip(-1))
+    places = plain["places"].clone()
+    places[..., 0] = torch.where(on, 1 - places[..., 0], 0.0)
+    assert torch.allclose(turned["places"].view(-1, 8, 8, 2), places.view(-1, 8, 8, 2).flip(2))
+    scenes.flip = 0.0
+    assert torch.equal(scenes.__getitems__(every)["numbers"], plain["numbers"])  # nothing is changed for good
+
+
+def test_a_grey_scene_teaches_shapes_and_no_colours(few_scenes):
+    scenes, _, processor = scenes_in_memory(grey=1.0)
+    batch = scenes.__getitems__([0, 1, 2])
+    std, mean = (torch.tensor(values)[:, None, None] for values in (processor.image_std, processor.image_mean))
+    shown = batch["pixel_values"] * std + mean
+    assert torch.allclose(shown[:, :1].expand_as(shown), shown, atol=1e-5)
+    on = batch["shapes"] > 0
+    assert torch.equal(batch["colours"], torch.where(on, -100, 0))
+    assert torch.equal(batch["numbers"][..., 1], batch["colours"])
+    assert (batch["numbers"][..., 0] >= 0).all()
+    teacher = PatchTeacher(OmniVisionModel(OmniVisionConfig(**{**TINY, "patch_size": 8})))
+    loss = teacher(**batch)["loss"]
+    loss.backward()
+    assert loss.isfinite()
+    assert teacher.shape.weight.grad.any()
+    named = [mean_cross_entropy(torch.zeros(3, 9), torch.tensor(labels)) for labels in ([-100, 4, -100], [-100] * 3)]
+    assert torch.stack(named).tolist() == pytest.approx([np.log(9), 0])
+
+
+@pytest.mark.parametrize("grey", ["-0.1", "1.5"])
+def test_a_share_of_grey_images_that_is_none_is_refused(tmp_path, grey):
+    with pytest.raises(ValueError, match="`grey` is a probability"):
+        run(tmp_path / "none", "--grey", grey)

@@ -1,6 +1,7 @@
 """Drawn scenes with captions, and combinations of colour and shape that only the test split has."""
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations, product
 from typing import Any
 
@@ -15,6 +16,7 @@ SCENE_SIZES = {"train": 20_000, "validation": 200, "test": 200}
 SCENE_SIDE = 64
 # `datasets` caches by arguments, not by code: raise this where drawings change.
 DRAWING = 2
+ROWS_PER_PROCESS = 2_000  # fewer are drawn before another process has started
 
 # One shape for each colour: every colour and every shape is still seen, these combinations are not.
 HELD_OUT_COMBINATIONS = tuple((colour, SHAPES[number % len(SHAPES)]) for number, colour in enumerate(COLOURS))
@@ -53,10 +55,21 @@ def draw_scenes(
     splits = {}
     for number, (name, count) in enumerate((sizes or SCENE_SIZES).items()):
         chosen = _choose_scenes(np.random.default_rng([seed, number]), name, objects, count)
-        options = {"scenes": tuple(map(tuple, chosen)), "key": (seed, number), "size": size, "drawing": DRAWING}
-        # Cached by `datasets`: drawing takes longer than reading.
-        splits[name] = Dataset.from_generator(_draw, features=features, gen_kwargs=options)
+        options = {"key": (seed, number), "size": size, "drawing": DRAWING}
+        splits[name] = draw_rows(_draw, features, options, rows=list(enumerate(map(tuple, chosen))))
     return DatasetDict(splits)
+
+
+def draw_rows(draw: Callable[..., Any], features: Features, options: dict[str, Any], rows: list[Any]) -> Dataset:
+    """Return the rows that a generator yields for `rows`, drawn by several processes where they are many.
+
+    They are cached by `datasets`: drawing takes longer than reading.
+    """
+    processes = min(len(rows) // ROWS_PER_PROCESS, (os.cpu_count() or 1) // 2)
+    arguments = {**options, "rows": rows}
+    return Dataset.from_generator(
+        draw, features=features, gen_kwargs=arguments, num_proc=processes if processes > 1 else None
+    )
 
 
 def seen_combinations() -> list[tuple[str, str]]:
@@ -85,9 +98,9 @@ def _choose_scenes(
 
 
 def _draw(
-    scenes: Sequence[Sequence[tuple[str, str]]], key: Sequence[int], size: int, drawing: int
+    rows: Sequence[tuple[int, Sequence[tuple[str, str]]]], key: Sequence[int], size: int, drawing: int
 ) -> Iterator[dict[str, Any]]:
-    for index, pairs in enumerate(scenes):
+    for index, pairs in rows:
         scene = draw_scene(np.random.default_rng([*key, index]), pairs, size)
         yield {
             "image": store(scene.image),
@@ -96,4 +109,4 @@ def _draw(
         }
 
 
-__all__ = ["HELD_OUT_COMBINATIONS", "SCENE_SIDE", "draw_scenes", "parse_objects", "seen_combinations"]
+__all__ = ["HELD_OUT_COMBINATIONS", "SCENE_SIDE", "draw_rows", "draw_scenes", "parse_objects", "seen_combinations"]
