@@ -102,6 +102,10 @@ class Record:
         print(f"{name}: {planned[name]} epochs", flush=True)
         return planned[name]
 
+    def minutes(self, share: float = 1.0) -> float:
+        """Return the minutes after which a run must end that has a share of the time left, its report aside."""
+        return round(max(self.left() * share - START, START) / 60, 2)
+
 
 def trials(record: Record) -> str:
     """Do the trials and return the name of the best on validation."""
@@ -125,8 +129,9 @@ def seeds(record: Record, best: str) -> None:
     """Train the seeds of the best trial beside each other."""
     flags, config = TRIALS[best]
     speed = speed_of(record, [f"trial_{name}" for name in TRIALS])
-    share = PLANNED * (0.75 if record.given.student else 1.0)
-    long = {**flags, "num_train_epochs": record.epochs("seeds", len(SEEDS), speed, share)}
+    share = 0.75 if record.given.student else 1.0
+    epochs = record.epochs("seeds", len(SEEDS), speed, PLANNED * share)
+    long = {**flags, "num_train_epochs": epochs, "max_minutes": record.minutes(share)}
     record.wait({f"seed_{seed}": record.start(f"seed_{seed}", {**long, "seed": seed}, config) for seed in SEEDS})
 
 
@@ -142,7 +147,7 @@ def student(record: Record, best: str) -> None:
     taught = {"teachers": teachers, "teacher_weight": 0.7, "model": teachers[0], "seed": 45}
     epochs = record.epochs("student", 1, speed, PLANNED)
     own = {"patch_drop_rate": config["patch_drop_rate"]}
-    plan = {**flags, **taught, "num_train_epochs": epochs, "warmup_steps": 0.05}
+    plan = {**flags, **taught, "num_train_epochs": epochs, "max_minutes": record.minutes(), "warmup_steps": 0.05}
     record.wait({"student": record.start("student", {**plan, "config": json.dumps(own)}, {})})
 
 
