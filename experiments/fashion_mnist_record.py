@@ -25,7 +25,7 @@ from modeling_omni_vision.records.metrics_file import write_json
 
 
 ROOT = Path(__file__).parent.parent
-RECIPE = ROOT / "scripts/recipes/fashion_mnist.sh"
+RECIPE = ROOT / "scripts/recipes/fashion_mnist_gpu.sh"
 SHAPE = {"image_size": 28, "patch_size": 4, "num_channels": 1, "pooling": "mean"}
 SHAPE |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 ERASING = {"max_translate": 2, "random_erasing": 0.25}
@@ -115,6 +115,8 @@ def trials(record: Record) -> str:
     )
     known = {name: record.found(f"trial_{name}") for name in TRIALS}
     accuracies = {name: one["training"]["validation_accuracy"] for name, one in known.items() if one}
+    if not accuracies:
+        raise ValueError(f"No trial ended with a record. Read the logs in {record.folder}.")
     print("validation after the trials:", accuracies, flush=True)
     return max(accuracies, key=lambda name: accuracies[name])
 
