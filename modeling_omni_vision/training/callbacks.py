@@ -53,26 +53,41 @@ class TimeEstimateCallback(TrainerCallback):
 class TimeLimitCallback(TrainerCallback):
     """Ends training after a time, with the learning rate where it would end after all steps.
 
-    Steps that are too slow for that count more: the learning rate is that of the larger share, of steps or of time.
+    Steps that are too slow for that count more: the learning rate is that of the larger share, of steps or of time. A
+    resumed run has what its checkpoint left of the time, and processes go by the slowest clock, or some would wait for
+    others that have ended.
 
     Args:
         seconds: Time from the first step on, evaluation included.
         scheduler: Of the learning rates; made of functions of the step.
     """
 
+    KEPT = "time_limit"
+
     def __init__(self, seconds: float, scheduler: Any) -> None:
-        self.seconds, self.start, self.steps = seconds, 0.0, 0
+        self.seconds, self.start, self.steps, self.elapsed = seconds, 0.0, 0, 0.0
         scheduler.lr_lambdas = [self._by_time(rate) for rate in scheduler.lr_lambdas]
 
     def _by_time(self, rate: Callable[[int], float]) -> Callable[[int], float]:
         return lambda step: rate(max(step, int(self.steps * self._share())))
 
     def _share(self) -> float:
-        return min(1.0, (time.monotonic() - self.start) / self.seconds) if self.steps else 0.0
+        return min(1.0, self.elapsed / self.seconds)
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, *event: Any, **kwargs: Any) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: Any, *event: Any, **kwargs: Any) -> None:
         """Start the clock."""
-        self.start, self.steps = time.monotonic(), state.max_steps
+        kept = state.stateful_callbacks.get(self.KEPT, {})
+        self.elapsed, self.steps = kept.get("elapsed", 0.0), state.max_steps
+        self.start = time.monotonic() - self.elapsed
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, *event: Any, **kwargs: Any) -> None:
+        """Look at the clock, before the learning rate of the next step is chosen."""
+        self.elapsed = time.monotonic() - self.start
+        if args.world_size > 1:
+            slowest = torch.tensor(self.elapsed, device=args.device)
+            torch.distributed.all_reduce(slowest, torch.distributed.ReduceOp.MAX)
+            self.elapsed = float(slowest)
+        state.stateful_callbacks[self.KEPT] = {"elapsed": self.elapsed}
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Stop when the time is over, with what comes after the last step."""

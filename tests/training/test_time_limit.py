@@ -10,19 +10,20 @@ from modeling_omni_vision.training import callbacks
 from modeling_omni_vision.training.arguments import OmniVisionTrainingArguments
 
 
-def trained(monkeypatch, seconds_of_a_step, kind="linear", **strategies):
+def trained(monkeypatch, seconds_of_a_step, kind="linear", kept=None, steps=100, **options):
     """Learning rates of up to a hundred steps with a limit of 50 seconds, and what the last of them asks for."""
     clock = SimpleNamespace(now=1000.0)
     monkeypatch.setattr(callbacks.time, "monotonic", lambda: clock.now)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     scheduler = get_scheduler(kind, optimizer, num_warmup_steps=10, num_training_steps=100)
     limit, control = callbacks.TimeLimitCallback(50.0, scheduler), TrainerControl()
-    args = SimpleNamespace(**{"eval_strategy": "steps", "save_strategy": "steps", **strategies})
-    state, rates = SimpleNamespace(max_steps=100), []
+    args = SimpleNamespace(**{"eval_strategy": "steps", "save_strategy": "steps", "world_size": 1, **options})
+    state, rates = SimpleNamespace(max_steps=100, stateful_callbacks={} if kept is None else kept), []
     limit.on_train_begin(args, state)
-    for _ in range(100):
+    for _ in range(steps):
         rates.append(scheduler.get_last_lr()[0])
         clock.now += seconds_of_a_step
+        limit.on_pre_optimizer_step(args, state)
         optimizer.step()
         scheduler.step()
         limit.on_step_end(args, state, control)
@@ -53,6 +54,20 @@ def test_what_is_never_evaluated_or_saved_is_not_at_the_end_either(monkeypatch):
     assert control.should_training_stop
     assert not control.should_evaluate
     assert not control.should_save
+
+
+def test_a_resumed_run_has_what_is_left_of_the_time(monkeypatch):
+    kept = {}
+    trained(monkeypatch, 2.0, kept=kept, steps=20)
+    rates, control = trained(monkeypatch, 2.0, kept=kept)
+    assert len(rates) == 6
+    assert control.should_training_stop
+
+
+def test_processes_end_together_by_the_slowest_clock(monkeypatch):
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda elapsed, operation: elapsed.fill_(50.0))
+    _, control = trained(monkeypatch, 0.0, world_size=2, device="cpu")
+    assert control.should_training_stop
 
 
 @pytest.mark.parametrize("minutes", [-1.0, float("nan")])
