@@ -29,6 +29,7 @@ from modeling_omni_vision.configuration_omni_vision import OmniVisionConfig
 from modeling_omni_vision.data.stored_images import open_stored
 from modeling_omni_vision.data.synthetic.scene_questions import MOST_OBJECTS
 from modeling_omni_vision.image_processing_omni_vision import OmniVisionImageProcessor
+from modeling_omni_vision.interop import load_image_processor, load_vision_tower
 from modeling_omni_vision.modeling_omni_vision import OmniVisionModel
 from modeling_omni_vision.training.arguments import OmniVisionTrainingArguments, read_fields
 from modeling_omni_vision.training.optimizer import parameter_groups
@@ -49,6 +50,7 @@ LAST: dict[str, tuple[int, ...]] = {"colours": (), "shapes": (), "places": (2,),
 class PatchArguments:
     """The vision tower to train."""
 
+    model: str | None = option("Checkpoint whose vision tower is trained further; by default a new one.", None)
     config: str = option(
         "Fields of OmniVisionConfig, as JSON; without dropout by default.",
         '{"image_size": 64, "patch_size": 8, "num_attention_heads": 4}',
@@ -212,8 +214,8 @@ class PatchRun(TrainingRun):
         Raises:
             ValueError: for patches that drawn scenes cannot be cut into.
         """
-        plain = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-        config = OmniVisionConfig(**{**plain, **read_fields("config", self.recipe.config)})
+        tower, processor = tower_of(self.recipe)
+        config = tower.config
         (height, width), (patch, across) = config.image_size_hw, config.patch_size_hw
         if height != width or patch != across or config.num_channels != 3:
             raise ValueError(
@@ -222,14 +224,14 @@ class PatchRun(TrainingRun):
             )
         with self.args.main_process_first(desc="drawing scenes"):
             self.data = draw_scene_patches(patch, size=height, sizes={**SCENE_SIZES, "train": self.recipe.scenes})
-        self.processor = OmniVisionImageProcessor(size={"height": height, "width": width}, num_channels=3)
+        self.processor = processor
         self.args.label_names = list(LABELS)
         changes = {"train": (self.recipe.flip, self.recipe.grey)}
         self.scenes = {
             name: PatchScenes(rows, self.processor, *changes.get(name, ())) for name, rows in self.data.items()
         }
         trainer = PatchTrainer(
-            PatchTeacher(OmniVisionModel(config)),
+            PatchTeacher(tower),
             args=self.args,
             data_collator=_as_batch,
             train_dataset=self.scenes["train"],
@@ -266,6 +268,18 @@ class PatchRun(TrainingRun):
     def measure(self) -> dict[str, Any]:
         """Return the scores of the heads, which are not saved."""
         return {"patches": self.scores}
+
+
+def tower_of(recipe: PatchArguments) -> tuple[OmniVisionModel, OmniVisionImageProcessor]:
+    """Return a new vision tower, or that of a checkpoint, and its image processor."""
+    if recipe.model is not None:
+        tower = load_vision_tower(recipe.model, dtype=torch.float32)
+        return tower, load_image_processor(recipe.model)
+    plain = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    config = OmniVisionConfig(**{**plain, **read_fields("config", recipe.config)})
+    height, width = config.image_size_hw
+    processor = OmniVisionImageProcessor(size={"height": height, "width": width}, num_channels=3)
+    return OmniVisionModel(config), processor
 
 
 def _as_batch(rows: Any) -> Any:
