@@ -31,7 +31,6 @@ from .stored_images import raw_pixels
 logger = logging.getLogger(__name__)
 
 MEMORY_LIMIT = 2**30  # bytes of decoded images of the model's size; Fashion-MNIST needs 47 MB
-BY_ALL = {"shared": True, "allow_broken": True}  # options of an `ImageDataset` that all processes of a run make
 DECODING_CHUNK = 512  # rows that are taken out of the dataset at once, of which `HELD` are decoded at once
 HELD = 32
 PROBED = 16  # rows that say whether decoded images can be kept at all
@@ -54,11 +53,11 @@ class ImageDataset(WithEpoch, TorchDataset):
         processor: Decides channels, background, size and normalisation.
         augmentation: Random changes, for training only.
         memory_limit: Keep as many decoded images in memory as take no more bytes than this.
-        shared: Keep them once for all processes of this machine that train together, each of which makes this dataset.
-        allow_broken: Let an image that cannot be read raise only when it is asked for; `states` says which these are.
+        of_run: All processes that train together make this dataset: those of a machine keep the images once, and what
+            cannot be read raises only when it is asked for. `states` says what it is, for `leave_out_unreadable`.
 
     Raises:
-        ImageReadError: for the first image among those to keep that cannot be read, unless that is allowed.
+        ImageReadError: for the first image among those to keep that cannot be read, unless it is of a run.
     """
 
     def __init__(
@@ -67,17 +66,16 @@ class ImageDataset(WithEpoch, TorchDataset):
         processor: OmniVisionImageProcessor,
         augmentation: Augmentation | None = None,
         memory_limit: int = MEMORY_LIMIT,
-        shared: bool = False,
-        allow_broken: bool = False,
+        of_run: bool = False,
     ) -> None:
         super().__init__()
         self.dataset, self.processor, self.augmentation = dataset, processor, augmentation
         labelled = "label" in dataset.column_names
         self.labels = torch.from_numpy(label_array(dataset)) if labelled else torch.zeros(len(dataset)).long()
         self._crops = augmentation is not None and augmentation.crop is not None
-        self._memory, self.states = self._decode_what_fits(memory_limit, shared)
+        self._memory, self.states = self._decode_what_fits(memory_limit, of_run)
         self._is_kept = torch.from_numpy(self.states == KEPT)
-        if not allow_broken and BROKEN in self.states:
+        if not of_run and BROKEN in self.states:
             self._read([int(np.argmax(self.states == BROKEN))])
         self._changed: tuple[int, torch.Tensor] | None = None
 
@@ -401,4 +399,4 @@ def _stacked(images: list[torch.Tensor]) -> torch.Tensor:
     return torch.stack(images if one_type else [image.float() for image in images])
 
 
-__all__ = ["BY_ALL", "ImageCollator", "ImageDataset", "joined", "moved_to_device", "normalised"]
+__all__ = ["ImageCollator", "ImageDataset", "joined", "moved_to_device", "normalised"]

@@ -12,7 +12,7 @@ from datasets import Dataset, DatasetDict
 from ..configuration_omni_vision import PROBABILITIES, OmniVisionConfig
 from ..data.augmentation import Augmentation
 from ..data.hold_out import save_splits
-from ..data.image_dataset import BY_ALL, MEMORY_LIMIT, ImageCollator, ImageDataset, moved_to_device
+from ..data.image_dataset import MEMORY_LIMIT, ImageCollator, ImageDataset, moved_to_device
 from ..data.label_lists import has_label_lists, label_names
 from ..data.sources import load_images
 from ..evaluation.evaluate import class_names, draw_all, load_classifier, measure, predict
@@ -79,7 +79,7 @@ class ClassificationRun(TrainingRun):
 
         def images(data: DatasetDict) -> tuple[ImageDataset, ImageDataset]:
             train = training_images(recipe, args, data["train"], processor)
-            return train, ImageDataset(data["validation"], processor, memory_limit=limit, **BY_ALL)
+            return train, ImageDataset(data["validation"], processor, memory_limit=limit, of_run=True)
 
         train, validation = self.read_images(data, images)
         if moved_to_device(recipe.images_on_device, (train, validation), args.device, args.dataloader_num_workers):
@@ -290,7 +290,7 @@ def training_images(
         seed=args.data_seed if args.data_seed is not None else args.seed,
     )
     limit = 0 if args.dry_run else MEMORY_LIMIT
-    return ImageDataset(train, processor, augmentation, memory_limit=limit, **BY_ALL)
+    return ImageDataset(train, processor, augmentation, memory_limit=limit, of_run=True)
 
 
 def _recommend_eager_attention(model: OmniVisionForImageClassification, args: OmniVisionTrainingArguments) -> None:

@@ -13,7 +13,7 @@ from transformers import EvalPrediction
 from ..configuration_omni_vision import OmniVisionConfig
 from ..data.augmentation import Augmentation
 from ..data.hold_out import save_splits
-from ..data.image_dataset import BY_ALL, MEMORY_LIMIT, ImageDataset, moved_to_device
+from ..data.image_dataset import MEMORY_LIMIT, ImageDataset, moved_to_device
 from ..data.sources import load_unlabelled
 from ..image_processing_omni_vision import OmniVisionImageProcessor
 from ..interop import load_image_processor, load_vision_config, load_vision_tower
@@ -130,8 +130,8 @@ class PretrainRun(TrainingRun):
             flip=recipe.flip,
             seed=self.args.data_seed,
         )
-        train = ImageDataset(data["train"], processor, augmentation, memory_limit=limit, **BY_ALL)
-        return train, ImageDataset(data["validation"], processor, memory_limit=limit, **BY_ALL)
+        train = ImageDataset(data["train"], processor, augmentation, memory_limit=limit, of_run=True)
+        return train, ImageDataset(data["validation"], processor, memory_limit=limit, of_run=True)
 
     def save(self) -> None:
         """Write the model, and which files were held out of training."""

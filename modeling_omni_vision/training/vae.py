@@ -16,7 +16,7 @@ from ..configuration_omni_vision import OmniVisionConfig
 from ..configuration_omni_vision_vae import OmniVisionVAEConfig, OmniVisionVAEDecoderConfig
 from ..data.augmentation import Augmentation
 from ..data.hold_out import save_splits
-from ..data.image_dataset import BY_ALL, MEMORY_LIMIT, ImageCollator, ImageDataset
+from ..data.image_dataset import MEMORY_LIMIT, ImageCollator, ImageDataset
 from ..data.sources import load_unlabelled
 from ..evaluation.bounds import measure_bounds
 from ..evaluation.test_split import open_test_split
@@ -148,8 +148,8 @@ class VaeRun(TrainingRun):
         recipe, limit = self.recipe, 0 if self.args.dry_run else MEMORY_LIMIT
         changes = {"max_translate": recipe.max_translate, "flip": recipe.flip, "seed": self.args.data_seed}
         augmentation = Augmentation(len(data["train"]), (processor.size["height"], processor.size["width"]), **changes)
-        train = ImageDataset(data["train"], processor, augmentation, limit, **BY_ALL)
-        return train, ImageDataset(data["validation"], processor, memory_limit=limit, **BY_ALL)
+        train = ImageDataset(data["train"], processor, augmentation, limit, of_run=True)
+        return train, ImageDataset(data["validation"], processor, memory_limit=limit, of_run=True)
 
     def describe(self) -> dict[str, Any]:
         """Return the command with its arguments, the dataset, and the best losses on validation."""

@@ -10,7 +10,7 @@ from datasets import load_from_disk
 from torch.utils.data import DataLoader, Subset
 
 from modeling_omni_vision.data import shared_memory
-from modeling_omni_vision.data.image_dataset import BY_ALL, ImageCollator, ImageDataset
+from modeling_omni_vision.data.image_dataset import ImageCollator, ImageDataset
 from modeling_omni_vision.image_processing_omni_vision import OmniVisionImageProcessor
 
 
@@ -26,7 +26,7 @@ def main(folder: str, place: str) -> None:
         shared_memory._new_file = lambda size: None
     torch.distributed.init_process_group("gloo")
     processor = OmniVisionImageProcessor(size={"height": 8, "width": 8})
-    images = ImageDataset(load_from_disk(f"{folder}/rows"), processor, **BY_ALL)
+    images = ImageDataset(load_from_disk(f"{folder}/rows"), processor, of_run=True)
     sources = range(len(images) - 1)  # the last cannot be read
     loader = DataLoader(Subset(images, sources), 64, collate_fn=ImageCollator(processor), num_workers=1)
     batches = [batch["pixel_values"] for batch in loader]

@@ -108,7 +108,7 @@ def test_an_odd_or_broken_image_costs_only_itself_wherever_it_is(tmp_path, min_c
         (tmp_path / f"{row}.png").write_bytes(b"no image")
     processor = OmniVisionImageProcessor(size={"height": 8, "width": 8})
     augmentation = Augmentation(num_images, (8, 8), min_crop_scale=min_crop_scale)
-    images = ImageDataset(dataset, processor, augmentation, allow_broken=True)
+    images = ImageDataset(dataset, processor, augmentation, of_run=True)
     expected = np.full(num_images, KEPT)
     expected[[*broken]], expected[[*deep]] = BROKEN, READABLE
     expected[[*large]] = READABLE if min_crop_scale else KEPT  # crops are cut out of the original
@@ -119,7 +119,7 @@ def test_an_odd_or_broken_image_costs_only_itself_wherever_it_is(tmp_path, min_c
     with pytest.raises(ValueError, match=r"row 2 .*2\.png"):
         ImageDataset(dataset, processor, augmentation)
     # Past the limit, what fits stays.
-    few = ImageDataset(dataset, processor, augmentation, memory_limit=30 * 3 * 8 * 8 + 1, allow_broken=True)
+    few = ImageDataset(dataset, processor, augmentation, memory_limit=30 * 3 * 8 * 8 + 1, of_run=True)
     assert few.states.tolist() == [*expected[:30], *[UNSEEN] * (num_images - 30)]
 
 

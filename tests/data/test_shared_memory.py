@@ -112,5 +112,5 @@ def test_two_processes_see_the_same_images_in_one_memory(tmp_path, place, files)
     assert seen[0]["states"] == seen[1]["states"] == [KEPT] * 1299 + [BROKEN]
     assert (seen[0]["written"], seen[1]["written"] == 7) == (7, files == 1)
     processor = OmniVisionImageProcessor(size={"height": 8, "width": 8})
-    batch = ImageCollator(processor)(ImageDataset(rows, processor, allow_broken=True).__getitems__(range(1299)))
+    batch = ImageCollator(processor)(ImageDataset(rows, processor, of_run=True).__getitems__(range(1299)))
     assert seen[0]["pixels"] == seen[1]["pixels"] == float(batch["pixel_values"].double().sum())
