@@ -236,14 +236,12 @@ class ImageDataset(WithEpoch, TorchDataset):
                 self._keep(range(start + first, start + first + len(some)), some, images, states)
 
         starts, done = range(0, len(images), DECODING_CHUNK)[memory.process :: memory.processes], False
+        bar = {"desc": "Reading images", "total": len(starts), "delay": 2, "disable": memory.process > 0}
+        # Pillow and torch let other threads run while they work.
+        workers = max(1, (os.cpu_count() or 1) // memory.processes) if parallel else 1
         try:
-            # Pillow and torch let other threads run while they work.
-            with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // memory.processes) if parallel else 1) as threads:
-                list(
-                    tqdm(
-                        threads.map(decode, starts), "Reading images", len(starts), delay=2, disable=memory.process > 0
-                    )
-                )
+            with ThreadPoolExecutor(workers) as threads:
+                list(tqdm(threads.map(decode, starts), **bar))
             done = True
         finally:
             others_failed = memory.wait(failed=not done)
