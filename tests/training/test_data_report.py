@@ -62,7 +62,7 @@ def test_a_run_leaves_out_what_is_broken_and_evaluation_finds_its_splits_when_fi
 
 def test_what_is_decoded_to_be_trained_on_is_not_read_for_the_check_too(arguments, folder, monkeypatch):
     checked, reason = [], integrity._reason
-    monkeypatch.setattr(integrity, "_reason", lambda source, how: checked.append(source["path"]) or reason(source, how))
+    monkeypatch.setattr(integrity, "_reason", lambda one, how: checked.append(one["path"]) or reason(one, how))
     recipe, args = arguments(dataset=str(folder), on_error="skip", do_predict=False)
     ClassificationRun(recipe, args).build()
     assert checked == [str(folder / "dark" / "07.png")]  # to say why it cannot be read
