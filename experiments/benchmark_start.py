@@ -1,11 +1,13 @@
-"""Training of two builds side by side on the CPU: from the end of imports to the first step, memory, speed of steps.
+"""Training of builds side by side on the CPU: from the end of imports to the first step, memory, speed of steps.
 
-    git worktree add ../before COMMIT
-    python -m experiments.benchmark_start --builds ../before . --output docs/start.json
+    git worktree add ../COMMIT COMMIT
+    python -m experiments.benchmark_start --builds ../COMMIT . --output docs/start.json
 
 Every figure is of a process of its own; the builds take turns. CPU seconds count, in which other programs do not, of
 all threads and children. The images (PNG, 32 x 32, ten classes) are drawn into a temporary folder. Peak memory is what
-the process holds before the first step beyond what it held after its imports, relative to the bytes of the images.
+the process holds before the first step beyond what it held after its imports. Some of that does not depend on the
+number of images (the model, its optimizer, modules imported late): what each image adds is the difference to a folder
+of half as many, relative to its decoded bytes.
 """
 
 import json
@@ -89,7 +91,8 @@ def measure(build: Path, words: Sequence[str], warm: int, threads: int) -> dict[
     """Return what one process of a build measures."""
     environment = {**os.environ, "PYTHONPATH": str(build.resolve()), "OMP_NUM_THREADS": str(threads)}
     with tempfile.TemporaryDirectory() as folder:
-        environment |= {"HF_DATASETS_CACHE": f"{folder}/cache"}
+        # Nothing is remembered of an earlier run.
+        environment |= {"HF_DATASETS_CACHE": f"{folder}/cache", "HF_HOME": f"{folder}/home", "HF_HUB_OFFLINE": "1"}
         command = [sys.executable, "-W", "ignore", "-c", MEASURED, str(warm), *words, "--output_dir", f"{folder}/run"]
         done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, check=False)
     if done.returncode:
@@ -97,17 +100,26 @@ def measure(build: Path, words: Sequence[str], warm: int, threads: int) -> dict[
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def ratio(runs: dict[str, list[dict[str, float]]], name: str) -> float:
-    """Return the median over rounds of the second build's figure relative to the first's."""
-    first, second = runs.values()
-    return statistics.median(after[name] / before[name] for before, after in zip(first, second, strict=True))
+Runs = dict[str, list[dict[str, float]]]
 
 
-def measure_builds(
-    builds: Sequence[Path], words: Sequence[str], warm: int, rounds: int, threads: int
-) -> dict[str, list[dict[str, float]]]:
-    """Return what both builds measure, in turns."""
-    runs: dict[str, list[dict[str, float]]] = {build.resolve().name: [] for build in builds}
+def ratios(runs: Runs, name: str) -> dict[str, float]:
+    """Return the median over rounds of a figure of each build relative to that of the first."""
+    first = next(iter(runs.values()))
+    return {
+        build: statistics.median(after[name] / before[name] for before, after in zip(first, some, strict=True))
+        for build, some in runs.items()
+    }
+
+
+def least_mb(runs: Runs) -> dict[str, float]:
+    """Return the least memory that each build adds: what a thread takes at the same time is chance."""
+    return {build: min(run["added_mb"] for run in some) for build, some in runs.items()}
+
+
+def measure_builds(builds: Sequence[Path], words: Sequence[str], warm: int, rounds: int, threads: int) -> Runs:
+    """Return what all builds measure, in turns."""
+    runs: Runs = {build.resolve().name: [] for build in builds}
     for _ in range(rounds):
         for build in builds:
             runs[build.resolve().name].append(measure(build, words, warm, threads))
@@ -119,7 +131,7 @@ def measure_builds(
 class StartArguments:
     """What to measure."""
 
-    builds: list[Path] = option("Two checkouts: the build before, and the one that is compared with it.")
+    builds: list[Path] = option("Checkouts: the build before, and those that are compared with it.")
     images: int = option("Images of the folder.", 40_000)
     rounds: int = option("Processes of each build.", 3)
     steps: int = option("Steps whose speed is measured; 0 for the start alone.", 0)
@@ -130,26 +142,30 @@ class StartArguments:
 @program
 def main(argv: Sequence[str]) -> None:
     args = parse(StartArguments, argv)
-    if len({build.resolve().name for build in args.builds}) != 2:
-        raise ValueError(f"--builds are two folders of different names, got {[*map(str, args.builds)]}. Correct them.")
+    if not 1 < len({build.resolve().name for build in args.builds}) == len(args.builds):
+        raise ValueError(
+            f"--builds are two or more folders of different names, got {[*map(str, args.builds)]}. Correct them."
+        )
     config = {"image_size": SIDE, "patch_size": 4, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     warm = min(20, args.steps) if args.steps else 1
-    with tempfile.TemporaryDirectory() as folder:
+    words = ["--config", json.dumps(config | {"attn_implementation": "eager"})]
+    words += ["--max_steps", str(warm + args.steps), "--per_device_train_batch_size", "64"]
+    words += ["--eval_strategy", "no", "--save_strategy", "no", "--do_predict", "false", "--disable_tqdm", "true"]
+    words += ["--muon_learning_rate", "0.02", "--ema_decay", "0.99", "--learning_rate", "1e-3", "--flip", "true"]
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as half:
         draw_images(Path(folder), args.images)
-        words = ["--dataset", folder, "--config", json.dumps(config | {"attn_implementation": "eager"})]
-        words += ["--max_steps", str(warm + args.steps), "--per_device_train_batch_size", "64"]
-        words += ["--eval_strategy", "no", "--save_strategy", "no", "--do_predict", "false", "--disable_tqdm", "true"]
-        words += ["--muon_learning_rate", "0.02", "--ema_decay", "0.99", "--learning_rate", "1e-3", "--flip", "true"]
-        runs = measure_builds(args.builds, words, warm, args.rounds, args.threads)
+        draw_images(Path(half), args.images // 2)
+        runs = measure_builds(args.builds, [*words, "--dataset", folder], warm, args.rounds, args.threads)
+        fewer = measure_builds(args.builds, [*words, "--dataset", half], warm, args.rounds, args.threads)
     cache_mb = args.images * SIDE * SIDE * 3 / 2**20
+    whole, part = least_mb(runs), least_mb(fewer)
     found: dict[str, Any] = {
-        "start_relative": ratio(runs, "start_cpu_seconds"),
-        "added_mb_by_cache": {
-            name: statistics.median(run["added_mb"] for run in some) / cache_mb for name, some in runs.items()
-        },
+        "start_relative": ratios(runs, "start_cpu_seconds"),
+        "added_mb_by_cache": {name: (whole[name] - part[name]) / (cache_mb / 2) for name in runs},
+        "fixed_mb": {name: 2 * part[name] - whole[name] for name in runs},
     }
     if args.steps:
-        found["speed_relative"] = ratio(runs, "images_per_cpu_second")
+        found["speed_relative"] = ratios(runs, "images_per_cpu_second")
     command = recorded_command("python", ["-m", "experiments.benchmark_start", *argv])
     write_json(
         args.output,
@@ -159,6 +175,7 @@ def main(argv: Sequence[str]) -> None:
             "threads": args.threads,
             "cache_mb": cache_mb,
             "runs": runs,
+            "runs_of_half": fewer,
             **found,
             "command": command,
         },

@@ -7,6 +7,7 @@ Blocks stand between lines that hold `begin NAME` and `end NAME`; single numbers
 import argparse
 import json
 import re
+import statistics
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
@@ -87,6 +88,27 @@ def embedding(record: Mapping[str, Any]) -> str:
         f"Least cosine with torch in float32 on {record['engines']['images']:,} images, and share of the same nearest "
         f"image: {engines}."
     )
+
+
+def start() -> str:
+    """List what the start of training on a folder costs in builds, the first of which the others are compared with."""
+    found = read("docs/start.json")
+    rounds = len(next(iter(found["runs"].values())))
+    rows = [
+        {
+            "build": name,
+            "seconds": statistics.median(run["start_cpu_seconds"] for run in runs),
+            **{key: found[key][name] for key in ("start_relative", "added_mb_by_cache", "fixed_mb")},
+        }
+        for name, runs in found["runs"].items()
+    ]
+    made = table(
+        "build = {build} | >CPU s to the first step = {seconds:.1f} | >relative = {start_relative:.2f} | "
+        ">MB held by a MB of images = {added_mb_by_cache:.2f} | >MB beside = {fixed_mb:.0f}",
+        rows,
+    )
+    about = f"{found['machine']['cpu']}, {found['threads']} thread(s), shared; medians of {rounds} rounds"
+    return f"{made}\n\n{found['images']:,} PNG of 32 x 32 pixels; {about}."
 
 
 def embedding_storage() -> str:
@@ -527,6 +549,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
         ">float32 step, ms = {step_ms[float32]:.0f} | >waits = {share_waiting[float32]:.1%}",
         read(BENCHMARK_BEFORE)["data"],
     ),
+    "start": start,
     "step_attention": lambda: table(
         ">tokens = {tokens} | >batch = {batch_size} | precision = {dtype} | >eager ms = {cpu_ms[eager]:.1f} | "
         ">sdpa ms = {cpu_ms[sdpa]:.1f} | >speed of eager by sdpa = {eager_relative_to_sdpa:.2f}",

@@ -1,13 +1,15 @@
 """From rows of images to batches of `pixel_values`, by the image processor's own policy.
 
 `ImageDataset` decodes, resizes and (in training) augments; what fits stays in memory, or on the GPU, as it is after
-resizing. `ImageCollator` normalises a whole batch at once and mixes it. Without augmentation the pixels are exactly
-those of the image processor.
+resizing, once for all processes of a machine. `ImageCollator` normalises a whole batch at once and mixes it. Without
+augmentation the pixels are exactly those of the image processor.
 """
 
+import contextlib
 import logging
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
@@ -16,17 +18,24 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch.utils.data import Dataset as TorchDataset
+from tqdm.auto import tqdm  # not that of transformers, whose bars commands switch off
 
 from ..image_processing_omni_vision import ImageReadError, OmniVisionImageProcessor
 from .augmentation import Augmentation, Rows, WithEpoch
+from .integrity import BROKEN, KEPT, READABLE
 from .label_lists import label_array
+from .shared_memory import SharedBytes, allocate
 from .stored_images import raw_pixels
 
 
 logger = logging.getLogger(__name__)
 
 MEMORY_LIMIT = 2**30  # bytes of decoded images of the model's size; Fashion-MNIST needs 47 MB
-DECODING_CHUNK = 512
+DECODING_CHUNK = 512  # rows that are taken out of the dataset at once, of which `HELD` are decoded at once
+HELD = 32
+PROBED = 16  # rows that say whether decoded images can be kept at all
+# Pixels of an image below which a second thread makes decoding slower: Python's lock is held most of the time.
+SMALL = 64 * 64
 # What images on a GPU may take of its free memory: they, an epoch of changed ones, and what changing them needs.
 COPIES_ON_DEVICE, SHARE_OF_DEVICE = 4, 0.5
 
@@ -44,6 +53,11 @@ class ImageDataset(WithEpoch, TorchDataset):
         processor: Decides channels, background, size and normalisation.
         augmentation: Random changes, for training only.
         memory_limit: Keep as many decoded images in memory as take no more bytes than this.
+        of_run: All processes that train together make this dataset: those of a machine keep the images once, and what
+            cannot be read raises only when it is asked for. `states` says what it is, for `leave_out_unreadable`.
+
+    Raises:
+        ImageReadError: for the first image among those to keep that cannot be read, unless it is of a run.
     """
 
     def __init__(
@@ -52,14 +66,17 @@ class ImageDataset(WithEpoch, TorchDataset):
         processor: OmniVisionImageProcessor,
         augmentation: Augmentation | None = None,
         memory_limit: int = MEMORY_LIMIT,
+        of_run: bool = False,
     ) -> None:
         super().__init__()
         self.dataset, self.processor, self.augmentation = dataset, processor, augmentation
         labelled = "label" in dataset.column_names
         self.labels = torch.from_numpy(label_array(dataset)) if labelled else torch.zeros(len(dataset)).long()
         self._crops = augmentation is not None and augmentation.crop is not None
-        self._is_kept = torch.zeros(len(dataset), dtype=torch.bool)
-        self._memory = self._decode_what_fits(memory_limit)
+        self._memory, self.states = self._decode_what_fits(memory_limit, of_run)
+        self._is_kept = torch.from_numpy(self.states == KEPT)
+        if not of_run and BROKEN in self.states:
+            self._read([int(np.argmax(self.states == BROKEN))])
         self._changed: tuple[int, torch.Tensor] | None = None
 
     def __len__(self) -> int:
@@ -182,35 +199,70 @@ class ImageDataset(WithEpoch, TorchDataset):
             )
         return size["height"], size["width"]
 
-    def _decode_what_fits(self, limit: int) -> torch.Tensor:
+    def _decode_what_fits(self, limit: int, shared: bool) -> tuple[torch.Tensor, np.ndarray]:
         """Decode rows (N, C, H, W) from the first on, as many as fit; others are decoded again each time.
 
-        So are images of another type or number of channels than the first, and, where random crops are cut out of the
-        original (out of its small copy they would be blurred), those of another size than the model's.
+        So are images of another type or number of channels than most, and, where random crops are cut out of the
+        original (out of its small copy they would be blurred), those of another size than the model's. Returns also
+        the state of each row of the dataset: what it was found to be.
         """
-        size = self._size()
-        # Without a limit to fill nothing is read at all.
-        channels = self._read([0])[0].shape[0] if limit else 1
-        shape = (min(len(self), limit // (channels * math.prod(size))), channels, *size)
-        memory = torch.empty(shape, dtype=torch.uint8)
+        probes, size, states = self._probes() if limit else [], self._size(), np.zeros(len(self), np.uint8)
+        fitting = Counter(len(image) for image in probes if _fits(image, (len(image), *size)) or not self._crops)
+        if not fitting:
+            return torch.empty(0, 1, *size, dtype=torch.uint8), states
+        shape = (fitting.most_common(1)[0][0], *size)
+        count = min(len(self), limit // math.prod(shape))
+        memory = allocate(count * (math.prod(shape) + 1), shared)
+        images, found = memory.content[count:].reshape(count, *shape), memory.content[:count]
+        self._fill(images, found, memory, max(image[0].numel() for image in probes) > SMALL)
+        states[:count] = found
+        return torch.from_numpy(images), states
 
-        def decode(start: int) -> int:
-            rows = range(start, min(start + DECODING_CHUNK, len(memory)))
-            # Pillow and torch let other threads run while they work.
-            images = self._read(rows, do_resize=not self._crops)
-            fitting = [row for row, image in zip(rows, images, strict=True) if _fits(image, shape[1:])]
-            if fitting:
-                memory[fitting] = torch.stack([images[row - start] for row in fitting])
-                self._is_kept[fitting] = True
-            return len(fitting)
+    def _probes(self) -> list[torch.Tensor]:
+        """Return some images of 8 bits, not resized, from the whole of the dataset."""
+        found = list[torch.Tensor]()
+        for row in sorted({*np.linspace(0, max(len(self) - 1, 0), PROBED, dtype=int).tolist()}) if len(self) else ():
+            with contextlib.suppress(ImageReadError):
+                found += self._read([row], do_resize=False)
+        return [image for image in found if image.dtype == torch.uint8]
 
-        starts = range(0, len(memory), DECODING_CHUNK)
-        # A first chunk of which nothing fits says what the others will be.
-        if not starts or not decode(0):
-            return memory[:0]
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
-            list(threads.map(decode, starts[1:]))
-        return memory
+    def _fill(self, images: np.ndarray, states: np.ndarray, memory: SharedBytes, parallel: bool) -> None:
+        """Decode this process's part of the images, and wait for the others."""
+
+        def decode(start: int) -> None:
+            sources = self.dataset[start : min(start + DECODING_CHUNK, len(images))]["image"]
+            for first in range(0, len(sources), HELD):
+                some = sources[first : first + HELD]
+                self._keep(range(start + first, start + first + len(some)), some, images, states)
+
+        starts, done = range(0, len(images), DECODING_CHUNK)[memory.process :: memory.processes], False
+        bar = {"desc": "Reading images", "total": len(starts), "delay": 2, "disable": memory.process > 0}
+        # Pillow and torch let other threads run while they work.
+        workers = max(1, (os.cpu_count() or 1) // memory.processes) if parallel else 1
+        try:
+            with ThreadPoolExecutor(workers) as threads:
+                list(tqdm(threads.map(decode, starts), **bar))
+            done = True
+        finally:
+            others_failed = memory.wait(failed=not done)
+        if others_failed:
+            raise ValueError("Another process could not read the images: see its message.")
+
+    def _keep(self, rows: Sequence[int], sources: list[Any], images: np.ndarray, states: np.ndarray) -> None:
+        try:
+            found = self._read_sources(rows, sources, do_resize=not self._crops)
+        except ImageReadError:
+            if len(rows) == 1:
+                states[rows[0]] = BROKEN
+            else:  # one that cannot be read costs only itself
+                for row, source in zip(rows, sources, strict=True):
+                    self._keep([row], [source], images, states)
+            return
+        for row, image in zip(rows, found, strict=True):
+            fits = _fits(image, images.shape[1:])
+            states[row] = KEPT if fits else READABLE
+            if fits:
+                images[row] = image.numpy()
 
 
 class Normaliser:

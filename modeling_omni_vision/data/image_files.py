@@ -69,6 +69,12 @@ class LeftOut:
         if len(names) < NAMED:
             names.append(displayed(file.name))
 
+    def update(self, other: "LeftOut") -> None:
+        """Count what another has counted."""
+        self.counts += other.counts
+        for reason, names in other.names.items():
+            self.names[reason] = [*self.names.get(reason, []), *names][:NAMED]
+
     def __str__(self) -> str:
         """All reasons in one line, the most frequent first: `3 .txt (a.txt, b.txt ...), 1 .heic (...)`."""
         parts = []
@@ -116,9 +122,7 @@ def find_images(places: Iterable[str | Path], exclude: Collection[Path] = ()) ->
 
 def images_below(place: Path, left_out: LeftOut, closed: frozenset[str] = frozenset()) -> Iterator[Path]:
     """Yield the images below a folder, sorted, and count the other files; `closed` are real paths not to enter."""
-    for file in files_below(place, left_out, closed):
-        if is_image(file, left_out):
-            yield file
+    return (file for file in files_below(place, left_out, closed) if is_image(file, left_out))
 
 
 def is_image(file: Path, left_out: LeftOut) -> bool:
@@ -152,12 +156,12 @@ def files_below(
         return
     for name, kind in kinds.items():
         if kind == "file":
-            yield Path(place, name)
+            yield place / name  # in Python 3.11 three times as fast as `Path(place, name)`
         elif kind != "folder":
-            left_out.add(kind, Path(place, name))
+            left_out.add(kind, place / name)
     for name, kind in kinds.items():
         if kind == "folder":
-            yield from files_below(Path(place, name), left_out, closed | {real}, named=False)
+            yield from files_below(place / name, left_out, closed | {real}, named=False)
 
 
 def holds_results(names: Iterable[str]) -> bool:

@@ -11,15 +11,26 @@
 """
 
 import logging
+import os
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow as pa
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 
-from .image_files import WITHOUT_IMAGES, LeftOut, displayed, holds_results, images_below, is_ignored, stored_path
+from .image_files import (
+    WITHOUT_IMAGES,
+    LeftOut,
+    displayed,
+    holds_results,
+    images_below,
+    is_ignored,
+    is_image,
+    stored_path,
+)
 
 
 logger = logging.getLogger(__name__)
@@ -108,40 +119,45 @@ def split_files(place: Path, suffix: str, files: Sequence[Path] | None = None) -
     return {split: [file for file in files if splits[names[file]] == split] for split in {*splits.values()}}
 
 
-def resolve_images(folder: Path, left_out: LeftOut | None = None) -> tuple[list[ImageRow], LeftOut]:
+def resolve_images(
+    folder: Path, left_out: LeftOut | None = None, files: Iterable[Path] | None = None
+) -> tuple[list[ImageRow], LeftOut]:
     """Return every image below a folder once, with its class and split, by the rules at the top of this file.
+
+    `files` are those below the folder, where they are known.
 
     Raises:
         ValueError: for splits as in `assign_splits`, two folders of one split, or splits within each class.
     """
-    left_out, files = LeftOut() if left_out is None else left_out, dict[str, list[tuple[Path, tuple[str, ...]]]]()
-    for file in images_below(folder, left_out):
-        parents = file.relative_to(folder).parts[:-1]
-        files.setdefault(displayed(parents[0]) if parents else "", []).append((file, parents))
-    strays = files.pop("", [])
-    splits = assign_splits(files, repr(displayed(folder)))
-    named = any(map(split_of, files))
+    left_out, places = LeftOut() if left_out is None else left_out, dict[Path, list[Path]]()
+    images = images_below(folder, left_out) if files is None else (file for file in files if is_image(file, left_out))
+    for file in images:
+        places.setdefault(file.parent, []).append(file)
+    # Folder by folder: there are fewer of them than of images.
+    parents = {place: place.relative_to(folder).parts for place in places}
+    names = [*dict.fromkeys(displayed(above[0]) for above in parents.values() if above)]
+    splits = assign_splits(names, repr(displayed(folder)))
+    named = any(map(split_of, names))
     if named and len({*splits.values()}) < len(splits):
         twice = sorted(name for name in splits if [*splits.values()].count(splits[name]) > 1)
         raise ValueError(
             f"Expected one folder for the split {splits[twice[0]]} in {displayed(folder)}, got {twice}. Join them."
         )
-    rows = [ImageRow(file, None, None) for file, _ in strays]
-    for name, found in files.items():
-        for file, parents in found:
-            kind = parents[1:2] if named else parents[:1]
-            rows.append(ImageRow(file, _class_name(kind[0]) if kind else None, splits[name]))
-    inner = {split_of(parents[1]) if len(parents) > 1 else None for found in files.values() for _, parents in found}
-    inner.discard(None)
+    rows = []
+    for place, above in parents.items():
+        folders = above[1:2] if named else above[:1]
+        kind, split = _class_name(folders[0]) if folders else None, splits[displayed(above[0])] if above else None
+        rows += [ImageRow(file, kind, split) for file in places[place]]
+    inner = {split_of(above[1]) if len(above) > 1 else None for above in parents.values()} - {None}
     if not named and len(inner) > 1:
-        name, found_splits = next(iter(files)), sorted(map(str, inner))
+        name, found_splits = names[0], sorted(map(str, inner))
         raise ValueError(
             f"Expected splits in {displayed(folder)}, got them in the folder {name}: {found_splits}. Name that folder."
-            if len(files) == 1
+            if len(names) == 1
             else f"Expected splits above the classes in {displayed(folder)}, as in train/{name}, got splits within "
             f"classes: {found_splits}. Turn the folders round."
         )
-    used = {parent for file, _, _ in rows for parent in file.parents}
+    used = {one for place in places for one in (place, *place.parents)}
     for place in _class_folders(folder, named):
         if place not in used and place.parent in {*used, folder}:  # of an empty split only itself
             left_out.add(WITHOUT_IMAGES, place)
@@ -152,7 +168,7 @@ def _class_folders(folder: Path, named: bool) -> Iterator[Path]:
     """Yield the folders that splits and classes are seen in, but for results of ours and what cannot be read."""
     for place in sorted(folder.iterdir()) if folder.is_dir() else ():
         try:
-            names = [] if is_ignored(place.name) or not place.is_dir() else [one.name for one in place.iterdir()]
+            names = [] if is_ignored(place.name) or not place.is_dir() else os.listdir(place)
         except OSError:  # named among what cannot be read
             continue
         if is_ignored(place.name) or not place.is_dir() or holds_results(names):
@@ -162,13 +178,16 @@ def _class_folders(folder: Path, named: bool) -> Iterator[Path]:
             yield from (place / name for name in sorted(names) if not is_ignored(name) and (place / name).is_dir())
 
 
-def load_image_folder(folder: Path, left_out: LeftOut | None = None, labelled: bool = True) -> DatasetDict:
+def load_image_folder(
+    folder: Path, left_out: LeftOut | None = None, labelled: bool = True, files: Iterable[Path] | None = None
+) -> DatasetDict:
     """Load a folder of images with one sub-folder for each class, by the rules at the top of this file.
 
     Args:
         folder: Of images.
         left_out: What to add what is left out to.
         labelled: False to take no folder for a class, and images wherever they lie.
+        files: Those below the folder, where they are known.
 
     Returns:
         Splits with the columns `image` (not decoded) and `label`, a `ClassLabel` of the folders' names in order;
@@ -179,13 +198,14 @@ def load_image_folder(folder: Path, left_out: LeftOut | None = None, labelled: b
     """
     left_out = LeftOut() if left_out is None else left_out
     try:
-        found, _ = resolve_images(folder, left_out)
+        found, _ = resolve_images(folder, left_out, files)
     except ValueError:
         warn_of_left_out(left_out, displayed(folder))  # perhaps the reason
         raise
     with_classes = labelled and any(kind for _, kind, _ in found)
-    within = {file.relative_to(folder).parts[1:-1][:1] for file, _, _ in found}
-    if len({kind for _, kind, _ in found}) == 1 and with_classes and len(within) > 1 and () not in within:
+    one_class = with_classes and len({kind for _, kind, _ in found}) == 1
+    within = {file.relative_to(folder).parts[1:-1][:1] for file, _, _ in found} if one_class else set()
+    if len(within) > 1 and () not in within:
         raise ValueError(
             f"Expected classes in {displayed(folder)}, got the folder {found[0].kind} alone, with "
             f"{sorted(displayed(one[0]) for one in within)[:5]} in it. Name that folder if these are the classes."
@@ -218,7 +238,7 @@ def _class_name(folder: str) -> str:
 
 
 def _images(rows: Sequence[tuple[str, str | None]]) -> dict[str, list[Any]]:
-    return {"image": [{"path": file, "bytes": None} for file, _ in rows]}
+    return {"image": pa.array([file for file, _ in rows], pa.string())}  # not a dictionary for each
 
 
 def _dataset(rows: Mapping[str, list[tuple[str, str | None]]], folder: Path) -> DatasetDict:
@@ -237,7 +257,8 @@ def _dataset(rows: Mapping[str, list[tuple[str, str | None]]], folder: Path) -> 
     features = Features({"image": Image(decode=False), "label": ClassLabel(names=names)})
     numbers = {name: number for number, name in enumerate(names)}
     columns = {
-        split: {**_images(found), "label": [numbers[str(kind)] for _, kind in found]} for split, found in rows.items()
+        split: {**_images(found), "label": pa.array([numbers[str(kind)] for _, kind in found], pa.int64())}
+        for split, found in rows.items()
     }
     return DatasetDict({split: Dataset.from_dict(found, features=features) for split, found in columns.items()})
 

@@ -18,6 +18,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, DatasetDict
 from huggingface_hub.constants import HF_HOME
@@ -37,7 +38,9 @@ FULL_BELOW = 50_000  # images; more are checked by their headers
 NAMED = 10  # files that a message names
 REMEMBERED_AFTER = 1.0  # seconds: what takes less is checked again
 SKIPPED_FILE = "skipped.jsonl"
-CHUNK = 512
+CHUNK, GROUP = 512, 32
+# States of an image that is decoded to be trained on: not looked at, cannot be read, can be, can be and is in memory.
+UNSEEN, BROKEN, READABLE, KEPT = range(4)
 # Other releases of Pillow read other files.
 DATABASE = Path(HF_HOME, "omni_vision", f"readable-{PilImage.__version__}.sqlite")
 
@@ -70,8 +73,12 @@ def find_unreadable(sources: Sequence[Any], check: str | None = None) -> list[Un
             known = [_identity(source) for source in chunk]
             remembered = _recall(check, [key for key, _ in filter(None, known)])
             todo = [number for number, key in enumerate(known) if key is None or remembered.get(key[0]) != key[1]]
-            reasons = pool.map(_reason, (chunk[number] for number in todo), itertools.repeat(check))
-            for number, reason in zip(todo, reasons, strict=True):
+            groups = [
+                [chunk[number] for number in some]
+                for some in (todo[start : start + GROUP] for start in range(0, len(todo), GROUP))
+            ]
+            reasons = pool.map(lambda group: [_reason(source, check) for source in group], groups)
+            for number, reason in zip(todo, itertools.chain.from_iterable(reasons), strict=True):
                 identity = known[number]
                 if reason is not None:
                     found.append(Unreadable(begin + number, _name(chunk[number], begin + number), reason))
@@ -83,18 +90,27 @@ def find_unreadable(sources: Sequence[Any], check: str | None = None) -> list[Un
     return found
 
 
-def unreadable_rows(splits: DatasetDict, check: str | None = None, dataset: str = "") -> list[dict[str, Any]]:
+def unreadable_rows(
+    splits: DatasetDict,
+    check: str | None = None,
+    dataset: str = "",
+    states: Mapping[str, np.ndarray] | None = None,
+) -> list[dict[str, Any]]:
     """Return the rows of all splits with an image that cannot be read, as `write_skipped` writes them.
 
     Args:
         splits: Their column `image` or `images` holds undecoded images, or lists of them.
         check: As for `find_unreadable`.
         dataset: What they were loaded from: where images lie in Parquet files, those are named.
+        states: Of splits, what was found of each row when it was decoded: those are not opened again.
     """
     found, unnamed = list[dict[str, Any]](), list[tuple[dict[str, Any], bytes | None]]()
     for split, rows in splits.items():
         images, owners = images_of(rows)
-        for number, name, reason in find_unreadable(images, check):
+        known = (states or {}).get(split)
+        for number, name, reason in (
+            find_unreadable(images, check) if known is None else _undecoded(rows, known, check)
+        ):
             row, image = owners[number], images[number] or {}
             found.append({"split": split, "row": row, "image": name, "reason": reason})
             if not image.get("path") or image.get("bytes") is not None:
@@ -103,6 +119,16 @@ def unreadable_rows(splits: DatasetDict, check: str | None = None, dataset: str 
     for one, content in unnamed:
         one["image"] = next(places.get(content, iter(())), f"row {one['row']} of {one['split']}")
     return list({(one["split"], one["row"]): one for one in found}.values())
+
+
+def _undecoded(rows: Dataset, states: np.ndarray, check: str | None) -> list[Unreadable]:
+    """Check the images that were not decoded, and find out why some could not be."""
+    found = list[Unreadable]()
+    for state, how in ((UNSEEN, check), (BROKEN, "full")):
+        numbers = np.flatnonzero(states == state).tolist()
+        for one in find_unreadable(rows.select(numbers)["image"], how) if numbers else ():
+            found.append(one._replace(number=numbers[one.number]))
+    return sorted(found)
 
 
 def _places_in_parquet(dataset: str, contents: Collection[bytes | None]) -> dict[bytes | None, Iterator[str]]:
@@ -123,7 +149,11 @@ def _places_in_parquet(dataset: str, contents: Collection[bytes | None]) -> dict
 
 
 def leave_out_unreadable(
-    splits: DatasetDict, check: str | None = None, on_error: str = "stop", dataset: str = ""
+    splits: DatasetDict,
+    check: str | None = None,
+    on_error: str = "stop",
+    dataset: str = "",
+    states: Mapping[str, np.ndarray] | None = None,
 ) -> tuple[DatasetDict, list[dict[str, Any]]]:
     """Check the images of all splits.
 
@@ -131,7 +161,8 @@ def leave_out_unreadable(
         splits: Their column `image` or `images` holds undecoded images, or lists of them.
         check: As for `find_unreadable`.
         on_error: `stop` refuses what cannot be read, `skip` leaves it out.
-        dataset: As for `unreadable_rows`.
+        dataset: As for `unreadable_rows`, like the states.
+        states: See there.
 
     Returns:
         The splits without rows of an image that cannot be read, and what `write_skipped` writes about these.
@@ -141,7 +172,7 @@ def leave_out_unreadable(
             of a class to train on, is left.
     """
     check_on_error(on_error)
-    skipped, kept = unreadable_rows(splits, check, dataset), DatasetDict()
+    skipped, kept = unreadable_rows(splits, check, dataset, states), DatasetDict()
     for split, rows in splits.items():
         broken = {one["row"] for one in skipped if one["split"] == split}
         kept[split] = rows.select([row for row in range(len(rows)) if row not in broken]) if broken else rows
@@ -268,9 +299,9 @@ def _identity(source: Mapping[str, Any]) -> tuple[bytes, tuple[int, int]] | None
     """Return what a file is remembered by: its path, and its size and time; None for what is no file."""
     if source.get("bytes") is not None or not source.get("path"):
         return None
-    path = path_of(source["path"]).absolute()
+    path = os.path.join(os.getcwd(), path_of(source["path"]))
     try:
-        about = path.stat()
+        about = os.stat(path)
     except OSError:
         return None
     return os.fsencode(path), (about.st_size, about.st_mtime_ns)

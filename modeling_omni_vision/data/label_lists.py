@@ -21,8 +21,9 @@ def label_names(rows: Dataset) -> list[str]:
 def label_array(rows: Dataset) -> np.ndarray:
     """Return the class of each image (images,), or of lists whether each class is among them: (images, classes)."""
     if not has_label_lists(rows):
-        # Read at once: `rows["label"]` alone reads row by row.
-        return np.asarray(rows.select_columns("label").with_format("numpy")[:]["label"])
+        # By Arrow: all ways of `datasets` take a second and 20 MB for 40,000 rows that were selected, one by one.
+        labels = rows.data.column("label").to_numpy()
+        return labels.copy() if rows._indices is None else labels[rows._indices.column(0).to_numpy()]
     found = np.zeros((len(rows), len(label_names(rows))), np.float32)
     for row, labels in enumerate(rows["label"][:]):
         found[row, labels] = 1

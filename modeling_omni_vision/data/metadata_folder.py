@@ -9,14 +9,14 @@ import csv
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, Image
 
-from .image_files import METADATA, LeftOut, displayed, files_below, images_below, stored_path
+from .image_files import METADATA, LeftOut, displayed, images_below, stored_path
 from .image_folder import assign_splits, warn_of_left_out
 
 
@@ -24,9 +24,9 @@ FILE_COLUMNS = ("file_name", "image_file_name")  # as in `imagefolder` of datase
 MISSING = ("", None)
 
 
-def find_metadata(folder: Path) -> list[Path]:
-    """Return the metadata files below a folder."""
-    files = [file for file in files_below(folder, LeftOut()) if file.name.casefold() in METADATA]
+def find_metadata(files: Iterable[Path]) -> list[Path]:
+    """Return the metadata files among those below a folder."""
+    files = [file for file in files if file.name.casefold() in METADATA]
     return [file for file in files if file.suffix.lower() != ".parquet" or {*FILE_COLUMNS} & _columns(file)]
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, config, load_dataset, load_from_disk
 
@@ -21,7 +22,7 @@ from .hold_out import VALIDATION_FRACTION, hold_out, select_held_out
 from .idx import find_idx_files, load_idx
 from .image_files import LeftOut, displayed, files_below, images_below
 from .image_folder import SPLITS, assign_splits, load_image_folder, split_files, split_of, warn_of_left_out
-from .label_lists import has_label_lists, number_label_lists
+from .label_lists import has_label_lists, label_array, number_label_lists
 from .metadata_folder import find_metadata, load_metadata_folder
 from .questions import load_questions
 from .synthetic.shapes import draw_shapes
@@ -137,16 +138,16 @@ def labelled_splits(
 def _refuse_one_class(train: Dataset, dataset: str) -> None:
     if has_label_lists(train) or not len(train):
         return
-    present = sorted({*train["label"][:]})
+    present = np.unique(label_array(train)).tolist()
     if len(present) < 2:
         name = train.features["label"].names[present[0]]
         raise ValueError(f"Expected images of at least two classes in {dataset!r}, got {name!r} alone. Add a class.")
 
 
 def _refuse_untrained_classes(splits: Mapping[str, Dataset], dataset: str) -> None:
-    present, names = set(splits["train"]["label"][:]), splits["train"].features["label"].names
+    present, names = label_array(splits["train"]), splits["train"].features["label"].names
     for name, split in splits.items():
-        unknown = sorted({*split["label"][:]} - present)
+        unknown = np.setdiff1d(label_array(split), present).tolist()
         if unknown:
             raise ValueError(
                 f"Expected the classes of train in the {name} split of {dataset!r}, got "
@@ -258,14 +259,16 @@ def _load_path(path: Path, left_out: LeftOut, labelled: bool = True) -> DatasetD
         _warn_of_images_beside(path, left_out)
         return load_idx(path)
     is_saved = (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
-    described = find_metadata(path) if path.is_dir() and not is_saved else []
+    walked = LeftOut()
+    files = [*files_below(path, walked)] if path.is_dir() else [path]
+    described = find_metadata(files) if path.is_dir() and not is_saved else []
     if described:
         return load_metadata_folder(path, described, left_out)
-    tables = [path] if path.is_file() else [*files_below(path, LeftOut())]
-    tables = [file for file in tables if file.suffix.lower() == ".parquet"]
+    tables = [file for file in files if file.suffix.lower() == ".parquet"]
     if not is_saved and not tables:
-        return load_image_folder(path, left_out, labelled)
-    files = split_files(path, ".parquet", tables)
+        left_out.update(walked)
+        return load_image_folder(path, left_out, labelled, files)
+    by_split = split_files(path, ".parquet", tables)
     if not is_saved and path.is_dir():
         _refuse_two_datasets(path, tables[0])
     if path.is_dir():
@@ -274,7 +277,7 @@ def _load_path(path: Path, left_out: LeftOut, labelled: bool = True) -> DatasetD
         if is_saved:
             saved = load_from_disk(_plain(path))
             return DatasetDict({"train": saved}) if isinstance(saved, Dataset) else saved
-        patterns = {split: [glob.escape(_plain(file)) for file in found] for split, found in files.items()}
+        patterns = {split: [glob.escape(_plain(file)) for file in found] for split, found in by_split.items()}
         return load_dataset("parquet", data_files=patterns)
     except Exception as error:  # pyarrow, json and the builders each have their own
         reason = error.__cause__ or error
@@ -452,9 +455,14 @@ def _class_labels(splits: dict[str, Dataset], dataset: str, column: str) -> dict
 
 def _refuse_two_labels(split: Dataset, dataset: str) -> None:
     """Refuse a file that has two labels: one of its rows could be trained on and the other be held out."""
-    images = split.with_format("arrow")[:]["image"].combine_chunks()
-    paths = pc.struct_field(images, "path")
-    if pc.struct_field(images, "bytes").null_count < len(images) or pc.count_distinct(paths).as_py() == len(images):
+    # Chunk by chunk: to combine them copies the bytes of all images.
+    images = split.with_format("arrow")[:]["image"]
+    paths, contents = (
+        pa.chunked_array([pc.struct_field(chunk, name) for chunk in images.chunks], images.type.field(name).type)
+        for name in ("path", "bytes")
+    )
+    stored = contents.null_count < len(split)
+    if stored or pc.count_distinct(paths).as_py() == len(split):
         return
     labels: dict[str, int] = {}
     for path, label in zip(paths.to_pylist(), split["label"][:], strict=True):

@@ -103,7 +103,8 @@ def _local(place: str, root: Path, closed: frozenset[str], left_out: LeftOut) ->
     if not path.exists() or (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
         yield from _dataset(place)
     elif path.is_dir():
-        described = {image: row for file in find_metadata(path) for image, row in described_images(file)}
+        metadata = find_metadata(files_below(path, LeftOut()))
+        described = {image: row for file in metadata for image, row in described_images(file)}
         for file in files_below(path, left_out, closed):
             is_container = file.suffix.lower() in CONTAINERS and file.name.casefold() not in METADATA
             if is_container or is_image(file, left_out):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 
 from ..configuration_omni_vision import PROBABILITIES, OmniVisionConfig
 from ..data.augmentation import Augmentation
@@ -70,15 +70,18 @@ class ClassificationRun(TrainingRun):
                 recipe.validation_fraction,
                 test_fraction=recipe.test_fraction,
             )
-            self.data = self.check_data(data)
-        memory_limit = 0 if args.dry_run else MEMORY_LIMIT
-        self.lists = has_label_lists(self.data["train"])
+        self.lists = has_label_lists(data["train"])
         if self.lists:
             self._expect_lists()
-        model, processor = build_model(recipe, label_names(self.data["train"]), self.lists)
+        model, processor = build_model(recipe, label_names(data["train"]), self.lists)
         _recommend_eager_attention(model, args)
-        train = training_images(recipe, args, self.data["train"], processor)
-        validation = ImageDataset(self.data["validation"], processor, memory_limit=memory_limit)
+        limit = 0 if args.dry_run else MEMORY_LIMIT
+
+        def images(data: DatasetDict) -> tuple[ImageDataset, ImageDataset]:
+            train = training_images(recipe, args, data["train"], processor)
+            return train, ImageDataset(data["validation"], processor, memory_limit=limit, of_run=True)
+
+        train, validation = self.read_images(data, images)
         if moved_to_device(recipe.images_on_device, (train, validation), args.device, args.dataloader_num_workers):
             args.dataloader_pin_memory = False
         return OmniVisionTrainer(
@@ -286,7 +289,8 @@ def training_images(
         num_classes=len(label_names(train)),
         seed=args.data_seed if args.data_seed is not None else args.seed,
     )
-    return ImageDataset(train, processor, augmentation, memory_limit=0 if args.dry_run else MEMORY_LIMIT)
+    limit = 0 if args.dry_run else MEMORY_LIMIT
+    return ImageDataset(train, processor, augmentation, memory_limit=limit, of_run=True)
 
 
 def _recommend_eager_attention(model: OmniVisionForImageClassification, args: OmniVisionTrainingArguments) -> None:

@@ -1,16 +1,20 @@
 """What a run prints about its data and its model before the first step, and which images it leaves out."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import DatasetDict
 
 from ..data.idx import find_idx_files
+from ..data.image_dataset import ImageDataset
 from ..data.integrity import leave_out_unreadable, write_skipped
 from ..data.summary import SplitSummary, dataset_hints, summarize_dataset
 from ..interpretability.dataset_sheet import plot_dataset
 
 
+Images = tuple[ImageDataset, ImageDataset]  # to train on and of validation
 DRAWN = ("digits", "shapes", "scenes", "objects")  # made by us, or by scikit-learn: none can be broken
 
 
@@ -21,13 +25,24 @@ class DataReport:
     args: Any
     folder: Path
     trainer: Any
+    data: Any
     found: list[SplitSummary] = []
     skipped: list[dict[str, Any]] = []
 
-    def check_data(self, data: DatasetDict) -> DatasetDict:
+    def read_images(self, data: DatasetDict, make: Callable[[DatasetDict], Images]) -> Images:
+        """Return what `make` makes of the data, once what cannot be read is left out; images are decoded once."""
+        found = make(data)
+        with self.args.main_process_first(desc="checking images"):
+            self.data = self.check_data(data, {"train": found[0].states, "validation": found[1].states})
+        if self.skipped:
+            del found  # frees its images
+            found = make(self.data)
+        return found
+
+    def check_data(self, data: DatasetDict, states: Mapping[str, np.ndarray] | None = None) -> DatasetDict:
         """Print what the data hold and return them without images that cannot be read; a dry run also draws them.
 
-        A run that does not measure the test split opens none of its images.
+        A run that does not measure the test split opens none of its images. `states` are those of `ImageDataset`.
 
         Raises:
             ValueError: as `leave_out_unreadable` does.
@@ -37,7 +52,8 @@ class DataReport:
             data, closed = DatasetDict({**data}), DatasetDict(test=data["test"])
             del data["test"]
         if not is_drawn(self.recipe.dataset):
-            data, self.skipped = leave_out_unreadable(data, self.args.check, self.args.on_error, self.recipe.dataset)
+            options = (self.args.check, self.args.on_error, self.recipe.dataset, states)
+            data, self.skipped = leave_out_unreadable(data, *options)
         self.found = summarize_dataset(data)
         if self.args.process_index == 0:
             print(*(line for split in self.found for line in split.lines()), sep="\n", flush=True)

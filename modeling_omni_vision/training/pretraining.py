@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from datasets import DatasetDict
 from torch import nn
 from transformers import EvalPrediction
 
@@ -100,10 +101,9 @@ class PretrainRun(TrainingRun):
         with args.main_process_first(desc="loading images"):
             data = load_unlabelled(recipe.dataset, recipe.image_column, recipe.validation_fraction)
             data.pop("test", None)  # which stays closed
-            self.data = self.check_data(data)
         model, processor = start_of(recipe)
         masks = PatchMasks(model.config, recipe.mask_ratio, recipe.mask_patch_size, args.data_seed)
-        train, validation = self._images(processor)
+        train, validation = self.read_images(data, lambda data: self._images(data, processor))
         if moved_to_device(recipe.images_on_device, (train, validation), args.device, args.dataloader_num_workers):
             args.dataloader_pin_memory = False
         return MaskedImageTrainer(
@@ -120,18 +120,18 @@ class PretrainRun(TrainingRun):
             processing_class=processor,
         )
 
-    def _images(self, processor: OmniVisionImageProcessor) -> tuple[ImageDataset, ImageDataset]:
+    def _images(self, data: DatasetDict, processor: OmniVisionImageProcessor) -> tuple[ImageDataset, ImageDataset]:
         recipe, limit = self.recipe, 0 if self.args.dry_run else MEMORY_LIMIT
         augmentation = Augmentation(
-            num_images=len(self.data["train"]),
+            num_images=len(data["train"]),
             size=(processor.size["height"], processor.size["width"]),
             min_crop_scale=recipe.min_crop_scale,
             max_translate=recipe.max_translate,
             flip=recipe.flip,
             seed=self.args.data_seed,
         )
-        train = ImageDataset(self.data["train"], processor, augmentation, memory_limit=limit)
-        return train, ImageDataset(self.data["validation"], processor, memory_limit=limit)
+        train = ImageDataset(data["train"], processor, augmentation, memory_limit=limit, of_run=True)
+        return train, ImageDataset(data["validation"], processor, memory_limit=limit, of_run=True)
 
     def save(self) -> None:
         """Write the model, and which files were held out of training."""

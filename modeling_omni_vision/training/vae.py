@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from datasets import DatasetDict
 from transformers import EvalPrediction
 
 from ..configuration_omni_vision import OmniVisionConfig
@@ -130,22 +131,25 @@ class VaeRun(TrainingRun):
         with args.main_process_first(desc="loading images"):
             fraction, test = recipe.validation_fraction, recipe.test_fraction
             data = load_unlabelled(recipe.dataset, recipe.image_column, fraction, test_fraction=test)
-            self.data = self.check_data(data)
         model, processor = build_vae(recipe, self.make)
-        height, width = model.config.vision_config.image_size_hw
-        changes = {"max_translate": recipe.max_translate, "flip": recipe.flip, "seed": args.data_seed}
-        augmentation = Augmentation(len(self.data["train"]), (height, width), **changes)
-        limit = 0 if args.dry_run else MEMORY_LIMIT
+        train, validation = self.read_images(data, lambda data: self._images(data, processor))
         return VaeTrainer(
             ema_decay=recipe.ema_decay,
             muon_learning_rate=recipe.muon_learning_rate,
             model=model,
             args=args,
             data_collator=VaeCollator(processor, model.config.latent_size, args.seed),
-            train_dataset=ImageDataset(self.data["train"], processor, augmentation, limit),
-            eval_dataset=ImageDataset(self.data["validation"], processor, memory_limit=limit),
+            train_dataset=train,
+            eval_dataset=validation,
             processing_class=processor,
         )
+
+    def _images(self, data: DatasetDict, processor: OmniVisionImageProcessor) -> tuple[ImageDataset, ImageDataset]:
+        recipe, limit = self.recipe, 0 if self.args.dry_run else MEMORY_LIMIT
+        changes = {"max_translate": recipe.max_translate, "flip": recipe.flip, "seed": self.args.data_seed}
+        augmentation = Augmentation(len(data["train"]), (processor.size["height"], processor.size["width"]), **changes)
+        train = ImageDataset(data["train"], processor, augmentation, limit, of_run=True)
+        return train, ImageDataset(data["validation"], processor, memory_limit=limit, of_run=True)
 
     def describe(self) -> dict[str, Any]:
         """Return the command with its arguments, the dataset, and the best losses on validation."""

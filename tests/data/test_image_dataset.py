@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader
 
 from modeling_omni_vision.data.augmentation import Augmentation
 from modeling_omni_vision.data.image_dataset import ImageCollator, ImageDataset, moved_to_device, normalised
+from modeling_omni_vision.data.integrity import BROKEN, KEPT, READABLE, UNSEEN
 from modeling_omni_vision.data.stored_images import netpbm_header, raw_pixels
 from modeling_omni_vision.image_processing_omni_vision import OmniVisionImageProcessor, read_image
 
@@ -90,6 +91,36 @@ def test_what_fits_is_decoded_once_and_the_rest_each_time(tmp_path, mixed_source
     assert torch.equal(all_but_one[0]["image"], before[0])
     with pytest.raises(ValueError, match=r"row 8 .*8\.png"):
         all_but_one[8]
+
+
+@pytest.mark.parametrize("num_images", [40, 600])
+@pytest.mark.parametrize("min_crop_scale", [0.0, 0.3])
+def test_an_odd_or_broken_image_costs_only_itself_wherever_it_is(tmp_path, min_crop_scale, num_images):
+    rng = np.random.default_rng(0)
+    sources = [PilImage.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)) for _ in range(num_images)]
+    deep, large, broken = {0, num_images - 2}, {1, num_images - 1}, {2, num_images // 2}
+    for row in deep:
+        sources[row] = PilImage.fromarray(rng.integers(0, 65536, (8, 8), dtype=np.uint16))
+    for row in large:
+        sources[row] = PilImage.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8))
+    dataset = dataset_of(sources, tmp_path)
+    for row in broken:
+        (tmp_path / f"{row}.png").write_bytes(b"no image")
+    processor = OmniVisionImageProcessor(size={"height": 8, "width": 8})
+    augmentation = Augmentation(num_images, (8, 8), min_crop_scale=min_crop_scale)
+    images = ImageDataset(dataset, processor, augmentation, of_run=True)
+    expected = np.full(num_images, KEPT)
+    expected[[*broken]], expected[[*deep]] = BROKEN, READABLE
+    expected[[*large]] = READABLE if min_crop_scale else KEPT  # crops are cut out of the original
+    assert images.states.tolist() == expected.tolist()
+    assert images.bytes_on_device is None
+    with pytest.raises(ValueError, match=r"row 2 .*2\.png"):
+        images[2]
+    with pytest.raises(ValueError, match=r"row 2 .*2\.png"):
+        ImageDataset(dataset, processor, augmentation)
+    # Past the limit, what fits stays.
+    few = ImageDataset(dataset, processor, augmentation, memory_limit=30 * 3 * 8 * 8 + 1, of_run=True)
+    assert few.states.tolist() == [*expected[:30], *[UNSEEN] * (num_images - 30)]
 
 
 def test_crops_are_cut_out_of_the_original_not_out_of_a_small_copy(tmp_path):

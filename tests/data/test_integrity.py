@@ -8,9 +8,14 @@ from PIL import Image
 
 from modeling_omni_vision.data import integrity
 from modeling_omni_vision.data.integrity import (
+    BROKEN,
+    KEPT,
+    READABLE,
+    UNSEEN,
     find_unreadable,
     leave_out_unreadable,
     read_each,
+    unreadable_rows,
     without_skipped,
     write_skipped,
 )
@@ -96,6 +101,26 @@ def test_broken_images_stop_in_one_message_or_are_skipped(files, tmp_path, caplo
     assert [len(split) for split in without_skipped(splits, tmp_path / "run").values()] == [1, 2]
     with pytest.raises(ValueError, match="one of stop, skip, got 'warn'"):
         leave_out_unreadable(splits, on_error="warn")
+
+
+def test_what_was_decoded_is_not_opened_again_and_what_could_not_be_says_why(files, monkeypatch):
+    opened, reason = [], integrity._reason
+    monkeypatch.setattr(
+        integrity, "_reason", lambda source, check: opened.append((source["path"][-5], check)) or reason(source, check)
+    )
+    # 2.jpg is cut off, which its header does not show.
+    states = np.array([KEPT, UNSEEN, BROKEN, READABLE, UNSEEN, UNSEEN])
+    splits = DatasetDict({"train": rows(files), "validation": rows(files[:1])})
+    found = unreadable_rows(splits, "headers", states={"train": states})
+    assert [(one["row"], one["image"]) for one in found] == [(row, str(files[row])) for row in (1, 2, 4)]
+    assert "truncated" in found[1]["reason"]
+    assert sorted(opened) == [
+        ("0", "headers"),
+        ("1", "headers"),
+        ("2", "full"),
+        ("4", "headers"),
+        ("5", "headers"),
+    ]
 
 
 def test_a_split_without_a_readable_image_is_refused(files):

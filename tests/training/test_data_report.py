@@ -6,9 +6,10 @@ import pytest
 from PIL import Image
 
 from modeling_omni_vision.cli.evaluate import main as evaluate_command
+from modeling_omni_vision.data import integrity
 from modeling_omni_vision.evaluation.evaluate import evaluate
 from modeling_omni_vision.training.callbacks import TimeEstimateCallback
-from modeling_omni_vision.training.classification import train
+from modeling_omni_vision.training.classification import ClassificationRun, train
 
 
 @pytest.fixture
@@ -57,6 +58,14 @@ def test_a_run_leaves_out_what_is_broken_and_evaluation_finds_its_splits_when_fi
     assert evaluate(run, str(folder), "test").metrics["accuracy"] == record["test"]["accuracy"]
     evaluate_command(["--model", str(run), "--dataset", str(folder)])
     assert "images validation (held out of training): accuracy" in capsys.readouterr().out
+
+
+def test_what_is_decoded_to_be_trained_on_is_not_read_for_the_check_too(arguments, folder, monkeypatch):
+    checked, reason = [], integrity._reason
+    monkeypatch.setattr(integrity, "_reason", lambda one, how: checked.append(one["path"]) or reason(one, how))
+    recipe, args = arguments(dataset=str(folder), on_error="skip", do_predict=False)
+    ClassificationRun(recipe, args).build()
+    assert checked == [str(folder / "dark" / "07.png")]  # to say why it cannot be read
 
 
 def test_a_dry_run_prints_and_draws_what_would_be_trained_on_and_writes_nothing_else(
