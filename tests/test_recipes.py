@@ -85,11 +85,11 @@ def test_recipes_find_out_by_themselves_whether_the_processor_has_bfloat16_instr
 
 def test_a_recipe_ends_within_the_minutes_that_it_is_given(calls_of, monkeypatch):
     monkeypatch.setenv("MINUTES", "8")
-    calls = [dict(pairwise(words)) for words in calls_of("scripts/recipes/language_scenes.sh")]
+    calls = [dict(pairwise(words)) for words in calls_of("scripts/recipes/language_scenes_gpu.sh")]
     limits = [float(named["--max_minutes"]) for named in calls]
-    tower, words, *others = limits
-    assert tower + sum(others) == pytest.approx(8)
-    assert 0 < words < tower
+    assert min(limits) > 0
+    # Tower and words can be trained beside each other.
+    assert sum(limits) - limits[1] == pytest.approx(8)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -6,26 +6,24 @@
 # end language_recipe
 # Arguments given to this script come last and win, for instance --resume_from_checkpoint true.
 source "$(dirname "$0")/common.sh"
-# First a vision tower trained on labels of every patch, and a language model that finds objects by their colour and shape
-# in lists of words...
-bash scripts/recipes/language_scenes_tower.sh
+# First a vision tower trained on labels of every patch, then a language model that finds objects by their colour and
+# shape in lists of words...
 bash scripts/recipes/language_scenes_words.sh
-COMMON=(--text_muon_learning_rate 0.01 --learning_rate 1e-3 --bf16 "$BF16" --resume_from_checkpoint true --check headers
-    --seed "${SEED:-42}" --dataloader_num_workers "$WORKERS" --per_device_train_batch_size 48)
+COMMON=(--text_muon_learning_rate 0.01 --learning_rate 1e-3 --bf16 "$BF16" --resume_from_checkpoint true)
 # ...then images in place of the words, while the tower is frozen: for two kinds of questions first, then for all that
 # have short answers. (All kinds from the start take several times as long to begin to learn.)
 [ -f "$RUNS/language_scenes_start/metrics.json" ] || python scripts/train_language.py "${COMMON[@]}" \
-    --dataset scenes:colour,shape --vision "$RUNS/language_scenes_tower" --text "$RUNS/language_scenes_words" \
-    --vision_feature_select_strategy grid --vision_learning_rate 0 --output_dir "$RUNS/language_scenes_start" \
-    --lr_scheduler_type constant_with_warmup --max_steps 250 --do_predict false $(limit 0.08)
-KINDS="${KINDS:-scenes:colour,shape,count,left_right,above_below}"
+    --dataset scenes:colour,shape --model "$RUNS/language_scenes_words" --vision_learning_rate 0 \
+    --output_dir "$RUNS/language_scenes_start" --per_device_train_batch_size 16 \
+    --lr_scheduler_type constant_with_warmup --max_steps 250 --do_predict false
+KINDS=scenes:colour,shape,count,left_right,above_below
 [ -f "$RUNS/language_scenes_middle/metrics.json" ] || python scripts/train_language.py "${COMMON[@]}" \
     --dataset "$KINDS" --model "$RUNS/language_scenes_start" --vision_learning_rate 0 \
-    --output_dir "$RUNS/language_scenes_middle" \
-    --lr_scheduler_type constant_with_warmup --max_steps 1000 --do_predict false $(limit 0.17)
+    --output_dir "$RUNS/language_scenes_middle" --per_device_train_batch_size 16 \
+    --lr_scheduler_type constant_with_warmup --max_steps 1200 --do_predict false
 # ...and then the tower too, while all learning rates fall to 0. Sides and numbers are asked more often: among the
 # others they are learned late or not at all, and by themselves they make the model forget the others.
 python scripts/train_language.py "${COMMON[@]}" --dataset "$KINDS + scenes:left_right + scenes:count" \
-    --model "$RUNS/language_scenes_middle" --vision_learning_rate 2e-4 --muon_learning_rate 0.001 \
-    --lr_scheduler_type linear --warmup_steps 0.03 --max_steps 6000 $(limit 0.45) \
-    --eval_strategy steps --eval_steps 500 --save_strategy steps --save_steps 500 --output_dir "$RUNS/language_scenes" "$@"
+    --model "$RUNS/language_scenes_middle" --vision_learning_rate 2e-4 --muon_learning_rate 0.002 \
+    --per_device_train_batch_size 16 --lr_scheduler_type linear --warmup_steps 0.03 --max_steps 2750 \
+    --eval_strategy steps --eval_steps 250 --save_strategy steps --save_steps 250 --output_dir "$RUNS/language_scenes" "$@"

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Search in drawn scenes for a GPU: longer, with a wider text encoder, registers and texts of each object beside captions.
+# It has no result yet: no run on a GPU has been made. MINUTES=8 ends it in about that time, with its learning rate.
+# Arguments given to this script come last and win; SEED=43 is for another seed.
+source "$(dirname "$0")/common.sh"
+# What makes words point at their objects: texts of single objects beside captions, a text encoder wide enough to bind a
+# colour to its shape, and registers, which hold what the image is as a whole for the single vector.
+python scripts/train_retrieval.py --dataset scenes --text new:128 --train all --output_dir "$RUNS/search_gpu" \
+    --config '{"image_size": 64, "patch_size": 8, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "num_register_tokens": 4}' \
+    --single_vector_weight 0.5 --muon_learning_rate 0.02 --num_train_epochs 50 --check headers --seed "${SEED:-42}" --bf16 "$BF16" \
+    --dataloader_num_workers "$WORKERS" $(limit 1) --resume_from_checkpoint true --load_best_model_at_end false \
+    --eval_strategy steps --eval_steps 500 --save_strategy steps --save_steps 500 "$@"
