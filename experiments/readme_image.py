@@ -46,7 +46,7 @@ def draw(dataset: str, output: Path) -> None:
         show(above, images[label][..., None])
         overlay(below, images[label][..., None], maps[label].numpy(), scale)
     add_colour_bar(figure, list(panels.flat), scale)
-    save(figure, output)
+    save(figure, output, exact_colours=True)
 
 
 @dataclass

@@ -10,7 +10,8 @@ train split, or on every second one of `--images`. Refused, with nothing written
 than 1e-4, one that loses more than `--max_drop` points, or whose outputs have a mean cosine below 0.98. The folder
 holds the files, the processor, export.json with all numbers, and a README.md with lines that run it. ONNX folders are
 laid out as transformers.js expects, with preprocess.mjs, which prepares images as Pillow does. A page (`--format web`)
-is a folder for any static host; its JavaScript comes from npm, or from the folder that `--vendor` names.
+is a folder for any static host, its weights of 8 bits unless `--quantize none`; its JavaScript comes from npm, or from
+the folder that `--vendor` names.
 """
 
 from collections.abc import Sequence
@@ -32,7 +33,7 @@ class ExportArguments:
     model: str = option("Folder of an encoder, a classifier, a retrieval model, or of a native twin.")
     output: str = option("New or empty folder to write.")
     format: str = option("onnx, openvino, torch (torch.export), or web (a static page).", "onnx")
-    quantize: str | None = option("int8: also write files of 8 bits.", None)
+    quantize: str | None = option("int8: also write files of 8 bits; weights: of weights alone (onnx, web).", None)
     dataset: str | None = option("Images to compare on, as for the command that trains this kind of model.", None)
     split: str | None = option("Split to compare on; by default validation.", None)
     images: list[str] = option("Files and folders of images to compare on, in place of a dataset.", [])
@@ -78,5 +79,5 @@ def print_report(report: "ExportReport") -> None:
             f"{found['mean_cosine']:.5f}; {found['measure']} {found['before']:.2%} -> {found['after']:.2%}, "
             f"{found['drop_points']:.2f} points lost ({low:.2f} to {high:.2f}); {found['speed_ratio']:.2f}x torch"
         )
-    if report.record["quantize"] and not report.gain_of_int8() > 1:
+    if report.record["quantize"] == "int8" and not report.gain_of_int8() > 1:
         print("int8 is no faster than float on this processor.")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from ..interpretability.plots import panel_grid, save, wilson
 from ..interpretability.style import GREY, OURS
@@ -26,7 +27,9 @@ def plot_calibration(
         scaled: Probabilities after temperature scaling, drawn on the right.
     """
     titles = {"": probabilities} if scaled is None else {"as trained\n": probabilities, "after scaling\n": scaled}
-    figure = Figure(figsize=(0.8 + 4.2 * len(titles), 5.6), layout="constrained")
+    # So wide that 1.0 and 0.0 stand apart.
+    layout = ConstrainedLayoutEngine(wspace=0.06)
+    figure = Figure(figsize=(0.8 + 4.2 * len(titles), 5.6), layout=layout)
     panels = figure.subplots(2, len(titles), sharex=True, sharey="row", height_ratios=(3, 1), squeeze=False)
     for (above, below), (title, drawn) in zip(panels.T, titles.items(), strict=True):
         draw_calibration(above, below, drawn, labels, title)
@@ -50,7 +53,8 @@ def draw_calibration(above: Axes, below: Axes, probabilities: np.ndarray, labels
     gap = expected_calibration_error(probabilities, labels)
     above.set(ylim=(0, 1.03), title=f"{title}expected calibration error {gap:.3f}".capitalize())
     above.title.set_fontsize(11)
-    above.legend(loc="upper left", frameon=False, fontsize=9)
+    # Bins of few images, with long intervals, lie at the left.
+    above.legend(loc="lower right", framealpha=0.85, edgecolor="none", fontsize=9)
     below.bar(edges[:-1], counts, np.diff(edges), align="edge", color=OURS, edgecolor="w")
     below.set(xlabel="confidence of the predicted class", xlim=(0, 1))
     if counts.max() > 50 * max(counts[used].min(), 1):

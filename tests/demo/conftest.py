@@ -36,7 +36,8 @@ class Served:
     def client(self):
         from gradio_client import Client
 
-        return Client(self.address, verbose=False)
+        # Five seconds, by default, are few for fifty uploads at once on a busy machine.
+        return Client(self.address, verbose=False, httpx_kwargs={"timeout": 120})
 
 
 def _served(name):

@@ -142,6 +142,23 @@ def test_int8_is_close_as_compiled_and_does_not_depend_on_the_rest_of_the_batch(
     torch.testing.assert_close(alone, exported(pixels).logits, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("format", ["onnx"])
+def test_weights_of_8_bits_are_rounded_by_half_a_step_and_computed_with_in_float32(tmp_path, format):
+    folder, images = save(tmp_path / "model", pooling="cls_mean"), images_in(tmp_path / "images")
+    export_model(folder, tmp_path / "out", ExportOptions(quantize="weights", max_drop=100), images=[str(images)])
+    files = json.loads((tmp_path / "out" / "export.json").read_text())["files"]
+    assert [one["precision"] for one in files.values()] == ["float32", "int8 weights in float32 products"]
+    model, pixels = OmniVisionForImageClassification.from_pretrained(folder).eval(), pixels_of(folder, images)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
+                scale = module.weight.abs().amax(tuple(range(1, module.weight.ndim)), keepdim=True) / 127
+                module.weight.copy_((module.weight / scale).round() * scale)
+        torch.testing.assert_close(
+            load_exported(tmp_path / "out")(pixels).logits, model(pixels).logits, atol=1e-4, rtol=0
+        )
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_fixed_batch_serves_any_number_and_bytes_give_what_floats_give(tmp_path, format):
     folder, images = save(tmp_path / "model"), images_in(tmp_path / "images")
@@ -284,6 +301,7 @@ def test_points_lost_have_the_interval_of_the_paired_difference():
     [
         (["--format", "tflite"], "Expected --format onnx or openvino or torch, got 'tflite'"),
         (["--format", "torch", "--quantize", "int8"], "int8 is for the formats"),
+        (["--format", "openvino", "--quantize", "weights"], "weights is for the formats onnx and web, got openvino"),
         (["--precision", "bfloat16"], "is for the format openvino"),
         (["--batch_size", "0"], "at least 1"),
         (["--max_drop", "nan"], "at least 0 points"),

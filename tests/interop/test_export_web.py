@@ -46,12 +46,12 @@ def stand_in():
 
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory, redrawn, stand_in):
-    """A checkpoint, and what `export_web` says of its page in int8."""
+    """A checkpoint, and what `export_web` says of its page."""
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package, reason="needs the extra onnx")
     place = tmp_path_factory.mktemp("classifier")
     folder, images = save(place / "a <model> & more", redrawn), images_in(place / "images")
-    options = ExportOptions(quantize="int8", max_drop=100)
+    options = ExportOptions(max_drop=100)
     return folder, export_web(folder, place / "page", options, images=[str(images)])
 
 
@@ -117,7 +117,7 @@ def test_attention_of_the_graph_is_that_of_the_class_token_in_our_model(classifi
 )
 def test_attention_is_found_in_every_kind_of_twin(tmp_path, redrawn, stand_in, fields):
     folder = save(tmp_path / "model", redrawn, **fields)
-    check_outputs(folder, export_web(folder, tmp_path / "page").folder)
+    check_outputs(folder, export_web(folder, tmp_path / "page", ExportOptions(quantize="none")).folder)
 
 
 def check_outputs(folder, page):
@@ -136,7 +136,7 @@ def check_outputs(folder, page):
 
 def test_an_encoder_without_images_has_a_small_index_of_drawn_scenes(tmp_path, redrawn, stand_in):
     folder = save(tmp_path / "model", redrawn, OmniVisionModel)
-    page = export_web(folder, tmp_path / "drawn").folder
+    page = export_web(folder, tmp_path / "drawn", ExportOptions(max_drop=100)).folder
     index = read_page(page)["index"]
     assert (page / index["images"][99]["file"]).is_file()
     assert len(index["images"][0]["label"].split()) >= 2  # colour and shape

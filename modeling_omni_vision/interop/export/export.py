@@ -20,7 +20,7 @@ from . import comparison
 from .comparison import Compared
 from .export_card import write_card
 from .exported import EXPORT_FILE
-from .files import SUFFIXES, write_float, write_int8
+from .files import SUFFIXES, write_float, write_int8, write_weights
 from .runtimes import PRECISIONS, SESSIONS
 from .samples import Batches, Samples, calibration_batches, load_samples
 from .towers import (
@@ -70,12 +70,16 @@ class ExportOptions:
 
     def check(self) -> None:
         """Raise a `ValueError` for a value that is none of those expected, or a pair that contradicts itself."""
-        choices = {"format": tuple(SESSIONS), "quantize": (None, "int8"), "precision": tuple(PRECISIONS)}
+        choices = {"format": tuple(SESSIONS), "quantize": (None, "int8", "weights"), "precision": tuple(PRECISIONS)}
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"Expected --{name} {' or '.join(map(str, known))}, got {getattr(self, name)!r}.")
-        if self.format == "torch" and self.quantize:
+        if self.format == "torch" and self.quantize == "int8":
             raise ValueError("int8 is for the formats onnx and openvino, got torch. Name one of them.")
+        if self.format != "onnx" and self.quantize == "weights":
+            raise ValueError(
+                f"--quantize weights is for the formats onnx and web, got {self.format}. Name one of them."
+            )
         if self.format != "openvino" and self.precision != "float32":
             raise ValueError(f"--precision bfloat16 is for the format openvino, got {self.format!r}. Leave it out.")
         if self.batch_size is not None and self.batch_size < 1:
@@ -115,9 +119,10 @@ def export_model(
         model: Folder of an encoder, a classifier, a retrieval model (both towers), or of their native twin.
         output: New or empty folder to write; nothing is left in it after an error.
         options: `format` (`"onnx"`, `"openvino"`, `"torch"`); `quantize="int8"` adds files quantised with ranges
-            measured on the calibration images; `precision="bfloat16"` asks OpenVINO to compute so where the processor
-            can; `batch_size` fixes the images of one forward, any otherwise; `dynamic_size` takes any multiple of the
-            patch size; `uint8` takes pixel values 0..255; `max_drop` is how many points may be lost.
+            measured on the calibration images, `"weights"` ONNX files whose weights alone have 8 bits;
+            `precision="bfloat16"` asks OpenVINO to compute so where the processor can; `batch_size` fixes the images
+            of one forward, any otherwise; `dynamic_size` takes any multiple of the patch size; `uint8` takes pixel
+            values 0..255; `max_drop` is how many points may be lost.
         dataset: Labelled images, or images and texts of a retrieval model, as for training.
         split: Split to compare on; by default validation. int8 is calibrated on images of train.
         images: Files and folders without labels, in place of a dataset.
@@ -182,7 +187,9 @@ def export_tower(
         checkpoint, source, options.batch_size, options.dynamic_size and tower.inputs == ("pixel_values",)
     )
     files = [write_float(program, source, folder / options.format / f"{name}{SUFFIXES[options.format]}")]
-    if options.quantize:
+    if options.quantize == "weights":
+        files.append(write_weights(files[0]))
+    elif options.quantize:
         files.append(write_int8(files[0], calibration_batches(checkpoint, tower, samples, options.batch_size, raw)))
     batches = Batches(checkpoint, tower, samples, raw=raw)
     found = {}
@@ -191,6 +198,8 @@ def export_tower(
         compared = comparison.compare(reference(tower), session, batches, tower.outputs[0])
         speed = comparison.speed_ratio(reference(tower), session, first(batches[0], options.batch_size or 1))
         about = {"tower": name, "int8": file != files[0], "precision": session.precision(), "speed_ratio": speed}
+        if about["int8"] and options.quantize == "weights":
+            about["precision"] = f"int8 weights in {session.precision()} products"
         found[file.relative_to(folder).as_posix()] = {**about, "compared": compared}
     return found
 
@@ -230,7 +239,7 @@ def describe(
         "weights": weights_digest(checkpoint.model),
         "images": len(samples.images),
         **where,
-        "calibration_images": len(samples.calibration_images) if options.quantize else None,
+        "calibration_images": len(samples.calibration_images) if options.quantize == "int8" else None,
         "files": described,
         "cpu": cpu_model(),
         "instructions": instruction_sets(),
@@ -278,7 +287,7 @@ def refuse_bad(record: dict[str, Any], max_drop: float) -> None:
             raise ValueError(
                 f"Expected {name} to lose at most {max_drop} points ({found['measure']}) at a mean cosine of at least "
                 f"{MIN_COSINE}, got {found['drop_points']:.2f} points and {found['mean_cosine']:.4f}. Calibrate on "
-                "more or other images, raise --max_drop, or leave out --quantize."
+                "more or other images, raise --max_drop, or leave out --quantize (of a page: --quantize none)."
             )
 
 

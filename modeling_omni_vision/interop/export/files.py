@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from .runtimes import Arrays
@@ -19,6 +20,7 @@ OPSET = 20
 MAX_BYTES = 2**31 - 2**20
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 QUANTIZED = "_quantized"  # what transformers.js looks for
+PRODUCTS = ("MatMul", "Gemm", "Conv")  # of ONNX
 
 
 @contextlib.contextmanager
@@ -79,6 +81,40 @@ def write_int8(file: Path, batches: Sequence[Arrays]) -> Path:
     return quantized
 
 
+def write_weights(file: Path) -> Path:
+    """Write an ONNX file again with the weights of its products in 8 bits, a scale for each output; return it.
+
+    Cast and Mul are computed once, when the file is opened. DequantizeLinear would be fused into MatMulNBits, which
+    rounds the other factor too, on each processor in its own way.
+    """
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    model = onnx.load(file)
+    weights = {one.name: one for one in model.graph.initializer}
+    nodes, products = [], [one for one in model.graph.node if one.op_type in PRODUCTS]
+    for product in products:
+        tensor = weights.pop(product.input[1], None)
+        if tensor is None:
+            continue
+        name, values = tensor.name, numpy_helper.to_array(tensor)
+        is_transposed = any(one.name == "transB" and one.i for one in product.attribute)
+        outputs = 0 if product.op_type == "Conv" or is_transposed else values.ndim - 1
+        largest = np.abs(values).max(tuple(axis for axis in range(values.ndim) if axis != outputs), keepdims=True)
+        scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+        small, scaled = np.rint(values / scale).astype(np.int8), [f"{name}.int8", f"{name}.scale"]
+        model.graph.initializer.remove(tensor)
+        model.graph.initializer.extend(map(numpy_helper.from_array, (small, scale), scaled))
+        nodes.append(helper.make_node("Cast", scaled[:1], [f"{name}.float"], to=TensorProto.FLOAT))
+        nodes.append(helper.make_node("Mul", [f"{name}.float", scaled[1]], [name]))
+    nodes.extend(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    written = file.with_stem(file.stem + QUANTIZED)
+    onnx.save(model, written)
+    return written
+
+
 def quantize_onnx(file: Path, quantized: Path, batches: Sequence[Arrays]) -> None:
     """Quantise weights and inputs of products by ONNX Runtime."""
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
@@ -100,7 +136,7 @@ def quantize_onnx(file: Path, quantized: Path, batches: Sequence[Arrays]) -> Non
         prepared,
         quantized,
         Reader(),
-        op_types_to_quantize=["MatMul", "Gemm", "Conv"],
+        op_types_to_quantize=list(PRODUCTS),
         per_channel=True,
         # Seven bits: processors without VNNI add two products in 16 bits, which saturate with eight.
         reduce_range=True,
@@ -148,4 +184,4 @@ def after_a_mean(model: Any) -> list[str]:
     return found
 
 
-__all__ = ["QUANTIZED", "SUFFIXES", "quiet", "write_float", "write_int8"]
+__all__ = ["QUANTIZED", "SUFFIXES", "quiet", "write_float", "write_int8", "write_weights"]

@@ -97,7 +97,8 @@ def export_web(
     Args:
         model: Folder of an encoder, a classifier, or of its native twin.
         output: New or empty folder to write; nothing is left in it after an error.
-        options: `quantize="int8"` makes the page compute in int8, on images that are named; `max_drop` as elsewhere.
+        options: The page has weights of 8 bits, computed with in float32; `quantize="int8"` computes in int8 too, on
+            images that are named, and `"none"` leaves the weights as they are. `max_drop` as elsewhere.
         dataset: Labelled images: to compare on, a few as examples on the page, and of an encoder up to 100 as the
             index in which it finds the nearest. Without images an encoder has an index of drawn scenes.
         split: Split to compare on; by default validation.
@@ -109,11 +110,13 @@ def export_web(
         `ValueError`: if an argument is wrong, the model is none that the page can show, an export is refused, or
             the JavaScript packages are missing or not those expected.
     """
-    options = replace(options or ExportOptions(), format="onnx")
+    options = options or ExportOptions()
+    quantize = {None: "weights", "none": None}.get(options.quantize, options.quantize)
+    options = replace(options, format="onnx", quantize=quantize)
     options.check()
     if options.batch_size or options.dynamic_size or options.uint8:
         raise ValueError("The page has its own size and batch: leave out --batch_size, --dynamic_size and --uint8.")
-    if options.quantize and not (dataset or images):
+    if options.quantize == "int8" and not (dataset or images):
         raise ValueError("int8 is calibrated on images: name a --dataset or --images, or leave out --quantize.")
     with native(model) as folder:
         checkpoint = PageCheckpoint(**vars(shown_checkpoint(folder)))
@@ -245,6 +248,7 @@ def describe_page(
     is_classifier = checkpoint.kind == CLASSIFIER
     files = sorted(report.record["files"].items(), key=lambda item: not item[1]["int8"])
     sources, others = samples.images, samples.calibration_images
+    precisions = {False: "float32", True: "int8 weights" if report.record["quantize"] == "weights" else "int8"}
     about = {
         "size": list(sides(config.image_size)),
         "grid": list(grid_of(config)),
@@ -257,7 +261,7 @@ def describe_page(
             {
                 "dtype": DTYPES[found["int8"]],
                 "bytes": (page / "model" / name).stat().st_size,
-                "precision": "int8" if found["int8"] else "float32",
+                "precision": precisions[found["int8"]],
             }
             for name, found in files
         ],
