@@ -329,7 +329,7 @@ def cls() -> str:
         row = {heading: " / ".join(map(cell.format_map, found)) for heading, cell in cells.items()}
         rows.append(row | {"trained": words(name)})
     columns = " | ".join(f"{heading} = {{{heading}}}" for heading in cells)
-    seeds = ", ".join(str(next(iter(study["checkpoints"].values()))["trained_with_seed"]) for study in studies)
+    seeds = ", ".join({str(next(iter(study["checkpoints"].values()))["trained_with_seed"]): 0 for study in studies})
     made = f"Seeds {seeds}; {studies[0]['scenes']} scenes of two objects."
     return f"{table(f'trained = {{trained}} | {columns}', rows)}\n\n{made}"
 

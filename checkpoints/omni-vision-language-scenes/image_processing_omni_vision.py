@@ -524,7 +524,7 @@ class _ImagePolicy(BaseImageProcessor):
             rounded = np.rint(values)  # floats that hold an 8-bit image are treated as 8-bit
             if np.abs(values - rounded).max() < 1e-4:
                 values = rounded.astype(np.uint8)
-        return np.moveaxis(values, -1, 0)
+        return values.transpose(2, 0, 1)
 
 
 class OmniVisionImageProcessor(_ImagePolicy, TorchvisionBackend):
@@ -584,8 +584,8 @@ class OmniVisionImageProcessor(_ImagePolicy, TorchvisionBackend):
 
     def process_image(self, image: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Load one image as a tensor (C, H, W) on `device`, by default the CPU."""
-        values = np.require(super().process_image(image, **kwargs), requirements=["C", "W"])
-        return torch.from_numpy(values).to(kwargs.get("device"))
+        # A copy, which is contiguous and writable.
+        return torch.from_numpy(np.array(super().process_image(image, **kwargs), order="C")).to(kwargs.get("device"))
 
     def resize(self, image: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Resize, clipping float images to 0..255 as torchvision does 8-bit ones."""
