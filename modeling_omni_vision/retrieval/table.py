@@ -88,7 +88,7 @@ def explained_filter(where: str | None, columns: Sequence[str]) -> Iterator[str 
             raise
         raise ValueError(
             f"Expected an SQL condition on {', '.join(columns)}, such as \"folder = 'cats'\", got {where!r}: "
-            f"{' '.join(str(error).split())[:200]}. Correct it."
+            f"{' '.join(str(error).split())[:200].rstrip(' .')}. Correct it."
         ) from error
 
 

@@ -248,7 +248,7 @@ def describe_page(
     is_classifier = checkpoint.kind == CLASSIFIER
     files = sorted(report.record["files"].items(), key=lambda item: not item[1]["int8"])
     sources, others = samples.images, samples.calibration_images
-    precisions = {False: "float32", True: "int8 weights" if report.record["quantize"] == "weights" else "int8"}
+    precisions = {False: "float32", True: "8 bits" if report.record["quantize"] == "weights" else "int8"}
     about = {
         "size": list(sides(config.image_size)),
         "grid": list(grid_of(config)),
