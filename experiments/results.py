@@ -37,7 +37,6 @@ EXACT = "{accuracy:.1%} ({interval[0]:.1%} to {interval[1]:.1%})"
 LOW, HIGH = (f"{{evaluation[accuracy_interval][{end}]:.2%}}" for end in (0, 1))
 TESTED = f"{{evaluation[accuracy]:.2%}} ({LOW} to {HIGH})"
 CALIBRATION = "evaluation[calibration][expected_calibration_error]"
-OVERLAPS = ("overlap", "overlap_of_random_weights")
 INPUTS = {"prior": "text prior", "shuffled": "shuffled images", "nothing": "no image"}
 RERANKED = {"cosine": "", "CSLS": ", CSLS", "ConSE": ", ConSE", "both": ", ConSE, CSLS"}
 
@@ -232,21 +231,23 @@ def robustness() -> str:
 
 
 def distillation() -> str:
-    """Compare the student of the real distillation with its teacher and random weights."""
+    """Compare the student of the real distillation with its teacher, the same student by labels alone, and none."""
     found = read("docs/runs/distillation.json")["agreement"]
     labels, styles, speed = found["labels"], found["style_recall_at_1"], found["speed"]
-    names = ("teacher", "student", "random_weights")
+    names = ("teacher", "student", "from_scratch", "random_weights")
+    overlaps = ("1", f"{found['overlap']:.3f}", "", f"{found['overlap_of_random_weights']:.3f}")
     rows = [
-        ("overlap of ten neighbours with the teacher", "1", *(f"{found[one]:.3f}" for one in OVERLAPS)),
+        ("overlap of ten neighbours with the teacher", *overlaps),
         ("ten nearest neighbours, nine emoji groups", *(f"{labels[one]['knn_accuracy']:.1%}" for one in names)),
         ("linear probe, nine emoji groups", *(f"{labels[one]['linear_probe_accuracy']:.1%}" for one in names)),
         (f"the same emoji in another style, first of {styles['concepts']}", *(f"{styles[one]:.1%}" for one in names)),
     ]
     for engine, name in {"torch": "torch", "openvino": "OpenVINO"}.items():
         rates = [f"{speed[engine][f'{one}_images_per_cpu_second']:.1f}" for one in names[:2]]
-        rows.append((f"images per CPU second, {name}", *rates, ""))
+        rows.append((f"images per CPU second, {name}", *rates, "", ""))
     keys = ("what", *names)
-    columns = " = {what} | >teacher = {teacher} | >student = {student} | >random weights = {random_weights}"
+    columns = " = {what} | >teacher = {teacher} | >student = {student} | >from labels alone = {from_scratch} | "
+    columns += ">random weights = {random_weights}"
     return table(columns, [dict(zip(keys, row, strict=True)) for row in rows])
 
 
