@@ -20,6 +20,7 @@ pytest.importorskip("lancedb")
 pytest.importorskip("transformers", minversion="5.23")
 
 from modeling_omni_vision.cli import arguments, program
+from modeling_omni_vision.cli.index import main as index_images
 from modeling_omni_vision.cli.program import fail
 
 
@@ -52,7 +53,7 @@ MISTAKES = {
     "ask --model classifier --image a.png hello": "got a classifier",
     "zero-shot --model language": "got a vision-language model",
     "index --model classifier --index i --images images": "got a classifier",
-    "search --model language --index i --text red": "got a vision-language model",
+    "search --model language --index made --text red": "got a vision-language model",
     "evaluate --model encoder --dataset digits": "got a encoder",
     "evaluate --model language --dataset scenes --robustness": "--robustness",
     "compose --vision search --text classifier --output o": "classifier",
@@ -69,6 +70,7 @@ MISTAKES = {
     # flags and their values
     "predict --model classifier --imgaes images": "did you mean --images?",
     "train --dataset digits --epochs 3": "did you mean --num_train_epochs?",
+    "train --dataset digits --batch_size 3": "did you mean --per_device_train_batch_size?",
     "compose --vision classifier --text language --output o --fusion erly": "did you mean early?",
     "convert --model classifier --output o --target natve": "did you mean native?",
     "benchmark --model classifier --dtype bfloat6": "did you mean bfloat16?",
@@ -104,6 +106,8 @@ def workplace(tmp_path_factory):
     (folder / "images").mkdir()
     for name in ("images/a.png", "a.png"):
         Image.new("RGB", (9, 9), "red").save(folder / name)
+    words = {"model": "search", "index": "made", "images": "images"}
+    index_images([word for name, value in words.items() for word in (f"--{name}", str(folder / value))])
     return folder
 
 

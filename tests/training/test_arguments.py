@@ -20,7 +20,8 @@ OUR_FLAGS = [
         "max_translate",
         "flip",
     ),
-    *("rand_augment", "random_erasing", "mixup", "cutmix", "class_balance", "ema_decay", "layer_decay"),
+    *("rand_augment", "random_erasing", "mixup", "cutmix", "class_balance"),
+    *("teachers", "teacher_weight", "teacher_temperature", "ema_decay", "layer_decay"),
     *("muon_learning_rate", "mimetic_init", "center_residual", "images_on_device", "cuda_graphs"),
 ]
 
