@@ -11,8 +11,8 @@ here go to every run.
 
 import argparse
 import json
-import math
 import os
+import shlex
 import signal
 import statistics
 import subprocess
@@ -21,7 +21,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from scipy.stats import sem
+from scipy.stats import t as student_t
+
 from modeling_omni_vision.records.metrics_file import write_json
+from modeling_omni_vision.training.run_record import training_command
 
 
 ROOT = Path(__file__).parent.parent
@@ -37,7 +41,6 @@ TRIALS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "cutmix": ({**ERASING, "mixup": 0.2, "cutmix": 1.0}, {"patch_drop_rate": 0.0}),
 }
 SEEDS = (42, 43, 44)
-T_95 = {1: 12.706, 2: 4.303}  # Student's t for 95 %, by degrees of freedom
 IMAGES = 55_000
 # Of the time that is left, what seeds may plan with: evaluation, reports and the start take the rest.
 PLANNED, START = 0.8, 25.0
@@ -66,13 +69,9 @@ class Record:
         if (folder / "metrics.json").is_file():
             return None
         options = {"output_dir": folder, "config": json.dumps(SHAPE | config), **flags}
-        line = ["bash", str(RECIPE)]
-        for flag, value in options.items():
-            values = value if isinstance(value, list) else [value]
-            line += [f"--{flag}", *(str(one).lower() if isinstance(one, bool) else str(one) for one in values)]
+        line = [*shlex.split(training_command(f"bash {shlex.quote(str(RECIPE))}", options)), *self.further]
         with (self.folder / f"{name}.log").open("ab") as log:
             # A session of its own, so that the recipe and what it runs end together.
-            line += self.further
             return subprocess.Popen(line, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
 
     def wait(self, started: dict[str, subprocess.Popen[bytes] | None]) -> None:
@@ -103,8 +102,11 @@ class Record:
         return planned[name]
 
     def minutes(self, share: float = 1.0) -> float:
-        """Return the minutes after which a run must end that has a share of the time left, its report aside."""
-        return round(max(self.left() * share - START, START) / 60, 2)
+        """Return the minutes after which a run must end that has a share of the time left, its report aside.
+
+        None, which is 0, where the epochs are fixed.
+        """
+        return 0.0 if self.given.epochs else round(max(self.left() * share - START, START) / 60, 2)
 
 
 def trials(record: Record) -> str:
@@ -164,9 +166,9 @@ def summary(record: Record, best: str) -> dict[str, Any]:
             found["seeds"].append({"seed": seed, **figures(one)})
     tests = [one["test"]["accuracy"] for one in found["seeds"] if "test" in one]
     if len(tests) > 1:
-        half = T_95[len(tests) - 1] * statistics.stdev(tests) / math.sqrt(len(tests))
         mean = statistics.mean(tests)
-        found["mean"] = {"accuracy": mean, "interval": [mean - half, mean + half], "seeds": len(tests)}
+        interval = student_t.interval(0.95, len(tests) - 1, mean, sem(tests))
+        found["mean"] = {"accuracy": mean, "interval": [float(end) for end in interval], "seeds": len(tests)}
     if one := record.found("student"):
         found["student"] = figures(one)
     return found

@@ -60,7 +60,7 @@ def test_the_best_trial_on_validation_is_trained_with_three_seeds_which_teach_a_
     assert [one["seed"] for one in found["seeds"]] == [42, 43, 44]
     assert found["mean"]["accuracy"] == pytest.approx(0.43)
     low, high = found["mean"]["interval"]
-    assert high - low == pytest.approx(2 * 4.303 * 0.01 / 3**0.5)
+    assert high - low == pytest.approx(2 * 4.302653 * 0.01 / 3**0.5)
     for name, command in commands.items():
         assert ("--do_predict false" in command) == name.startswith("trial_")
         assert command.endswith("--bf16 true")
@@ -70,6 +70,14 @@ def test_the_best_trial_on_validation_is_trained_with_three_seeds_which_teach_a_
     # Each trial saw 40 epochs in half a minute: what is left of 400 s is shared by three seeds.
     epochs = found["seeds"][0]["epochs"]
     assert epochs == pytest.approx((400 * 0.8 * 0.75 - 25) * 4 * 40 / 30 / 3, rel=0.1)
+    assert "--max_minutes 0.0" not in commands["seed_42"]
+
+
+def test_fixed_epochs_are_not_cut_by_time(record):
+    found, commands = record("--epochs", "300")
+    assert [one["epochs"] for one in found["seeds"]] == [300, 300, 300]
+    assert "--max_minutes 0.0" in commands["seed_42"]
+    assert "--max_minutes 0.0" in commands["student"]
 
 
 def test_the_same_command_goes_on_where_runs_are_missing_with_the_same_plan(record):
