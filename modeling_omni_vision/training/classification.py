@@ -11,7 +11,6 @@ from datasets import Dataset, DatasetDict
 
 from ..configuration_omni_vision import PROBABILITIES, OmniVisionConfig
 from ..data.augmentation import Augmentation
-from ..data.hold_out import save_splits
 from ..data.image_dataset import MEMORY_LIMIT, ImageCollator, ImageDataset, moved_to_device
 from ..data.label_lists import has_label_lists, label_names
 from ..data.sources import load_images
@@ -21,15 +20,14 @@ from ..evaluation.test_split import open_test_split
 from ..image_processing_omni_vision import OmniVisionImageProcessor
 from ..interop import load_classifier_weights, load_image_processor, load_vision_config, load_vision_tower
 from ..modeling_omni_vision import OmniVisionForImageClassification
-from ..records.command import without_folder
 from ..records.machine import has_bf16_instructions
 from ..records.metrics_file import write_json
 from .arguments import OmniVisionTrainingArguments, RecipeArguments, check_checkpoint
 from .classifier_teachers import ClassifierTeachers
+from .image_run import ImageRun
 from .initialization import mimetic_, new_image_processor
 from .report import Picture
 from .run_record import evaluations, training_command, without_folders
-from .skeleton import TrainingRun
 from .trainer import OmniVisionTrainer, replays_steps
 
 
@@ -50,7 +48,7 @@ def train(recipe: RecipeArguments, args: OmniVisionTrainingArguments) -> Path:
     return ClassificationRun(recipe, args).run()
 
 
-class ClassificationRun(TrainingRun):
+class ClassificationRun(ImageRun):
     """The run of a classifier; see `train`."""
 
     evaluated = {
@@ -122,10 +120,7 @@ class ClassificationRun(TrainingRun):
     def save(self) -> None:
         """Write the model, thresholds for lists of labels, and which files were held out of training."""
         super().save()
-        if not self.trainer.is_world_process_zero():
-            return
-        save_splits(self.folder, self.data, self.recipe.dataset)
-        if self.lists:
+        if self.lists and self.trainer.is_world_process_zero():
             model, processor = load_classifier(self.folder)
             found = predict(model, processor, self.data["validation"])
             chosen = choose_thresholds(found.probabilities, found.labels)
@@ -148,11 +143,7 @@ class ClassificationRun(TrainingRun):
             **({"teachers": self.trainer.teachers.digests} if self.trainer.teachers else {}),
             "best_epoch": best.get("epoch"),
             "validation_accuracy": best.get("accuracy"),
-            "dataset": {
-                "name": without_folder(self.recipe.dataset),
-                "classes": class_names(self.trainer.core.config),
-                **{name: len(split) for name, split in self.data.items()},
-            },
+            "dataset": self.dataset_record() | {"classes": class_names(self.trainer.core.config)},
         }
 
     def measure(self) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from transformers import EvalPrediction
 
 from ..configuration_omni_vision import OmniVisionConfig
 from ..data.augmentation import Augmentation
-from ..data.hold_out import save_splits
 from ..data.image_dataset import MEMORY_LIMIT, ImageDataset, moved_to_device
 from ..data.sources import load_unlabelled
 from ..image_processing_omni_vision import OmniVisionImageProcessor
@@ -21,13 +20,12 @@ from ..interop.vision_tower import load_complete
 from ..interpretability.plots import GREY, draw_sheet
 from ..masked_omni_vision import masked_pixels
 from ..modeling_omni_vision import OmniVisionForMaskedImageModeling
-from ..records.command import without_folder
 from .arguments import read_fields
+from .image_run import ImageRun
 from .initialization import mimetic_, new_image_processor
 from .masks import MaskingCollator, PatchMasks
 from .pretrain_arguments import PretrainArguments, PretrainTrainingArguments
 from .run_record import evaluations, training_command, without_folders
-from .skeleton import TrainingRun
 from .trainer import OmniVisionTrainer, replays_steps
 
 
@@ -89,7 +87,7 @@ def errors(
     return off[0] / count / channels, off[1] / count / channels
 
 
-class PretrainRun(TrainingRun):
+class PretrainRun(ImageRun):
     """The run of an encoder on masked images; see `pretrain`."""
 
     evaluated = {"eval_loss": "loss"}
@@ -133,12 +131,6 @@ class PretrainRun(TrainingRun):
         train = ImageDataset(data["train"], processor, augmentation, memory_limit=limit, of_run=True)
         return train, ImageDataset(data["validation"], processor, memory_limit=limit, of_run=True)
 
-    def save(self) -> None:
-        """Write the model, and which files were held out of training."""
-        super().save()
-        if self.trainer.is_world_process_zero():
-            save_splits(self.folder, self.data, self.recipe.dataset)
-
     def describe(self) -> dict[str, Any]:
         """Return the command with its arguments, the dataset, and the best validation loss."""
         given = without_folders({**self.recipe.given, **self.args.given})
@@ -154,10 +146,7 @@ class PretrainRun(TrainingRun):
             "best_epoch": best.get("epoch"),
             "validation_loss": best.get("loss"),
             "masked_patches": masks.count * masks.scale[0] * masks.scale[1],
-            "dataset": {
-                "name": without_folder(self.recipe.dataset),
-                **{name: len(split) for name, split in self.data.items()},
-            },
+            "dataset": self.dataset_record(),
         }
 
     @torch.inference_mode()

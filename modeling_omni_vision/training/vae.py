@@ -15,7 +15,6 @@ from transformers import EvalPrediction
 from ..configuration_omni_vision import OmniVisionConfig
 from ..configuration_omni_vision_vae import OmniVisionVAEConfig, OmniVisionVAEDecoderConfig
 from ..data.augmentation import Augmentation
-from ..data.hold_out import save_splits
 from ..data.image_dataset import MEMORY_LIMIT, ImageCollator, ImageDataset
 from ..data.sources import load_unlabelled
 from ..evaluation.bounds import measure_bounds
@@ -25,12 +24,11 @@ from ..interop import load_image_processor, load_vision_tower
 from ..interop.vision_tower import load_complete
 from ..interpretability.generation_sheets import draw_generations
 from ..modeling_omni_vision_vae import OmniVisionVAE
-from ..records.command import without_folder
 from .arguments import check_checkpoint, read_fields
+from .image_run import ImageRun
 from .initialization import new_image_processor
 from .optimizer import parameter_groups
 from .run_record import evaluations, training_command, without_folders
-from .skeleton import TrainingRun
 from .trainer import OmniVisionTrainer
 from .vae_arguments import VaeArguments, VaeTrainingArguments
 
@@ -115,7 +113,7 @@ def losses_of(outputs: Any, labels: torch.Tensor) -> torch.Tensor:
     return torch.stack(outputs[:2], dim=-1).double()
 
 
-class VaeRun(TrainingRun):
+class VaeRun(ImageRun):
     """The run of an autoencoder; see `train_vae`."""
 
     evaluated = {"eval_loss": "loss", "eval_reconstruction": "reconstruction", "eval_kl": "kl"}
@@ -163,17 +161,8 @@ class VaeRun(TrainingRun):
             "command": self.command,
             "arguments": given,
             "best": min(found, key=lambda entry: entry["loss"], default={}),
-            "dataset": {
-                "name": without_folder(self.recipe.dataset),
-                **{name: len(split) for name, split in self.data.items()},
-            },
+            "dataset": self.dataset_record(),
         }
-
-    def save(self) -> None:
-        """Write the model, and which files were held out of training."""
-        super().save()
-        if self.trainer.is_world_process_zero():
-            save_splits(self.folder, self.data, self.recipe.dataset)
 
     def measure(self) -> dict[str, Any]:
         """Draw validation images, and measure the bounds on validation and, for the one time, on the test split."""
