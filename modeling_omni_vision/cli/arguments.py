@@ -13,7 +13,7 @@ import sys
 import types
 import typing
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -28,6 +28,7 @@ REVISION = "Commit, branch or tag of the checkpoint on the Hub."
 # Flags that may name something on the Hub (`text` beside `vision`, elsewhere it is a query), and what never does.
 HUB_FLAGS, BUILT_IN = ("model", "vision", "text", "dataset"), ("new", "minilm")
 INVALID_CHOICE = re.compile(r"argument (.*): invalid choice: '(.*)' \(choose from (.*)\)")
+FILES = ("sheet", "csv", "json")  # flags that name a file to write
 DTYPES = ("float32", "bfloat16", "float16")
 JSON = "File to write the result to as JSON; without a value, or as -, it is printed instead of the table."
 
@@ -70,6 +71,7 @@ def parse(kind: type[T], argv: Sequence[str]) -> T:
         add_flag(parser, item, hints[item.name])
     refuse_unknown(parser, argv)
     arguments = kind(**vars(parser.parse_args(argv)))
+    check_files(vars(arguments))
     prepare(arguments)
     return arguments
 
@@ -113,6 +115,29 @@ def prepare(*arguments: Any) -> None:
     from .. import auto_classes  # noqa: F401
 
     disable_progress_bar()
+
+
+def check_files(given: Mapping[str, Any]) -> None:
+    """Refuse names of files that cannot be written, before the work whose result they are for.
+
+    Raises:
+        ValueError: for a folder, a sheet not called .png, a place that cannot be written, an image that is read.
+    """
+    read = [*(given.get("images") or ()), *filter(None, [given.get("image")])]
+    for flag in FILES:
+        value = given.get(flag) or "-"
+        file = Path(value)
+        place = next(folder for folder in file.absolute().parents if folder.exists())
+        if value == "-":
+            continue
+        if file.is_dir():
+            raise ValueError(f"Expected a file to write as --{flag}, got the folder {value!r}. Name a file in it.")
+        if flag == "sheet" and file.suffix.lower() != ".png":
+            raise ValueError(f"Expected a name that ends in .png as --sheet, got {value!r}. Correct it.")
+        if not place.is_dir() or not os.access(file if file.exists() else place, os.W_OK):
+            raise ValueError(f"Expected a place that can be written as --{flag}, got {value!r}. Name another.")
+        if file.exists() and any(os.path.exists(one) and os.path.samefile(one, file) for one in read):
+            raise ValueError(f"Expected a new file as --{flag}, got the image {value!r}, which is read. Name another.")
 
 
 def is_path(value: str) -> bool:
@@ -224,6 +249,7 @@ def write_result(result: Any, file: str | None) -> bool:
     if file == "-":
         print(text)
     else:
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
         Path(file).write_text(text + "\n", encoding="utf-8")
     return file == "-"
 

@@ -9,6 +9,7 @@ answer. Uses transformers only, as without this package. The checkpoint's code r
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from .arguments import REVISION, option, parse
 from .model_kind import LANGUAGE, check_kind
@@ -40,14 +41,16 @@ def ask(
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor, TextStreamer
 
-    trust = {"trust_remote_code": True, "revision": revision}
+    from ..interop.vision_tower import load_complete
+
+    trust: dict[str, Any] = {"trust_remote_code": True, "revision": revision}
     processor = AutoProcessor.from_pretrained(model, **trust)
     checked = hasattr(processor, "refusal")
     if checked and not force and (refusal := processor.refusal(question)):
         raise ValueError(refusal)
     if checked and (unknown := processor.unknown_words(question)):
         print(f"The model does not know these words: {', '.join(unknown)}.", file=sys.stderr)
-    opened = AutoModelForImageTextToText.from_pretrained(model, **trust).eval()
+    opened = load_complete(AutoModelForImageTextToText, model, **trust)
     chat = [{"role": "user", "content": [{"type": "image", "path": image}, {"type": "text", "text": question}]}]
     forced = {"force": True} if checked else {}
     inputs = processor.apply_chat_template(

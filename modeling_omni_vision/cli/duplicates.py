@@ -33,6 +33,7 @@ class DuplicatesArguments:
 @program
 def main(argv: Sequence[str]) -> None:
     arguments = parse(DuplicatesArguments, argv)
+    from ..data.image_files import displayed
     from ..embedding.duplicates import Threshold, find_duplicates, measure_threshold, perceptual_hashes
     from ..embedding.embedded import Embedded
     from ..embedding.sheets import draw_rows, write_csv
@@ -69,6 +70,6 @@ def main(argv: Sequence[str]) -> None:
     if write_result(result, arguments.json):
         return
     for row in table:
-        print(f"{row['group']:>5}  cosine {row['cosine']:.4f}  {row['hash_bits']:>2} bits  {row['path']}")
+        print(f"{row['group']:>5}  cosine {row['cosine']:.4f}  {row['hash_bits']:>2} bits  {displayed(row['path'])}")
     print(f"Threshold {threshold.cosine:.4f}: {threshold.reason}")
     print(f"{len(groups):,} groups of {len(found):,} images among {len(embedded.rows):,}")

@@ -12,6 +12,7 @@ share one output, also by --shard i/n.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from .arguments import REVISION, option, parse
 from .program import SOME_UNREADABLE, program
@@ -55,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
     options = {**vars(arguments)}
     if options.pop("dry_run"):
         left_out, count, size = LeftOut(), 0, 0
-        for row in list_rows(arguments.images, [], left_out):
+        for row in list_rows(arguments.images, [Path(arguments.output)], left_out):
             count, size = count + 1, size + max(row.bytes, 0)
         print(f"{count:,} images, {size / 1e6:,.1f} MB; left out: {left_out if left_out.counts else 'none'}")
         return

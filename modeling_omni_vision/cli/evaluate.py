@@ -78,12 +78,13 @@ def evaluate_retrieval(arguments: EvaluateArguments, command: str) -> None:
     """Measure search in both directions, for the kinds of vectors that were trained, and print a line for each."""
     from .. import OmniVisionForRetrieval, OmniVisionRetrievalProcessor
     from ..data.pairs import load_pairs
+    from ..interop.vision_tower import load_complete
     from ..retrieval.build import as_sentence_transformer
     from ..retrieval.evaluation import DIRECTIONS, retrieval_metrics
 
     data = load_pairs(arguments.dataset, arguments.image_column, arguments.text_column, held_out(arguments))
     split, rows = choose_split(arguments, data)
-    model = OmniVisionForRetrieval.from_pretrained(arguments.model)
+    model = load_complete(OmniVisionForRetrieval, arguments.model)
     processor = OmniVisionRetrievalProcessor.from_pretrained(arguments.model)
     trained = recipe_of(arguments)["vectors"]
     vectors = ("multi_vector", "single_vector") if trained == "both" else (trained,)
@@ -105,11 +106,12 @@ def evaluate_answers(arguments: EvaluateArguments, command: str) -> None:
 
     from .. import OmniVisionForConditionalGeneration, OmniVisionProcessor
     from ..data.questions import load_questions
+    from ..interop.vision_tower import load_complete
     from ..training.language import measure
 
     data = load_questions(arguments.dataset, held_out(arguments))
     split, rows = choose_split(arguments, data)
-    model = OmniVisionForConditionalGeneration.from_pretrained(arguments.model, dtype=torch.float32)
+    model = load_complete(OmniVisionForConditionalGeneration, arguments.model, dtype=torch.float32)
     processor = OmniVisionProcessor.from_pretrained(arguments.model)
     measured = DatasetDict({"train": data["train"], split: rows} if split != "train" else {"all": rows, "train": rows})
     found = measure(model, processor, measured, batch_size=arguments.batch_size)

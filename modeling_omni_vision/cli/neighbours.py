@@ -34,6 +34,7 @@ class NeighboursArguments:
 @program
 def main(argv: Sequence[str]) -> None:
     arguments = parse(NeighboursArguments, argv)
+    from ..data.image_files import displayed
     from ..embedding.embedded import Embedded, thumbnail
     from ..embedding.sheets import draw_rows, write_csv
 
@@ -64,4 +65,4 @@ def main(argv: Sequence[str]) -> None:
         draw_rows(rows, "Nearest images", arguments.sheet)
     if not write_result(found, arguments.json):
         for one in found:
-            print(f"{one['rank']:>3}  {one['cosine']:.4f}  {one['path']}")
+            print(f"{one['rank']:>3}  {one['cosine']:.4f}  {displayed(one['path'])}")

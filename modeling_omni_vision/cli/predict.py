@@ -95,15 +95,16 @@ def predict(
     from ..data.image_files import stored_path
     from ..data.integrity import read_each
     from ..interop.export.exported import is_exported, load_exported
+    from ..interop.vision_tower import load_complete
 
     if batch_size < 1 or top_k < 1:
         raise ValueError(f"Expected --batch_size and --top_k of at least 1, got {batch_size} and {top_k}.")
-    options = {"trust_remote_code": True, "revision": revision}
+    options: dict[str, Any] = {"trust_remote_code": True, "revision": revision}
     if is_exported(model):
         classifier: Any = load_exported(model)
         processor = classifier.processor
     else:
-        classifier = AutoModelForImageClassification.from_pretrained(model, **options).eval()
+        classifier = load_complete(AutoModelForImageClassification, model, **options)
         processor = AutoImageProcessor.from_pretrained(model, **options)
     names, places = classifier.config.id2label, {one.file: one.place for one in images}
 
@@ -120,6 +121,11 @@ def predict(
         with torch.inference_mode():
             stacked = torch.stack([one for _, one in read]).to(classifier.device, classifier.dtype)
             logits = classifier(stacked).logits.float()
+        if not logits.isfinite().all():
+            raise ValueError(
+                f"Expected a number for each class from {model!r}, got NaN or infinity. Its weights are broken: train "
+                "or copy it again."
+            )
         lists = classifier.config.problem_type == MULTI_LABEL
         best = (logits.sigmoid() if lists else logits.softmax(-1)).topk(min(top_k, len(names)))
         for row, ((file, _), numbers, shares) in enumerate(
@@ -156,8 +162,10 @@ def above_thresholds(config: Any, probabilities: Sequence[float]) -> tuple[str, 
 
 def draw_predictions(found: Sequence[Prediction], path: Path) -> Path:
     """Draw a sheet of images with their predictions and, where it is known, their truth: what differs is red."""
+    import numpy as np
+
     from ..data.image_files import displayed, path_of
-    from ..image_processing_omni_vision import read_image
+    from ..embedding.embedded import thumbnail
     from ..interpretability.plots import draw_sheet, shortened
     from ..interpretability.style import OURS, TRUTH
 
@@ -166,7 +174,7 @@ def draw_predictions(found: Sequence[Prediction], path: Path) -> Path:
     known = any(one.truth for one in drawn)
     more = f", the first {len(drawn)} of {len(readable)}" if len(drawn) < len(readable) else ""
     return draw_sheet(
-        [read_image(path_of(one.image), num_channels=3) for one in drawn],
+        [np.asarray(thumbnail(path_of(one.image), 512)) for one in drawn],
         [shortened(displayed(path_of(one.image).name), 18) for one in drawn],
         [f"{shortened(str(one.label), 16)}\n{one.probability:.0%}{_not(one)}" for one in drawn],
         [TRUTH if one.truth not in (None, one.label) else OURS for one in drawn],
@@ -187,6 +195,7 @@ def write_csv(found: Sequence[Prediction], path: str) -> None:
     count = max((len(one.top) for one in found), default=1)
     ends = ["", *(f"_{number}" for number in range(2, count + 1))]
     heads = [f"{name}{end}" for end in ends for name in ("label", "probability")]
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     with Path(path).open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "truth", *heads, "error"])

@@ -4,6 +4,7 @@ import dis
 import errno
 import functools
 import os
+import re
 import signal
 import sys
 import threading
@@ -23,6 +24,8 @@ LIBRARIES = ("datasets", "huggingface_hub", "peft", "sentence_transformers", "to
 OPENERS = ("from_pretrained", "get_config_dict", "load_dataset", "load_from_disk")
 # Errors of the operating system about a place, whichever path they name.
 PLACES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+# How torch's `save` says that it could not write.
+TORCH_WRITES = re.compile(r"PytorchStreamWriter failed|inline_container\.cc.*unexpected pos")
 # Seconds in which the launcher ends all other processes once the first one has ended.
 PATIENCE = 10
 # Exit status of a command that did its work but for files that cannot be read.
@@ -147,10 +150,14 @@ def explain(error: Exception, words: Sequence[str]) -> str | None:
         return f"This command needs the package {error.name}. `{installs(extra)}` installs it."  # type: ignore[attr-defined]
     if (isinstance(error, ValueError) and raised_by_us(error)) or (isinstance(error, OSError) and names(error, words)):
         return str(error)
+    if place := no_place(error):
+        return place
     opened = opened_by_library(error)
     if opened is None:
         return None
     reason = str(error).strip().partition("\n")[0]
+    if "ignore_mismatched_sizes" in reason:
+        reason = "its weights have other shapes than its config.json says; the report above names them."
     nowhere = "" if os.path.exists(opened) else ", which is no folder here"
     return f"Cannot open {opened!r}{nowhere}: {reason or type(error).__name__}"
 
@@ -167,6 +174,16 @@ def names(error: OSError, words: Sequence[str]) -> bool:
     paths, file = [path for path in paths if len(path) > 1], str(error.filename or "")
     near = len(file) > 1 and any(path.startswith(file) or file.startswith(path) for path in paths)
     return near or error.errno in PLACES or any(path in str(error) for path in paths)
+
+
+def no_place(error: Exception) -> str | None:
+    """Return a sentence for a full or closed disk, if an error of a library names one, None for all others."""
+    said = re.search(r"\(os error (\d+)\)", str(error))
+    if said and int(said[1]) in PLACES:
+        return f"Cannot write: {os.strerror(int(said[1]))}. Make room, or name another place, and run it again."
+    if isinstance(error, RuntimeError) and TORCH_WRITES.search(str(error)):
+        return "Cannot write a file of torch: the disk is full, or was taken away. Make room and run it again."
+    return None
 
 
 def opened_by_library(error: Exception) -> str | None:

@@ -19,6 +19,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .arguments import REVISION, option, parse
 from .model_kind import CLASSIFIER, ENCODER, LANGUAGE, RETRIEVAL, VAE, check_kind
@@ -46,15 +47,16 @@ def visualize_attention(arguments: VisualizeArguments, kind: str) -> list[Path]:
     import torch
     from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification
 
+    from ..interop.vision_tower import load_complete
     from ..interpretability.plots import plot_attention
 
     every = list_images(arguments.images)
     files = [one.file for one in every[: arguments.count]]
     if len(files) < len(every):
         print(f"The first {len(files)} of {len(every):,} images; --count {len(every)} draws all.", file=sys.stderr)
-    trust = {"trust_remote_code": True, "revision": arguments.revision}
+    trust: dict[str, Any] = {"trust_remote_code": True, "revision": arguments.revision}
     auto_class = AutoModelForImageClassification if kind == CLASSIFIER else AutoModel
-    opened = auto_class.from_pretrained(arguments.model, **trust)
+    opened = load_complete(auto_class, arguments.model, **trust)
     opened = opened.vision_model if kind == VAE else opened
     if not hasattr(opened, "attention_maps"):
         raise ValueError(f"Expected an OmniVision model in {arguments.model!r}, got {type(opened).__name__}.")
@@ -62,7 +64,7 @@ def visualize_attention(arguments: VisualizeArguments, kind: str) -> list[Path]:
     images = [str(file) for file in files]
     with torch.inference_mode():
         pixels = processor(images, return_tensors="pt")["pixel_values"]
-        maps = opened.eval().attention_maps(pixels)[:, 0].float().numpy()
+        maps = opened.attention_maps(pixels)[:, 0].float().numpy()
     # Pixel values 0..255 of the model's size, (images, height, width, channels).
     resized = processor(images, do_normalize=False, return_tensors="pt")["pixel_values"].permute(0, 2, 3, 1) * 255
     captions = [file.name for file in files]
@@ -88,6 +90,7 @@ def visualize_answers(arguments: VisualizeArguments, kind: str) -> list[Path]:
     from ..data.questions import load_questions
     from ..data.stored_images import open_stored
     from ..image_processing_omni_vision import read_image
+    from ..interop.vision_tower import load_complete
     from ..interpretability.occlusion import explain_answer, plot_occlusion
 
     if arguments.image or arguments.text or arguments.images:
@@ -100,9 +103,9 @@ def visualize_answers(arguments: VisualizeArguments, kind: str) -> list[Path]:
         raise ValueError(
             f"Expected a split of {[*data]} and a count of at least 1, got {arguments.split!r}, {arguments.count}."
         )
-    trust = {"trust_remote_code": True, "revision": arguments.revision}
+    trust: dict[str, Any] = {"trust_remote_code": True, "revision": arguments.revision}
     processor = AutoProcessor.from_pretrained(arguments.model, **trust)
-    model = AutoModelForImageTextToText.from_pretrained(arguments.model, **trust).eval()
+    model = load_complete(AutoModelForImageTextToText, arguments.model, **trust)
     # Images between which a conversation goes on would need more than a line.
     rows = [row for row in data[arguments.split] if len(row["images"]) == 1][: arguments.count]
     images, found, truths = [], [], []

@@ -43,11 +43,12 @@ ADVICE = {
     **dict.fromkeys(ARCHIVES, "unpack it"),
     **dict.fromkeys((".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2", ".svg"), "save it as PNG"),
 }
-# Files that make a folder a run, a checkpoint or an index of ours: what is drawn in it is no image of the user.
+# Files that make a folder a run, a checkpoint, an index or vectors of ours: no image in it is the user's.
 RESULTS = (
     {"config.json", "metrics.json"},
     {"config.json", "preprocessor_config.json"},
     {"index.json", "images.lance"},
+    {"embed.json", "manifest"},
 )
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # read by `metadata_folder`, and no images
 WITHOUT_IMAGES = "without any image"

@@ -23,6 +23,11 @@ def store(image: PilImage.Image) -> dict[str, Any]:
     return {"bytes": content.getvalue(), "path": None}
 
 
+def eight_bits(pixels: np.ndarray) -> np.ndarray:
+    """Return pixel values 0..255 as bytes: bytes as they are, of which `np.rint` would make slow float16."""
+    return pixels if pixels.dtype == np.uint8 else np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+
+
 def netpbm_header(height: int, width: int, channels: int) -> bytes:
     """Return what stands before the pixels of an 8-bit PGM (grey) or PPM file (RGB)."""
     return f"{'P6' if channels == 3 else 'P5'} {width} {height} 255\n".encode()

@@ -14,7 +14,7 @@ from PIL import Image
 from ..image_processing_omni_vision import read_image
 from .integrity import images_of
 from .label_lists import label_array, label_names
-from .stored_images import open_stored
+from .stored_images import eight_bits, open_stored
 
 
 SAMPLE = 1000  # images of a split that are opened for their size and mode
@@ -162,7 +162,7 @@ def export_images(splits: DatasetDict, split: str, count: int, folder: Path) -> 
         row = rows[index]
         path = folder / labels.int2str(row["label"]) / f"{split}_{index:05d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        pixels = np.rint(read_image(row["image"], num_channels=None)).astype(np.uint8)
+        pixels = eight_bits(read_image(row["image"], num_channels=None))
         Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(path)
         written.append(path)
     return written

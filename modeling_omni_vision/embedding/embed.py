@@ -91,6 +91,7 @@ def embed(
     """
     output, started = Path(output), (time.perf_counter(), time.process_time())
     check_on_error(on_error)
+    _check_output(output)
     part, parts = _part(shard)
     _check_cluster(cluster, shard, on_error)
     encoder = VisionEncoder(model, pool, normalize, revision, trust_remote_code)
@@ -189,6 +190,16 @@ def _launched() -> str:
     array = (said("SLURM_ARRAY_TASK_ID", 0) - said("SLURM_ARRAY_TASK_MIN", 0)) // said("SLURM_ARRAY_TASK_STEP", 1)
     tasks = said("SLURM_NTASKS", 1)
     return f"{array * tasks + said('SLURM_PROCID', 0)}/{said('SLURM_ARRAY_TASK_COUNT', 1) * tasks}"
+
+
+def _check_output(output: Path) -> None:
+    """Refuse a folder of somebody's files: those would be taken for results, and no image in it be listed any more."""
+    if output.exists() and not (output / MANIFEST).is_dir() and (not output.is_dir() or any(output.iterdir())):
+        held = "with other files in it" if output.is_dir() else "which is a file"
+        raise ValueError(
+            f"Expected a new or an empty folder as output, or one that embedding began, got {str(output)!r} {held}. "
+            "Name another."
+        )
 
 
 def _check_cluster(cluster: str | None, shard: str | None, on_error: str) -> None:
@@ -314,6 +325,8 @@ class Pipeline:
     def _checked(self, vector: np.ndarray) -> "np.ndarray | str":
         with np.errstate(over="ignore"):
             stored = vector.astype(np.float16)
+        if not np.isfinite(vector).all():
+            return "its vector is not finite: the model computes NaN or infinity"
         if not np.isfinite(stored).all():
             return "its vector has values that float16 does not hold: pass --normalize"
         if len(self.vector_shape) == 1 and stored.shape != self.vector_shape:

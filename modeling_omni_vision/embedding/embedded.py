@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from ..data.image_files import LeftOut
+from ..data.stored_images import eight_bits
 from ..image_processing_omni_vision import ImageReadError, read_image
 from .embed import Pipeline
 from .pixels import PixelReader
@@ -110,7 +111,7 @@ class Encode:
 
 def thumbnail(source: Any, side: int) -> Image.Image:
     """Return a small upright image."""
-    image = Image.fromarray(np.clip(np.rint(read_image(source)), 0, 255).astype(np.uint8))
+    image = Image.fromarray(eight_bits(read_image(source)))
     image.thumbnail((side, side))
     return image
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageFile
 
+from ..data.stored_images import eight_bits
 from ..image_processing_omni_vision import read_image
 
 
@@ -79,8 +80,7 @@ class PixelReader:
         height, width = values.shape[:2]
         if not self.is_stepwise or (values.dtype != np.uint8 and self.reads_sources):
             return Pixels(self._whole(source if self.reads_sources else values), (width, height), normalized=True)
-        if values.dtype != np.uint8:  # stock processors take 8 bits alone
-            values = np.clip(np.rint(values), 0, 255).astype(np.uint8)
+        values = eight_bits(values)  # stock processors take 8 bits alone
         return Pixels(self._resized(torch.from_numpy(values).permute(2, 0, 1)), (width, height))
 
     def batch(self, images: Sequence[Pixels]) -> torch.Tensor:
@@ -89,8 +89,8 @@ class PixelReader:
         return values if images[0].normalized else self._normalized(values)
 
     def _whole(self, image: Any) -> torch.Tensor:
-        if isinstance(image, np.ndarray) and image.dtype != np.uint8:
-            image = np.clip(np.rint(image), 0, 255).astype(np.uint8)
+        if isinstance(image, np.ndarray):
+            image = eight_bits(image)
         options = {"input_data_format": "channels_last"} if isinstance(image, np.ndarray) else {}
         return self.processor(images=[image], return_tensors="pt", **options)["pixel_values"][0].float()
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from ..data.image_files import displayed
-from ..interpretability.plots import draw_sheet
+from ..interpretability.plots import draw_sheet, shortened
 from ..interpretability.style import OURS
 
 
@@ -26,7 +26,7 @@ def draw_rows(rows: Sequence[Sequence[Cell]], title: str, path: str) -> Path:
     blank: Cell = (Image.new("RGB", (8, 8), "white"), "", "")
     cells = [cell for row in rows for cell in [*row, *[blank] * (columns - len(row))]] or [blank]
     images, above, below = zip(*cells, strict=True)
-    tails = [displayed(name)[-LENGTH:].replace("$", r"\$") for name in below]
+    tails = [shortened(displayed(name), LENGTH, LENGTH - 3) for name in below]
     return draw_sheet(
         [np.asarray(one) for one in images], above, tails, [OURS] * len(cells), title, Path(path), columns
     )

@@ -47,6 +47,7 @@ LIST_COLUMNS = ("file_name", "image_file_name", "image", "path", "url")
 CONTAINERS = (".parquet", ".tar")
 LISTS = (".txt", ".jsonl")
 SIDECAR_BYTES = 65536
+SPLIT = "\0"  # between a dataset and its split: what no path can hold
 
 
 class Row(NamedTuple):
@@ -261,8 +262,8 @@ def image_column_of(schema: pa.Schema, place: str) -> str:
     named = [name for name in binary if name in IMAGE_COLUMNS]
     if len(named or binary) != 1:
         raise ValueError(
-            f"Expected one column of images in {displayed(place)!r}, got {named or binary} among {schema.names}. "
-            f"Call it {IMAGE_COLUMNS[0]!r}."
+            f"Expected one column of images as bytes in {displayed(place)!r}, got {named or binary} among "
+            f"{schema.names}. Store them so in {IMAGE_COLUMNS[0]!r}, or list paths in a .txt or .jsonl."
         )
     return (named or binary)[0]
 
@@ -277,8 +278,9 @@ def _dataset(name: str) -> Iterator[Row]:
     for split, rows in _splits(name).items():
         others = [column for column in rows.column_names if column != "image"]
         metadata = rows.select_columns(others) if others else [{}] * len(rows)
+        place = f"{name}{SPLIT}{split}"
         for number, one in enumerate(metadata):
-            yield Row(f"{split}#{number}", f"{name}:{split}#{number}", f"{name}\n{split}", number, 0, 0, _as_json(one))
+            yield Row(f"{split}#{number}", f"{name}:{split}#{number}", place, number, 0, 0, _as_json(one))
 
 
 @lru_cache(maxsize=2)
@@ -302,8 +304,8 @@ class Reader:
 
     def read(self, row: Row) -> Any:
         """Return the source of an image; errors are those of its file system."""
-        if "\n" in row.place:
-            name, _, split = row.place.partition("\n")
+        if SPLIT in row.place:
+            name, _, split = row.place.partition(SPLIT)
             return _image_of(_splits(name)[split][row.offset]["image"], ".")
         if row.offset < 0:
             if row.place.startswith(("http://", "https://")) or not is_address(row.place):

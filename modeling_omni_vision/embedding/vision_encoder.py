@@ -27,7 +27,7 @@ from ..interop.export.exported import is_exported, load_exported
 from ..interop.export.files import write_onnx
 from ..interop.export.runtimes import OnnxSession, OpenVinoSession, Session
 from ..interop.export.towers import ENCODER, TowerModule
-from ..interop.vision_tower import PREFIXES, load_vision_tower
+from ..interop.vision_tower import PREFIXES, load_vision_tower, without_load_report
 from ..records.machine import has_bf16_instructions
 from ..records.weights_digest import weights_digest
 
@@ -238,7 +238,7 @@ class VisionEncoder:
         import openvino
 
         shape = [batch_size, *self.example.shape[1:]]
-        with warnings.catch_warnings(), torch.inference_mode():
+        with warnings.catch_warnings(), without_load_report(), torch.inference_mode():
             warnings.simplefilter("ignore")  # of torch's tracer
             model = openvino.convert_model(self.pooled, example_input=self.example, input=[shape])
         for port, name in ((model.inputs[0], "pixel_values"), (model.outputs[0], "vectors")):

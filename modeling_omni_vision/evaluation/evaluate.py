@@ -20,6 +20,7 @@ from ..data.label_lists import has_label_lists, label_names
 from ..data.sources import load_images
 from ..image_processing_omni_vision import read_image
 from ..interop.export.exported import is_exported, load_exported
+from ..interop.vision_tower import load_complete
 from ..interpretability.plots import plot_attention, plot_confusion, plot_mistakes, plot_training
 from ..records.command import without_folder
 from ..records.metrics_file import merge_metrics, read_metrics, results_folder
@@ -170,8 +171,8 @@ def load_classifier(folder: Path) -> tuple[Any, Any]:
         exported = load_exported(folder)
         return exported, exported.processor
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    model = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=False, dtype=torch.float32)
-    return model.to(device).eval(), AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+    model = load_complete(AutoModelForImageClassification, folder, trust_remote_code=False, dtype=torch.float32)
+    return model.to(device), AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
 
 
 def class_names(config: Any) -> list[str]:

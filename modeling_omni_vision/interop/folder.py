@@ -28,6 +28,7 @@ def atomic_output_dir(output_dir: str | Path) -> Iterator[Path]:
     staging.mkdir()
     try:
         yield staging
+        share_weights(staging)
         if output.exists():
             output.rmdir()
         staging.rename(output)
@@ -35,9 +36,16 @@ def atomic_output_dir(output_dir: str | Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
+def share_weights(folder: Path) -> None:
+    """Let weights be read by whom the configuration beside them is: safetensors (0.8.0) lets the owner alone."""
+    for file in folder.rglob("*.safetensors"):
+        if (file.parent / "config.json").is_file():
+            shutil.copymode(file.parent / "config.json", file)
+
+
 def write_preprocess(folder: Path) -> None:
     """Copy the JavaScript module that prepares images as Pillow does, by the settings beside it."""
     shutil.copy(Path(__file__).parent / "javascript" / "preprocess.mjs", folder)
 
 
-__all__ = ["atomic_output_dir", "write_preprocess"]
+__all__ = ["atomic_output_dir", "share_weights", "write_preprocess"]

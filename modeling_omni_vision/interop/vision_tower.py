@@ -145,7 +145,7 @@ def load_complete(model_class: Any, path: str | Path, exact: bool = False, **opt
 
 @contextmanager
 def without_load_report() -> Iterator[None]:
-    """Silence the report of weights that are not used: for a head it alarms, for a composite it runs to pages."""
+    """Silence transformers: its report of unused weights alarms for a head; tracers read attributes that warn."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 
 from ..data.integrity import images_of
+from ..data.stored_images import eight_bits
 from ..data.summary import SplitSummary, class_numbers, evenly_spread
 from ..image_processing_omni_vision import ImageReadError, read_image
 from .plots import save, shortened
@@ -79,7 +80,7 @@ def _sample_rows(rows: Dataset) -> dict[str, list[np.ndarray]]:
 def _thumbnail(stored: Any) -> np.ndarray:
     """Return an image (CELL, CELL, 3) in the middle of its cell; a cross where it cannot be read."""
     try:
-        return in_cell(np.rint(read_image(stored, num_channels=3)).astype(np.uint8))
+        return in_cell(eight_bits(read_image(stored, num_channels=3)))
     except (ImageReadError, TypeError):  # a row without an image
         cell = Image.new("RGB", (CELL, CELL), (BACKGROUND,) * 3)
         cross = np.abs(np.subtract.outer(np.arange(CELL), np.arange(CELL))) < 2

@@ -23,6 +23,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from ..data.stored_images import eight_bits
 from .style import (
     DPI,
     FONT,
@@ -41,7 +42,8 @@ from .style import (
 # Up to so many classes every cell of a confusion matrix gets its number, and every class its name.
 MAX_NUMBERED, MAX_NAMED = 20, 40
 MAX_NAME, MAX_LISTED, MAX_CURVES = 18, 18, 8
-MAX_COLOURS, MAX_HEADS = 4096, 4
+MAX_COLOURS, MAX_HEADS, MAX_SIDE = 4096, 4, 512
+Extent = tuple[float, float, float, float]
 Z = 1.959964  # standard deviations, for intervals of 95 %
 
 
@@ -58,13 +60,23 @@ class Scale:
         """Return a scale from the smallest (or `low`) to the largest value, never narrower than `least`.
 
         Smaller differences would look like large ones: within `least` / 2 the figure says that its maps are flat.
+
+        Raises:
+            ValueError: for NaN or infinity.
         """
         values = np.concatenate([np.ravel(one) for one in maps]) if len(maps) else np.zeros(1)
+        refuse_nan(values)
         first, last = float(values.min()), float(values.max())
         note = f"\nflat: all values lie between {first:.2f} and {last:.2f}" if last - first <= least / 2 else ""
         middle = (first + last) / 2
         start = min(first, middle - least / 2) if low is None else low
         return cls(Normalize(start, max(last, start + least)), label, note)
+
+
+def refuse_nan(values: np.ndarray) -> None:
+    """Raise a `ValueError` for maps with NaN or infinity, which would be drawn as if there were nothing to see."""
+    if not np.isfinite(values).all():
+        raise ValueError("Expected numbers in a map, got NaN or infinity. The weights of the model are broken.")
 
 
 def save(figure: Figure, path: Path, exact_colours: bool = False, **texts: str) -> Path:
@@ -400,9 +412,9 @@ def draw_sheet(
     return save(figure, path, exact_colours=scale is not None)
 
 
-def show(axes: Axes, image: np.ndarray) -> None:
+def show(axes: Axes, image: np.ndarray, extent: Extent | None = None) -> None:
     """Show an image of pixel values 0..255 without ticks, small ones without smoothing."""
-    pixels = np.clip(np.rint(image), 0, 255).astype(np.uint8)
+    pixels = eight_bits(_reduced(image))
     grey = pixels.shape[-1] == 1
     small = max(pixels.shape[:2]) < 100
     axes.imshow(
@@ -411,9 +423,21 @@ def show(axes: Axes, image: np.ndarray) -> None:
         vmin=0,
         vmax=255,
         interpolation="nearest" if small else "antialiased",
+        extent=extent or _extent(image),
     )
     axes.set_xticks([])
     axes.set_yticks([])
+
+
+def _extent(image: np.ndarray) -> Extent:
+    height, width = image.shape[:2]
+    return -0.5, width - 0.5, height - 0.5, -0.5
+
+
+def _reduced(image: np.ndarray) -> np.ndarray:
+    """Return every n-th row and column of an image far larger than any panel: matplotlib would resample all."""
+    step = max(1, max(image.shape[:2]) // MAX_SIDE)
+    return image[::step, ::step]
 
 
 def plot_attention(images: Sequence[np.ndarray], maps: np.ndarray, captions: Sequence[str], path: Path) -> Path:
@@ -428,6 +452,7 @@ def plot_attention(images: Sequence[np.ndarray], maps: np.ndarray, captions: Seq
         path: PNG to write.
     """
     heads = min(maps.shape[1], MAX_HEADS)
+    refuse_nan(maps)
     total = maps.sum((-2, -1), keepdims=True)
     maps = np.divide(maps * maps[0, 0].size, total, out=np.zeros(maps.shape), where=total > 0)
     means = maps.mean(axis=1)
@@ -449,9 +474,8 @@ def plot_attention(images: Sequence[np.ndarray], maps: np.ndarray, captions: Seq
 
 def overlay(axes: Axes, image: np.ndarray, values: np.ndarray, scale: Scale) -> None:
     """Draw a map (rows, columns) over a grey image of any size."""
-    height, width = image.shape[:2]
-    show(axes, 50 + 0.6 * image.mean(axis=-1, keepdims=True))
-    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+    extent = _extent(image)
+    show(axes, 50 + 0.6 * _reduced(image).mean(axis=-1, keepdims=True), extent)
     axes.imshow(values, MAP_COLOURS, scale.norm, alpha=0.65, extent=extent, interpolation="nearest")
 
 

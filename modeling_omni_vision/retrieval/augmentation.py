@@ -7,11 +7,11 @@ any number of workers and processes, and in a resumed run.
 import random
 from collections.abc import Sequence
 
-import numpy as np
 from PIL import Image as PilImage
 from torchvision.transforms import v2
 
 from ..data.augmentation import WithEpoch, seeded
+from ..data.stored_images import eight_bits
 from ..image_processing_omni_vision import open_image, read_image
 
 
@@ -82,7 +82,7 @@ def eight_bit(image: PilImage.Image) -> PilImage.Image:
     """Return an image upright, with 8 bits for deep ones, which Pillow would clip."""
     if image.mode != "F" and not image.mode.startswith("I"):
         return open_image(image)
-    return PilImage.fromarray(np.rint(read_image(image, num_channels=None)).astype(np.uint8).squeeze(-1))
+    return PilImage.fromarray(eight_bits(read_image(image, num_channels=None)).squeeze(-1))
 
 
 __all__ = ["PairAugmentation"]

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..data.stored_images import eight_bits
 from ..embedding.encoder import ImageTextEncoder
 from ..image_processing_omni_vision import ImageReadError, read_image
 from ..interpretability.plots import Scale, draw_sheet, drawable, shortened
@@ -75,7 +76,7 @@ def map_cells(image: Image.Image | None, words: Sequence[str], maps: torch.Tenso
 def thumbnail(path: str) -> Image.Image | None:
     """Return a small upright image, or None where the file cannot be read any more."""
     try:
-        image = Image.fromarray(np.clip(np.rint(read_image(path)), 0, 255).astype(np.uint8))
+        image = Image.fromarray(eight_bits(read_image(path)))
     except ImageReadError:
         return None
     image.thumbnail((SIDE, SIDE))

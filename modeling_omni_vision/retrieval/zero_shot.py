@@ -1,5 +1,6 @@
 """Zero-shot classification of images by the names of their classes: multi-vector and single-vector."""
 
+import re
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -60,6 +61,7 @@ def zero_shot(
         "multi_vector": MultiVectorEncoder(str(model), trust_remote_code=True),
         "single_vector": SentenceTransformer(str(model), trust_remote_code=True),
     }
+    _refuse_same(encoders["multi_vector"].processor, names)
     result: dict[str, Any] = {"dataset": Path(dataset).name if files else dataset, "templates": list(templates)}
     result |= {"images": len(images), "classes": len(names), "chance": 1 / max(len(names), 1)}
     result |= {"unreadable": failed} if failed else {}
@@ -77,6 +79,20 @@ def zero_shot(
     if known.all():
         merge_metrics(results_folder(model), {"zero_shot": result})
     return result
+
+
+def _refuse_same(processor: Any, names: Sequence[str]) -> None:
+    """Refuse names that are one text without the words that the tokenizer does not know."""
+    same: dict[str, list[str]] = {}
+    for name in names:
+        unknown = set(processor.unknown_words(name)) if hasattr(processor, "unknown_words") else set()
+        same.setdefault(" ".join(word for word in re.findall(r"\w+", name) if word not in unknown), []).append(name)
+    for known, alike in same.items():
+        if len(alike) > 1 and len({*alike}) > 1 and any(map(processor.unknown_words, alike)):
+            raise ValueError(
+                f"Expected names that the model can tell apart, got {alike[:5]}, of which its tokenizer knows "
+                f"{known.split() or 'no word'}. Choose others by --labels."
+            )
 
 
 def _combinations() -> tuple[list[PilImage.Image], list[str], list[str]]:

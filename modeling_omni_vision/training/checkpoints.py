@@ -1,11 +1,19 @@
 """Checkpoints of a run: which one it starts from, how it is opened, and how an old run gives way to a new one."""
 
+import hashlib
+import json
 import logging
+import os
 import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_model
 from torch import nn
 from transformers import PreTrainedModel
@@ -67,10 +75,45 @@ def find_checkpoint(output_dir: Path, resume: str | bool | None, overwrite: bool
     return Path(wanted)
 
 
+@contextmanager
+def held(output_dir: Path, first: bool) -> Iterator[None]:
+    """Hold the folder of a run for the first of its processes.
+
+    Raises:
+        ValueError: while another training on this machine holds it, of which the checkpoints would be mixed with ours.
+    """
+    place = hashlib.sha256(os.fsencode(os.path.realpath(output_dir))).hexdigest()[:16]
+    lock = FileLock(Path(tempfile.gettempdir(), f"omni-vision-{os.getuid()}-{place}.lock"), timeout=0)
+    try:
+        holding = lock.acquire() if first else nullcontext()
+    except Timeout as error:
+        raise ValueError(
+            f"Expected one training in {output_dir}, got another at work. Wait for it, or name another --output_dir."
+        ) from error
+    with holding:
+        yield
+
+
 def complete_checkpoints(output_dir: Path) -> list[Path]:
-    """Return the complete checkpoints of a run, oldest first."""
+    """Return the complete checkpoints of a run, oldest first; those that are cut off are named in a warning."""
     complete = [path.parent for path in output_dir.glob(f"checkpoint-*/{STATE}")]
-    return sorted(complete, key=lambda path: int(path.name.rpartition("-")[2]))
+    cut_off = [folder for folder in complete if not _is_whole(folder)]
+    if cut_off:
+        logger.warning("Cut off while it was written, and passed over: %s.", ", ".join(sorted(map(str, cut_off))))
+    whole = (folder for folder in complete if folder not in cut_off)
+    return sorted(whole, key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+def _is_whole(folder: Path) -> bool:
+    """Return whether no file of a checkpoint is cut off, by what stands at both ends of each."""
+    try:
+        json.loads((folder / STATE).read_text(encoding="utf-8"))
+        for file in folder.glob("*.safetensors"):
+            with safe_open(file, "pt"):
+                pass
+    except (OSError, ValueError, SafetensorError):
+        return False
+    return all(zipfile.is_zipfile(file) for file in (*folder.glob("*.pt"), *folder.glob("*.pth")))
 
 
 def are_intact(output_dir: Path) -> bool:
@@ -165,6 +208,7 @@ __all__ = [
     "find_checkpoint",
     "forget_replaced",
     "has_adapters",
+    "held",
     "restore_weights",
     "save_weights",
     "set_aside",

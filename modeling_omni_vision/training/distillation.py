@@ -52,7 +52,7 @@ from .initialization import mimetic_, new_image_processor
 from .report import Picture
 from .run_record import given_recipe, training_command, without_folders
 from .skeleton import TrainingRun
-from .teacher import Teacher, load_teacher
+from .teacher import Teacher, check_finite, load_teacher
 from .trainer import OmniVisionTrainer, replays_steps
 from .views import VIEWS_VERSION, Views
 
@@ -568,6 +568,7 @@ def bases_of(
     chosen = np.random.default_rng(0).permutation(np.asarray(rows))[:BASIS_SAMPLE].tolist()
     vectors, tokens, classes, seen = [], [], 0, 0
     for said in sample_outputs(teacher, pixels, chosen):
+        check_finite(teacher.name, said)
         vectors.append(said.vectors.float().cpu())
         classes = 0 if said.logits is None else said.logits.shape[-1]
         if said.tokens is not None and seen < TOKEN_SAMPLE:

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PrinterCallback, ProgressCallback, Trainer, set_seed
 from transformers.trainer import TRAINING_ARGS_NAME
 
+from ..interop.folder import share_weights
 from ..records.machine import has_bf16_instructions
 from ..records.metrics_file import merge_metrics
 from .callbacks import DataEpochCallback, TimeEstimateCallback, TimeLimitCallback, set_frozen_to_eval, unwrap
@@ -22,6 +23,7 @@ from .checkpoints import (
     find_checkpoint,
     forget_replaced,
     has_adapters,
+    held,
     restore_weights,
     save_weights,
     set_aside,
@@ -332,6 +334,10 @@ class TrainingRun(DataReport):
             NonFiniteLossError: if the loss or a gradient becomes NaN or infinite.
             ValueError: for arguments, data or checkpoints that cannot be used.
         """
+        with held(self.folder, self.args.process_index == 0):
+            return self._run()
+
+    def _run(self) -> Path:
         args = self.args
         checkpoint = find_checkpoint(self.folder, args.resume_from_checkpoint, args.overwrite_output_dir)
         warn_of_imitated_bf16(args)
@@ -352,6 +358,7 @@ class TrainingRun(DataReport):
             training = {**self.describe(), **common}
             self.save()
         if self.trainer.is_world_process_zero():
+            share_weights(self.folder)
             # On disk before anything is measured: whatever is refused there, no training is lost.
             merge_metrics(self.folder, {"training": training})
             self.save_skipped()

@@ -120,6 +120,12 @@ class Teacher:
         return self._fastest
 
 
+def check_finite(name: str, found: TeacherOutput) -> None:
+    """Raise a `ValueError` for vectors that are no numbers."""
+    if not found.vectors.isfinite().all():
+        raise ValueError(f"A teacher must return numbers, got NaN or infinity from {name}. Its weights are broken.")
+
+
 def _in_openvino(teacher: Teacher, threads: int | None) -> Teacher | None:
     import openvino
 
@@ -133,7 +139,7 @@ def _in_openvino(teacher: Teacher, threads: int | None) -> Teacher | None:
     generator = torch.Generator().manual_seed(0)
     draws, others = (torch.randn(BATCH, 3, teacher.size, teacher.size, generator=generator) for _ in range(2))
     try:
-        with warnings.catch_warnings(), torch.inference_mode():
+        with warnings.catch_warnings(), without_load_report(), torch.inference_mode():
             warnings.simplefilter("ignore")  # of torch's tracer
             names = list(Tensors()(draws))
             graph = openvino.convert_model(Tensors(), example_input=draws, input=[list(draws.shape)])
@@ -155,6 +161,7 @@ def _in_openvino(teacher: Teacher, threads: int | None) -> Teacher | None:
     with torch.inference_mode():
         expected = teacher.model(others)
     expected = expected if isinstance(expected, TeacherOutput) else TeacherOutput(expected)
+    check_finite(teacher.name, expected)
     pairs = zip(run(others), expected, strict=True)
     close = all(
         torch.allclose(one, other, atol=1e-2 * float(other.abs().max()))

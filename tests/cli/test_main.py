@@ -12,7 +12,7 @@ import pytest
 import modeling_omni_vision
 from modeling_omni_vision.cli import main as module
 from modeling_omni_vision.cli.main import COMMANDS, main
-from modeling_omni_vision.cli.program import program
+from modeling_omni_vision.cli.program import explain, program
 
 
 ROOT = Path(__file__).parents[2]
@@ -147,6 +147,25 @@ def test_faults_of_ours_keep_their_traceback(monkeypatch):
         with pytest.raises((ValueError, OSError, KeyError)):
             program(function)()
     del idx.converts
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), "No space left"),
+        (
+            RuntimeError("lance error: LanceError(IO): Read-only file system (os error 30), writer.rs:1"),
+            "Read-only",
+        ),
+        (Exception("Permission denied (os error 13)"), "Permission denied"),
+        (RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 576 vs 534"), "disk is full"),
+        (RuntimeError("No such file or directory (os error 2)"), None),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), None),
+    ],
+)
+def test_a_full_disk_is_a_line_whichever_library_meets_it(error, said):
+    found = explain(error, [])
+    assert (said in found) if said else found is None
 
 
 def test_an_error_that_ours_caused_is_a_mistake_too(monkeypatch, capsys):

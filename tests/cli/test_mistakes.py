@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 
 pytest.importorskip("sentence_transformers")
@@ -67,6 +68,12 @@ MISTAKES = {
     "predict --model no_weights --images images": "no_weights",
     "predict --model no_json --images images": "no_json",
     "visualize --model empty --images images --output o": "empty",
+    "predict --model headless --images images": "must hold all weights",
+    "evaluate --model headless --dataset digits": "must hold all weights",
+    "visualize --model headless --images images --output o": "must hold all weights",
+    "ask --model blind --image a.png 'What colour is the circle?'": "must hold all weights",
+    "predict --model nan --images images": "NaN or infinity",
+    "visualize --model nan --images images --output o": "NaN or infinity",
     # flags and their values
     "predict --model classifier --imgaes images": "did you mean --images?",
     "train --dataset digits --epochs 3": "did you mean --num_train_epochs?",
@@ -80,7 +87,16 @@ MISTAKES = {
     "train --dataset digits --output_dir o --config '{\"patchsize\": 4}'": "patchsize",
     "train --dataset digits --output_dir images": "Expected an empty --output_dir",
     "zero-shot --model search --dataset digits --split tset": "'tset'",
-    "predict --model classifier --images images --json /nope/a.json": "/nope/a.json",
+    "predict --model classifier --images images --json a.png/a.json": "a.png/a.json",
+    "predict --model classifier --images images --csv images": "got the folder 'images'",
+    "predict --model classifier --images images --sheet images": "got the folder 'images'",
+    "predict --model classifier --images images --sheet sheet.jpg": "ends in .png",
+    "predict --model classifier --images a.png --sheet a.png": "got the image 'a.png', which is read",
+    "search --model search --index made --image a.png --sheet a.png": "got the image 'a.png', which is read",
+    "embed --model classifier --images images --output images": "with other files in it",
+    "embed --model classifier --images images --output a.png": "which is a file",
+    # names that the model cannot tell apart
+    "zero-shot --model search --dataset images --labels hound kitten": "tell apart",
 }
 
 
@@ -101,6 +117,15 @@ def workplace(tmp_path_factory):
         shutil.copytree(folder / "classifier", folder / name, ignore=lambda *_: ["model.safetensors", "plots"])
     config = json.loads((folder / "encoder" / "config.json").read_text()) | {"architectures": ["OmniVisionModel"]}
     (folder / "encoder" / "config.json").write_text(json.dumps(config))
+    for name, source, change in (
+        ("headless", "classifier", lambda name, value: None if name == "classifier.weight" else value),
+        ("nan", "classifier", lambda name, value: value * float("nan") if name.endswith("cls_token") else value),
+        ("blind", "language", lambda name, value: None if name.endswith("cls_token") else value),
+    ):
+        shutil.copytree(folder / source, folder / name, ignore=lambda *_: ["model.safetensors", "plots"])
+        weights = load_file(folder / source / "model.safetensors")
+        kept = {key: changed for key, value in weights.items() if (changed := change(key, value)) is not None}
+        save_file(kept, folder / name / "model.safetensors", {"format": "pt"})
     (folder / "no_json" / "config.json").write_text('{"model_type": ')
     (folder / "empty").mkdir()
     (folder / "images").mkdir()

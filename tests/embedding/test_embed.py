@@ -1,6 +1,7 @@
 """Images to vectors on disk: what a row holds, what is left after a kill, what a broken image costs."""
 
 import contextlib
+import copy
 import functools
 import io
 import itertools
@@ -393,11 +394,42 @@ def test_every_engine_gives_the_vectors_of_torch(model, images, tmp_path, format
         {"made": (model, format)} if format != "torch" else {}
     )
     for way, (source, engine) in ways.items():
-        record = embed(source, [str(images)], tmp_path / way, engine=engine, pool=pool, batch_size=4)
+        output = tmp_path / f"vectors, {way}"
+        record = embed(source, [str(images)], output, engine=engine, pool=pool, batch_size=4)
         assert record["engine"].split()[0] == format
-        found = read_vectors(tmp_path / way)[1].astype(float)
+        found = read_vectors(output)[1].astype(float)
         norms = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
         assert ((found * expected).sum(1) / norms).min() > 0.9999
+
+
+def test_an_output_of_other_files_is_refused_and_left_alone(model, images, tmp_path):
+    for output in (images, images / "class 0", images / "text.png"):
+        before = sorted(images.rglob("*"))
+        with pytest.raises(ValueError, match=r"with other files in it|which is a file"):
+            torch_embed(model, [str(images)], output)
+        assert sorted(images.rglob("*")) == before
+
+
+def test_vectors_among_images_are_no_images(model, images, tmp_path):
+    torch_embed(model, [str(images)], images / "vectors")
+    assert torch_embed(model, [str(images)], tmp_path / "out")["images"] == 22
+
+
+def test_a_line_feed_in_a_path_is_part_of_it(model, tmp_path):
+    (tmp_path / "a\nb").mkdir()
+    noise().save(tmp_path / "a\nb" / "c\nd.png")
+    found = torch_embed(model, [str(tmp_path / "a\nb")], tmp_path / "out")
+    assert (found["rows"], found["failed"]) == (1, 0)
+
+
+def test_a_model_that_computes_nan_is_the_reason(tiny_model, images, tmp_path):
+    broken = copy.deepcopy(tiny_model)
+    torch.nn.init.constant_(broken.embeddings.cls_token, float("nan"))
+    broken.save_pretrained(tmp_path / "nan")
+    OmniVisionImageProcessor(size=SIZE).save_pretrained(tmp_path / "nan")
+    assert torch_embed(str(tmp_path / "nan"), [str(images / "class 0")], tmp_path / "out")["failed"] == 6
+    reasons = {json.loads(line)["reason"] for line in (tmp_path / "out/failures.jsonl").open()}
+    assert reasons == {"its vector is not finite: the model computes NaN or infinity"}
 
 
 def test_an_export_runs_in_its_own_runtime_alone_and_must_be_an_encoder(model, images, tmp_path):

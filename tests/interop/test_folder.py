@@ -12,6 +12,16 @@ def test_a_folder_appears_only_when_the_block_ends_well(tmp_path):
     assert [path.name for path in target.parent.iterdir()] == ["b"]
 
 
+def test_weights_get_the_rights_of_the_configuration_beside_them(tmp_path):
+    with atomic_output_dir(tmp_path / "out") as staging:
+        for name, mode in (("config.json", 0o640), ("model.safetensors", 0o600), ("sub/model.safetensors", 0o600)):
+            (staging / name).parent.mkdir(exist_ok=True)
+            (staging / name).touch(mode)
+            (staging / name).chmod(mode)
+    modes = {file.relative_to(tmp_path).as_posix(): file.stat().st_mode & 0o777 for file in tmp_path.rglob("*.*")}
+    assert modes == {"out/config.json": 0o640, "out/model.safetensors": 0o640, "out/sub/model.safetensors": 0o600}
+
+
 def test_an_error_leaves_nothing_behind(tmp_path):
     def fail():
         with atomic_output_dir(tmp_path / "new") as staging:

@@ -86,3 +86,9 @@ def test_results_of_a_published_folder_are_written_beside_it(checkpoint, tmp_pat
     zero_shot(published, "shapes:red,blue", ["{}"])
     assert sorted(path.name for path in published.iterdir()) == before
     assert "zero_shot" in json.loads((tmp_path / "published-evaluation" / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize("names", [["cat", "hound"], ["red cat", "red hound"], ["red square", "cat", "hound"]])
+def test_names_that_differ_in_unknown_words_alone_are_refused(checkpoint, names):
+    with pytest.raises(ValueError, match="tell apart"):
+        zero_shot(checkpoint, "combinations", ["{}"], labels=names)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset, Image, load_from_disk
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification, TrainerCallback
 
 from modeling_omni_vision.evaluation.evaluate import evaluate
@@ -17,9 +17,9 @@ from modeling_omni_vision.training import classification as run_module
 from modeling_omni_vision.training import skeleton
 from modeling_omni_vision.training.arguments import OmniVisionTrainingArguments, RecipeArguments
 from modeling_omni_vision.training.averaging import TRAINED_WEIGHTS_FILE
-from modeling_omni_vision.training.checkpoints import find_checkpoint
+from modeling_omni_vision.training.checkpoints import find_checkpoint, held
 from modeling_omni_vision.training.classification import build_model, train
-from modeling_omni_vision.training.interruption import TrainingInterruptedError
+from modeling_omni_vision.training.interruption import TrainingInterruptedError, is_news
 from modeling_omni_vision.training.skeleton import NonFiniteLossError
 from modeling_omni_vision.training.trainer import OmniVisionTrainer
 
@@ -432,11 +432,52 @@ def test_an_unfinished_checkpoint_is_passed_over(tmp_path, caplog):
     for step, complete in ((9, True), (10, True), (11, False)):
         (tmp_path / f"checkpoint-{step}").mkdir()
         if complete:
-            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").touch()
+            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
     assert find_checkpoint(tmp_path, "True") == tmp_path / "checkpoint-10"
     assert find_checkpoint(tmp_path, str(tmp_path / "checkpoint-9")) == tmp_path / "checkpoint-9"
     with pytest.raises(ValueError, match=r"complete checkpoint to resume, got .*checkpoint-11"):
         find_checkpoint(tmp_path, str(tmp_path / "checkpoint-11"))
+
+
+@pytest.mark.parametrize("name", ["trainer_state.json", "model.safetensors", "optimizer.pt", "rng_state.pth"])
+@pytest.mark.parametrize("share", [0, 0.5])
+def test_a_checkpoint_with_a_file_that_is_cut_off_is_passed_over_and_named(name, share, tmp_path, caplog):
+    for step in (9, 10):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "trainer_state.json").write_text('{"global_step": 9}')
+        save_file({"a": torch.ones(9)}, folder / "model.safetensors")
+        for file in ("optimizer.pt", "rng_state.pth"):
+            torch.save({"a": torch.ones(9)}, folder / file)
+    assert find_checkpoint(tmp_path, "true") == tmp_path / "checkpoint-10"
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: int(len(content) * share)])
+    assert find_checkpoint(tmp_path, "true") == tmp_path / "checkpoint-9"
+    assert f"passed over: {folder}" in caplog.text
+
+
+def test_one_folder_is_for_one_training_at_a_time(tmp_path):
+    with held(tmp_path / "run", first=True), held(tmp_path / "other", first=True), held(tmp_path / "run", first=False):
+        (tmp_path / "link").symlink_to(tmp_path / "run")
+        for again in ("run", "link"):
+            with pytest.raises(ValueError, match="got another at work"), held(tmp_path / again, first=True):
+                pytest.fail("two trainings hold one folder")
+    with held(tmp_path / "run", first=True):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("said", "is_told"),
+    [
+        ("mtime may not be reliable on this filesystem, falling back to numerical ordering", False),
+        ("Warning: these do not match:\n\tlogging_steps: 0.02 (from args) != 1 (from trainer_state.json)", False),
+        ("Warning: these do not match:\n\tlogging_steps: 0.02 (from args) != 1\n\tsave_steps: 5 != 2", True),
+        ("Warning: these do not match:\n\tper_device_train_batch_size: 8 (from args) != 4", True),
+        ("Could not locate the best model", True),
+    ],
+)
+def test_warnings_of_the_trainer_that_say_nothing_are_left_out(said, is_told):
+    assert is_news(logging.LogRecord("transformers", logging.WARNING, "", 0, said, (), None)) is is_told
 
 
 def test_resuming_with_another_average_is_refused(arguments):

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ...data.stored_images import eight_bits
 from ...data.synthetic.shapes import draw_scene
 from ...image_processing_omni_vision import read_image
 from ...records.metrics_file import write_json
@@ -300,7 +301,7 @@ def write_images(
     (page / folder).mkdir()
     found = []
     for number, index in enumerate(chosen):
-        image = Image.fromarray(np.rint(read_image(sources[index])).astype(np.uint8))
+        image = Image.fromarray(eight_bits(read_image(sources[index])))
         image.thumbnail((side, side))
         file = f"{folder}/{number:03}.png"
         image.save(page / file, optimize=True)
