@@ -67,6 +67,9 @@ class Manifest:
                 if (self.manifest / SETTINGS).is_file():
                     self.settings = read_json(self.manifest / SETTINGS)
                     _refuse_other(self.settings, listed, self.manifest / PLAN, new)
+                elif not listed["images"]:  # a wrong path, which the next run may have corrected
+                    self.images = self.shards = 0
+                    return
                 else:
                     new.replace(self.manifest / PLAN)
                     self.settings = {"schema_version": SCHEMA_VERSION, **listed}
@@ -225,7 +228,9 @@ def read_vectors(folder: str | Path) -> tuple[list[dict[str, Any]], np.ndarray]:
     vectors, rows, position = np.empty((record["rows"], *record["vector"]), np.float16), list[dict[str, Any]](), 0
     for file in sorted(folder.glob("vectors-*-of-*.parquet")):
         table = pq.read_table(file, columns=["id", "path", "width", "height", "vector"])
-        vectors[position : position + len(table)] = _flat(table["vector"].combine_chunks()).reshape(len(table), -1)
+        vectors[position : position + len(table)] = _flat(table["vector"].combine_chunks()).reshape(
+            -1, *record["vector"]
+        )
         rows += table.drop_columns("vector").to_pylist()
         position += len(table)
     return rows, vectors

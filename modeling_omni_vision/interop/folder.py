@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import platform
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,9 @@ def atomic_output_dir(output_dir: str | Path) -> Iterator[Path]:
             "Name another folder, or empty this one."
         )
     output.parent.mkdir(parents=True, exist_ok=True)
-    staging = output.with_name(f".{output.name}.{os.getpid()}.partial")
+    of_this_machine = f".{output.name}.{platform.node()}-"
+    _remove_left(output.parent, of_this_machine)
+    staging = output.with_name(f"{of_this_machine}{os.getpid()}.partial")
     staging.mkdir()
     try:
         yield staging
@@ -34,6 +37,24 @@ def atomic_output_dir(output_dir: str | Path) -> Iterator[Path]:
         staging.rename(output)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _remove_left(parent: Path, start: str) -> None:
+    """Remove staging folders of processes of this machine that were killed."""
+    for folder in parent.iterdir():
+        pid = folder.name.removeprefix(start).removesuffix(".partial")
+        if folder.name == f"{start}{pid}.partial" and pid.isdecimal() and not _lives(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # of another user
+        pass
+    return True
 
 
 def share_weights(folder: Path) -> None:

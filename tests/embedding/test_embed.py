@@ -415,6 +415,24 @@ def test_vectors_among_images_are_no_images(model, images, tmp_path):
     assert torch_embed(model, [str(images)], tmp_path / "out")["images"] == 22
 
 
+def test_a_run_without_any_image_does_not_bind_the_next_one(model, images, tmp_path):
+    (tmp_path / "later").mkdir()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="got none"):
+            torch_embed(model, [str(tmp_path / "later")], tmp_path / "out")
+    shutil.copy(images / "class 0" / "00.png", tmp_path / "later")
+    assert torch_embed(model, [str(tmp_path / "later")], tmp_path / "out")["rows"] == 1
+
+
+def test_vectors_are_read_past_a_shard_in_which_all_images_failed(model, images, tmp_path):
+    for number in range(4):
+        (images / f"{number}.png").write_text("no image")
+    record = torch_embed(model, [str(images)], tmp_path / "out", shard_rows=4)
+    rows, vectors = read_vectors(tmp_path / "out")
+    assert record["rows"] == len(rows) == len(vectors) == 18
+    assert 0 in [pq.read_metadata(file).num_rows for file in (tmp_path / "out").glob("*.parquet")]
+
+
 def test_a_line_feed_in_a_path_is_part_of_it(model, tmp_path):
     (tmp_path / "a\nb").mkdir()
     noise().save(tmp_path / "a\nb" / "c\nd.png")

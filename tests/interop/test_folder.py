@@ -1,3 +1,7 @@
+import os
+import platform
+import subprocess
+
 import pytest
 
 from modeling_omni_vision.interop.folder import atomic_output_dir
@@ -10,6 +14,23 @@ def test_a_folder_appears_only_when_the_block_ends_well(tmp_path):
         assert not target.exists()
     assert (target / "file").read_text() == "x"
     assert [path.name for path in target.parent.iterdir()] == ["b"]
+
+
+def test_what_a_killed_process_left_is_removed_and_what_others_write_is_not(tmp_path):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    here = f".out.{platform.node()}-"
+    kept = [
+        f"{here}{os.getppid()}.partial",
+        f".out.elsewhere-{dead.pid}.partial",
+        f"{here}x.partial",
+        f".outer.{dead.pid}",
+    ]
+    for name in (*kept, f"{here}{dead.pid}.partial"):
+        (tmp_path / name / "sub").mkdir(parents=True)
+    with atomic_output_dir(tmp_path / "out"):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*kept, "out"])
 
 
 def test_weights_get_the_rights_of_the_configuration_beside_them(tmp_path):
