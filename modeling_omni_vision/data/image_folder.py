@@ -47,15 +47,9 @@ OUTSIDE = "outside of all classes"
 class ImageRow(NamedTuple):
     """An image file, the class that its folder names, and its split; None where there is no such folder."""
 
-    place: Path
-    name: str
+    file: Path
     kind: str | None
     split: str | None
-
-    @property
-    def file(self) -> Path:
-        """The path, made when asked for: those of all images take 400 bytes each."""
-        return self.place / self.name
 
 
 def split_of(name: str) -> str | None:
@@ -135,10 +129,10 @@ def resolve_images(
     Raises:
         ValueError: for splits as in `assign_splits`, two folders of one split, or splits within each class.
     """
-    left_out, places = LeftOut() if left_out is None else left_out, dict[Path, list[str]]()
+    left_out, places = LeftOut() if left_out is None else left_out, dict[Path, list[Path]]()
     images = images_below(folder, left_out) if files is None else (file for file in files if is_image(file, left_out))
     for file in images:
-        places.setdefault(file.parent, []).append(file.name)
+        places.setdefault(file.parent, []).append(file)
     # Folder by folder: there are fewer of them than of images.
     parents = {place: place.relative_to(folder).parts for place in places}
     names = [*dict.fromkeys(displayed(above[0]) for above in parents.values() if above)]
@@ -153,7 +147,7 @@ def resolve_images(
     for place, above in parents.items():
         folders = above[1:2] if named else above[:1]
         kind, split = _class_name(folders[0]) if folders else None, splits[displayed(above[0])] if above else None
-        rows += [ImageRow(place, name, kind, split) for name in places[place]]
+        rows += [ImageRow(file, kind, split) for file in places[place]]
     inner = {split_of(above[1]) if len(above) > 1 else None for above in parents.values()} - {None}
     if not named and len(inner) > 1:
         name, found_splits = names[0], sorted(map(str, inner))
@@ -208,20 +202,20 @@ def load_image_folder(
     except ValueError:
         warn_of_left_out(left_out, displayed(folder))  # perhaps the reason
         raise
-    with_classes = labelled and any(row.kind for row in found)
-    one_class = with_classes and len({row.kind for row in found}) == 1
-    within = {row.place.relative_to(folder).parts[1:][:1] for row in found} if one_class else set()
+    with_classes = labelled and any(kind for _, kind, _ in found)
+    one_class = with_classes and len({kind for _, kind, _ in found}) == 1
+    within = {file.relative_to(folder).parts[1:-1][:1] for file, _, _ in found} if one_class else set()
     if len(within) > 1 and () not in within:
         raise ValueError(
             f"Expected classes in {displayed(folder)}, got the folder {found[0].kind} alone, with "
             f"{sorted(displayed(one[0]) for one in within)[:5]} in it. Name that folder if these are the classes."
         )
     rows: dict[str, list[tuple[str, str | None]]] = {}
-    for row in found:
-        if with_classes and row.kind is None:
-            left_out.add(OUTSIDE, row.file)
+    for file, kind, split in found:
+        if with_classes and kind is None:
+            left_out.add(OUTSIDE, file)
         else:
-            rows.setdefault(row.split or "train", []).append((stored_path(row.file), row.kind))
+            rows.setdefault(split or "train", []).append((stored_path(file), kind))
     warn_of_left_out(left_out, displayed(folder))
     if not rows:
         raise ValueError(f"Expected images, Parquet or IDX files in {displayed(folder)}, got none. Correct the path.")

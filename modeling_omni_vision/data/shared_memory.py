@@ -13,7 +13,6 @@ import platform
 import tempfile
 import uuid
 import weakref
-from collections.abc import Iterator
 from multiprocessing import context, reduction
 from typing import Any, NamedTuple
 
@@ -144,17 +143,6 @@ def _reserve(descriptor: int, size: int) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def memory_from_system() -> Iterator[None]:
-    """Let Arrow take memory from the system within the block: its own allocator keeps what it has freed to itself."""
-    before = pa.default_memory_pool()
-    pa.set_memory_pool(pa.system_memory_pool())
-    try:
-        yield
-    finally:
-        pa.set_memory_pool(before)
-
-
 def _return_freed() -> None:
     """Return to the system what lists of files and Arrow have freed: it is not reused for large arrays."""
     pa.default_memory_pool().release_unused()
@@ -162,4 +150,4 @@ def _return_freed() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-__all__ = ["SharedBytes", "allocate", "memory_from_system"]
+__all__ = ["SharedBytes", "allocate"]

@@ -25,7 +25,6 @@ from .image_folder import SPLITS, assign_splits, load_image_folder, split_files,
 from .label_lists import has_label_lists, label_array, number_label_lists
 from .metadata_folder import find_metadata, load_metadata_folder
 from .questions import load_questions
-from .shared_memory import memory_from_system
 from .synthetic.shapes import draw_shapes
 
 
@@ -42,7 +41,6 @@ FOLDER_HINTS = {
 DIGITS_TEST_FRACTION = 0.2
 
 
-@memory_from_system()
 def load_images(
     dataset: str,
     image_column: str | None = None,
