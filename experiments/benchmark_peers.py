@@ -10,9 +10,9 @@ core, `--quick` two; many times that where the processor is slow in bfloat16. ti
 Models take turns in a new order each round, so that a machine that slows down slows all of them. Every figure is a
 median, every ratio the median of the ratios of one round. CPU time decides, in which other programs do not count;
 wall time is in the JSON file. Freed memory is kept, as in a program that serves one batch after another: otherwise
-page faults are a tenth to a third of a forward pass and differ by 20 % from run to run. Memory is what one case adds
-to a fresh process. With `--runs 3` each row is measured three times with new models; of their ratios, and of the
-bounds of their 95 % intervals, the middle ones count.
+page faults are a tenth to a third of a forward pass and differ by 20 % from run to run (`--keep_freed_memory false`).
+Memory is what one case adds to a fresh process. With `--runs 3` each row is measured three times with new models; of
+their ratios, and of the bounds of their 95 % intervals, the middle ones count.
 """
 
 import ctypes
@@ -289,10 +289,11 @@ def run_benchmark(args: "BenchmarkArguments", cases: Sequence[Case], config: Omn
     if min(args.rounds, args.runs, args.threads, *sizes) < 1:
         given = f"{args.rounds!r}, {args.runs!r}, {args.threads!r} and {sizes!r}"
         raise ValueError(f"`rounds`, `runs`, `threads` and batch sizes must be at least 1, got {given}. Correct them.")
-    timm, kept = ["timm"] if util.find_spec("timm") else [], keep_freed_memory()
+    timm, kept = ["timm"] if util.find_spec("timm") else [], args.keep_freed_memory and keep_freed_memory()
     with set_torch_threads(args.threads):
         rows = printed(case_rows(args, cases, config))
-        data, attention = ([] if args.quick else printed(some(args.rounds)) for some in (data_rows, attention_rows))
+        measured = () if args.quick or args.works else (data_rows, attention_rows)
+        data, attention = [printed(some(args.rounds)) for some in measured] or ([], [])
     return {
         "machine": describe_machine() | recorded_versions(*timm) | {"torch": torch.__version__},
         "instructions": instruction_sets(),
@@ -333,6 +334,8 @@ class BenchmarkArguments:
     rounds: int = option("Samples of each model; medians are printed.", 9)
     runs: int = option("Whole measurements of each row, each with new models.", 1)
     dtypes: list[str] = option("Precisions, all if none is named.", [])
+    works: list[str] = option("Rows, forward or 'training step', all if none is named.", [])
+    keep_freed_memory: bool = option("Make the C library keep freed memory, where it is glibc.", True)
     threads: int = option("Threads of torch. Use 1 where other programs run.", 1)
     batch_sizes: list[int] = option("Of the forward rows; training takes 32.", [1, 8, 32, 128])
     output: Path = option("JSON file to write.", Path("benchmark.json"))
@@ -346,6 +349,7 @@ def main(argv: Sequence[str]) -> None:
         print('timm is not installed, so it does not take part: pip install -e ".[benchmark]"')
     cases = all_cases([1, 8] if args.quick else args.batch_sizes)
     cases = [case for case in cases if case.dtype in (args.dtypes or DTYPES)]
+    cases = [case for case in cases if case.work in (args.works or [case.work])]
     args.rounds = 3 if args.quick else args.rounds
     result = run_benchmark(args, cases, OmniVisionConfig())
     command = recorded_command("python", ["-m", "experiments.benchmark_peers", *argv])

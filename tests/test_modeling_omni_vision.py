@@ -9,7 +9,12 @@ from torch import nn
 from torch.export import Dim
 
 import modeling_omni_vision
-from modeling_omni_vision import OmniVisionConfig, OmniVisionForImageClassification, OmniVisionModel
+from modeling_omni_vision import (
+    OmniVisionConfig,
+    OmniVisionForImageClassification,
+    OmniVisionModel,
+    common_omni_vision,
+)
 
 
 class ReferenceViTTiny(nn.Module):
@@ -522,6 +527,49 @@ def test_a_big_activation_in_float16_stays_finite(tiny_model):
     with torch.no_grad():
         tiny_model.embeddings.cls_token.mul_(0).add_(torch.linspace(-300, 300, 32))  # 300 squared overflows float16
     assert torch.isfinite(tiny_model.half()(torch.zeros(1, 3, 32, 32)).last_hidden_state).all()
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_large_batch_goes_through_the_layers_in_parts_with_equal_results(tiny_config, monkeypatch, fused, attention):
+    model, pixels, batches = OmniVisionModel(tiny_config).eval(), torch.randn(7, 3, 32, 32), []
+    model.set_attn_implementation(attention)
+    original = OmniVisionModel._run_layers
+
+    def counted(self, tokens, **kwargs):
+        batches.append(len(tokens))
+        return original(self, tokens, **kwargs)
+
+    monkeypatch.setattr(OmniVisionModel, "_run_layers", counted)
+    if fused:
+        model.fuse_qkv_projections()
+    with torch.no_grad():
+        whole = [model(pixels), model(pixels, cls_only=True)]
+        # Two images are 34 tokens of 64 float32 numbers.
+        monkeypatch.setattr(common_omni_vision, "PART_BYTES", 34 * 64 * 4)
+        parts = [model(pixels), model(pixels, cls_only=True)]
+    assert batches == [7, 7, *2 * [2, 2, 2, 1]]
+    for one, other in zip(parts, whole, strict=True):
+        torch.testing.assert_close(one.last_hidden_state, other.last_hidden_state, atol=1e-6, rtol=0)
+
+
+def test_gradients_masks_hooks_and_recorded_outputs_get_the_whole_batch(tiny_model, monkeypatch):
+    monkeypatch.setattr(common_omni_vision, "PART_BYTES", 1)
+    pixels, seen = torch.randn(3, 3, 32, 32), []
+    with torch.no_grad():
+        expected = tiny_model(pixels)
+        handle = tiny_model.layers[1].mlp.register_forward_hook(lambda _, given, found: seen.append(len(found)))
+        found = [tiny_model(pixels)]
+        handle.remove()
+        mask = torch.tensor([[1] * 17, [1] * 9 + [0] * 8, [1] * 17])
+        masked, alone = (tiny_model(pixels[rows], attention_mask=mask[rows]) for rows in (slice(0, 3), slice(1, 2)))
+        torch.testing.assert_close(masked.cls[1:2], alone.cls, atol=1e-5, rtol=0)
+        found.append(tiny_model(pixels, output_hidden_states=True))
+    assert [len(states) for states in found[-1].hidden_states] == [3, 3, 3]
+    found.append(tiny_model(pixels))
+    assert seen == [3]
+    for one in found:
+        torch.testing.assert_close(one.last_hidden_state, expected.last_hidden_state, atol=1e-6, rtol=0)
 
 
 def test_the_model_compiles_to_one_graph(tiny_model):

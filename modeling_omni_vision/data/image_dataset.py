@@ -73,11 +73,22 @@ class ImageDataset(WithEpoch, TorchDataset):
         labelled = "label" in dataset.column_names
         self.labels = torch.from_numpy(label_array(dataset)) if labelled else torch.zeros(len(dataset)).long()
         self._crops = augmentation is not None and augmentation.crop is not None
+        self._shared: SharedBytes | None = None
         self._memory, self.states = self._decode_what_fits(memory_limit, of_run)
         self._is_kept = torch.from_numpy(self.states == KEPT)
         if not of_run and BROKEN in self.states:
             self._read([int(np.argmax(self.states == BROKEN))])
         self._changed: tuple[int, torch.Tensor] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The images are views of the bytes, which know how a process that is started gets them without a copy.
+        return self.__dict__ | ({} if self._shared is None else {"_memory": tuple(self._memory.shape)})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self._shared is not None:
+            shape = state["_memory"]
+            self._memory = self._shared.content[shape[0] :].view(shape)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -103,7 +114,7 @@ class ImageDataset(WithEpoch, TorchDataset):
 
     def move_to(self, device: torch.device) -> None:
         """Keep images and labels on a device; they are changed there, an epoch at a time."""
-        self._memory, self.labels = self._memory.to(device), self.labels.to(device)
+        self._memory, self.labels, self._shared = self._memory.to(device), self.labels.to(device), None
 
     @property
     def bytes_on_device(self) -> int | None:
@@ -213,10 +224,11 @@ class ImageDataset(WithEpoch, TorchDataset):
         shape = (fitting.most_common(1)[0][0], *size)
         count = min(len(self), limit // math.prod(shape))
         memory = allocate(count * (math.prod(shape) + 1), shared)
-        images, found = memory.content[count:].reshape(count, *shape), memory.content[:count]
-        self._fill(images, found, memory, max(image[0].numel() for image in probes) > SMALL)
+        images, found = memory.content[count:].view(count, *shape), memory.content[:count].numpy()
+        self._shared = memory
+        self._fill(images.numpy(), found, memory, max(image[0].numel() for image in probes) > SMALL)
         states[:count] = found
-        return torch.from_numpy(images), states
+        return images, states
 
     def _probes(self) -> list[torch.Tensor]:
         """Return some images of 8 bits, not resized, from the whole of the dataset."""

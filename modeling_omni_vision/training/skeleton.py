@@ -39,6 +39,7 @@ from .run_record import describe_run
 logger = logging.getLogger(__name__)
 
 WATCHED = 256  # numbers after which an accelerator is asked for them
+SEEN_AT_ONCE = ("cpu",)  # devices whose numbers cost no waiting
 
 
 class NonFiniteLossError(ValueError):
@@ -149,7 +150,7 @@ class SkeletonTrainer(Trainer):
     def watch(self, name: str, value: torch.Tensor) -> None:
         """Check that a number of this step is finite; on an accelerator later, since looking at it waits for it."""
         self._watched.append((name, value.detach().clone(), self.state.global_step + 1, self._rows))
-        if value.device.type == "cpu" or len(self._watched) == WATCHED:
+        if value.device.type in SEEN_AT_ONCE or len(self._watched) == WATCHED:
             self.check_watched()
 
     def check_watched(self) -> None:

@@ -17,7 +17,7 @@ from modeling_omni_vision.image_processing_omni_vision import OmniVisionImagePro
 def files_mapped() -> list[str]:
     """Return the numbers of the nameless files of images that this process has mapped."""
     lines = Path("/proc/self/maps").read_text().splitlines()
-    return sorted({line.split()[4] for line in lines if "omni_vision_images_" in line and line.endswith("(deleted)")})
+    return sorted({line.split()[4] for line in lines if "/omni_vision_images_" in line and line.endswith("(deleted)")})
 
 
 def main(folder: str, place: str) -> None:

@@ -1,4 +1,7 @@
+import copy
+import gc
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -7,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset, Features, Image
 from PIL import Image as PilImage
+from started_process import write_and_tell
 
 from modeling_omni_vision.data import shared_memory
 from modeling_omni_vision.data.image_dataset import ImageCollator, ImageDataset
@@ -89,6 +94,43 @@ def test_processes_of_other_machines_or_without_a_place_to_share_have_memory_of_
 def test_a_single_process_needs_no_file(tmp_path, monkeypatch):
     monkeypatch.setattr(shared_memory, "_new_file", None)
     assert not allocate(100, shared=True).content.any()
+
+
+def noise_in_memory(count=4):
+    noise = np.random.default_rng(0).integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
+    rows = Dataset.from_dict({"image": list(noise)}, features=Features({"image": Image(decode=False)}))
+    return ImageDataset(rows, OmniVisionImageProcessor(size={"height": 8, "width": 8}))
+
+
+def open_files():
+    return [name for name in map(os.path.realpath, Path("/proc/self/fd").iterdir()) if "omni_vision_images_" in name]
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="Linux only")
+@pytest.mark.parametrize("method", ["spawn", pytest.param("forkserver", marks=pytest.mark.slow)])
+def test_a_process_that_is_started_with_images_maps_them_and_copies_nothing(method, capfd):
+    gc.collect()
+    before, starts = open_files(), multiprocessing.get_context(method)
+    images, queue = noise_in_memory(), starts.SimpleQueue()
+    last = images[3]["image"].flatten().tolist()
+    process = starts.Process(target=write_and_tell, args=(images, queue))
+    process.start()
+    assert queue.get() == (last, [str(os.fstat(images._shared.descriptor).st_ino)])
+    process.join()
+    assert (process.exitcode, images._memory[0].unique().tolist()) == (0, [7])
+    assert not capfd.readouterr().err
+    del images, process
+    gc.collect()
+    assert open_files() == before
+
+
+def test_copies_of_images_have_memory_of_their_own():
+    images = noise_in_memory()
+    other = copy.deepcopy(images)
+    assert torch.equal(other._memory, images._memory)
+    other._memory[0] = 7
+    assert images._memory[0].unique().tolist() != [7]
+    assert other._shared.descriptor is None  # the first closes its file
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ from modeling_omni_vision.evaluation.agreement import (
     linear_probe_accuracy,
     recall_at_1,
 )
+from modeling_omni_vision.training import distillation_data
 from modeling_omni_vision.training.distill_arguments import DistillArguments, DistillTrainingArguments
 from modeling_omni_vision.training.distillation import Student, check_workers, distill
 from modeling_omni_vision.training.distillation_data import (
@@ -226,6 +227,17 @@ def test_all_of_a_training_step_lies_on_the_device_of_its_batch(tmp_path):
     collator = DistillationCollator(OmniVisionImageProcessor(size={"height": 16, "width": 16}))
     batch = collator(DistillationDataset(outputs, range(8), 0, [16])[0])
     assert {one.device for name, one in batch.items() if name != "rows"} == {device}
+
+
+def test_images_on_a_device_are_all_of_those_in_memory_in_the_order_of_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(distillation_data, "SAVED_EVERY", 3)  # rows that are moved together
+    outputs = outputs_of(Teacher("features", Features(), 16, [0.5] * 3, [0.5] * 3), tmp_path)
+    before, every = outputs.images([7, 0, 5]), outputs.images(range(8))
+    assert outputs.bytes_on_device == every.nbytes
+    outputs.move_to(torch.device("cpu"))
+    outputs.pixels = None
+    assert torch.equal(outputs.images([7, 0, 5]), before)
+    assert torch.equal(outputs.images(range(8)), every)
 
 
 def test_losses_under_bfloat16_are_computed_in_float32():
