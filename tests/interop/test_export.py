@@ -178,7 +178,12 @@ def test_the_vector_alone_is_torchs_in_float_and_int8_from_floats_and_bytes(tmp_
     cosines = torch.cosine_similarity(found.pooler_output, expected)
     # In int8 of random weights 0.991 and 0.998 in the two runtimes, with tokens too.
     assert cosines.mean() > (0.985 if options.quantize else 1 - 1e-6)
-    assert "returns vectors alone" in (tmp_path / "out" / "README.md").read_text()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "returns vectors alone" in card
+    (tmp_path / "out" / "image.png").write_bytes((images / "03.png").read_bytes())
+    code = card.split("```python\n")[1].split("```")[0]
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "out", capture_output=True, text=True)
+    assert done.stdout.strip() == "(1, 32)", done.stderr
 
 
 @pytest.mark.parametrize(

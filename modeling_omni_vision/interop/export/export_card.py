@@ -34,7 +34,7 @@ Made by `omni-vision export` from a {kind}; `omni-vision predict` and `evaluate`
 {rows}
 
 Compared with torch in float32 on {images} images, as this runtime computes it on {cpu} ({instructions}). Speed: CPU
-time of torch divided by that of the export, batch of {batch}, threads: {threads}. `export.json` holds all numbers.{returns}
+time of torch divided by that of the export, batch of {batch}, threads: {threads}. All numbers: `export.json`.{returns}
 
 ```python
 {code}
