@@ -56,7 +56,8 @@ class Pooled(nn.Module):
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         output = self.model(pixel_values=pixel_values, **self.options)
         if self.pool == "cls":
-            pooled, hidden = (getattr(output, name, None) for name in ("pooler_output", "last_hidden_state"))
+            pooled: Any = getattr(output, "pooler_output", None)
+            hidden: Any = getattr(output, "last_hidden_state", None)
             vectors = pooled if pooled is not None and (self.pooler_is_output or hidden is None) else hidden[:, 0]
             vectors = vectors.flatten(1)
         else:

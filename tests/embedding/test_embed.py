@@ -28,6 +28,7 @@ from datasets import load_dataset
 from PIL import Image
 
 from modeling_omni_vision.cli.embed import main
+from modeling_omni_vision.cli.predict import main as predict_command
 from modeling_omni_vision.data.image_files import LeftOut
 from modeling_omni_vision.data.sources import load_images
 from modeling_omni_vision.embedding import shards
@@ -425,6 +426,8 @@ def test_an_exported_vector_of_a_pooler_in_berts_way_is_refused_and_an_identity_
     export_model(tmp_path / "twin", tmp_path / "out", ExportOptions(format=format, outputs="vector"), images=places)
     for name in ("twin", "out"):
         torch_embed(str(tmp_path / name), places, tmp_path / f"{name}-vectors", batch_size=4)
+    with pytest.raises(ValueError, match="got an exported encoder, which returns vectors"):
+        predict_command(["--model", str(tmp_path / "out"), "--images", *places])
     found, expected = (read_vectors(tmp_path / f"{name}-vectors")[1] for name in ("out", "twin"))
     assert np.abs(found - expected).max() < 2e-3
     config = tmp_path / "out/config.json"

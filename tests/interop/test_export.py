@@ -162,13 +162,13 @@ def test_weights_of_8_bits_are_rounded_by_half_a_step_and_computed_with_in_float
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_the_vector_alone_is_torchs_in_float_and_int8_from_floats_and_bytes(tmp_path, format):
-    torch.manual_seed(0)
+    output = tmp_path / "out, with a comma"
     folder, images = save(tmp_path / "model", OmniVisionModel, num_register_tokens=1), images_in(tmp_path / "images")
     options = ExportOptions(format=format, outputs="vector", quantize=None if format == "torch" else "int8")
     options = dataclasses.replace(options, uint8=True, max_drop=100)
-    files = export_model(folder, tmp_path / "out", options, images=[str(images)]).record["files"].values()
+    files = export_model(folder, output, options, images=[str(images)]).record["files"].values()
     assert next(iter(files))["largest_difference"] <= 1e-4
-    exported = load_exported(tmp_path / "out")
+    exported = load_exported(output)
     raw = exported.processor(opened(images, exported.processor), return_tensors="pt")["pixel_values"]
     found = exported(raw)
     assert list(found) == ["pooler_output"]
@@ -178,11 +178,11 @@ def test_the_vector_alone_is_torchs_in_float_and_int8_from_floats_and_bytes(tmp_
     cosines = torch.cosine_similarity(found.pooler_output, expected)
     # In int8 of random weights 0.991 and 0.998 in the two runtimes, with tokens too.
     assert cosines.mean() > (0.985 if options.quantize else 1 - 1e-6)
-    card = (tmp_path / "out" / "README.md").read_text()
+    card = (output / "README.md").read_text()
     assert "returns vectors alone" in card
-    (tmp_path / "out" / "image.png").write_bytes((images / "03.png").read_bytes())
+    (output / "image.png").write_bytes((images / "03.png").read_bytes())
     code = card.split("```python\n")[1].split("```")[0]
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "out", capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=output, capture_output=True, text=True)
     assert done.stdout.strip() == "(1, 32)", done.stderr
 
 
