@@ -78,7 +78,7 @@ test-all: $(VENV)/installed-dev ## the test suite with the slow tests
 EXTRAS ?= onnx openvino demo
 
 test-extras: $(EXTRAS:%=$(VENV)-%/installed) ## the tests of the optional runtimes and of the demo, each with its extra alone
-	for extra in $(EXTRAS); do test $$extra = demo && tests=tests/demo || tests="tests/interop tests/embedding"; \
+	for extra in $(EXTRAS); do test $$extra = demo && tests=tests/demo || tests="tests/interop tests/embedding tests/evaluation"; \
 		test $$extra = demo && which=demo || which="export or engine"; \
 		$(VENV)-$$extra/bin/python -m pytest -q -rs -m "slow or not slow" $$tests -k "$$which" || exit 1; done
 

@@ -228,7 +228,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         import openvino
 
         about["versions"]["openvino"] = openvino.__version__
-    command = recorded_command("-m", ["experiments.benchmark_embed", *(sys.argv[1:] if argv is None else argv)])
+    command = recorded_command(
+        "python", ["-m", "experiments.benchmark_embed", *(sys.argv[1:] if argv is None else argv)]
+    )
     if arguments.rounds:
         record["speed"] = {
             **measure_speed(arguments.rounds, arguments.engine),
@@ -240,7 +242,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.labelled:
         record["accuracy"] = measure_accuracy(arguments.labelled)
         write_json(path, record)
-        record["engines"] = measure_engines(arguments.labelled)
+        record["engines"] = {**measure_engines(arguments.labelled), **about, "command": command}
         write_json(path, record)
     if arguments.rows:
         engine = "openvino" if arguments.engine == "auto" else arguments.engine

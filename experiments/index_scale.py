@@ -146,7 +146,7 @@ def main(argv: Sequence[str]) -> None:
     with set_torch_threads(1):
         rows = printed(measured(count, args.width) for count in args.images)
     record = {
-        "command": recorded_command("-m", ["experiments.index_scale", *argv]),
+        "command": recorded_command("python", ["-m", "experiments.index_scale", *argv]),
         "machine": describe_machine() | recorded_versions("lancedb"),
         "rows": rows,
     }

@@ -407,12 +407,24 @@ def exports() -> str:
 
 def runtimes() -> str:
     """List the speed of exports beside the `ViTModel` of transformers."""
-    record, (first, *_) = read(RUNTIMES), read(RUNTIMES)["rows"]
-    columns = ">batch = {batch_size} | >ViTModel ms = {cpu_ms[transformers]:.1f} | "
-    columns += " | ".join(f">{name} = {{speed[{name}]:.2f}}" for name in first["speed"])
+    record = read(RUNTIMES)
     versions = ", ".join(f"{name} {record['machine'][name]}" for name in (*VERSIONS, "onnxruntime", "openvino"))
     made = f"Medians of {record['rounds']} interleaved rounds, CPU seconds, {record['threads']} thread, shared; "
-    return f"{table(columns, record['rows'])}\n\n{made}{', '.join(record['instructions'])}; {versions}."
+    return f"{speed_table(record['rows'])}\n\n{made}{', '.join(record['instructions'])}; {versions}."
+
+
+def speed_table(found: Sequence[Mapping[str, Any]]) -> str:
+    """List how many times faster than `ViTModel` each export is, a column for each batch."""
+    columns = " | ".join(
+        ["export = {way}", *(f">batch {one['batch_size']} = {{b{one['batch_size']}}}" for one in found)]
+    )
+    cells = {way: [f"{one['speed'][way]:.2f}" for one in found] for way in found[0]["speed"]}
+    cells["`ViTModel`, ms"] = [f"{one['cpu_ms']['transformers']:.1f}" for one in found]
+    rows = [
+        {"way": way, **{f"b{one['batch_size']}": cell for one, cell in zip(found, line, strict=True)}}
+        for way, line in cells.items()
+    ]
+    return table(columns, rows)
 
 
 def benchmark() -> str:

@@ -33,6 +33,11 @@ class ExportArguments:
     model: str = option("Folder of an encoder, a classifier, a retrieval model, or of a native twin.")
     output: str = option("New or empty folder to write.")
     format: str = option("onnx, openvino, torch (torch.export), or web (a static page).", "onnx")
+    outputs: str = option(
+        "tokens, or vector: the pooled output alone, of encoders and retrieval models.",
+        "tokens",
+        choices=("tokens", "vector"),
+    )
     quantize: str | None = option("int8: also write files of 8 bits; weights: of weights alone (onnx, web).", None)
     dataset: str | None = option("Images to compare on, as for the command that trains this kind of model.", None)
     split: str | None = option("Split to compare on; by default validation.", None)

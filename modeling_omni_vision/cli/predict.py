@@ -102,6 +102,8 @@ def predict(
     options: dict[str, Any] = {"trust_remote_code": True, "revision": revision}
     if is_exported(model):
         classifier: Any = load_exported(model)
+        if (kind := classifier.record["kind"]) != CLASSIFIER:
+            raise ValueError(f"Expected a classifier in {model!r}, got an exported {kind}, which returns vectors.")
         processor = classifier.processor
     else:
         classifier = load_complete(AutoModelForImageClassification, model, **options)

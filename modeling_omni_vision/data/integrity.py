@@ -200,13 +200,17 @@ def images_of(rows: Dataset) -> tuple[Sequence[Mapping[str, Any]], Sequence[int]
     return [image for many in lists for image in many], [row for row, many in enumerate(lists) for _ in many]
 
 
+class UnreadableImagesError(ValueError):
+    """Images cannot be read, and were not to be left out."""
+
+
 def refuse_unreadable(broken: Sequence[tuple[str, str]], total: int, on_error: str) -> None:
     """Raise a `ValueError` that names the first images that cannot be read, or log that where they are skipped."""
     named = "; ".join(f"{name} ({reason})" for name, reason in broken[:NAMED])
     more = f" and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
     message = f"{len(broken)} of {total} images cannot be read: {named}{more}."
     if on_error == "stop":
-        raise ValueError(f"{message} Repair or remove them, or leave them out with --on_error skip.")
+        raise UnreadableImagesError(f"{message} Repair or remove them, or leave them out with --on_error skip.")
     logger.warning("%s They are left out.", message)
 
 
@@ -341,6 +345,7 @@ __all__ = [
     "ON_ERROR",
     "SKIPPED_FILE",
     "Unreadable",
+    "UnreadableImagesError",
     "check_on_error",
     "find_unreadable",
     "images_of",

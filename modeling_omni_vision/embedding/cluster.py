@@ -21,7 +21,8 @@ from typing import Any
 
 import torch
 
-from .embed import write_shards
+from ..data.integrity import UnreadableImagesError
+from .embed import refuse_failures, write_shards
 from .embedded import Encode
 from .shards import Manifest
 
@@ -47,6 +48,7 @@ class Job:
     trust_remote_code: bool
     workers: int | None
     cwd: str
+    on_error: str = "skip"
 
 
 class Counts:
@@ -73,6 +75,12 @@ class Counts:
         """Count failures of a shard."""
         self.actor.add.remote(0, failed)
 
+    def end(self, error: Exception) -> None:
+        """Say why the run ends: of an error in an actor, Ray Data passes on that there was one."""
+        import ray
+
+        ray.get(self.actor.end.remote(str(error), isinstance(error, UnreadableImagesError)))
+
 
 class ShardWriter:
     """An actor: writes the shards whose numbers it is given.
@@ -85,7 +93,7 @@ class ShardWriter:
     def __init__(self, job: Job, counts: Counts) -> None:
         if os.path.isdir(job.cwd):  # on another machine it may not be there; addresses and absolute paths are enough
             os.chdir(job.cwd)
-        self.manifest, self.counts = Manifest.begun(Path(job.output)), counts
+        self.manifest, self.counts, self.on_error = Manifest.begun(Path(job.output)), counts, job.on_error
         record = {**self.manifest.settings, "model": job.model}
         self.pipeline = Encode(record, job.revision, job.trust_remote_code, job.workers).pipeline
 
@@ -94,16 +102,24 @@ class ShardWriter:
 
         Raises:
             ValueError: if workers died at this shard before: Ray would start them for ever.
+            UnreadableImagesError: where `on_error` is stop, for a shard with such images.
         """
         start, number = time.process_time(), int(batch["item"][0])
+        try:
+            self._check_deaths(number)
+            written = write_shards(self.manifest, self.pipeline, [number], self.counts, self.on_error)
+        except Exception as error:
+            self.counts.end(error)
+            raise
+        return {"images": [written], "cpu_seconds": [time.process_time() - start]}
+
+    def _check_deaths(self, number: int) -> None:
         if self.counts.begin(number) > DEATHS:
             rows = self.manifest.rows(number)
             raise ValueError(
                 f"{DEATHS + 1} workers died at the images from {rows[0].id!r} to {rows[-1].id!r}: one may break its "
                 "decoder, or memory is short. Leave it out, or lower `batch_size`."
             )
-        written = write_shards(self.manifest, self.pipeline, [number], self.counts)
-        return {"images": [written], "cpu_seconds": [time.process_time() - start]}
 
 
 def write_on_ray(manifest: Manifest, job: Job, bar: Any) -> tuple[int, float]:
@@ -113,9 +129,15 @@ def write_on_ray(manifest: Manifest, job: Job, bar: Any) -> tuple[int, float]:
     that is started here and ends with the call.
 
     Raises:
-        ValueError: if an actor fails, or nothing happens for `GIVE_UP_AFTER` seconds.
+        ValueError: if an actor fails, nothing happens for `GIVE_UP_AFTER` seconds, or `on_error` is stop and images
+            cannot be read.
     """
-    missing = [number for number in range(manifest.shards) if not manifest.entry(number)]
+    missing = []
+    for number in range(manifest.shards):
+        if entry := manifest.entry(number):
+            refuse_failures(entry, job.on_error)
+        else:
+            missing.append(number)
     if not missing:
         return 0, 0.0
     with _connected() as ray:
@@ -180,6 +202,7 @@ def _counting_actor(ray: Any) -> Any:
         def __init__(self) -> None:
             self.images = self.failed = 0
             self.begun = dict[int, int]()
+            self.reason: tuple[str, bool] | None = None
 
         def begin(self, number: int) -> int:
             self.begun[number] = self.begun.get(number, -1) + 1
@@ -190,6 +213,12 @@ def _counting_actor(ray: Any) -> Any:
 
         def get(self) -> tuple[int, int]:
             return self.images, self.failed
+
+        def end(self, reason: str, unreadable: bool) -> None:
+            self.reason = self.reason or (reason, unreadable)
+
+        def ended(self) -> tuple[str, bool] | None:
+            return self.reason
 
     return ray.remote(num_cpus=0)(Counted).remote()
 
@@ -226,8 +255,11 @@ def _watched(ray: Any, counts: Any, bar: Any) -> Iterator[None]:
             raise
         raise ValueError(f"{given_up[0]} Given up; what is finished stays: start the same command again.") from None
     except ray.exceptions.RayError as error:
+        reason, unreadable = ray.get(counts.ended.remote()) or (_reason(error), False)
+        if unreadable:
+            raise UnreadableImagesError(reason) from None
         raise ValueError(
-            f"A worker of the cluster failed: {_reason(error)} What is finished stays: mend it and start the same "
+            f"A worker of the cluster failed: {reason} What is finished stays: mend it and start the same "
             "command again."
         ) from error
     finally:

@@ -93,7 +93,7 @@ def embed(
     check_on_error(on_error)
     _check_output(output)
     part, parts = _part(shard)
-    _check_cluster(cluster, shard, on_error)
+    _check_cluster(cluster, shard)
     encoder = VisionEncoder(model, pool, normalize, revision, trust_remote_code)
     pixels = PixelReader(encoder.processor, encoder.num_channels, decode)
     chosen = _engine(encoder, output / MANIFEST, engine, batch_size, report)
@@ -114,9 +114,9 @@ def embed(
     pipeline = Pipeline(pixels, chosen, encoder.vector_shape, batch_size, workers)
     with tqdm(total=manifest.images, unit=" images", desc="Embedding") as bar:
         if cluster:
-            written, elsewhere = _write_on_cluster(manifest, model, revision, trust_remote_code, workers, bar)
-            for number in range(manifest.shards):
-                _refuse_failures(manifest.entry(number), on_error)
+            written, elsewhere = _write_on_cluster(
+                manifest, model, revision, trust_remote_code, workers, on_error, bar
+            )
         else:
             mine = range(part, manifest.shards, parts)
             written, elsewhere = write_shards(manifest, pipeline, mine, bar, on_error), 0.0
@@ -202,23 +202,27 @@ def _check_output(output: Path) -> None:
         )
 
 
-def _check_cluster(cluster: str | None, shard: str | None, on_error: str) -> None:
+def _check_cluster(cluster: str | None, shard: str | None) -> None:
     if cluster not in (None, "ray"):
         raise ValueError(f"`cluster` must be ray, or left out, got {cluster!r}.")
     if cluster and shard:
         raise ValueError(f"`cluster` shares the shards itself: leave out `shard`, got {shard!r}.")
-    if cluster and on_error == "stop":
-        raise ValueError("`on_error` stop is not for a `cluster`, which goes on: read failures.jsonl afterwards.")
     if cluster and not importlib.util.find_spec("ray"):
         raise ImportError("Ray is not installed.", name="ray")
 
 
 def _write_on_cluster(
-    manifest: Manifest, model: str, revision: str | None, trust_remote_code: bool, workers: int | None, bar: Any
+    manifest: Manifest,
+    model: str,
+    revision: str | None,
+    trust_remote_code: bool,
+    workers: int | None,
+    on_error: str,
+    bar: Any,
 ) -> tuple[int, float]:
     from .cluster import Job, write_on_ray
 
-    job = Job(model, str(manifest.folder.resolve()), revision, trust_remote_code, workers, os.getcwd())
+    job = Job(model, str(manifest.folder.resolve()), revision, trust_remote_code, workers, os.getcwd(), on_error)
     return write_on_ray(manifest, job, bar)
 
 
@@ -230,7 +234,7 @@ def write_shards(
     for wait in (False, True):
         for number in numbers:
             if entry := manifest.entry(number):
-                _refuse_failures(entry, on_error)
+                refuse_failures(entry, on_error)
                 continue
             with manifest.claim(number, wait) as is_ours:
                 if not is_ours:
@@ -243,14 +247,15 @@ def write_shards(
                     for row, one in zip(rows, vectors, strict=True)
                     if isinstance(one, str)
                 ]
-                _refuse_failures({"rows": len(rows) - len(broken), "failures": broken}, on_error)
+                refuse_failures({"rows": len(rows) - len(broken), "failures": broken}, on_error)
                 failed += len(manifest.write(number, rows, vectors, sizes)["failures"])
                 written += len(rows)
                 bar.set_postfix(failed=failed)
     return written
 
 
-def _refuse_failures(entry: Mapping[str, Any] | None, on_error: str) -> None:
+def refuse_failures(entry: Mapping[str, Any] | None, on_error: str) -> None:
+    """Raise a `ValueError` that names the images of a shard that cannot be read, where `on_error` is stop."""
     if entry and entry["failures"] and on_error == "stop":
         broken = [(one["path"], one["reason"]) for one in entry["failures"]]
         refuse_unreadable(broken, entry["rows"] + len(broken), on_error)
@@ -334,4 +339,4 @@ class Pipeline:
         return stored
 
 
-__all__ = ["BATCH_SIZE", "SHARD_ROWS", "Pipeline", "embed"]
+__all__ = ["BATCH_SIZE", "SHARD_ROWS", "Pipeline", "embed", "refuse_failures", "write_shards"]

@@ -56,8 +56,9 @@ class Pooled(nn.Module):
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         output = self.model(pixel_values=pixel_values, **self.options)
         if self.pool == "cls":
-            pooled = getattr(output, "pooler_output", None)
-            vectors = pooled if self.pooler_is_output and pooled is not None else output.last_hidden_state[:, 0]
+            pooled: Any = getattr(output, "pooler_output", None)
+            hidden: Any = getattr(output, "last_hidden_state", None)
+            vectors = pooled if pooled is not None and (self.pooler_is_output or hidden is None) else hidden[:, 0]
             vectors = vectors.flatten(1)
         else:
             vectors = self._patches(output.last_hidden_state, pixel_values)
@@ -110,7 +111,7 @@ class VisionEncoder:
         self.exported: str | None = None  # the runtime
         try:
             if is_exported(checkpoint):
-                model, self.exported = _load_exported_encoder(checkpoint)
+                model, self.exported = _load_exported_encoder(checkpoint, pool)
                 self.processor = model.processor
             else:
                 model = _load_tower(checkpoint, options)
@@ -222,7 +223,12 @@ class VisionEncoder:
     def _torch(self, dtype: str, attention: str | None) -> Callable[[torch.Tensor], torch.Tensor]:
         kind = getattr(torch, dtype)
         # A copy: weights that have been bfloat16 are no longer those of float32.
-        module = copy.deepcopy(self.pooled).to(self.device, kind)
+        module = copy.deepcopy(self.pooled).to(self.device)
+        if kind != torch.float32:
+            # Products alone: with a residual stream in bfloat16, too, the least cosine with float32 was 0.99987.
+            for layer in module.modules():
+                if isinstance(layer, nn.Linear | nn.Conv2d):
+                    layer.to(kind)
         if attention:
             module.model.set_attn_implementation(attention)
 
@@ -230,7 +236,8 @@ class VisionEncoder:
         def run(pixel_values: torch.Tensor) -> torch.Tensor:
             if self.device.type == "cuda":
                 pixel_values = pixel_values.pin_memory().to(self.device, non_blocking=True)
-            return module(pixel_values.to(kind)).cpu()
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=kind != torch.float32):
+                return module(pixel_values).cpu()
 
         return run
 
@@ -260,11 +267,17 @@ def _run_session(session: Session, pixel_values: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(session({"pixel_values": pixel_values.numpy()})["vectors"]).float()
 
 
-def _load_exported_encoder(checkpoint: str) -> tuple[Any, str]:
+def _load_exported_encoder(checkpoint: str, pool: str) -> tuple[Any, str]:
     """Open an exported folder; return it with its runtime."""
     model = load_exported(checkpoint)
     if model.record["kind"] != ENCODER:
         raise ValueError(f"an exported {model.record['kind']} does not return its tokens: export an encoder")
+    # As above: with a pooler in BERT's way the vector is CLS, one of the tokens.
+    needs_tokens = pool != "cls" or getattr(model.config, "pooler_act", "linear") != "linear"
+    if needs_tokens and model.record.get("outputs") == "vector":
+        raise ValueError(
+            f"it was exported with --outputs vector, and --pool {pool} reads tokens: export it with these"
+        )
     return model, model.record["format"]
 
 

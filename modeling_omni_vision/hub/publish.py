@@ -178,6 +178,8 @@ def copy_export(export: Path, source: Path, folder: Path) -> None:
     record = read_record(export)
     problems = [f"the format {record['format']!r}"] if record["format"] != "onnx" else []
     problems += ["raw pixels (--uint8)"] if record["uint8"] else []
+    # transformers.js reads both outputs of an encoder.
+    problems += ["no tokens (--outputs vector)"] if record.get("outputs") == "vector" else []
     problems += ["other weights"] if record.get("weights") != weights_digest(open_checkpoint(source).model) else []
     if problems:
         raise ValueError(

@@ -32,8 +32,8 @@ FLAGS = {
     "compose": "vision text output fusion vision_feature_select_strategy projector scale_factor "
     "cross_attention_interval dtype",
     "ask": "question model image max_new_tokens force revision",
-    "export": "model output format quantize dataset split images count precision batch_size dynamic_size uint8 "
-    "max_drop server vendor",
+    "export": "model output format outputs quantize dataset split images count precision batch_size dynamic_size "
+    "uint8 max_drop server vendor",
     "convert": "model output source target num_heads architecture hidden_act encoder_only revision trust_remote_code "
     "spec_config",
     "demo": "model index export_space host port revision",

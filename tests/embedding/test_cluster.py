@@ -15,6 +15,7 @@ from filelock import FileLock
 from PIL import Image
 
 from modeling_omni_vision.cli.program import explain
+from modeling_omni_vision.data.integrity import UnreadableImagesError
 from modeling_omni_vision.embedding import cluster, embed
 from modeling_omni_vision.image_processing_omni_vision import OmniVisionImageProcessor
 
@@ -32,6 +33,11 @@ if __name__ == "__main__":
     options = {"engine": "torch sdpa float32", "batch_size": 2, "shard_rows": 6}
     embed(sys.argv[1], sys.argv[2:3], sys.argv[3], cluster="ray" if sys.argv[4:] else None, **options)
 """
+
+
+STOPPED = (
+    r"^1 of 6 images cannot be read: .*17\.jpg .*Repair or remove them, or leave them out with --on_error skip\.$"
+)
 
 
 @pytest.fixture(scope="module")
@@ -193,10 +199,24 @@ def test_a_cluster_writes_what_one_process_writes_and_nothing_twice(model, image
         shards_of(tmp_path / "out")[3].unlink()
         assert embed.embed(model, [images], tmp_path / "out", **run)["last_run"]["images"] == 6
         assert files_of(tmp_path / "out") == whole
+        stops_at_a_failure(model, images, tmp_path / "stopped", run, whole)
         shards_of(tmp_path / "out")[3].unlink()
         stands_still(model, images, tmp_path / "out", run, caplog)
     finally:
         ray.shutdown()
+
+
+def stops_at_a_failure(model, images, output, run, whole):
+    """Image 17 ends the run in the sentence of one process; what is written is whole, and --on_error skip goes on."""
+    for _ in range(2):
+        with pytest.raises(UnreadableImagesError, match=STOPPED):
+            embed.embed(model, [images], output, **run, on_error="stop")
+        assert not list(output.glob("vectors-00002-*"))
+    assert all(whole[name] == content for name, content in files_of(output).items())
+    embed.embed(model, [images], output, **run)
+    assert files_of(output) == whole
+    with pytest.raises(UnreadableImagesError, match=STOPPED):
+        embed.embed(model, [images], output, **run, on_error="stop")
 
 
 def stands_still(model, images, output, run, caplog):
@@ -255,8 +275,37 @@ def test_the_images_that_kill_their_workers_are_named(model, images, whole, tmp_
         def begin(self, number):
             return cluster.DEATHS + 1
 
+        def end(self, error):
+            assert "workers died" in str(error)
+
     embed.embed(model, [images], tmp_path / "out", engine=ENGINE, batch_size=2, shard_rows=6, limit=7)
     job = cluster.Job(model, str(tmp_path / "out"), None, False, 1, os.getcwd())
     writer = cluster.ShardWriter(job, Died(None))
     with pytest.raises(ValueError, match=r"workers died at the images from '06.jpg' to '06.jpg'"):
         writer({"item": [1]})
+
+
+def test_a_worker_that_is_to_stop_writes_no_shard_with_a_failure(model, images, tmp_path):
+    class Counted(cluster.Counts):
+        def begin(self, number):
+            return 0
+
+        def update(self, images):
+            pass
+
+        def set_postfix(self, failed):
+            assert not failed
+
+        def end(self, error):
+            assert isinstance(error, UnreadableImagesError)
+
+    run = {"engine": ENGINE, "batch_size": 2, "shard_rows": 6}
+    embed.embed(model, [images], tmp_path / "out", **run, limit=18)
+    for number in (0, 2):
+        (tmp_path / "out" / f"vectors-0000{number}-of-00003.parquet").unlink()
+    job = cluster.Job(model, str(tmp_path / "out"), None, False, 1, os.getcwd(), "stop")
+    writer = cluster.ShardWriter(job, Counted(None))
+    with pytest.raises(UnreadableImagesError, match=STOPPED):
+        writer({"item": [2]})
+    assert writer({"item": [0]})["images"] == [6]
+    assert {path.name[8:13] for path in shards_of(tmp_path / "out")} == {"00000", "00001"}

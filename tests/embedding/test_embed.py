@@ -28,12 +28,15 @@ from datasets import load_dataset
 from PIL import Image
 
 from modeling_omni_vision.cli.embed import main
+from modeling_omni_vision.cli.predict import main as predict_command
 from modeling_omni_vision.data.image_files import LeftOut
+from modeling_omni_vision.data.sources import load_images
 from modeling_omni_vision.embedding import shards
 from modeling_omni_vision.embedding.embed import embed
 from modeling_omni_vision.embedding.pixels import PixelReader
 from modeling_omni_vision.embedding.shards import read_vectors
 from modeling_omni_vision.embedding.sources import list_rows
+from modeling_omni_vision.embedding.vision_encoder import AGREEMENT, VisionEncoder
 from modeling_omni_vision.image_processing_omni_vision import OmniVisionImageProcessor, OmniVisionImageProcessorPil
 from modeling_omni_vision.interop.export.export import ExportOptions, export_model
 from modeling_omni_vision.interop.to_native import convert_to_native
@@ -448,6 +451,51 @@ def test_a_model_that_computes_nan_is_the_reason(tiny_model, images, tmp_path):
     assert torch_embed(str(tmp_path / "nan"), [str(images / "class 0")], tmp_path / "out")["failed"] == 6
     reasons = {json.loads(line)["reason"] for line in (tmp_path / "out/failures.jsonl").open()}
     assert reasons == {"its vector is not finite: the model computes NaN or infinity"}
+
+
+@pytest.mark.parametrize("format", ["torch", "onnx", "openvino"])
+def test_an_export_of_the_vector_alone_gives_it_and_says_what_it_lacks(model, images, tmp_path, format):
+    skip_without(format)
+    options = ExportOptions(format=format, outputs="vector", uint8=format != "torch")
+    places = [str(images / "class 0")]
+    export_model(model, tmp_path / "exported", options, images=places)
+    torch_embed(model, places, tmp_path / "torch")
+    embed(str(tmp_path / "exported"), places, tmp_path / "out", batch_size=4)
+    assert np.abs(read_vectors(tmp_path / "out")[1] - read_vectors(tmp_path / "torch")[1]).max() < 2e-3
+    for pool in ("mean", "grid"):
+        with pytest.raises(ValueError, match=f"with --outputs vector, and --pool {pool} reads tokens"):
+            embed(str(tmp_path / "exported"), places, tmp_path / "other", pool=pool)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["torch"])
+def test_an_exported_vector_of_a_pooler_in_berts_way_is_refused_and_an_identity_taken(model, images, tmp_path, format):
+    places = [str(images / "class 0")]
+    convert_to_native(model, tmp_path / "twin")
+    export_model(tmp_path / "twin", tmp_path / "out", ExportOptions(format=format, outputs="vector"), images=places)
+    for name in ("twin", "out"):
+        torch_embed(str(tmp_path / name), places, tmp_path / f"{name}-vectors", batch_size=4)
+    with pytest.raises(ValueError, match="got an exported encoder, which returns vectors"):
+        predict_command(["--model", str(tmp_path / "out"), "--images", *places])
+    found, expected = (read_vectors(tmp_path / f"{name}-vectors")[1] for name in ("out", "twin"))
+    assert np.abs(found - expected).max() < 2e-3
+    config = tmp_path / "out/config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"pooler_act": "tanh"}))
+    with pytest.raises(ValueError, match="--pool cls reads tokens"):
+        embed(str(tmp_path / "out"), places, tmp_path / "other")
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_bfloat16_rounds_products_alone_so_that_vectors_stay_within_the_bound(attention):
+    encoder = VisionEncoder(str(ROOT / "checkpoints/omni-vision-fashion-mnist"))
+    reader = PixelReader(encoder.processor, encoder.num_channels)
+    pixels = reader.batch([reader.read(row["bytes"]) for row in load_images("digits")["test"]["image"][:200]])
+    ways = {"engine": encoder.engine(f"torch {attention} bfloat16", 16, print).run(pixels)}
+    with torch.inference_mode():
+        ways["all"] = copy.deepcopy(encoder.pooled).bfloat16()(pixels.bfloat16())
+        expected = encoder.reference(pixels)
+    least = {way: torch.cosine_similarity(found, expected).min() for way, found in ways.items()}
+    assert least["all"] < AGREEMENT < least["engine"]
 
 
 def test_an_export_runs_in_its_own_runtime_alone_and_must_be_an_encoder(model, images, tmp_path):

@@ -17,7 +17,8 @@ from modeling_omni_vision.evaluation.calibration import fit_temperature
 from modeling_omni_vision.evaluation.evaluate import evaluate
 from modeling_omni_vision.evaluation.robustness import CORRUPTIONS
 from modeling_omni_vision.interop import convert_to_native
-from modeling_omni_vision.records.metrics_file import merge_metrics
+from modeling_omni_vision.interop.export import ExportOptions, export_model
+from modeling_omni_vision.records.metrics_file import merge_metrics, read_metrics
 
 
 NAMES = ["dark", "light", "red"]
@@ -75,6 +76,21 @@ def new_checkpoint(tmp_path):
 @pytest.fixture
 def checkpoint(new_checkpoint):
     return new_checkpoint()
+
+
+@pytest.mark.parametrize(("format", "uint8"), [("torch", False), ("onnx", False), ("openvino", True)])
+def test_an_export_is_evaluated_as_its_checkpoint_is(dataset, checkpoint, tmp_path, format, uint8):
+    for package in {"onnx": ("onnxscript", "onnxruntime"), "openvino": ("onnxscript", "openvino")}.get(format, ()):
+        pytest.importorskip(package, reason=f"the extra `{format}` is not installed")
+    options = ExportOptions(format=format, uint8=uint8)
+    export_model(checkpoint, tmp_path / "exported", options, dataset=str(dataset), split="train")
+    for folder in (checkpoint, tmp_path / "exported"):
+        main(["--model", str(folder), "--dataset", str(dataset), "--split", "test"])
+    ours, theirs = (read_metrics(one)["evaluation"] for one in (checkpoint, tmp_path / "exported"))
+    assert 1 / 3 < theirs["accuracy"] < 1
+    for name in ("accuracy", "macro_f1", "num_examples", "confusion_matrix", "per_class"):
+        assert theirs[name] == ours[name]
+    assert theirs["nll"] == pytest.approx(ours["nll"], abs=1e-4)
 
 
 def by_hand(checkpoint):

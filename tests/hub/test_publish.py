@@ -358,6 +358,10 @@ def test_the_graphs_of_a_twin_are_published_with_it_and_those_of_other_weights_a
         publish(twin, tmp_path / "wrong", export=tmp_path / "other-onnx")
     with pytest.raises(ValueError, match="that `omni-vision export` wrote"):
         publish(twin, tmp_path / "wrong", export=twin)
+    record = json.loads((tmp_path / "twin-onnx/export.json").read_text()) | {"outputs": "vector"}
+    (tmp_path / "twin-onnx/export.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"got no tokens \(--outputs vector\)"):
+        publish(twin, tmp_path / "wrong", export=tmp_path / "twin-onnx")
     assert not (tmp_path / "wrong").exists()
 
 

@@ -163,6 +163,7 @@ def test_the_cache_has_another_name_when_anything_changes(tmp_path):
         ({"batch_size": 2}, "leave out --batch_size"),
         ({"dynamic_size": True}, "leave out --batch_size"),
         ({"uint8": True}, "leave out --batch_size"),
+        ({"outputs": "vector"}, "reads tokens: leave out --outputs, got 'vector'"),
         ({"precision": "bfloat16"}, "is for the format openvino"),
     ],
 )

@@ -36,6 +36,7 @@ from .towers import (
 )
 
 
+VECTOR = "vector"  # the outputs of an encoder without its tokens
 TOLERANCE = 1e-4  # of float32, relative to the largest output where that exceeds 1
 # Accuracy hides a wrong fusion: with one, OpenVINO 2026.4 lost half a point of accuracy and had a cosine of 0.918.
 MIN_COSINE = 0.98
@@ -61,6 +62,7 @@ class ExportOptions:
     """How to export: see `export_model`."""
 
     format: str = "onnx"
+    outputs: str = "tokens"
     quantize: str | None = None
     precision: str = "float32"
     batch_size: int | None = None
@@ -71,6 +73,7 @@ class ExportOptions:
     def check(self) -> None:
         """Raise a `ValueError` for a value that is none of those expected, or a pair that contradicts itself."""
         choices = {"format": tuple(SESSIONS), "quantize": (None, "int8", "weights"), "precision": tuple(PRECISIONS)}
+        choices["outputs"] = ("tokens", VECTOR)
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"Expected --{name} {' or '.join(map(str, known))}, got {getattr(self, name)!r}.")
@@ -118,11 +121,12 @@ def export_model(
     Args:
         model: Folder of an encoder, a classifier, a retrieval model (both towers), or of their native twin.
         output: New or empty folder to write; nothing is left in it after an error.
-        options: `format` (`"onnx"`, `"openvino"`, `"torch"`); `quantize="int8"` adds files quantised with ranges
-            measured on the calibration images, `"weights"` ONNX files whose weights alone have 8 bits;
-            `precision="bfloat16"` asks OpenVINO to compute so where the processor can; `batch_size` fixes the images
-            of one forward, any otherwise; `dynamic_size` takes any multiple of the patch size; `uint8` takes pixel
-            values 0..255; `max_drop` is how many points may be lost.
+        options: `format` (`"onnx"`, `"openvino"`, `"torch"`); `outputs="vector"` leaves out the tokens of an encoder
+            or retrieval model, and computes the last layer for CLS alone where that is the vector; `quantize="int8"`
+            adds files quantised with ranges measured on the calibration images, `"weights"` ONNX files whose weights
+            alone have 8 bits; `precision="bfloat16"` asks OpenVINO to compute so where the processor can;
+            `batch_size` fixes the images of one forward, any otherwise; `dynamic_size` takes any multiple of the
+            patch size; `uint8` takes pixel values 0..255; `max_drop` is how many points may be lost.
         dataset: Labelled images, or images and texts of a retrieval model, as for training.
         split: Split to compare on; by default validation. int8 is calibrated on images of train.
         images: Files and folders without labels, in place of a dataset.
@@ -135,6 +139,8 @@ def export_model(
     options = options or ExportOptions()
     options.check()
     checkpoint = open_checkpoint(model)
+    if options.outputs == VECTOR and checkpoint.kind == CLASSIFIER:
+        raise ValueError("--outputs vector is for encoders and retrieval models, got a classifier. Leave it out.")
     samples = load_samples(checkpoint, dataset, split, images, count)
     return export_checkpoint(checkpoint, samples, output, options, dataset, split)
 
@@ -181,6 +187,8 @@ def export_tower(
     checkpoint: Checkpoint, tower: TowerModule, name: str, folder: Path, options: ExportOptions, samples: Samples
 ) -> dict[str, dict[str, Any]]:
     """Write the files of a tower and compare each; return what was found by file."""
+    if options.outputs == VECTOR:
+        tower = tower.vector_alone()
     raw = options.uint8 and tower.inputs == ("pixel_values",)
     source = fold_bytes(checkpoint, tower) if raw else tower
     program = traced(

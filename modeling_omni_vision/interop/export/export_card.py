@@ -34,7 +34,7 @@ Made by `omni-vision export` from a {kind}; `omni-vision predict` and `evaluate`
 {rows}
 
 Compared with torch in float32 on {images} images, as this runtime computes it on {cpu} ({instructions}). Speed: CPU
-time of torch divided by that of the export, batch of {batch}, threads: {threads}. `export.json` holds all numbers.
+time of torch divided by that of the export, batch of {batch}, threads: {threads}. All numbers: `export.json`.{returns}
 
 ```python
 {code}
@@ -55,6 +55,7 @@ def write_card(folder: Path, record: dict[str, Any], checkpoint: Checkpoint) -> 
     text = CARD.format(
         name=checkpoint.folder.resolve().name,
         kind=checkpoint.kind,
+        returns=" It returns vectors alone, without tokens." if record["outputs"] == "vector" else "",
         measure=next(iter(record["files"].values()))["measure"],
         rows="\n".join(rows),
         images=record["images"],

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -50,10 +51,11 @@ def write_float(program: torch.export.ExportedProgram, tower: TowerModule, file:
     else:
         import openvino
 
-        # By way of ONNX: names of inputs and outputs come along.
-        graph = write_onnx(program, tower, file.with_suffix(".onnx"))
-        openvino.save_model(openvino.convert_model(graph), file, compress_to_fp16=False)
-        graph.unlink()
+        # By way of ONNX: names of inputs and outputs come along. Not beside the file: the converter takes a path with
+        # a comma for several.
+        with tempfile.TemporaryDirectory() as folder:
+            graph = write_onnx(program, tower, Path(folder, "model.onnx"))
+            openvino.save_model(openvino.convert_model(graph), file, compress_to_fp16=False)
     return file
 
 

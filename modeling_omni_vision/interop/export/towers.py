@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
 
-from ...modeling_omni_vision import OmniVisionForImageClassification
+from ...modeling_omni_vision import OmniVisionModel
 from ..vision_tower import load_complete, load_vision_tower
 
 
@@ -31,6 +31,7 @@ OUTPUTS = {
     "vision_model": ("image_embeds", "embeddings"),
     "text_model": ("text_embeds", "embeddings"),
 }
+TOKENS = {"last_hidden_state", "embeddings"}  # outputs that hold more than a vector for each image or text
 TEXTS = ("input_ids", "attention_mask")
 
 
@@ -68,6 +69,10 @@ class TowerModule(nn.Module):
         """Return the outputs of the model for a batch."""
         found = self.model(**dict(zip(self.inputs, inputs, strict=True)))
         return tuple(found[name] for name in self.outputs)
+
+    def vector_alone(self) -> "TowerModule":
+        """Return the tower with its first output alone, the vector."""
+        return TowerModule(self.model, self.outputs[:1], self.inputs)
 
 
 class BytesModule(TowerModule):
@@ -159,7 +164,7 @@ def traced(
     # Eager attention: as SDPA the graph would have twice the operations, with checks for rows without any key.
     tower.model.set_attn_implementation("eager")  # type: ignore[operator]
     try:
-        with cls_alone(tower.model):
+        with cls_alone(tower):
             return torch.export.export(tower.eval(), example, dynamic_shapes={"inputs": axes})
     finally:
         tower.model.set_attn_implementation("sdpa")  # type: ignore[operator]
@@ -168,19 +173,23 @@ def traced(
 
 
 @contextlib.contextmanager
-def cls_alone(model: nn.Module) -> Iterator[None]:
-    """Have the last layer of a classifier that reads CLS compute CLS alone, which saves most of that layer."""
-    if not (isinstance(model, OmniVisionForImageClassification) and model.config.pooling == "cls"):
-        yield
-        return
-    encoder = model.omni_vision
-    hook = encoder.register_forward_pre_hook(
-        lambda _, args, options: (args, {**options, "cls_only": True}), with_kwargs=True
-    )
+def cls_alone(tower: TowerModule) -> Iterator[None]:
+    """Have the last layer compute CLS alone where no output reads other tokens, which saves most of that layer."""
+    model, has_tokens = tower.model, TOKENS & set(tower.outputs)
+    encoders = [
+        one for one in model.modules() if isinstance(one, OmniVisionModel) and one.pools_cls and not has_tokens
+    ]
+    hooks = [
+        one.register_forward_pre_hook(lambda _, args, named: (args, {**named, "cls_only": True}), with_kwargs=True)
+        for one in encoders
+        # What an encoder itself returns is CLS even if `pooling` has heads read the mean.
+        if one is model or one.config.pooling == "cls"
+    ]
     try:
         yield
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
 
 
 def examples(

@@ -117,6 +117,8 @@ def export_web(
     options.check()
     if options.batch_size or options.dynamic_size or options.uint8:
         raise ValueError("The page has its own size and batch: leave out --batch_size, --dynamic_size and --uint8.")
+    if options.outputs != "tokens":
+        raise ValueError(f"The page reads tokens: leave out --outputs, got {options.outputs!r}.")
     if options.quantize == "int8" and not (dataset or images):
         raise ValueError("int8 is calibrated on images: name a --dataset or --images, or leave out --quantize.")
     with native(model) as folder:
