@@ -30,6 +30,7 @@ from PIL import Image
 from torch import nn
 
 from experiments.benchmark_models import BUILDERS, OURS, Case, benchmark_models
+from experiments.benchmark_peers import peers_in
 from modeling_omni_vision.configuration_omni_vision import OmniVisionConfig
 from modeling_omni_vision.records.metrics_file import write_json
 
@@ -199,12 +200,12 @@ def timed_in_turns(check: Check, steps: dict[str, Step], seconds: float) -> dict
         for _ in range(3):
             step()
         repeats[name] = max(3, math.ceil((0.002 if check.dry else 0.06) / elapsed(step, 3)))
-    for _ in range(ROUNDS * SAMPLES):
+    for taken in range(ROUNDS * SAMPLES):
         names = list(steps)
         random.shuffle(names)
         for name in names:
             samples[name].append(elapsed(steps[name], repeats[name]))
-        if time.monotonic() > until:
+        if taken and time.monotonic() > until:  # two at least, or bounds would be unknown
             break
     found: dict[str, dict[str, Any]] = {
         name: {"ms": 1e3 * statistics.median(values)} for name, values in samples.items()
@@ -242,9 +243,8 @@ def towers(check: Check, size: dict[str, Any], fused: bool = True) -> dict[str, 
     names = {
         "ours": OURS,
         **({"ours fused": OURS} if fused else {}),
-        **{name: name for name in benchmark_models(case)},
+        **{name: name for name in peers_in(benchmark_models(case))},
     }
-    del names[OURS]
     torch.manual_seed(0)
     made = {name: BUILDERS[kind](config, case).eval().to(check.device, check.dtype) for name, kind in names.items()}
     if fused:
