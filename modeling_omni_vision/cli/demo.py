@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .arguments import REVISION, option, parse
-from .model_kind import CLASSIFIER, ENCODER, LANGUAGE, RETRIEVAL, VAE, check_kind
+from .model_kind import CLASSIFIER, ENCODER, LANGUAGE, RETRIEVAL, VAE, check_kind, one_of
 from .program import program
 
 
@@ -46,7 +46,9 @@ def main(argv: Sequence[str]) -> None:
     if kind not in TABS:
         raise ValueError(f"Expected a {', '.join(TABS)} in {arguments.model!r}, got a model of type {kind}.")
     if arguments.index and kind != RETRIEVAL:
-        raise ValueError(f"Expected a {RETRIEVAL} with --index, got a {kind} in {arguments.model!r}. Leave it out.")
+        raise ValueError(
+            f"Expected a {RETRIEVAL} with --index, got {one_of(kind)} in {arguments.model!r}. Leave it out."
+        )
     if arguments.export_space:
         from ..demo.space import export_space
 

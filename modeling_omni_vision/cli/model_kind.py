@@ -13,6 +13,11 @@ TAKEN_BY = {
 }
 
 
+def one_of(*kinds: str) -> str:
+    """Return kinds of models as a sentence says them: "an encoder or classifier"."""
+    return f"{'an' if kinds[0][0] in 'aeiou' else 'a'} {' or '.join(kinds)}"
+
+
 def check_kind(model: str, *wanted: str, revision: str | None = None) -> str:
     """Return the kind of a checkpoint, one of `TAKEN_BY`, or the model type of a foreign one that is none of these.
 
@@ -24,7 +29,7 @@ def check_kind(model: str, *wanted: str, revision: str | None = None) -> str:
     found = PreTrainedConfig.get_config_dict(model, revision=revision)[0]
     model_type, architectures = found.get("model_type"), found.get("architectures") or []
     if not model_type:
-        raise ValueError(f"Expected a {' or '.join(wanted)} in {model!r}, got no config.json with a `model_type`.")
+        raise ValueError(f"Expected {one_of(*wanted)} in {model!r}, got no config.json with a `model_type`.")
     kind = COMPOSITES.get(model_type)
     if kind is None and any("ForImageClassification" in name for name in architectures):
         kind = CLASSIFIER
@@ -32,9 +37,9 @@ def check_kind(model: str, *wanted: str, revision: str | None = None) -> str:
         kind = ENCODER
     if kind is not None and kind not in wanted:
         raise ValueError(
-            f"Expected a {' or '.join(wanted)} in {model!r}, got a {kind}, which is for omni-vision {TAKEN_BY[kind]}."
+            f"Expected {one_of(*wanted)} in {model!r}, got {one_of(kind)}, which is for omni-vision {TAKEN_BY[kind]}."
         )
     return kind or str(model_type)
 
 
-__all__ = ["CLASSIFIER", "ENCODER", "LANGUAGE", "RETRIEVAL", "VAE", "check_kind"]
+__all__ = ["CLASSIFIER", "ENCODER", "LANGUAGE", "RETRIEVAL", "VAE", "check_kind", "one_of"]

@@ -176,7 +176,12 @@ def _read_line(given: dict[str, Any], folder: Path, readable: "_ReadableImages")
     from ..processing_omni_vision_language import read_message
 
     images = _image_names(given)
-    turns = given["messages"] if "messages" in given else given["conversations"]
+    turns = given.get("messages", given.get("conversations"))
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        raise ValueError(f"no list of turns as `messages` but {turns!r:.60}")
+    for turn in turns:
+        if not isinstance(turn.get("content", turn.get("value")), str | list | dict):
+            raise ValueError(f"a turn without text: {turn!r:.80}")
     weights = [_weight(turn) for turn in turns]
     messages = [_message(read_message(turn)) for turn in turns]
     answers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
@@ -227,14 +232,14 @@ def _weight(given: dict[str, Any]) -> int:
 
 
 def _message(turn: dict[str, Any]) -> dict[str, str]:
-    content, role = turn["content"], turn["role"]
+    content, role = turn.get("content"), turn.get("role")
+    if role not in ("system", "user", "assistant"):
+        raise ValueError(f"role {role!r}")
     if not isinstance(content, str):
         named = [part["image"] for part in content if "image" in part]
         if named:
             raise ValueError(f"an image inside a part, {named[0]!r:.100}: name it in `images`")
         content = "".join(f"{IMAGE}\n" if part["type"] == "image" else part["text"] for part in content)
-    if role not in ("system", "user", "assistant"):
-        raise ValueError(f"role {role!r}")
     return {"role": role, "content": content}
 
 

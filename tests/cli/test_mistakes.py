@@ -55,7 +55,7 @@ MISTAKES = {
     "zero-shot --model language": "got a vision-language model",
     "index --model classifier --index i --images images": "got a classifier",
     "search --model language --index made --text red": "got a vision-language model",
-    "evaluate --model encoder --dataset digits": "got a encoder",
+    "evaluate --model encoder --dataset digits": "got an encoder",
     "evaluate --model language --dataset scenes --robustness": "--robustness",
     "compose --vision search --text classifier --output o": "classifier",
     # broken checkpoints

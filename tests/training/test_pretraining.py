@@ -228,7 +228,7 @@ def test_it_embeds_and_is_published_and_verified_with_its_reconstructions(pretra
 @pytest.mark.parametrize("name", ["evaluate", "predict"])
 def test_commands_for_classifiers_say_what_it_is(pretrained, name, images):
     more = ["--dataset", "digits"] if name == "evaluate" else ["--images", str(images)]
-    with pytest.raises(ValueError, match=r"Expected a classifier.*got a encoder"):
+    with pytest.raises(ValueError, match=r"Expected a classifier.*got an encoder"):
         command([name, "--model", str(pretrained), *more])
 
 
