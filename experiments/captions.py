@@ -1,9 +1,10 @@
 """What captions of drawn scenes name: the objects that are there, all of them, and nothing else.
 
-    python -m experiments.captions --model runs/language_captions --output docs/language/captions.json
+    python -m experiments.captions --model runs/language_captions
 
 Captions are generated without sampling for scenes that were not trained on. They are also compared with the objects of
 the next scene, which shows how much a caption gets right by chance. An object is a colour and a shape together.
+Figures are written into the `metrics.json` of the model, as `captions`.
 """
 
 import re
@@ -26,7 +27,7 @@ from modeling_omni_vision.modeling_omni_vision_language import OmniVisionForCond
 from modeling_omni_vision.processing_omni_vision_language import OmniVisionProcessor
 from modeling_omni_vision.records.command import recorded_command
 from modeling_omni_vision.records.machine import describe_machine, recorded_versions
-from modeling_omni_vision.records.metrics_file import write_json
+from modeling_omni_vision.records.metrics_file import merge_metrics
 from modeling_omni_vision.records.weights_digest import weights_digest
 
 
@@ -39,7 +40,6 @@ class CaptionArguments:
     """The model that writes captions."""
 
     model: str = option("Folder of a vision-language model that was trained with `scenes:caption`.")
-    output: str = option("JSON file to write.")
     images: int = option("Scenes of each split, from its beginning; 0 for all.", 0)
 
 
@@ -124,16 +124,9 @@ def main(argv: Sequence[str]) -> None:
         rows = data[name].select(range(min(given.images or len(data[name]), len(data[name]))))
         found[name] = measure(model, processor, rows)
         print(name, {key: found[name]["own"][key] for key in ("exact", "named", "invented")}, flush=True)
-    write_json(
-        Path(given.output),
-        {
-            "captions": found,
-            "weights": weights_digest(model),
-            "machine": describe_machine(),
-            "versions": recorded_versions(),
-            "command": recorded_command("-m", ["experiments.captions", *argv]),
-        },
-    )
+    about = {"machine": describe_machine(), "versions": recorded_versions(), "weights": weights_digest(model)}
+    command = recorded_command("python", ["-m", "experiments.captions", *argv])
+    merge_metrics(Path(given.model), {"captions": {"splits": found, **about, "command": command}})
 
 
 if __name__ == "__main__":

@@ -38,6 +38,8 @@ LOW, HIGH = (f"{{evaluation[accuracy_interval][{end}]:.2%}}" for end in (0, 1))
 TESTED = f"{{evaluation[accuracy]:.2%}} ({LOW} to {HIGH})"
 CALIBRATION = "evaluation[calibration][expected_calibration_error]"
 INPUTS = {"prior": "text prior", "shuffled": "shuffled images", "nothing": "no image"}
+CAPTIONS, SCENES = "docs/runs/language_captions.json", {"test": "test", "held_out": "combinations not in training"}
+SHARES = {"exact": "exactly the objects", "named": "objects named", "invented": "captions with an object too many"}
 RERANKED = {"cosine": "", "CSLS": ", CSLS", "ConSE": ", ConSE", "both": ", ConSE, CSLS"}
 
 
@@ -335,6 +337,12 @@ def cls() -> str:
     return f"{table(f'trained = {{trained}} | {columns}', rows)}\n\n{made}"
 
 
+def exact_answers(found: Mapping[str, Any], kind: str) -> str:
+    """Return the share of exact answers of a kind of question, or of all, with its interval."""
+    kinds = {"all": found, **found["kinds"]}
+    return EXACT.format_map(kinds[kind]) if kind in kinds else "-"  # not asked
+
+
 def answers(name: str, *controls: str, **more: Mapping[str, Any]) -> str:
     """List exact answers for each kind of question, beside controls and, by heading, answers of other models."""
     found, training = read(name)["answers"], read(name)["training"]
@@ -343,8 +351,7 @@ def answers(name: str, *controls: str, **more: Mapping[str, Any]) -> str:
     scores |= {"images, held out": found["held_out"]["images"]} if "held_out" in found else {}
     scores |= {INPUTS[control]: found["test"][control] for control in controls} | more
     rows = [
-        {"kind": words(kind)}
-        | {what: EXACT.format_map(one if kind == "all" else one["kinds"][kind]) for what, one in scores.items()}
+        {"kind": words(kind)} | {what: exact_answers(one, kind) for what, one in scores.items()}
         for kind in ("all", *images["kinds"])
     ]
     columns = " | ".join(["question = {kind}", *(f">{what} = {{{what}}}" for what in scores)])
@@ -358,6 +365,26 @@ def language() -> str:
     text_only = read("docs/runs/language_scenes_blind.json")["answers"]["test"]["nothing"]
     symbols = read(ORACLE)["answers"]["test"]["symbol_map"]
     return answers(LANGUAGE, *INPUTS, **{"text-only baseline": text_only, "symbol maps": symbols})
+
+
+def captions() -> str:
+    """List what captions of scenes name, beside what they name of another scene, and what learning them cost."""
+    record, rows = read(CAPTIONS), []
+    for name, scenes in SCENES.items():
+        for which, about_scenes in (("own", scenes), ("of_another_scene", f"{scenes}, another scene's objects")):
+            found = record["captions"]["splits"][name][which]
+            shares = {key: {**found[key], "accuracy": found[key]["share"]} for key in SHARES}
+            cells = {key: EXACT.format_map(one) for key, one in shares.items()}
+            rows.append({"scenes": about_scenes, "images": found["images"], **cells})
+    columns = " | ".join(f">{heading} = {{{key}}}" for key, heading in SHARES.items())
+    listed = table(f"captions compared with = {{scenes}} | >scenes = {{images}} | {columns}", rows)
+    shapes = [
+        read(name)["answers"]["held_out"]["images"]["kinds"]["shape"]["accuracy"] for name in (LANGUAGE, CAPTIONS)
+    ]
+    cost = (
+        f"Shapes of combinations not in training: {shapes[1]:.1%} exact answers, {shapes[0]:.1%} of the bundled model."
+    )
+    return f"{listed}\n\n{record['training']['steps']:,} steps; {about(record['training'])}. {cost}"
 
 
 def generation() -> str:
@@ -427,15 +454,16 @@ def speed_table(found: Sequence[Mapping[str, Any]]) -> str:
     return table(columns, rows)
 
 
-def benchmark() -> str:
+def benchmark(name: str = BENCHMARK) -> str:
     """List the speed and memory of models of equal size, and ours with fused projections and compiled, in float32."""
-    record, rows = read(BENCHMARK), []
+    record, rows = read(name), []
     for row in record["rows"]:
         # The way of ours that is fastest here; compiled models stand beside peers that are not.
         ways = {way: one for way, one in row["relative_to_best_peer"].items() if way != OURS["compiled"]}
         rows.append(row | max(ways.values(), key=lambda one: one["speed_relative_to_best_peer"]))
     bounds = ">95 % interval = {interval[0]:.2f} to {interval[1]:.2f}"
     made = f"Medians of {record['runs']} runs of {record['rounds']} interleaved rounds; "
+    made += "" if record["freed_memory_kept"] else "memory as the C library manages it; "
     made += f"{', '.join(record['instructions'])}; {made_on(record)}."
     return benchmark_table(rows, MODELS, "our best / best peer", bounds) + f"\n\n{made}"
 
@@ -535,8 +563,10 @@ BLOCKS: dict[str, Callable[[], str]] = {
     **{block.__name__: block for block in (fashion_mnist, fashion_runs, robustness, search, zero_shot, cls)},
     "masked_pretraining": masked_pretraining,
     "distillation": distillation,
-    **{block.__name__: block for block in (emoji_texts, emoji_styles, language, benchmark, gpu_forward, gpu_training)},
+    **{block.__name__: block for block in (emoji_texts, emoji_styles, language, captions)},
+    **{block.__name__: block for block in (benchmark, gpu_forward, gpu_training)},
     **{block.__name__: block for block in (benchmark_bfloat16, gpu_against_peers, gpu_losses, exports, runtimes)},
+    "benchmark_large_batches": partial(benchmark, "docs/benchmark_large_batches.json"),
     "generation": generation,
     **{block.__name__: block for block in (embedding_storage, embedding_costs, embedding_listing)},
     "embedding": lambda: embedding(read("docs/embedding.json")),
@@ -582,6 +612,10 @@ PROMISES = {
     "zero_shot_recipe": (ZERO_SHOT, "{zero_shot[single_vector][accuracy]:.1%} of {zero_shot[images]} drawings"),
     "emoji_recipe": (EMOJI, f"recall@5 of held-out names {FOUND}"),
     "language_recipe": (LANGUAGE, ANSWERS + UNSEEN),
+    "captions_recipe": (
+        CAPTIONS,
+        "captions of test that name exactly the objects {captions[splits][test][own][exact][share]:.1%}",
+    ),
     "oracle_recipe": (ORACLE, "exact answers {answers[test][symbol_map][accuracy]:.1%}"),
     "easy_vqa_recipe": (EASY_VQA, ANSWERS),
     "smollm2_recipe": (SMOLLM2, ANSWERS + UNSEEN),
@@ -591,6 +625,7 @@ NUMBERS = {
     "quickstart_gigabytes": ("docs/quickstart.json", "{targets[quickstart][gigabytes]:.1f}"),
     "ceiling": (DISTILLATION, "{agreement[overlap_of_teacher_in_the_width]:.3f}"),
     "wide_ceiling": (DISTILLATION, "{agreement[overlap_of_teacher_in_twice_the_width]:.3f}"),
+    "tower_shapes": ("docs/runs/language_tower.json", "{patches[held_out][shape]:.1%}"),
     "fashion_accuracy": (FASHION, "{evaluation[accuracy]:.1%}"),
 }
 

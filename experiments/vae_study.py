@@ -231,7 +231,7 @@ def main(argv: Sequence[str]) -> None:
     """Run the study."""
     given = parse(StudyArguments, argv)
     study = Study(given.dataset, Path(given.runs), given.steps, given.trial_steps, given.batch_size)
-    command = recorded_command("python -m experiments.vae_study", argv)
+    command = recorded_command("python", ["-m", "experiments.vae_study", *argv])
     record = study_vae(study, Path(given.sheets), command)
     write_json(Path(given.output), record)
     for name, found in record["models"].items():

@@ -13,13 +13,17 @@
 # limitations under the License.
 """What the published models share: checks of arguments and of loaded weights, evaluation mode, a loss of logits."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
+
+
+PART_BYTES = 2**24  # of the largest tensor in a layer
 
 
 def refuse_unknown_arguments(
@@ -41,6 +45,29 @@ def refuse_unknown_arguments(
         if near or not only_similar:
             do = f"Did you mean {near[0]!r}?" if near else "Leave it out."
             raise ValueError(f"Expected arguments of the model, got {name!r}, which it does not take. {do}")
+
+
+def run_in_parts(run: Callable[[Tensor], Tensor], tokens: Tensor, layers: nn.ModuleList, config: Any) -> Tensor:
+    """
+    Run layers on tokens (batch, tokens, hidden), at inference on a CPU few images at a time.
+
+    glibc gives back at once what is larger than 32 MB, and each operator faults new pages in: on 128 images of 224 px
+    ViTTiny is 1.18 times as fast as timm in four parts, 0.97 whole; where freed memory is kept, alike both ways.
+
+    Args:
+        run: Runs all layers.
+        tokens: Their input.
+        layers: Get the whole batch if one of their modules has hooks, which expect it.
+        config: Of the model.
+    """
+    parts, records = 1, torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if tokens.device.type == "cpu" and not records:
+        images, length, _ = tokens.shape
+        widest = max(config.intermediate_size, config.num_attention_heads * length)
+        parts = min(images, 1 + images * length * widest * tokens.itemsize // PART_BYTES)
+    if parts < 2 or any(m._forward_hooks or m._forward_pre_hooks for m in layers.modules()):
+        return run(tokens)
+    return torch.cat([run(part) for part in tokens.chunk(parts)])
 
 
 @contextmanager
@@ -118,4 +145,4 @@ class CompleteWeightsMixin:
 
 
 __all__ = ["CompleteWeightsMixin", "classification_loss", "evaluating", "refuse_missing_weights"]
-__all__ += ["refuse_unknown_arguments"]
+__all__ += ["refuse_unknown_arguments", "run_in_parts"]

@@ -23,6 +23,7 @@ Unusual here:
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import TransformersKwargs, can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .common_omni_vision import classification_loss, evaluating, refuse_unknown_arguments
+from .common_omni_vision import classification_loss, evaluating, refuse_unknown_arguments, run_in_parts
 from .configuration_omni_vision import OmniVisionConfig
 from .features_omni_vision import OmniVisionAttentionPooling, OmniVisionBackboneMixin, OmniVisionIntermediatesMixin
 from .masked_omni_vision import OmniVisionMaskedImageModelingMixin, drop_patches, drop_path, make_decoder, mask_patches
@@ -286,20 +287,15 @@ def make_norm(kind: str, config: OmniVisionConfig) -> nn.Module:
     return norm_class(config.hidden_size, eps=config.layer_norm_eps)
 
 
-def block_norm(config: OmniVisionConfig) -> nn.Module:
-    """Return the normalization layer before attention or MLP."""
-    # The specification's code has LayerNorm, its text RMSNorm.
-    return make_norm(config.block_norm, config)
-
-
 class OmniVisionLayer(GradientCheckpointingLayer):
     """Pre-norm transformer layer: tokens + attention(norm(tokens)), then the same with the MLP."""
 
     def __init__(self, config: OmniVisionConfig, layer_index: int = 0):
         super().__init__()
-        self.layernorm_before = block_norm(config)
+        # The specification's code has LayerNorm, its text RMSNorm.
+        self.layernorm_before = make_norm(config.block_norm, config)
         self.attention = OmniVisionAttention(config)
-        self.layernorm_after = block_norm(config)
+        self.layernorm_after = make_norm(config.block_norm, config)
         self.mlp = OmniVisionMLP(config)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.drop_path_rate = config.drop_path_rate * layer_index / max(config.num_hidden_layers - 1, 1)
@@ -517,13 +513,9 @@ class OmniVisionModel(OmniVisionIntermediatesMixin, OmniVisionPreTrainedModel):
             mask = create_bidirectional_mask(
                 config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask
             )
-        if mask is None and not cls_only and not kwargs and self._runs_fused(hidden_states):
-            for layer in self.layers:
-                hidden_states = layer.fused(hidden_states)
-        else:
-            for layer in self.layers[:-1]:
-                hidden_states = layer(hidden_states, mask, **kwargs)
-            hidden_states = self.layers[-1](hidden_states, mask, num_queries=1 if cls_only else None, **kwargs)
+        run: Callable = partial(self._run_layers, mask=mask, cls_only=cls_only, **kwargs)
+        apart = mask is None and not kwargs
+        hidden_states = run_in_parts(run, hidden_states, self.layers, self.config) if apart else run(hidden_states)
         hidden_states = self.norm(hidden_states)
         grid = hidden_states[:, self.num_prefix_tokens :]
         return OmniVisionModelOutput(
@@ -532,6 +524,15 @@ class OmniVisionModel(OmniVisionIntermediatesMixin, OmniVisionPreTrainedModel):
             cls=hidden_states[:, :1] if self.config.use_cls_token else None,
             grid=grid,
         )
+
+    def _run_layers(self, tokens: torch.Tensor, mask: Any, cls_only: bool, **kwargs: Any) -> torch.Tensor:
+        if mask is None and not cls_only and not kwargs and self._runs_fused(tokens):
+            for layer in self.layers:
+                tokens = layer.fused(tokens)
+            return tokens
+        for layer in self.layers[:-1]:
+            tokens = layer(tokens, mask, **kwargs)
+        return self.layers[-1](tokens, mask, num_queries=1 if cls_only else None, **kwargs)
 
     def _runs_fused(self, hidden_states: torch.Tensor) -> bool:
         """Whether torch's operator for encoder layers computes the same here, in a third of the launches."""

@@ -77,9 +77,10 @@ def image_chat_template(chat_template: str | None, image_token: str = "<image>")
             whose chats are formatted as `USER: ...` and `ASSISTANT: ...`.
         image_token: Text inserted, with a line break, for an image.
     """
-    return FLATTEN_CONTENT.replace("IMAGE_TOKEN", image_token) + (
-        PLAIN_CHAT if chat_template is None else chat_template
-    )
+    flatten = FLATTEN_CONTENT.replace("IMAGE_TOKEN", image_token)
+    own = PLAIN_CHAT if chat_template is None else chat_template
+    # A language model that was saved as a part of one of ours accepts them already.
+    return own if own.startswith(flatten) else flatten + own
 
 
 def read_part(part: Any) -> dict[str, Any]:

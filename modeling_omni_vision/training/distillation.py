@@ -309,7 +309,7 @@ class DistillationRun(TrainingRun):
         given = without_folders({**self.recipe.given, "images": [without_folder(one) for one in self.recipe.images]})
         return {
             "command": training_command("omni-vision distill", {**given, **without_folders(self.args.given)}),
-            "recipe": without_folders(given_recipe(self.recipe)),
+            "recipe": given_recipe(self.recipe),
             "arguments": without_folders(self.args.given),
             "images": {
                 "train": len(self.train_rows),

@@ -11,7 +11,7 @@ from ..records.command import without_folder
 from ..records.machine import describe_machine, recorded_versions
 
 
-PATH_ARGUMENTS = ("dataset", "model", "output_dir", "resume_from_checkpoint", "teachers")
+PATH_ARGUMENTS = ("dataset", "model", "vision", "text", "output_dir", "resume_from_checkpoint", "teachers")
 LOGGED = ("step", "epoch", "loss", "learning_rate", "chance_loss")
 # Names of parameters that a published model has not: LoRA is merged, what PEFT trains in full is a copy, and the heads
 # of a student are for its teacher.
@@ -63,8 +63,10 @@ def evaluations(log: list[dict[str, Any]], evaluated: Mapping[str, str]) -> list
 
 
 def given_recipe(recipe: Any) -> dict[str, Any]:
-    """Return the fields of a recipe that are not None."""
-    return {name: value for name, value in vars(recipe).items() if name != "given" and value is not None}
+    """Return the fields of a recipe that are not None, local paths shortened."""
+    return without_folders(
+        {name: value for name, value in vars(recipe).items() if name != "given" and value is not None}
+    )
 
 
 def without_folders(given: Mapping[str, Any]) -> dict[str, Any]:

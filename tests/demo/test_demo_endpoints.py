@@ -139,13 +139,13 @@ def test_the_best_name_is_that_of_the_command(search):
 
 def test_an_answer_is_streamed_and_that_of_the_command(language, capsys):
     client, file = language.client(), str(EXAMPLES.scenes[0])
-    job = client.submit(handle_file(file), "What is in the picture?", False, api_name="/ask")
+    job = client.submit(handle_file(file), "How many objects are there?", False, api_name="/ask")
     chat, patches = job.result()
-    expected = ask(language.folder, file, "What is in the picture?")
+    expected = ask(language.folder, file, "How many objects are there?")
     capsys.readouterr()
-    assert said(chat) == ["What is in the picture?", expected.strip()]
+    assert said(chat) == ["How many objects are there?", expected.strip()]
     assert len(job.outputs()) > 3
-    explained = explain_answer(*language.opened.language[::-1], Image.open(file), "What is in the picture?")
+    explained = explain_answer(*language.opened.language[::-1], Image.open(file), "How many objects are there?")
     assert np.allclose(patches["values"], explained.relevance, atol=1e-4)
     # The session goes on, and ends.
     chat, _ = client.predict(handle_file(file), "How many objects are there?", False, api_name="/ask")
