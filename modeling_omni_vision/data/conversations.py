@@ -232,7 +232,7 @@ def _weight(given: dict[str, Any]) -> int:
 
 
 def _message(turn: dict[str, Any]) -> dict[str, str]:
-    content, role = turn.get("content"), turn.get("role")
+    content, role = turn["content"], turn.get("role")
     if role not in ("system", "user", "assistant"):
         raise ValueError(f"role {role!r}")
     if not isinstance(content, str):
