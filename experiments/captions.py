@@ -22,7 +22,7 @@ from modeling_omni_vision.cli.program import program
 from modeling_omni_vision.data.stored_images import open_stored
 from modeling_omni_vision.data.synthetic.scene_questions import draw_questions
 from modeling_omni_vision.data.synthetic.shapes import COLOURS, SHAPES
-from modeling_omni_vision.evaluation.metrics import NUM_RESAMPLES, percentiles
+from modeling_omni_vision.evaluation.metrics import ratio_interval
 from modeling_omni_vision.modeling_omni_vision_language import OmniVisionForConditionalGeneration
 from modeling_omni_vision.processing_omni_vision_language import OmniVisionProcessor
 from modeling_omni_vision.records.command import recorded_command
@@ -77,16 +77,11 @@ def caption_metrics(found: Sequence[Named]) -> dict[str, Any]:
         "named": (right, there),
         "invented": (invented > 0, np.ones_like(there)),
     }
-    size = len(found)
-    drawn = np.random.default_rng(0).multinomial(size, [1 / size] * size, size=NUM_RESAMPLES)
     measured: dict[str, Any] = {
-        name: {
-            "share": float(part.sum() / whole.sum()),
-            "interval": list(percentiles((drawn @ part) / (drawn @ whole))),
-        }
+        name: {"share": float(part.sum() / whole.sum()), "interval": list(ratio_interval(part, whole))}
         for name, (part, whole) in shares.items()
     }
-    return {"images": size, **measured}
+    return {"images": len(found), **measured}
 
 
 @torch.inference_mode()

@@ -52,7 +52,7 @@ def run_in_parts(run: Callable[[Tensor], Tensor], tokens: Tensor, layers: nn.Mod
     Run layers on tokens (batch, tokens, hidden), at inference on a CPU few images at a time.
 
     glibc gives back at once what is larger than 32 MB, and each operator faults new pages in: on 128 images of 224 px
-    ViTTiny is 1.18 times as fast as timm in four parts, 0.97 whole; where freed memory is kept, alike both ways.
+    ViTTiny is 1.37 times as fast as the best peer (docs/benchmarks.md); where freed memory is kept, nothing is gained.
 
     Args:
         run: Runs all layers.

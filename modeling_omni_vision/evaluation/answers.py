@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from .metrics import NUM_RESAMPLES, percentiles
+from .metrics import ratio_interval
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,7 @@ def _measured(answers: Sequence[AnswerResult]) -> dict[str, Any]:
     _, rows = np.unique([answer.row for answer in answers], return_inverse=True)
     right = np.bincount(rows, weights=[answer.right for answer in answers])
     asked = np.bincount(rows)
-    drawn = np.random.default_rng(0).multinomial(len(asked), [1 / len(asked)] * len(asked), size=NUM_RESAMPLES)
-    interval = list(percentiles((drawn @ right) / (drawn @ asked)))
+    interval = list(ratio_interval(right, asked))
     return {"accuracy": float(right.sum() / asked.sum()), "interval": interval, "questions": len(answers)}
 
 

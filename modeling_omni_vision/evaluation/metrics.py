@@ -44,6 +44,13 @@ def accuracy_interval(correct: np.ndarray) -> tuple[float, float]:
     return percentiles(np.random.default_rng(0).binomial(count, float(np.mean(correct)), size=NUM_RESAMPLES) / count)
 
 
+def ratio_interval(parts: np.ndarray, wholes: np.ndarray) -> tuple[float, float]:
+    """Return the percentile bootstrap interval of sum(parts) / sum(wholes), each (rows,), over resampled rows."""
+    count = len(wholes)
+    drawn = np.random.default_rng(0).multinomial(count, [1 / count] * count, size=NUM_RESAMPLES)
+    return percentiles((drawn @ parts) / (drawn @ wholes))
+
+
 def percentiles(drawn: np.ndarray) -> tuple[float, float]:
     """Return the interval that holds the middle 95 % of bootstrap samples."""
     tail = (1 - CONFIDENCE) / 2
@@ -133,4 +140,5 @@ __all__ = [
     "classification_metrics",
     "expected_calibration_error",
     "negative_log_likelihood",
+    "ratio_interval",
 ]

@@ -83,12 +83,14 @@ def zero_shot(
 
 def _refuse_same(processor: Any, names: Sequence[str]) -> None:
     """Refuse names that are one text without the words that the tokenizer does not know."""
+    if not hasattr(processor, "unknown_words"):
+        return
+    unknown = {name: set(processor.unknown_words(name)) for name in names}
     same: dict[str, list[str]] = {}
-    for name in names:
-        unknown = set(processor.unknown_words(name)) if hasattr(processor, "unknown_words") else set()
-        same.setdefault(" ".join(word for word in re.findall(r"\w+", name) if word not in unknown), []).append(name)
+    for name, left_out in unknown.items():
+        same.setdefault(" ".join(word for word in re.findall(r"\w+", name) if word not in left_out), []).append(name)
     for known, alike in same.items():
-        if len(alike) > 1 and len({*alike}) > 1 and any(map(processor.unknown_words, alike)):
+        if len(alike) > 1 and any(unknown[name] for name in alike):
             raise ValueError(
                 f"Expected names that the model can tell apart, got {alike[:5]}, of which its tokenizer knows "
                 f"{known.split() or 'no word'}. Choose others by --labels."

@@ -83,7 +83,8 @@ def held(output_dir: Path, first: bool) -> Iterator[None]:
         ValueError: while another training on this machine holds it, of which the checkpoints would be mixed with ours.
     """
     place = hashlib.sha256(os.fsencode(os.path.realpath(output_dir))).hexdigest()[:16]
-    lock = FileLock(Path(tempfile.gettempdir(), f"omni-vision-{os.getuid()}-{place}.lock"), timeout=0)
+    user = getattr(os, "getuid", int)()  # Windows has a temporary folder for each user
+    lock = FileLock(Path(tempfile.gettempdir(), f"omni-vision-{user}-{place}.lock"), timeout=0)
     try:
         holding = lock.acquire() if first else nullcontext()
     except Timeout as error:
