@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from datasets import Dataset
 from jinja2 import TemplateError
@@ -322,8 +323,9 @@ class AnswerCollator:
 def other_images(keys: Sequence[Sequence[str]]) -> list[list[tuple[int, int]]]:
     """Return for each row other images, as row and place: none that is equal to one of its own.
 
-    Different images stand in a circle, in the order of the rows; each is exchanged for that half a circle further on,
-    or for the next one where that is the row's own too.
+    Different images stand in a circle, in a random order of a fixed seed: where rows are sorted by their answers, or
+    these come in turns, a neighbour tells the answer or never does. Each is exchanged for the next one that the row
+    does not have.
 
     Raises:
         ValueError: if a row has all images.
@@ -332,11 +334,11 @@ def other_images(keys: Sequence[Sequence[str]]) -> list[list[tuple[int, int]]]:
     for row, found in enumerate(keys):
         for place, key in enumerate(found):
             places.setdefault(key, (row, place))
-    circle, number = [*places], {key: place for place, key in enumerate(places)}
+    circle = np.random.default_rng(0).permutation([*places]).tolist()
+    number = {key: place for place, key in enumerate(circle)}
 
     def other(key: str, own: set[str]) -> str | None:
-        half = number[key] + len(circle) // 2
-        further = (circle[(half + step) % len(circle)] for step in range(len(circle)))
+        further = (circle[(number[key] + step) % len(circle)] for step in range(1, len(circle)))
         return next((image for image in further if image not in own), None)
 
     others = []

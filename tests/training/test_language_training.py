@@ -500,6 +500,15 @@ def test_other_images_are_as_many_and_none_of_ones_own(keys):
         assert not set(own) & {keys[row][place] for row, place in found}
 
 
+@pytest.mark.parametrize("answer", [lambda row: row // 60, lambda row: row % 2, lambda row: row // 15 % 2])
+def test_other_images_have_other_answers_as_often_as_chance_whatever_the_order_of_the_rows(answer):
+    others = other_images([[str(row)] for row in range(120)])
+    # Each image is used once: twice and never make the control noisier.
+    assert sorted(found[0][0] for found in others) == [*range(120)]
+    equal = sum(answer(row) == answer(found[0][0]) for row, found in enumerate(others))
+    assert 40 < equal < 80
+
+
 def test_parts_have_their_own_learning_rates(composite):
     model, _ = opened(composite)
     given = recipe(model=str(composite), vision_learning_rate=1.0, text_learning_rate=2.0)
