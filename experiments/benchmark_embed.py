@@ -3,7 +3,8 @@
     python -m experiments.benchmark_embed --output docs/embedding.json --labelled data/fashion_mnist
 
 An untrained ViTTiny of 224 pixels and its native twin encode the same JPEG files in turn, from the first file opened
-to the last shard closed; the figure is the median over rounds of the ratio within a round. `--labelled` is a folder of
+to the last shard closed; the figure is the median over rounds of the ratio within a round. Beside them stand reading and
+encoding alone, one after the other: more than their ratio no way of joining them can reach. `--labelled` is a folder of
 IDX files whose test images, enlarged and saved as JPEG, are classified after either way of decoding. `--rows` measures
 peak memory of a run in a process of its own.
 """
@@ -88,8 +89,9 @@ def measure_speed(rounds: int, engine: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         ours, twin = models(Path(name))
         encoder = VisionEncoder(str(ours))
-        chosen = encoder.engine(engine, 16, print)
-        peer = pipeline("image-feature-extraction", model=str(twin), batch_size=16, device="cpu")
+        chosen = encoder.engine(engine, BATCH_SIZE, print)
+        batch = encoder.example.repeat(BATCH_SIZE, 1, 1, 1)
+        peer = pipeline("image-feature-extraction", model=str(twin), batch_size=BATCH_SIZE, device="cpu")
         for size, (width, height, count) in SIZES.items():
             files = write_photographs(Path(name, size), width, height, count)
 
@@ -99,7 +101,7 @@ def measure_speed(rounds: int, engine: str) -> dict[str, Any]:
             ways: dict[str, Callable[[], None]] = {"pipeline": stock}
             for decode in ("exact", "fast"):
                 pixels = PixelReader(encoder.processor, 3, decode)
-                run = Pipeline(pixels, chosen, encoder.vector_shape, 16)
+                run = Pipeline(pixels, chosen, encoder.vector_shape, BATCH_SIZE)
 
                 def embed_files(run: Pipeline = run, files: list[str] = files) -> None:
                     settings = {
@@ -113,7 +115,13 @@ def measure_speed(rounds: int, engine: str) -> dict[str, Any]:
                         with tqdm(disable=True) as bar:
                             write_shards(manifest, run, range(manifest.shards), bar)
 
-                ways[decode] = embed_files
+                def parts(pixels: PixelReader = pixels, files: list[str] = files, count: int = count) -> None:
+                    for file in files:
+                        pixels.read(file)
+                    for _ in range(count // BATCH_SIZE):
+                        chosen.run(batch)
+
+                ways[decode], ways[f"{decode} parts"] = embed_files, parts
             found[size] = {"images": count, **interleaved(ways, rounds, count)}
             print(size, json.dumps({way: found[size][way]["ratio"] for way in ways}), flush=True)
     return {"engine": chosen.name, "sizes": found}

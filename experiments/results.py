@@ -70,7 +70,8 @@ def embedding(record: Mapping[str, Any]) -> str:
     rows = [{"size": size, "engine": speed["engine"], **ways} for size, ways in speed["sizes"].items()]
     made = table(
         "JPEG = {size} | >pipeline, ms = {pipeline[cpu_ms_an_image]} | >exact = {exact[ratio]}x | "
-        ">fast = {fast[ratio]}x",
+        ">fast = {fast[ratio]}x | >exact, parts alone = {exact parts[ratio]}x | "
+        ">fast, parts alone = {fast parts[ratio]}x",
         rows,
     )
     runs, slope = record["memory"]["runs"], record["memory"]["bytes_a_row"]
