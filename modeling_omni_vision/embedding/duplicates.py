@@ -111,8 +111,8 @@ def advice(found: Sequence[Duplicate], images: int, hash_bits: int = HASH_BITS) 
         return None
     members = sum(one.group == group for one in found)
     return (
-        f"Group {group} holds {members:,} of {images:,} images, most of them for their vectors alone: the model does not "
-        "separate these images at this threshold. Pass a larger `threshold`, up to 1, or embed them with another model."
+        f"Group {group} holds {members:,} of {images:,} images, most of them for their vectors alone: the model does "
+        "not separate these images at this threshold. Pass a larger `threshold`, up to 1, or embed with another model."
     )
 
 
