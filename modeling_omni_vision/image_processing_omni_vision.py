@@ -102,7 +102,7 @@ def register_plugins() -> None:
         getattr(plugin, "register_heif_opener", lambda: None)()  # the other registers when it is imported
 
 
-def open_undecoded(source: Any, formats: Sequence[str] | None = None) -> Image.Image:
+def open_undecoded(source: Any, formats: list[str] | None = None) -> Image.Image:
     """Open an image as Pillow does, in the formats of plugins too, and without a warning up to the size it refuses."""
     register_plugins()
     if LARGE_IMAGES not in warnings.filters:

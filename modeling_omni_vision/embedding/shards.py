@@ -279,8 +279,8 @@ def _refuse_other(old: Mapping[str, Any], new: Mapping[str, Any], old_plan: Path
     asked = [name for name in new if name not in (*TOLD_ONLY, "images", "columns")]
     if other := differences(_part_of(old, asked), _part_of(new, asked)):
         raise ValueError(
-            f"{str(old_plan.parents[1])!r} was begun with {'; '.join(other)}. Vectors of both cannot be compared: name "
-            "another output, or go on with what it was begun with."
+            f"{str(old_plan.parents[1])!r} was begun with {'; '.join(other)}. Vectors of both cannot be compared: "
+            "name another output, or go on with what it was begun with."
         )
     if other := differences(_part_of(old, TOLD_ONLY), _part_of(new, TOLD_ONLY)):
         logger.warning("Begun with %s: vectors may differ in their last bits.", "; ".join(other))
