@@ -38,7 +38,13 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import TransformersKwargs, can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .common_omni_vision import classification_loss, evaluating, refuse_unknown_arguments, run_in_parts
+from .common_omni_vision import (
+    WithoutHeadMixin,
+    classification_loss,
+    evaluating,
+    refuse_unknown_arguments,
+    run_in_parts,
+)
 from .configuration_omni_vision import OmniVisionConfig
 from .features_omni_vision import OmniVisionAttentionPooling, OmniVisionBackboneMixin, OmniVisionIntermediatesMixin
 from .masked_omni_vision import OmniVisionMaskedImageModelingMixin, drop_patches, drop_path, make_decoder, mask_patches
@@ -427,7 +433,7 @@ def _center_(parameter: torch.Tensor, channels: int) -> None:
     parameter.sub_(parameter.float().mean(channels, keepdim=True).to(parameter.dtype))
 
 
-class OmniVisionModel(OmniVisionIntermediatesMixin, OmniVisionPreTrainedModel):
+class OmniVisionModel(WithoutHeadMixin, OmniVisionIntermediatesMixin, OmniVisionPreTrainedModel):
     """The bare OmniVision encoder, which outputs CLS and grid tokens without a head on top.
 
     Example:
@@ -672,7 +678,7 @@ class OmniVisionForImageClassification(OmniVisionPreTrainedModel):
         return self.omni_vision.attention_maps(pixel_values, layers)
 
 
-class OmniVisionBackbone(OmniVisionBackboneMixin, OmniVisionPreTrainedModel):
+class OmniVisionBackbone(WithoutHeadMixin, OmniVisionBackboneMixin, OmniVisionPreTrainedModel):
     """The encoder as a backbone of detection and segmentation models, with maps of `config.out_features`."""
 
     def __init__(self, config: OmniVisionConfig):

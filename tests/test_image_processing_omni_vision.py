@@ -25,6 +25,9 @@ from transformers import ViTImageProcessor, ViTImageProcessorPil
 from without_package import run_without_package
 
 from modeling_omni_vision import image_processing_omni_vision as image_processing
+from modeling_omni_vision.data.image_files import LeftOut, is_image
+from modeling_omni_vision.data.stored_images import open_stored
+from modeling_omni_vision.embedding.pixels import PixelReader
 from modeling_omni_vision.image_processing_omni_vision import (
     ImageReadError,
     OmniVisionImageProcessor,
@@ -865,6 +868,35 @@ def test_the_message_names_index_path_problem_and_remedy(tmp_path):
             OmniVisionImageProcessor()([noise(), noise(), source])
     with pytest.raises(ImageReadError, match=r"image 0: ndarray of shape \(20, 30, 5\) and dtype uint8: expected"):
         OmniVisionImageProcessor()(np.zeros((20, 30, 5), np.uint8))
+
+
+def test_large_images_are_read_without_pillows_warning_and_too_large_ones_are_refused_with_the_limit(
+    tmp_path, monkeypatch
+):
+    large, content = tmp_path / "large.jpg", encode(noise(40, 40), "JPEG")
+    large.write_bytes(content)
+    without_suffix = tmp_path / "large"
+    without_suffix.write_bytes(content)
+    sources = sources_of(content, tmp_path, can_load=False)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    pixels = PixelReader(OmniVisionImageProcessor(), 3, "fast")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.resetwarnings()
+        for source in sources.values():
+            read_image(source)
+        open_stored({"bytes": content, "path": None}).load()
+        assert pixels.read(content).size == (40, 40)
+        assert is_image(without_suffix, LeftOut())
+        assert [one for one in said if one.category is Image.DecompressionBombWarning] == []
+        # A process that is strict with them stays so.
+        warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+        with pytest.raises(ImageReadError, match="DecompressionBombWarning"):
+            read_image(large)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 700)
+    with pytest.raises(
+        ImageReadError, match=r"large\.jpg.*at most 1,400 pixels, twice `PIL.*got more: make it smaller"
+    ):
+        read_image(large)
 
 
 WMF = b"\xd7\xcd\xc6\x9a\0\0" + struct.pack("<hhhhH", 0, 0, 600, 800, 600).ljust(16, b"\0") + b"\x01\0\t\0"

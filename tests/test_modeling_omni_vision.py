@@ -5,16 +5,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torch.export import Dim
 
 import modeling_omni_vision
 from modeling_omni_vision import (
+    OmniVisionBackbone,
     OmniVisionConfig,
     OmniVisionForImageClassification,
     OmniVisionModel,
     common_omni_vision,
 )
+from modeling_omni_vision.common_omni_vision import HEAD
 
 
 class ReferenceViTTiny(nn.Module):
@@ -363,6 +366,37 @@ def test_a_head_of_another_size_is_an_error_unless_the_caller_allows_it(tiny_cla
     assert wider.classifier.weight.std() > 0.01
     kept = wider.omni_vision.state_dict()
     assert all(torch.equal(value, kept[name]) for name, value in tiny_classifier.omni_vision.state_dict().items())
+
+
+@pytest.mark.parametrize("model_class", [OmniVisionModel, OmniVisionBackbone])
+def test_a_classifier_opens_as_an_encoder_with_a_report_of_all_weights_but_its_head(
+    tiny_config, model_class, tmp_path, caplog
+):
+    tiny_config.pooled_norm = True
+    model = OmniVisionForImageClassification(tiny_config)
+    model.save_pretrained(tmp_path)
+    caplog.clear()
+    assert (
+        set(model.state_dict()) - {f"omni_vision.{name}" for name in OmniVisionModel(tiny_config).state_dict()} == HEAD
+    )
+    _, report = model_class.from_pretrained(tmp_path, output_loading_info=True)
+    assert caplog.text == ""
+    assert not any(report.values())
+    # What is foreign or missing is named still, with its report.
+    weights = {**model.state_dict(), "neck.weight": torch.ones(1), "classifier.extra.weight": torch.ones(1)}
+    weights.pop("omni_vision.embeddings.cls_token")
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    _, report = model_class.from_pretrained(tmp_path, output_loading_info=True)
+    assert report["unexpected_keys"] == {"neck.weight", "classifier.extra.weight"}
+    assert [name.rpartition(".")[2] for name in report["missing_keys"]] == ["cls_token"]
+    assert "neck.weight" in caplog.text
+
+
+def test_a_classifier_names_parts_of_a_head_that_its_configuration_does_not_have(tiny_config, tmp_path):
+    tiny_config.pooled_norm = True
+    OmniVisionForImageClassification(tiny_config).save_pretrained(tmp_path)
+    _, report = OmniVisionForImageClassification.from_pretrained(tmp_path, pooled_norm=False, output_loading_info=True)
+    assert report["unexpected_keys"] == {"pooled_norm.weight", "pooled_norm.bias"}
 
 
 def test_label_names_are_kept(tiny_config, tmp_path):

@@ -7,6 +7,7 @@ threshold, or if their hashes differ in no more than --hash_bits of 64 bits. The
 the images, saved anew at half the size, unless --threshold gives one; what it comes from is printed.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -34,7 +35,7 @@ class DuplicatesArguments:
 def main(argv: Sequence[str]) -> None:
     arguments = parse(DuplicatesArguments, argv)
     from ..data.image_files import displayed
-    from ..embedding.duplicates import Threshold, find_duplicates, measure_threshold, perceptual_hashes
+    from ..embedding.duplicates import Threshold, advice, find_duplicates, measure_threshold, perceptual_hashes
     from ..embedding.embedded import Embedded
     from ..embedding.sheets import draw_rows, write_csv
 
@@ -67,6 +68,8 @@ def main(argv: Sequence[str]) -> None:
         "hash_bits": arguments.hash_bits,
         "images": table,
     }
+    if said := advice(found, len(embedded.rows), arguments.hash_bits):
+        print(said.replace("`threshold`", "--threshold"), file=sys.stderr)
     if write_result(result, arguments.json):
         return
     for row in table:

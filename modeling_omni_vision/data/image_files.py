@@ -21,7 +21,7 @@ from urllib.parse import unquote_to_bytes
 
 from PIL import Image as PilImage
 
-from ..image_processing_omni_vision import NOT_READ, register_plugins
+from ..image_processing_omni_vision import NOT_READ, open_undecoded, register_plugins
 
 
 IGNORED = (
@@ -197,7 +197,7 @@ def readable_suffixes() -> frozenset[str]:
 def _is_image_inside(file: Path) -> bool:
     readable_suffixes()
     try:
-        with PilImage.open(file, formats=[name for name in PilImage.OPEN if name not in NOT_READ]):
+        with open_undecoded(file, formats=[name for name in PilImage.OPEN if name not in NOT_READ]):
             return True
     except Exception:  # decoders raise many kinds
         return False

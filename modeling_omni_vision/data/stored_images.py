@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from PIL import Image as PilImage
 
+from ..image_processing_omni_vision import open_undecoded
 from .image_files import path_of
 
 
 def open_stored(source: Mapping[str, Any]) -> PilImage.Image:
     """Open an image as an undecoded column holds it, with `bytes` or a `path`; Pillow decodes it when asked."""
-    return PilImage.open(io.BytesIO(source["bytes"]) if source["bytes"] else path_of(source["path"]))
+    return open_undecoded(io.BytesIO(source["bytes"]) if source["bytes"] else path_of(source["path"]))
 
 
 def store(image: PilImage.Image) -> dict[str, Any]:

@@ -7,7 +7,9 @@ size) and encoded, and `KEPT` of these copies lie above it. How many pairs drawn
 """
 
 import io
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import imagehash
@@ -80,7 +82,9 @@ def find_duplicates(
     for count, (first, second) in enumerate(_pairs(embedded.unit, threshold, hashes, hash_bits), 1):
         if count > MAX_PAIRS:
             raise ValueError(
-                f"More than {MAX_PAIRS:,} pairs are near: `threshold` {threshold} is too low or `hash_bits` too large."
+                f"More than {MAX_PAIRS:,} pairs have vectors of a cosine of {threshold:.4f} or hashes that differ in "
+                f"{hash_bits} bits: the model does not separate these images. Pass a larger `threshold`, up to 1, or "
+                "fewer `hash_bits`."
             )
         one, other = _root(parents, first), _root(parents, second)
         parents[max(one, other)] = min(one, other)
@@ -97,6 +101,19 @@ def find_duplicates(
         for number, (first, positions) in enumerate((one for one in groups.items() if len(one[1]) > 1), 1)
         for position in positions
     ]
+
+
+def advice(found: Sequence[Duplicate], images: int, hash_bits: int = HASH_BITS) -> str | None:
+    """Return what to do where vectors alone put most images into one group, which are hardly one; else None."""
+    by_vector = Counter(one.group for one in found if one.hash_bits > hash_bits)
+    group, count = max(by_vector.items(), key=itemgetter(1), default=(0, 0))
+    if 2 * count <= images:
+        return None
+    members = sum(one.group == group for one in found)
+    return (
+        f"Group {group} holds {members:,} of {images:,} images, most of them for their vectors alone: the model does "
+        "not separate these images at this threshold. Pass a larger `threshold`, up to 1, or embed with another model."
+    )
 
 
 def _pairs(unit: np.ndarray, threshold: float, hashes: np.ndarray, hash_bits: int) -> Iterator[tuple[int, int]]:
@@ -119,4 +136,12 @@ def _root(parents: list[int], position: int) -> int:
     return position
 
 
-__all__ = ["HASH_BITS", "Duplicate", "Threshold", "find_duplicates", "measure_threshold", "perceptual_hashes"]
+__all__ = [
+    "HASH_BITS",
+    "Duplicate",
+    "Threshold",
+    "advice",
+    "find_duplicates",
+    "measure_threshold",
+    "perceptual_hashes",
+]

@@ -18,7 +18,7 @@ import torch
 from PIL import Image, ImageFile
 
 from ..data.stored_images import eight_bits
-from ..image_processing_omni_vision import read_image
+from ..image_processing_omni_vision import open_undecoded, read_image
 
 
 DECODE = ("exact", "fast")
@@ -199,7 +199,9 @@ def _jpeg_decoder() -> Any:
 
 def _opened_jpeg(source: Any) -> Image.Image | None:
     try:
-        return Image.open(io.BytesIO(source) if isinstance(source, (bytes, bytearray)) else source, formats=["JPEG"])
+        return open_undecoded(
+            io.BytesIO(source) if isinstance(source, (bytes, bytearray)) else source, formats=["JPEG"]
+        )
     except Exception:  # no JPEG, or none that opens: the usual way says why
         return None
 

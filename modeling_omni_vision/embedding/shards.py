@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
+from ..records.differences import differences
 from ..records.metrics_file import finite
 from .sources import Row
 
@@ -275,18 +276,14 @@ def _as_kind(value: Any, kind: str) -> Any:
 
 def _refuse_other(old: Mapping[str, Any], new: Mapping[str, Any], old_plan: Path, new_plan: Path) -> None:
     """Raise a `ValueError` that says what is not as it was when the run began."""
-    other = [name for name in new if name not in (*TOLD_ONLY, "images", "columns") and old.get(name) != new[name]]
-    if other:
-        said = ", ".join(f"{name} {old.get(name)!r}, now {new[name]!r}" for name in other)
+    asked = [name for name in new if name not in (*TOLD_ONLY, "images", "columns")]
+    if other := differences(_part_of(old, asked), _part_of(new, asked)):
         raise ValueError(
-            f"{str(old_plan.parents[1])!r} was begun with {said}. Vectors of both cannot be compared: name another "
-            "output, or go on with what it was begun with."
+            f"{str(old_plan.parents[1])!r} was begun with {'; '.join(other)}. Vectors of both cannot be compared: "
+            "name another output, or go on with what it was begun with."
         )
-    for name in TOLD_ONLY:
-        if old.get(name) != new.get(name):
-            logger.warning(
-                "Begun with %s %s, now %s: vectors may differ in their last bits.", name, old.get(name), new.get(name)
-            )
+    if other := differences(_part_of(old, TOLD_ONLY), _part_of(new, TOLD_ONLY)):
+        logger.warning("Begun with %s: vectors may differ in their last bits.", "; ".join(other))
     if _same_plan(old_plan, new_plan):
         return
     before, after = _identities(old_plan), _identities(new_plan)
@@ -300,6 +297,10 @@ def _refuse_other(old: Mapping[str, Any], new: Mapping[str, Any], old_plan: Path
         f"The images are not those that {str(old_plan.parents[1])!r} was begun with: {said or 'another order'}. Name "
         "another output, or restore them."
     )
+
+
+def _part_of(settings: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    return {name: settings.get(name) for name in names}
 
 
 def _same_plan(old: Path, new: Path) -> bool:

@@ -34,6 +34,7 @@ from lancedb.index import IvfRq
 from ..data.image_files import displayed, find_images, path_of, stored_path
 from ..data.image_folder import warn_of_left_out
 from ..data.integrity import find_unreadable, refuse_unreadable
+from ..records.differences import differences
 from ..records.metrics_file import write_json
 from .embedded import EmbedFolder
 from .table import (
@@ -193,13 +194,13 @@ class ImageIndex:
         if self.encoder is not None:
             asked |= {"embedding_dim": self.encoder.embedding_dim, "weights": self.encoder.weights_digest}
             asked |= {"pool": getattr(self.encoder, "pool", None)}
-        for name, got in asked.items():
-            if got is not None and got != self.settings.get(name):
-                raise ValueError(
-                    f"The index in {str(self.folder)!r}, made with {self.settings['checkpoint']!r}, expected {name} "
-                    f"{self.settings.get(name)}, got {got}. Its vectors cannot be compared with others: use what made "
-                    "the index, or build another one in another folder."
-                )
+        asked = {name: got for name, got in asked.items() if got is not None}
+        if other := differences({name: self.settings.get(name) for name in asked}, asked):
+            raise ValueError(
+                f"The index in {str(self.folder)!r} was made by {self.settings['checkpoint']!r}, with "
+                f"{'; '.join(other)}. Its vectors cannot be compared with others: use what made the index, or build "
+                "another one in another folder."
+            )
 
     @property
     def columns(self) -> list[str]:

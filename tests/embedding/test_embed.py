@@ -221,9 +221,14 @@ def test_what_is_not_as_it_was_is_said(model, images, tmp_path, tiny_config):
     noise(seed=8).save(images / "cut.png")
     with pytest.raises(ValueError, match=r"1 changed \(cut.png\)"):
         run(model, [str(images)])
+    (images / "cut.png").unlink()
     OmniVisionModel(tiny_config).save_pretrained(model)
-    with pytest.raises(ValueError, match="weights_digest"):
+    OmniVisionImageProcessor(size={"height": 32, "width": 32}, image_mean=[0.5] * 3).save_pretrained(model)
+    digest = r"'[0-9a-f]{11}\.\.\."
+    expected = rf"with weights_digest {digest}, now {digest}; processor.image_mean \[.*, now \[.*\]\. Vectors of both"
+    with pytest.raises(ValueError, match=expected) as said:
         run(model, [str(images)])
+    assert "rescale_factor" not in str(said.value)
 
 
 def test_parts_of_a_run_write_what_one_process_writes(model, images, tmp_path):

@@ -101,6 +101,26 @@ def test_all_planted_duplicates_are_found_by_the_hash_alone_and_with_the_measure
     assert (tmp_path / "d.png").is_file()
 
 
+def test_a_model_that_separates_nothing_is_said_to_need_another_threshold_and_copies_of_one_image_are_not(
+    vectors, tmp_path, capsys, monkeypatch
+):
+    imagehash = pytest.importorskip("imagehash")
+    words = ["--embeddings", str(vectors), "--json", str(tmp_path / "d.json"), "--threshold"]
+    duplicates.main([*words, "-1"])
+    said = capsys.readouterr().err
+    assert "Group 1 holds 48 of 48 images, most of them for their vectors alone" in said
+    assert "Pass a larger --threshold" in said
+    duplicates.main([*words, "2"])
+    assert capsys.readouterr().err == ""
+    # The same by the hash: all images are copies of one, a group as it should be.
+    monkeypatch.setattr(imagehash, "phash", lambda image: "0" * 16)
+    duplicates.main([*words, "-1"])
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("modeling_omni_vision.embedding.duplicates.MAX_PAIRS", 100)
+    with pytest.raises(ValueError, match=r"More than 100 pairs.*Pass a larger `threshold`"):
+        duplicates.main([*words, "-1"])
+
+
 def test_near_vectors_lie_together_on_the_map_and_its_page_needs_nothing_else(vectors, tmp_path):
     draws = np.random.default_rng(0)
     centres = np.eye(8)[[0, 1]].repeat(30, axis=0)

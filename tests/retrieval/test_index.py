@@ -515,9 +515,9 @@ def test_checkpoints_are_told_apart_by_their_weights_wherever_they_lie(model, en
     other = ImageTextEncoder(checkpoint(tmp_path / "other", seed=1))
     assert other.weights_digest != encoder.weights_digest
     ImageIndex(tmp_path / "index", encoder)
-    with pytest.raises(ValueError, match="expected weights"):
+    with pytest.raises(ValueError, match=r"with weights '[0-9a-f]{11}\.\.\., now '"):
         ImageIndex(tmp_path / "index", other)
-    with pytest.raises(ValueError, match="expected embedding_dim 16, got 8"):
+    with pytest.raises(ValueError, match="with embedding_dim 16, now 8"):
         ImageIndex(tmp_path / "index", ImageTextEncoder(checkpoint(tmp_path / "narrow", embedding_dim=8)))
     with pytest.raises(ValueError, match="retrieval checkpoint"):
         ImageTextEncoder(str(tmp_path / "nowhere"))

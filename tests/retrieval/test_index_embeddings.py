@@ -161,7 +161,9 @@ def test_a_stopped_run_goes_on(tmp_path):
 def test_vectors_of_another_encoder_are_refused(tmp_path, wrong):
     index, _ = indexed(tmp_path, write_embeddings(tmp_path / "v", vectors_of(3)))
     other = write_embeddings(tmp_path / "w", vectors_of(3), **wrong)
-    with pytest.raises(ValueError, match="made with 'made', expected"):
+    with pytest.raises(
+        ValueError, match=f"made by 'made', with {next(iter(wrong)).replace('vector', 'embedding_dim')[:7]}"
+    ):
         index.use(other)
     with pytest.raises(ValueError, match="finished `omni-vision embed`"):
         EmbedFolder(tmp_path)
