@@ -29,6 +29,8 @@ REVISION = "Commit, branch or tag of the checkpoint on the Hub."
 HUB_FLAGS, BUILT_IN = ("model", "vision", "text", "dataset"), ("new", "minilm")
 INVALID_CHOICE = re.compile(r"argument (.*): invalid choice: '(.*)' \(choose from (.*)\)")
 FILES = ("sheet", "csv", "json")  # flags that name a file to write
+# What no folder is called, and no file of another kind.
+SUFFIXES = (".png", ".jpg", ".jpeg", ".csv", ".json", ".jsonl", ".html", ".parquet", ".npy", ".onnx", ".safetensors")
 DTYPES = ("float32", "bfloat16", "float16")
 JSON = "File to write the result to as JSON; without a value, or as -, it is printed instead of the table."
 
@@ -71,6 +73,9 @@ def parse(kind: type[T], argv: Sequence[str]) -> T:
         add_flag(parser, item, hints[item.name])
     refuse_unknown(parser, argv)
     arguments = kind(**vars(parser.parse_args(argv)))
+    for item in fields(kind):  # type: ignore[arg-type]
+        if item.metadata.get("folder"):
+            check_folder(item.name, getattr(arguments, item.name))
     check_files(vars(arguments))
     prepare(arguments)
     return arguments
@@ -94,6 +99,8 @@ def parse_training(kinds: Sequence[type[Any]], argv: Sequence[str], module: str)
         found = parser.parse_args_into_dataclasses(args=list(argv), look_for_args_file=False)
     except ValueError as error:  # transformers' own checks, too, are about what was given
         raise ValueError(str(error)) from error
+    for one in found:
+        check_folder("output_dir", getattr(one, "output_dir", None))
     prepare(*found)
     return found
 
@@ -117,23 +124,36 @@ def prepare(*arguments: Any) -> None:
     disable_progress_bar()
 
 
+def check_folder(flag: str, value: str | None) -> None:
+    """Raise a `ValueError` for a file, or the name of one, where a folder is to be written."""
+    place = Path(value or ".")
+    if place.exists() and not place.is_dir():
+        raise ValueError(f"Expected a folder as --{flag}, got the file {value!r}. Name another.")
+    if not place.exists() and place.suffix.lower() in SUFFIXES:
+        raise ValueError(
+            f"Expected a folder as --{flag}, got {value!r}, the name of a file. Leave out {place.suffix}."
+        )
+
+
 def check_files(given: Mapping[str, Any]) -> None:
     """Refuse names of files that cannot be written, before the work whose result they are for.
 
     Raises:
-        ValueError: for a folder, a sheet not called .png, a place that cannot be written, an image that is read.
+        ValueError: for a folder, the suffix of another kind of file, a place that cannot be written, an image that is
+            read.
     """
     read = [*(given.get("images") or ()), *filter(None, [given.get("image")])]
     for flag in FILES:
         value = given.get(flag) or "-"
         file = Path(value)
         place = next(folder for folder in file.absolute().parents if folder.exists())
+        ends = ".png" if flag == "sheet" else f".{flag}"
         if value == "-":
             continue
-        if file.is_dir():
+        if file.is_dir() or value.endswith(("/", os.sep)):
             raise ValueError(f"Expected a file to write as --{flag}, got the folder {value!r}. Name a file in it.")
-        if flag == "sheet" and file.suffix.lower() != ".png":
-            raise ValueError(f"Expected a name that ends in .png as --sheet, got {value!r}. Correct it.")
+        if (flag == "sheet" or file.suffix.lower() in SUFFIXES) and file.suffix.lower() != ends:
+            raise ValueError(f"Expected a name that ends in {ends} as --{flag}, got {value!r}. Correct it.")
         if not place.is_dir() or not os.access(file if file.exists() else place, os.W_OK):
             raise ValueError(f"Expected a place that can be written as --{flag}, got {value!r}. Name another.")
         if file.exists() and any(os.path.exists(one) and os.path.samefile(one, file) for one in read):

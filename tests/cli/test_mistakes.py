@@ -74,6 +74,7 @@ MISTAKES = {
     "ask --model blind --image a.png 'What colour is the circle?'": "must hold all weights",
     "predict --model nan --images images": "NaN or infinity",
     "visualize --model nan --images images --output o": "NaN or infinity",
+    "visualize --model classifier --images bad.png --output o": "1 of 1 images cannot be read: bad.png",
     # flags and their values
     "predict --model classifier --imgaes images": "did you mean --images?",
     "train --dataset digits --epochs 3": "did you mean --num_train_epochs?",
@@ -94,7 +95,16 @@ MISTAKES = {
     "predict --model classifier --images a.png --sheet a.png": "got the image 'a.png', which is read",
     "search --model search --index made --image a.png --sheet a.png": "got the image 'a.png', which is read",
     "embed --model classifier --images images --output images": "with other files in it",
-    "embed --model classifier --images images --output a.png": "which is a file",
+    "predict --model classifier --images images --csv found.json": "ends in .csv as --csv, got 'found.json'",
+    "predict --model classifier --images images --json new/": "got the folder 'new/'",
+    "embed --model classifier --images images --output a.png": "got the file 'a.png'",
+    "embed --model classifier --images images --output o.parquet": "the name of a file. Leave out .parquet",
+    "visualize --model classifier --images images --output o.png": "Expected a folder as --output, got 'o.png'",
+    "map --embeddings o --output map.html": "Expected a folder as --output, got 'map.html'",
+    "index --model search --index o.JSON --images images": "Expected a folder as --index, got 'o.JSON'",
+    "inspect images --export o.jpg": "Expected a folder as --export, got 'o.jpg'",
+    "demo --model classifier --export_space o.html": "Expected a folder as --export_space, got 'o.html'",
+    "train --dataset digits --output_dir o/a.json": "Expected a folder as --output_dir, got 'o/a.json'",
     # names that the model cannot tell apart
     "zero-shot --model search --dataset images --labels hound kitten": "tell apart",
 }
@@ -131,6 +141,7 @@ def workplace(tmp_path_factory):
     (folder / "images").mkdir()
     for name in ("images/a.png", "a.png"):
         Image.new("RGB", (9, 9), "red").save(folder / name)
+    (folder / "bad.png").write_text("no image")
     words = {"model": "search", "index": "made", "images": "images"}
     index_images([word for name, value in words.items() for word in (f"--{name}", str(folder / value))])
     return folder
