@@ -27,6 +27,7 @@ T = TypeVar("T")
 REVISION = "Commit, branch or tag of the checkpoint on the Hub."
 # Flags that may name something on the Hub (`text` beside `vision`, elsewhere it is a query), and what never does.
 HUB_FLAGS, BUILT_IN = ("model", "vision", "text", "dataset"), ("new", "minilm")
+UNRECOGNIZED = "unrecognized arguments: "  # as argparse says it
 INVALID_CHOICE = re.compile(r"argument (.*): invalid choice: '(.*)' \(choose from (.*)\)")
 FILES = ("sheet", "csv", "json")  # flags that name a file to write
 # What no folder is called, and no file of another kind.
@@ -47,8 +48,18 @@ class Parser(argparse.ArgumentParser):
         if wrong:
             flag, got, known = wrong[1], wrong[2], [name.strip(" '") for name in wrong[3].split(",")]
             message = f"{flag} must be one of {', '.join(known)}, got {got!r}{nearest(got, known)}"
+        if message.startswith(UNRECOGNIZED):
+            rest = message.removeprefix(UNRECOGNIZED)
+            message = f"{rest!r} belongs to no flag: put quotes around a value of several words"
         stop = "" if message.endswith("?") else "."
         fail(f"{message}{stop} `{self.prog} --help` lists all flags.", self.prog)
+
+
+class Words(argparse.Action):
+    """Joins the words of a text that was written without quotes."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        setattr(namespace, self.dest, " ".join(values))
 
 
 class Layout(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
@@ -96,13 +107,17 @@ def parse_training(kinds: Sequence[type[Any]], argv: Sequence[str], module: str)
     put_ours_first(parser, kinds, everything="--help_all" in argv)
     refuse_unknown(parser, argv)
     try:
-        found = parser.parse_args_into_dataclasses(args=list(argv), look_for_args_file=False)
+        *found, rest = parser.parse_args_into_dataclasses(
+            args=list(argv), look_for_args_file=False, return_remaining_strings=True
+        )
     except ValueError as error:  # transformers' own checks, too, are about what was given
         raise ValueError(str(error)) from error
+    if rest:
+        parser.error(UNRECOGNIZED + " ".join(rest))
     for one in found:
         check_folder("output_dir", getattr(one, "output_dir", None))
     prepare(*found)
-    return found
+    return tuple(found)
 
 
 def prepare(*arguments: Any) -> None:
@@ -215,12 +230,12 @@ def add_flag(parser: argparse.ArgumentParser, item: Field[Any], hint: Any) -> No
     text = item.metadata["help"].replace("%", "%%")
     if default not in (MISSING, None, False, "") and default != []:
         text += f" Default: {' '.join(map(str, default)) if many else default}."
+    joined: dict[str, Any] = {"nargs": "+", "action": Words} if item.metadata.get("words") else {}
     if item.metadata.get("positional"):
-        parser.add_argument(
-            item.name, type=kind, help=text, nargs=None if default is MISSING else "?", default=default
-        )
+        options = joined or {"nargs": None if default is MISSING else "?"}
+        parser.add_argument(item.name, type=kind, help=text, default=default, **options)
         return
-    options: dict[str, Any] = {"nargs": "+"} if many else {}
+    options = {"nargs": "+"} if many else joined
     if kind is bool:
         kind, options = boolean, {"nargs": "?", "const": True, "metavar": "true|false"}
     elif "bare" in item.metadata:

@@ -38,7 +38,7 @@ class VisualizeArguments:
     output: str = option("Folder to write PNG files into.", folder=True)
     images: list[str] = option("Encoder and classifier: files and folders of images.", [])
     image: str | None = option("Retrieval: file of the image.", None)
-    text: str | None = option("Retrieval: words to look for in it.", None)
+    text: str | None = option("Retrieval: words to look for in it.", None, words=True)
     dataset: str = option("Vision-language: questions, as for train-language.", "scenes")
     split: str = option("Vision-language: split whose first images are drawn.", "test")
     on_error: str = option(

@@ -105,6 +105,9 @@ MISTAKES = {
     "inspect images --export o.jpg": "Expected a folder as --export, got 'o.jpg'",
     "demo --model classifier --export_space o.html": "Expected a folder as --export_space, got 'o.html'",
     "train --dataset digits --output_dir o/a.json": "Expected a folder as --output_dir, got 'o/a.json'",
+    "predict --model classifier --images images --csv my table.csv": "'table.csv' belongs to no flag",
+    "train --dataset my images --output_dir o": "'images' belongs to no flag",
+    "zero-shot --model search --dataset images --templates A photo of a {}": "Put each into quotes",
     # names that the model cannot tell apart
     "zero-shot --model search --dataset images --labels hound kitten": "tell apart",
 }
