@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -72,6 +73,8 @@ MISTAKES = {
     "evaluate --model headless --dataset digits": "must hold all weights",
     "visualize --model headless --images images --output o": "must hold all weights",
     "ask --model blind --image a.png 'What colour is the circle?'": "must hold all weights",
+    "predict --model pickle --images images": "more than tensors (pathlib.PosixPath), which could run code; none was",
+    "predict --model pointer --images images": "its weights are a file that torch did not write, or a broken one",
     "predict --model nan --images images": "NaN or infinity",
     "visualize --model nan --images images --output o": "NaN or infinity",
     "visualize --model classifier --images bad.png --output o": "1 of 1 images cannot be read: bad.png",
@@ -139,6 +142,10 @@ def workplace(tmp_path_factory):
         weights = load_file(folder / source / "model.safetensors")
         kept = {key: changed for key, value in weights.items() if (changed := change(key, value)) is not None}
         save_file(kept, folder / name / "model.safetensors", {"format": "pt"})
+    for name in ("pickle", "pointer"):
+        shutil.copytree(folder / "no_weights", folder / name)
+    torch.save({"classifier.weight": Path("a")}, folder / "pickle" / "pytorch_model.bin")
+    (folder / "pointer" / "pytorch_model.bin").write_text("version https://git-lfs.github.com/spec/v1")
     (folder / "no_json" / "config.json").write_text('{"model_type": ')
     (folder / "empty").mkdir()
     (folder / "images").mkdir()
