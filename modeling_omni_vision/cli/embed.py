@@ -28,9 +28,9 @@ class EmbedArguments:
     pool: str = option("cls, mean (of the patches) or grid (all patches).", "cls")
     normalize: bool = option("Scale vectors to length 1.", False)
     engine: str = option(
-        "auto (the fastest by a short calibration), torch, openvino or onnx.",
+        "auto (the fastest by a short calibration), torch, openvino, onnx, or exactly one, as torch sdpa bfloat16.",
         "auto",
-        choices=("auto", "torch", "openvino", "onnx"),
+        words=True,
     )
     decode: str = option("exact (the image processor's pixels) or fast (JPEG is scaled while it is decoded).", "exact")
     batch_size: int = option("Images in one forward.", 16)
