@@ -113,7 +113,7 @@ def parse_training(kinds: Sequence[type[Any]], argv: Sequence[str], module: str)
     except ValueError as error:  # transformers' own checks, too, are about what was given
         raise ValueError(str(error)) from error
     if rest:
-        parser.error(UNRECOGNIZED + " ".join(rest))
+        parser.error(UNRECOGNIZED + " ".join(rest))  # type: ignore[misc]
     for one in found:
         check_folder("output_dir", getattr(one, "output_dir", None))
     prepare(*found)
