@@ -27,8 +27,11 @@ T = TypeVar("T")
 REVISION = "Commit, branch or tag of the checkpoint on the Hub."
 # Flags that may name something on the Hub (`text` beside `vision`, elsewhere it is a query), and what never does.
 HUB_FLAGS, BUILT_IN = ("model", "vision", "text", "dataset"), ("new", "minilm")
+UNRECOGNIZED = "unrecognized arguments: "  # as argparse says it
 INVALID_CHOICE = re.compile(r"argument (.*): invalid choice: '(.*)' \(choose from (.*)\)")
 FILES = ("sheet", "csv", "json")  # flags that name a file to write
+# What no folder is called, and no file of another kind.
+SUFFIXES = (".png", ".jpg", ".jpeg", ".csv", ".json", ".jsonl", ".html", ".parquet", ".npy", ".onnx", ".safetensors")
 DTYPES = ("float32", "bfloat16", "float16")
 JSON = "File to write the result to as JSON; without a value, or as -, it is printed instead of the table."
 
@@ -45,8 +48,18 @@ class Parser(argparse.ArgumentParser):
         if wrong:
             flag, got, known = wrong[1], wrong[2], [name.strip(" '") for name in wrong[3].split(",")]
             message = f"{flag} must be one of {', '.join(known)}, got {got!r}{nearest(got, known)}"
+        if message.startswith(UNRECOGNIZED):
+            rest = message.removeprefix(UNRECOGNIZED)
+            message = f"{rest!r} belongs to no flag: put quotes around a value of several words"
         stop = "" if message.endswith("?") else "."
         fail(f"{message}{stop} `{self.prog} --help` lists all flags.", self.prog)
+
+
+class Words(argparse.Action):
+    """Joins the words of a text that was written without quotes."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        setattr(namespace, self.dest, " ".join(values))
 
 
 class Layout(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
@@ -71,6 +84,9 @@ def parse(kind: type[T], argv: Sequence[str]) -> T:
         add_flag(parser, item, hints[item.name])
     refuse_unknown(parser, argv)
     arguments = kind(**vars(parser.parse_args(argv)))
+    for item in fields(kind):  # type: ignore[arg-type]
+        if item.metadata.get("folder"):
+            check_folder(item.name, getattr(arguments, item.name))
     check_files(vars(arguments))
     prepare(arguments)
     return arguments
@@ -91,11 +107,17 @@ def parse_training(kinds: Sequence[type[Any]], argv: Sequence[str], module: str)
     put_ours_first(parser, kinds, everything="--help_all" in argv)
     refuse_unknown(parser, argv)
     try:
-        found = parser.parse_args_into_dataclasses(args=list(argv), look_for_args_file=False)
+        *found, rest = parser.parse_args_into_dataclasses(
+            args=list(argv), look_for_args_file=False, return_remaining_strings=True
+        )
     except ValueError as error:  # transformers' own checks, too, are about what was given
         raise ValueError(str(error)) from error
+    if rest:
+        parser.error(UNRECOGNIZED + " ".join(rest))  # type: ignore[misc]
+    for one in found:
+        check_folder("output_dir", getattr(one, "output_dir", None))
     prepare(*found)
-    return found
+    return tuple(found)
 
 
 def prepare(*arguments: Any) -> None:
@@ -117,23 +139,36 @@ def prepare(*arguments: Any) -> None:
     disable_progress_bar()
 
 
+def check_folder(flag: str, value: str | None) -> None:
+    """Raise a `ValueError` for a file, or the name of one, where a folder is to be written."""
+    place = Path(value or ".")
+    if place.exists() and not place.is_dir():
+        raise ValueError(f"Expected a folder as --{flag}, got the file {value!r}. Name another.")
+    if not place.exists() and place.suffix.lower() in SUFFIXES:
+        raise ValueError(
+            f"Expected a folder as --{flag}, got {value!r}, the name of a file. Leave out {place.suffix}."
+        )
+
+
 def check_files(given: Mapping[str, Any]) -> None:
     """Refuse names of files that cannot be written, before the work whose result they are for.
 
     Raises:
-        ValueError: for a folder, a sheet not called .png, a place that cannot be written, an image that is read.
+        ValueError: for a folder, the suffix of another kind of file, a place that cannot be written, an image that is
+            read.
     """
     read = [*(given.get("images") or ()), *filter(None, [given.get("image")])]
     for flag in FILES:
         value = given.get(flag) or "-"
         file = Path(value)
         place = next(folder for folder in file.absolute().parents if folder.exists())
+        ends = ".png" if flag == "sheet" else f".{flag}"
         if value == "-":
             continue
-        if file.is_dir():
+        if file.is_dir() or value.endswith(("/", os.sep)):
             raise ValueError(f"Expected a file to write as --{flag}, got the folder {value!r}. Name a file in it.")
-        if flag == "sheet" and file.suffix.lower() != ".png":
-            raise ValueError(f"Expected a name that ends in .png as --sheet, got {value!r}. Correct it.")
+        if (flag == "sheet" or file.suffix.lower() in SUFFIXES) and file.suffix.lower() != ends:
+            raise ValueError(f"Expected a name that ends in {ends} as --{flag}, got {value!r}. Correct it.")
         if not place.is_dir() or not os.access(file if file.exists() else place, os.W_OK):
             raise ValueError(f"Expected a place that can be written as --{flag}, got {value!r}. Name another.")
         if file.exists() and any(os.path.exists(one) and os.path.samefile(one, file) for one in read):
@@ -195,12 +230,12 @@ def add_flag(parser: argparse.ArgumentParser, item: Field[Any], hint: Any) -> No
     text = item.metadata["help"].replace("%", "%%")
     if default not in (MISSING, None, False, "") and default != []:
         text += f" Default: {' '.join(map(str, default)) if many else default}."
+    joined: dict[str, Any] = {"nargs": "+", "action": Words} if item.metadata.get("words") else {}
     if item.metadata.get("positional"):
-        parser.add_argument(
-            item.name, type=kind, help=text, nargs=None if default is MISSING else "?", default=default
-        )
+        options = joined or {"nargs": None if default is MISSING else "?"}
+        parser.add_argument(item.name, type=kind, help=text, default=default, **options)
         return
-    options: dict[str, Any] = {"nargs": "+"} if many else {}
+    options = {"nargs": "+"} if many else joined
     if kind is bool:
         kind, options = boolean, {"nargs": "?", "const": True, "metavar": "true|false"}
     elif "bare" in item.metadata:

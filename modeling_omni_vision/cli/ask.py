@@ -20,7 +20,7 @@ from .program import program
 class AskArguments:
     """The question, and who answers it."""
 
-    question: str = option("The question.", positional=True)
+    question: str = option("The question.", positional=True, words=True)
     model: str = option("Folder or Hub id of a vision-language model.")
     image: str = option("File or URL of the image.")
     max_new_tokens: int = option("The answer is cut after this many tokens.", 64)

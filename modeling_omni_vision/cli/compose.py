@@ -20,7 +20,7 @@ class ComposeArguments:
 
     vision: str = option("OmniVision checkpoint, a folder or a name on the Hub.")
     text: str = option("Causal language model with its tokenizer, a folder or a name on the Hub.")
-    output: str = option("New or empty folder to write.")
+    output: str = option("New or empty folder to write.", folder=True)
     fusion: str = option(
         "early: image features among the text tokens; late: gated cross-attention to them.",
         "early",

@@ -31,7 +31,7 @@ class ConvertArguments:
         "Folder of ours (with --target); folder or Hub name of a foreign checkpoint, a state dict of timm, "
         "or mu-Omni's vision.pt (with --source)."
     )
-    output: str = option("New or empty folder to write.")
+    output: str = option("New or empty folder to write.", folder=True)
     source: str | None = option(
         "Library that the checkpoint is of; auto sees it from the files.",
         None,

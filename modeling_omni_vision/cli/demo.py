@@ -33,7 +33,9 @@ class DemoArguments:
 
     model: str = option("Folder or Hub id of an encoder, classifier, retrieval or vision-language model.")
     index: str | None = option("Folder of the index to search; of the checkpoint that made it.", None)
-    export_space: str | None = option("New or empty folder for a Space of the Hub; no server is started.", None)
+    export_space: str | None = option(
+        "New or empty folder for a Space of the Hub; no server is started.", None, folder=True
+    )
     host: str | None = option("Address to serve at; 0.0.0.0 for other machines. By default only this one.", None)
     port: int | None = option("Port to serve at; by default the first free one from 7860.", None)
     revision: str | None = option(REVISION, None)

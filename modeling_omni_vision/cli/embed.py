@@ -24,13 +24,13 @@ class EmbedArguments:
 
     model: str = option("Folder or Hub id of a vision model: ours, exported, or any image model of transformers.")
     images: list[str] = option("Files, folders, globs, Parquet files, tars, lists, datasets or addresses of images.")
-    output: str = option("Folder of the vectors; made when it does not exist.")
+    output: str = option("Folder of the vectors; made when it does not exist.", folder=True)
     pool: str = option("cls, mean (of the patches) or grid (all patches).", "cls")
     normalize: bool = option("Scale vectors to length 1.", False)
     engine: str = option(
-        "auto (the fastest by a short calibration), torch, openvino or onnx.",
+        "auto (the fastest by a short calibration), torch, openvino, onnx, or exactly one, as torch sdpa bfloat16.",
         "auto",
-        choices=("auto", "torch", "openvino", "onnx"),
+        words=True,
     )
     decode: str = option("exact (the image processor's pixels) or fast (JPEG is scaled while it is decoded).", "exact")
     batch_size: int = option("Images in one forward.", 16)

@@ -46,7 +46,9 @@ class EvaluateArguments:
         "other data than those of training.",
         None,
     )
-    output: str | None = option("Classifier: folder for PNG files; without it plots beside metrics.json.", None)
+    output: str | None = option(
+        "Classifier: folder for PNG files; without it plots beside metrics.json.", None, folder=True
+    )
     image_column: str | None = option("Column of the images, if it cannot be inferred.", None)
     label_column: str | None = option("Column of the classes, if it cannot be inferred.", None)
     text_column: str | None = option("Retrieval: column of the texts, if it cannot be inferred.", None)

@@ -31,7 +31,7 @@ class ExportArguments:
     """What to export, to what, and what to compare it on."""
 
     model: str = option("Folder of an encoder, a classifier, a retrieval model, or of a native twin.")
-    output: str = option("New or empty folder to write.")
+    output: str = option("New or empty folder to write.", folder=True)
     format: str = option("onnx, openvino, torch (torch.export), or web (a static page).", "onnx")
     outputs: str = option(
         "tokens, or vector: the pooled output alone, of encoders and retrieval models.",

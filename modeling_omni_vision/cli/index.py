@@ -26,7 +26,7 @@ from .program import SOME_UNREADABLE, program
 class IndexArguments:
     """What to put where."""
 
-    index: str = option("Folder of the index; made when it does not exist.")
+    index: str = option("Folder of the index; made when it does not exist.", folder=True)
     model: str | None = option("Folder or Hub id of a retrieval checkpoint, for --images; its code runs.", None)
     images: list[str] = option("Files and folders of images to put in.", [])
     embeddings: str | None = option("Folder of vectors that `omni-vision embed` wrote, to put in.", None)

@@ -26,7 +26,7 @@ class InspectArguments:
     label_column: str | None = option("Column of the classes, if it cannot be inferred.", None)
     check: str | None = option("full or headers; by default full below 50,000 images.", None)
     sheet: str | None = option('PNG to draw; "" for none.', "dataset.png")
-    export: str | None = option("Folder to write images into; made when it does not exist.", None)
+    export: str | None = option("Folder to write images into; made when it does not exist.", None, folder=True)
     split: str | None = option("Split that is exported; by default test or, where there is none, validation.", None)
     count: int = option("Images that are exported, spread evenly over the split.", 20)
     json: str | None = option(JSON, None, bare="-")

@@ -20,7 +20,7 @@ class MapArguments:
     """What to draw where."""
 
     embeddings: str = option(EMBEDDINGS)
-    output: str = option("Folder to write.")
+    output: str = option("Folder to write.", folder=True)
     limit: int = option("Images on the map, spread evenly over the folder.", 5000)
 
 

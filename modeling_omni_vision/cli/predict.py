@@ -224,12 +224,26 @@ def print_table(found: Sequence[Prediction]) -> None:
         print(f"{sum(right)} of {len(right)} images have the class that their folder names")
 
 
+def end_unreadable(failed: Sequence[tuple[str, str]], total: int, folder: Path | None) -> None:
+    """Name the images that could not be read, in skipped.jsonl of a folder too, and end with a status that says so."""
+    from ..data.image_files import displayed, path_of
+    from ..data.integrity import write_skipped
+
+    if not failed:
+        return
+    if folder is not None:
+        write_skipped(folder, ({"image": image, "reason": reason} for image, reason in failed))
+    for image, reason in failed:
+        print(f"{displayed(path_of(image))}: {reason}", file=sys.stderr)
+    print(f"{len(failed)} of {total} files cannot be read", file=sys.stderr)
+    raise SystemExit(SOME_UNREADABLE)
+
+
 @program
 def main(argv: Sequence[str]) -> None:
     arguments = parse(PredictArguments, argv)
     check_kind(arguments.model, CLASSIFIER, revision=arguments.revision)
-    from ..data.image_files import displayed, path_of
-    from ..data.integrity import find_unreadable, refuse_unreadable, write_skipped
+    from ..data.integrity import find_unreadable, refuse_unreadable
 
     images = list_images(arguments.images)
     if arguments.on_error == "stop" and (broken := find_unreadable([one.file for one in images])):
@@ -239,16 +253,9 @@ def main(argv: Sequence[str]) -> None:
         write_csv(found, arguments.csv)
     if not write_result([asdict(one) for one in found], arguments.json):
         print_table(found)
-    failed = [one for one in found if one.error is not None]
     if arguments.sheet:
         draw_predictions(found, Path(arguments.sheet))
         print(f"Sheet: {arguments.sheet}", file=sys.stderr if arguments.json == "-" else sys.stdout)
-    if not failed:
-        return
+    failed = [(one.image, one.error) for one in found if one.error is not None]
     written = arguments.sheet or arguments.csv or (arguments.json if arguments.json != "-" else None)
-    if written:
-        write_skipped(Path(written).parent, ({"image": one.image, "reason": one.error} for one in failed))
-    for one in failed:
-        print(f"{displayed(path_of(one.image))}: {one.error}", file=sys.stderr)
-    print(f"{len(failed)} of {len(found)} files cannot be read", file=sys.stderr)
-    raise SystemExit(SOME_UNREADABLE)
+    end_unreadable(failed, len(found), Path(written).parent if written else None)

@@ -156,6 +156,10 @@ def explain(error: Exception, words: Sequence[str]) -> str | None:
     if opened is None:
         return None
     reason = str(error).strip().partition("\n")[0]
+    from ..interop.weights_file import pickle_refusal
+
+    if said := pickle_refusal(error):
+        reason = f"its weights are {said}"
     if "ignore_mismatched_sizes" in reason:
         reason = "its weights have other shapes than its config.json says; the report above names them."
     nowhere = "" if os.path.exists(opened) else ", which is no folder here"

@@ -18,7 +18,7 @@ class PublishArguments:
     """What to publish, and where."""
 
     model: str = option("Folder of the trained model, its image processor and metrics.json.")
-    output: str = option("Folder to write: new, empty, or one that this command wrote before.")
+    output: str = option("Folder to write: new, empty, or one that this command wrote before.", folder=True)
     repo_id: str | None = option("Repository on the Hub, owner/name.", None)
     push: bool = option("Upload after everything was checked.", False)
     export: str | None = option("Folder of omni-vision export --format onnx, whose graphs go along.", None)

@@ -33,7 +33,7 @@ class SearchArguments:
 
     model: str = option("The checkpoint that made the index, or its vectors; code of a retrieval checkpoint runs.")
     index: str = option("Folder of the index.")
-    text: str | None = option("Find images by these words.", None)
+    text: str | None = option("Find images by these words.", None, words=True)
     image: str | None = option("Find images like this file.", None)
     where: str | None = option("Only among these: \"folder = 'x' AND bytes > 1000\".", None)
     limit: int = option("Number of hits.", 10)

@@ -4,6 +4,9 @@ An encoder or a classifier: the attention of CLS in the last layer over image fi
 
     omni-vision visualize --model checkpoints/omni-vision-fashion-mnist --images my_images --output maps
 
+Images that cannot be read are named, also in skipped.jsonl beside the maps, and the exit status is then 3;
+--on_error stop refuses them.
+
 A retrieval checkpoint: a similarity map of each word, the attention of CLS, and which token wins each word.
 
     omni-vision visualize --model runs/search --image image.png --text "a red circle" --output maps
@@ -16,14 +19,14 @@ The checkpoint's code runs (`trust_remote_code`); pass a `--revision` for checkp
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .arguments import REVISION, option, parse
 from .model_kind import CLASSIFIER, ENCODER, LANGUAGE, RETRIEVAL, VAE, check_kind
-from .predict import list_images
+from .predict import end_unreadable, list_images
 from .program import program
 
 
@@ -32,21 +35,26 @@ class VisualizeArguments:
     """What to draw, of which model."""
 
     model: str = option("Folder or Hub id of an encoder, classifier, retrieval or vision-language model.")
-    output: str = option("Folder to write PNG files into.")
+    output: str = option("Folder to write PNG files into.", folder=True)
     images: list[str] = option("Encoder and classifier: files and folders of images.", [])
     image: str | None = option("Retrieval: file of the image.", None)
-    text: str | None = option("Retrieval: words to look for in it.", None)
+    text: str | None = option("Retrieval: words to look for in it.", None, words=True)
     dataset: str = option("Vision-language: questions, as for train-language.", "scenes")
     split: str = option("Vision-language: split whose first images are drawn.", "test")
+    on_error: str = option(
+        "stop or skip, for files of --images that cannot be read.", "skip", choices=("stop", "skip")
+    )
     count: int = option("Images to draw, the first of more; vision-language: each with its n-th question in turn.", 12)
     revision: str | None = option(REVISION, None)
 
 
-def visualize_attention(arguments: VisualizeArguments, kind: str) -> list[Path]:
-    """Draw the attention of an encoder or a classifier over image files."""
+def visualize_attention(arguments: VisualizeArguments, kind: str) -> Iterator[Path]:
+    """Draw the attention of an encoder or a classifier over image files; then name those that cannot be read."""
     import torch
     from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification
 
+    from ..data.image_files import stored_path
+    from ..data.integrity import read_each, refuse_unreadable
     from ..interop.vision_tower import load_complete
     from ..interpretability.plots import plot_attention
 
@@ -61,14 +69,24 @@ def visualize_attention(arguments: VisualizeArguments, kind: str) -> list[Path]:
     if not hasattr(opened, "attention_maps"):
         raise ValueError(f"Expected an OmniVision model in {arguments.model!r}, got {type(opened).__name__}.")
     processor = AutoImageProcessor.from_pretrained(arguments.model, **trust)
-    images = [str(file) for file in files]
+
+    def prepare(batch: Sequence[Path]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Return of each image the pixels that the model takes, and those of 0..1 that are drawn."""
+        names = [str(file) for file in batch]
+        both = [processor(names, return_tensors="pt", **how)["pixel_values"] for how in ({}, {"do_normalize": False})]
+        return list(zip(*both, strict=True))
+
+    read, failed = read_each(files, prepare)
+    broken = [(stored_path(file), reason) for file, reason in failed]
+    if broken and (arguments.on_error == "stop" or not read):
+        refuse_unreadable(broken, len(files), "stop")
+    taken, drawn = (torch.stack([pair[place] for _, pair in read]) for place in (0, 1))
     with torch.inference_mode():
-        pixels = processor(images, return_tensors="pt")["pixel_values"]
-        maps = opened.attention_maps(pixels)[:, 0].float().numpy()
+        maps = opened.attention_maps(taken)[:, 0].float().numpy()
     # Pixel values 0..255 of the model's size, (images, height, width, channels).
-    resized = processor(images, do_normalize=False, return_tensors="pt")["pixel_values"].permute(0, 2, 3, 1) * 255
-    captions = [file.name for file in files]
-    return [plot_attention([*resized.numpy()], maps, captions, Path(arguments.output) / "attention.png")]
+    shown, captions = [*(drawn.permute(0, 2, 3, 1) * 255).numpy()], [file.name for file, _ in read]
+    yield plot_attention(shown, maps, captions, Path(arguments.output) / "attention.png")
+    end_unreadable(broken, len(files), Path(arguments.output))
 
 
 def visualize_retrieval(arguments: VisualizeArguments, kind: str) -> list[Path]:
@@ -122,6 +140,9 @@ def visualize_answers(arguments: VisualizeArguments, kind: str) -> list[Path]:
 def main(argv: Sequence[str]) -> None:
     arguments = parse(VisualizeArguments, argv)
     kind = check_kind(arguments.model, ENCODER, CLASSIFIER, VAE, RETRIEVAL, LANGUAGE, revision=arguments.revision)
-    kinds = {RETRIEVAL: visualize_retrieval, LANGUAGE: visualize_answers}
+    kinds: dict[str, Callable[[VisualizeArguments, str], Iterable[Path]]] = {
+        RETRIEVAL: visualize_retrieval,
+        LANGUAGE: visualize_answers,
+    }
     for file in kinds.get(kind, visualize_attention)(arguments, kind):
         print(file)

@@ -29,7 +29,7 @@ from ..records.machine import cpu_model, describe_machine, recorded_versions
 from .pixels import PixelReader, Pixels
 from .shards import ENGINE, MANIFEST, SETTINGS, Manifest, read_json, write_whole
 from .sources import Reader, Row, list_rows
-from .vision_encoder import Engine, VisionEncoder
+from .vision_encoder import Engine, VisionEncoder, check_engine
 
 
 logger = logging.getLogger(__name__)
@@ -66,7 +66,8 @@ def embed(
         output: Folder to write.
         pool: `cls`, `mean`, or `grid` for the vectors of all patches.
         normalize: Scale vectors to length 1.
-        engine: `auto` for the fastest by calibration, `torch`, `openvino` or `onnx`.
+        engine: `auto` for the fastest by calibration, `torch`, `openvino` or `onnx`; or exactly one, as
+            `torch sdpa bfloat16`, the way in which a run stores it.
         decode: `exact` for the image processor's pixels, `fast` to scale JPEG while decoding.
         batch_size: Images in one forward.
         shard_rows: Images of one file; what a killed process has to do again at most.
@@ -91,6 +92,7 @@ def embed(
     """
     output, started = Path(output), (time.perf_counter(), time.process_time())
     check_on_error(on_error)
+    check_engine(engine)
     _check_output(output)
     part, parts = _part(shard)
     _check_cluster(cluster, shard)
@@ -151,7 +153,7 @@ def _engine(
     def begun() -> str:
         files = (manifest / SETTINGS, manifest / ENGINE)
         known = next((read_json(file)["engine"] for file in files if file.is_file()), "")
-        return known if engine in ("auto", known.split(" ")[0]) else ""
+        return known if engine in ("auto", known, known.split(" ")[0]) else ""
 
     manifest.mkdir(parents=True, exist_ok=True)
     if not begun():

@@ -6,6 +6,7 @@ in the runtime that it was made for.
 """
 
 import copy
+import difflib
 import functools
 import importlib.util
 import logging
@@ -35,6 +36,13 @@ from ..records.weights_digest import weights_digest
 logger = logging.getLogger(__name__)
 
 POOLS, ENGINES = ("cls", "mean", "grid"), ("auto", "torch", "openvino", "onnx")
+DTYPES, WAYS = ("float32", "bfloat16"), ("sdpa", "eager")
+NAMED_ENGINES = (
+    *(f"torch {way} {dtype}" for way in WAYS for dtype in DTYPES),
+    *(f"openvino {dtype}" for dtype in DTYPES),
+    "onnx float32",
+    *(f"{kind} exported" for kind in ENGINES[1:]),
+)
 PACKAGES = {"openvino": ("openvino",), "onnx": ("onnxruntime", "onnx", "onnxscript")}
 AGREEMENT = 0.9999  # least cosine of an engine with torch in float32
 ROUNDS = 3
@@ -148,7 +156,7 @@ class VisionEncoder:
         """Return the engine of a name, `auto` for the fastest by a short calibration, which is reported.
 
         Args:
-            name: One of `ENGINES`, or what an earlier run chose, as `torch sdpa float32`.
+            name: One of `ENGINES`, or of `NAMED_ENGINES`, as `torch sdpa float32`, which is taken as it is.
             batch_size: Images in one forward.
             report: Called with a line about the calibration.
 
@@ -156,14 +164,18 @@ class VisionEncoder:
             ValueError: for an engine that is not installed, or gives other vectors than torch in float32.
         """
         kind, *details = name.split()
-        if kind not in ENGINES:
-            raise ValueError(f"`engine` must be one of {', '.join(ENGINES)}, got {name!r}.")
+        check_engine(name)
         if self.exported:
-            if kind not in ("auto", self.exported):
+            if name not in ("auto", self.exported, f"{self.exported} exported"):
                 raise ValueError(
                     f"`engine` must be auto or {self.exported}, which this was exported for, got {name!r}."
                 )
             return Engine(f"{self.exported} exported", self.reference)
+        if details and details[0] not in (*DTYPES, *self._ways()):
+            raise ValueError(
+                f"`engine` {name!r} is none of {type(self.pooled.model).__name__}: take "
+                f"{' or '.join(f'torch {way}' for way in self._ways())} and a type, or auto."
+            )
         for package in PACKAGES.get(kind, ()):
             if not importlib.util.find_spec(package):
                 raise ImportError(f"{package} is not installed.", name=package)
@@ -176,8 +188,10 @@ class VisionEncoder:
     def _torch_names(self) -> list[str]:
         has_bf16 = self.device.type == "cuda" or has_bf16_instructions()
         dtypes = ("bfloat16", "float32") if has_bf16 else ("float32",)
-        ways = ("sdpa", "eager") if getattr(self.pooled.model, "_supports_sdpa", False) else ("eager",)
-        return [f"torch {way} {dtype}" for dtype in dtypes for way in ways]
+        return [f"torch {way} {dtype}" for dtype in dtypes for way in self._ways()]
+
+    def _ways(self) -> tuple[str, ...]:
+        return WAYS if getattr(self.pooled.model, "_supports_sdpa", False) else ("eager",)
 
     def _fastest(self, names: list[str], batch_size: int, report: Callable[[str], None]) -> Engine:
         batch, times, engines = self.example.repeat(batch_size, 1, 1, 1), dict[str, float](), dict[str, Engine]()
@@ -263,6 +277,17 @@ class VisionEncoder:
             return OnnxSession(file)
 
 
+def check_engine(name: str) -> None:
+    """Raise a `ValueError` for a name that no engine has, with the nearest."""
+    if name in (*ENGINES, *NAMED_ENGINES):
+        return
+    near = difflib.get_close_matches(name, (*NAMED_ENGINES, *ENGINES), 1)
+    raise ValueError(
+        f"`engine` must be one of {', '.join(ENGINES)}, or what a run stores, as {NAMED_ENGINES[0]!r}, got "
+        f"{name!r}{f', did you mean {near[0]!r}?' if near else '.'}"
+    )
+
+
 def _run_session(session: Session, pixel_values: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(session({"pixel_values": pixel_values.numpy()})["vectors"]).float()
 
@@ -303,4 +328,4 @@ def _load_tower(checkpoint: str, options: dict[str, Any]) -> Any:
     return model.eval()
 
 
-__all__ = ["AGREEMENT", "ENGINES", "POOLS", "Engine", "VisionEncoder"]
+__all__ = ["AGREEMENT", "ENGINES", "NAMED_ENGINES", "POOLS", "Engine", "VisionEncoder", "check_engine"]

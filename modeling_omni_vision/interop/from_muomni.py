@@ -18,6 +18,7 @@ from ..configuration_omni_vision import OmniVisionConfig
 from ..image_processing_omni_vision import OmniVisionImageProcessor
 from ..modeling_omni_vision import OmniVisionModel
 from .folder import atomic_output_dir
+from .weights_file import pickle_refusal
 
 
 # The specification's names and ours, as in its `configs/vision_tiny.json`.
@@ -110,9 +111,10 @@ def read_vision_state(checkpoint: str | Path) -> dict[str, torch.Tensor]:
     try:
         loaded = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen kinds for what is no checkpoint
+        said = pickle_refusal(error) or f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         raise ValueError(
             f"The checkpoint must be a file that `torch.load(..., weights_only=True)` reads, got {str(checkpoint)!r}: "
-            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''} Name mu-Omni's vision.pt."
+            f"{said} Name mu-Omni's vision.pt."
         ) from error
     state = loaded.get("vit", loaded) if isinstance(loaded, dict) else loaded
     items = state.items() if isinstance(state, dict) else [(type(state).__name__, state)]

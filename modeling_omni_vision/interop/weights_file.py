@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from huggingface_hub import snapshot_download
@@ -62,11 +63,9 @@ def read_state(path: Path, names: Sequence[str] = WEIGHTS_FILES) -> dict[str, to
         for file in files:
             state |= _read_file(file)
     except Exception as error:  # torch, safetensors and the system raise a dozen kinds for what is no checkpoint
-        reason = (str(error).splitlines() or [""])[0]
-        raise ValueError(
-            f"The weights of {str(path)!r} must be readable, got {type(error).__name__}: {reason} "
-            "Download the checkpoint again."
-        ) from error
+        reason = (str(error).splitlines() or [""])[0].rstrip(".")
+        said = pickle_refusal(error) or f"{type(error).__name__}: {reason}. Download the checkpoint again."
+        raise ValueError(f"The weights of {str(path)!r} must be readable, got {said}") from error
     wrong = sorted(name for name, value in state.items() if not torch.is_tensor(value))
     # Integers beside floats are tables of positions, of quantised weights they are the matrices.
     wrong += [name for name, value in state.items() if torch.is_tensor(value) and _quantised(name, value)]
@@ -89,8 +88,22 @@ def find_weights(path: Path, names: Sequence[str] = WEIGHTS_FILES) -> list[Path]
 def _read_file(file: Path) -> dict[str, Any]:
     if file.suffix == ".safetensors":
         return load_file(file)
-    loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    # What torch wrote before 1.6 is no archive.
+    loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zipfile(file))
     return dict(loaded.get("state_dict", loaded))
+
+
+def pickle_refusal(error: Exception) -> str | None:
+    """Return in our words why torch did not read a pickle, without its advice to run what is in it, or None."""
+    if "Weights only load failed" not in str(error):
+        return None
+    found = re.search(r"[Uu]nsupported (?:global: )?GLOBAL ([\w.]+)", str(error))
+    if found is None:
+        return "a file that torch did not write, or a broken one. Download the checkpoint again."
+    return (
+        f"a pickle with more than tensors ({found[1]}), which could run code; none was run. Use a checkpoint with "
+        "model.safetensors, or ask its author for one."
+    )
 
 
 def check_depth(layers: int, state: Mapping[str, torch.Tensor], origin: str) -> None:
@@ -162,4 +175,5 @@ def _more(names: list[str]) -> str:
     return f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
 
 
-__all__ = ["OPEN_CLIP_FILES", "WEIGHTS_FILES", "Weights", "check_depth", "find_weights", "local_folder", "read_state"]
+__all__ = ["OPEN_CLIP_FILES", "WEIGHTS_FILES", "Weights", "check_depth", "find_weights", "local_folder"]
+__all__ += ["pickle_refusal", "read_state"]

@@ -99,7 +99,7 @@ def zero_shot_scores(
     """
     wrong = [template for template in templates if "{}" not in template]
     if wrong or not templates:
-        raise ValueError(f"Expected templates with {{}} where the name belongs, got {wrong!r}. Correct them.")
+        raise ValueError(f"Expected templates with {{}} where the name belongs, got {wrong!r}. Put each into quotes.")
     if len(names) < 2:
         raise ValueError(f"Expected at least two names to choose from, got {list(names)!r}. Add some.")
     score = scorer(isinstance(model, MultiVectorEncoder), texts_are_queries=True)

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,13 @@ def held(output_dir: Path, first: bool) -> Iterator[None]:
             f"Expected one training in {output_dir}, got another at work. Wait for it, or name another --output_dir."
         ) from error
     with holding:
-        yield
+        try:
+            yield
+        finally:
+            if first:
+                # Whoever has opened it meanwhile sees that it has no name any more. Windows removes it at its release.
+                with suppress(OSError):
+                    os.unlink(lock.lock_file)
 
 
 def complete_checkpoints(output_dir: Path) -> list[Path]:

@@ -19,7 +19,7 @@ FLAGS = {
     "robustness",
     "predict": "model images revision batch_size top_k sheet csv on_error json",
     "inspect": "folder dataset image_column label_column check sheet export split count json",
-    "visualize": "model output images image text dataset split count revision",
+    "visualize": "model output images image text dataset split on_error count revision",
     "zero-shot": "model dataset split labels templates",
     "embed": "model images output pool normalize engine decode batch_size shard_rows workers on_error limit shard "
     "cluster npy "

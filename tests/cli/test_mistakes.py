@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -72,8 +73,11 @@ MISTAKES = {
     "evaluate --model headless --dataset digits": "must hold all weights",
     "visualize --model headless --images images --output o": "must hold all weights",
     "ask --model blind --image a.png 'What colour is the circle?'": "must hold all weights",
+    "predict --model pickle --images images": "more than tensors (pathlib.PosixPath), which could run code; none was",
+    "predict --model pointer --images images": "its weights are a file that torch did not write, or a broken one",
     "predict --model nan --images images": "NaN or infinity",
     "visualize --model nan --images images --output o": "NaN or infinity",
+    "visualize --model classifier --images bad.png --output o": "1 of 1 images cannot be read: bad.png",
     # flags and their values
     "predict --model classifier --imgaes images": "did you mean --images?",
     "train --dataset digits --epochs 3": "did you mean --num_train_epochs?",
@@ -94,7 +98,19 @@ MISTAKES = {
     "predict --model classifier --images a.png --sheet a.png": "got the image 'a.png', which is read",
     "search --model search --index made --image a.png --sheet a.png": "got the image 'a.png', which is read",
     "embed --model classifier --images images --output images": "with other files in it",
-    "embed --model classifier --images images --output a.png": "which is a file",
+    "predict --model classifier --images images --csv found.json": "ends in .csv as --csv, got 'found.json'",
+    "predict --model classifier --images images --json new/": "got the folder 'new/'",
+    "embed --model classifier --images images --output a.png": "got the file 'a.png'",
+    "embed --model classifier --images images --output o.parquet": "the name of a file. Leave out .parquet",
+    "visualize --model classifier --images images --output o.png": "Expected a folder as --output, got 'o.png'",
+    "map --embeddings o --output map.html": "Expected a folder as --output, got 'map.html'",
+    "index --model search --index o.JSON --images images": "Expected a folder as --index, got 'o.JSON'",
+    "inspect images --export o.jpg": "Expected a folder as --export, got 'o.jpg'",
+    "demo --model classifier --export_space o.html": "Expected a folder as --export_space, got 'o.html'",
+    "train --dataset digits --output_dir o/a.json": "Expected a folder as --output_dir, got 'o/a.json'",
+    "predict --model classifier --images images --csv my table.csv": "'table.csv' belongs to no flag",
+    "train --dataset my images --output_dir o": "'images' belongs to no flag",
+    "zero-shot --model search --dataset images --templates A photo of a {}": "Put each into quotes",
     # names that the model cannot tell apart
     "zero-shot --model search --dataset images --labels hound kitten": "tell apart",
 }
@@ -126,11 +142,16 @@ def workplace(tmp_path_factory):
         weights = load_file(folder / source / "model.safetensors")
         kept = {key: changed for key, value in weights.items() if (changed := change(key, value)) is not None}
         save_file(kept, folder / name / "model.safetensors", {"format": "pt"})
+    for name in ("pickle", "pointer"):
+        shutil.copytree(folder / "no_weights", folder / name)
+    torch.save({"classifier.weight": Path("a")}, folder / "pickle" / "pytorch_model.bin")
+    (folder / "pointer" / "pytorch_model.bin").write_text("version https://git-lfs.github.com/spec/v1")
     (folder / "no_json" / "config.json").write_text('{"model_type": ')
     (folder / "empty").mkdir()
     (folder / "images").mkdir()
     for name in ("images/a.png", "a.png"):
         Image.new("RGB", (9, 9), "red").save(folder / name)
+    (folder / "bad.png").write_text("no image")
     words = {"model": "search", "index": "made", "images": "images"}
     index_images([word for name, value in words.items() for word in (f"--{name}", str(folder / value))])
     return folder

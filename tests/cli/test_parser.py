@@ -2,7 +2,11 @@ from dataclasses import dataclass
 
 import pytest
 
-from modeling_omni_vision.cli.arguments import option, parse, write_result
+from modeling_omni_vision.cli.arguments import option, parse, parse_training, write_result
+from modeling_omni_vision.cli.ask import AskArguments
+from modeling_omni_vision.cli.search import SearchArguments
+from modeling_omni_vision.cli.visualize import VisualizeArguments
+from modeling_omni_vision.training.arguments import RecipeArguments
 
 
 @dataclass
@@ -17,6 +21,7 @@ class Some:
     exact: bool = option("Exactly.", False)
     measure: bool = option("Measure.", True)
     json: str | None = option("JSON.", None, bare="-")
+    text: str | None = option("A text.", None, words=True)
 
 
 def refusal(capsys, *words):
@@ -54,6 +59,21 @@ def test_a_mistake_is_one_line_with_the_nearest_flag(capsys):
     assert "required: --model" in refusal(capsys, "f")
     assert "--count: invalid int value: 'x'" in refusal(capsys, "f", "--model", "m", "--count", "x")
     assert "expected true or false, got 'perhaps'" in refusal(capsys, "f", "--model", "m", "--exact", "perhaps")
+
+
+def test_a_text_needs_no_quotes_and_words_that_belong_to_no_flag_are_named(capsys):
+    words = ["f", "--model", "m", "--text"]
+    assert parse(Some, [*words, "a", "red", "circle", "--count", "5"]).text == "a red circle"
+    assert parse(Some, [*words, "a red  circle"]).text == "a red  circle"
+    assert "'g h' belongs to no flag: put quotes around" in refusal(capsys, "f", "--model", "m", "g", "h")
+    question = ["--model", ".", "--image", "a.png", "What", "colour", "is", "it?"]
+    assert parse(AskArguments, question).question == "What colour is it?"
+    assert parse(AskArguments, [*question[4:], *question[:4]]).question == "What colour is it?"
+    assert parse(SearchArguments, ["--model", ".", "--index", "i", "--text", "a", "ring"]).text == "a ring"
+    assert parse(VisualizeArguments, ["--model", ".", "--text", "a", "ring", "--output", "o"]).text == "a ring"
+    with pytest.raises(SystemExit):
+        parse_training((RecipeArguments,), ["--dataset", "my", "images"], __name__)
+    assert "'images' belongs to no flag" in capsys.readouterr().err
 
 
 def test_help_names_every_flag_with_its_default(capsys):

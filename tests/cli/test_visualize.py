@@ -2,6 +2,7 @@ import pytest
 from PIL import Image
 
 from modeling_omni_vision import OmniVisionForImageClassification, OmniVisionImageProcessor, OmniVisionModel
+from modeling_omni_vision.cli.program import SOME_UNREADABLE
 from modeling_omni_vision.cli.visualize import main
 
 
@@ -22,6 +23,22 @@ def test_attention_of_encoders_and_classifiers_is_drawn_over_image_files(kind, t
     assert Image.open(tmp_path / "maps" / "attention.png").height > two
     with pytest.raises(ValueError, match="--images"):
         main(words)
+    # One that is broken is named; the others are drawn, in a folder with a dot in its name too.
+    (tmp_path / "images" / "1.png").write_text("no image")
+    words[-1] = str(tmp_path / "maps.2")
+    with pytest.raises(ValueError, match=r"1 of 3 images cannot be read: .*1\.png.*--on_error skip"):
+        main([*words, "--images", str(tmp_path / "images"), "--on_error", "stop"])
+    assert not (tmp_path / "maps.2").exists()
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main([*words, "--images", str(tmp_path / "images")])
+    assert stop.value.code == SOME_UNREADABLE
+    said = capsys.readouterr()
+    assert said.out.strip() == str(tmp_path / "maps.2" / "attention.png")
+    assert "1.png: " in said.err
+    assert said.err.splitlines()[-1] == "1 of 3 files cannot be read"
+    assert Image.open(tmp_path / "maps.2" / "attention.png").height == two
+    assert "1.png" in (tmp_path / "maps.2" / "skipped.jsonl").read_text()
 
 
 def test_a_retrieval_checkpoint_needs_an_image_and_a_text(tmp_path):

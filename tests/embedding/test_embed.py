@@ -205,6 +205,28 @@ def test_a_finished_run_is_left_as_it_is_and_a_lost_shard_is_written_again(model
     assert files_of(tmp_path / "out") == before
 
 
+def test_an_engine_is_taken_by_the_name_that_a_run_stores_and_a_misspelt_one_is_refused_before_the_model_opens(
+    model, images, tmp_path, capsys
+):
+    words = ["--model", model, "--images", str(images / "class 0"), "--output", str(tmp_path / "out"), "--engine"]
+    for _ in range(2):  # a run, and the same again
+        main([*words, "torch", "sdpa", "bfloat16"])
+        assert json.loads((tmp_path / "out/embed.json").read_text())["engine"] == "torch sdpa bfloat16"
+    assert "0 images failed (failures.jsonl); 0 images" in capsys.readouterr().out
+    main([*words, "auto"])
+    with pytest.raises(ValueError, match="engine 'torch sdpa bfloat16', now 'torch eager float32'"):
+        main([*words, "torch eager float32"])
+    for wrong, near in {"torch sdpa bfloat6": "torch sdpa bfloat16", "torhc": "torch", "openvino int4": ""}.items():
+        with pytest.raises(ValueError, match=rf"`engine` must be one of auto, .*got '{wrong}'.*{near}"):
+            embed("nowhere", [str(images)], tmp_path / "new", engine=wrong)
+    assert not (tmp_path / "new").exists()
+    encoder = VisionEncoder(model)
+    encoder.pooled.model._supports_sdpa = False
+    for name in ("torch sdpa float32", "onnx exported"):
+        with pytest.raises(ValueError, match=f"'{name}' is none of OmniVisionModel: take torch eager and a type"):
+            encoder.engine(name, 4, print)
+
+
 def test_what_is_not_as_it_was_is_said(model, images, tmp_path, tiny_config):
     run = functools.partial(torch_embed, output=tmp_path / "out")
     run(model, [str(images)])

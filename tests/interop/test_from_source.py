@@ -26,6 +26,7 @@ from transformers import (
 from modeling_omni_vision import OmniVisionForImageClassification, OmniVisionModel
 from modeling_omni_vision.interop.clean_comparison import original_outputs, our_outputs
 from modeling_omni_vision.interop.source import read_source
+from modeling_omni_vision.interop.weights_file import read_state
 
 
 # Rounding alone: folded LayerScale and stacked projections; measured 3e-15.
@@ -398,9 +399,23 @@ def test_a_broken_configuration_of_open_clip_is_one_sentence(text, tmp_path):
 def test_code_in_a_pickle_is_not_run(saved):
     (saved / "model.safetensors").unlink()
     torch.save({"a": Opened(saved / "run")}, saved / "pytorch_model.bin")
-    with pytest.raises(ValueError, match="must be readable, got UnpicklingError"):
+    with pytest.raises(
+        ValueError, match=r"must be readable, got a pickle with more than tensors \(.*open\), .* none was run"
+    ):
         read_source(saved)
     assert not (saved / "run").exists()
+    (saved / "pytorch_model.bin").write_text("version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(ValueError, match=r"got a file that torch did not write, .*Download"):
+        read_source(saved)
+
+
+def test_weights_in_the_format_of_torch_before_1_6_are_read(saved):
+    expected = load_file(saved / "model.safetensors")
+    torch.save(expected, saved / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    (saved / "model.safetensors").unlink()
+    found = read_state(saved)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())
 
 
 class Opened:

@@ -3,6 +3,7 @@ import logging
 import os
 import shutil
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -456,14 +457,17 @@ def test_a_checkpoint_with_a_file_that_is_cut_off_is_passed_over_and_named(name,
     assert f"passed over: {folder}" in caplog.text
 
 
-def test_one_folder_is_for_one_training_at_a_time(tmp_path):
+def test_one_folder_is_for_one_training_at_a_time_and_no_lock_stays(tmp_path, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     with held(tmp_path / "run", first=True), held(tmp_path / "other", first=True), held(tmp_path / "run", first=False):
         (tmp_path / "link").symlink_to(tmp_path / "run")
         for again in ("run", "link"):
             with pytest.raises(ValueError, match="got another at work"), held(tmp_path / again, first=True):
                 pytest.fail("two trainings hold one folder")
     with held(tmp_path / "run", first=True):
-        pass
+        assert len([*(tmp_path / "temporary").iterdir()]) == 1
+    assert not any((tmp_path / "temporary").iterdir())
 
 
 @pytest.mark.parametrize(
