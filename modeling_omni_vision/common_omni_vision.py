@@ -96,9 +96,11 @@ def classification_loss(logits: Tensor, labels: Tensor, config: PreTrainedConfig
             labels, single-label otherwise. Soft labels therefore need `problem_type`.
 
     Raises:
-        `ValueError`: for labels of another shape.
+        `ValueError`: for labels of another shape, and what is no tensor.
     """
     problem: str | None = config.problem_type
+    if not isinstance(labels, Tensor):
+        raise ValueError(f"Labels must be a tensor of class numbers or probabilities, got {type(labels).__name__}.")
     if problem is None:
         guess = "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
         problem = "regression" if config.num_labels == 1 else guess

@@ -97,8 +97,11 @@ class OmniVisionPatchEmbeddings(nn.Module):
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Project images (batch, channels, height, width) to patch tokens (batch, hidden, rows, columns)."""
         channels, (patch_height, patch_width) = self.num_channels, self.patch_size
-        if pixel_values is None:
-            raise ValueError("`pixel_values` must hold images, got None. Pass those of the image processor.")
+        if not isinstance(pixel_values, torch.Tensor):
+            raise ValueError(
+                f"`pixel_values` must hold images, got {type(pixel_values).__name__}. Pass the tensor of the image "
+                "processor: `model(**processor(images, return_tensors='pt'))`."
+            )
         if pixel_values.ndim != 4 or pixel_values.shape[1] != channels or not pixel_values.is_floating_point():
             raise ValueError(
                 f"`pixel_values` must be floating point of shape (batch, {channels}, height, width), got "

@@ -3,6 +3,7 @@ import copy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -284,6 +285,16 @@ def test_the_options_of_transformers_own_vit_are_taken_as_it_takes_them(tiny_con
         model(pixel_values=None)
     with pytest.raises(ValueError, match="`pixel_values` must hold images, got None"):
         model.attention_maps(None)
+
+
+@pytest.mark.parametrize("images", [np.zeros((1, 3, 32, 32)), [torch.zeros(3, 32, 32)], {"pixel_values": 1}, "a.png"])
+def test_what_is_no_tensor_is_refused_by_its_type(tiny_classifier, images):
+    with pytest.raises(ValueError, match=f"must hold images, got {type(images).__name__}. .*image processor"):
+        tiny_classifier(images)
+    with pytest.raises(
+        ValueError, match=f"must be a tensor of class numbers or probabilities, got {type(images).__name__}"
+    ):
+        tiny_classifier(torch.zeros(1, 3, 32, 32), labels=images)
 
 
 def test_attention_maps_run_no_layer_after_the_last_requested_one(tiny_model):

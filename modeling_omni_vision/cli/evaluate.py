@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
 
-ALL = "all"
-
-
 @dataclass
 class EvaluateArguments:
     """What to evaluate, and on what."""
@@ -42,8 +39,8 @@ class EvaluateArguments:
     model: str = option("Folder with a model and its processor.")
     dataset: str = option("As for the command that trains this kind of model.")
     split: str | None = option(
-        "train, validation (the default) or test. Retrieval and vision-language models also take all, the default for "
-        "other data than those of training.",
+        "train, validation (the default) or test; of other data than those of training also all, which is the default "
+        "of retrieval and vision-language models for these.",
         None,
     )
     output: str | None = option(
@@ -146,6 +143,8 @@ def held_out(arguments: EvaluateArguments) -> float:
 def choose_split(arguments: EvaluateArguments, data: "DatasetDict") -> "tuple[str, Dataset]":
     """Return the name of a split and its rows."""
     from datasets import concatenate_datasets
+
+    from ..evaluation.held_out import ALL
 
     is_trained_on = "dataset" in recipe_of(arguments)
     split = arguments.split or ("validation" if is_trained_on else ALL)

@@ -79,7 +79,10 @@ def assign_splits(names: Iterable[str], place: str) -> dict[str, str]:
             f"{others[:5]} do not. Put all classes into a folder called train, or rename what is no split."
         )
     if "train" not in found.values():
-        raise ValueError(f"Expected something to train on in {place}, got only {sorted(found)}. Add a split train.")
+        raise ValueError(
+            f"Expected something to train on in {place}, got only {sorted(found)}. Add a split train, "
+            "or name one of them itself."
+        )
     return {name: split for name, split in found.items() if split}
 
 

@@ -33,17 +33,22 @@ def label_array(rows: Dataset) -> np.ndarray:
 def number_label_lists(splits: Mapping[str, Dataset], dataset: str) -> dict[str, Dataset]:
     """Return splits whose `label` holds lists of `ClassLabel` of the same names everywhere; an empty list is no label.
 
+    Lists of one length with a 0 or 1 for each class, as losses of several labels take them, have classes `0`, `1` ...
+
     Raises:
         ValueError: for a row that is no list of names or integers, classes that train does not have, or less than
             two.
     """
     columns = {name: split["label"][:] for name, split in splits.items()}
+    if not isinstance(_item(splits["train"].features["label"]), ClassLabel) and _are_indicators(columns):
+        columns = {name: [np.flatnonzero(row).tolist() for row in lists] for name, lists in columns.items()}
     for name, lists in columns.items():
         for row, labels in enumerate(lists):
             if labels is None or not all(isinstance(value, (str, int)) for value in labels):
                 raise ValueError(
                     f"Expected a list of names or integers as labels of row {row} of the {name} split of {dataset!r}, "
-                    f"got {labels!r}. Correct it; an image without a label has an empty list."
+                    f"got {labels!r}. Correct it; an image without a label has an empty list, and a list may also "
+                    "have a 0 or 1 for each class."
                 )
     names, numbers = _classes(splits["train"], columns, dataset)
     feature = Features({"label": Sequence(ClassLabel(names=names))})["label"]
@@ -52,6 +57,15 @@ def number_label_lists(splits: Mapping[str, Dataset], dataset: str) -> dict[str,
         name: split.remove_columns("label").add_column("label", numbered[name], feature=feature)
         for name, split in splits.items()
     }
+
+
+def _are_indicators(columns: Mapping[str, Any]) -> bool:
+    """Return whether all lists have one length above 1 and hold nothing but 0 and 1: as lists of classes, no more than
+    two classes, and most of them twice in a list.
+    """
+    lists = [labels for found in columns.values() for labels in found]
+    lengths = {-1 if labels is None else len(labels) for labels in lists}
+    return len(lengths) == 1 and min(lengths) > 1 and all(value in (0, 1) for labels in lists for value in labels)
 
 
 def _classes(train: Dataset, columns: Mapping[str, Any], dataset: str) -> tuple[list[str], dict[Any, int]]:

@@ -1,4 +1,4 @@
-r"""A folder of images that a `metadata.jsonl`, `.csv` or `.parquet` describes: a row for each `file_name` in it.
+r"""Images that a `metadata.jsonl`, `.csv` or `.parquet` in a folder, or any `.csv` or `.tsv`, describes row by row.
 
 Names are relative to the folder of the metadata file, with `/` or `\`, and lead to no place outside of it. The folder
 under the root that holds an image decides its split, by the rules of `image_folder`, or a column `split` does; images
@@ -21,6 +21,19 @@ from .image_folder import assign_splits, warn_of_left_out
 
 
 FILE_COLUMNS = ("file_name", "image_file_name")  # as in `imagefolder` of datasets
+# What tables of other hands call them.
+TABLE_COLUMNS = (
+    *FILE_COLUMNS,
+    "filename",
+    "file",
+    "path",
+    "filepath",
+    "file_path",
+    "image_path",
+    "image_name",
+    "image",
+)
+TABLES, DELIMITERS = (".csv", ".tsv"), ",;\t"
 MISSING = ("", None)
 
 
@@ -30,8 +43,12 @@ def find_metadata(files: Iterable[Path]) -> list[Path]:
     return [file for file in files if file.suffix.lower() != ".parquet" or {*FILE_COLUMNS} & _columns(file)]
 
 
-def load_metadata_folder(folder: Path, files: list[Path], left_out: LeftOut | None = None) -> DatasetDict:
+def load_metadata_folder(
+    folder: Path, files: list[Path], left_out: LeftOut | None = None, whole: bool = True
+) -> DatasetDict:
     """Load a folder of images with what its metadata files say about them; rows that repeat another are left out.
+
+    Images of the `whole` folder without a row are counted as left out.
 
     Returns:
         Splits with the columns `image` (not decoded) and those of the metadata.
@@ -50,7 +67,7 @@ def load_metadata_folder(folder: Path, files: list[Path], left_out: LeftOut | No
     if not rows:
         raise ValueError(f"Expected rows in {displayed(files[0])}, got none. Describe some images.")
     folder, described = Path(os.path.normpath(folder)), {image for image, _ in rows}
-    for image in images_below(folder, left_out):
+    for image in images_below(folder, left_out) if whole else ():
         if image not in described:
             left_out.add("without a row in the metadata", image)
     warn_of_left_out(left_out, displayed(folder))
@@ -83,11 +100,12 @@ def described_images(file: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     root = Path(os.path.normpath(file.parent))
     for number, row in _lines(file):
         where = f"row {number} of {displayed(file)}"
-        column = next((column for column in FILE_COLUMNS if column in row), None)
+        usual = TABLE_COLUMNS if file.suffix.lower() in TABLES else FILE_COLUMNS
+        column = next((name for one in usual for name in row if name.casefold() == one), None)
         if column is None:
             raise ValueError(
                 f"Expected a column file_name in {where}, got {[*map(str, row)][:5]}. Name the image that it is "
-                "about; a CSV has commas."
+                "about; the first line of a CSV names its columns."
             )
         name = row.pop(column)
         if not isinstance(name, str) or not name:
@@ -124,8 +142,11 @@ def _lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     except UnicodeDecodeError as error:
         raise ValueError(f"Expected UTF-8 in {displayed(file)}, got {error.reason}. Save it as UTF-8.") from error
     with file.open(encoding="utf-8-sig", newline=None if file.suffix.lower() == ".jsonl" else "") as lines:
-        if file.suffix.lower() == ".csv":
-            reader = csv.DictReader(lines, skipinitialspace=True)
+        if file.suffix.lower() in TABLES:
+            header = next(lines, "")
+            lines.seek(0)
+            delimiter = max(DELIMITERS, key=header.count)
+            reader = csv.DictReader(lines, skipinitialspace=True, delimiter=delimiter)
             names = reader.fieldnames or ()
             twice = sorted({name for name in names if list(names).count(name) > 1})
             if twice:
@@ -153,7 +174,7 @@ def _typed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         known = [value for value in values if value not in MISSING]
         whole = (
             bool(known)
-            and name not in FILE_COLUMNS
+            and name.casefold() not in TABLE_COLUMNS
             and all(value.isdecimal() and str(int(value)) == value for value in known)
         )
         for row, value in zip(rows, values, strict=True):
@@ -166,4 +187,4 @@ def _first_folder(image: Path, folder: Path) -> str:
     return parts[0] if len(parts) > 1 else "."
 
 
-__all__ = ["described_images", "find_metadata", "load_metadata_folder"]
+__all__ = ["TABLES", "described_images", "find_metadata", "load_metadata_folder"]

@@ -4,6 +4,7 @@
 `label`. Validation is held out of train, stratified and the same for every run.
 """
 
+import contextlib
 import difflib
 import glob
 import hashlib
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, config, load_dataset, load_from_disk
 
 from .hold_out import VALIDATION_FRACTION, hold_out, select_held_out
@@ -23,7 +25,7 @@ from .idx import find_idx_files, load_idx
 from .image_files import LeftOut, displayed, files_below, images_below
 from .image_folder import SPLITS, assign_splits, load_image_folder, split_files, split_of, warn_of_left_out
 from .label_lists import has_label_lists, label_array, number_label_lists
-from .metadata_folder import find_metadata, load_metadata_folder
+from .metadata_folder import TABLES, find_metadata, load_metadata_folder
 from .questions import load_questions
 from .synthetic.shapes import draw_shapes
 
@@ -31,11 +33,12 @@ from .synthetic.shapes import draw_shapes
 logger = logging.getLogger(__name__)
 
 IMAGE_COLUMNS = ("image", "img", "picture", "pixel_values")
-LABEL_COLUMNS = ("label", "labels", "class", "target", "fine_label")
+LABEL_COLUMNS = ("label", "labels", "class", "category", "target", "fine_label")
 SPLIT_COLUMNS = ("split", "splits", "subset", "partition", "data_split")
 FOLDER_HINTS = {
     "image": "for a folder of images, name the folder itself",
-    "label": "for a folder of images, put each class into a sub-folder, or name a label in a metadata.jsonl",
+    "label": "for a folder of images, put each class into a sub-folder, or name a label in a metadata.jsonl; a .csv "
+    "file of paths and labels is a dataset, too",
     "text": "for a folder of images, name each file_name and its text in a metadata.jsonl",
 }
 DIGITS_TEST_FRACTION = 0.2
@@ -57,9 +60,10 @@ def load_images(
         dataset: What to load, the first that fits:
             `digits` (scikit-learn's 1,797 scanned digits); `shapes`, `shapes:colour`, `shapes:shape` or
             `shapes:red,blue` (drawn, see `shapes.draw_shapes`); a folder with IDX files (the MNIST family); a
-            folder written by `save_to_disk`; a Parquet file, or a folder of them; a folder of images, one
-            sub-folder per class, perhaps within `train`, `validation` and `test` (see `image_folder`), or with a
-            `metadata.jsonl` (see `metadata_folder`); otherwise a dataset of the Hub, `owner/name` or
+            folder written by `save_to_disk`; a Parquet file, or a folder of them; a CSV file of paths, relative to
+            it, and labels; a folder of images, one sub-folder per class, perhaps within `train`, `validation` and
+            `test` (see `image_folder`), or with a `metadata.jsonl` (see `metadata_folder`); otherwise a dataset of the
+            Hub, `owner/name` or
             `owner/name:configuration`.
         image_column: Column of the images; needed only where it cannot be inferred.
         label_column: Column of the classes; needed only where it cannot be inferred.
@@ -171,7 +175,7 @@ def load_to_inspect(
     loaded = load_any(dataset, left_out)
     features = next(iter(loaded.values())).features
     labelled = label_column or any(isinstance(kind, ClassLabel) for kind in features.values())
-    if labelled or set(LABEL_COLUMNS) & set(features):
+    if labelled or {*LABEL_COLUMNS} & {*map(str.casefold, features)}:
         try:
             return load_images(dataset, image_column, label_column, loaded=loaded), None
         except ValueError as error:
@@ -251,9 +255,12 @@ def load_any(dataset: str, left_out: LeftOut | None = None, labelled: bool = Tru
 
 
 def _load_path(path: Path, left_out: LeftOut, labelled: bool = True) -> DatasetDict:
+    if path.is_file() and path.suffix.lower() in TABLES:
+        return load_metadata_folder(path.parent, [path], left_out, whole=False)
     if not path.is_dir() and path.suffix.lower() != ".parquet":
         raise ValueError(
-            f"Expected a folder or a .parquet file, got {displayed(path)}. Unpack or convert it, or give its folder."
+            f"Expected a folder, a .parquet or a .csv file, got {displayed(path)}. Unpack or convert it, or give its "
+            "folder."
         )
     if path.is_dir() and find_idx_files(path):
         _warn_of_images_beside(path, left_out)
@@ -273,9 +280,11 @@ def _load_path(path: Path, left_out: LeftOut, labelled: bool = True) -> DatasetD
         _refuse_two_datasets(path, tables[0])
     if path.is_dir():
         _warn_of_images_beside(path, left_out)
+    if not is_saved:
+        _refuse_other_columns(path, tables)
     try:
         if is_saved:
-            saved = load_from_disk(_plain(path))
+            saved = load_from_disk(_plain(path)).with_format(None)  # a format is saved too
             return DatasetDict({"train": saved}) if isinstance(saved, Dataset) else saved
         patterns = {split: [glob.escape(_plain(file)) for file in found] for split, found in by_split.items()}
         return load_dataset("parquet", data_files=patterns)
@@ -292,6 +301,20 @@ def _refuse_two_datasets(path: Path, table: Path) -> None:
         raise ValueError(
             f"Expected images or Parquet files in {displayed(path)}, got both: {displayed(image.relative_to(path))} "
             f"and {displayed(table.relative_to(path))}. Name the folder of one of them."
+        )
+
+
+def _refuse_other_columns(path: Path, tables: Sequence[Path]) -> None:
+    """Refuse Parquet files of different columns, for which `datasets` has a page of words."""
+    found: dict[tuple[str, ...], Path] = {}
+    for table in tables:
+        with contextlib.suppress(Exception):  # what cannot be read is refused where it is
+            found.setdefault((*sorted(pq.read_schema(table).names),), table)
+    if len(found) > 1:
+        (columns, table), (others, other) = [*found.items()][:2]
+        raise ValueError(
+            f"Expected the same columns in all Parquet files of {displayed(path)}, got {[*columns][:8]} in "
+            f"{displayed(table.name)} and {[*others][:8]} in {displayed(other.name)}. Rename them, or leave them out."
         )
 
 
@@ -330,6 +353,12 @@ def name_splits(loaded: DatasetDict, dataset: str) -> dict[str, Dataset]:
     A single split with a column `split` is divided by it.
     """
     loaded, splits = _by_split_column(loaded, dataset), dict[str, Dataset]()
+    for column in next(iter(loaded.values())).column_names:
+        if column.casefold().startswith("is_") and split_of(column[3:]):
+            logger.warning(
+                "%s: the column %s is not used. A column split with train, validation and test divides the rows.",
+                *(dataset, column),
+            )
     for name in loaded:
         split = split_of(name) or ("train" if len(loaded) == 1 else None)
         if split in splits:
@@ -385,8 +414,9 @@ def choose_column(kind: str, wanted: str | None, candidates: list[str], usual: t
         return wanted
     if len(candidates) == 1:
         return candidates[0]
-    named = [name for name in usual if name in (candidates or split.column_names)]
-    if not named or (len(candidates) > 1 and named[0] != usual[0]):
+    names = sorted(candidates or split.column_names, key=lambda name: name not in usual)  # as it is before in capitals
+    named = [name for one in usual for name in names if name.casefold() == one]
+    if not named or (len(candidates) > 1 and named[0].casefold() != usual[0]):
         raise ValueError(
             f"Expected one column that is clearly the {kind}, got {split.column_names}. Name it with "
             f"--{kind}_column; {FOLDER_HINTS[kind]}."
@@ -481,7 +511,8 @@ def _class_values(values: list[Any], where: str, column: str) -> list[str | bool
     if all(isinstance(value, float) and value.is_integer() for value in values):
         values = [int(value) for value in values]
     for row, value in enumerate(values):
-        if not isinstance(value, (str, bool, int)):
+        whole = isinstance(value, float) and value.is_integer()  # beside others that are not
+        if not isinstance(value, (str, bool, int)) and not whole:
             raise ValueError(
                 f"Expected names or integers in the column {column!r} of {where}, got {value!r} in row {row}. "
                 "Convert it, or name another column with --label_column."

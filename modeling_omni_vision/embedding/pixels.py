@@ -7,6 +7,7 @@ less than `FAST_MARGIN` times the target, and resizes the rest of the way.
 """
 
 import functools
+import inspect
 import io
 import warnings
 from collections.abc import Sequence
@@ -90,9 +91,8 @@ class PixelReader:
 
     def _whole(self, image: Any) -> torch.Tensor:
         if isinstance(image, np.ndarray):
-            image = eight_bits(image)
-        options = {"input_data_format": "channels_last"} if isinstance(image, np.ndarray) else {}
-        return self.processor(images=[image], return_tensors="pt", **options)["pixel_values"][0].float()
+            return processed(self.processor, eight_bits(image))
+        return self.processor(images=[image], return_tensors="pt")["pixel_values"][0].float()
 
     def _resized(self, image: torch.Tensor) -> torch.Tensor:
         """Resize and crop uint8 pixels, which may be a view with channels last: torchvision is faster on these."""
@@ -170,6 +170,16 @@ class PixelReader:
         return Pixels(self._resized(values), (values.shape[2], values.shape[1]))
 
 
+def processed(processor: Any, values: np.ndarray) -> torch.Tensor:
+    """Return what an image processor makes (C, H, W) of values of 8 bits (H, W, C)."""
+    taken = inspect.signature(processor.preprocess).parameters
+    if "input_data_format" in taken or any(one.kind is one.VAR_KEYWORD for one in taken.values()):
+        found = processor(images=[values], return_tensors="pt", input_data_format="channels_last")
+    else:  # that of timm's models takes images alone
+        found = processor(images=[Image.fromarray(values)], return_tensors="pt")
+    return found["pixel_values"][0].float()
+
+
 def _turn(image: Image.Image) -> tuple[int, int, int]:
     try:
         return TURNS.get(image.getexif().get(0x0112, 1), (0, 0, 0))
@@ -206,4 +216,4 @@ def _opened_jpeg(source: Any) -> Image.Image | None:
         return None
 
 
-__all__ = ["DECODE", "PixelReader", "Pixels"]
+__all__ = ["DECODE", "PixelReader", "Pixels", "processed"]

@@ -1,14 +1,15 @@
 """Any vision model of transformers as one function from `pixel_values` to vectors, in torch, OpenVINO or ONNX Runtime.
 
-`pool` decides what the vector of an image is: `cls`, the model's own pooled output; `mean`, the mean of its patches;
-`grid`, its patches. Registers and other prefix tokens are not patches. A folder that `omni-vision export` wrote runs
-in the runtime that it was made for.
+`pool` decides what the vector of an image is: `cls`, the model's own pooled output, without one CLS, without that the
+mean of its patches; `mean`, the mean of its patches; `grid`, its patches. Registers and other prefix tokens are not
+patches. A folder that `omni-vision export` wrote runs in the runtime that it was made for.
 """
 
 import copy
 import difflib
 import functools
 import importlib.util
+import inspect
 import logging
 import tempfile
 import time
@@ -21,7 +22,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoImageProcessor, AutoModel, PreTrainedModel
+from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from ..interop.export.exported import is_exported, load_exported
@@ -29,8 +30,10 @@ from ..interop.export.files import write_onnx
 from ..interop.export.runtimes import OnnxSession, OpenVinoSession, Session
 from ..interop.export.towers import ENCODER, TowerModule
 from ..interop.vision_tower import PREFIXES, load_vision_tower, without_load_report
+from ..interop.weights_file import local_folder
 from ..records.machine import has_bf16_instructions
 from ..records.weights_digest import weights_digest
+from .pixels import processed
 
 
 logger = logging.getLogger(__name__)
@@ -44,6 +47,8 @@ NAMED_ENGINES = (
     *(f"{kind} exported" for kind in ENGINES[1:]),
 )
 PACKAGES = {"openvino": ("openvino",), "onnx": ("onnxruntime", "onnx", "onnxscript")}
+# Model types that in transformers hide patches at random even in eval; as models of ours they see all of them.
+RANDOM = ("vit_mae",)
 AGREEMENT = 0.9999  # least cosine of an engine with torch in float32
 ROUNDS = 3
 
@@ -54,20 +59,13 @@ class Pooled(nn.Module):
     def __init__(self, model: Any, pool: str, normalize: bool) -> None:
         super().__init__()
         self.model, self.pool, self.normalize = model, pool, normalize
-        # A pooler in BERT's way, tanh of a linear layer, is mostly untrained: CLS itself is the vector then.
-        self.pooler_is_output = model.config.model_type != "vit" and not hasattr(
-            getattr(model, "pooler", None), "dense"
-        )
         is_ours = model.config.model_type == "omni_vision" and isinstance(model, PreTrainedModel)
         self.options = {"cls_only": True} if pool == "cls" and is_ours else {}
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         output = self.model(pixel_values=pixel_values, **self.options)
         if self.pool == "cls":
-            pooled: Any = getattr(output, "pooler_output", None)
-            hidden: Any = getattr(output, "last_hidden_state", None)
-            vectors = pooled if pooled is not None and (self.pooler_is_output or hidden is None) else hidden[:, 0]
-            vectors = vectors.flatten(1)
+            vectors = own_vectors(self.model, output, pixel_values)
         else:
             vectors = self._patches(output.last_hidden_state, pixel_values)
             vectors = vectors.mean(1) if self.pool == "mean" else vectors
@@ -76,11 +74,34 @@ class Pooled(nn.Module):
     def _patches(self, hidden: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
         if hidden.ndim == 4:  # a convolutional network: (batch, D, rows, columns)
             return hidden.flatten(2).transpose(1, 2)
-        size = getattr(self.model.config, "patch_size", None) or hidden.shape[1]
-        rows, columns = (size, size) if isinstance(size, int) else size
-        patches = (pixel_values.shape[-2] // rows) * (pixel_values.shape[-1] // columns)
+        patches = count_patches(self.model, pixel_values)
         # What stands in front of the patches; a model that merges patches has none.
         return hidden[:, hidden.shape[1] - patches :] if 0 < patches < hidden.shape[1] else hidden
+
+
+def own_vectors(model: Any, output: Any, pixel_values: torch.Tensor) -> torch.Tensor:
+    """Return what a model of transformers, without head, makes of each image (batch, D), as `pool` `cls` says.
+
+    A pooler in BERT's way, tanh of a linear layer, is mostly untrained: it counts as none.
+    """
+    pooled: Any = getattr(output, "pooler_output", None)
+    hidden: Any = getattr(output, "last_hidden_state", None)
+    has_pooler = model.config.model_type != "vit" and not hasattr(getattr(model, "pooler", None), "dense")
+    if pooled is not None and (has_pooler or hidden is None):
+        return pooled.flatten(1)
+    if hidden.ndim == 4:
+        return hidden.mean((2, 3))
+    has_cls = not 0 < hidden.shape[1] <= count_patches(model, pixel_values)
+    return hidden[:, 0] if has_cls else hidden.mean(1)
+
+
+def count_patches(model: Any, pixel_values: torch.Tensor) -> int:
+    """Return the number of patches that a model cuts images into, 0 where its configuration does not say."""
+    size = getattr(model.config, "patch_size", None)
+    if not size:
+        return 0
+    rows, columns = (size, size) if isinstance(size, int) else size
+    return (pixel_values.shape[-2] // rows) * (pixel_values.shape[-1] // columns)
 
 
 @dataclass(frozen=True)
@@ -138,9 +159,8 @@ class VisionEncoder:
     @cached_property
     def example(self) -> torch.Tensor:
         """One noisy image as `pixel_values` (1, C, H, W)."""
-        image = torch.randint(256, (64, 64, self.num_channels), generator=torch.Generator().manual_seed(0))
-        options = {"return_tensors": "pt", "input_data_format": "channels_last"}
-        return self.processor(images=[image.numpy().astype("uint8")], **options)["pixel_values"].float()
+        noise = torch.randint(256, (64, 64, self.num_channels), generator=torch.Generator().manual_seed(0))
+        return processed(self.processor, noise.numpy().astype("uint8"))[None]
 
     @cached_property
     def vector_shape(self) -> list[int]:
@@ -311,21 +331,56 @@ def _load_tower(checkpoint: str, options: dict[str, Any]) -> Any:
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(checkpoint, **options)
-    if config.model_type in PREFIXES:
-        return load_vision_tower(checkpoint, dtype=torch.float32)
+    if config.model_type in (*PREFIXES, *RANDOM):
+        return load_vision_tower(local_folder(checkpoint, options["revision"]), dtype=torch.float32)
+    # A classifier on one tower of two: as the whole model, it would lack the other.
+    is_part = hasattr(config, "vision_config") and classifies(config)
+    kind: Any = AutoModelForImageClassification if is_part else AutoModel
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # its report lists the poolers that are not used
     try:
-        model, report = AutoModel.from_pretrained(checkpoint, dtype=torch.float32, output_loading_info=True, **options)
+        model, report = kind.from_pretrained(checkpoint, dtype=torch.float32, output_loading_info=True, **options)
     finally:
         transformers_logging.set_verbosity(verbosity)
     missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
     if missing:
         raise ValueError(f"it lacks weights of {type(model).__name__}: {missing[:3]}")
-    model = getattr(model, "vision_model", getattr(model, "vision_tower", model))
-    if getattr(model, "main_input_name", "pixel_values") != "pixel_values":
-        raise ValueError(f"{type(model).__name__} takes {model.main_input_name}, no images")
+    model = tower_of(model)
+    refuse_other_inputs(model)
     return model.eval()
 
 
-__all__ = ["AGREEMENT", "ENGINES", "NAMED_ENGINES", "POOLS", "Engine", "VisionEncoder", "check_engine"]
+def classifies(config: Any) -> bool:
+    """Return whether a checkpoint of transformers was saved with a head for classes of images."""
+    return any("ForImageClassification" in name for name in config.architectures or ())
+
+
+def tower_of(model: Any) -> Any:
+    """Return the vision tower of a model of several parts, any other model as it is."""
+    return getattr(model, "vision_model", getattr(model, "vision_tower", model))
+
+
+def refuse_other_inputs(model: Any) -> None:
+    """Raise a `ValueError` for a model that needs something else than images of one size as `pixel_values`."""
+    name, found = type(model).__name__, inspect.signature(model.forward).parameters.values()
+    needed = [one.name for one in found if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD]
+    if getattr(model, "main_input_name", "pixel_values") != "pixel_values":
+        raise ValueError(f"{name} takes {model.main_input_name}, no images")
+    if others := [one for one in needed if one != "pixel_values"]:
+        raise ValueError(f"{name} needs {', '.join(others)} beside pixel_values. Name a model of images of one size")
+
+
+__all__ = [
+    "AGREEMENT",
+    "ENGINES",
+    "NAMED_ENGINES",
+    "POOLS",
+    "RANDOM",
+    "Engine",
+    "VisionEncoder",
+    "check_engine",
+    "classifies",
+    "own_vectors",
+    "refuse_other_inputs",
+    "tower_of",
+]

@@ -11,21 +11,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, concatenate_datasets
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
 from ..data.hold_out import read_splits
 from ..data.integrity import without_skipped
 from ..data.label_lists import has_label_lists, label_names
-from ..data.sources import load_images
+from ..data.sources import labelled_splits, load_any, load_images
 from ..image_processing_omni_vision import read_image
 from ..interop.export.exported import is_exported, load_exported
+from ..interop.from_transformers import labels
 from ..interop.vision_tower import load_complete
 from ..interpretability.plots import plot_attention, plot_confusion, plot_mistakes, plot_training
 from ..records.command import without_folder
 from ..records.metrics_file import merge_metrics, read_metrics, results_folder
 from .calibration import softened, temperature_scaling
-from .held_out import HELD_OUT, check_held_out, check_loss, trained_on, validation_fraction_of, why_not_fitted
+from .held_out import ALL, HELD_OUT, check_held_out, check_loss, trained_on, validation_fraction_of, why_not_fitted
 from .metrics import classification_metrics
 from .multi_label import MULTI_LABEL, multi_label_metrics, thresholds_of
 from .predictions import Predictions, pixel_values, predict
@@ -69,7 +70,8 @@ def evaluate(
     Args:
         model: Folder with a classifier and its image processor.
         dataset: Anything that `load_images` reads.
-        split: `"train"`, `"validation"` or `"test"`.
+        split: `"train"`, `"validation"` or `"test"`; of other data than those of training also `"all"`, for which
+            nothing is held out.
         output: Folder for PNG files; `plots` beside metrics.json where None.
         image_column: Column of the images, where it cannot be inferred.
         label_column: Column of the classes, where it cannot be inferred.
@@ -91,7 +93,7 @@ def evaluate(
     folder = Path(model)
     classifier, processor = load_classifier(folder)
     training = read_metrics(folder).get("training") or {}
-    splits = load_splits(folder, training, dataset, image_column, label_column, validation_fraction)
+    splits = load_splits(folder, training, dataset, image_column, label_column, validation_fraction, split)
     if split not in splits:
         raise ValueError(f"`split` must be one of {sorted(splits)} for {dataset!r}, got {split!r}. Name one of them.")
     rows, names = splits[split], class_names(classifier.config)
@@ -134,11 +136,15 @@ def load_splits(
     image_column: str | None,
     label_column: str | None,
     validation_fraction: float | None,
+    split: str = HELD_OUT,
 ) -> DatasetDict:
     """Load the data with the splits of the run in `folder`, where it was trained on them; raises as `evaluate`."""
     fraction = validation_fraction_of(training, dataset, validation_fraction)
     columns = (image_column, label_column)
     if not trained_on(training, dataset):
+        if split == ALL:
+            whole = [*labelled_splits(load_any(dataset), dataset, *columns).values()]
+            return DatasetDict({ALL: concatenate_datasets(whole)})
         return load_images(dataset, *columns, fraction)
     held_out = read_splits(folder)
     test_fraction = training["arguments"].get("test_fraction", 0)
@@ -167,6 +173,7 @@ def load_classifier(folder: Path) -> tuple[Any, Any]:
             f"The checkpoint must hold its image processor, got no preprocessor_config.json in {str(folder)!r}. "
             "Save the image processor of the training run into it."
         )
+    labels(config)  # refuses a class without a name before any image is read
     if is_exported(folder):
         exported = load_exported(folder)
         return exported, exported.processor

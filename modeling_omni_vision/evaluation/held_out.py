@@ -10,7 +10,7 @@ from .metrics import negative_log_likelihood
 from .predictions import Predictions
 
 
-HELD_OUT = "validation"
+HELD_OUT, ALL = "validation", "all"
 # Relative. A run in bf16 and an evaluation in float32 differ by 0.02 % on 10,000 images, by more on few.
 SAME_LOSS = 0.02
 
@@ -78,6 +78,8 @@ def recorded_losses(training: Mapping[str, Any]) -> list[float]:
 
 def why_not_fitted(training: Mapping[str, Any], dataset: str, split: str, given: float | None) -> str | None:
     """Return why no temperature can be fitted, None where one can; `given` is the fraction that the caller names."""
+    if split == ALL:
+        return "all images are evaluated"
     if split == HELD_OUT:
         return "the evaluated split is the one that a temperature is fitted on"
     if given is None and not trained_on(training, dataset):
@@ -85,4 +87,4 @@ def why_not_fitted(training: Mapping[str, Any], dataset: str, split: str, given:
     return None
 
 
-__all__ = ["HELD_OUT", "check_held_out", "check_loss", "trained_on", "validation_fraction_of", "why_not_fitted"]
+__all__ = ["ALL", "HELD_OUT", "check_held_out", "check_loss", "trained_on", "validation_fraction_of", "why_not_fitted"]

@@ -133,7 +133,8 @@ def comparison_request(
 ) -> dict[str, Any]:
     """Say what the clean process opens, and on what both models run."""
     config: Any = converted.config
-    vision, origin, source = getattr(config, "vision_config", config), converted.origin, converted.origin["folder"]
+    vision, origin = getattr(config, "vision_config", config), converted.origin
+    source = origin["folder"].absolute()  # the process has another current directory
     is_whole = vision is not config
     auto_class = (
         "AutoModelForImageClassification" if "Classification" in converted.model_class.__name__ else "AutoModel"

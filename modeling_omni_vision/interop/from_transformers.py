@@ -130,7 +130,12 @@ def our_fields(config: Any, family: Family, has_head: bool) -> dict[str, Any]:
 
 
 def labels(config: Any) -> dict[str, Any]:
-    """Return what a classifier knows of its classes."""
+    """Return what a classifier knows of its classes; raise `ValueError` where some number has no name."""
+    if sorted(config.id2label) != [*range(len(config.id2label))]:
+        raise ValueError(
+            f"`id2label` must name the classes 0 to {len(config.id2label) - 1}, got {config.id2label!r}. Correct it "
+            "in config.json."
+        )
     return {name: getattr(config, name) for name in ("id2label", "label2id", "problem_type")}
 
 
@@ -145,4 +150,4 @@ def _bare_name(name: str) -> str:
     return next((name.removeprefix(prefix) for prefix in PREFIXES if name.startswith(prefix)), name)
 
 
-__all__ = ["FAMILIES", "WHOLE", "at_least_float", "read_linear", "read_transformers"]
+__all__ = ["FAMILIES", "WHOLE", "at_least_float", "labels", "read_linear", "read_transformers"]

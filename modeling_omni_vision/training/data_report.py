@@ -28,6 +28,7 @@ class DataReport:
     data: Any
     found: list[SplitSummary] = []
     skipped: list[dict[str, Any]] = []
+    shared = 0  # images of validation that are in train, too
 
     def read_images(self, data: DatasetDict, make: Callable[[DatasetDict], Images]) -> Images:
         """Return what `make` makes of the data, once what cannot be read is left out; images are decoded once."""
@@ -37,6 +38,8 @@ class DataReport:
         if self.skipped:
             del found  # frees its images
             found = make(self.data)
+        if not self.args.process_index:
+            self.shared = found[1].count_in(found[0])
         return found
 
     def check_data(self, data: DatasetDict, states: Mapping[str, np.ndarray] | None = None) -> DatasetDict:
@@ -75,6 +78,11 @@ class DataReport:
         print(f"model: {sum(number for number, _ in parameters):,} parameters, {trained:,} of them trained")
         side = max(size) if isinstance(size, (list, tuple)) else size
         hints = dataset_hints(self.found, side) if self.found else []
+        if self.shared:
+            hints.append(
+                f"Hint: {self.shared:,} images of validation look as images of train do, at the size of the model: "
+                "results say less about new ones. `omni-vision duplicates` finds them."
+            )
         print(*hints, sep="\n", end="\n" if hints else "", flush=True)
 
     def save_skipped(self) -> None:

@@ -11,7 +11,6 @@
 """
 
 import importlib.util
-import json
 import logging
 import warnings
 from collections.abc import Callable
@@ -19,10 +18,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from PIL import Image as PilImage
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
 
-from ..interop.vision_tower import without_load_report
+from ..embedding.vision_encoder import RANDOM, classifies, own_vectors, refuse_other_inputs, tower_of
+from ..interop.source import find_library
+from ..interop.vision_tower import load_vision_tower, without_load_report
 from ..records.weights_digest import weights_digest
 
 
@@ -220,7 +222,7 @@ def _kind(name: str) -> str:
     if (folder / "modules.json").is_file():
         return "sentence_transformers"
     config = folder / "config.json"
-    if config.is_file() and "architecture" in json.loads(config.read_text(encoding="utf-8")):
+    if config.is_file() and find_library(folder) == "timm":
         return "timm"
     return "transformers"
 
@@ -229,72 +231,98 @@ def _grid(tokens: torch.Tensor, side: int) -> torch.Tensor | None:
     """Return patch tokens (B, rows, columns, E) of a square grid, out of tokens with a prefix, or a feature map."""
     if tokens.ndim == 4:
         return tokens.permute(0, 2, 3, 1)
-    count = side * side if side else tokens.shape[1]
+    # Without a number of patches, or with fewer tokens than patches, which are merged, all tokens are the grid.
+    count = side * side if 0 < side * side <= tokens.shape[1] else tokens.shape[1]
     root = round(count**0.5)
-    if root * root != count or count > tokens.shape[1] or count < 4:
+    if root * root != count or count < 4:
         return None
     return tokens[:, tokens.shape[1] - count :].unflatten(1, (root, root))
 
 
 class _OfTransformers(nn.Module):
-    def __init__(self, model: Any, size: int) -> None:
+    def __init__(self, model: Any, size: int, order: list[int], classifies: bool) -> None:
         super().__init__()
-        self.model = model
-        patch = getattr(model.config, "patch_size", None) or getattr(
-            getattr(model.config, "vision_config", None), "patch_size", None
-        )
+        self.model, self.order, self.classifies = model, order, classifies
+        own, parts = model.config, getattr(model.config, "vision_config", None)
+        patch = getattr(own, "patch_size", None) or getattr(parts, "patch_size", None)
         self.side = size // patch if isinstance(patch, int) else 0
-        # Of BERT's kind, and mostly untrained.
-        tower = getattr(model, "base_model", model)
-        self.pooler_is_output = not hasattr(getattr(tower, "pooler", None), "dense")
 
     def forward(self, pixel_values: torch.Tensor) -> TeacherOutput:
         model, logits = self.model, None
+        if self.order != [0, 1, 2]:
+            pixel_values = pixel_values[:, self.order]
         if hasattr(model, "get_image_features"):
             output = model.vision_model(pixel_values)
             found = model.get_image_features(pixel_values=pixel_values)
             vectors = getattr(found, "pooler_output", found)
         else:
-            output = model(pixel_values=pixel_values, output_hidden_states=True)
-            logits = getattr(output, "logits", None)
-            if logits is not None:
-                output = model.base_model(pixel_values=pixel_values)
-            pooled = getattr(output, "pooler_output", None)
-            last = output.last_hidden_state
-            first = last.mean((2, 3)) if last.ndim == 4 else last[:, 0]
-            vectors = pooled if pooled is not None and self.pooler_is_output else first
+            logits = model(pixel_values=pixel_values).logits if self.classifies else None
+            tower = tower_of(model.base_model) if self.classifies else model
+            output = tower(pixel_values=pixel_values)
+            vectors = own_vectors(tower, output, pixel_values)
         tokens = getattr(output, "last_hidden_state", None)
         return TeacherOutput(vectors.flatten(1), None if tokens is None else _grid(tokens, self.side), logits)
 
 
 def _transformers(name: str, trust_remote_code: bool) -> Teacher:
     config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
-    classifies = any("ForImageClassification" in one for one in config.architectures or ())
-    kind: Any = AutoModelForImageClassification if classifies else AutoModel
-    with without_load_report():
-        model = kind.from_pretrained(name, trust_remote_code=trust_remote_code, dtype=torch.float32)
-    processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
-    size, mean, std = _preparation(processor)
+    with_head = classifies(config)
+    kind: Any = AutoModelForImageClassification if with_head else AutoModel
+    if config.model_type in RANDOM:
+        model: Any = load_vision_tower(name, dtype=torch.float32)
+    else:
+        with without_load_report():
+            model = kind.from_pretrained(name, trust_remote_code=trust_remote_code, dtype=torch.float32)
     is_clip = hasattr(model, "get_image_features") and hasattr(model, "get_text_features")
+    if not is_clip and not with_head:
+        model = tower_of(model)
     if not is_clip:
-        model = getattr(model, "vision_model", getattr(model, "vision_tower", model))
-    if getattr(model, "main_input_name", "pixel_values") != "pixel_values" and not is_clip:
-        raise ValueError(f"{type(model).__name__} takes {model.main_input_name}, no images. Name a vision model.")
-    return Teacher(name, _OfTransformers(model, size), size, mean, std, name if is_clip else None)
+        refuse_other_inputs(model)
+    processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
+    size, mean, std, order = _preparation(processor)
+    is_timm = config.model_type == "timm_wrapper"
+    teacher = _OfTimm(model.timm_model) if is_timm else _OfTransformers(model, size, order, with_head)
+    return Teacher(name, teacher, size, mean, std, name if is_clip else None)
 
 
-def _preparation(processor: Any) -> tuple[int, list[float], list[float]]:
-    """Return side, mean and std of an image processor."""
-    size = (
-        dict((processor.do_center_crop and processor.crop_size) or processor.size)
-        if hasattr(processor, "do_center_crop")
-        else dict(processor.size)
-    )
+def _preparation(processor: Any) -> tuple[int, list[float], list[float], list[int]]:
+    """Return side, mean and std of an image processor, and the channel that stands in each place, such as 2, 1, 0.
+
+    It is asked with images of one colour: fields differ between processors, and some turn channels round.
+    """
+    size = getattr(processor, "do_center_crop", False) and getattr(processor, "crop_size", None)
+    size = dict(size or getattr(processor, "size", None) or {})
     side = size.get("height") or size.get("shortest_edge") or 224
-    mean, std = processor.image_mean, processor.image_std
-    if not processor.do_normalize:  # of exported models that take raw pixels, 0..1 or 0..255
-        mean, std = [0.0], [1.0 if processor.do_rescale else 1 / 255]
-    return side, list(mean) * (3 // len(mean)), list(std) * (3 // len(std))
+    colours = torch.stack([_prepared(processor, side, colour) for colour in ("black", "white", "red", "lime", "blue")])
+    black, white = colours[:2].mean((2, 3))
+    scale = white - black
+    parts = (colours[2:].mean((2, 3)) - black) / scale  # of red, green and blue in each place
+    order = parts.argmax(0).tolist()
+    if len(black) == 1:  # grey
+        black, scale, order = black.repeat(3), scale.repeat(3), [0, 1, 2]
+    elif not torch.allclose(parts, torch.eye(3)[:, order], atol=0.01):
+        raise ValueError(
+            f"Expected a teacher whose {type(processor).__name__} scales red, green and blue, got one that mixes "
+            "them. Name another."
+        )
+    mean, std = torch.empty(3), torch.empty(3)
+    mean[order], std[order] = -black / scale, 1 / scale
+    return (
+        colours.shape[-1],
+        *([float(f"{value:.6g}") for value in one.tolist()] for one in (mean, std)),
+        order,
+    )
+
+
+def _prepared(processor: Any, side: int, colour: str) -> torch.Tensor:
+    """Return what an image processor makes (C, H, W) of a square image of one colour."""
+    found = processor(images=[PilImage.new("RGB", (side, side), colour)], return_tensors="pt")["pixel_values"][0]
+    if found.ndim != 3 or found.shape[1] != found.shape[2]:
+        raise ValueError(
+            f"Expected a teacher whose {type(processor).__name__} makes square images (channels, side, side), got "
+            f"{tuple(found.shape)}. Name another."
+        )
+    return found.float()
 
 
 class _OfTimm(nn.Module):
@@ -348,7 +376,6 @@ class _OfRetrieval(nn.Module):
 
 
 def _sentence_transformers(name: str, trust_remote_code: bool) -> Teacher:
-    from PIL import Image
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(name, trust_remote_code=trust_remote_code, device="cpu")
@@ -361,7 +388,7 @@ def _sentence_transformers(name: str, trust_remote_code: bool) -> Teacher:
         def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
             # Its own processor prepares them: back to images in 8 bits.
             arrays = (pixel_values * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-            images: Any = [Image.fromarray(one) for one in arrays]
+            images: Any = [PilImage.fromarray(one) for one in arrays]
             return self.model.encode(images, convert_to_tensor=True, show_progress_bar=False).float()
 
     return Teacher(name, OfSentenceTransformers(), 224, [0.0] * 3, [1.0] * 3)
@@ -371,7 +398,7 @@ def _exported(name: str, trust_remote_code: bool) -> Teacher:
     from ..interop.export.exported import load_exported
 
     model = load_exported(name)
-    size, mean, std = _preparation(model.processor)
+    size, mean, std, _ = _preparation(model.processor)
 
     class OfExported(nn.Module):
         def __init__(self) -> None:

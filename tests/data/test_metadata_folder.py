@@ -99,3 +99,28 @@ def test_labels_of_metadata_train_a_classifier(folder):
     data = load_images(describe(folder, *rows), validation_fraction=2)
     assert data["train"].features["label"].names == ["a", "b"]
     assert sum(map(len, data.values())) == 6
+
+
+@pytest.mark.parametrize(
+    ("file", "column", "delimiter"),
+    [("labels.csv", "path", ","), ("all.CSV", "Filename", ";"), ("a.tsv", "image", "\t")],
+)
+def test_a_table_of_paths_is_a_dataset(folder, file, column, delimiter):
+    names = ("0.png", "1.png", "2.png", "train_3.png", "deep/test_4.png", "deep/5.png")
+    lines = [(column, "category"), *zip(names, "aabbab", strict=True)]
+    (folder / file).write_text("\n".join(delimiter.join(line) for line in lines))
+    data = load_images(str(folder / file), validation_fraction=2)
+    assert {name: len(rows) for name, rows in data.items()} == {"train": 4, "validation": 2}
+    assert data["train"].features["label"].names == ["a", "b"]
+
+
+def test_a_table_without_names_of_its_columns_is_refused(folder):
+    (folder / "labels.csv").write_text("0.png,a\n1.png,b\n")
+    with pytest.raises(ValueError, match=r"got \['0\.png', 'a'\]\. .*first line of a CSV names its columns"):
+        load_images(str(folder / "labels.csv"))
+
+
+def test_a_table_of_paths_elsewhere_is_refused_by_row(folder, tmp_path):
+    (folder / "labels.csv").write_text(f"path,label\n{tmp_path / 'x.png'},a\n")
+    with pytest.raises(ValueError, match=r"within the folder of its metadata in row 1 of .*labels\.csv"):
+        load_images(str(folder / "labels.csv"))

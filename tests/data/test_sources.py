@@ -300,6 +300,7 @@ def test_labels_become_classes_by_one_rule_for_each_type(tmp_path, labels, names
     ("labels", "message"),
     [
         ([1.5, 2.0, 1.0], r"names or integers in the column 'label' of the train split .*got 1\.5 in row 0"),
+        ([1.0, 2.0, 2.5], r"got 2\.5 in row 2"),
         ([b"a", b"b", b"c"], r"column 'label' .*got b'a' in row 0"),
         ([{"a": 1}, {"a": 2}, {"a": 1}], r"column 'label' .*in row 0"),
         (["a", None, "b"], "8 of 24 .*have no label in the column 'label', the first in row 1"),
@@ -334,3 +335,31 @@ def test_a_column_split_says_which_rows_are_in_which_split(tmp_path, caplog):
     load_images(str(tmp_path / "many"))
     assert "the split train has ['train', 'val'] in its column split, which is not used" in caplog.text
     assert "the split test has" not in caplog.text
+
+
+@pytest.mark.parametrize("name", ["category", "Label", "CLASS", "target"])
+def test_the_usual_names_of_labels_are_found_in_any_case(tmp_path, name):
+    columns = {"image": rows()["image"], name: ["b", "a", "c"] * 8, "note": ["x"] * 24}
+    Dataset.from_dict(columns).save_to_disk(tmp_path / "saved")
+    assert load_images(str(tmp_path / "saved"))["train"].features["label"].names == ["a", "b", "c"]
+
+
+def test_a_dataset_that_was_saved_with_a_format_is_read_as_one_without(tmp_path):
+    plain = Dataset.from_dict(rows(), features=Features({"image": Image(), "label": Value("int64")}))
+    DatasetDict({"train": plain.with_format("torch")}).save_to_disk(tmp_path / "saved")
+    assert load_images(str(tmp_path / "saved"))["train"].features["label"].names == ["0", "1", "2"]
+
+
+def test_parquet_files_of_other_columns_are_named_with_them(tmp_path):
+    whole = Dataset.from_dict(rows(), features=FEATURES)
+    whole.to_parquet(tmp_path / "train.parquet")
+    whole.rename_column("label", "kind").to_parquet(tmp_path / "test.parquet")
+    with pytest.raises(ValueError, match=r"\['image', 'kind'\] in test.parquet and \['image', 'label'\] in train"):
+        load_images(str(tmp_path))
+
+
+@pytest.mark.parametrize("column", ["is_test", "is_valid", "is_sharp"])
+def test_a_column_that_marks_one_split_is_said_not_to_be_used(tmp_path, column, caplog):
+    Dataset.from_dict({**rows(), column: [False] * 24}).save_to_disk(tmp_path / "saved")
+    load_images(str(tmp_path / "saved"))
+    assert (f"the column {column} is not used" in caplog.text) == (column != "is_sharp")

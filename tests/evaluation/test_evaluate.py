@@ -291,6 +291,24 @@ def test_a_split_that_does_not_exist_is_refused_with_those_that_do(checkpoint, d
         evaluate(checkpoint, str(dataset), "dev")
 
 
+def test_all_images_of_other_data_are_evaluated_without_anything_to_train_on(checkpoint, dataset, tmp_path):
+    load_from_disk(dataset)["test"].save_to_disk(tmp_path / "other")
+    report = evaluate(checkpoint, str(tmp_path / "other"), "all")
+    assert (report.metrics["split"], report.metrics["num_examples"]) == ("all", 9)
+    assert report.metrics["calibration"] == {"left_out": "all images are evaluated"}
+    assert evaluate(checkpoint, str(dataset), "all").metrics["num_examples"] == 33
+
+
+def test_a_class_without_a_name_is_refused_before_any_image_is_read(checkpoint, dataset):
+    config = json.loads((checkpoint / "config.json").read_text())
+    config["id2label"] = {"0": "dark", "1": "light", "5": "red"}
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        ValueError, match=r"`id2label` must name the classes 0 to 2, got \{0: 'dark', 1: 'light', 5: 'red'"
+    ):
+        evaluate(checkpoint, str(dataset))
+
+
 def test_a_folder_without_config_classifier_or_processor_is_refused(checkpoint, dataset, tmp_path):
     with pytest.raises(ValueError, match=r"config\.json"):
         evaluate(tmp_path / "nowhere", str(dataset))

@@ -95,3 +95,15 @@ def test_time_is_estimated_once_after_ten_steps(monkeypatch, capsys):
     for state.global_step in range(1, 30):
         callback.on_step_end(None, state)
     assert capsys.readouterr().out == "About 3 min for 100 more steps (2 s each), without evaluation.\n"
+
+
+def test_images_of_validation_that_train_has_too_are_counted_before_training(arguments, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    images = [Image.fromarray(rng.integers(0, 255, (8, 8)).astype(np.uint8)) for _ in range(12)]
+    for split, some in (("train", images[:8]), ("val", images[6:])):
+        for number, image in enumerate(some):
+            place = tmp_path / "images" / split / "ab"[number % 2]
+            place.mkdir(parents=True, exist_ok=True)
+            image.save(place / f"{number}.png")
+    train(*arguments(dataset=str(tmp_path / "images"), num_train_epochs=1))
+    assert "Hint: 2 images of validation look as images of train do" in capsys.readouterr().out

@@ -173,3 +173,21 @@ def test_a_model_without_thresholds_has_a_half():
         label_thresholds = {"b": 0.2}
 
     assert thresholds_of(Config).tolist() == [0.5, 0.2]
+
+
+@pytest.mark.parametrize("kind", [int, float, bool])
+def test_a_zero_or_one_for_each_class_is_a_list_of_classes(kind, tmp_path):
+    vectors = [[1, 0, 1], [0, 1, 0], [0, 0, 0], [0, 0, 1]] * 6
+    columns = {"image": drawn(24, 0)[0], "labels": [[kind(one) for one in row] for row in vectors]}
+    Dataset.from_dict(columns).cast_column("image", Image()).to_parquet(tmp_path / "a.parquet")
+    train = load_images(str(tmp_path / "a.parquet"), validation_fraction=4)["train"]
+    assert label_names(train) == ["0", "1", "2"]
+    assert {(*row,) for row in label_array(train).astype(int).tolist()} == {(*row,) for row in vectors}
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 0.5], [0, 1, None], [0, 1, 2.0]])
+def test_what_is_neither_is_refused(labels, tmp_path):
+    columns = {"image": drawn(4, 0)[0], "labels": [[0.0, 1.0, 0.0]] * 3 + [labels]}
+    Dataset.from_dict(columns).cast_column("image", Image()).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="a list may also have a 0 or 1 for each class"):
+        load_images(str(tmp_path / "a.parquet"), validation_fraction=1)
