@@ -4,7 +4,6 @@ A flag has the name of its field. Without torch, so that `--help` answers at onc
 """
 
 import argparse
-import difflib
 import json
 import os
 import re
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
+from ..records.nearest import nearest
 from ..training.option import option
 from .program import fail
 
@@ -265,17 +265,6 @@ def refuse_unknown(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None
             parser.error(f"unknown flag {flag}{nearest(flag, known)}")
 
 
-def nearest(word: str, known: Sequence[str]) -> str:
-    """Return a question that names the known word nearest to a misspelt one, nothing where none is near.
-
-    One that is nearly the same comes first, then the first that holds the whole word, as num_train_epochs does epochs.
-    """
-    part = f"_{word.strip('-')}_"
-    near = difflib.get_close_matches(word, known, 1, cutoff=0.8)
-    near = near or [one for one in known if part in f"_{one.strip('-')}_"] or difflib.get_close_matches(word, known, 1)
-    return f", did you mean {near[0]}?" if near else ""
-
-
 def write_result(result: Any, file: str | None) -> bool:
     """Write a result as JSON to the file that `--json` names, and return whether it was printed instead."""
     if file is None:
@@ -295,7 +284,6 @@ __all__ = [
     "REVISION",
     "Parser",
     "boolean",
-    "nearest",
     "option",
     "parse",
     "parse_training",

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from .. import __version__
-from .arguments import nearest
+from ..records.nearest import nearest
 from .program import fail, program
 
 

@@ -334,6 +334,13 @@ class ImageCollator(Normaliser):
         pixel_values, labels = augmentation.mix(pixel_values, labels, rows, epoch)
         return {"pixel_values": pixel_values, "labels": labels, "rows": rows}
 
+    def without_labels(self, samples: Sample | list[Sample]) -> tuple[dict[str, Any], np.ndarray, int | None]:
+        """Return the batch without its labels, its rows, and its epoch, None in validation (without augmentation)."""
+        batch = joined(samples) if isinstance(samples, list) else samples
+        inputs = ImageCollator.__call__(self, batch)
+        del inputs["labels"]
+        return inputs, batch["rows"], None if batch["augmentation"] is None else int(batch["epoch"])
+
 
 class Movable(Protocol):
     """Images that can be kept on a device."""

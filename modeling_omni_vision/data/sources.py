@@ -5,7 +5,6 @@
 """
 
 import contextlib
-import difflib
 import glob
 import hashlib
 import logging
@@ -20,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, config, load_dataset, load_from_disk
 
+from ..records.nearest import nearest
 from .hold_out import VALIDATION_FRACTION, hold_out, select_held_out
 from .idx import find_idx_files, load_idx
 from .image_files import LeftOut, displayed, files_below, images_below
@@ -246,11 +246,10 @@ def load_any(dataset: str, left_out: LeftOut | None = None, labelled: bool = Tru
     try:
         return load_dataset(name, configuration or None)
     except Exception as error:  # the Hub client raises many kinds
-        near = difflib.get_close_matches(name, ("digits", "shapes", "scenes"), 1)
         raise ValueError(
             f"Expected 'digits', 'shapes', an existing path, or a dataset of the Hub that can be reached, got "
             f"{dataset!r} ({type(error).__name__}: {error}). Correct the name, or download the dataset first"
-            + (f"; did you mean {near[0]}?" if near else ".")
+            + (nearest(name, ("digits", "shapes", "scenes")) or ".")
         ) from error
 
 

@@ -6,7 +6,6 @@ patches. A folder that `omni-vision export` wrote runs in the runtime that it wa
 """
 
 import copy
-import difflib
 import functools
 import importlib.util
 import inspect
@@ -32,6 +31,7 @@ from ..interop.export.towers import ENCODER, TowerModule
 from ..interop.vision_tower import PREFIXES, load_vision_tower, without_load_report
 from ..interop.weights_file import local_folder
 from ..records.machine import has_bf16_instructions
+from ..records.nearest import nearest
 from ..records.weights_digest import weights_digest
 from .pixels import processed
 
@@ -301,10 +301,9 @@ def check_engine(name: str) -> None:
     """Raise a `ValueError` for a name that no engine has, with the nearest."""
     if name in (*ENGINES, *NAMED_ENGINES):
         return
-    near = difflib.get_close_matches(name, (*NAMED_ENGINES, *ENGINES), 1)
     raise ValueError(
         f"`engine` must be one of {', '.join(ENGINES)}, or what a run stores, as {NAMED_ENGINES[0]!r}, got "
-        f"{name!r}{f', did you mean {near[0]!r}?' if near else '.'}"
+        f"{name!r}{nearest(name, (*NAMED_ENGINES, *ENGINES)) or '.'}"
     )
 
 

@@ -15,6 +15,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from ..configuration_omni_vision import OmniVisionConfig, check_field
 from ..data.hold_out import VALIDATION_FRACTION
+from ..records.nearest import nearest
 from .option import option
 
 
@@ -287,8 +288,7 @@ def read_fields(name: str, given: str | None, kind: Any = OmniVisionConfig) -> d
     if not isinstance(found, dict) or not set(found) <= known:
         unknown = sorted(set(found) - known) if isinstance(found, dict) else found
         words = unknown if isinstance(unknown, list) else []
-        near = [one for word in words for one in difflib.get_close_matches(str(word), known, 1)]
-        did = f"; did you mean {', '.join(near)}?" if near else "."
+        did = "".join(nearest(str(word), sorted(known)) for word in words) or "."
         raise ValueError(f"`{name}` must hold fields of {kind.__name__}, got {unknown!r}. Correct or remove them{did}")
     return found
 

@@ -12,7 +12,7 @@ import torch
 
 from ..configuration_omni_vision import OmniVisionConfig
 from ..data.augmentation import Rows
-from ..data.image_dataset import ImageCollator, Sample, joined
+from ..data.image_dataset import ImageCollator, Sample
 
 
 TRAINING, VALIDATION = 0, 1  # streams of random numbers
@@ -68,11 +68,8 @@ class MaskingCollator(ImageCollator):
 
     def __call__(self, samples: Sample | list[Sample]) -> dict[str, Any]:
         """Normalise the batch and mask it; without an augmentation it is one of validation."""
-        batch = joined(samples) if isinstance(samples, list) else samples
-        inputs = super().__call__(batch)
-        del inputs["labels"]
-        epoch = None if batch["augmentation"] is None else int(batch["epoch"])
-        return {**inputs, "bool_masked_pos": self.masks(batch["rows"], epoch)}
+        inputs, rows, epoch = self.without_labels(samples)
+        return {**inputs, "bool_masked_pos": self.masks(rows, epoch)}
 
 
 __all__ = ["MaskingCollator", "PatchMasks"]

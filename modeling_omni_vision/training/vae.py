@@ -73,14 +73,9 @@ class VaeCollator(ImageCollator):
 
     def __call__(self, samples: Any) -> dict[str, Any]:
         """Normalise the batch, and draw its noise."""
-        many = isinstance(samples, list)
-        rows = [one["row"] for one in samples] if many else samples["rows"]
-        first = samples[0] if many else samples
-        found = super().__call__(samples)
-        del found["labels"]
-        stream = EVALUATION if first["augmentation"] is None else TRAINING
-        noise = latent_noise(self.seed, stream, 0 if stream else first["epoch"], rows, self.latent_size)
-        return {**found, "latent_noise": noise}
+        inputs, rows, epoch = self.without_labels(samples)
+        stream = EVALUATION if epoch is None else TRAINING
+        return {**inputs, "latent_noise": latent_noise(self.seed, stream, epoch or 0, rows, self.latent_size)}
 
 
 class VaeTrainer(OmniVisionTrainer):

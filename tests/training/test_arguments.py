@@ -149,7 +149,7 @@ def test_a_tracker_that_is_unknown_or_not_installed_is_refused_first(tmp_path, n
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ('{"patchsize": 4}', r"got \['patchsize'\]. Correct or remove them; did you mean patch_size\?"),
+        ('{"patchsize": 4}', r"got \['patchsize'\]. Correct or remove them, did you mean patch_size\?"),
         ('{"hidden_sise": 8, "qqqq": 1}', r"got \['hidden_sise', 'qqqq'\].*did you mean hidden_size\?"),
         ('{"qqqq": 1}', r"got \['qqqq'\]. Correct or remove them\.$"),
     ],
