@@ -3,10 +3,10 @@
     python -m experiments.benchmark_embed --output docs/embedding.json --labelled data/fashion_mnist
 
 An untrained ViTTiny of 224 pixels and its native twin encode the same JPEG files in turn, from the first file opened
-to the last shard closed; the figure is the median over rounds of the ratio within a round. Beside them stand reading and
-encoding alone, one after the other: more than their ratio no way of joining them can reach. `--labelled` is a folder of
-IDX files whose test images, enlarged and saved as JPEG, are classified after either way of decoding. `--rows` measures
-peak memory of a run in a process of its own.
+to the last shard closed; the figure is the median over rounds of the ratio within a round. Beside them stand reading
+and encoding alone, one after the other: more than their ratio no way of joining them can reach. `--labelled` is a
+folder of IDX files whose test images, enlarged and saved as JPEG, are classified after either way of decoding.
+`--rows` measures peak memory of a run in a process of its own.
 """
 
 import argparse

@@ -368,6 +368,23 @@ def language() -> str:
     return answers(LANGUAGE, *INPUTS, **{"text-only baseline": text_only, "symbol maps": symbols})
 
 
+def seeds(name: str, *kinds: str) -> str:
+    """List exact answers of trainings that differ in their seed alone: the records whose names begin with one."""
+    rows = []
+    for path in sorted(ROOT.glob(f"{name.removesuffix('.json')}*.json")):
+        found, training = read(path)["answers"], read(path)["training"]
+        scores = {"images": found["test"]["images"], "held_out": found["held_out"]["images"]}
+        scores |= {control: found["test"][control] for control in ("prior", "shuffled")}
+        for kind in kinds:
+            cells = {key: exact_answers(one, kind) for key, one in scores.items()}
+            rows.append({"seed": training["seed"], "steps": training["steps"], "kind": words(kind), **cells})
+    columns = (
+        ">seed = {seed} | >steps = {steps:,} | question = {kind} | >images = {images} | "
+        ">images, held out = {held_out} | >text prior = {prior} | >shuffled images = {shuffled}"
+    )
+    return table(columns, rows)
+
+
 def captions() -> str:
     """List what captions of scenes name, beside what they name of another scene, and what learning them cost."""
     record, rows = read(CAPTIONS), []
@@ -573,6 +590,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "embedding": lambda: embedding(read("docs/embedding.json")),
     "easy_vqa": partial(answers, EASY_VQA, "prior", "shuffled"),
     "smollm2": partial(answers, SMOLLM2, *INPUTS),
+    "smollm2_seeds": partial(seeds, SMOLLM2, "all", "name"),
     "index": lambda: table(
         "queries = {queries} | search = {search} | >images = {images:,} | "
         ">recall@10 of stored vectors = {recall:.3f} | >of all vectors = {recall_of_all_vectors:.3f} | "
