@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageCms, ImageFile, features
+from torchvision.transforms import functional
 from transformers import ViTImageProcessor, ViTImageProcessorPil
 from without_package import run_without_package
 
@@ -400,6 +401,16 @@ def test_sixteen_bits_are_rescaled_by_their_range_and_not_rounded():
         got = read_image(source)
         assert got.dtype == np.float32
         np.testing.assert_allclose(got[..., 0], expected, rtol=1e-6)
+
+
+@both_backends
+@pytest.mark.parametrize("as_float", [False, True], ids=["int16", "float"])
+def test_sixteen_bits_that_torchvisions_to_tensor_made_negative_are_refused(backend, as_float):
+    # It makes white -1, without a word: findings/torchvision_16_bit.sh.
+    grey = Image.fromarray(np.array([[0, 1000, 9000, 32768, 65535]] * 6, dtype=np.uint16))
+    tensor = functional.to_tensor(grey)
+    with pytest.raises(image_processing.ImageReadError, match=r"image 0: Tensor of shape .* expected (bool|floats)"):
+        backend()(images=tensor.float() if as_float else tensor)
 
 
 def test_read_image_keeps_eight_bits_as_uint8():

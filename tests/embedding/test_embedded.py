@@ -1,16 +1,19 @@
 """What is read out of vectors on disk: neighbours, duplicates, a map."""
 
 import csv
+import itertools
 import json
 import re
 
+import imagehash
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 from transformers.utils import logging
 
 from modeling_omni_vision.cli import duplicates, neighbours
 from modeling_omni_vision.cli import map as map_command
+from modeling_omni_vision.embedding.duplicates import perceptual_hashes
 from modeling_omni_vision.embedding.embed import embed
 from modeling_omni_vision.embedding.embedded import Embedded
 from modeling_omni_vision.embedding.image_map import lay_out
@@ -119,6 +122,26 @@ def test_a_model_that_separates_nothing_is_said_to_need_another_threshold_and_co
     monkeypatch.setattr("modeling_omni_vision.embedding.duplicates.MAX_PAIRS", 100)
     with pytest.raises(ValueError, match=r"More than 100 pairs.*Pass a larger `threshold`"):
         duplicates.main([*words, "-1"])
+
+
+@pytest.mark.parametrize("kind", ["transparent ground", "16 bits"])
+def test_the_hash_tells_apart_what_imagehash_alone_takes_for_one_image(kind, tiny_model, tmp_path):
+    # findings/imagehash_black_icons.sh: alpha is dropped and 16 bits are clipped.
+    tiny_model.save_pretrained(tmp_path / "model")
+    OmniVisionImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "model")
+    (tmp_path / "images").mkdir()
+    alone = []
+    for number, corners in enumerate([(20, 30, 90, 80), (60, 5, 70, 120), (5, 60, 120, 110)]):
+        image = Image.new("RGBA", (128, 128), (0, 0, 0, 0))
+        ImageDraw.Draw(image).rectangle(corners, fill=(0, 0, 0, 255))
+        if kind == "16 bits":
+            image = Image.fromarray(np.asarray(image.getchannel("A")).astype(np.uint16) * 100 + 5000)
+        alone.append(int(str(imagehash.phash(image)), 16))
+        image.save(tmp_path / f"images/{number}.png")
+    embed(str(tmp_path / "model"), [str(tmp_path / "images")], tmp_path / "vectors", engine="torch", workers=1)
+    hashes = perceptual_hashes(Embedded(tmp_path / "vectors"))
+    assert len(set(alone)) == 1
+    assert min(int(one ^ two).bit_count() for one, two in itertools.combinations(hashes, 2)) > 8
 
 
 def test_near_vectors_lie_together_on_the_map_and_its_page_needs_nothing_else(vectors, tmp_path):
