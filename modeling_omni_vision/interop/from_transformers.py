@@ -131,10 +131,10 @@ def our_fields(config: Any, family: Family, has_head: bool) -> dict[str, Any]:
 
 def class_labels(config: Any) -> dict[str, Any]:
     """Return what a classifier knows of its classes; raise `ValueError` where some number has no name."""
-    if sorted(config.id2label) != [*range(len(config.id2label))]:
+    names = config.id2label or {}  # a classifier without a head has none
+    if sorted(names) != [*range(len(names))]:
         raise ValueError(
-            f"`id2label` must name the classes 0 to {len(config.id2label) - 1}, got {config.id2label!r}. Correct it "
-            "in config.json."
+            f"`id2label` must name the classes 0 to {len(names) - 1}, got {names!r}. Correct it in config.json."
         )
     return {name: getattr(config, name) for name in ("id2label", "label2id", "problem_type")}
 
