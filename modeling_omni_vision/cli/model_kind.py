@@ -1,5 +1,8 @@
 """Which kind of model a checkpoint holds, and whether a command takes it: known before any weights are read."""
 
+from pathlib import Path
+
+
 CLASSIFIER, RETRIEVAL, LANGUAGE, ENCODER = "classifier", "retrieval model", "vision-language model", "encoder"
 VAE = "variational autoencoder"
 COMPOSITES = {"omni_vision_retrieval": RETRIEVAL, "omni_vision_language": LANGUAGE, "omni_vision_vae": VAE}
@@ -29,7 +32,12 @@ def check_kind(model: str, *wanted: str, revision: str | None = None) -> str:
     found = PreTrainedConfig.get_config_dict(model, revision=revision)[0]
     model_type, architectures = found.get("model_type"), found.get("architectures") or []
     if not model_type:
-        raise ValueError(f"Expected {one_of(*wanted)} in {model!r}, got no config.json with a `model_type`.")
+        from ..interop.weights_file import instead_of
+
+        raise ValueError(
+            f"Expected {one_of(*wanted)} in {model!r}, got no config.json with a `model_type`. "
+            f"{instead_of(Path(model))}"
+        )
     kind = COMPOSITES.get(model_type)
     if kind is None and any("ForImageClassification" in name for name in architectures):
         kind = CLASSIFIER

@@ -274,15 +274,19 @@ def _load_path(path: Path, left_out: LeftOut, labelled: bool = True) -> DatasetD
     if not is_saved and not tables:
         left_out.update(walked)
         return load_image_folder(path, left_out, labelled, files)
-    by_split = split_files(path, ".parquet", tables)
     if not is_saved and path.is_dir():
         _refuse_two_datasets(path, tables[0])
     if path.is_dir():
         _warn_of_images_beside(path, left_out)
-    if not is_saved:
-        _refuse_other_columns(path, tables)
+    return _load_tables(path, None if is_saved else tables)
+
+
+def _load_tables(path: Path, tables: Sequence[Path] | None) -> DatasetDict:
+    """Load Parquet files of a folder, or the only one, or where there are none what `save_to_disk` wrote."""
+    by_split = split_files(path, ".parquet", tables or [])
+    _refuse_other_columns(path, tables or [])
     try:
-        if is_saved:
+        if tables is None:
             saved = load_from_disk(_plain(path)).with_format(None)  # a format is saved too
             return DatasetDict({"train": saved}) if isinstance(saved, Dataset) else saved
         patterns = {split: [glob.escape(_plain(file)) for file in found] for split, found in by_split.items()}

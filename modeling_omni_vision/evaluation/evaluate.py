@@ -20,7 +20,6 @@ from ..data.label_lists import has_label_lists, label_names
 from ..data.sources import labelled_splits, load_any, load_images
 from ..image_processing_omni_vision import read_image
 from ..interop.export.exported import is_exported, load_exported
-from ..interop.from_transformers import labels
 from ..interop.vision_tower import load_complete
 from ..interpretability.plots import plot_attention, plot_confusion, plot_mistakes, plot_training
 from ..records.command import without_folder
@@ -173,7 +172,6 @@ def load_classifier(folder: Path) -> tuple[Any, Any]:
             f"The checkpoint must hold its image processor, got no preprocessor_config.json in {str(folder)!r}. "
             "Save the image processor of the training run into it."
         )
-    labels(config)  # refuses a class without a name before any image is read
     if is_exported(folder):
         exported = load_exported(folder)
         return exported, exported.processor

@@ -89,7 +89,7 @@ def read_transformers(
     kind = WHOLE.get(config.model_type, config.model_type)
     family, vision = FAMILIES[kind], getattr(config, "vision_config", config)
     check_depth(vision.num_hidden_layers, state, origin)
-    fields = {**our_fields(vision, family, has_head), **(labels(config) if has_head else {})}
+    fields = {**our_fields(vision, family, has_head), **(class_labels(config) if has_head else {})}
     ours = OmniVisionConfig(**fields)
     weights = Weights({_bare_name(name): value for name, value in state.items()}, origin)
     if family.prepare is not None:
@@ -129,12 +129,12 @@ def our_fields(config: Any, family: Family, has_head: bool) -> dict[str, Any]:
     }
 
 
-def labels(config: Any) -> dict[str, Any]:
+def class_labels(config: Any) -> dict[str, Any]:
     """Return what a classifier knows of its classes; raise `ValueError` where some number has no name."""
-    if sorted(config.id2label) != [*range(len(config.id2label))]:
+    names = config.id2label or {}  # a classifier without a head has none
+    if sorted(names) != [*range(len(names))]:
         raise ValueError(
-            f"`id2label` must name the classes 0 to {len(config.id2label) - 1}, got {config.id2label!r}. Correct it "
-            "in config.json."
+            f"`id2label` must name the classes 0 to {len(names) - 1}, got {names!r}. Correct it in config.json."
         )
     return {name: getattr(config, name) for name in ("id2label", "label2id", "problem_type")}
 
@@ -150,4 +150,4 @@ def _bare_name(name: str) -> str:
     return next((name.removeprefix(prefix) for prefix in PREFIXES if name.startswith(prefix)), name)
 
 
-__all__ = ["FAMILIES", "WHOLE", "at_least_float", "labels", "read_linear", "read_transformers"]
+__all__ = ["FAMILIES", "WHOLE", "at_least_float", "class_labels", "read_linear", "read_transformers"]

@@ -11,7 +11,7 @@ from .from_clip import read_clip
 from .from_open_clip import CONFIG_FILE, read_open_clip, read_open_clip_config
 from .from_timm import read_timm, read_timm_config
 from .from_transformers import FAMILIES, WHOLE, read_transformers
-from .weights_file import OPEN_CLIP_FILES, local_folder, read_state
+from .weights_file import OPEN_CLIP_FILES, instead_of, local_folder, read_state
 
 
 LIBRARIES = ("transformers", "timm", "open_clip")
@@ -89,8 +89,8 @@ def find_library(folder: Path) -> str:
         if folder.is_file() or "architecture" in config:
             return "timm"
         raise ValueError(
-            f"Expected config.json of transformers or timm, or {CONFIG_FILE}, in {str(folder)!r}, got neither. Name "
-            "the folder of a checkpoint."
+            f"Expected config.json of transformers or timm, or {CONFIG_FILE}, in {str(folder)!r}, got neither. "
+            f"{instead_of(folder)}"
         )
     # Some repositories hold both, with weights of one.
     if (

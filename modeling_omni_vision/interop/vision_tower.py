@@ -12,6 +12,7 @@ from transformers.utils import logging
 from ..configuration_omni_vision import OmniVisionConfig
 from ..image_processing_omni_vision import OmniVisionImageProcessor
 from ..modeling_omni_vision import OmniVisionForImageClassification, OmniVisionModel
+from .from_transformers import class_labels
 from .source import read_source
 from .source_processor import source_image_processor
 
@@ -124,7 +125,7 @@ def load_complete(model_class: Any, path: str | Path, exact: bool = False, **opt
 
     Raises:
         `ValueError`: naming some weights that are missing or of another shape, with `exact` also those that the model
-            has no place for.
+            has no place for; or a class of a classifier that has no name.
     """
     with without_load_report():
         model, report = model_class.from_pretrained(
@@ -140,6 +141,8 @@ def load_complete(model_class: Any, path: str | Path, exact: bool = False, **opt
             f"{str(path)!r} must hold {'exactly the' if exact else 'all'} weights of {type(model).__name__}, got "
             f"{wrong!r}. Save the checkpoint again, or name another."
         )
+    if "ForImageClassification" in type(model).__name__:
+        class_labels(model.config)  # a class without a name would be met late
     return model.eval()
 
 

@@ -50,6 +50,14 @@ def local_folder(path: str | Path, revision: str | None = None) -> Path:
     return Path(found)
 
 
+def instead_of(folder: Path) -> str:
+    """Return what to name in place of a folder that holds no model but an adapter, or checkpoints of a training."""
+    if (folder / "adapter_config.json").is_file():
+        return "It holds an adapter of PEFT: save the model that `merge_and_unload()` returns, and name that folder."
+    steps = {int(place.name[11:]): place for place in folder.glob("checkpoint-*") if place.name[11:].isdecimal()}
+    return f"Name {str(steps[max(steps)])!r} in it." if steps else "Name the folder of a checkpoint."
+
+
 def read_state(path: Path, names: Sequence[str] = WEIGHTS_FILES) -> dict[str, torch.Tensor]:
     """Read all weights of a folder or of one file, sharded or not, safetensors or the older format with
     `weights_only`; raise `ValueError` for none, for a broken file and for quantised weights.
@@ -175,5 +183,5 @@ def _more(names: list[str]) -> str:
     return f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
 
 
-__all__ = ["OPEN_CLIP_FILES", "WEIGHTS_FILES", "Weights", "check_depth", "find_weights", "local_folder"]
+__all__ = ["OPEN_CLIP_FILES", "WEIGHTS_FILES", "Weights", "check_depth", "find_weights", "instead_of", "local_folder"]
 __all__ += ["pickle_refusal", "read_state"]

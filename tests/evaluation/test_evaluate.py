@@ -12,6 +12,7 @@ from scipy.special import softmax
 
 from modeling_omni_vision import OmniVisionConfig, OmniVisionForImageClassification, OmniVisionImageProcessor
 from modeling_omni_vision.cli.evaluate import main
+from modeling_omni_vision.cli.predict import main as predict_command
 from modeling_omni_vision.data.sources import load_images
 from modeling_omni_vision.evaluation.calibration import fit_temperature
 from modeling_omni_vision.evaluation.evaluate import evaluate
@@ -299,7 +300,8 @@ def test_all_images_of_other_data_are_evaluated_without_anything_to_train_on(che
     assert evaluate(checkpoint, str(dataset), "all").metrics["num_examples"] == 33
 
 
-def test_a_class_without_a_name_is_refused_before_any_image_is_read(checkpoint, dataset):
+def test_a_class_without_a_name_is_refused_before_any_image_is_read(checkpoint, dataset, tmp_path):
+    image(0, 0).save(tmp_path / "a.png")
     config = json.loads((checkpoint / "config.json").read_text())
     config["id2label"] = {"0": "dark", "1": "light", "5": "red"}
     (checkpoint / "config.json").write_text(json.dumps(config))
@@ -307,6 +309,8 @@ def test_a_class_without_a_name_is_refused_before_any_image_is_read(checkpoint, 
         ValueError, match=r"`id2label` must name the classes 0 to 2, got \{0: 'dark', 1: 'light', 5: 'red'"
     ):
         evaluate(checkpoint, str(dataset))
+    with pytest.raises(ValueError, match="must name the classes 0 to 2"):
+        predict_command(["--model", str(checkpoint), "--images", str(tmp_path / "a.png")])
 
 
 def test_a_folder_without_config_classifier_or_processor_is_refused(checkpoint, dataset, tmp_path):

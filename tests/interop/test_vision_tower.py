@@ -4,6 +4,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel, LlamaConfig
 
 from modeling_omni_vision import OmniVisionForImageClassification, OmniVisionModel
+from modeling_omni_vision.cli.model_kind import check_kind
 from modeling_omni_vision.interop import load_vision_tower
 from modeling_omni_vision.interop.vision_tower import PREFIXES
 
@@ -136,3 +137,24 @@ def test_the_prefixes_are_those_of_the_models(tiny_config):
         prefix = PREFIXES[model.config.model_type]
         tower = model if not prefix else model.get_submodule(prefix.removesuffix("."))
         assert isinstance(tower, OmniVisionModel | OmniVisionForImageClassification)
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (
+            ["checkpoint-9/config.json", "checkpoint-500/config.json", "checkpoint-old/config.json"],
+            "checkpoint-500' in it",
+        ),
+        (["adapter_config.json"], "holds an adapter of PEFT: save the model that `merge_and_unload"),
+        (["notes.txt"], "Name the folder of a checkpoint"),
+    ],
+)
+def test_a_folder_without_a_model_says_what_to_name_instead(tmp_path, made, said):
+    for name in made:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(ValueError, match=said):
+        load_vision_tower(tmp_path)
+    with pytest.raises(ValueError, match=said):
+        check_kind(str(tmp_path), "classifier")
