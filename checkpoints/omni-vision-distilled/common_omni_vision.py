@@ -24,6 +24,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 
 PART_BYTES = 2**24  # of the largest tensor in a layer
+HEAD = {f"{module}.{name}" for module in ("classifier", "pooled_norm") for name in ("weight", "bias")}
 
 
 def refuse_unknown_arguments(
@@ -95,9 +96,11 @@ def classification_loss(logits: Tensor, labels: Tensor, config: PreTrainedConfig
             labels, single-label otherwise. Soft labels therefore need `problem_type`.
 
     Raises:
-        `ValueError`: for labels of another shape.
+        `ValueError`: for labels of another shape, and what is no tensor.
     """
     problem: str | None = config.problem_type
+    if not isinstance(labels, Tensor):
+        raise ValueError(f"Labels must be a tensor of class numbers or probabilities, got {type(labels).__name__}.")
     if problem is None:
         guess = "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
         problem = "regression" if config.num_labels == 1 else guess
@@ -144,5 +147,14 @@ class CompleteWeightsMixin:
         return loaded if output_loading_info else loaded[0]
 
 
-__all__ = ["CompleteWeightsMixin", "classification_loss", "evaluating", "refuse_missing_weights"]
+class WithoutHeadMixin:
+    """Opens folders of classifiers without transformers' report of their heads, for the encoder alone."""
+
+    def _adjust_missing_and_unexpected_keys(self, loading_info: Any) -> None:
+        super()._adjust_missing_and_unexpected_keys(loading_info)  # type: ignore[misc]
+        # Not among `_keys_to_ignore_on_load_unexpected`, which models with an encoder inherit: theirs is not left out.
+        loading_info.unexpected_keys = loading_info.unexpected_keys - HEAD
+
+
+__all__ = ["CompleteWeightsMixin", "WithoutHeadMixin", "classification_loss", "evaluating", "refuse_missing_weights"]
 __all__ += ["refuse_unknown_arguments", "run_in_parts"]

@@ -26,6 +26,7 @@ import itertools
 import os
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
@@ -55,6 +56,8 @@ PLUGINS = {
     **dict.fromkeys((b"ftyphei", b"ftyphev", b"ftypmif", b"ftypmsf"), "pillow-heif"),
     **dict.fromkeys((b"JXL \r\n\x87", b"\xff\x0a"), "pillow-jxl-plugin"),
 }
+# Pillow warns from half of its limit on. One of the process comes before it.
+LARGE_IMAGES = ("ignore", None, Image.DecompressionBombWarning, None, 0)
 Layout = str | ChannelDimension | None
 
 
@@ -97,6 +100,14 @@ def register_plugins() -> None:
         except ImportError:
             continue
         getattr(plugin, "register_heif_opener", lambda: None)()  # the other registers when it is imported
+
+
+def open_undecoded(source: Any, formats: list[str] | None = None) -> Image.Image:
+    """Open an image as Pillow does, in the formats of plugins too, and without a warning up to the size it refuses."""
+    register_plugins()
+    if LARGE_IMAGES not in warnings.filters:
+        warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, append=True)
+    return Image.open(source, formats=formats)
 
 
 def _missing_plugin(source: Any) -> str | None:
@@ -220,9 +231,8 @@ def _open(source: Any) -> Image.Image:
         if not isinstance(source, (str, os.PathLike)) and not hasattr(source, "read"):
             expected = "a PIL image, array, tensor, path, bytes, file, dict with 'bytes' or 'path', URL, base64 text"
             raise ImageReadError(f"expected {expected}, got {type(source).__name__}: convert it to one of these")
-        register_plugins()
         try:
-            with Image.open(source) as image:
+            with open_undecoded(source) as image:
                 return _in_srgb(_upright(image))
         except UnidentifiedImageError:
             if package := _missing_plugin(source):
@@ -371,7 +381,12 @@ def _naming(source: Any) -> Iterator[None]:
         yield
     except ImageReadError as error:
         raise ImageReadError(f"{_describe(source)}: {error}") from error
-    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, bombs and more
+    except Image.DecompressionBombError as error:
+        limit = f"expected at most {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels, twice `PIL.Image.MAX_IMAGE_PIXELS`"
+        raise ImageReadError(
+            f"{_describe(source)}: {limit}, got more: make it smaller, or raise that limit"
+        ) from error
+    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error and more
         reason = f"{type(error).__name__}: {str(error)[:200]}"
         raise ImageReadError(f"{_describe(source)}: cannot be read ({reason}): replace or remove it") from error
 
@@ -566,7 +581,8 @@ class OmniVisionImageProcessor(_ImagePolicy, TorchvisionBackend):
     | several frames | the first; of an opened PIL image the one that it stands at |
     | HEIC, JPEG XL | read where pillow-heif, pillow-jxl-plugin is installed, otherwise refused by its name |
     | EPS, WMF (programs to run); MPEG, HDF5, GRIB, BUFR (no decoder) | refused |
-    | empty, truncated, decompression bomb, not an image, no pixel, no such file | refused |
+    | more pixels than twice `PIL.Image.MAX_IMAGE_PIXELS`, by default 178,956,970 | refused; fewer need no warning |
+    | empty, truncated, not an image, no pixel, no such file | refused |
 
     | `do_rescale` | `do_normalize` | `pixel_values` |
     |---|---|---|
@@ -638,6 +654,7 @@ __all__ = [
     "OmniVisionImageProcessor",
     "OmniVisionImageProcessorPil",
     "open_image",
+    "open_undecoded",
     "read_image",
     "register_plugins",
 ]

@@ -38,7 +38,13 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import TransformersKwargs, can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .common_omni_vision import classification_loss, evaluating, refuse_unknown_arguments, run_in_parts
+from .common_omni_vision import (
+    WithoutHeadMixin,
+    classification_loss,
+    evaluating,
+    refuse_unknown_arguments,
+    run_in_parts,
+)
 from .configuration_omni_vision import OmniVisionConfig
 from .features_omni_vision import OmniVisionAttentionPooling, OmniVisionBackboneMixin, OmniVisionIntermediatesMixin
 from .masked_omni_vision import OmniVisionMaskedImageModelingMixin, drop_patches, drop_path, make_decoder, mask_patches
@@ -91,8 +97,11 @@ class OmniVisionPatchEmbeddings(nn.Module):
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Project images (batch, channels, height, width) to patch tokens (batch, hidden, rows, columns)."""
         channels, (patch_height, patch_width) = self.num_channels, self.patch_size
-        if pixel_values is None:
-            raise ValueError("`pixel_values` must hold images, got None. Pass those of the image processor.")
+        if not isinstance(pixel_values, torch.Tensor):
+            raise ValueError(
+                f"`pixel_values` must hold images, got {type(pixel_values).__name__}. Pass the tensor of the image "
+                "processor: `model(**processor(images, return_tensors='pt'))`."
+            )
         if pixel_values.ndim != 4 or pixel_values.shape[1] != channels or not pixel_values.is_floating_point():
             raise ValueError(
                 f"`pixel_values` must be floating point of shape (batch, {channels}, height, width), got "
@@ -427,7 +436,7 @@ def _center_(parameter: torch.Tensor, channels: int) -> None:
     parameter.sub_(parameter.float().mean(channels, keepdim=True).to(parameter.dtype))
 
 
-class OmniVisionModel(OmniVisionIntermediatesMixin, OmniVisionPreTrainedModel):
+class OmniVisionModel(WithoutHeadMixin, OmniVisionIntermediatesMixin, OmniVisionPreTrainedModel):
     """The bare OmniVision encoder, which outputs CLS and grid tokens without a head on top.
 
     Example:
@@ -672,7 +681,7 @@ class OmniVisionForImageClassification(OmniVisionPreTrainedModel):
         return self.omni_vision.attention_maps(pixel_values, layers)
 
 
-class OmniVisionBackbone(OmniVisionBackboneMixin, OmniVisionPreTrainedModel):
+class OmniVisionBackbone(WithoutHeadMixin, OmniVisionBackboneMixin, OmniVisionPreTrainedModel):
     """The encoder as a backbone of detection and segmentation models, with maps of `config.out_features`."""
 
     def __init__(self, config: OmniVisionConfig):
