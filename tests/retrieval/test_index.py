@@ -209,7 +209,7 @@ def test_a_query_of_another_shape_is_refused(tmp_path, query):
 )
 def test_an_index_refuses_other_weights_and_settings_and_names_its_own(tmp_path, wrong):
     ImageIndex(tmp_path, StubEncoder())
-    with pytest.raises(ValueError, match=r"expected .*, got .* build another one"):
+    with pytest.raises(ValueError, match=r"was made by .*, now .* build another one"):
         ImageIndex(tmp_path, **wrong)
     assert ImageIndex(tmp_path, StubEncoder(name="a copy elsewhere")).pool_factor == 3
 
