@@ -120,8 +120,9 @@ class ImageDataset(WithEpoch, TorchDataset):
         """Return how many of the images in memory another has in memory, too, pixel by pixel."""
         if self._memory.shape[1:] != other._memory.shape[1:]:
             return 0
-        theirs = {*other._hashes()}
-        return sum(one in theirs for one in self._hashes())
+        # A table of this one alone: the other is train, with most of the images.
+        own = Counter(self._hashes())
+        return sum(own[one] for one in {one for one in other._hashes() if one in own})
 
     def _hashes(self) -> Iterator[int]:
         images = self._memory.numpy()
