@@ -113,7 +113,7 @@ def trials(record: Record) -> str:
     """Do the trials and return the name of the best on validation."""
     short = {"num_train_epochs": record.given.trial_epochs, "do_predict": False}
     record.wait(
-        {name: record.start(f"trial_{name}", short | flags, config) for name, (flags, config) in TRIALS.items()}
+        {name: record.start(f"trial_{name}", short | TRIALS[name][0], TRIALS[name][1]) for name in record.given.trials}
     )
     known = {name: record.found(f"trial_{name}") for name in TRIALS}
     accuracies = {name: one["training"]["validation_accuracy"] for name, one in known.items() if one}
@@ -187,6 +187,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", required=True)
     parser.add_argument("--seconds", type=float, default=3600.0)
     parser.add_argument("--epochs", type=float)
+    parser.add_argument("--trials", nargs="+", choices=TRIALS, default=list(TRIALS))
     parser.add_argument("--trial_epochs", type=float, default=40.0)
     parser.add_argument("--student", action=argparse.BooleanOptionalAction, default=True)
     record = Record(*parser.parse_known_args(argv))

@@ -22,7 +22,8 @@ FASHION, SEARCH, LANGUAGE = (
 )
 RUNS = ("fashion_mnist_short", "fashion_mnist_as_written", "zero_shot", "emoji", "language_oracle", "easy_vqa")
 SHORT, AS_WRITTEN, ZERO_SHOT, EMOJI, ORACLE, EASY_VQA = (f"docs/runs/{name}.json" for name in RUNS)
-SMOLLM2 = "docs/runs/language_smollm2.json"
+SMOLLM2, LANGUAGE_GPU = "docs/runs/language_smollm2.json", "docs/runs/language_scenes_gpu.json"
+FASHION_GPU = "docs/runs/fashion_mnist_record.json"  # of experiments/fashion_mnist_record.py
 # The second is of an earlier build, before fused projections, on a CPU with bf16 instructions.
 BENCHMARK, BENCHMARK_BEFORE = "docs/benchmark_float32.json", "docs/benchmark.json"
 RUNTIMES = "docs/runtimes.json"
@@ -176,6 +177,27 @@ def fashion_runs() -> str:
     )
     runs = {"fashion_mnist": FASHION, "fashion_mnist_short": SHORT, "fashion_mnist_as_written": AS_WRITTEN}
     return table(columns, [{**read(path), "recipe": name} for name, path in runs.items()])
+
+
+def fashion_record() -> str:
+    """List trials, seeds and student of the long training on one GPU."""
+    record = read(FASHION_GPU)
+    tested = "{accuracy:.2%} ({accuracy_interval[0]:.2%} to {accuracy_interval[1]:.2%})"
+    rows = [{"run": f"trial {one['name']}", "tested": "", **one} for one in record["trials"]]
+    rows += [
+        {"run": f"seed {one['seed']}", "tested": tested.format_map(one["test"]), **one} for one in record["seeds"]
+    ]
+    taught = record["student"]
+    rows += [{"run": "distilled: taught by the three seeds", "tested": tested.format_map(taught["test"]), **taught}]
+    mean = record["mean"]
+    columns = "run = {run} | >epochs = {epochs:.0f} | >minutes = {minutes:.1f} | "
+    columns += ">validation = {validation_accuracy:.2%} | >test (95 % interval) = {tested}"
+    machine = taught["machine"]
+    return (
+        f"{table(columns, rows)}\n\nMean of the {mean['seeds']} seeds: {mean['accuracy']:.2%} "
+        f"({mean['interval'][0]:.2%} to {mean['interval'][1]:.2%} by Student's t). "
+        f"Chosen on validation: {words(record['chosen'])}; {machine['gpu']}, shared, {taught['date']}."
+    )
 
 
 def masked_pretraining() -> str:
@@ -575,7 +597,8 @@ def gpu_losses() -> str:
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
-    **{block.__name__: block for block in (fashion_mnist, fashion_runs, robustness, search, zero_shot, cls)},
+    **{block.__name__: block for block in (fashion_mnist, fashion_runs, fashion_record, robustness, search)},
+    **{block.__name__: block for block in (zero_shot, cls)},
     "masked_pretraining": masked_pretraining,
     "distillation": distillation,
     **{block.__name__: block for block in (emoji_texts, emoji_styles, language, captions)},
@@ -588,6 +611,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "easy_vqa": partial(answers, EASY_VQA, "prior", "shuffled"),
     "smollm2": partial(answers, SMOLLM2, *INPUTS),
     "smollm2_seeds": partial(seeds, SMOLLM2, "name"),
+    "language_gpu": lambda: "\n".join(f"- {seeds(LANGUAGE_GPU, kind)}" for kind in ("count", "shape")),
     "index": lambda: table(
         "queries = {queries} | search = {search} | >images = {images:,} | "
         ">recall@10 of stored vectors = {recall:.3f} | >of all vectors = {recall_of_all_vectors:.3f} | "
@@ -628,6 +652,7 @@ PROMISES = {
     "zero_shot_recipe": (ZERO_SHOT, "{zero_shot[single_vector][accuracy]:.1%} of {zero_shot[images]} drawings"),
     "emoji_recipe": (EMOJI, f"recall@5 of held-out names {FOUND}"),
     "language_recipe": (LANGUAGE, ANSWERS + UNSEEN),
+    "language_gpu_recipe": (LANGUAGE_GPU, ANSWERS + UNSEEN),
     "captions_recipe": (
         CAPTIONS,
         "captions of test that name exactly the objects {captions[splits][test][own][exact][share]:.1%}",

@@ -232,11 +232,12 @@ def _grid(tokens: torch.Tensor, side: int) -> torch.Tensor | None:
     if tokens.ndim == 4:
         return tokens.permute(0, 2, 3, 1)
     # Without a number of patches, or with fewer tokens than patches, which are merged, all tokens are the grid.
-    count = side * side if 0 < side * side <= tokens.shape[1] else tokens.shape[1]
+    found = int(tokens.shape[1])  # a tensor while it is traced
+    count = side * side if 0 < side * side <= found else found
     root = round(count**0.5)
     if root * root != count or count < 4:
         return None
-    return tokens[:, tokens.shape[1] - count :].unflatten(1, (root, root))
+    return tokens[:, found - count :].unflatten(1, (root, root))
 
 
 class _OfTransformers(nn.Module):
@@ -252,16 +253,25 @@ class _OfTransformers(nn.Module):
         if self.order != [0, 1, 2]:
             pixel_values = pixel_values[:, self.order]
         if hasattr(model, "get_image_features"):
-            output = model.vision_model(pixel_values)
-            found = model.get_image_features(pixel_values=pixel_values)
+            found, output = _with_output_of(model.vision_model, model.get_image_features, pixel_values)
             vectors = getattr(found, "pooler_output", found)
         else:
-            logits = model(pixel_values=pixel_values).logits if self.classifies else None
             tower = tower_of(model.base_model) if self.classifies else model
-            output = tower(pixel_values=pixel_values)
+            found, output = _with_output_of(tower, model, pixel_values)
+            logits = found.logits if self.classifies else None
             vectors = own_vectors(tower, output, pixel_values)
         tokens = getattr(output, "last_hidden_state", None)
         return TeacherOutput(vectors.flatten(1), None if tokens is None else _grid(tokens, self.side), logits)
+
+
+def _with_output_of(tower: Any, model: Callable[..., Any], pixel_values: torch.Tensor) -> tuple[Any, Any]:
+    """Return what a model says, and what the tower in it said on the way: the tower is most of the work."""
+    kept: list[Any] = []
+    with tower.register_forward_hook(lambda *event: kept.append(event[2])):
+        found = model(pixel_values=pixel_values)
+    # Some heads call parts of the tower and not the tower, or take a tuple of it.
+    output = kept[-1] if kept and hasattr(kept[-1], "last_hidden_state") else tower(pixel_values=pixel_values)
+    return found, output
 
 
 def _transformers(name: str, trust_remote_code: bool) -> Teacher:

@@ -8,6 +8,8 @@ from PIL import Image
 from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
+    CLIPConfig,
+    CLIPModel,
     EfficientNetImageProcessor,
     MobileViTImageProcessor,
     SiglipConfig,
@@ -25,6 +27,13 @@ from modeling_omni_vision.training.teacher import load_teacher
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
 TINY |= {"image_size": 32, "patch_size": 8}
+WORDS = {
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "vocab_size": 50,
+}
 SIZE = {"height": 32, "width": 32}
 SWIN = {"image_size": 32, "patch_size": 4, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4}
 
@@ -65,10 +74,43 @@ def test_a_classifier_on_one_tower_of_two_answers_too(tmp_path):
     assert found.tokens.shape == (1, 4, 4, 32)
 
 
+@pytest.mark.parametrize("kind", ["one of two towers", "merged patches", "with texts", "alone"])
+def test_a_teacher_computes_its_tower_once(kind, tmp_path):
+    models = {
+        "one of two towers": lambda: SiglipForImageClassification(SiglipConfig(vision_config=TINY, num_labels=3)),
+        "merged patches": lambda: SwinForImageClassification(SwinConfig(**SWIN, num_labels=3)),
+        "with texts": lambda: CLIPModel(CLIPConfig(vision_config=TINY, text_config=WORDS, projection_dim=16)),
+        "alone": lambda: ViTModel(ViTConfig(**TINY)),
+    }
+    save(models[kind](), tmp_path)
+    teacher, calls = load_teacher(str(tmp_path)), []
+    inside = teacher.model.model
+    tower = getattr(inside, "vision_model", None) or getattr(inside, "swin", inside)
+    tower.register_forward_hook(lambda *event: calls.append(event))
+    found = teacher(torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8))
+    assert len(calls) == 1
+    output = calls[0][2]
+    torch.testing.assert_close(
+        found.tokens.flatten(1, 2), output.last_hidden_state[:, -found.tokens[0, ..., 0].numel() :]
+    )
+    if kind == "with texts":  # which stand in the tower's own output by now
+        torch.testing.assert_close(found.vectors, output.pooler_output)
+        assert found.vectors.shape == (2, 16)
+
+
 def test_tokens_of_merged_patches_are_a_grid_too(tmp_path):
     save(SwinForImageClassification(SwinConfig(**SWIN, num_labels=3)), tmp_path)
     found = load_teacher(str(tmp_path))(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
     assert found.tokens.shape == (1, 4, 4, 32)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+def test_a_teacher_of_merged_patches_can_be_traced_as_openvino_does(tmp_path):
+    save(SwinForImageClassification(SwinConfig(**SWIN, num_labels=3)), tmp_path)
+    model = load_teacher(str(tmp_path)).model
+    first, other = torch.randn(2, 1, 3, 32, 32)
+    traced = torch.jit.trace(lambda pixels: model(pixels).tokens, first)
+    torch.testing.assert_close(traced(other), model(other).tokens)
 
 
 def test_a_timm_model_that_transformers_saved_is_opened_by_transformers(tmp_path):
