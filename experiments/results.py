@@ -39,7 +39,8 @@ LOW, HIGH = (f"{{evaluation[accuracy_interval][{end}]:.2%}}" for end in (0, 1))
 TESTED = f"{{evaluation[accuracy]:.2%}} ({LOW} to {HIGH})"
 CALIBRATION = "evaluation[calibration][expected_calibration_error]"
 INPUTS = {"prior": "text prior", "shuffled": "shuffled images", "nothing": "no image"}
-CAPTIONS, SCENES = "docs/runs/language_captions.json", {"test": "test", "held_out": "combinations not in training"}
+CAPTIONS, CAPTIONS_GPU = "docs/runs/language_captions.json", "docs/runs/language_captions_gpu.json"
+SCENES = {"test": "test", "held_out": "combinations not in training"}
 SHARES = {"exact": "exactly the objects", "named": "objects named", "invented": "captions with an object too many"}
 RERANKED = {"cosine": "", "CSLS": ", CSLS", "ConSE": ", ConSE", "both": ", ConSE, CSLS"}
 
@@ -259,21 +260,31 @@ def distillation() -> str:
     """Compare the student of the real distillation with its teacher, the same student by labels alone, and none."""
     found = read(DISTILLATION)["agreement"]
     labels, styles, speed = found["labels"], found["style_recall_at_1"], found["speed"]
-    names = ("teacher", "student", "from_scratch", "random_weights")
-    overlaps = ("1", f"{found['overlap']:.3f}", "", f"{found['overlap_of_random_weights']:.3f}")
+    names = ("teacher", "student", "twice_width", "from_scratch", "random_weights")
+    keys = ("overlap", *(f"overlap_of_{one}" for one in names[2:]))
+
+    def share(name: str, key: str) -> str:
+        return f"{labels[name][key]:.1%}" if name in labels else ""
+
     rows = [
-        ("overlap of ten neighbours with the teacher", *overlaps),
-        ("ten nearest neighbours, nine emoji groups", *(f"{labels[one]['knn_accuracy']:.1%}" for one in names)),
-        ("linear probe, nine emoji groups", *(f"{labels[one]['linear_probe_accuracy']:.1%}" for one in names)),
+        ("overlap of ten neighbours with the teacher", "1", *(f"{found[key]:.3f}" for key in keys)),
+        ("ten nearest neighbours, nine emoji groups", *(share(one, "knn_accuracy") for one in names)),
+        ("linear probe, nine emoji groups", *(share(one, "linear_probe_accuracy") for one in names)),
         (f"the same emoji in another style, first of {styles['concepts']}", *(f"{styles[one]:.1%}" for one in names)),
     ]
     for engine, name in {"torch": "torch", "openvino": "OpenVINO"}.items():
         rates = [f"{speed[engine][f'{one}_images_per_cpu_second']:.1f}" for one in names[:2]]
-        rows.append((f"images per CPU second, {name}", *rates, "", ""))
-    keys = ("what", *names)
-    columns = " = {what} | >teacher = {teacher} | >student = {student} | >from labels alone = {from_scratch} | "
-    columns += ">random weights = {random_weights}"
-    return table(columns, [dict(zip(keys, row, strict=True)) for row in rows])
+        rows.append((f"images per CPU second, {name}", *rates, "", "", ""))
+    columns = " = {what} | >teacher = {teacher} | >student = {student} | >of twice the width = {twice_width} | "
+    columns += ">from labels alone = {from_scratch} | >random weights = {random_weights}"
+    training, before = read(DISTILLATION)["training"], read(DISTILLATION)["earlier"][-1]
+    how = (
+        f"{training['recipe']['views']} views of {training['images']['train']:,} images, {training['epochs']:.0f} "
+        f"epochs, {training['minutes']:.0f} minutes of {training['machine']['gpu']}, shared. A run of "
+        f"{before['epochs']:.0f} epochs on one CPU thread had an overlap of {before['overlap']:.3f}, and "
+        f"{before['style_recall_at_1']:.1%} in another style."
+    )
+    return f"{table(columns, [dict(zip(('what', *names), row, strict=True)) for row in rows])}\n\n{how}"
 
 
 def search() -> str:
@@ -404,9 +415,9 @@ def seeds(name: str, kind: str) -> str:
     return f"Question {words(kind)}, trainings of seeds {', '.join(map(str, numbers))}: {'; '.join(said)}."
 
 
-def captions() -> str:
+def captions(path: str = CAPTIONS) -> str:
     """List what captions of scenes name, beside what they name of another scene, and what learning them cost."""
-    record, rows = read(CAPTIONS), []
+    record, rows = read(path), []
     for name, scenes in SCENES.items():
         for which, about_scenes in (("own", scenes), ("of_another_scene", f"{scenes}, another scene's objects")):
             found = record["captions"]["splits"][name][which]
@@ -415,12 +426,13 @@ def captions() -> str:
             rows.append({"scenes": about_scenes, "images": found["images"], **cells})
     columns = " | ".join(f">{heading} = {{{key}}}" for key, heading in SHARES.items())
     listed = table(f"captions compared with = {{scenes}} | >scenes = {{images}} | {columns}", rows)
-    shapes = [
-        read(name)["answers"]["held_out"]["images"]["kinds"]["shape"]["accuracy"] for name in (LANGUAGE, CAPTIONS)
-    ]
-    cost = (
-        f"Shapes of combinations not in training: {shapes[1]:.1%} exact answers, {shapes[0]:.1%} of the bundled model."
+    shapes, numbers = (
+        "{:.1%} exact answers, {:.1%} of the bundled model".format(
+            *(read(one)["answers"][split]["images"]["kinds"][kind]["accuracy"] for one in (path, LANGUAGE))
+        )
+        for split, kind in (("held_out", "shape"), ("test", "count"))
     )
+    cost = f"Shapes of combinations not in training: {shapes}. Numbers: {numbers}."
     return f"{listed}\n\n{record['training']['steps']:,} steps; {about(record['training'])}. {cost}"
 
 
@@ -611,6 +623,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "easy_vqa": partial(answers, EASY_VQA, "prior", "shuffled"),
     "smollm2": partial(answers, SMOLLM2, *INPUTS),
     "smollm2_seeds": partial(seeds, SMOLLM2, "name"),
+    "captions_gpu": partial(captions, CAPTIONS_GPU),
     "language_gpu": lambda: "\n".join(f"- {seeds(LANGUAGE_GPU, kind)}" for kind in ("count", "shape")),
     "index": lambda: table(
         "queries = {queries} | search = {search} | >images = {images:,} | "

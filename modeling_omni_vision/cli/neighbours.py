@@ -3,13 +3,15 @@
     omni-vision neighbours --embeddings runs/vectors --images query.jpg --sheet neighbours.png
 
 `--embeddings` is the output of `omni-vision embed`, whose model encodes the images. Scores are cosines. `--csv` and
-`--json` write the table.
+`--json` write the table. Images that cannot be read are named, and the exit status is then 3; --on_error stop refuses
+them.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .arguments import JSON, REVISION, option, parse, write_result
+from .predict import end_unreadable
 from .program import program
 
 
@@ -26,6 +28,7 @@ class NeighboursArguments:
     limit: int = option("Neighbours of each.", 10)
     sheet: str | None = option("PNG to draw.", None)
     csv: str | None = option(CSV, None)
+    on_error: str = option("stop or skip, for files that cannot be read.", "skip", choices=("stop", "skip"))
     json: str | None = option(JSON, None, bare="-")
     revision: str | None = option(REVISION, None)
     trust_remote_code: bool = option("Run the code of a checkpoint that is not ours.", False)
@@ -35,6 +38,7 @@ class NeighboursArguments:
 def main(argv: Sequence[str]) -> None:
     arguments = parse(NeighboursArguments, argv)
     from ..data.image_files import displayed
+    from ..data.integrity import refuse_unreadable
     from ..embedding.embedded import Embedded, thumbnail
     from ..embedding.sheets import draw_rows, write_csv
 
@@ -42,7 +46,9 @@ def main(argv: Sequence[str]) -> None:
         raise ValueError(f"`limit` must be at least 1, got {arguments.limit}.")
     embedded = Embedded(arguments.embeddings)
     encode = embedded.encoder(arguments.revision, arguments.trust_remote_code)
-    paths, vectors = encode(arguments.images)
+    paths, vectors, broken = encode.read(arguments.images)
+    if broken and arguments.on_error == "stop":
+        refuse_unreadable(broken, len(paths) + len(broken), "stop")
     positions, cosines = embedded.nearest(vectors, arguments.limit)
     found = [
         {"image": path, "rank": rank, "cosine": round(float(cosine), 6), **embedded.rows[position]}
@@ -66,3 +72,4 @@ def main(argv: Sequence[str]) -> None:
     if not write_result(found, arguments.json):
         for one in found:
             print(f"{one['rank']:>3}  {one['cosine']:.4f}  {displayed(one['path'])}")
+    end_unreadable(broken, len(paths) + len(broken), None)

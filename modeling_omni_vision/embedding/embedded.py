@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from ..data.image_files import LeftOut
+from ..data.integrity import refuse_unreadable
 from ..data.stored_images import eight_bits
 from ..image_processing_omni_vision import ImageReadError, read_image
 from .embed import Pipeline
@@ -98,15 +99,28 @@ class Encode:
         Raises:
             ValueError: naming an image that cannot be read, or where there is none.
         """
+        paths, vectors, broken = self.read(sources)
+        if broken:
+            refuse_unreadable(broken, len(paths) + len(broken), "stop")
+        return paths, vectors
+
+    def read(self, sources: Sequence[str]) -> tuple[list[str], np.ndarray, list[tuple[str, str]]]:
+        """Return the same of images that can be read, and of each other one its address and the reason.
+
+        Raises:
+            ValueError: where there is no image, or none that can be read.
+        """
         rows = list(list_rows(sources, [], LeftOut()))
-        vectors = []
-        for row, (vector, _) in zip(rows, self.pipeline.run(rows), strict=True):
-            if isinstance(vector, str):
-                raise ValueError(f"{row.path} cannot be read: {vector}. Repair it, or leave it out.")
-            vectors.append(vector.astype(np.float32))
-        if not vectors:
+        found = [(row.path, vector) for row, (vector, _) in zip(rows, self.pipeline.run(rows), strict=True)]
+        broken = [(path, vector) for path, vector in found if isinstance(vector, str)]
+        if not found:
             raise ValueError(f"Expected images, got none in {list(sources)}.")
-        return [row.path for row in rows], np.stack(vectors)
+        if len(broken) == len(found):
+            path, reason = broken[0]
+            others = f", nor can {len(found) - 1} more" if len(found) > 1 else ""
+            raise ValueError(f"{path} cannot be read: {reason}{others}. Repair it, or name another.")
+        read = [(path, vector.astype(np.float32)) for path, vector in found if not isinstance(vector, str)]
+        return [path for path, _ in read], np.stack([vector for _, vector in read]), broken
 
 
 def thumbnail(source: Any, side: int) -> Image.Image:

@@ -24,7 +24,7 @@ FLAGS = {
     "embed": "model images output pool normalize engine decode batch_size shard_rows workers on_error limit shard "
     "cluster npy "
     "dry_run revision trust_remote_code",
-    "neighbours": "embeddings images limit sheet csv json revision trust_remote_code",
+    "neighbours": "embeddings images limit sheet csv on_error json revision trust_remote_code",
     "duplicates": "embeddings threshold hash_bits csv sheet json revision trust_remote_code",
     "map": "embeddings output limit",
     "index": "index model images embeddings revision pool_factor on_error remove_missing delete queries measure",

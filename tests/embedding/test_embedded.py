@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 import re
+from pathlib import Path
 
 import imagehash
 import numpy as np
@@ -13,6 +14,7 @@ from transformers.utils import logging
 
 from modeling_omni_vision.cli import duplicates, neighbours
 from modeling_omni_vision.cli import map as map_command
+from modeling_omni_vision.cli.program import SOME_UNREADABLE
 from modeling_omni_vision.embedding.duplicates import perceptual_hashes
 from modeling_omni_vision.embedding.embed import embed
 from modeling_omni_vision.embedding.embedded import Embedded
@@ -66,6 +68,26 @@ def test_the_nearest_images_are_those_of_all_cosines_and_an_image_is_its_own(vec
     with (tmp_path / "n.csv").open(encoding="utf-8") as file:
         assert [row["path"] for row in csv.DictReader(file)] == [one["path"] for one in found]
     assert Image.open(tmp_path / "sheet.png").width > 300
+
+
+def test_a_broken_query_is_named_and_the_others_are_found(vectors, tmp_path, capsys):
+    (tmp_path / "queries").mkdir()
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "queries" / "a.png")
+    (tmp_path / "queries" / "b.png").write_bytes((tmp_path / "queries" / "a.png").read_bytes()[:40])
+    words = ["--embeddings", str(vectors), "--images", str(tmp_path / "queries"), "--json"]
+    with pytest.raises(SystemExit) as stop:
+        neighbours.main(words)
+    said = capsys.readouterr()
+    assert stop.value.code == SOME_UNREADABLE
+    assert {Path(one["image"]).name for one in json.loads(said.out)} == {"a.png"}
+    assert "b.png: " in said.err
+    assert said.err.splitlines()[-1] == "1 of 2 files cannot be read"
+    with pytest.raises(ValueError, match=r"1 of 2 images cannot be read: .*b\.png.*--on_error skip"):
+        neighbours.main([*words, "--on_error", "stop"])
+    assert not capsys.readouterr().out
+    (tmp_path / "queries" / "a.png").write_text("none")
+    with pytest.raises(ValueError, match=r"a\.png cannot be read: .*, nor can 1 more"):
+        neighbours.main(words)
 
 
 def test_a_query_by_other_weights_or_of_a_broken_image_is_refused(vectors, tmp_path, tiny_config):
