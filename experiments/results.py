@@ -287,6 +287,17 @@ def distillation() -> str:
     return f"{table(columns, [dict(zip(('what', *names), row, strict=True)) for row in rows])}\n\n{how}"
 
 
+def distillation_views() -> str:
+    """Compare how often a teacher is asked: what that costs and gains."""
+    record = read("docs/distillation/views.json")
+    columns = "`--views` = {views} | >CPU minutes = {cpu_minutes:.1f} | >overlap = {overlap:.3f}"
+    listed = table(columns, record["runs"])
+    return (
+        f"{listed}\n\n{record['images']['train']:,} images, {record['epochs']:g} epochs, 112 pixels in nine tenths of "
+        f"them, one seed; overlap on the {record['images']['measured']:,} held-out images below; {record['date']}."
+    )
+
+
 def search() -> str:
     """Describe the bundled retrieval checkpoint by its metrics."""
     record = read(SEARCH)
@@ -613,6 +624,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     **{block.__name__: block for block in (zero_shot, cls)},
     "masked_pretraining": masked_pretraining,
     "distillation": distillation,
+    "distillation_views": distillation_views,
     **{block.__name__: block for block in (emoji_texts, emoji_styles, language, captions)},
     **{block.__name__: block for block in (benchmark, gpu_forward, gpu_training)},
     **{block.__name__: block for block in (benchmark_bfloat16, gpu_against_peers, gpu_losses, exports, runtimes)},

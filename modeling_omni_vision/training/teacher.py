@@ -153,6 +153,11 @@ def _in_openvino(teacher: Teacher, threads: int | None) -> Teacher | None:
         return None
 
     def run(pixel_values: torch.Tensor) -> TeacherOutput:
+        """Run in batches of the one size that the graph has; a training step asks about more images at once."""
+        parts = [part(one) for one in pixel_values.split(BATCH)]
+        return TeacherOutput(**{name: torch.cat([getattr(one, name) for one in parts]) for name in names})
+
+    def part(pixel_values: torch.Tensor) -> TeacherOutput:
         count = len(pixel_values)
         if count < BATCH:
             pixel_values = torch.cat((pixel_values, pixel_values[:1].expand(BATCH - count, -1, -1, -1)))

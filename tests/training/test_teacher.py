@@ -113,6 +113,17 @@ def test_a_teacher_of_merged_patches_can_be_traced_as_openvino_does(tmp_path):
     torch.testing.assert_close(traced(other), model(other).tokens)
 
 
+@pytest.mark.parametrize("count", [1, 16, 37])
+def test_openvino_gives_what_torch_gives_for_any_number_of_images(count, tmp_path):
+    pytest.importorskip("openvino")
+    save(SwinForImageClassification(SwinConfig(**SWIN, num_labels=3)), tmp_path)
+    teacher = load_teacher(str(tmp_path))
+    assert teacher.fastest() is not teacher
+    images = torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8)
+    for found, expected in zip(teacher.fastest()(images), teacher(images), strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
 def test_a_timm_model_that_transformers_saved_is_opened_by_transformers(tmp_path):
     timm = pytest.importorskip("timm")
     from timm.models import save_for_hf
