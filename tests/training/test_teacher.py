@@ -25,15 +25,9 @@ from modeling_omni_vision.embedding.vision_encoder import VisionEncoder
 from modeling_omni_vision.training.teacher import load_teacher
 
 
-TINY = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
-TINY |= {"image_size": 32, "patch_size": 8}
-WORDS = {
-    "hidden_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-    "vocab_size": 50,
-}
+PART = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+TINY = PART | {"image_size": 32, "patch_size": 8}
+WORDS = PART | {"vocab_size": 50, "bos_token_id": 1, "eos_token_id": 2}
 SIZE = {"height": 32, "width": 32}
 SWIN = {"image_size": 32, "patch_size": 4, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4}
 
