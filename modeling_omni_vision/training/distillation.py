@@ -7,6 +7,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from ..interop import load_image_processor, load_vision_tower
 from ..modeling_omni_vision import OmniVisionModel, OmniVisionPreTrainedModel
 from ..records.command import without_folder
 from ..records.metrics_file import write_json
+from ..records.weights_digest import weights_digest
 from .arguments import read_fields
 from .distill_arguments import DistillArguments, DistillTrainingArguments
 from .distillation_data import (
@@ -281,11 +283,20 @@ class DistillationRun(TrainingRun):
         self.train_rows, self.validation_rows, self.held_out_rows = split_rows(self.images, recipe, args.seed)
         parts = [self.teacher.digest, self.images.key, self.train_rows, self.config.hidden_size]
         parts += [recipe.token_weight > 0, recipe.logit_weight > 0]
+        known = load_vision_tower(recipe.model, dtype=torch.float32).eval() if recipe.model is not None else None
+        parts += [weights_digest(known)] if known is not None else []
         key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
         self.bases, self.classes, wanted = kept_bases(
             cache,
             key,
-            lambda: bases_of(self.teacher.fastest(), self.images.pixels, self.train_rows, self.config, recipe),
+            lambda: bases_of(
+                self.teacher.fastest(),
+                self.images.pixels,
+                self.train_rows,
+                self.config,
+                recipe,
+                None if known is None else partial(self.encode, known.to(args.device)),
+            ),
         )
         views = Views(args.seed, recipe.min_crop_scale, recipe.flip)
         key = f"{key} {args.seed} {recipe.min_crop_scale} {recipe.flip} {VIEWS_VERSION}"
@@ -417,9 +428,8 @@ class DistillationRun(TrainingRun):
         """Train the same student on the labels alone: one-hot logits take the teacher's place."""
         names = sorted(set(labels.values()))
         rows = [row for row in self.train_rows if row in labels]
-        recipe = replace(
-            self.recipe, vector_weight=0, neighbour_weight=0, relation_weight=0, token_weight=0, logit_weight=1
-        )
+        recipe = replace(self.recipe, model=None, vector_weight=0, neighbour_weight=0, relation_weight=0)
+        recipe = replace(recipe, token_weight=0, logit_weight=1)
         logits = np.zeros((len(self.images.ids), len(names)), dtype=np.float16)
         for row in rows:
             logits[row, names.index(labels[row])] = CERTAIN * recipe.logit_temperature
@@ -563,8 +573,12 @@ def bases_of(
     rows: Sequence[int],
     config: OmniVisionConfig,
     recipe: DistillArguments,
+    student: Callable[[Sequence[int]], np.ndarray] | None = None,
 ) -> Made:
-    """Ask a teacher about a sample of images: coordinates of vectors and tokens, its classes, what it can teach."""
+    """Ask a teacher about a sample of images: coordinates of vectors and tokens, its classes, what it can teach.
+
+    `student` returns vectors of rows, of a student that goes on from weights.
+    """
     chosen = np.random.default_rng(0).permutation(np.asarray(rows))[:BASIS_SAMPLE].tolist()
     vectors, tokens, classes, seen = [], [], 0, 0
     for said in sample_outputs(teacher, pixels, chosen):
@@ -575,7 +589,8 @@ def bases_of(
             tokens.append(said.tokens[: TOKEN_SAMPLE - seen].float().flatten(0, 2).cpu())
         seen += len(said.vectors)
     width, wanted = config.hidden_size, []
-    bases = {"vectors": Basis(torch.cat(vectors), width)}
+    said_before = None if student is None else torch.from_numpy(student(chosen))
+    bases = {"vectors": Basis(torch.cat(vectors), width, said_before)}
     if tokens and recipe.token_weight:
         bases["tokens"], wanted = Basis(torch.cat(tokens), width), ["tokens"]
     elif recipe.token_weight:

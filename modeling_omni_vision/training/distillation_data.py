@@ -109,23 +109,31 @@ def _decode(rows: Sequence[Row], reader: PixelReader, side: int, array: Path) ->
 class Basis:
     """Coordinates of the student's width in which its own vector stands for the teacher's.
 
-    The teacher's vectors go to their principal axes, as many as fit, turned at random within the space of zero mean
-    over channels, where a residual stream is kept. The map is an isometry of these axes: cosines of the student's
-    vectors are cosines in the teacher's space, without a head.
+    The teacher's vectors go to their principal axes, as many as fit, turned within the space of zero mean over
+    channels, where a residual stream is kept: at random for a new student, for another to where its own vectors are.
+    The map is an isometry of these axes: cosines of the student's vectors are cosines in the teacher's space, without
+    a head.
 
     Args:
         vectors: The teacher's (N, D), from which the axes come.
         width: Of the student.
+        student: What it says about the same images before it is taught, (N, width). One that learned from this teacher
+            before keeps what it learned: the axes go where they agree best (orthogonal Procrustes).
     """
 
-    def __init__(self, vectors: torch.Tensor, width: int, seed: int = 0) -> None:
+    def __init__(self, vectors: torch.Tensor, width: int, student: torch.Tensor | None = None, seed: int = 0) -> None:
         unit = nn.functional.normalize(vectors.double(), dim=-1)
         energy, axes = torch.linalg.eigh(unit.T @ unit)
         count = min(width - 1, unit.shape[1])
         axes, kept = axes.flip(1)[:, :count], energy.flip(0)[:count]
         draws = torch.randn(width, width, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
         draws[:, 0] = 1
-        turned = torch.linalg.qr(draws).Q[:, 1 : 1 + count]
+        free = torch.linalg.qr(draws).Q[:, 1:]  # spans what has zero mean
+        turned = free[:, :count]
+        if student is not None:
+            known = nn.functional.normalize(student.double(), dim=-1) @ free
+            left, _, right = torch.linalg.svd((unit @ axes).T @ known, full_matrices=False)
+            turned = free @ (left @ right).T
         self.energy = float(kept.sum() / energy.sum())  # of the squared length of unit vectors
         self.matrix = self._near = (axes @ turned.T).float()  # (D, width)
 

@@ -27,7 +27,7 @@ from modeling_omni_vision.evaluation.agreement import (
 )
 from modeling_omni_vision.training import distillation_data
 from modeling_omni_vision.training.distill_arguments import DistillArguments, DistillTrainingArguments
-from modeling_omni_vision.training.distillation import Student, check_workers, distill
+from modeling_omni_vision.training.distillation import DistillationRun, Student, check_workers, distill
 from modeling_omni_vision.training.distillation_data import (
     Basis,
     DistillationCollator,
@@ -111,6 +111,33 @@ def test_a_student_agrees_with_its_teacher_and_its_folder_needs_none(images, tmp
     assert set(found["speed"]["torch"]) >= {"student_images_per_cpu_second", "ratio"}
 
 
+def test_a_student_that_goes_on_with_other_images_starts_from_what_it_learned(images, tmp_path):
+    first = run(images, tmp_path / "first", epochs=12)
+    learned = json.loads((first / "metrics.json").read_text())["agreement"]
+    fewer = shutil.copytree(images, tmp_path / "fewer")
+    for path in sorted(fewer.glob("*.png"))[::3]:
+        path.unlink()
+    labels = str(fewer / "labels.csv")
+    unchanged = {"learning_rate": 0.0, "max_steps": 1}  # all that it says it knew before
+    seen = {}
+
+    class Recorded(DistillationRun):
+        def trainer_of(self, recipe, *args):
+            trainer = super().trainer_of(recipe, *args)
+            seen[recipe.model] = trainer.core.omni_vision.state_dict()["embeddings.patch_embeddings.projection.weight"]
+            return trainer
+
+    recipe = DistillArguments(
+        **{"teacher": "features", "images": [str(fewer)], "model": str(first), "views": 1, "held_out_fraction": 0.25},
+        **{"cache": str(tmp_path / "other"), "label_file": labels},
+    )
+    args = DistillTrainingArguments(output_dir=str(tmp_path / "second"), **{**QUICK, **unchanged})
+    found = json.loads((Recorded(recipe, args, Features()).run() / "metrics.json").read_text())["agreement"]
+    assert found["cosine"] > learned["cosine"] - 0.05 > 0.7
+    assert set(seen) == {str(first), None}  # the student, and the one from labels alone, which starts anew
+    assert not torch.equal(seen[str(first)], seen[None])
+
+
 def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(images, tmp_path):
     both = {"save_strategy": "epoch", "eval_strategy": "epoch", "do_predict": False, "save_total_limit": None}
     options = {"ema_decay": 0.9, "muon_learning_rate": 0.01, "epochs": 3}
@@ -180,6 +207,21 @@ def test_the_students_vector_has_the_teachers_cosines_without_a_head(dimension):
     assert torch.allclose(torch.nn.functional.cosine_similarity(made[:100], made[100:200]), expected, atol=1e-3)
     assert made.mean(-1).abs().max() < 1e-5
     assert basis.energy > 0.999
+
+
+@pytest.mark.parametrize("dimension", [8, 31, 100])
+def test_a_student_that_learned_from_the_teacher_before_keeps_its_space(dimension):
+    draws = torch.Generator().manual_seed(0)
+    vectors = torch.randn(300, dimension, generator=draws) * torch.logspace(0, -6, dimension)
+    learned = Basis(vectors, 32, seed=5)(vectors)
+    nearly = learned + 0.01 * learned.std() * torch.randn(300, 32, generator=draws)
+    basis = Basis(vectors + 0.001 * torch.randn(300, dimension, generator=draws), 32, nearly)
+    cosine = torch.nn.functional.cosine_similarity
+    assert cosine(basis(vectors), learned).min() > 0.99
+    assert cosine(Basis(vectors, 32)(vectors), learned).abs().mean() < 0.5
+    made, expected = basis(vectors), cosine(vectors[:100], vectors[100:200])
+    assert torch.allclose(cosine(made[:100], made[100:200]), expected, atol=1e-2)
+    assert made.mean(-1).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("size", [20, 9, 31])
