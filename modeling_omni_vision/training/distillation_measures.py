@@ -191,14 +191,16 @@ class _Vectors(torch.nn.Module):
 @torch.inference_mode()
 def encode_pixels(model: Any, processor: Any, pixels: np.ndarray, rows: Sequence[int], size: int) -> np.ndarray:
     """Return the vectors (rows, D) of an encoder for whole images in uint8, resized to `size`."""
-    found, device = [], next(model.parameters()).device
+    device = next(model.parameters()).device
     count = 32 if device.type == "cpu" else 256
+    found = np.empty((len(rows), model.config.hidden_size), np.float32)  # one array: see vectors_of
     for start in range(0, len(rows), count):
         batch = torch.from_numpy(np.stack([pixels[row] for row in rows[start : start + count]]))
         if batch.shape[2:] != (size, size):
             batch = functional.resize(batch, [size, size], antialias=True)
-        found.append(model(normalised(processor, batch.to(device))).pooler_output.float().cpu().numpy())
-    return np.concatenate(found)
+        vectors = model(normalised(processor, batch.to(device))).pooler_output
+        found[start : start + count] = vectors.float().cpu().numpy()
+    return found
 
 
 __all__ = ["as_image", "compare_speed", "draw_neighbours", "encode_pixels", "label_accuracies", "near_duplicates"]

@@ -33,6 +33,7 @@ from modeling_omni_vision.training.distillation_data import (
     DistillationCollator,
     DistillationDataset,
     TeacherOutputs,
+    vectors_of,
 )
 from modeling_omni_vision.training.distillation_measures import near_duplicates
 from modeling_omni_vision.training.teacher import Teacher, TeacherOutput, load_teacher
@@ -207,6 +208,18 @@ def test_the_students_vector_has_the_teachers_cosines_without_a_head(dimension):
     assert torch.allclose(torch.nn.functional.cosine_similarity(made[:100], made[100:200]), expected, atol=1e-3)
     assert made.mean(-1).abs().max() < 1e-5
     assert basis.energy > 0.999
+
+
+@pytest.mark.parametrize("count", [0, 3, 37])
+def test_vectors_of_a_teacher_are_those_of_its_batches_one_after_another(count):
+    teacher = Teacher("features", Features(), 16, [0.5] * 3, [0.5] * 3)
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 3, 20, 20), dtype=np.uint8)
+    rows = [(7 * row) % 40 for row in range(count)]
+    found = vectors_of(teacher, pixels, rows)
+    assert found.dtype == np.float32
+    assert len(found) == count
+    alone = [teacher(torch.from_numpy(pixels[row : row + 1])).vectors[0].numpy() for row in rows]
+    assert np.allclose(found, np.reshape(alone, found.shape), atol=1e-6)
 
 
 @pytest.mark.parametrize("dimension", [8, 31, 100])
