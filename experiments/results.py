@@ -29,6 +29,7 @@ BENCHMARK, BENCHMARK_BEFORE = "docs/benchmark_float32.json", "docs/benchmark.jso
 RUNTIMES = "docs/runtimes.json"
 EXPORTS = {"ONNX Runtime": "docs/runs/export_onnx.json", "OpenVINO": "docs/runs/export_openvino.json"}
 PLAN = "docs/embedding_plan.json"
+MORE_IMAGES = "docs/runs/distillation_more_images.json"
 VAE, DISTILLATION = "docs/runs/vae.json", "docs/runs/distillation.json"
 GPU = "docs/gpu.json"  # sections of experiments/gpu_check.py
 VERSIONS = ("cpu", "torch", "transformers")
@@ -285,6 +286,33 @@ def distillation() -> str:
         f"{before['style_recall_at_1']:.1%} in another style."
     )
     return f"{table(columns, [dict(zip(('what', *names), row, strict=True)) for row in rows])}\n\n{how}"
+
+
+def distillation_more_images() -> str:
+    """Compare the bundled student with one that went on with more images, and with the mean of their weights."""
+    record = read(MORE_IMAGES)
+    found, training, others = record["agreement"], record["training"], record["other_images"]
+    names = {"student": "bundled", "second_stage": "second stage", "mean_of_both": "mean of their weights"}
+    rows = [
+        {
+            "name": name,
+            "overlap": found["overlap" if key == "student" else f"overlap_of_{key}"],
+            "style": found["style_recall_at_1"][key],
+            "knn": found["labels"][key]["knn_accuracy"],
+            "others": others["overlap"][key],
+        }
+        for key, name in names.items()
+    ]
+    columns = "student = {name} | >overlap = {overlap:.3f} | >the same emoji in another style = {style:.1%} | "
+    columns += ">ten nearest, nine groups = {knn:.1%} | >overlap on new images = {others:.3f}"
+    epochs, recipe = round(training["epochs"]), training["recipe"]
+    low = sum(epoch < recipe["low_resolution_fraction"] * epochs for epoch in range(epochs))
+    return (
+        f"{table(columns, rows)}\n\n{training['images']['train']:,} images, {epochs} epochs, {low} of them at "
+        f"{recipe['low_resolution']} pixels, {training['minutes']:.0f} minutes of "
+        f"{training['machine']['cores']} CPU cores. New images: {others['images']} of the packages added, which "
+        f"neither training saw."
+    )
 
 
 def distillation_views() -> str:
@@ -625,6 +653,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "masked_pretraining": masked_pretraining,
     "distillation": distillation,
     "distillation_views": distillation_views,
+    "distillation_more_images": distillation_more_images,
     **{block.__name__: block for block in (emoji_texts, emoji_styles, language, captions)},
     **{block.__name__: block for block in (benchmark, gpu_forward, gpu_training)},
     **{block.__name__: block for block in (benchmark_bfloat16, gpu_against_peers, gpu_losses, exports, runtimes)},
@@ -691,6 +720,12 @@ NUMBERS = {
     "quickstart_gigabytes": ("docs/quickstart.json", "{targets[quickstart][gigabytes]:.1f}"),
     "ceiling": (DISTILLATION, "{agreement[overlap_of_teacher_in_the_width]:.3f}"),
     "wide_ceiling": (DISTILLATION, "{agreement[overlap_of_teacher_in_twice_the_width]:.3f}"),
+    "more_low": (MORE_IMAGES, "{training[evaluations][6][overlap]:.3f}"),
+    "more_full": (MORE_IMAGES, "{training[evaluations][8][overlap]:.3f}"),
+    "teacher_kept": (MORE_IMAGES, "{agreement[speed][torch][teacher_images_per_cpu_second]:.0f}"),
+    "student_kept": (MORE_IMAGES, "{agreement[speed][torch][student_images_per_cpu_second]:.0f}"),
+    "ratio_kept": (MORE_IMAGES, "{agreement[speed][torch][ratio]:.1f}"),
+    "ratio_installed": (DISTILLATION, "{agreement[speed][torch][ratio]:.1f}"),
     "tower_shapes": ("docs/runs/language_tower.json", "{patches[held_out][shape]:.1%}"),
     "fashion_accuracy": (FASHION, "{evaluation[accuracy]:.1%}"),
 }

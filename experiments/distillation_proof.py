@@ -1,0 +1,92 @@
+"""Measure students of EfficientNet-Lite0 on the images that docs/distillation holds out, beside their teacher.
+
+    python -m experiments.distillation_proof distillation record.json student=checkpoints/omni-vision-distilled
+
+The folder is one that `experiments.distillation_images` laid out. Each `name=checkpoint` is written to `agreement` of
+the record, such as docs/runs/distillation.json; what that says of other names stays. Speed is that of `student`.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from modeling_omni_vision import OmniVisionModel
+from modeling_omni_vision.evaluation.agreement import agreement, nearest
+from modeling_omni_vision.interop import load_image_processor, load_vision_tower
+from modeling_omni_vision.training.distillation_data import read_images, vectors_of
+from modeling_omni_vision.training.distillation_measures import (
+    compare_speed,
+    encode_pixels,
+    label_accuracies,
+    read_labels,
+)
+from modeling_omni_vision.training.teacher import load_teacher
+
+from .distillation_images import PLACES
+
+
+SIZE = 224
+QUERIES, GALLERY = "fluent", "noto"  # the style that is asked with, and the one in which the same emoji is looked for
+
+
+def style_recall(vectors: np.ndarray, names: Sequence[str]) -> tuple[float, int]:
+    """Return how often the nearest of emoji in one style is the query, drawn in another; and of how many."""
+    where: dict[str, dict[str, int]] = {QUERIES: {}, GALLERY: {}}
+    for row, name in enumerate(names):
+        style, _, file = name.partition("/")
+        if style in where:
+            where[style][file.partition(".")[0].replace("-fe0f", "")] = row
+    gallery, queries = where[GALLERY], where[QUERIES]
+    wanted = np.array([gallery.get(emoji, -1) for emoji in queries])
+    places = np.array(list(gallery.values()))
+    found = places[nearest(vectors[list(queries.values())], vectors[places], 1)[:, 0]]
+    return float((found == wanted).mean()), len(queries)
+
+
+def main(folder: Path, place: Path, models: dict[str, str]) -> None:
+    """Measure and write."""
+    held = {line for line in (folder / "held_out.txt").read_text().split("\n") if line}
+    names = [name for name in (folder / "images.txt").read_text().split("\n") if name]
+    wanted = folder / "measured.txt"
+    wanted.write_text("\n".join(name for name in names if name in held or name.partition("/")[0] in PLACES))
+    processor = load_image_processor(models["student"])
+    images = read_images([str(wanted)], processor, SIZE, folder / "measured")
+    rows = [row for row, name in enumerate(images.ids) if name in held]
+    others = [row for row, name in enumerate(images.ids) if name not in held]
+    labels = read_labels(folder / "labels.csv", images.ids)
+    teacher = load_teacher(str(folder / "teacher"))
+    said = vectors_of(teacher.fastest(), images.pixels, range(len(images.ids)))
+    encoders: dict[str, Any] = {
+        name: load_vision_tower(place, dtype=torch.float32).eval() for name, place in models.items()
+    }
+    encoders["random_weights"] = OmniVisionModel(encoders["student"].config).eval()
+    vectors = {
+        name: encode_pixels(encoder, processor, images.pixels, range(len(images.ids)), SIZE)
+        for name, encoder in encoders.items()
+    } | {"teacher": said}
+    record = json.loads(place.read_text()) if place.is_file() else {}
+    section = record.setdefault("agreement", {"labels": {}, "style_recall_at_1": {}})
+    section["images"] = len(rows)
+    accuracies = label_accuracies(
+        {name: lambda asked, of=found: of[list(asked)] for name, found in vectors.items()}, labels, others, rows
+    )
+    section["labels"] |= accuracies
+    for name, found in vectors.items():
+        recall, concepts = style_recall(found[rows], [images.ids[row] for row in rows])
+        section["style_recall_at_1"] |= {name: recall, "concepts": concepts}
+        if name != "teacher":
+            overlap = agreement(found[rows], said[rows], shared_space=False)["overlap"]
+            section["overlap" if name == "student" else f"overlap_of_{name}"] = overlap
+    section["speed"] = compare_speed(encoders["student"], teacher)
+    place.write_text(json.dumps(record, indent=2) + "\n")
+    print(json.dumps({name: section[name] for name in ("overlap", "style_recall_at_1", "labels")}, indent=2))
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    main(Path(sys.argv[1]), Path(sys.argv[2]), dict(one.split("=", 1) for one in sys.argv[3:]))
