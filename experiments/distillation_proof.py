@@ -72,10 +72,8 @@ def main(folder: Path, place: Path, models: dict[str, str]) -> None:
     record = json.loads(place.read_text()) if place.is_file() else {}
     section = record.setdefault("agreement", {"labels": {}, "style_recall_at_1": {}})
     section["images"] = len(rows)
-    accuracies = label_accuracies(
-        {name: lambda asked, of=found: of[list(asked)] for name, found in vectors.items()}, labels, others, rows
-    )
-    section["labels"] |= accuracies
+    encoded = {name: found.__getitem__ for name, found in vectors.items()}
+    section["labels"] |= label_accuracies(encoded, labels, others, rows)
     for name, found in vectors.items():
         recall, concepts = style_recall(found[rows], [images.ids[row] for row in rows])
         section["style_recall_at_1"] |= {name: recall, "concepts": concepts}
