@@ -16,8 +16,9 @@ import numpy as np
 import torch
 
 from modeling_omni_vision import OmniVisionModel
-from modeling_omni_vision.evaluation.agreement import agreement, nearest
+from modeling_omni_vision.evaluation.agreement import agreement, recall_at_1
 from modeling_omni_vision.interop import load_image_processor, load_vision_tower
+from modeling_omni_vision.records.metrics_file import write_json
 from modeling_omni_vision.training.distillation_data import read_images, vectors_of
 from modeling_omni_vision.training.distillation_measures import (
     compare_speed,
@@ -42,16 +43,17 @@ def style_recall(vectors: np.ndarray, names: Sequence[str]) -> tuple[float, int]
         if style in where:
             where[style][file.partition(".")[0].replace("-fe0f", "")] = row
     gallery, queries = where[GALLERY], where[QUERIES]
-    wanted = np.array([gallery.get(emoji, -1) for emoji in queries])
-    places = np.array(list(gallery.values()))
-    found = places[nearest(vectors[list(queries.values())], vectors[places], 1)[:, 0]]
-    return float((found == wanted).mean()), len(queries)
+    both = [emoji for emoji in queries if emoji in gallery]
+    # The gallery begins with what the queries show, in their order; the rest can only mislead.
+    places = [*(gallery[emoji] for emoji in both), *(row for emoji, row in gallery.items() if emoji not in queries)]
+    found = recall_at_1(vectors[[queries[emoji] for emoji in both]], vectors[places])
+    return found * len(both) / len(queries), len(queries)
 
 
 def main(folder: Path, place: Path, models: dict[str, str]) -> None:
     """Measure and write."""
-    held = {line for line in (folder / "held_out.txt").read_text().split("\n") if line}
-    names = [name for name in (folder / "images.txt").read_text().split("\n") if name]
+    held = set((folder / "held_out.txt").read_text().splitlines())
+    names = (folder / "images.txt").read_text().splitlines()
     wanted = folder / "measured.txt"
     wanted.write_text("\n".join(name for name in names if name in held or name.partition("/")[0] in PLACES))
     processor = load_image_processor(models["student"])
@@ -62,7 +64,7 @@ def main(folder: Path, place: Path, models: dict[str, str]) -> None:
     teacher = load_teacher(str(folder / "teacher"))
     said = vectors_of(teacher.fastest(), images.pixels, range(len(images.ids)))
     encoders: dict[str, Any] = {
-        name: load_vision_tower(place, dtype=torch.float32).eval() for name, place in models.items()
+        name: load_vision_tower(source, dtype=torch.float32).eval() for name, source in models.items()
     }
     encoders["random_weights"] = OmniVisionModel(encoders["student"].config).eval()
     vectors = {
@@ -81,7 +83,7 @@ def main(folder: Path, place: Path, models: dict[str, str]) -> None:
             overlap = agreement(found[rows], said[rows], shared_space=False)["overlap"]
             section["overlap" if name == "student" else f"overlap_of_{name}"] = overlap
     section["speed"] = compare_speed(encoders["student"], teacher)
-    place.write_text(json.dumps(record, indent=2) + "\n")
+    write_json(place, record)
     print(json.dumps({name: section[name] for name in ("overlap", "style_recall_at_1", "labels")}, indent=2))
 
 

@@ -236,8 +236,7 @@ class DistillationRun(TrainingRun):
         """Return the Trainer of a new student on some of the images."""
         student = Student(self.config, recipe, classes, self.bank_of(rows, outputs) if recipe.neighbour_bank else None)
         if recipe.model is not None:
-            fields = read_fields("config", recipe.config)
-            student.omni_vision = load_vision_tower(recipe.model, dtype=torch.float32, **fields)
+            student.omni_vision = given_tower(recipe)
         elif recipe.mimetic_init:
             mimetic_(student)  # type: ignore[arg-type]
         epochs = max(1, round(args.num_train_epochs))
@@ -284,7 +283,7 @@ class DistillationRun(TrainingRun):
         self.train_rows, self.validation_rows, self.held_out_rows = split_rows(self.images, recipe, args.seed)
         parts = [self.teacher.digest, self.images.key, self.train_rows, self.config.hidden_size]
         parts += [recipe.token_weight > 0, recipe.logit_weight > 0]
-        known = load_vision_tower(recipe.model, dtype=torch.float32).eval() if recipe.model is not None else None
+        known = given_tower(recipe).eval() if recipe.model is not None else None
         parts += [weights_digest(known)] if known is not None else []
         key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
         self.bases, self.classes, wanted = kept_bases(
@@ -428,8 +427,10 @@ class DistillationRun(TrainingRun):
         """Train the same student on the labels alone: one-hot logits take the teacher's place."""
         names = sorted(set(labels.values()))
         rows = [row for row in self.train_rows if row in labels]
-        recipe = replace(self.recipe, model=None, vector_weight=0, neighbour_weight=0, relation_weight=0)
-        recipe = replace(recipe, token_weight=0, logit_weight=1)
+        # At once: a recipe of which all weights are 0 is refused.
+        nothing_else = {"vector_weight": 0, "neighbour_weight": 0, "relation_weight": 0, "token_weight": 0}
+        changed: dict[str, Any] = {"model": None, "logit_weight": 1, **nothing_else}
+        recipe = replace(self.recipe, **changed)
         logits = np.zeros((len(self.images.ids), len(names)), dtype=np.float16)
         for row in rows:
             logits[row, names.index(labels[row])] = CERTAIN * recipe.logit_temperature
@@ -468,6 +469,11 @@ def start_of(recipe: DistillArguments) -> tuple[OmniVisionConfig, OmniVisionImag
             f"A student takes square colour images, got {height} x {width} of {config.num_channels} channels."
         )
     return config, new_image_processor(config)
+
+
+def given_tower(recipe: DistillArguments) -> Any:
+    """Return the encoder of the checkpoint that the student starts from, in float32."""
+    return load_vision_tower(str(recipe.model), dtype=torch.float32, **read_fields("config", recipe.config))
 
 
 def save_retrieval(
