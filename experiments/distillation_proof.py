@@ -1,14 +1,15 @@
-"""Measure students of EfficientNet-Lite0 on the images that docs/distillation holds out, beside their teacher.
+r"""Measure students of EfficientNet-Lite0 on the images that docs/distillation holds out, beside their teacher.
 
-    python -m experiments.distillation_proof distillation record.json student=checkpoints/omni-vision-distilled
+    python -m experiments.distillation_proof --images distillation --output record.json \
+        --models student=checkpoints/omni-vision-distilled
 
-The folder is one that `experiments.distillation_images` laid out. Each `name=checkpoint` is written to `agreement` of
-the record, such as docs/runs/distillation.json; what that says of other names stays. Speed is that of `student`.
+Each NAME=FOLDER is written to `agreement` of the record, such as docs/runs/distillation.json; what that says of other
+names stays. Speed is that of `student`.
 """
 
 import json
-import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import numpy as np
 import torch
 
 from modeling_omni_vision import OmniVisionModel
+from modeling_omni_vision.cli.arguments import option, parse
+from modeling_omni_vision.cli.program import program
 from modeling_omni_vision.evaluation.agreement import agreement, recall_at_1
 from modeling_omni_vision.interop import load_image_processor, load_vision_tower
 from modeling_omni_vision.records.metrics_file import write_json
@@ -50,7 +53,7 @@ def style_recall(vectors: np.ndarray, names: Sequence[str]) -> tuple[float, int]
     return found * len(both) / len(queries), len(queries)
 
 
-def main(folder: Path, place: Path, models: dict[str, str]) -> None:
+def measure(folder: Path, place: Path, models: dict[str, str]) -> None:
     """Measure and write."""
     held = set((folder / "held_out.txt").read_text().splitlines())
     names = (folder / "images.txt").read_text().splitlines()
@@ -87,6 +90,24 @@ def main(folder: Path, place: Path, models: dict[str, str]) -> None:
     print(json.dumps({name: section[name] for name in ("overlap", "style_recall_at_1", "labels")}, indent=2))
 
 
-if __name__ == "__main__":
+@dataclass
+class ProofArguments:
+    """What to measure."""
+
+    images: Path = option("Folder that experiments.distillation_images laid out.")
+    output: Path = option("Record to write into.")
+    models: list[str] = option("NAME=FOLDER of each checkpoint; one of them is named student.")
+
+
+@program
+def main(argv: Sequence[str]) -> None:
+    args = parse(ProofArguments, argv)
+    models = dict(text.partition("=")[::2] for text in args.models)
+    if "student" not in models or not all(models.values()):
+        raise ValueError(f"Expected NAME=FOLDER for each model, one of them student, got {args.models!r}.")
     torch.manual_seed(0)
-    main(Path(sys.argv[1]), Path(sys.argv[2]), dict(one.split("=", 1) for one in sys.argv[3:]))
+    measure(args.images, args.output, models)
+
+
+if __name__ == "__main__":
+    main()
