@@ -1,8 +1,9 @@
 r"""Images that a `metadata.jsonl`, `.csv` or `.parquet` in a folder, or any `.csv` or `.tsv`, describes row by row.
 
-Names are relative to the folder of the metadata file, with `/` or `\`, and lead to no place outside of it. The folder
-under the root that holds an image decides its split, by the rules of `image_folder`, or a column `split` does; images
-without a row are left out and counted.
+Names are relative to the folder of the metadata file, with `/` or `\`. They lead to no place outside of it, since a
+folder may come from anybody; a table that the user names by itself may list images anywhere. The folder under the root
+that holds an image decides its split, by the rules of `image_folder`, or a column `split` does; images without a row
+are left out and counted.
 """
 
 import csv
@@ -48,7 +49,8 @@ def load_metadata_folder(
 ) -> DatasetDict:
     """Load a folder of images with what its metadata files say about them; rows that repeat another are left out.
 
-    Images of the `whole` folder without a row are counted as left out.
+    Images of the `whole` folder without a row are counted as left out. Without it, files are tables by themselves,
+    whose images may lie anywhere: the folder is then the nearest one that holds them all.
 
     Returns:
         Splits with the columns `image` (not decoded) and those of the metadata.
@@ -58,7 +60,7 @@ def load_metadata_folder(
             for splits as `assign_splits` does.
     """
     left_out = LeftOut() if left_out is None else left_out
-    found = [row for file in files for row in described_images(file)]
+    found = [row for file in files for row in described_images(file, anywhere=not whole)]
     once = {(image, json.dumps(row, sort_keys=True, default=str)): row for image, row in found}
     rows = [(image, row) for (image, _), row in once.items()]
     for image, count in (Counter(one for one, _ in found) - Counter(one for one, _ in rows)).items():
@@ -66,7 +68,9 @@ def load_metadata_folder(
             left_out.add("in a row that repeats another", image)
     if not rows:
         raise ValueError(f"Expected rows in {displayed(files[0])}, got none. Describe some images.")
-    folder, described = Path(os.path.normpath(folder)), {image for image, _ in rows}
+    folder, described = Path(os.path.abspath(folder)), {image for image, _ in rows}
+    if any(not image.is_relative_to(folder) for image in described):
+        folder = _nearest_folder(described)
     for image in images_below(folder, left_out) if whole else ():
         if image not in described:
             left_out.add("without a row in the metadata", image)
@@ -95,9 +99,12 @@ def _dataset(columns: dict[str, list[Any]], folder: Path) -> Dataset:
         ) from error
 
 
-def described_images(file: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield each image of a metadata file with its row; a `ValueError` names a row that leads to none."""
-    root = Path(os.path.normpath(file.parent))
+def described_images(file: Path, anywhere: bool = False) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield each image of a metadata file with its row; a `ValueError` names a row that leads to none.
+
+    Images lie below the folder of the file, or `anywhere`.
+    """
+    root = Path(os.path.abspath(file.parent))  # below "." is everything: `..`, too
     for number, row in _lines(file):
         where = f"row {number} of {displayed(file)}"
         usual = TABLE_COLUMNS if file.suffix.lower() in TABLES else FILE_COLUMNS
@@ -112,10 +119,10 @@ def described_images(file: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
             raise ValueError(f"Expected a file_name in {where}, got {name!r}. Name the image that it is about.")
         if "image" in row:
             raise ValueError(f"Expected no column image beside file_name in {where}. Rename it.")
-        image = Path(os.path.normpath(root / name))
+        image = Path(os.path.abspath(root / name))
         if not image.is_file():  # as Windows writes it
-            image = Path(os.path.normpath(root / name.replace("\\", "/")))
-        if os.path.isabs(name) or not image.is_relative_to(root):
+            image = Path(os.path.abspath(root / name.replace("\\", "/")))
+        if not anywhere and (os.path.isabs(name) or not image.is_relative_to(root)):
             raise ValueError(
                 f"Expected a file_name within the folder of its metadata in {where}, got {name!r}. Move the image."
             )
@@ -182,8 +189,15 @@ def _typed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
+def _nearest_folder(images: Iterable[Path]) -> Path:
+    try:
+        return Path(os.path.commonpath([image.parent for image in images]))
+    except ValueError as error:
+        raise ValueError("Expected images of a table on one drive, got several. Move them.") from error
+
+
 def _first_folder(image: Path, folder: Path) -> str:
-    parts = image.relative_to(os.path.normpath(folder)).parts
+    parts = image.relative_to(folder).parts
     return parts[0] if len(parts) > 1 else "."
 
 

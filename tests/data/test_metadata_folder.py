@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 from datasets import Dataset
@@ -36,11 +37,14 @@ def test_every_row_is_an_image_and_words_in_file_names_are_no_splits(folder, cap
     assert "2 without a row in the metadata (2.png, 5.png)" in caplog.text
 
 
-@pytest.mark.parametrize("name", ["../out.png", "/etc/passwd", "deep/../../out.png", "", None, 3])
-def test_a_file_outside_of_the_folder_is_refused_by_its_row(folder, name):
+@pytest.mark.parametrize("is_current", [False, True])
+@pytest.mark.parametrize("name", ["../out.png", "..\\out.png", "/etc/passwd", "deep/../../out.png", "", None, 3])
+def test_a_file_outside_of_the_folder_is_refused_by_its_row(folder, name, is_current, monkeypatch):
     (folder.parent / "out.png").touch()
+    describe(folder, {"file_name": "0.png"}, {"file_name": name})
+    monkeypatch.chdir(folder)
     with pytest.raises(ValueError, match=r"Expected a file_name.* row 2 of .*metadata\.jsonl"):
-        load_any(describe(folder, {"file_name": "0.png"}, {"file_name": name}))
+        load_any("." if is_current else str(folder))
 
 
 def test_a_file_that_is_not_there_and_a_line_that_is_no_json_are_named(folder):
@@ -120,7 +124,19 @@ def test_a_table_without_names_of_its_columns_is_refused(folder):
         load_images(str(folder / "labels.csv"))
 
 
-def test_a_table_of_paths_elsewhere_is_refused_by_row(folder, tmp_path):
-    (folder / "labels.csv").write_text(f"path,label\n{tmp_path / 'x.png'},a\n")
-    with pytest.raises(ValueError, match=r"within the folder of its metadata in row 1 of .*labels\.csv"):
-        load_images(str(folder / "labels.csv"))
+@pytest.mark.parametrize("place", ["absolute", "relative", "from its own folder"])
+def test_a_table_lists_images_anywhere_and_their_folders_are_splits(folder, tmp_path, monkeypatch, place):
+    names = ("0.png", "1.png", "2.png", "train_3.png", "deep/test_4.png", "deep/5.png")
+    for number, name in enumerate(names):
+        split = tmp_path / "pictures" / ("train" if number < 4 else "test")
+        split.mkdir(parents=True, exist_ok=True)
+        shutil.copy(folder / name, split / f"{number}.png")
+    root = str(tmp_path / "pictures") if place == "absolute" else "../pictures"
+    (tmp_path / "lists").mkdir()
+    lines = ["path,label", *(f"{root}/train/{n}.png,{label}" for n, label in enumerate("aabb"))]
+    (tmp_path / "lists" / "all.csv").write_text("\n".join([*lines, f"{root}/test/4.png,a", f"{root}/test/5.png,b"]))
+    monkeypatch.chdir(tmp_path / "lists" if place == "from its own folder" else "/")
+    table = "all.csv" if place == "from its own folder" else str(tmp_path / "lists" / "all.csv")
+    data = load_images(table, validation_fraction=2)
+    assert {name: len(rows) for name, rows in data.items()} == {"train": 2, "validation": 2, "test": 2}
+    assert [data["test"].features["label"].names[one] for one in data["test"]["label"][:]] == ["a", "b"]
