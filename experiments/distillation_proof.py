@@ -1,6 +1,6 @@
 r"""Measure students of EfficientNet-Lite0 on the images that docs/distillation holds out, beside their teacher.
 
-    python -m experiments.distillation_proof --images distillation --output record.json \
+    python -m experiments.distillation_proof --data distillation --output record.json \
         --models student=checkpoints/omni-vision-distilled
 
 Each NAME=FOLDER is written to `agreement` of the record, such as docs/runs/distillation.json; what that says of other
@@ -94,7 +94,7 @@ def measure(folder: Path, place: Path, models: dict[str, str]) -> None:
 class ProofArguments:
     """What to measure."""
 
-    images: Path = option("Folder that experiments.distillation_images laid out.")
+    data: Path = option("Folder that experiments.distillation_images laid out.")
     output: Path = option("Record to write into.")
     models: list[str] = option("NAME=FOLDER of each checkpoint; one of them is named student.")
 
@@ -106,7 +106,7 @@ def main(argv: Sequence[str]) -> None:
     if "student" not in models or not all(models.values()):
         raise ValueError(f"Expected NAME=FOLDER for each model, one of them student, got {args.models!r}.")
     torch.manual_seed(0)
-    measure(args.images, args.output, models)
+    measure(args.data, args.output, models)
 
 
 if __name__ == "__main__":
