@@ -76,20 +76,20 @@ def find_checkpoint(output_dir: Path, resume: str | bool | None, overwrite: bool
 
 
 @contextmanager
-def held(output_dir: Path, first: bool) -> Iterator[None]:
-    """Hold the folder of a run for the first of its processes.
+def held(folder: Path, first: bool, option: str = "--output_dir") -> Iterator[None]:
+    """Hold a folder of a run, which an option names, for the first of its processes.
 
     Raises:
-        ValueError: while another training on this machine holds it, of which the checkpoints would be mixed with ours.
+        ValueError: while another training on this machine holds it, of which the files would be mixed with ours.
     """
-    place = hashlib.sha256(os.fsencode(os.path.realpath(output_dir))).hexdigest()[:16]
+    place = hashlib.sha256(os.fsencode(os.path.realpath(folder))).hexdigest()[:16]
     user = getattr(os, "getuid", int)()  # Windows has a temporary folder for each user
     lock = FileLock(Path(tempfile.gettempdir(), f"omni-vision-{user}-{place}.lock"), timeout=0)
     try:
         holding = lock.acquire() if first else nullcontext()
     except Timeout as error:
         raise ValueError(
-            f"Expected one training in {output_dir}, got another at work. Wait for it, or name another --output_dir."
+            f"Expected one training in {folder}, got another at work. Wait for it, or name another {option}."
         ) from error
     with holding:
         try:

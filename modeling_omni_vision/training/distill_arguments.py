@@ -63,7 +63,7 @@ class DistillArguments:
     ema_decay: float = option("Decay of the average of weights; 0 disables.", 0.0)
     muon_learning_rate: float = option(MUON, 0.0)
     mimetic_init: bool = option("Start a new student with attention between similar tokens.", True)
-    cache: str | None = option("Folder of pixels and teacher outputs; by default cache in --output_dir.", None)
+    cache: str | None = option("Folder of pixels and teacher outputs; by default beside --output_dir.", None)
     learning_curve: bool = option("Also train with a half and a quarter of the images.", False)
     scratch: bool = option("Also train the same student on the labels alone, for comparison.", True)
     images_on_device: str = option(

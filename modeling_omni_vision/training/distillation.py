@@ -223,6 +223,15 @@ class DistillationRun(TrainingRun):
         super().__init__(recipe, args)
         self.given_teacher, self.found, self.skipped = teacher, [], []
 
+    @property
+    def cache(self) -> Path:
+        """Folder of the decoded images and of what the teacher says about them."""
+        return Path(self.recipe.cache) if self.recipe.cache else self.folder.with_name(f"{self.folder.name}-cache")
+
+    def own_folders(self) -> dict[str, Path]:
+        """Return also the cache: a run with other images or another student would begin its files anew."""
+        return {**super().own_folders(), "--cache": self.cache}
+
     def build(self) -> DistillationTrainer:
         """Open the teacher, decode the images, ask the teacher about them, and return the Trainer of a student."""
         recipe, args = self.recipe, self.args
@@ -268,7 +277,6 @@ class DistillationRun(TrainingRun):
     def prepare(self) -> None:
         """Bring teacher, images, their split and the teacher's outputs into place."""
         recipe, args = self.recipe, self.args
-        cache = Path(recipe.cache) if recipe.cache else self.folder.with_name(f"{self.folder.name}-cache")
         self.config, self.processor = start_of(recipe)
         self.size = self.config.image_size_hw[0]
         given = self.given_teacher if self.given_teacher is not None else recipe.teacher
@@ -278,7 +286,7 @@ class DistillationRun(TrainingRun):
         self.side = max(self.size, self.teacher.size)
         side = {"height": self.side, "width": self.side}
         reader = OmniVisionImageProcessor(**{**self.processor.to_dict(), "size": side})
-        self.images = read_images(recipe.images, reader, self.side, cache)
+        self.images = read_images(recipe.images, reader, self.side, self.cache)
         self.skipped = self.images.failed
         self.train_rows, self.validation_rows, self.held_out_rows = split_rows(self.images, recipe, args.seed)
         parts = [self.teacher.digest, self.images.key, self.train_rows, self.config.hidden_size]
@@ -287,7 +295,7 @@ class DistillationRun(TrainingRun):
         parts += [weights_digest(known)] if known is not None else []
         key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
         self.bases, self.classes, wanted = kept_bases(
-            cache,
+            self.cache,
             key,
             lambda: bases_of(
                 self.teacher.fastest(),
@@ -301,7 +309,7 @@ class DistillationRun(TrainingRun):
         views = Views(args.seed, recipe.min_crop_scale, recipe.flip)
         key = f"{key} {args.seed} {recipe.min_crop_scale} {recipe.flip} {VIEWS_VERSION}"
         self.outputs = TeacherOutputs(
-            *(self.teacher.fastest(), self.images.pixels, self.train_rows, views, self.bases, cache, key, wanted)
+            *(self.teacher.fastest(), self.images.pixels, self.train_rows, views, self.bases, self.cache, key, wanted)
         )
         moved_to_device(recipe.images_on_device, [self.outputs], args.device, args.dataloader_num_workers)
         for number in range(max(recipe.views, 1)):

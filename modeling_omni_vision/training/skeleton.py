@@ -4,7 +4,7 @@ import difflib
 import logging
 import math
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -335,8 +335,14 @@ class TrainingRun(DataReport):
             NonFiniteLossError: if the loss or a gradient becomes NaN or infinite.
             ValueError: for arguments, data or checkpoints that cannot be used.
         """
-        with held(self.folder, self.args.process_index == 0):
+        with ExitStack() as stack:
+            for option, folder in self.own_folders().items():
+                stack.enter_context(held(folder, self.args.process_index == 0, option))
             return self._run()
+
+    def own_folders(self) -> dict[str, Path]:
+        """Return, by the option that names it, each folder that no other run may write to meanwhile."""
+        return {"--output_dir": self.folder}
 
     def _run(self) -> Path:
         args = self.args

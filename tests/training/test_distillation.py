@@ -27,6 +27,7 @@ from modeling_omni_vision.evaluation.agreement import (
     recall_at_1,
 )
 from modeling_omni_vision.training import distillation, distillation_data
+from modeling_omni_vision.training.checkpoints import held
 from modeling_omni_vision.training.distill_arguments import DistillArguments, DistillTrainingArguments
 from modeling_omni_vision.training.distillation import DistillationRun, Student, check_workers, distill
 from modeling_omni_vision.training.distillation_data import (
@@ -177,6 +178,15 @@ def test_a_second_run_asks_the_teacher_nothing_and_a_stopped_one_goes_on(images,
     assert np.array_equal(outputs().view(1)["vectors"], found)
     assert sum(asked) == before
     assert np.isfinite(found).all()
+
+
+def test_two_runs_do_not_write_to_one_cache_at_a_time(images, tmp_path):
+    cache = run(images, tmp_path / "first", epochs=1, arguments={"do_predict": False}).parent / "cache"
+    before = {file.name: file.read_bytes() for file in cache.iterdir()}
+    with held(cache, first=True), pytest.raises(ValueError, match=r"another at work.* name another --cache"):
+        run(images, tmp_path / "second", config=json.dumps({**STUDENT, "hidden_size": 64}))
+    assert before == {file.name: file.read_bytes() for file in cache.iterdir()}
+    assert not (tmp_path / "second").exists()
 
 
 def test_outputs_computed_for_each_view_equal_those_that_were_kept(tmp_path):
@@ -334,6 +344,8 @@ def test_relations_among_the_students_own_vectors_do_not_change_when_it_turns_th
 
 def test_workers_that_outlive_an_epoch_show_the_views_and_the_size_of_the_next(tmp_path):
     outputs = outputs_of(Teacher("features", Features(), 16, [0.5] * 3, [0.5] * 3), tmp_path, wanted=["tokens"])
+    for view in range(3):
+        outputs.view(view)  # before there are workers, as in a run: two of them would write one file
     data = DistillationDataset(outputs, range(8), 3, [8, 16])
     collator = DistillationCollator(OmniVisionImageProcessor(size={"height": 16, "width": 16}))
     loader = DataLoader(data, 4, collate_fn=collator, num_workers=2, persistent_workers=True)
