@@ -14,18 +14,20 @@
 """Processor of [`OmniVisionForRetrieval`], an image processor and a tokenizer in one call; zero-shot pipeline."""
 
 import logging
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from PIL import Image
 from transformers import ProcessorMixin, ZeroShotImageClassificationPipeline
 from transformers.feature_extraction_utils import BatchFeature
 
 
 logger = logging.getLogger(__name__)
-TRUNCATED = "\0truncated"  # no word of a text
+TRUNCATED, FILE_NAME = "\0truncated", "\0file name"  # no words of a text
 # What each processor has warned of. Not an attribute: those are saved.
 _SAID: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
 
@@ -36,7 +38,7 @@ class OmniVisionRetrievalProcessor(ProcessorMixin):
 
     The text encoder attends to special tokens (`text_attention_mask`), but they have no vector of their own
     (`attention_mask`). Words that the tokenizer does not know are in neither mask, and named in a warning. The first
-    text that truncation shortens is reported with both lengths.
+    text that truncation shortens is reported with both lengths, and the first one that is the name of an image file.
 
     Args:
         image_processor: An [`OmniVisionImageProcessor`].
@@ -77,6 +79,7 @@ class OmniVisionRetrievalProcessor(ProcessorMixin):
             batch["attention_mask"] = torch.ones(len(batch["pixel_values"]), self.image_seq_length, dtype=torch.long)
         elif "attention_mask" in batch:
             lines = [text] if isinstance(text, str) else text
+            self._say_file_names(lines)
             self._say_truncated(batch, lines)
             self._mask_tokens(batch, lines)
         return batch
@@ -126,6 +129,23 @@ class OmniVisionRetrievalProcessor(ProcessorMixin):
             for (row, _), one in zip(rows, known, strict=True)
         ]
         batch["text_attention_mask"], batch["attention_mask"] = _like(attended, mask), _like(vectors, mask)
+
+    def _say_file_names(self, texts: Iterable[Any]) -> None:
+        """Warn of the first text that is called as an image file is: what was meant is not read.
+
+        sentence-transformers 6.2 takes a string for a path by seven suffixes only, and if the file is there.
+        """
+        if FILE_NAME in _SAID.get(self, ()):
+            return
+        suffixes = Image.registered_extensions()
+        for line in texts:
+            if isinstance(line, str) and os.path.splitext(line)[1].lower() in suffixes and self._is_new(FILE_NAME):
+                logger.warning(
+                    "The text %r is embedded as text, as are other names of image files from now on: none is opened. "
+                    "Give images, or to sentence-transformers {'image': path}.",
+                    line[-80:],
+                )
+                return
 
     def _say_truncated(self, batch: BatchFeature, texts: Sequence[Any]) -> None:
         """Warn of the first text that truncation has shortened."""

@@ -429,6 +429,15 @@ def test_unknown_words_are_named_once_and_weigh_nothing(model, processor, caplog
     assert torch.isfinite(model(**again).text_embeds).all()
 
 
+@pytest.mark.parametrize("name", ["red.jfif", "/data/a red circle.TIF", "red.avif", "C:\\red.jp2", "red/circle.png"])
+def test_a_text_that_names_an_image_file_is_said_once_to_be_a_text(processor, caplog, name):
+    for texts in (["a red circle", "red. circle", "red .net"], ["red", name], ["blue.png"], name):
+        processor(text=texts, padding=True, return_tensors="pt")
+    said = [one for one in (record.getMessage() for record in caplog.records) if "image files" in one]
+    assert len(said) == 1
+    assert f"The text {name!r} is embedded as text" in said[0]
+
+
 def test_a_tokenizer_whose_unknown_token_also_ends_texts_has_no_unknown_words(processor):
     processor.tokenizer.unk_token = "[SEP]"
     assert processor.unknown_words("a bird") == []
