@@ -402,7 +402,7 @@ def cls() -> str:
     for name in dict.fromkeys(name for study in studies for name in study["checkpoints"]):
         found = [study["checkpoints"][name] for study in studies if name in study["checkpoints"]]
         found = [one if one["ndcg@10"] else one | unranked for one in found]
-        row = {heading: " / ".join(map(cell.format_map, found)) for heading, cell in cells.items()}
+        row = {heading: " / ".join(map(cell.format_map, found)).replace("nan", "-") for heading, cell in cells.items()}
         rows.append(row | {"trained": words(name)})
     columns = " | ".join(f"{heading} = {{{heading}}}" for heading in cells)
     seeds = ", ".join({str(next(iter(study["checkpoints"].values()))["trained_with_seed"]): 0 for study in studies})

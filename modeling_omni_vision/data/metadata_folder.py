@@ -128,7 +128,8 @@ def described_images(file: Path, anywhere: bool = False) -> Iterator[tuple[Path,
             )
         if not image.is_file():
             raise ValueError(
-                f"Expected the file_name of an image in {where}, got {name!r}, which is not there. Correct it."
+                f"Expected the file_name of an image in {where}, got {name!r}, which is not there. Correct it: "
+                "names are relative to the folder of that file."
             )
         yield image, row
 
