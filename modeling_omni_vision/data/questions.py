@@ -11,7 +11,10 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 from .conversations import FEATURES, load_conversations, load_easy_vqa
 from .hold_out import VALIDATION_FRACTION, hold_out
 from .image_groups import group_rows, image_keys, order_groups
-from .synthetic.scene_questions import OBJECT_KINDS, draw_objects, draw_questions, parse_kinds
+from .synthetic.scene_questions import OBJECT_KINDS, draw_counting, draw_objects, draw_questions, parse_kinds
+
+
+QUESTION_SOURCES = ("scenes", "objects", "counting", "easy-vqa")  # by name, not by path
 
 
 def load_questions(dataset: str, validation_fraction: float = VALIDATION_FRACTION, seed: int = 0) -> DatasetDict:
@@ -21,10 +24,10 @@ def load_questions(dataset: str, validation_fraction: float = VALIDATION_FRACTIO
         dataset: What to load, the first that fits:
             `scenes` (drawn; see `draw_questions`), `scenes:colour,count` for some kinds of questions only,
             `scenes:caption` for captions; `objects` (drawn one by one; see `draw_objects`), `objects:colour,shape` for
-            some kinds of questions only; `easy-vqa` (the package of that name), `easy-vqa:FOLDER` for its data
-            elsewhere; a `.jsonl` or `.json` file of conversations or a folder with `train.jsonl` and perhaps
-            `val.jsonl` and `test.jsonl` (see `conversations.load_conversations`). Several, joined by ` + `, are
-            trained on together; the other splits are those of the first.
+            some kinds of questions only; `counting` (drawn; see `draw_counting`); `easy-vqa` (the package of that
+            name), `easy-vqa:FOLDER` for its data elsewhere; a `.jsonl` or `.json` file of conversations or a folder
+            with `train.jsonl` and perhaps `val.jsonl` and `test.jsonl` (see `conversations.load_conversations`).
+            Several, joined by ` + `, are trained on together; the other splits are those of the first.
         validation_fraction: What to hold out of train where there is no validation split: a fraction of the rows,
             or a number of them, and all others with the same images.
         seed: Seed of that choice.
@@ -45,6 +48,8 @@ def load_questions(dataset: str, validation_fraction: float = VALIDATION_FRACTIO
     name, _, details = dataset.partition(":")
     if name == "scenes":
         return draw_questions(parse_kinds(details))
+    if dataset == "counting":
+        return draw_counting()
     if name == "objects":
         return draw_objects(parse_kinds(details, OBJECT_KINDS))
     rows = load_easy_vqa(details) if name == "easy-vqa" else load_conversations(Path(dataset).expanduser())
@@ -70,4 +75,4 @@ def _hold_out_images(train: Dataset, validation_fraction: float, seed: int) -> d
     return hold_out(train, number, seed, order=order)
 
 
-__all__ = ["load_questions"]
+__all__ = ["QUESTION_SOURCES", "load_questions"]

@@ -26,7 +26,7 @@ from .image_files import LeftOut, displayed, files_below, images_below
 from .image_folder import SPLITS, assign_splits, load_image_folder, split_files, split_of, warn_of_left_out
 from .label_lists import has_label_lists, label_array, number_label_lists
 from .metadata_folder import TABLES, find_metadata, load_metadata_folder
-from .questions import load_questions
+from .questions import QUESTION_SOURCES, load_questions
 from .synthetic.shapes import draw_shapes
 
 
@@ -170,7 +170,7 @@ def load_to_inspect(
     Returns:
         The splits, and why nothing can be trained on them: then they are those that the dataset has.
     """
-    if dataset.partition(":")[0] in ("scenes", "objects", "easy-vqa") or dataset.lower().endswith(".jsonl"):
+    if dataset.partition(":")[0] in QUESTION_SOURCES or dataset.lower().endswith(".jsonl"):
         return load_questions(dataset), None
     loaded = load_any(dataset, left_out)
     features = next(iter(loaded.values())).features

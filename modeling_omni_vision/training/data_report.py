@@ -15,7 +15,7 @@ from ..interpretability.dataset_sheet import plot_dataset
 
 
 Images = tuple[ImageDataset, ImageDataset]  # to train on and of validation
-DRAWN = ("digits", "shapes", "scenes", "objects")  # made by us, or by scikit-learn: none can be broken
+DRAWN = ("digits", "shapes", "scenes", "objects", "counting")  # made by us, or by scikit-learn: none can be broken
 
 
 class DataReport:

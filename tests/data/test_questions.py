@@ -18,6 +18,7 @@ from modeling_omni_vision.data.synthetic.scene_questions import (
     SCENE_KINDS,
     SLACK,
     centre,
+    draw_counting,
     draw_objects,
     draw_questions,
     parse_kinds,
@@ -193,6 +194,21 @@ def test_the_same_seed_draws_the_same_and_kinds_can_be_chosen(drawn):
 def fresh_cache(tmp_path, monkeypatch):
     """Nothing that was drawn before, perhaps by other code, is read again."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.usefixtures("fresh_cache")
+def test_counting_asks_mostly_for_the_number_of_a_kind_and_each_number_equally_often(drawn):
+    split = draw_counting(size=32, sizes={"train": 300})["train"]
+    texts = Counter(text_of(question).split()[2] for question in asked(split))
+    usual = Counter(text_of(question).split()[2] for question in asked(drawn["train"]) if question["kind"] == "count")
+    assert texts["objects"] / texts.total() < 0.3 < 0.4 < usual["objects"] / usual.total()
+    answers = Counter(question["answer"] for question in asked(split) if "objects" not in text_of(question).split()[2])
+    assert set(answers) == set(NUMBERS)
+    assert max(answers.values()) - min(answers.values()) <= SLACK * len(texts)
+    for row in split:
+        assert not HELD_OUT & {f"{colour} {shape}" for colour, shape, *_ in objects_of(row["symbols"])}
+        for question in row["questions"]:
+            assert answer_from(row["symbols"], text_of(question)) == question["answer"]
 
 
 @pytest.mark.usefixtures("fresh_cache")

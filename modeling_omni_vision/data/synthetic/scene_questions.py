@@ -20,6 +20,7 @@ OBJECT_KINDS = {"colour": "What colour is the object?", "shape": "What shape is 
 QUESTION_SIZES = {"train": 12_000, "validation": 200, "test": 600, "held_out": 600}
 # Every combination equally often, three questions each; a pretrained language model is slow for each of them.
 OBJECT_SIZES = {"train": 6_000, "validation": 80, "test": 240, "held_out": 240}
+COUNTING_SIZES = {"train": 12_000, "validation": 500}
 MOST_OBJECTS = 4
 NUMBERS = ("one", "two", "three", "four")
 GRID = 32  # columns and rows in which `symbols` gives positions
@@ -93,6 +94,17 @@ def draw_objects(
     drawn = _drawn(_draw_one, kinds, (0, 1), size, sizes or OBJECT_SIZES)
     # Combinations are drawn in turns: an image that is shifted by half a split must not show the same one.
     return DatasetDict({name: rows if name == "train" else rows.shuffle(0) for name, rows in drawn.items()})
+
+
+def draw_counting(size: int = SCENE_SIDE, sizes: dict[str, int] | None = None) -> DatasetDict:
+    """Draw scenes in which one to four objects have one colour or shape, and ask for numbers.
+
+    In the scenes of `draw_questions` three or four of a kind are rare, and so, as every answer to a text is equally
+    frequent, are questions about the number of a kind: a quarter of those about numbers.
+
+    Arguments are those of `draw_questions`; by default 12,000 images to train and 500 for validation.
+    """
+    return _drawn(_draw_counting, ("count",), (0, 2), size, sizes or COUNTING_SIZES)
 
 
 def scene_questions(scene: Scene, about: Sequence[str] | None = None) -> Iterator[Question]:
@@ -177,11 +189,22 @@ def _draw_one(kinds: Sequence[str], key: Sequence[int], size: int, count: int, h
         yield question_row(store(scene.image), asked, symbols_of(scene))
 
 
-def _draw(kinds: Sequence[str], key: Sequence[int], size: int, count: int, held_out: bool) -> Rows:
+def _draw_counting(kinds: Sequence[str], key: Sequence[int], size: int, count: int, held_out: bool) -> Rows:
+    return _draw(kinds, key, size, count, held_out, lambda rng, _: choose_alike(rng))
+
+
+def _draw(
+    kinds: Sequence[str],
+    key: Sequence[int],
+    size: int,
+    count: int,
+    held_out: bool,
+    choose: Callable[[np.random.Generator, bool], list[tuple[str, str]]] | None = None,
+) -> Rows:
     asked: Counter[tuple[str, str]] = Counter()
     for index in range(count):
         rng = np.random.default_rng([*key, index])
-        scene = draw_scene(rng, choose_objects(rng, held_out), size)
+        scene = draw_scene(rng, (choose or choose_objects)(rng, held_out), size)
         about = HELD_OUT_NAMES if held_out else None
         chosen = _choose_questions(rng, list(scene_questions(scene, about)), kinds, asked)
         if chosen:
@@ -203,6 +226,19 @@ def choose_objects(rng: np.random.Generator, held_out: bool) -> list[tuple[str, 
         candidates = from_theme if from_theme and rng.random() < 0.8 else others
         chosen.append(candidates[rng.integers(len(candidates))])
     return [chosen[index] for index in rng.permutation(number)]
+
+
+def choose_alike(rng: np.random.Generator) -> list[tuple[str, str]]:
+    """Choose one to four different objects of one colour or shape, equally often, and perhaps others beside them."""
+    seen, part = seen_combinations(), int(rng.integers(2))
+    themes = list(dict.fromkeys(pair[part] for pair in seen))
+    theme = themes[rng.integers(len(themes))]
+    number = int(rng.integers(1, MOST_OBJECTS + 1))
+    beside = int(rng.integers(MOST_OBJECTS - number + 1))
+    mixed = [seen[index] for index in rng.permutation(len(seen))]
+    alike, others = ([pair for pair in mixed if (pair[part] == theme) is same] for same in (True, False))
+    chosen = alike[:number] + others[:beside]
+    return [chosen[index] for index in rng.permutation(len(chosen))]
 
 
 def _choose_questions(
@@ -231,7 +267,9 @@ __all__ = [
     "SCENE_KINDS",
     "Question",
     "centre",
+    "choose_alike",
     "choose_objects",
+    "draw_counting",
     "draw_objects",
     "draw_questions",
     "parse_kinds",
