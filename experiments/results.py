@@ -23,6 +23,7 @@ FASHION, SEARCH, LANGUAGE = (
 RUNS = ("fashion_mnist_short", "fashion_mnist_as_written", "zero_shot", "emoji", "language_oracle", "easy_vqa")
 SHORT, AS_WRITTEN, ZERO_SHOT, EMOJI, ORACLE, EASY_VQA = (f"docs/runs/{name}.json" for name in RUNS)
 SMOLLM2, LANGUAGE_GPU = "docs/runs/language_smollm2.json", "docs/runs/language_scenes_gpu.json"
+COUNTING = "docs/runs/language_counting.json"
 FASHION_GPU = "docs/runs/fashion_mnist_record.json"  # of experiments/fashion_mnist_record.py
 # The second is of an earlier build, before fused projections, on a CPU with bf16 instructions.
 BENCHMARK, BENCHMARK_BEFORE = "docs/benchmark_float32.json", "docs/benchmark.json"
@@ -665,6 +666,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "smollm2": partial(answers, SMOLLM2, *INPUTS),
     "smollm2_seeds": partial(seeds, SMOLLM2, "name"),
     "captions_gpu": partial(captions, CAPTIONS_GPU),
+    "language_counting": lambda: "\n".join(f"- {seeds(COUNTING, kind)}" for kind in ("count", "shape")),
     "language_gpu": lambda: "\n".join(f"- {seeds(LANGUAGE_GPU, kind)}" for kind in ("count", "shape")),
     "index": lambda: table(
         "queries = {queries} | search = {search} | >images = {images:,} | "

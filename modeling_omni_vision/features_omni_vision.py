@@ -66,10 +66,15 @@ class OmniVisionIntermediatesMixin:
     norm: Any
     num_prefix_tokens: int
 
+    def grid_of(self, pixel_values: torch.Tensor) -> tuple[int, int]:
+        """Return rows and columns of the patches of images (batch, channels, height, width)."""
+        patch_height, patch_width = self.config.patch_size_hw
+        return pixel_values.shape[2] // patch_height, pixel_values.shape[3] // patch_width
+
     def feature_map(self, tokens: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
         """View the patches of tokens (batch, tokens, hidden) as (batch, hidden, rows, columns)."""
-        rows = pixel_values.shape[2] // self.config.patch_size_hw[0]
-        grid = tokens[:, self.num_prefix_tokens :].unflatten(1, (rows, -1))
+        # Both sides are named: fewer patches, as in training, would make a narrower map of other places.
+        grid = tokens[:, self.num_prefix_tokens :].unflatten(1, self.grid_of(pixel_values))
         return grid.permute(0, 3, 1, 2).contiguous()
 
     def forward_intermediates(
@@ -135,6 +140,8 @@ class OmniVisionBackboneMixin(BackboneMixin):
         """
         Compute the maps of `config.out_features`, of `"stem"` (the embeddings) and `"stage1"` to the last layer.
 
+        In training no patches are dropped, whatever `patch_drop_rate` is.
+
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch, channels, height, width)`):
                 Images; sides must be multiples of the patch size.
@@ -145,7 +152,7 @@ class OmniVisionBackboneMixin(BackboneMixin):
             `BackboneOutput` with `feature_maps`, each (batch, hidden, rows, columns).
         """
         encoder = self.omni_vision
-        output = encoder(pixel_values, **kwargs)
+        output = encoder(pixel_values, keep_patches=True, **kwargs)
         stages = zip(self.config.stage_names, output.hidden_states, strict=True)
         maps = (encoder.feature_map(encoder.norm(t), pixel_values) for name, t in stages if name in self.out_features)
         return BackboneOutput(

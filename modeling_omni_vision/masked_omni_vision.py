@@ -109,7 +109,7 @@ class OmniVisionMaskedImageModelingMixin:
         **kwargs: Any,
     ) -> MaskedImageModelingOutput:
         """
-        Reconstruct images.
+        Reconstruct images. In training no patches are dropped, whatever `patch_drop_rate` is.
 
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch, channels, height, width)`):
@@ -141,13 +141,13 @@ class OmniVisionMaskedImageModelingMixin:
             attention_mask=attention_mask,
             interpolate_pos_encoding=interpolate_pos_encoding,
             bool_masked_pos=bool_masked_pos,
+            keep_patches=True,
             **kwargs,
         )
-        size = pixel_values.shape[2:]
-        maps = output.grid.unflatten(1, (size[0] // patch[0], size[1] // patch[1])).permute(0, 3, 1, 2)
+        maps = output.grid.unflatten(1, self.omni_vision.grid_of(pixel_values)).permute(0, 3, 1, 2)
         reconstruction, loss = self.decoder(maps), None
         if bool_masked_pos is not None:
-            mask = masked_pixels(bool_masked_pos, size, patch)
+            mask = masked_pixels(bool_masked_pos, pixel_values.shape[2:], patch)
             difference = nn.functional.l1_loss(pixel_values, reconstruction, reduction="none")
             loss = (difference * mask).sum() / (mask.sum() + 1e-5) / self.config.num_channels
         return MaskedImageModelingOutput(

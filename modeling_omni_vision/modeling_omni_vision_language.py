@@ -439,11 +439,18 @@ class OmniVisionForConditionalGeneration(OmniVisionLanguagePreTrainedModel, Llav
         """Generate as [`~GenerationMixin.generate`]; as the draft of another model, without the images."""
         if getattr(generation_config, "is_assistant", False):
             kwargs["mm_encoder_outputs"] = BLIND
+        # None is no image here too; transformers would encode it.
+        absent = [name for name in ("pixel_values", "mm_encoder_outputs") if kwargs.get(name) is None]
+        kwargs = {name: value for name, value in kwargs.items() if name not in absent}
         return super().generate(inputs, generation_config, *args, **kwargs)  # type: ignore[misc]
 
-    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    # Transformers takes embeddings only where it finds their name here.
+    def prepare_inputs_for_generation(
+        self, input_ids: Any, *args: Any, inputs_embeds: Any = None, **kwargs: Any
+    ) -> dict[str, Any]:
         """Prepare the arguments of `forward`; a draft has no first iteration of its own, which would pass these on."""
-        inputs = super().prepare_inputs_for_generation(*args, **kwargs)  # type: ignore[misc]
+        prepare: Any = super().prepare_inputs_for_generation  # type: ignore[misc]
+        inputs = prepare(input_ids, *args, inputs_embeds=inputs_embeds, **kwargs)
         return {**inputs, "mm_encoder_outputs": BLIND} if kwargs.get("mm_encoder_outputs") == BLIND else inputs
 
     def get_output_embeddings(self) -> nn.Module:

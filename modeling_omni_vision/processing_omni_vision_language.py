@@ -146,7 +146,8 @@ def is_learned(words: Sequence[str], learned: Mapping[str, Any]) -> bool:
 
 
 def _flat(images: Any) -> list[Any]:
-    if isinstance(images, (list, tuple)):
+    # Arrays and tensors of four dimensions are stacks of images.
+    if isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) == 4:
         return [image for part in images for image in _flat(part)]
     return [images]
 

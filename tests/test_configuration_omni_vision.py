@@ -1,9 +1,12 @@
+import copy
 import json
+import pickle
 
 import pytest
-from transformers import AutoConfig
+import torch
+from transformers import AutoConfig, AutoModel
 
-from modeling_omni_vision import OmniVisionConfig, OmniVisionModel
+from modeling_omni_vision import OmniVisionBackbone, OmniVisionConfig, OmniVisionModel
 
 
 def test_the_default_config_is_the_specification():
@@ -107,3 +110,59 @@ def test_an_invalid_config_file_is_refused_with_the_field_named(tmp_path):
     (tmp_path / "config.json").write_text(text.replace('"hidden_size": 128', '"hidden_size": 127'))
     with pytest.raises(ValueError, match="hidden_size"):
         OmniVisionConfig.from_pretrained(tmp_path)
+
+
+def older(config):
+    """What versions saved that named all stages, and the last one also where nobody chose it."""
+    indices = [config.stage_names.index(name) for name in config.out_features]
+    stages = {"stage_names": config.stage_names, "out_features": config.out_features, "out_indices": indices}
+    return {**config.to_dict(), **stages}
+
+
+@pytest.mark.parametrize("layers", [2, 6])
+@pytest.mark.parametrize("write", [OmniVisionConfig.to_dict, older])
+def test_the_default_feature_map_is_the_last_one_of_any_number_of_layers(layers, write):
+    saved = write(OmniVisionConfig())
+    ways = [OmniVisionConfig.from_dict({**saved, "num_hidden_layers": layers})]
+    ways.append(OmniVisionConfig.from_dict(dict(saved), num_hidden_layers=layers))
+    ways.append(OmniVisionConfig.from_dict(saved))
+    ways[-1].num_hidden_layers = layers
+    for config in [*ways, *map(copy.deepcopy, ways), *(pickle.loads(pickle.dumps(way)) for way in ways)]:
+        assert (config.out_features, config.out_indices) == ([f"stage{layers}"], [layers])
+        assert len(config.stage_names) == layers + 1
+        assert not {"out_features", "out_indices", "stage_names"} & {*config.to_dict(), *config.to_diff_dict()}
+
+
+@pytest.mark.parametrize("write", [OmniVisionConfig.to_dict, older])
+def test_chosen_feature_maps_are_saved_and_refused_once_their_layer_is_gone(write, tmp_path):
+    config = OmniVisionConfig(out_features=["stage1", "stage3"])
+    saved = write(config)
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    for layers in (3, 4, 6):
+        again = OmniVisionConfig.from_pretrained(tmp_path, num_hidden_layers=layers)
+        assert (again.out_features, again.out_indices) == (["stage1", "stage3"], [1, 3])
+    with pytest.raises(ValueError, match="out_features must be a subset of stage_names"):
+        OmniVisionConfig.from_dict({**saved, "num_hidden_layers": 2})
+    again.num_hidden_layers = 2
+    with pytest.raises(ValueError, match="out_features must be a subset of stage_names"):
+        OmniVisionBackbone(again)
+    # A choice replaces the default of an older file, by name or by number.
+    for choice in ({"out_features": ["stage1"]}, {"out_indices": [1]}):
+        assert OmniVisionConfig.from_dict({**write(OmniVisionConfig()), **choice}).out_features == ["stage1"]
+    assert OmniVisionConfig.from_pretrained(tmp_path, num_hidden_layers=2, out_indices=[1]).out_features == ["stage1"]
+
+
+def test_a_model_saved_with_fewer_layers_opens(tiny_config, tmp_path):
+    OmniVisionModel(tiny_config).save_pretrained(tmp_path / "two")
+    AutoModel.from_pretrained(tmp_path / "two", num_hidden_layers=1).save_pretrained(tmp_path / "fewer")
+    cut = OmniVisionModel.from_pretrained(tmp_path / "two").eval()
+    cut.layers, cut.config.num_hidden_layers = cut.layers[:1], 1
+    cut.save_pretrained(tmp_path / "cut")
+    pixels = torch.randn(1, 3, 32, 32)
+    for name in ("fewer", "cut"):
+        model = OmniVisionModel.from_pretrained(tmp_path / name).eval()
+        assert torch.equal(model(pixels).last_hidden_state, cut(pixels).last_hidden_state)
+        backbone = OmniVisionBackbone.from_pretrained(tmp_path / name).eval()
+        (features,) = backbone(pixels).feature_maps
+        assert torch.equal(features.flatten(2).transpose(1, 2), model(pixels).grid)
+        assert backbone.channels == [32]

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import AutoBackbone, UperNetConfig, UperNetForSemanticSegmentation
@@ -107,6 +109,43 @@ def test_a_segmentation_head_of_transformers_trains_a_step_on_the_backbone():
     optimizer.step()
     assert torch.isfinite(loss)
     assert not torch.equal(before, model.backbone.omni_vision.layers[0].mlp.fc1.weight)
+
+
+def test_no_patches_are_dropped_where_maps_are_made_in_training(tower):
+    pixels, fields = torch.randn(2, 3, 32, 48), {**tower.config.to_dict(), "patch_drop_rate": 0.5}
+    stages = ["stem", "stage1", "stage2"]
+    backbone = OmniVisionBackbone(OmniVisionConfig.from_dict({**fields, "out_features": stages})).train()
+    maps = backbone(pixels).feature_maps
+    assert [one.shape for one in maps] == [(2, 32, 4, 6)] * 3
+    _, expected = backbone.omni_vision.forward_intermediates(pixels, norm=True)
+    assert all(torch.equal(one, other) for one, other in zip(maps[1:], expected, strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(maps, backbone.eval()(pixels).feature_maps, strict=True))
+    encoder = backbone.omni_vision.train()
+    assert encoder(pixels, keep_patches=True).grid.shape == (2, 24, 32)
+    dropped = encoder(pixels).last_hidden_state
+    assert dropped.shape == (2, 3 + 12, 32)
+    with pytest.raises(RuntimeError, match="unflatten"):
+        encoder.feature_map(dropped, pixels)  # rather than a narrower map of other places
+
+
+def test_a_segmentation_head_of_transformers_gets_maps_in_order_whatever_the_drop_rate():
+    sizes = {"image_size": 64, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 4, "intermediate_size": 64}
+    dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "patch_drop_rate": 0.5}
+    config = OmniVisionConfig(**sizes, **dropout, out_features=[f"stage{number}" for number in range(1, 5)])
+    head = {"hidden_size": 16, "auxiliary_channels": 8, "auxiliary_in_channels": 32}
+    model = UperNetForSemanticSegmentation(UperNetConfig(backbone_config=config, num_labels=3, **head)).train()
+    pixels = torch.randn(2, 3, 64, 64)
+    trained, evaluated = (model.train(mode).backbone(pixels).feature_maps for mode in (True, False))
+    assert [one.shape for one in trained] == [(2, 32, 8, 8)] * 4
+    assert all(torch.equal(one, other) for one, other in zip(trained, evaluated, strict=True))
+    assert torch.isfinite(model.train()(pixels, labels=torch.randint(0, 3, (2, 64, 64))).loss)
+
+
+def test_the_bundled_classifier_becomes_a_backbone_that_trains():
+    folder = Path(__file__).parent.parent / "checkpoints" / "omni-vision-fashion-mnist"
+    backbone = OmniVisionBackbone.from_pretrained(folder).train()
+    assert backbone.config.patch_drop_rate > 0
+    assert [one.shape for one in backbone(torch.randn(2, 1, 28, 28)).feature_maps] == [(2, 128, 7, 7)]
 
 
 def test_attention_pooling_is_the_pooled_output_and_the_input_of_the_head():

@@ -6,6 +6,7 @@ import re
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from packaging.version import Version
@@ -352,6 +353,39 @@ def test_inputs_embeds_give_the_same_as_input_ids(make, options):
         model(pixel_values=batch["pixel_values"])
 
 
+@pytest.mark.parametrize("options", [*BOTH, EARLY[0][0], LATE[1][0]])
+@torch.no_grad()
+def test_inputs_embeds_generate_the_tokens_of_input_ids(make, options):
+    model, processor = make(**options)
+    text = ["<image> what is it", "a <image> circle is <image> red or a square . what", "is it blue ?"]
+    # One prompt, rows of different lengths, and words alone.
+    batches = [ask(processor, text[0], RED), ask(processor, text, [RED, BLUE, GREEN]), ask(processor, text[2])]
+    for batch in batches:
+        ids = batch["input_ids"]
+        embeds = {**batch, "inputs_embeds": model.get_input_embeddings()(ids)}
+        embeds.pop("input_ids")
+        for way in ({}, {"num_beams": 3}, {"cache_implementation": "static"}, {"use_cache": False}):
+            assert torch.equal(model.generate(**embeds, **GREEDY, **way), answer(model, batch, **way))
+        # With both, as transformers has it, the answer follows the prompt.
+        whole = model.generate(**embeds, input_ids=ids, **GREEDY)
+        assert torch.equal(whole, model.generate(**batch, **GREEDY))
+    with pytest.raises(ValueError, match="attention_msk"):
+        model.generate(**embeds, attention_msk=torch.ones(1, 1), max_new_tokens=1)
+
+
+@pytest.mark.parametrize("options", BOTH)
+def test_no_image_is_also_a_none(make, options):
+    model, processor = make(**options)
+    batch, about = ask(processor, ["is it blue ?", "what"]), ask(processor, "<image> what is it", RED)
+    nothing = {"pixel_values": None, "mm_encoder_outputs": None}
+    assert torch.equal(answer(model, {**batch, **nothing}), answer(model, batch))
+    assert torch.equal(answer(model, {**about, "mm_encoder_outputs": None}), answer(model, about))
+    encoded = {"image": model.get_image_features(about["pixel_values"])}
+    assert torch.equal(answer(model, {**about, **nothing, "mm_encoder_outputs": encoded}), answer(model, about))
+    with pytest.raises(ValueError, match="Expected 0 image tokens"):
+        answer(model, {**about, **nothing})
+
+
 @pytest.mark.parametrize("options", BOTH)
 def test_every_output_of_the_language_model_is_returned_with_the_requested_attention(make, options):
     model, processor = make(**options)
@@ -398,6 +432,30 @@ def test_the_processor_refuses_another_number_of_images_with_both_numbers(make, 
     _, processor = make()
     with pytest.raises(ValueError, match=numbers):
         ask(processor, text, images)
+
+
+@pytest.mark.parametrize("stack", [torch.stack, np.stack], ids=["torch", "numpy"])
+@pytest.mark.parametrize("channels", ["first", "last"])
+def test_an_array_of_four_dimensions_is_as_many_images(make, stack, channels):
+    _, processor = make()
+    arrays = [np.asarray(image) for image in (RED, BLUE, GREEN)]
+    if channels == "first":
+        arrays = [array.transpose(2, 0, 1) for array in arrays]
+    red, blue, green = map(torch.tensor, arrays) if stack is torch.stack else arrays
+    text, three = ["<image> what", "<image> is <image> it"], stack([red, blue, green])
+    expected = ask(processor, text, [red, blue, green])
+    forms = [three, [three], [stack([red]), stack([blue, green])], [[red], stack([blue, green])]]
+    for images in (*forms, [stack([red, blue]), green], [[stack([red])], [stack([blue]), green]]):
+        batch = ask(processor, text, images)
+        assert torch.equal(batch["pixel_values"], expected["pixel_values"])
+        assert torch.equal(batch["input_ids"], expected["input_ids"])
+    assert torch.equal(processor(images=three, return_tensors="pt")["pixel_values"], expected["pixel_values"])
+    assert torch.equal(ask(processor, "<image> what", red)["pixel_values"], expected["pixel_values"][:1])
+    assert "pixel_values" not in ask(processor, "what", three[:0])
+    with pytest.raises(ValueError, match="got 1 <image> in the text and 3 images"):
+        ask(processor, "<image> what", three)
+    with pytest.raises(ValueError, match=r"\[1, 2\] <image> and \[2, 1\] images"):
+        ask(processor, text, [[stack([red, blue])], [green]])
 
 
 def test_the_processor_takes_every_form_of_no_images(make):

@@ -150,6 +150,21 @@ def test_patches_are_not_dropped_where_some_are_masked():
     assert output.reconstruction.shape == (2, 3, 32, 32)
 
 
+def test_patches_are_not_dropped_where_none_is_masked():
+    model, pixels = make(patch_drop_rate=0.5).train(), torch.randn(2, 3, 32, 48)
+    trained = model(pixels).reconstruction
+    assert trained.shape == (2, 3, 32, 48)
+    assert torch.equal(trained, model.eval()(pixels).reconstruction)
+
+
+def test_no_images_are_masked_and_reconstructed():
+    model, pixels = make(), torch.zeros(0, 3, 32, 48)
+    output = model(pixels, bool_masked_pos=torch.zeros(0, 24))
+    assert output.reconstruction.shape == (0, 3, 32, 48)
+    assert output.loss.item() == 0.0
+    assert OmniVisionPixelShuffle(4, 2)(torch.zeros(0, 24, 5, 3)).shape == (0, 3, 20, 6)
+
+
 @pytest.mark.parametrize(
     ("masks", "words"),
     [

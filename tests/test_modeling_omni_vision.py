@@ -1,6 +1,7 @@
 import ast
 import copy
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,10 @@ from modeling_omni_vision import (
     OmniVisionBackbone,
     OmniVisionConfig,
     OmniVisionForImageClassification,
+    OmniVisionForMaskedImageModeling,
     OmniVisionModel,
+    OmniVisionVAE,
+    OmniVisionVAEConfig,
     common_omni_vision,
 )
 from modeling_omni_vision.common_omni_vision import HEAD
@@ -754,3 +758,161 @@ def test_fused_projections_leave_gradients_and_new_weights_to_the_projections(ti
         assert not torch.allclose(model(pixels).logits, after, atol=1e-4)
     model.train()
     assert attention.qkv_weight is None
+
+
+PARTS = {
+    "all projections": (["q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2"], None),
+    "queries and values": (["q_proj", "v_proj"], None),
+    "outputs": (["o_proj"], None),
+    "first of the MLP": (["fc1"], None),
+    "second of the MLP": (["fc2"], None),
+    "queries of a later layer": (["q_proj"], [1]),
+    "outputs of a later layer": (["o_proj"], [1]),
+    "MLP of a later layer": (["fc1", "fc2"], [1]),
+}
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("first", ["fused", "adapted"])
+@pytest.mark.parametrize("parts", PARTS)
+def test_lora_on_any_part_of_any_layer_is_used_whether_it_comes_before_or_after_fusing(
+    tiny_classifier, parts, first, attention
+):
+    peft = pytest.importorskip("peft")
+    targets, layers = PARTS[parts]
+    pattern = {"layers_to_transform": layers, "layers_pattern": "layers"} if layers else {}
+    lora = peft.LoraConfig(target_modules=targets, init_lora_weights=False, r=4, **pattern)
+    model, pixels = tiny_classifier, torch.randn(2, 3, 32, 32)
+    model.set_attn_implementation(attention)
+    with torch.no_grad():
+        plain = model(pixels).logits
+        if first == "fused":
+            model.fuse_qkv_projections()(pixels)
+        adapted = peft.get_peft_model(model, lora).eval()
+        if first == "adapted":
+            model.fuse_qkv_projections()
+        found = adapted(pixels).logits
+        expected = copy.deepcopy(model).unfuse_qkv_projections()(pixels).logits
+        assert not torch.allclose(expected, plain, atol=1e-3)
+        # Three products instead of one in some layers: sums in another order.
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+        with adapted.disable_adapter():
+            torch.testing.assert_close(adapted(pixels).logits, plain, atol=1e-5, rtol=0)
+        merged = adapted.merge_and_unload()
+        torch.testing.assert_close(merged(pixels).logits, expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(merged.fuse_qkv_projections()(pixels).logits, expected, atol=1e-5, rtol=0)
+
+
+def seen_forward(seen, name, forward, *args, **kwargs):
+    seen.append(name)
+    return forward(*args, **kwargs)
+
+
+LAYER_PARTS = [
+    *("", "layernorm_before", "attention", "layernorm_after", "mlp", "dropout", "mlp.activation", "mlp.dropout"),
+    *(f"attention.{one}_proj" for one in "qkvo"),
+    *("mlp.fc1", "mlp.fc2"),
+]
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("kind", ["forward hook", "forward hook before", "forward replaced"])
+def test_hooks_on_any_part_of_a_layer_are_called_after_fusing(tiny_model, kind, attention):
+    model, pixels, seen = tiny_model.fuse_qkv_projections(), torch.randn(2, 3, 32, 32), []
+    model.set_attn_implementation(attention)
+    with torch.no_grad():
+        expected = model(pixels).last_hidden_state
+        for name in LAYER_PARTS:
+            part = model.layers[1].get_submodule(name)
+            if kind == "forward replaced":  # as accelerate does for offloaded weights
+                part.forward = partial(seen_forward, seen, name, part.forward)
+            else:
+                add = part.register_forward_hook if kind == "forward hook" else part.register_forward_pre_hook
+                hook = add(lambda *_, name=name: seen.append(name))
+            torch.testing.assert_close(model(pixels).last_hidden_state, expected, atol=1e-5, rtol=0)
+            if kind == "forward replaced":
+                del part.forward
+            else:
+                hook.remove()
+    called = [name for name in LAYER_PARTS for _ in range(2 if name == "dropout" else 1)]
+    assert seen == called  # the dropout of a layer is called for both branches
+
+
+def runs_layers_whole(model, pixels):
+    with torch.no_grad(), torch.profiler.profile() as profile:
+        model(pixels)
+    return any(event.name.endswith("_transformer_encoder_layer_fwd") for event in profile.events())
+
+
+def test_whole_layers_are_computed_until_a_part_is_replaced_or_hooked_and_after_recording(tiny_model):
+    model, pixels = tiny_model, torch.randn(2, 3, 32, 32)
+    assert not runs_layers_whole(model, pixels)
+    assert runs_layers_whole(model.fuse_qkv_projections(), pixels)
+    with torch.no_grad():
+        model(pixels, output_hidden_states=True)  # transformers leaves its hooks on the layers
+    assert model.layers[0]._forward_hooks
+    assert runs_layers_whole(model, pixels)
+    for name in LAYER_PARTS[1:]:
+        replaced = copy.deepcopy(model)
+        parent, _, last = f"layers.1.{name}".rpartition(".")
+        part = replaced.get_submodule(f"layers.1.{name}")
+        part.__class__ = type("Adapted", (type(part),), {})
+        assert not runs_layers_whole(replaced, pixels), name
+        setattr(replaced.get_submodule(parent), last, part)
+        assert not runs_layers_whole(replaced, pixels), name
+
+
+def test_a_fused_model_with_hooks_and_recorded_outputs_compiles_to_one_graph(tiny_model):
+    torch._dynamo.reset()
+    model, pixels = tiny_model.fuse_qkv_projections(), torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = model(pixels, output_hidden_states=True).last_hidden_state
+        compiled = torch.compile(model, fullgraph=True, backend="eager")
+        torch.testing.assert_close(compiled(pixels).last_hidden_state, expected, atol=1e-5, rtol=0)
+        model.layers[1].attention.q_proj.register_forward_hook(lambda module, given, found: found + 1)
+        torch._dynamo.reset()
+        hooked = model(pixels).last_hidden_state
+        assert not torch.allclose(hooked, expected, atol=1e-3)
+        compiled = torch.compile(model, fullgraph=True, backend="eager")
+        torch.testing.assert_close(compiled(pixels).last_hidden_state, hooked, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"pooling": "attention"}, {"use_cls_token": False, "pooling": "mean"}, {"num_register_tokens": 2}],
+    ids=str,
+)
+def test_an_empty_batch_gives_empty_outputs(tiny_config, fields, attention):
+    fields = {**tiny_config.to_dict(), **fields, "patch_drop_rate": 0.5, "drop_path_rate": 0.5}
+    config, pixels = OmniVisionConfig.from_dict(fields), torch.zeros(0, 3, 32, 48)
+    kinds = OmniVisionModel, OmniVisionForImageClassification, OmniVisionBackbone, OmniVisionForMaskedImageModeling
+    for kind in kinds:
+        model = kind(config).eval()
+        model.set_attn_implementation(attention)
+        with torch.no_grad():
+            shapes = [one.shape for one in model(pixels, return_dict=False) if isinstance(one, torch.Tensor)]
+            full = model(torch.zeros(2, 3, 32, 48), return_dict=False)
+        assert shapes == [(0, *one.shape[1:]) for one in full if isinstance(one, torch.Tensor)]
+        with torch.no_grad():
+            fused = model.fuse_qkv_projections()(pixels, return_dict=False)
+        assert [one.shape for one in fused if isinstance(one, torch.Tensor)] == shapes
+        model.train()(pixels)
+    encoder = OmniVisionModel(config).eval()
+    encoder.set_attn_implementation(attention)
+    tokens = config.num_prefix_tokens + 24
+    assert encoder(pixels, attention_mask=torch.ones(0, tokens)).last_hidden_state.shape == (0, tokens, 32)
+    assert [one.shape for one in encoder.forward_intermediates(pixels)[1]] == [(0, 32, 4, 6)] * 2
+    if config.use_cls_token:
+        assert encoder.attention_maps(pixels).shape == (0, 1, 2, 4, 6)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_variational_autoencoder_draws_and_reconstructs_no_images(tiny_config, attention):
+    model = OmniVisionVAE(OmniVisionVAEConfig(vision_config=tiny_config, latent_size=4)).eval()
+    model.set_attn_implementation(attention)
+    pixels = torch.zeros(0, 3, 32, 32)
+    for _ in range(2):
+        assert model.sample(0).shape == model(pixels).reconstruction.shape == (0, 3, 32, 32)
+        assert model.elbo(pixels, 3).shape == (0,)
+        model.fuse_qkv_projections()

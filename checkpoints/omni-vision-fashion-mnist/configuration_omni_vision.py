@@ -132,7 +132,7 @@ class OmniVisionConfig(BackboneConfigMixin, PreTrainedConfig):
             (height, width); by default the patch size, which masks need.
         out_features (`list[str]`, *optional*):
             Feature maps of an [`OmniVisionBackbone`]: `"stem"` for the embeddings, `"stage1"` to the last layer, which
-            alone is the default.
+            alone is the default, whatever the number of layers becomes.
         out_indices (`list[int]`, *optional*):
             The same as numbers, 0 for the embeddings.
 
@@ -185,9 +185,12 @@ class OmniVisionConfig(BackboneConfigMixin, PreTrainedConfig):
         # Not at the top: it imports much of torch, which a command that only prints its flags does without.
         from transformers.activations import ACT2FN
 
-        self.stage_names = ["stem", *(f"stage{layer}" for layer in range(1, self.num_hidden_layers + 1))]
-        chosen = {name: kwargs.pop(name, None) for name in ("out_features", "out_indices")}
-        self.set_output_features_output_indices(**chosen)
+        features, indices = kwargs.pop("out_features", None), kwargs.pop("out_indices", None)
+        # Older files name all stages and the last one, also where nobody chose it: of the layers at that time.
+        if stored := kwargs.pop("stage_names", None):
+            features = None if features == stored[-1:] else features
+            indices = None if indices in ([len(stored) - 1], [-1]) else indices
+        self.set_output_features_output_indices(features, indices)
         super().__post_init__(**kwargs)
         self.auto_map = {**AUTO_MAP, **(getattr(self, "auto_map", None) or {})}
         self._check_numbers()
@@ -195,6 +198,25 @@ class OmniVisionConfig(BackboneConfigMixin, PreTrainedConfig):
         check_choices(self, pooling=("cls", "mean", "cls_mean", "attention"))
         check_choices(self, hidden_act=tuple(ACT2FN))
         self._check_architecture()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # The last stage stays the last one: `from_pretrained` and those who cut layers off change the number later.
+        is_last = name == "num_hidden_layers" and self._gives_last_stage()
+        super().__setattr__(name, value)
+        if is_last:
+            self.set_output_features_output_indices(None, None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what is saved, `out_features` and `out_indices` only where they are not the default."""
+        saved: dict[str, Any] = super().to_dict()
+        if self._gives_last_stage():
+            del saved["out_features"], saved["out_indices"]
+        return saved
+
+    @property
+    def stage_names(self) -> list[str]:
+        """Names of the feature maps of a backbone: `"stem"`, and one for each layer."""
+        return ["stem", *(f"stage{layer}" for layer in range(1, self.num_hidden_layers + 1))]
 
     @property
     def image_size_hw(self) -> tuple[int, int]:
@@ -232,6 +254,9 @@ class OmniVisionConfig(BackboneConfigMixin, PreTrainedConfig):
     def pooled_size(self) -> int:
         """Width of the classification head's input."""
         return self.hidden_size * (2 if self.pooling == "cls_mean" else 1)
+
+    def _gives_last_stage(self) -> bool:
+        return self._out_features == self.stage_names[-1:]
 
     def _check_numbers(self) -> None:
         at_least_one = ("num_channels", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")

@@ -30,7 +30,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.activations import ACT2FN
+from transformers.activations import ACT2FN, GELUActivation
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
@@ -187,6 +187,15 @@ def eager_attention_forward(
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
+def is_hooked(module: nn.Module) -> bool:
+    """Whether a call of the module does more than the `forward` of its class: by hooks, or accelerate's offloading."""
+    if module._forward_pre_hooks or "forward" in module.__dict__:
+        return True
+    # Those of `capture_outputs` stay once outputs were recorded, and do nothing where none are.
+    own = capture_outputs.__module__
+    return any(getattr(hook, "__module__", "") != own for hook in module._forward_hooks.values())
+
+
 class OmniVisionAttention(nn.Module):
     """Bidirectional multi-head self-attention."""
 
@@ -221,16 +230,22 @@ class OmniVisionAttention(nn.Module):
             self.fuse_projections(False)
         return super().train(mode)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Drop the copies where an adapter takes the place of a projection, which may come back with other weights."""
+        if isinstance(value, nn.Module) and self.__dict__.get("_buffers", {}).get("qkv_weight") is not None:
+            self.fuse_projections(False)
+        super().__setattr__(name, value)
+
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self.fuse_projections(False)
         super()._load_from_state_dict(*args, **kwargs)
 
     @property
     def is_fused(self) -> bool:
-        """Whether the copies are used: not for gradients, which the projections get, nor if one has been replaced."""
+        """Whether the copies are used: not for gradients, nor if a projection has been replaced or has hooks."""
         if self.qkv_weight is None or torch.is_grad_enabled():
             return False
-        return type(self.q_proj) is type(self.v_proj) is type(self.k_proj) is nn.Linear
+        return all(type(part) is nn.Linear and not is_hooked(part) for part in (self.q_proj, self.k_proj, self.v_proj))
 
     def _project(self, hidden_states: torch.Tensor, num_queries: int | None) -> tuple[torch.Tensor, ...]:
         """Return queries, keys and values (batch, heads, tokens, head_dim)."""
@@ -251,6 +266,9 @@ class OmniVisionAttention(nn.Module):
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
+        if not hidden_states.shape[0]:
+            # SDPA of transformers cannot view an empty batch, whose mask says nothing.
+            attend, attention_mask = eager_attention_forward, None
         attended, weights = attend(
             self,
             *self._project(hidden_states, num_queries),
@@ -325,8 +343,21 @@ class OmniVisionLayer(GradientCheckpointingLayer):
         refined = self.mlp(self.layernorm_after(hidden_states))
         return hidden_states + drop_path(self.dropout(refined), self.drop_path_rate, self.training)
 
+    def is_plain(self) -> bool:
+        """Whether `fused` computes the layer: no part was replaced or has hooks, and the projections are fused."""
+        # Read from the dictionaries: attributes by name and `modules()` would take a multiple of the time.
+        own = self._modules
+        attention: Any = own["attention"]
+        mlp: Any = own["mlp"]
+        parts: Any = (self, *own.values(), *attention._modules.values(), *mlp._modules.values())
+        if (*map(type, parts),) != PLAIN_PARTS or attention._buffers["qkv_weight"] is None:
+            return False
+        # The first question is `is_hooked` without a call, which takes longer than its answer.
+        asked = [p for p in parts if p._forward_hooks or p._forward_pre_hooks or "forward" in p.__dict__]
+        return not any(map(is_hooked, asked))
+
     def fused(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Compute the layer by torch's own operator for `nn.TransformerEncoderLayer`; see `runs_fused`."""
+        """Compute the layer by torch's own operator for `nn.TransformerEncoderLayer`; see `is_plain`."""
         before: Any = self.layernorm_before
         attention, mlp, after = self.attention, self.mlp, self.layernorm_after
         compute: Any = torch._transformer_encoder_layer_fwd
@@ -343,6 +374,14 @@ class OmniVisionLayer(GradientCheckpointingLayer):
     def cls_weights(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Return the attention weights of CLS over this layer's input tokens, (batch, heads, tokens)."""
         return self.attention.cls_weights(self.layernorm_before(hidden_states))
+
+
+# A layer, its parts, those of its attention, and those of its MLP.
+PLAIN_PARTS = (
+    *(OmniVisionLayer, nn.LayerNorm, OmniVisionAttention, nn.LayerNorm, OmniVisionMLP, nn.Dropout),
+    *(nn.Linear, nn.Linear, nn.Linear, nn.Linear),
+    *(GELUActivation, nn.Dropout, nn.Linear, nn.Linear),
+)
 
 
 class OmniVisionPreTrainedModel(PreTrainedModel):
@@ -402,8 +441,9 @@ class OmniVisionPreTrainedModel(PreTrainedModel):
         Compute queries, keys and values in one product at inference, from copies of the weights; returns the model.
 
         Where torch's own operator for encoder layers fits, it computes whole layers. State dicts and saved folders
-        keep the three projections, training and loading drop the copies, and adapters on the projections are used
-        instead of them. Call it again after changing weights in another way.
+        keep the three projections; training, loading, and adapters on the projections drop the copies. With an adapter
+        or a forward hook on any part of a layer, the parts are called one by one. Call it again after changing weights
+        in another way, and after merging adapters.
         """
         return self._fuse(True)
 
@@ -471,6 +511,7 @@ class OmniVisionModel(WithoutHeadMixin, OmniVisionIntermediatesMixin, OmniVision
         cls_only: bool = False,
         interpolate_pos_encoding: bool | None = None,
         bool_masked_pos: torch.Tensor | None = None,
+        keep_patches: bool = False,
         **kwargs: Any,
     ) -> OmniVisionModelOutput:
         """
@@ -487,6 +528,8 @@ class OmniVisionModel(WithoutHeadMixin, OmniVisionIntermediatesMixin, OmniVision
                 `False` refuses images of another size than the configuration's, which are interpolated otherwise.
             bool_masked_pos (`torch.BoolTensor` of shape `(batch, patches)`, *optional*):
                 Patches that a mask token replaces (1), for a model made with `use_mask_token=True`. None are dropped.
+            keep_patches (`bool`, *optional*, defaults to `False`):
+                Drop no patches in training either, whatever `patch_drop_rate` is: for what needs the whole grid.
             kwargs:
                 `output_hidden_states`, `output_attentions`, `return_dict`, and options of the attention backend.
 
@@ -513,7 +556,7 @@ class OmniVisionModel(WithoutHeadMixin, OmniVisionIntermediatesMixin, OmniVision
             raise ValueError("`cls_only` must be False with an `attention_mask`, got True. Drop one of them.")
         if cls_only and not self.pools_cls:
             raise ValueError("`cls_only` needs a model whose pooled output is CLS, got True. Leave it out.")
-        if attention_mask is None and bool_masked_pos is None:
+        if attention_mask is None and bool_masked_pos is None and not keep_patches:
             rate = self.config.patch_drop_rate
             hidden_states = drop_patches(hidden_states, self.num_prefix_tokens, rate, self.training)
         mask = None
@@ -546,16 +589,18 @@ class OmniVisionModel(WithoutHeadMixin, OmniVisionIntermediatesMixin, OmniVision
     def _runs_fused(self, hidden_states: torch.Tensor) -> bool:
         """Whether torch's operator for encoder layers computes the same here, in a third of the launches."""
         config, device = self.config, hidden_states.device.type
-        layer: Any = self.layers[0]
+        first: Any = self.layers[0]
         return bool(
-            layer.attention.is_fused
-            and not (self.training or torch.compiler.is_compiling() or torch.is_autocast_enabled(device))
+            first.attention.qkv_weight is not None
+            and not (self.training or torch.is_grad_enabled() or torch.is_autocast_enabled(device))
+            and not torch.compiler.is_compiling()
             and not any(getattr(config, name) for name in RECORDED_OUTPUTS)
             and (config._attn_implementation, config.hidden_act) == ("sdpa", "gelu")
-            and isinstance(layer.layernorm_before, nn.LayerNorm)
             # On a GPU it takes the tanh form of GELU, which only half precision cannot tell from the exact one.
             and (device == "cpu" or hidden_states.dtype in (torch.bfloat16, torch.float16))
             and hasattr(torch, "_transformer_encoder_layer_fwd")
+            # Last, since it takes longest.
+            and all(type(layer) is OmniVisionLayer and layer.is_plain() for layer in self.layers)
         )
 
     @property
@@ -603,9 +648,7 @@ class OmniVisionModel(WithoutHeadMixin, OmniVisionIntermediatesMixin, OmniVision
                 if index < max(wanted):
                     hidden_states = layer(hidden_states)
         stacked = torch.stack([maps[index] for index in wanted], dim=1)
-        patch_height, _ = self.config.patch_size_hw
-        rows = pixel_values.shape[2] // patch_height
-        return stacked[..., self.num_prefix_tokens :].unflatten(-1, (rows, -1))
+        return stacked[..., self.num_prefix_tokens :].unflatten(-1, self.grid_of(pixel_values))
 
 
 def pool(cls: torch.Tensor, grid: torch.Tensor, pooling: str) -> torch.Tensor:

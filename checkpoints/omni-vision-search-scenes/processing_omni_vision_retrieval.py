@@ -192,7 +192,7 @@ class OmniVisionZeroShotPipeline(ZeroShotImageClassificationPipeline):
         """Return the model's inputs for one image; the image processor's own `timeout` replaces that of the caller."""
         processor: Any = self.processor
         inputs = processor.image_processor(images=[image], return_tensors="pt").to(self.dtype)
-        texts = [hypothesis_template.format(label) for label in candidate_labels]
+        texts = [hypothesis_template.replace("{}", label) for label in candidate_labels]
         options = {"padding": True, "return_tensors": "pt"} | (tokenizer_kwargs or {})
         return {**inputs, "candidate_labels": candidate_labels, "text_inputs": [processor(text=texts, **options)]}
 

@@ -87,6 +87,7 @@ def parse(kind: type[T], argv: Sequence[str]) -> T:
     for item in fields(kind):  # type: ignore[arg-type]
         if item.metadata.get("folder"):
             check_folder(item.name, getattr(arguments, item.name))
+        check_number(item, getattr(arguments, item.name))
     check_files(vars(arguments))
     prepare(arguments)
     return arguments
@@ -148,6 +149,15 @@ def check_folder(flag: str, value: str | None) -> None:
         raise ValueError(
             f"Expected a folder as --{flag}, got {value!r}, the name of a file. Leave out {place.suffix}."
         )
+
+
+def check_number(item: Field[Any], value: float | None) -> None:
+    """Raise a `ValueError` for a number that is smaller or larger than a flag takes, before any work is done."""
+    least, most = item.metadata.get("least"), item.metadata.get("most")
+    # Written so that nan, which is neither smaller nor larger, is refused too.
+    if value is not None and not ((least is None or value >= least) and (most is None or value <= most)):
+        wanted = f"at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"Expected a number {wanted} as --{item.name}, got {value!r}. Correct it.")
 
 
 def check_files(given: Mapping[str, Any]) -> None:

@@ -23,7 +23,7 @@ class AskArguments:
     question: str = option("The question.", positional=True, words=True)
     model: str = option("Folder or Hub id of a vision-language model.")
     image: str = option("File or URL of the image.")
-    max_new_tokens: int = option("The answer is cut after this many tokens.", 64)
+    max_new_tokens: int = option("The answer is cut after this many tokens.", 64, least=1)
     force: bool = option("Answer questions too that the model did not learn.", False)
     revision: str | None = option(REVISION, None)
 

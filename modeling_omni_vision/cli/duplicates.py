@@ -22,8 +22,8 @@ class DuplicatesArguments:
     """Among what, and what counts."""
 
     embeddings: str = option(EMBEDDINGS)
-    threshold: float | None = option("Least cosine of duplicates; measured if left out.", None)
-    hash_bits: int = option("Most bits of 64 that the hashes of duplicates differ in.", 4)
+    threshold: float | None = option("Least cosine of duplicates; measured if left out.", None, least=-1)
+    hash_bits: int = option("Most bits of 64 that the hashes of duplicates differ in.", 4, least=0, most=64)
     csv: str | None = option(CSV, None)
     sheet: str | None = option("PNG to draw.", None)
     json: str | None = option(JSON, None, bare="-")
@@ -40,12 +40,17 @@ def main(argv: Sequence[str]) -> None:
     from ..embedding.sheets import draw_rows, write_csv
 
     embedded = Embedded(arguments.embeddings)
+    # The model first: it may be refused, and reading all images takes long.
+    encode = None
     if arguments.threshold is None:
         encode = embedded.encoder(arguments.revision, arguments.trust_remote_code)
-        threshold = measure_threshold(embedded, encode)
-    else:
-        threshold = Threshold(arguments.threshold, "as given")
-    found = find_duplicates(embedded, threshold.cosine, perceptual_hashes(embedded), arguments.hash_bits)
+    hashes = perceptual_hashes(embedded)
+    if gone := len(embedded.rows) - len(hashes.positions):
+        print(f"{gone:,} of {len(embedded.rows):,} images cannot be read any more and are left out.", file=sys.stderr)
+    threshold = Threshold(arguments.threshold or 0.0, "as given")
+    if encode is not None:
+        threshold = measure_threshold(embedded, encode, hashes.positions)
+    found = find_duplicates(embedded, threshold.cosine, hashes, arguments.hash_bits)
     table = [
         {"group": one.group, "cosine": round(one.cosine, 6), "hash_bits": one.hash_bits, **embedded.rows[one.position]}
         for one in found
@@ -68,11 +73,11 @@ def main(argv: Sequence[str]) -> None:
         "hash_bits": arguments.hash_bits,
         "images": table,
     }
-    if said := advice(found, len(embedded.rows), arguments.hash_bits):
+    if said := advice(found, len(hashes.positions), arguments.hash_bits):
         print(said.replace("`threshold`", "--threshold"), file=sys.stderr)
     if write_result(result, arguments.json):
         return
     for row in table:
         print(f"{row['group']:>5}  cosine {row['cosine']:.4f}  {row['hash_bits']:>2} bits  {displayed(row['path'])}")
     print(f"Threshold {threshold.cosine:.4f}: {threshold.reason}")
-    print(f"{len(groups):,} groups of {len(found):,} images among {len(embedded.rows):,}")
+    print(f"{len(groups):,} groups of {len(found):,} images among {len(hashes.positions):,}")

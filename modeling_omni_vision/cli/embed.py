@@ -9,6 +9,7 @@ status is 3; --on_error stop ends at the first shard with such an image, which i
 share one output, also by --shard i/n.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -33,15 +34,15 @@ class EmbedArguments:
         words=True,
     )
     decode: str = option("exact (the image processor's pixels) or fast (JPEG is scaled while it is decoded).", "exact")
-    batch_size: int = option("Images in one forward.", 16)
-    shard_rows: int = option("Images of one file.", 4096)
-    workers: int | None = option("Threads that decode; one for each core if left out.", None)
+    batch_size: int = option("Images in one forward.", 16, least=1)
+    shard_rows: int = option("Images of one file.", 4096, least=1)
+    workers: int | None = option("Threads that decode; one for each core if left out.", None, least=1)
     on_error: str = option("stop or skip, for images that cannot be read.", "skip", choices=("stop", "skip"))
-    limit: int | None = option("Take the first images alone.", None)
+    limit: int | None = option("Take the first images alone.", None, least=1)
     shard: str | None = option("i/n: every n-th file from i on, 0/4 to 3/4; auto: as torchrun or SLURM says.", None)
     cluster: str | None = option("ray: the machines of a Ray cluster write the files.", None)
     npy: bool = option("Also write vectors.npy.", False)
-    dry_run: bool = option("List the images and stop.", False)
+    dry_run: bool = option("Count the images and stop.", False)
     revision: str | None = option(REVISION, None)
     trust_remote_code: bool = option("Run the code of a checkpoint that is not ours.", False)
 
@@ -56,7 +57,8 @@ def main(argv: Sequence[str]) -> None:
     options = {**vars(arguments)}
     if options.pop("dry_run"):
         left_out, count, size = LeftOut(), 0, 0
-        for row in list_rows(arguments.images, [Path(arguments.output)], left_out):
+        rows = list_rows(arguments.images, [Path(arguments.output)], left_out)
+        for row in itertools.islice(rows, arguments.limit):
             count, size = count + 1, size + max(row.bytes, 0)
         print(f"{count:,} images, {size / 1e6:,.1f} MB; left out: {left_out if left_out.counts else 'none'}")
         return

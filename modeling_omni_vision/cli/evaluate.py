@@ -52,7 +52,7 @@ class EvaluateArguments:
     validation_fraction: float | None = option(
         "What the training run held out, if metrics.json does not record it.", None
     )
-    batch_size: int = option("Images in one forward.", 64)
+    batch_size: int = option("Images in one forward.", 64, least=1)
     robustness: bool = option("Classifier: measure accuracy on corrupted and mirrored images.", False)
 
 
@@ -65,9 +65,12 @@ def evaluate_classifier(arguments: EvaluateArguments, command: str) -> None:
     report = evaluate(**options, command=command)
     found, (low, high) = report.metrics, report.metrics["accuracy_interval"]
     split = found["split"] + (" (held out of training)" if report.held_out else "")
+    # Lists of labels have no single probability to calibrate.
+    key = next(key for key in ("expected_calibration_error", "mean_average_precision") if key in found)
+    quality = f"{key.removeprefix('expected_').replace('_', ' ')} {found[key]:.4f}"
     print(
         f"{found['dataset']} {split}: accuracy {found['accuracy']:.2%} ({low:.2%} to {high:.2%}), macro-F1 "
-        f"{found['macro_f1']:.4f}, calibration error {found['expected_calibration_error']:.4f}, "
+        f"{found['macro_f1']:.4f}, {quality}, "
         f"{found['num_examples']:,} images. Numbers: {report.metrics_file}. "
         f"Images: {', '.join(map(str, report.images))}"
     )

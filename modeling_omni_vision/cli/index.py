@@ -30,6 +30,7 @@ class IndexArguments:
     model: str | None = option("Folder or Hub id of a retrieval checkpoint, for --images; its code runs.", None)
     images: list[str] = option("Files and folders of images to put in.", [])
     embeddings: str | None = option("Folder of vectors that `omni-vision embed` wrote, to put in.", None)
+    id_prefix: str = option("Put before the ids of --embeddings, where other images have the same: 2021/.", "")
     revision: str | None = option(REVISION, None)
     pool_factor: float | None = option("Vectors of an image merged to one of this many; 3 for a new index.", None)
     on_error: str = option("stop or skip, for files that cannot be read.", "skip")
@@ -47,6 +48,8 @@ def main(argv: Sequence[str]) -> None:
             f"Expected --model, with --images to encode, or --embeddings, got model {arguments.model!r}, images "
             f"{arguments.images}, embeddings {arguments.embeddings!r}. Correct them."
         )
+    if arguments.id_prefix and not arguments.embeddings:
+        raise ValueError("--id_prefix is for the ids of --embeddings; those of --images are paths. Leave it out.")
     from ..data.image_files import displayed, path_of
     from ..data.integrity import check_on_error, refuse_unreadable, write_skipped
     from ..records.metrics_file import write_json
@@ -119,7 +122,7 @@ def opened_for_embeddings(arguments: IndexArguments) -> tuple[Any, list[Any]]:
     from ..retrieval.embedded import EmbedFolder
     from ..retrieval.index import SETTINGS, ImageIndex
 
-    folders = [EmbedFolder(folder) for folder in [arguments.embeddings] if folder]
+    folders = [EmbedFolder(folder, arguments.id_prefix) for folder in [arguments.embeddings] if folder]
     is_new = not (Path(arguments.index) / SETTINGS).is_file()
     columns = {name: kind for folder in folders for name, kind in folder.columns.items()} if is_new else None
     index = ImageIndex(arguments.index, folders[0], arguments.pool_factor, columns)

@@ -28,7 +28,7 @@ class InspectArguments:
     sheet: str | None = option('PNG to draw; "" for none.', "dataset.png")
     export: str | None = option("Folder to write images into; made when it does not exist.", None, folder=True)
     split: str | None = option("Split that is exported; by default test or, where there is none, validation.", None)
-    count: int = option("Images that are exported, spread evenly over the split.", 20)
+    count: int = option("Images that are exported, spread evenly over the split.", 20, least=1)
     json: str | None = option(JSON, None, bare="-")
 
     def __post_init__(self) -> None:

@@ -21,7 +21,7 @@ class MapArguments:
 
     embeddings: str = option(EMBEDDINGS)
     output: str = option("Folder to write.", folder=True)
-    limit: int = option("Images on the map, spread evenly over the folder.", 5000)
+    limit: int = option("Images on the map, spread evenly over the folder.", 5000, least=1)
 
 
 @program
@@ -30,8 +30,6 @@ def main(argv: Sequence[str]) -> None:
     from ..embedding.embedded import Embedded
     from ..embedding.image_map import draw_map
 
-    if arguments.limit < 1:
-        raise ValueError(f"`limit` must be at least 1, got {arguments.limit}.")
     embedded = Embedded(arguments.embeddings)
     count, total = min(arguments.limit, len(embedded.rows)), len(embedded.rows)
     png, page = draw_map(embedded, [number * total // count for number in range(count)], Path(arguments.output))

@@ -7,8 +7,9 @@
 them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from .arguments import JSON, REVISION, option, parse, write_result
 from .predict import end_unreadable
@@ -17,6 +18,7 @@ from .program import program
 
 CSV = "CSV to write."
 EMBEDDINGS = "Output of omni-vision embed."
+SIDE = 160
 
 
 @dataclass
@@ -39,7 +41,7 @@ def main(argv: Sequence[str]) -> None:
     arguments = parse(NeighboursArguments, argv)
     from ..data.image_files import displayed
     from ..data.integrity import refuse_unreadable
-    from ..embedding.embedded import Embedded, thumbnail
+    from ..embedding.embedded import Embedded
     from ..embedding.sheets import draw_rows, write_csv
 
     if arguments.limit < 1:
@@ -59,17 +61,37 @@ def main(argv: Sequence[str]) -> None:
         write_csv(arguments.csv, found)
     if arguments.sheet:
         rows = [
-            [(thumbnail(path, 160), "asked for", path)]
+            [(query, "asked for", path)]
             + [
                 (image, f"{rank}. cosine {cosine:.3f}", embedded.rows[position]["path"])
                 for rank, (image, position, cosine) in enumerate(
-                    zip(embedded.images(row, 160), row, scores, strict=True), 1
+                    zip(embedded.images(row, SIDE), row, scores, strict=True), 1
                 )
             ]
-            for path, row, scores in zip(paths, positions.tolist(), cosines, strict=True)
+            for query, path, row, scores in zip(
+                query_images(arguments.images, paths), paths, positions.tolist(), cosines, strict=True
+            )
         ]
         draw_rows(rows, "Nearest images", arguments.sheet)
     if not write_result(found, arguments.json):
         for one in found:
             print(f"{one['rank']:>3}  {one['cosine']:.4f}  {displayed(one['path'])}")
     end_unreadable(broken, len(paths) + len(broken), None)
+
+
+def query_images(sources: Sequence[str], paths: Sequence[str]) -> Iterator[Any]:
+    """Yield small images of those of sources that have these addresses, grey ones where one is gone meanwhile.
+
+    An address alone does not say where in a Parquet file or a tar its image is: sources are listed again.
+    """
+    from ..data.image_files import LeftOut
+    from ..embedding.embedded import BLANK, thumbnail
+    from ..embedding.sources import Reader, list_rows
+
+    # In the order of the paths: of two rows of one address the first comes first.
+    rows, reader = list_rows(sources, [], LeftOut()), Reader()
+    for path in paths:
+        try:
+            yield thumbnail(reader.read(next(row for row in rows if row.path == path)), SIDE)
+        except Exception:  # file systems and formats raise many kinds
+            yield BLANK

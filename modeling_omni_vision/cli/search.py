@@ -25,6 +25,7 @@ SCORES = {
     "multi_vector": "MaxSim: sum of cosines over the vectors of the query",
     "single_vector": "cosine with the vector of the query",
 }
+SHORT = {"multi_vector": "MaxSim", "single_vector": "cosine"}
 
 
 @dataclass
@@ -70,7 +71,8 @@ def main(argv: Sequence[str]) -> None:
     if arguments.sheet:
         title = f"{text or Path(str(image)).name} ({len(hits)} of {len(index):,} images)"
         words = encoded.words if encoded and arguments.maps else ()
-        contact_sheet(hits, Path(arguments.sheet), title, encoder, text if words else None)
+        short = SHORT[index.vectors_of_an_image]
+        contact_sheet(hits, Path(arguments.sheet), title, encoder, text if words else None, short)
     unknown = list(encoded.unknown) if encoded else []
     found = {"query": text or image, "score": score, "unknown_words": unknown, "hits": [asdict(hit) for hit in hits]}
     if write_result(found, arguments.json):

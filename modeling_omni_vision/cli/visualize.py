@@ -44,7 +44,9 @@ class VisualizeArguments:
     on_error: str = option(
         "stop or skip, for files of --images that cannot be read.", "skip", choices=("stop", "skip")
     )
-    count: int = option("Images to draw, the first of more; vision-language: each with its n-th question in turn.", 12)
+    count: int = option(
+        "Images to draw, the first of more; vision-language: each with its n-th question in turn.", 12, least=1
+    )
     revision: str | None = option(REVISION, None)
 
 
@@ -58,6 +60,11 @@ def visualize_attention(arguments: VisualizeArguments, kind: str) -> Iterator[Pa
     from ..interop.vision_tower import load_complete
     from ..interpretability.plots import plot_attention
 
+    if arguments.image or arguments.text:
+        raise ValueError(
+            "Only a retrieval checkpoint looks for the words of --text in --image, got one of them for another model. "
+            "Leave them out, and name files as --images."
+        )
     every = list_images(arguments.images)
     files = [one.file for one in every[: arguments.count]]
     if len(files) < len(every):
@@ -98,6 +105,8 @@ def visualize_retrieval(arguments: VisualizeArguments, kind: str) -> list[Path]:
             "A retrieval checkpoint needs --image and --text, got "
             f"{arguments.image!r} and {arguments.text!r}. Give both."
         )
+    if arguments.images:
+        raise ValueError("A retrieval checkpoint looks at one image, got --images too. Leave that out.")
     return visualize(arguments.model, arguments.image, arguments.text, Path(arguments.output), arguments.revision)
 
 
@@ -117,10 +126,8 @@ def visualize_answers(arguments: VisualizeArguments, kind: str) -> list[Path]:
             "them out, or use omni-vision ask."
         )
     data = load_questions(arguments.dataset)
-    if arguments.split not in data or arguments.count < 1:
-        raise ValueError(
-            f"Expected a split of {[*data]} and a count of at least 1, got {arguments.split!r}, {arguments.count}."
-        )
+    if arguments.split not in data:
+        raise ValueError(f"Expected a split of {[*data]}, got {arguments.split!r}. Name one of them.")
     trust: dict[str, Any] = {"trust_remote_code": True, "revision": arguments.revision}
     processor = AutoProcessor.from_pretrained(arguments.model, **trust)
     model = load_complete(AutoModelForImageTextToText, arguments.model, **trust)

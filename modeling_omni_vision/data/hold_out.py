@@ -40,7 +40,8 @@ def hold_out(
         train: All rows.
         validation_fraction: What to hold out: a fraction below 1, or a number of rows.
         seed: Seed of the choice.
-        stratify: Hold out equal fractions of all classes of the column `label`.
+        stratify: Hold out equal fractions of all classes of the column `label`. Where it holds lists instead, rows
+            stay in train that have a class which no other row of train has, unless that leaves nothing to hold out.
         order: Rows in the order in which they are held out; by default scikit-learn chooses, by `seed`.
         name: Of the split that is held out.
 
@@ -66,7 +67,33 @@ def hold_out(
             _refuse_too_few(train, validation_fraction, name)
         # Not `Dataset.train_test_split`: it reads labels one by one, seconds for 60,000, and draws others.
         rows, held_out = train_test_split(np.arange(count), test_size=size, stratify=labels, random_state=seed)
+        rows, held_out = _leave_each_class(train, np.sort(rows), np.sort(held_out))
     return {"train": train.select(np.sort(rows)), name: train.select(np.sort(held_out))}
+
+
+def _leave_each_class(train: "Dataset", rows: np.ndarray, held_out: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows of both splits, where images have lists of labels with one row of each class in train."""
+    from .label_lists import has_label_lists, label_array  # as above
+
+    if "label" not in train.column_names or not has_label_lists(train):
+        return rows, held_out
+    labels = label_array(train) > 0
+    trained, moved = labels[rows].any(0), []
+    for row in held_out:
+        if (labels[row] & ~trained).any():
+            trained |= labels[row]
+            moved.append(row)
+    if len(moved) in (0, len(held_out)):
+        return rows, held_out
+    return np.append(rows, moved), np.setdiff1d(held_out, moved)
+
+
+def classes_in(rows: "Dataset") -> np.ndarray:
+    """Return the numbers of the classes that rows have, also in lists of labels."""
+    from .label_lists import label_array  # as above
+
+    labels = label_array(rows)
+    return np.unique(labels) if labels.ndim == 1 else np.flatnonzero(labels.any(axis=0))
 
 
 def _refuse_too_few(train: "Dataset", fraction: float, name: str) -> None:
@@ -130,4 +157,12 @@ def _files(rows: "Dataset", dataset: str) -> list[str]:
     return [Path(displayed(os.path.relpath(path_of(image["path"]).absolute(), root))).as_posix() for image in stored]
 
 
-__all__ = ["SPLITS_FILE", "VALIDATION_FRACTION", "hold_out", "read_splits", "save_splits", "select_held_out"]
+__all__ = [
+    "SPLITS_FILE",
+    "VALIDATION_FRACTION",
+    "classes_in",
+    "hold_out",
+    "read_splits",
+    "save_splits",
+    "select_held_out",
+]

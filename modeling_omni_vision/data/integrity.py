@@ -26,7 +26,9 @@ from PIL import Image as PilImage
 from tqdm.auto import tqdm  # not that of transformers, whose bars commands switch off
 
 from ..image_processing_omni_vision import read_image
+from .hold_out import classes_in
 from .image_files import LeftOut, displayed, files_below, path_of
+from .label_lists import label_names
 from .stored_images import open_stored
 
 
@@ -176,12 +178,14 @@ def leave_out_unreadable(
     for split, rows in splits.items():
         broken = {one["row"] for one in skipped if one["split"] == split}
         kept[split] = rows.select([row for row in range(len(rows)) if row not in broken]) if broken else rows
-        if split == "train" and broken and on_error == "skip" and isinstance(rows.features.get("label"), ClassLabel):
-            lost = sorted({*rows["label"][:]} - {*kept[split]["label"][:]})
+        label = rows.features.get("label")
+        has_classes = isinstance(getattr(label, "feature", label), ClassLabel)
+        if split == "train" and broken and on_error == "skip" and has_classes:
+            lost = np.setdiff1d(classes_in(rows), classes_in(kept[split])).tolist()
             if lost:
                 raise ValueError(
                     f"Expected readable images of each class in train, got none of "
-                    f"{[rows.features['label'].names[number] for number in lost[:5]]}. Repair or remove them."
+                    f"{[label_names(rows)[number] for number in lost[:5]]}. Repair or remove them."
                 )
     if skipped:
         names = [(one["image"], one["reason"]) for one in skipped]

@@ -20,11 +20,11 @@ import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, config, load_dataset, load_from_disk
 
 from ..records.nearest import nearest
-from .hold_out import VALIDATION_FRACTION, hold_out, select_held_out
+from .hold_out import VALIDATION_FRACTION, classes_in, hold_out, select_held_out
 from .idx import find_idx_files, load_idx
 from .image_files import LeftOut, displayed, files_below, images_below
 from .image_folder import SPLITS, assign_splits, load_image_folder, split_files, split_of, warn_of_left_out
-from .label_lists import has_label_lists, label_array, number_label_lists
+from .label_lists import has_label_lists, label_array, label_names, number_label_lists
 from .metadata_folder import TABLES, find_metadata, load_metadata_folder
 from .questions import QUESTION_SOURCES, load_questions
 from .synthetic.shapes import draw_shapes
@@ -107,7 +107,8 @@ def load_images(
     if "validation" not in splits:
         splits |= hold_out(splits["train"], validation_fraction, seed, stratify=not lists)
     refuse_empty(splits, dataset)
-    if not lists:
+    # Splits that an earlier release chose may hold out the only lists with a class: they are to be found again.
+    if not lists or held_out is None:
         _refuse_untrained_classes(splits, dataset)
     return DatasetDict({name: splits[name] for name in SPLITS if name in splits})
 
@@ -134,9 +135,7 @@ def labelled_splits(
             )
     splits = {name: rename_columns(split, {image: "image", label: "label"}) for name, split in splits.items()}
     splits = _class_labels(splits, dataset, label)
-    for split in splits.values():
-        _refuse_two_labels(split, dataset)
-    return splits
+    return {name: _each_file_once(split, f"the {name} split of {dataset!r}") for name, split in splits.items()}
 
 
 def _refuse_one_class(train: Dataset, dataset: str) -> None:
@@ -149,9 +148,9 @@ def _refuse_one_class(train: Dataset, dataset: str) -> None:
 
 
 def _refuse_untrained_classes(splits: Mapping[str, Dataset], dataset: str) -> None:
-    present, names = label_array(splits["train"]), splits["train"].features["label"].names
+    present, names = classes_in(splits["train"]), label_names(splits["train"])
     for name, split in splits.items():
-        unknown = np.setdiff1d(label_array(split), present).tolist()
+        unknown = np.setdiff1d(classes_in(split), present).tolist()
         if unknown:
             raise ValueError(
                 f"Expected the classes of train in the {name} split of {dataset!r}, got "
@@ -486,8 +485,8 @@ def _class_labels(splits: dict[str, Dataset], dataset: str, column: str) -> dict
     }
 
 
-def _refuse_two_labels(split: Dataset, dataset: str) -> None:
-    """Refuse a file that has two labels: one of its rows could be trained on and the other be held out."""
+def _each_file_once(split: Dataset, where: str) -> Dataset:
+    """Return one row of each file: of several, some could be trained on and others be held out. Refuse two labels."""
     # Chunk by chunk: to combine them copies the bytes of all images.
     images = split.with_format("arrow")[:]["image"]
     paths, contents = (
@@ -496,13 +495,19 @@ def _refuse_two_labels(split: Dataset, dataset: str) -> None:
     )
     stored = contents.null_count < len(split)
     if stored or pc.count_distinct(paths).as_py() == len(split):
-        return
-    labels: dict[str, int] = {}
-    for path, label in zip(paths.to_pylist(), split["label"][:], strict=True):
+        return split
+    labels, kept = dict[str, Any](), list[int]()
+    for row, (path, label) in enumerate(zip(paths.to_pylist(), split["label"][:], strict=True)):
+        if not path or path not in labels:
+            kept.append(row)
         if path and labels.setdefault(path, label) != label:
             raise ValueError(
-                f"Expected one label for each image of {dataset!r}, got two for {displayed(path)}. Remove one of them."
+                f"Expected one label for each image of {where}, got two for {displayed(path)}. Remove one of them."
             )
+    if len(kept) == len(split):
+        return split
+    logger.warning("%s: %d rows repeat the file and label of another and are left out.", where, len(split) - len(kept))
+    return split.select(kept)
 
 
 def _is_missing(label: Any) -> bool:

@@ -147,7 +147,8 @@ def export_images(splits: DatasetDict, split: str, count: int, folder: Path) -> 
     """Write up to `count` images of a split, spread evenly over it, as PNG files in one folder for each label.
 
     Returns:
-        The paths `folder/label/split_number.png`; folders are made when they do not exist.
+        The paths `folder/label/split_number.png`; folders are made when they do not exist. What a label cannot have as
+        the name of one folder is escaped as in addresses: `a/b` is `a%2Fb`.
 
     Raises:
         ValueError: for a split that is not there, a count below 1, or images without one label each.
@@ -160,12 +161,18 @@ def export_images(splits: DatasetDict, split: str, count: int, folder: Path) -> 
         raise ValueError(f"Expected images with one label each to export, got the columns {rows.column_names}.")
     for index in evenly_spread(len(rows), count):
         row = rows[index]
-        path = folder / labels.int2str(row["label"]) / f"{split}_{index:05d}.png"
+        path = folder / _folder_name(labels.int2str(row["label"])) / f"{split}_{index:05d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         pixels = eight_bits(read_image(row["image"], num_channels=None))
         Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(path)
         written.append(path)
     return written
+
+
+def _folder_name(label: str) -> str:
+    """Return the name of one folder for a label, another for each: labels may come from anybody."""
+    name = re.sub(r"[%/\\:\x00-\x1f]", lambda found: f"%{ord(found[0]):02X}", label)
+    return name if name.strip(".") else name.replace(".", "%2E") or "%"  # "%" alone is the name of no other
 
 
 def evenly_spread(length: int, count: int) -> Sequence[int]:

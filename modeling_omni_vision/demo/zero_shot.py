@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from ..retrieval.evaluation import zero_shot_scores
+from ..retrieval.evaluation import filled, zero_shot_scores
 from .components import ONE_AT_A_TIME, Drawing, ImageFile, answering, bars, note
 from .example_images import add_examples
 from .opened import OpenedCheckpoint
@@ -29,7 +29,7 @@ def zero_shot(opened: OpenedCheckpoint, image: Any, names: str, template: str = 
     (read,) = encoder.model.processor.image_processor.fetch_images([image])
     scores = zero_shot_scores(encoder.model, [read], wanted, [template])[:, 0].tolist()
     ranked = sorted(zip(wanted, scores, strict=True), key=lambda pair: -pair[1])
-    unknown = sorted({word for name in wanted for word in encoder.text(template.format(name)).unknown})
+    unknown = sorted({word for name in wanted for word in encoder.text(filled(template, name)).unknown})
     said = f"Unknown to the checkpoint, without weight: {', '.join(unknown)}. " if unknown else ""
     return {
         "top": [{"label": name, "score": score} for name, score in ranked],

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import imagehash
 import numpy as np
 
+from ..data.image_files import displayed
 from .embedded import CHUNK, Embedded, Encode
 
 
@@ -39,12 +40,21 @@ class Duplicate(NamedTuple):
     hash_bits: int
 
 
-def measure_threshold(embedded: Embedded, encode: Encode) -> Threshold:
-    """Measure how near copies of the images are, and return the cosine that nearly all of them have."""
+class Hashes(NamedTuple):
+    """The perceptual hash (64 bits, uint64) of each image that can still be read, and its position."""
+
+    positions: np.ndarray
+    bits: np.ndarray
+
+
+def measure_threshold(embedded: Embedded, encode: Encode, positions: np.ndarray) -> Threshold:
+    """Measure how near copies of images at these positions are, and return the cosine that nearly all of them have."""
     draws = np.random.default_rng(0)
-    sample = np.sort(draws.choice(len(embedded.rows), min(SAMPLE, len(embedded.rows)), replace=False))
+    sample = np.sort(draws.choice(positions, min(SAMPLE, len(positions)), replace=False))
     copies = []
-    for image in embedded.images(sample.tolist(), 1024):
+    for image in embedded.readable_images(sample.tolist(), 1024):
+        if image is None:
+            raise ValueError("Expected images that stay where they are, got one that was removed. Run again.")
         content = io.BytesIO()
         image.resize((max(image.width // 2, 1), max(image.height // 2, 1))).save(content, "JPEG", quality=RESAVED)
         copies.append(encode.pipeline.pixels.read(content.getvalue()))
@@ -64,22 +74,36 @@ def measure_threshold(embedded: Embedded, encode: Encode) -> Threshold:
     return Threshold(low, f"{said}, and {near_by_chance:.3%} of pairs drawn at random")
 
 
-def perceptual_hashes(embedded: Embedded) -> np.ndarray:
-    """Return the 64 bits of each image's perceptual hash as uint64."""
-    found = (imagehash.phash(image) for image in embedded.images(range(len(embedded.rows)), HASH_SIDE))
-    return np.array([int(str(one), 16) for one in found], dtype=np.uint64)
+def perceptual_hashes(embedded: Embedded) -> Hashes:
+    """Return the hashes of all images that can still be read.
+
+    Raises:
+        ValueError: where none can.
+    """
+    images = embedded.readable_images(range(len(embedded.rows)), HASH_SIDE)
+    found = {row: int(str(imagehash.phash(image)), 16) for row, image in enumerate(images) if image is not None}
+    if not found:
+        raise ValueError(
+            f"Expected the images of {str(embedded.folder)!r}, but none of {len(embedded.rows):,} can be read any "
+            f"more, as {displayed(embedded.rows[0]['path'])}. Bring them back, or embed those that you have."
+        )
+    return Hashes(np.array([*found], dtype=np.int64), np.array([*found.values()], dtype=np.uint64))
 
 
 def find_duplicates(
-    embedded: Embedded, threshold: float, hashes: np.ndarray, hash_bits: int = HASH_BITS
+    embedded: Embedded, threshold: float, hashes: Hashes, hash_bits: int = HASH_BITS
 ) -> list[Duplicate]:
     """Return all images of which the vectors, or the hashes, of two are near, group by group, the first one first.
+
+    Images without a hash are left out: what is gone is no duplicate.
 
     Raises:
         ValueError: where so many are near that the threshold cannot mean duplicates.
     """
-    parents = list(range(len(hashes)))
-    for count, (first, second) in enumerate(_pairs(embedded.unit, threshold, hashes, hash_bits), 1):
+    places, bits = hashes
+    unit = embedded.unit if len(places) == len(embedded.unit) else embedded.unit[places]
+    parents = list(range(len(places)))
+    for count, (first, second) in enumerate(_pairs(unit, threshold, bits, hash_bits), 1):
         if count > MAX_PAIRS:
             raise ValueError(
                 f"More than {MAX_PAIRS:,} pairs have vectors of a cosine of {threshold:.4f} or hashes that differ in "
@@ -89,17 +113,14 @@ def find_duplicates(
         one, other = _root(parents, first), _root(parents, second)
         parents[max(one, other)] = min(one, other)
     groups: dict[int, list[int]] = {}
-    for position in range(len(parents)):
-        groups.setdefault(_root(parents, position), []).append(position)
+    for row in range(len(parents)):
+        groups.setdefault(_root(parents, row), []).append(row)
     return [
         Duplicate(
-            number,
-            position,
-            float(embedded.unit[first] @ embedded.unit[position]),
-            int(np.bitwise_count(hashes[first] ^ hashes[position])),
+            number, int(places[row]), float(unit[first] @ unit[row]), int(np.bitwise_count(bits[first] ^ bits[row]))
         )
-        for number, (first, positions) in enumerate((one for one in groups.items() if len(one[1]) > 1), 1)
-        for position in positions
+        for number, (first, rows) in enumerate((one for one in groups.items() if len(one[1]) > 1), 1)
+        for row in rows
     ]
 
 
@@ -139,6 +160,7 @@ def _root(parents: list[int], position: int) -> int:
 __all__ = [
     "HASH_BITS",
     "Duplicate",
+    "Hashes",
     "Threshold",
     "advice",
     "find_duplicates",

@@ -92,6 +92,7 @@ def embed(
     """
     output, started = Path(output), (time.perf_counter(), time.process_time())
     check_on_error(on_error)
+    _check_numbers(batch_size=batch_size, shard_rows=shard_rows, workers=workers, limit=limit)
     check_engine(engine)
     _check_output(output)
     part, parts = _part(shard)
@@ -192,6 +193,15 @@ def _launched() -> str:
     array = (said("SLURM_ARRAY_TASK_ID", 0) - said("SLURM_ARRAY_TASK_MIN", 0)) // said("SLURM_ARRAY_TASK_STEP", 1)
     tasks = said("SLURM_NTASKS", 1)
     return f"{array * tasks + said('SLURM_PROCID', 0)}/{said('SLURM_ARRAY_TASK_COUNT', 1) * tasks}"
+
+
+def _check_numbers(batch_size: int, shard_rows: int, workers: int | None, limit: int | None) -> None:
+    """Refuse what would be found out only after the output is begun with it, or never."""
+    numbers = {"batch_size": batch_size, "shard_rows": shard_rows}
+    numbers |= {name: one for name, one in (("workers", workers), ("limit", limit)) if one is not None}
+    for name, number in numbers.items():
+        if not isinstance(number, int) or number < 1:
+            raise ValueError(f"Expected a whole `{name}` of at least 1, got {number!r}. Correct it or leave it out.")
 
 
 def _check_output(output: Path) -> None:

@@ -54,13 +54,17 @@ class Embedded:
         return {row["id"]: Row(**row) for row in rows}
 
     def images(self, positions: Sequence[int], side: int) -> Iterator[Image.Image]:
-        """Yield small upright images, grey ones in place of those that cannot be read any more."""
+        """Yield small upright images to look at, grey ones in place of those that cannot be read any more."""
+        return (BLANK if image is None else image for image in self.readable_images(positions, side))
+
+    def readable_images(self, positions: Sequence[int], side: int) -> Iterator[Image.Image | None]:
+        """Yield small upright images, None in place of those that cannot be read any more."""
         reader = Reader()
         for position in positions:
             try:
                 yield thumbnail(reader.read(self._places[self.rows[position]["id"]]), side)
             except (ImageReadError, OSError, ValueError):
-                yield BLANK
+                yield None
 
     def encoder(self, revision: str | None = None, trust_remote_code: bool = False) -> "Encode":
         """Return the model that made the vectors.

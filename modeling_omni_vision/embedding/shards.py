@@ -14,8 +14,9 @@ import errno
 import json
 import logging
 import os
+import re
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,9 @@ SCHEMA_VERSION = 1
 MANIFEST, SETTINGS, PLAN, FAILURES = "manifest", "settings.json", "plan.parquet", "failures.jsonl"
 ENGINE = "engine.json"
 OWN_COLUMNS = ("id", "path", "width", "height", "vector", "vectors")
-KINDS = {bool: "bool", int: "int64", float: "double", str: "string"}
+KINDS = {bool: "bool", float: "double", str: "string"}
+EXACT_IN_DOUBLE, INT64 = range(-(2**53), 2**53 + 1), range(-(2**63), 2**63)
+LONE_SURROGATES = re.compile("[\ud800-\udfff]")
 PLAN_SCHEMA = pa.schema(
     [(name, pa.int64() if kind is int else pa.string()) for name, kind in Row.__annotations__.items()]
 )
@@ -157,11 +160,10 @@ class Manifest:
         else:
             columns["vector"] = values
         metadata = [json.loads(row.metadata) if row.metadata else {} for row in rows]
+        names = free_names(self.settings["columns"], OWN_COLUMNS)
         for name, kind in self.settings["columns"].items():
             column = [_as_kind(one.get(name), kind) for one in metadata]
-            columns[f"metadata_{name}" if name in OWN_COLUMNS else name] = pa.array(
-                column, getattr(pa, KIND_TYPES[kind])()
-            )
+            columns[names[name]] = pa.array(column, getattr(pa, KIND_TYPES[kind])())
         told = {key: self.settings[key] for key in ("schema_version", "weights_digest", "pool", "normalize")}
         return pa.table(columns).replace_schema_metadata({"omni_vision": json.dumps(told)})
 
@@ -202,6 +204,27 @@ def vector_column(shape: Sequence[int]) -> str:
     return "vector" if len(shape) == 1 else "vectors"
 
 
+def free_names(names: Iterable[str], reserved: Container[str], wished: Callable[[str], str] = str) -> dict[str, str]:
+    """Return the name of a column for each column of a source, so that none is reserved and no two are equal.
+
+    Args:
+        names: Those of the source.
+        reserved: Names that no column may have: `metadata_` comes before these, as often as it takes.
+        wished: Makes a name that can be stored; names that it leaves as they are have precedence.
+    """
+    names = list(names)
+    found = {name: name for name in names if name not in reserved and wished(name) == name}
+    taken = {*found}
+    for name in names:
+        if name not in found:
+            free = wished(name)
+            while free in reserved or free in taken:
+                free = f"metadata_{free}"
+            found[name] = free
+            taken.add(free)
+    return {name: found[name] for name in names}
+
+
 def _flat(column: Any) -> np.ndarray:
     while pa.types.is_nested(column.type):
         column = column.flatten()
@@ -239,7 +262,7 @@ def read_vectors(folder: str | Path) -> tuple[list[dict[str, Any]], np.ndarray]:
 
 def _write_plan(path: Path, rows: Iterable[Row], shard_rows: int) -> dict[str, Any]:
     """Write the images, a row group for each shard; return how many there are, and the types of their metadata."""
-    kinds, block, images = dict[str, str](), list[Row](), 0
+    kinds, block, images = dict[str, set[str]](), list[Row](), 0
     with pq.ParquetWriter(path, PLAN_SCHEMA, compression="zstd") as writer:
 
         def flush() -> None:
@@ -250,22 +273,32 @@ def _write_plan(path: Path, rows: Iterable[Row], shard_rows: int) -> dict[str, A
 
         for row in rows:
             images += 1
-            block.append(row)
-            for name, value in json.loads(row.metadata or "{}").items():
+            # UTF-8 has no lone surrogates: such a character becomes the six that JSON writes for it.
+            metadata = LONE_SURROGATES.sub(lambda found: f"\\\\u{ord(found[0]):04x}", row.metadata)
+            block.append(row._replace(metadata=metadata))
+            for name, value in json.loads(metadata or "{}").items():
                 if value is not None:
-                    kinds[name] = _common_kind(kinds.get(name), KINDS.get(type(value), "string"))
+                    kinds.setdefault(name, set()).add(_kind(value))
             if len(block) == shard_rows:
                 flush()
         if block:
             flush()
     _sync(path)
-    return {"images": images, "shard_rows": shard_rows, "columns": dict(sorted(kinds.items()))}
+    columns = {name: _common_kind(found) for name, found in sorted(kinds.items())}
+    return {"images": images, "shard_rows": shard_rows, "columns": columns}
 
 
-def _common_kind(known: str | None, kind: str) -> str:
-    if known in (None, kind):
-        return kind
-    return "double" if {known, kind} == {"int64", "double"} else "string"
+def _kind(value: Any) -> str:
+    if type(value) is not int:
+        return KINDS.get(type(value), "string")
+    return "int64" if value in EXACT_IN_DOUBLE else "long" if value in INT64 else "string"
+
+
+def _common_kind(kinds: set[str]) -> str:
+    """Return the kind of a column with values of these; `string` where another would change some or not hold them."""
+    if kinds <= {"int64", "long"}:
+        return "int64"
+    return next(iter(kinds)) if len(kinds) == 1 else "double" if kinds == {"int64", "double"} else "string"
 
 
 def _as_kind(value: Any, kind: str) -> Any:
@@ -364,4 +397,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-__all__ = ["FAILURES", "MANIFEST", "SCHEMA_VERSION", "Manifest", "read_vectors", "vector_column", "write_whole"]
+__all__ = [
+    "FAILURES",
+    "MANIFEST",
+    "OWN_COLUMNS",
+    "SCHEMA_VERSION",
+    "Manifest",
+    "free_names",
+    "read_vectors",
+    "vector_column",
+    "write_whole",
+]

@@ -9,7 +9,8 @@
 | folder of `save_to_disk`, dataset of the Hub | rows of all splits | `SPLIT#ROW` |
 | address of fsspec (`s3://`, `hf://` ...) | as folders and files | the address |
 
-Ids and order depend on names alone: they are equal on every machine. A row that is named twice is listed once.
+Ids and order depend on names alone: they are equal on every machine. An image that is named twice is listed once; of
+two that have one id, as those of two lists or datasets may, the later one has its source before it, `SOURCE:ID`.
 """
 
 import glob
@@ -72,6 +73,7 @@ def list_rows(sources: Sequence[str], exclude: Sequence[Path], left_out: LeftOut
     Raises:
         ValueError: for a source that does not exist, or of which the content is not what its name says.
     """
+    # Of ids and of places: those of an address are one, which halves what a long list of them takes.
     seen, closed, places = set[int](), frozenset(map(os.path.realpath, exclude)), list[tuple[str, bool]]()
     for source in sources:
         local = (
@@ -86,12 +88,19 @@ def list_rows(sources: Sequence[str], exclude: Sequence[Path], left_out: LeftOut
     root = Path(os.path.commonpath(map(os.path.abspath, folders)) if folders else ".")
     for place, remote in places:
         for row in _remote(place) if remote else _local(place, root, closed, left_out):
-            key = int.from_bytes(hashlib.blake2b(row.id.encode(), digest_size=8).digest())
-            if key in seen:
+            image = _digest(row.place if row.offset < 0 else f"{row.place}#{row.offset}")
+            names = (row.id, f"{_as_text(place)}:{row.id}", row.path)
+            name = next((one for one in names if _digest(one) not in seen), None)
+            if image in seen or name is None:
                 left_out.add("named twice", Path(row.id))
-            else:
-                seen.add(key)
-                yield row
+                continue
+            seen |= {image, _digest(name)}
+            yield row._replace(id=name)
+
+
+def _digest(text: str) -> int:
+    """Return what is remembered of a name: of millions, names themselves would take several times the memory."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
 
 
 def is_address(source: str) -> bool:
@@ -102,7 +111,7 @@ def is_address(source: str) -> bool:
 def _local(place: str, root: Path, closed: frozenset[str], left_out: LeftOut) -> Iterator[Row]:
     path = Path(os.path.abspath(place))
     if not path.exists() or (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-        yield from _dataset(place)
+        yield from _dataset(str(path) if path.exists() else place)
     elif path.is_dir():
         metadata = find_metadata(files_below(path, LeftOut()))
         described = {image: row for file in metadata for image, row in described_images(file)}
@@ -117,12 +126,15 @@ def _local(place: str, root: Path, closed: frozenset[str], left_out: LeftOut) ->
 
 
 def _id(file: Path, root: Path) -> str:
-    name = os.path.relpath(file, root)
+    return _as_text(Path(os.path.relpath(file, root)).as_posix())
+
+
+def _as_text(name: str) -> str:
     try:
         name.encode()
     except UnicodeEncodeError:  # bytes that are no text
         return f"file:{quote_from_bytes(os.fsencode(name))}"
-    return Path(name).as_posix()
+    return name
 
 
 def _file(file: Path, name: str, metadata: Mapping[str, Any] | None = None) -> Iterator[Row]:
@@ -186,11 +198,13 @@ def _list(place: str, folder: str) -> Iterator[Row]:
                 text = next((metadata.pop(name) for name in LIST_COLUMNS if name in metadata), "")
                 if not isinstance(text, str) or not text:
                     raise ValueError(f"Expected one of {LIST_COLUMNS} in {where}, got {text!r}. Name the image.")
-            file = text if is_address(text) else os.path.join(folder, text)
-            if is_address(file) or not os.path.exists(file):
-                yield Row(text, file, file, -1, 0, 0, _as_json(metadata))
+            file = text if is_address(text) else os.path.join(folder, path_of(text))
+            if is_address(file):
+                yield Row(_as_text(text), file, file, -1, 0, 0, _as_json(metadata))
+            elif not os.path.exists(file):
+                yield Row(_as_text(text), stored_path(file), stored_path(file), -1, 0, 0, _as_json(metadata))
             else:
-                yield from _file(Path(file), _id(Path(text), Path(".")) if os.path.isabs(text) else text, metadata)
+                yield from _file(Path(file), _as_text(text), metadata)
 
 
 def _json_object(text: str, where: str) -> dict[str, Any]:
@@ -208,8 +222,8 @@ def _tar(place: str, name: str) -> Iterator[Row]:
 
     def finished() -> Iterator[Row]:
         for one in images:
-            at = f"{name}/{one.name}"
-            yield Row(at, f"{place}/{one.name}", place, one.offset_data, one.size, 0, _as_json(metadata))
+            at = _as_text(one.name)
+            yield Row(f"{name}/{at}", f"{place}/{at}", place, one.offset_data, one.size, 0, _as_json(metadata))
 
     try:
         with open_place(place) as file, tarfile.open(fileobj=file, mode="r:") as members:
@@ -278,9 +292,9 @@ def _dataset(name: str) -> Iterator[Row]:
     for split, rows in _splits(name).items():
         others = [column for column in rows.column_names if column != "image"]
         metadata = rows.select_columns(others) if others else [{}] * len(rows)
-        place = f"{name}{SPLIT}{split}"
+        place, shown = f"{name}{SPLIT}{split}", f"{_as_text(name)}:{split}"
         for number, one in enumerate(metadata):
-            yield Row(f"{split}#{number}", f"{name}:{split}#{number}", place, number, 0, 0, _as_json(one))
+            yield Row(f"{split}#{number}", f"{shown}#{number}", place, number, 0, 0, _as_json(one))
 
 
 @lru_cache(maxsize=2)

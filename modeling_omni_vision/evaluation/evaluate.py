@@ -148,8 +148,10 @@ def load_splits(
     held_out = read_splits(folder)
     test_fraction = training["arguments"].get("test_fraction", 0)
     splits = load_images(dataset, *columns, fraction, test_fraction=test_fraction, held_out=held_out)
-    if held_out is None:
-        splits = without_skipped(splits, folder)
+    # What the run held out is named without what it skipped; splits of the source, by their recorded size, are not.
+    for name, rows in without_skipped(splits, folder).items():
+        if held_out is None or len(rows) == training["dataset"].get(name):
+            splits[name] = rows
     check_held_out(training, {name: splits[name] for name in held_out or splits}, dataset)
     return splits
 

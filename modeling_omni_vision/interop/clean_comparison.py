@@ -16,11 +16,13 @@ import numpy as np
 import torch
 import transformers
 from PIL import Image, ImageOps
+from transformers.image_processing_backends import TorchvisionBackend
 
 
 PACKAGE = "modeling_omni_vision"
 TEXTS = ["a photo of a red circle", "Two dogs, one of them asleep!"]
 NUM_IMAGES = 20
+BACKENDS = ("pil", "torchvision")
 MAX_PATCHES = 3200
 Outputs = dict[str, torch.Tensor]
 # Models of transformers that interpolate positions unasked, and have no argument for it.
@@ -103,7 +105,10 @@ def _open_timm(request: dict[str, Any]) -> Any:
 def _open_open_clip(request: dict[str, Any]) -> Any:
     import open_clip
 
-    return open_clip.create_model(f"local-dir:{request['source']}", precision="fp32")
+    model = open_clip.create_model(f"local-dir:{request['source']}", precision="fp32")
+    if request["whole"]:
+        return model
+    return getattr(model.visual, "trunk", model.visual)  # a trunk is a model of timm, with a projection behind it
 
 
 @torch.inference_mode()
@@ -111,6 +116,8 @@ def original_outputs(model: Any, pixels: torch.Tensor, ids: torch.Tensor | None,
     """Return what the original computes, as `our_outputs` names it; `whole` is False for its encoder alone."""
     if hasattr(model, "get_logits"):
         return {"logits_per_image": model.get_logits(pixels, ids)[0]}
+    if hasattr(model, "ln_post"):
+        return _open_clip_tower_outputs(model, pixels)
     if hasattr(model, "forward_features"):
         tokens = model.forward_features(pixels)
         head = {"logits": model.forward_head(tokens)} if whole and model.num_classes else {}
@@ -124,6 +131,14 @@ def original_outputs(model: Any, pixels: torch.Tensor, ids: torch.Tensor | None,
     if ids is not None:
         return {"logits_per_image": model(pixel_values=pixels, input_ids=ids, **options).logits_per_image}
     return _encoder_outputs(model, pixels, options, whole)
+
+
+def _open_clip_tower_outputs(tower: Any, pixels: torch.Tensor) -> Outputs:
+    # Called, it returns what it projected alone, for which an encoder has no place.
+    options = {"normalize_intermediates": True, "output_fmt": "NLC", "output_extra_tokens": True}
+    found = tower.forward_intermediates(pixels, indices=1, intermediates_only=True, **options)
+    parts = [found[name][-1] for name in ("image_intermediates_prefix", "image_intermediates")]
+    return {"tokens": torch.cat(parts, dim=1)}
 
 
 def _encoder_outputs(model: Any, pixels: torch.Tensor, options: dict[str, Any], whole: bool) -> Outputs:
@@ -158,19 +173,22 @@ def original_ids(request: dict[str, Any]) -> torch.Tensor | None:
     return tokenizer(TEXTS, return_tensors="pt", **options)["input_ids"]
 
 
-def original_transform(request: dict[str, Any]) -> Callable[[Image.Image], torch.Tensor]:
-    """Return how the original turns an upright colour image into pixels (channels, height, width)."""
+def original_transform(request: dict[str, Any]) -> tuple[Callable[[Image.Image], torch.Tensor], str]:
+    """Return how the original turns an upright colour image into pixels (channels, height, width), and which of
+    `BACKENDS` it resizes with.
+    """
     if request["library"] == "timm":
         import timm
 
         settings = timm.data.resolve_data_config({}, pretrained_cfg=request["config"]["pretrained_cfg"])
-        return timm.data.create_transform(**settings, is_training=False)
+        return timm.data.create_transform(**settings, is_training=False), "pil"
     if request["library"] == "open_clip":
         import open_clip
 
-        return open_clip.create_model_and_transforms(f"local-dir:{request['source']}", precision="fp32")[2]
+        return open_clip.create_model_and_transforms(f"local-dir:{request['source']}", precision="fp32")[2], "pil"
     processor = transformers.AutoImageProcessor.from_pretrained(request["source"])
-    return lambda image: processor(image, return_tensors="pt")["pixel_values"][0]
+    backend = "torchvision" if isinstance(processor, TorchvisionBackend) else "pil"
+    return lambda image: processor(image, return_tensors="pt")["pixel_values"][0], backend
 
 
 # --- ours ---
@@ -197,7 +215,7 @@ def difference(theirs: Outputs, ours: Outputs) -> float:
 
 
 def compare(request: dict[str, Any]) -> dict[str, Any]:
-    """Compare at each size; return the largest difference, that of pixels in grey levels, and whether ids agree."""
+    """Compare at each size; return the largest difference, those of pixels, and whether ids agree."""
     ids = original_ids(request)
     model = open_original(request)
     theirs = [
@@ -220,7 +238,7 @@ def compare(request: dict[str, Any]) -> dict[str, Any]:
     return {
         "differences": [difference(*pair) for pair in zip(theirs, found, strict=True)],
         "ids_equal": ids is None or same_ids(ids, texts),
-        "grey_levels": grey_levels(request) if request["pixels"] else None,
+        "pixels": pixel_differences(request) if request["pixels"] else None,
     }
 
 
@@ -234,18 +252,39 @@ def same_ids(theirs: torch.Tensor, ours: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(a[:end], b[:end]) and len(a[end:].unique()) <= 1 for a, b, end in rows)
 
 
-def grey_levels(request: dict[str, Any]) -> float:
-    """Return the largest difference between both image processors on twenty images, in levels of 0 to 255."""
-    processor = transformers.AutoImageProcessor.from_pretrained(request["ours"], trust_remote_code=True)
-    transform, largest = original_transform(request), 0.0
-    scale = torch.tensor(processor.image_std if processor.do_normalize else [1.0]).reshape(-1, 1, 1) * 255
-    for brought, meant in fixed_images():
-        ours = processor(brought, return_tensors="pt")["pixel_values"][0]
-        theirs = transform(meant)
-        if ours.shape != theirs.shape:
-            return float("inf")
-        largest = max(largest, float(((ours - theirs).abs() * scale).max()))
-    return largest
+def our_processors(folder: str) -> dict[str, Any]:
+    """Return our image processor with each of `BACKENDS`."""
+    options = {"trust_remote_code": True}
+    return {
+        backend: transformers.AutoImageProcessor.from_pretrained(folder, backend=backend, **options)
+        for backend in BACKENDS
+    }
+
+
+def pixel_differences(request: dict[str, Any]) -> dict[str, Any]:
+    """Compare the image processors on twenty images.
+
+    Returns:
+        Which of `BACKENDS` the original resizes with, and for each of ours the largest difference to it in levels of
+        0 to 255, and the share of values that are more than one level off.
+    """
+    transform, backend = original_transform(request)
+    images = [(brought, transform(meant)) for brought, meant in fixed_images()]
+    found: dict[str, Any] = {"backend": backend, "grey_levels": {}, "strayed": {}}
+    for name, processor in our_processors(request["ours"]).items():
+        level = processor.rescale_factor if processor.do_rescale else 1 / 255
+        scale = torch.tensor(processor.image_std if processor.do_normalize else [1.0]).reshape(-1, 1, 1) / level
+        levels, strayed = 0.0, 0.0
+        for brought, theirs in images:
+            ours = processor(brought, return_tensors="pt")["pixel_values"][0]
+            if ours.shape != theirs.shape:
+                levels, strayed = float("inf"), 1.0
+                break
+            off = (ours - theirs).abs() * scale
+            levels = max(levels, float(off.max()))
+            strayed += float((off > 1.01).double().mean()) / NUM_IMAGES
+        found["grey_levels"][name], found["strayed"][name] = levels, strayed
+    return found
 
 
 def main() -> None:

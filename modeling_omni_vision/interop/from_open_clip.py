@@ -31,7 +31,7 @@ OURS_BY_CLIP_NAME = {theirs: ours for ours, theirs in CLIP_LAYER.items()}
 
 
 def read_open_clip_config(folder: Path) -> dict[str, Any]:
-    """Read the settings of the model, with those of its images as `preprocess_cfg`."""
+    """Read the settings of the model, with those of its images as `preprocess_cfg`, None where the file says null."""
     written: dict[str, Any] = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     return {**written["model_cfg"], "preprocess_cfg": written.get("preprocess_cfg", {})}
 
@@ -50,6 +50,7 @@ def read_open_clip(
     state = {f"text.{name}" if name.startswith(TEXT_NAMES) else name: value for name, value in state.items()}
     image = {name.removeprefix("visual."): value for name, value in state.items() if name.startswith("visual.")}
     vision, projection = read_image_tower(config, image, origin)
+    vision.library = "open_clip"  # that of a timm tower too, without timm's files
     if not whole:
         return vision
     weights = Weights({name: value for name, value in state.items() if not name.startswith("visual.")}, origin)
@@ -64,7 +65,6 @@ def read_open_clip(
     if projection is not None:
         parts["visual_projection.weight"] = projection
     vision.left_out += weights.finish(r"(text\.)?attn_mask$")
-    vision.library = "open_clip"
     return as_retrieval(vision, text, parts, config["embed_dim"], options)
 
 

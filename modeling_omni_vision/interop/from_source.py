@@ -23,8 +23,17 @@ from .weights_file import find_weights
 
 # In float32, relative to the largest output where that exceeds 1; logits of a retrieval model are scaled up.
 TOLERANCE, LOGIT_TOLERANCE = 1e-5, 1e-4
-MAX_GREY_LEVELS = 1.01
+# With the same library below both, rounding alone is left; measured 0.
+MAX_GREY_LEVELS = 0.01
+# Pillow and torchvision resize 8 bits up to two levels apart, more than one for at most 1e-4 of the values measured.
+MAX_STRAYED = 1e-3
 COMPARISON_SECONDS = 900
+# How a copy of a checkpoint says nothing of its images, by library.
+WITHOUT_SETTINGS = {
+    "transformers": "without preprocessor_config.json and processor_config.json",
+    "timm": "whose config.json has no `mean`",
+    "open_clip": "whose open_clip_config.json has null for `preprocess_cfg`",
+}
 
 
 @dataclass(frozen=True)
@@ -94,7 +103,7 @@ def processor_of(converted: Converted) -> Any:
 
     if images is None:
         raise ValueError(
-            f"A model with a text tower needs the settings of its images too, got none in "
+            "A model with a text tower needs the settings of its images too, got none that ours can follow in "
             f"{str(converted.origin['folder'])!r}. Download them, or convert the vision tower: --encoder_only true."
         )
     config: Any = converted.config
@@ -119,13 +128,34 @@ def compare(
     if wrong or not answer["ids_equal"]:
         found = f"differences at {'; '.join(wrong)}" if wrong else "other token ids for the same texts"
         raise ValueError(f"Both models must compute the same within {allowed:.0e}, got {found}. Nothing was written.")
-    levels = answer["grey_levels"]
-    if levels is not None and not levels <= MAX_GREY_LEVELS:
-        raise ValueError(
-            f"Both image processors must agree within one grey level, got {levels:.1f}. Nothing was written: "
-            "convert a copy without its preprocessor settings, and save an image processor into the folder."
-        )
+    levels = check_pixels(converted, answer["pixels"], request["texts"]) if has_processor else None
     return {"differences": differences, "grey_levels": levels}
+
+
+def check_pixels(converted: Converted, pixels: dict[str, Any], is_whole: bool) -> float:
+    """Return how far pixels are from the original's, in grey levels; raise `ValueError` where that is too much.
+
+    Of our two image processors, the one with the original's library shows whether the settings are the same. The
+    torchvision one, which opens by default, must not be far from it either.
+    """
+    backend = pixels["backend"]
+    levels, strayed = pixels["grey_levels"][backend], pixels["strayed"]["torchvision"]
+    got = f"{levels:.2f}" if levels < float("inf") else "images of another shape"
+    if levels <= MAX_GREY_LEVELS:
+        got = f"{strayed:.1%} of the values more than one level off by torchvision"
+    if not levels <= MAX_GREY_LEVELS or not strayed <= MAX_STRAYED:
+        raise ValueError(
+            f"Both image processors must agree within {MAX_GREY_LEVELS} grey levels, got {got}. Nothing was written: "
+            f"convert a copy {WITHOUT_SETTINGS[converted.library]}{', with --encoder_only true' * is_whole}, and save "
+            "an image processor into the new folder."
+        )
+    if backend != "torchvision":
+        converted.notes.append(
+            "the original resizes images with Pillow, as our image processor does with backend='pil'; by default it "
+            f"does with torchvision, up to {pixels['grey_levels']['torchvision']:.0f} of 255 levels apart, more than "
+            f"one for {strayed:.1g} of the values"
+        )
+    return levels
 
 
 def comparison_request(

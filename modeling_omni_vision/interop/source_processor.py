@@ -59,8 +59,13 @@ def from_timm(settings: dict[str, Any], image_size: tuple[int, int]) -> dict[str
     return {**_cropped(size, image_size), **_normalised(settings)}
 
 
-def from_open_clip(settings: dict[str, Any], image_size: tuple[int, int]) -> dict[str, Any] | None:
-    """Translate open_clip's settings; `longest` fills up with a colour, which ours does not."""
+def from_open_clip(settings: dict[str, Any] | None, image_size: tuple[int, int]) -> dict[str, Any] | None:
+    """Translate open_clip's settings; `longest` fills up with a colour, which ours does not.
+
+    Those that are left out are open_clip's defaults, even all of them; None says that there are none.
+    """
+    if settings is None:
+        return None
     height, width = image_size
     mode = settings.get("resize_mode") or "shortest"
     if mode == "squash":

@@ -13,11 +13,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from .table import FIELDS, MULTI, SINGLE, as_vectors, flat_vectors
+from ..embedding.shards import OWN_COLUMNS, free_names
+from .table import MULTI, RESERVED, SINGLE, as_vectors, flat_vectors, storable_name
 
 
 logger = logging.getLogger(__name__)
 
+OWN = ("id", "path", "width", "height")
 KINDS = {"string": "str", "int64": "int", "double": "float", "bool": "bool"}
 # Images read, and committed, at the same time: few enough for a commit of grids to fit into memory.
 ROWS_OF_ONE, ROWS_OF_MANY = 16_384, 1024
@@ -28,13 +30,14 @@ class EmbedFolder:
 
     Args:
         folder: The output of the command.
+        id_prefix: Comes before its ids, as `2021/` where another folder of images has the same ones.
 
     Raises:
         ValueError: if it is not the output of a finished run.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, id_prefix: str = "") -> None:
+        self.folder, self.id_prefix = Path(folder), id_prefix
         try:
             self.record: dict[str, Any] = json.loads((self.folder / "embed.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -51,26 +54,20 @@ class EmbedFolder:
     @cached_property
     def names(self) -> dict[str, str]:
         """The column of a shard for each column of an index that is not one of vectors."""
-        own = ("id", "path", "width", "height")
-        metadata = {
-            f"metadata_{name}" if name in (*own, *FIELDS, "vector", "vectors") else name: name
-            if name not in (*own, "vector", "vectors")
-            else f"metadata_{name}"
-            for name in self.record["columns"]
-        }
-        return {name: name for name in own} | metadata
+        stored = [*free_names(self.record["columns"], OWN_COLUMNS).values()]
+        named = free_names(stored, (*OWN_COLUMNS, *RESERVED), storable_name)
+        return {name: name for name in OWN} | {named[name]: name for name in stored}
 
     @property
     def columns(self) -> dict[str, str]:
         """Columns of an index beside those of files: width, height and the metadata of the images."""
-        kinds = {name.removeprefix("metadata_"): kind for name, kind in self.record["columns"].items()}
-        metadata = {name: KINDS[kinds[name.removeprefix("metadata_")]] for name in list(self.names)[4:]}
-        return {"width": "int", "height": "int"} | metadata
+        kinds = (KINDS[kind] for kind in self.record["columns"].values())
+        return {"width": "int", "height": "int"} | dict(zip([*self.names][len(OWN) :], kinds, strict=True))
 
     @cached_property
     def fingerprint(self) -> list[list[Any]]:
-        """Name, size and date of every file of vectors."""
-        return stamps_of([*self.shards, self.folder / "embed.json"])
+        """Name, size and date of every file of vectors, and the prefix of ids."""
+        return [*stamps_of([*self.shards, self.folder / "embed.json"]), [self.id_prefix]]
 
     def failures(self) -> list[tuple[str, str]]:
         """Return path and reason of the images that have no vector."""
@@ -104,12 +101,13 @@ class EmbedFolder:
         return pa.table([*columns, as_vectors(flat, schema.field("vectors").type, numbers)], schema=schema), failed
 
     def _columns(self, batch: pa.RecordBatch, schema: pa.Schema) -> Iterator[pa.Array]:
-        names = [PurePosixPath(one) for one in batch["id"].to_pylist()]
-        made = {"folder": [str(one.parent) for one in names], "name": [one.name for one in names]}
+        ids = [self.id_prefix + one for one in batch["id"].to_pylist()]
+        names = [PurePosixPath(one) for one in ids]
+        made = {"id": ids, "folder": [str(one.parent) for one in names], "name": [one.name for one in names]}
         for field in schema:
             if field.name in made:
                 yield pa.array(made[field.name], field.type)
-            elif field.name in self.names:
+            elif self.names.get(field.name) in batch.schema.names:  # shards of old lack one of `id` and `metadata_id`
                 yield batch[self.names[field.name]].cast(field.type)
             elif field.name != "vectors":
                 yield pa.nulls(len(batch), field.type)

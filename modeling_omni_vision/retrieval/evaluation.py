@@ -104,8 +104,15 @@ def zero_shot_scores(
         raise ValueError(f"Expected at least two names to choose from, got {list(names)!r}. Add some.")
     score = scorer(isinstance(model, MultiVectorEncoder), texts_are_queries=True)
     embeds = model.encode_document(list(images))
-    total = sum(score(model.encode_query([template.format(name) for name in names]), embeds) for template in templates)
+    total = sum(
+        score(model.encode_query([filled(template, name) for name in names]), embeds) for template in templates
+    )
     return torch.as_tensor(total)
+
+
+def filled(template: str, name: str) -> str:
+    """Return a template with the name in place of each {}; other braces are text, which `str.format` would refuse."""
+    return template.replace("{}", name)
 
 
 def decoded(split: Dataset) -> list[PilImage.Image]:
@@ -122,5 +129,5 @@ def scorer(late_interaction: bool, texts_are_queries: bool) -> Any:
     return lambda images, texts: maxsim(texts, images, length_normalize=True).T
 
 
-__all__ = ["DIRECTIONS", "TEMPLATES", "decoded", "evaluators", "retrieval_metrics", "zero_shot_predictions"]
-__all__ += ["zero_shot_scores"]
+__all__ = ["DIRECTIONS", "TEMPLATES", "decoded", "evaluators", "filled", "retrieval_metrics"]
+__all__ += ["zero_shot_predictions", "zero_shot_scores"]

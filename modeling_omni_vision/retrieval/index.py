@@ -331,21 +331,28 @@ class ImageIndex:
             folders: What it wrote.
             remove_missing: Also delete the rows that none of the folders has.
             report: Called after each commit with a line about what is on disk.
+
+        Raises:
+            ValueError: for rows of another image of the same id, whose file is still there, unless `remove_missing`
+                says that the index shall have nothing else.
         """
         done, listed = AddReport(), set[str]()
         marks = {str(one.folder.resolve()): one.fingerprint for one in folders}
-        if marks == self.settings.get("embedded"):
-            done.unchanged = sum(one.num_vectors for one in folders)
+        if marks == self.settings.get("embedded") and not remove_missing:
             done.failed = [pair for one in folders for pair in one.failures()]
+            without = [(path, reason) for path, reason in self.settings.get("embedded_failed", [])]
+            done.failed += without
+            done.unchanged = sum(one.num_vectors for one in folders) - len(without)
             return done
+        without = []
         total = sum(one.num_vectors for one in folders)
         for folder in folders:
             done.failed += folder.failures()
             for batch, failed in folder.batches(self.table.schema, self.pool_factor):
-                done.failed += failed
+                without += failed
                 if remove_missing:
                     listed.update(batch["id"].to_pylist())
-                other = self._changed(batch)
+                other = self._changed(batch, replace=remove_missing)
                 done.unchanged += len(batch) - len(other)
                 if len(other):
                     added, updated = self._commit(other)
@@ -353,12 +360,13 @@ class ImageIndex:
                 report(f"{done.added + done.updated + done.unchanged:,} of {total:,} on disk")
         if remove_missing:
             done.removed = self.delete(self._known_ids() - listed)
-        self.record(embedded=marks)
+        done.failed += without
+        self.record(embedded=marks, embedded_failed=without)
         return done
 
     @retried
-    def _changed(self, batch: pa.Table) -> pa.Table:
-        """Return the rows that are not in the table already as they are."""
+    def _changed(self, batch: pa.Table, replace: bool = False) -> pa.Table:
+        """Return the rows that are not in the table as they are; those of other images are refused, or `replace`."""
         known = self._known_ids()
         ids = [one for one in batch["id"].to_pylist() if one in known]
         if not ids:
@@ -366,6 +374,11 @@ class ImageIndex:
         stored = self._scan(col("id").isin(ids), batch.schema.names).limit(None).to_arrow()
         places = pc.index_in(batch["id"], stored["id"]).to_pylist()
         stored, batch = stored.combine_chunks(), batch.combine_chunks()
+        if not replace:
+            paths = zip(batch["id"].to_pylist(), batch["path"].to_pylist(), places, strict=True)
+            before = stored["path"].to_pylist()
+            pairs = [(name, before[place], path) for name, path, place in paths if place is not None]
+            _refuse_others([pair for pair in pairs if pair[1] != pair[2] and not _is_gone(pair[1])])
         return batch.filter(
             [
                 place is None or not batch.slice(row, 1).equals(stored.slice(place, 1))
@@ -599,6 +612,27 @@ class ImageIndex:
                 "Pass `encoder`."
             )
         return self.encoder
+
+
+def _refuse_others(pairs: Sequence[tuple[str, str, str]]) -> None:
+    """Refuse ids with two paths of two images: one would be lost."""
+    if pairs:
+        name, path, other = pairs[0]
+        raise ValueError(
+            f"{len(pairs):,} images have the ids of others in the index, as {name!r}: {displayed(path)} is in it, "
+            f"{displayed(other)} is new. Put a prefix before the new ids (`id_prefix`), or index into another folder."
+        )
+
+
+def _is_gone(path: str | None) -> bool:
+    """Return whether the file of an image, or that of its row or member, is known not to be there any more."""
+    file = path_of(path or "/")
+    if not file.is_absolute():  # an address, or a dataset by its name
+        return False
+    before, _, row = str(file).rpartition("#")
+    dataset = before.rpartition(":")[0]
+    files = (file, Path(before), *file.parents) if row else (file, *file.parents)
+    return not any(one.is_file() for one in files) and not (dataset and Path(dataset).is_dir())
 
 
 def best_of(queries: Sequence[torch.Tensor], blocks: Iterable[Block], limit: int) -> list[list[tuple[float, str]]]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..data.image_files import path_of
 from ..records.metrics_file import write_json
 from .index import Hit, ImageIndex
 from .table import MULTI
@@ -52,12 +53,12 @@ def pooling_overlap(
     """
     rows = index.rows(columns=("id", "path"))
     rows = rows[:: max(1, len(rows) // sample)][:sample]
-    read, _ = index.require_encoder().files([Path(row["path"]) for row in rows])
+    read, _ = index.require_encoder().files([path_of(row["path"]) for row in rows])
     if len(read) < limit:
         return None
     # By path on both sides: a file that can no longer be read drops out of both.
-    ids = {row["path"]: row["id"] for row in rows}
-    names = [ids[str(file)] for file, _ in read]
+    ids = {path_of(row["path"]): row["id"] for row in rows}
+    names = [ids[file] for file, _ in read]
     stored = index.vectors(names)
     return overlap([torch.from_numpy(one).float() for _, one in read], [stored[one] for one in names], queries, limit)
 

@@ -3,6 +3,7 @@
 Vectors are stored with zeros up to a multiple of 8, which the approximate index needs and no cosine notices.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,9 @@ FORMAT = 2
 POOL_FACTOR = 3
 SINGLE, MULTI = "single_vector", "multi_vector"
 FIELDS = ("id", "path", "folder", "name", "bytes", "modified")
+# Names that Lance refuses, and the one that its searches add.
+LANCE_FIELDS = ("_rowid", "_rowaddr", "_rowoffset", "_row_created_at_version", "_row_last_updated_at_version")
+RESERVED = ("", *FIELDS, "vectors", *LANCE_FIELDS, "_distance")
 TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
 
 # Ids; their vectors (images, width), or padded (images, most vectors, width) with the mask of real ones.
@@ -51,18 +55,22 @@ def new_settings(encoder: Any, pool_factor: float | None, columns: Mapping[str, 
     """Return what an index records of how it was made.
 
     Raises:
-        ValueError: for a factor below 1, or columns of another type or a reserved name.
+        ValueError: for a factor below 1, or columns of another type, or a name that is reserved or cannot be stored.
     """
     vectors = getattr(encoder, "vectors", MULTI)
     factor = (POOL_FACTOR if vectors == MULTI else 1) if pool_factor is None else pool_factor
     if factor < 1 or (vectors == SINGLE and factor > 1):
         raise ValueError(f"`pool_factor` must be at least 1, and 1 for {SINGLE}, got {pool_factor!r}. 1 keeps all.")
     columns = dict(columns or {})
-    wrong = {name: kind for name, kind in columns.items() if kind not in TYPES or name in (*FIELDS, "vectors")}
+    wrong = {
+        name: kind
+        for name, kind in columns.items()
+        if kind not in TYPES or name in RESERVED or name != storable_name(name)
+    }
     if wrong:
         raise ValueError(
-            f"`columns` must map names other than {[*FIELDS, 'vectors']} to types out of {list(TYPES)}, got {wrong}. "
-            "Correct or leave out these."
+            f"`columns` must map names other than {[*RESERVED]}, without dots and backticks, to types out of "
+            f"{list(TYPES)}, got {wrong}. Correct or leave out these."
         )
     return {
         "format": FORMAT,
@@ -75,6 +83,11 @@ def new_settings(encoder: Any, pool_factor: float | None, columns: Mapping[str, 
         "pool_factor": factor,
         "columns": columns,
     }
+
+
+def storable_name(name: str) -> str:
+    """Return a name with `_` for the characters that Lance does not take in that of a column."""
+    return re.sub("[.`\0\ud800-\udfff]", "_", name)
 
 
 @contextmanager
@@ -153,6 +166,7 @@ __all__ = [
     "FORMAT",
     "MULTI",
     "POOL_FACTOR",
+    "RESERVED",
     "SINGLE",
     "TYPES",
     "Block",
@@ -164,5 +178,6 @@ __all__ = [
     "flat_vectors",
     "new_settings",
     "schema_of",
+    "storable_name",
     "was_cleaned_up",
 ]

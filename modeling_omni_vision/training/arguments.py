@@ -21,6 +21,7 @@ from .option import option
 
 AUTO = ("auto", "true", "false")
 SECRETS = ("hub_token",)
+EMPTY: tuple[Any, ...] = (None, "", "no", [], {})  # 0 and False are values: another run than that of None
 HELD_OUT = "Held out of train if there is no validation split: a fraction, or a number."
 MUON = "Muon for the matrices of the vision tower's layers, at this learning rate (0.02 is usual); 0 disables."
 # Keywords that a configuration takes beside its fields.
@@ -312,7 +313,7 @@ def _given(arguments: Any) -> dict[str, Any]:
     for field_ in fields(arguments):
         value, default = getattr(arguments, field_.name), field_.default
         # The parser writes some empty values in another way than the default does.
-        both_empty = not value and (not default or default in (MISSING, "no"))
+        both_empty = (value in EMPTY and (default is MISSING or default in EMPTY)) or (not value and default == "no")
         if field_.name not in SECRETS and value != default and not both_empty:
             given[field_.name] = value
     return given

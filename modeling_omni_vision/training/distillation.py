@@ -4,6 +4,8 @@ import copy
 import hashlib
 import json
 import logging
+import math
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -201,7 +203,8 @@ class DistillationTrainer(OmniVisionTrainer):
 
     def restore(self, folder: str) -> None:
         """Put the weights of a checkpoint into the student."""
-        self.core.load_state_dict(load_file(Path(folder, SAFE_WEIGHTS_NAME), device=str(self.args.device)))
+        # By way of the CPU: safetensors does not know cpu:0, the device of a process of torchrun.
+        self.core.load_state_dict(load_file(Path(folder, SAFE_WEIGHTS_NAME)))
 
 
 def validation_agreement(prediction: EvalPrediction) -> dict[str, float]:
@@ -248,11 +251,7 @@ class DistillationRun(TrainingRun):
             student.omni_vision = given_tower(recipe)
         elif recipe.mimetic_init:
             mimetic_(student)  # type: ignore[arg-type]
-        epochs = max(1, round(args.num_train_epochs))
-        low = recipe.low_resolution
-        sizes = [
-            low if low and epoch < recipe.low_resolution_fraction * epochs else self.size for epoch in range(epochs)
-        ]
+        sizes = epoch_sizes(recipe, args, self.size, len(rows))
         if outputs.on_device is not None:
             args.dataloader_pin_memory = False
         return DistillationTrainer(
@@ -277,6 +276,11 @@ class DistillationRun(TrainingRun):
     def prepare(self) -> None:
         """Bring teacher, images, their split and the teacher's outputs into place."""
         recipe, args = self.recipe, self.args
+        if recipe.low_resolution and args.max_minutes:
+            raise ValueError(
+                f"`low_resolution` must be 0 with `max_minutes`, got {recipe.low_resolution}: a part of epochs "
+                "of which the number is unknown. Set --max_steps or --num_train_epochs in place of --max_minutes."
+            )
         self.config, self.processor = start_of(recipe)
         self.size = self.config.image_size_hw[0]
         given = self.given_teacher if self.given_teacher is not None else recipe.teacher
@@ -469,14 +473,36 @@ def start_of(recipe: DistillArguments) -> tuple[OmniVisionConfig, OmniVisionImag
     """Return configuration and image processor of the student; a new one has no dropout."""
     fields = read_fields("config", recipe.config)
     if recipe.model is not None:
-        return load_vision_tower(recipe.model, **fields).config, load_image_processor(recipe.model)
-    config = OmniVisionConfig(**{"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, **fields})
+        config = load_vision_tower(recipe.model, **fields).config
+    else:
+        config = OmniVisionConfig(**{"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, **fields})
     height, width = config.image_size_hw
     if height != width or config.num_channels != 3:
         raise ValueError(
             f"A student takes square colour images, got {height} x {width} of {config.num_channels} channels."
         )
-    return config, new_image_processor(config)
+    return config, load_image_processor(recipe.model) if recipe.model is not None else new_image_processor(config)
+
+
+def epoch_sizes(recipe: DistillArguments, args: DistillTrainingArguments, size: int, images: int) -> list[int]:
+    """Return the size of the images in each epoch of training on some of them.
+
+    Raises:
+        ValueError: where each epoch would have the low resolution.
+    """
+    epochs: float = max(1, round(args.num_train_epochs))
+    if args.max_steps > 0:  # which the Trainer puts above a number of epochs
+        batch = args.train_batch_size * args.world_size
+        batches = images // batch if args.dataloader_drop_last else math.ceil(images / batch)
+        epochs = args.max_steps / max(math.ceil(batches / args.gradient_accumulation_steps), 1)
+    low, part = recipe.low_resolution, recipe.low_resolution_fraction * epochs
+    sizes = [low if low and epoch < part else size for epoch in range(math.ceil(epochs))]
+    if low and sizes[-1] != size:
+        raise ValueError(
+            f"Expected the last of {epochs:.3g} epochs at the full size of {size}, got {low} in each. Train for "
+            "longer, or lower --low_resolution_fraction."
+        )
+    return sizes
 
 
 def given_tower(recipe: DistillArguments) -> Any:
@@ -530,7 +556,7 @@ def split_rows(images: Images, recipe: DistillArguments, seed: int) -> tuple[lis
     """Return rows to train on, to validate, and held out: those of a list, or drawn.
 
     Raises:
-        ValueError: for too few images, or a list that names none of them.
+        ValueError: for too few images, or a list that names others or leaves none.
     """
     total = len(images.ids)
     if total < LEAST_IMAGES:
@@ -542,11 +568,7 @@ def split_rows(images: Images, recipe: DistillArguments, seed: int) -> tuple[lis
         )
     draws = np.random.default_rng([seed, 1])
     if recipe.held_out is not None:
-        lines = Path(recipe.held_out).read_text(encoding="utf-8").splitlines()
-        named = {line.strip() for line in lines if line.strip() and not line.startswith("#")}
-        held = [row for row, name in enumerate(images.ids) if name in named]
-        if not held:
-            raise ValueError(f"Expected ids of images in {recipe.held_out!r}, such as {images.ids[0]!r}, got none.")
+        held = listed_rows(images, recipe.held_out)
     else:
         wanted = recipe.held_out_fraction
         count = int(wanted if wanted >= 1 else round(wanted * total))
@@ -555,6 +577,34 @@ def split_rows(images: Images, recipe: DistillArguments, seed: int) -> tuple[lis
     count = min(MAX_VALIDATION, max(round(VALIDATION_SHARE * len(rest)), 5))
     validation = np.sort(draws.choice(rest, count, replace=False))
     return np.setdiff1d(rest, validation).tolist(), validation.tolist(), held
+
+
+def listed_rows(images: Images, file: str) -> list[int]:
+    """Return the rows of the images that a list names, by ids or paths.
+
+    Raises:
+        ValueError: where it names what is no image, or leaves too few to train on.
+    """
+    lines = Path(file).read_text(encoding="utf-8").splitlines()
+    named = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    by_name = {name: row for names in (images.paths, images.ids) for row, name in enumerate(names)}
+    found = {name: by_name.get(name, by_name.get(os.path.abspath(name))) for name in named}
+    unknown = [
+        name for name, row in found.items() if row is None and not {name, os.path.abspath(name)} & images.unread
+    ]
+    held = sorted({row for row in found.values() if row is not None})
+    if unknown or not held:
+        given = f"{len(unknown)} other names, such as {unknown[0]!r}" if unknown else "none that can be read"
+        raise ValueError(
+            f"Expected ids of images or their paths in {file!r}, such as {images.ids[0]!r}, got {given}. Correct the "
+            "list."
+        )
+    if len(images.ids) - len(held) < LEAST_IMAGES // 2:
+        raise ValueError(
+            f"Expected at least {LEAST_IMAGES // 2} images to train on beside those of {file!r}, got "
+            f"{len(images.ids) - len(held)} of {len(images.ids)}. Shorten the list, or add images."
+        )
+    return held
 
 
 def check_workers(teacher: Teacher, views: int, workers: int) -> None:
@@ -572,6 +622,7 @@ def kept_bases(folder: Path, key: str, make: Callable[[], Made]) -> Made:
     known = json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}
     if known.get("key") != key:
         bases, classes, wanted = make()
+        about.unlink(missing_ok=True)  # or a stopped run would leave these bases under the old key
         save_file({name: basis.matrix.contiguous() for name, basis in bases.items()}, file)
         energies = {name: basis.energy for name, basis in bases.items()}
         write_json(about, {"key": key, "energies": energies, "classes": classes, "wanted": wanted})

@@ -42,7 +42,7 @@ SAVED_EVERY = 2048
 class Images:
     """Images of one size in uint8, (N, 3, side, side), by the names of their rows, and those that failed.
 
-    `key` changes with the files.
+    `key` changes with the files; `unread` are ids and paths of those that failed.
     """
 
     ids: list[str]
@@ -50,6 +50,7 @@ class Images:
     pixels: np.ndarray
     failed: list[dict[str, str]]
     key: str
+    unread: frozenset[str] = frozenset()
 
 
 def read_images(sources: Sequence[str], processor: Any, side: int, folder: Path, limit: int | None = None) -> Images:
@@ -67,6 +68,7 @@ def read_images(sources: Sequence[str], processor: Any, side: int, folder: Path,
     about, array = folder / "pixels.json", folder / "pixels.npy"
     if not about.is_file() or json.loads(about.read_text(encoding="utf-8"))["key"] != key:
         folder.mkdir(parents=True, exist_ok=True)
+        about.unlink(missing_ok=True)  # or a stopped run would leave half of other images under the old key
         failed = _decode(rows, PixelReader(processor, 3), side, array)
         write_json(about, {"key": key, "failed": failed})
     failed = json.loads(about.read_text(encoding="utf-8"))["failed"]
@@ -78,7 +80,8 @@ def read_images(sources: Sequence[str], processor: Any, side: int, folder: Path,
     for one in broken[:3]:
         logger.warning("%s cannot be read: %s", one["id"], one["reason"])
     chosen = pixels if len(kept) == len(rows) else pixels[kept]
-    return Images([rows[one].id for one in kept], [rows[one].path for one in kept], chosen, broken, key)
+    unread = frozenset(name for number in failed for name in (rows[int(number)].id, rows[int(number)].path))
+    return Images([rows[one].id for one in kept], [rows[one].path for one in kept], chosen, broken, key, unread)
 
 
 def _decode(rows: Sequence[Row], reader: PixelReader, side: int, array: Path) -> dict[str, str]:
@@ -236,6 +239,7 @@ class TeacherOutputs:
                 found = self.outputs(rows, [number] * len(rows), threads=threads)
                 if not arrays:
                     self.folder.mkdir(parents=True, exist_ok=True)
+                    about.unlink(missing_ok=True)  # of another key: a stopped run must not leave it to new arrays
                     arrays = {
                         name: np.lib.format.open_memmap(
                             self._file(number, name), "w+", np.float16, (len(self.pixels), *found[name].shape[1:])

@@ -12,8 +12,8 @@ def option(help: str, default: Any = MISSING, **metadata: Any) -> Any:
         help: One or two sentences.
         default: Its value where the flag is left out; a flag without one is required. A list is copied.
         metadata: `positional=True` for a word without a flag, `bare=value` for what the flag means without a value,
-            `choices` for the only values it takes, `folder=True` for a folder to write, `words=True` for a text that
-            may stand there without quotes.
+            `choices` for the only values it takes, `least` and `most` for the smallest and the largest number,
+            `folder=True` for a folder to write, `words=True` for a text that may stand there without quotes.
     """
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata={"help": help, **metadata})

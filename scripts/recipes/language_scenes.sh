@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # A small vision-language model from scratch: it answers questions about drawn scenes, and is measured beside controls.
 # begin language_recipe
-# AMD EPYC, 1 thread(s), shared; 60 minutes.
-# 2026-11-28: exact answers 99.7%; combinations of colour and shape not in training 99.4%.
+# AMD EPYC, 1 thread(s), shared; 18 minutes.
+# 2026-11-29: exact answers 99.9%; combinations of colour and shape not in training 99.4%.
 # end language_recipe
 # Arguments given to this script come last and win, for instance --resume_from_checkpoint true.
 source "$(dirname "$0")/common.sh"
@@ -24,8 +24,15 @@ KINDS=scenes:colour,shape,count,left_right,above_below
 # ...and then the tower too, a little, while all learning rates fall to 0. Sides and numbers are asked more often: among
 # the others they are learned late or not at all, and by themselves they make the model forget the others. (The bundled run
 # went on from the one before: its tower from the old one, for 43 minutes of a machine that others used, with a decoder that
-# had learned all questions; of the stages with images it had one of 7 minutes, and this one, limited by MINUTES=60.)
-python scripts/train_language.py "${COMMON[@]}" --dataset "$KINDS + scenes:left_right + scenes:count" \
+# had learned all questions; of the stages with images it had one of 7 minutes, this one, limited by MINUTES=60, and the last.)
+[ -f "$RUNS/language_scenes_all/metrics.json" ] || python scripts/train_language.py "${COMMON[@]}" --dataset "$KINDS + scenes:left_right + scenes:count" \
     --model "$RUNS/language_scenes_middle" --vision_learning_rate 5e-5 --muon_learning_rate 0.0005 \
-    --per_device_train_batch_size 16 --lr_scheduler_type linear --warmup_steps 0.03 --max_steps 3500 $(limit 1) \
-    --eval_strategy steps --eval_steps 250 --save_strategy steps --save_steps 250 --output_dir "$RUNS/language_scenes" "$@"
+    --per_device_train_batch_size 16 --lr_scheduler_type linear --warmup_steps 0.03 --max_steps 3500 $(limit 0.75) \
+    --eval_strategy steps --eval_steps 250 --save_strategy steps --save_steps 250 --output_dir "$RUNS/language_scenes_all" \
+    --do_predict false
+# What is then still wrong are numbers of one colour or shape, which scenes that are drawn by chance seldom ask for. The tower stays
+# as it is: trained on these scenes too, it confuses shapes of combinations that were not in training.
+python scripts/train_language.py "${COMMON[@]}" --text_muon_learning_rate 0.005 --learning_rate 5e-4 --dataset "$KINDS + counting" \
+    --model "$RUNS/language_scenes_all" --vision_learning_rate 0 --per_device_train_batch_size 16 --lr_scheduler_type linear \
+    --warmup_steps 0.03 --max_steps 2000 $(limit 0.25) --eval_strategy steps --eval_steps 250 --save_strategy steps --save_steps 250 \
+    --output_dir "$RUNS/language_scenes" "$@"

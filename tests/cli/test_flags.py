@@ -27,7 +27,8 @@ FLAGS = {
     "neighbours": "embeddings images limit sheet csv on_error json revision trust_remote_code",
     "duplicates": "embeddings threshold hash_bits csv sheet json revision trust_remote_code",
     "map": "embeddings output limit",
-    "index": "index model images embeddings revision pool_factor on_error remove_missing delete queries measure",
+    "index": "index model images embeddings id_prefix revision pool_factor on_error remove_missing delete queries "
+    "measure",
     "search": "model index text image where limit exact json sheet maps force revision trust_remote_code",
     "compose": "vision text output fusion vision_feature_select_strategy projector scale_factor "
     "cross_attention_interval dtype",

@@ -5,13 +5,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import ClassLabel, Dataset, DatasetDict, Features
+from datasets import Image as ImageFeature
 from PIL import Image
 
 from modeling_omni_vision.cli.inspect import main
 from modeling_omni_vision.data.integrity import leave_out_unreadable
 from modeling_omni_vision.data.sources import load_images
-from modeling_omni_vision.data.summary import SplitSummary, counted, dataset_hints, summarize_dataset
+from modeling_omni_vision.data.summary import SplitSummary, counted, dataset_hints, export_images, summarize_dataset
 from modeling_omni_vision.interpretability.dataset_sheet import wrapped
 
 
@@ -56,9 +57,20 @@ def test_images_are_exported_into_a_folder_for_each_label(tmp_path, capsys):
     assert {file.parent.name for file in files} <= set("0123456789")
     assert Image.open(files[0]).size == (8, 8)
     for wrong in (["--split", "holdout"], ["--count", "0"]):
-        with pytest.raises(ValueError, match="Expected a split of"):
+        with pytest.raises(ValueError, match=r"Expected a split of|at least 1 as --count"):
             main([*words, "--export", str(tmp_path / "none"), *wrong])
     assert not (tmp_path / "none").exists()
+
+
+def test_labels_that_are_paths_are_one_folder_each_below_the_one_that_was_named(tmp_path):
+    names = ["../../escaped", "a/b", "a%2Fb", "..", "", "plain. name"]
+    features = Features({"image": ImageFeature(), "label": ClassLabel(names=names)})
+    pictures = [Image.new("RGB", (4, 4))] * len(names)
+    rows = Dataset.from_dict({"image": pictures, "label": [*range(len(names))]}, features=features)
+    written = export_images(DatasetDict(train=rows), "train", len(names), tmp_path / "deep" / "er" / "out")
+    folders = [file.relative_to(tmp_path / "deep" / "er" / "out").parts[0] for file in written]
+    assert folders == ["..%2F..%2Fescaped", "a%2Fb", "a%252Fb", "%2E%2E", "%", "plain. name"]
+    assert sorted(tmp_path.rglob("*.png")) == sorted(written)
 
 
 def test_sizes_of_a_large_split_are_read_of_a_sample(tmp_path, monkeypatch):

@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from datasets import Dataset, DatasetDict, Features, List
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List
 from datasets import Image as ImageFeature
 from PIL import Image
 
@@ -127,6 +127,15 @@ def test_a_split_without_a_readable_image_is_refused(files):
     splits = DatasetDict({"train": rows(files[:1]), "validation": rows(files[1:3])})
     with pytest.raises(ValueError, match="readable images in the split validation"):
         leave_out_unreadable(splits, on_error="skip")
+
+
+@pytest.mark.parametrize("lists", [False, True])
+def test_a_class_without_a_readable_image_to_train_on_is_refused(files, lists):
+    kind = ClassLabel(names=["left", "lost"])
+    labels = [[0], [0, 1]] if lists else [0, 1]
+    train = rows(files[:2]).add_column("label", labels, feature=List(kind) if lists else kind)
+    with pytest.raises(ValueError, match=r"of each class in train, got none of \['lost'\]"):
+        leave_out_unreadable(DatasetDict(train=train), on_error="skip")
 
 
 def test_a_message_names_ten_files_of_many(tmp_path):

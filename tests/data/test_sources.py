@@ -1,9 +1,13 @@
+import json
+
 import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Sequence, Value
 from PIL import Image as PilImage
 
+from modeling_omni_vision.data import hold_out
 from modeling_omni_vision.data.image_dataset import ImageDataset
+from modeling_omni_vision.data.label_lists import label_array
 from modeling_omni_vision.data.sources import load_images
 from modeling_omni_vision.image_processing_omni_vision import OmniVisionImageProcessor
 
@@ -317,6 +321,46 @@ def test_labels_that_are_no_classes_are_refused_by_column_and_row(tmp_path, labe
 def test_a_class_that_only_another_split_has_is_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match=r"classes of train in the test split .*\['cat'\] too"):
         load_images(save_splits(tmp_path, train=rows(12, classes=2), test=rows(12, classes=3)))
+
+
+def test_lists_with_a_class_of_their_own_are_left_in_train_or_refused_by_name(tmp_path):
+    kinds = ClassLabel(names=["a", "b", *(f"rare {number}" for number in range(30))])
+    features = Features({"image": Image(), "label": Sequence(kinds)})
+    lists = [[0], [1]] * 15 + [[0, number] for number in range(2, 32)]
+    images = [image(value) for value in range(60)]
+    whole = save(tmp_path / "whole", {"image": images, "label": lists}, features)
+    splits = load_images(whole, validation_fraction=20, test_fraction=0.2)
+    assert label_array(splits["train"]).any(axis=0).all()
+    assert sum(map(len, splits.values())) == 60
+    assert 0 < len(splits["validation"]) < 20
+    assert sorted(value for split in splits.values() for value in values(split)) == [*range(60)]
+    assert [value_of(example) for example in splits["train"]] == values(splits["train"])
+    part = Dataset.from_dict({"image": images[:20], "label": [[0], [1]] * 10}, features=features)
+    other = Dataset.from_dict({"image": images[:2], "label": [[0], [1, 4]]}, features=features)
+    DatasetDict({"train": part, "test": other}).save_to_disk(tmp_path / "parts")
+    with pytest.raises(ValueError, match=r"only elsewhere .*test"):
+        load_images(str(tmp_path / "parts"))
+    alone = {"image": images[:30], "label": [[number] for number in range(2, 32)]}
+    with pytest.raises(ValueError, match=r"train in the validation split of .*'rare"):
+        load_images(save(tmp_path / "alone", alone, features))
+
+
+@pytest.mark.parametrize("lists", [False, True])
+def test_a_file_in_several_rows_of_a_table_is_one_image(tmp_path, caplog, lists):
+    lines = []
+    for number in range(40):
+        image(number).save(tmp_path / f"{number}.png")
+        for annotator in "xy":
+            label = [f"kind {number % 2}"] if lists else f"kind {number % 2}"
+            lines.append(json.dumps({"file_name": f"{number}.png", "label": label, "annotator": annotator}))
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    splits = load_images(str(tmp_path), validation_fraction=8)
+    assert {name: len(split) for name, split in splits.items()} == {"train": 32, "validation": 8}
+    assert "40 rows repeat the file and label of another" in caplog.text
+    assert sorted(values(splits["train"]) + values(splits["validation"])) == [*range(40)]
+    hold_out.save_splits(tmp_path / "run", splits, str(tmp_path))
+    again = load_images(str(tmp_path), held_out=hold_out.read_splits(tmp_path / "run"))
+    assert [values(split) for split in again.values()] == [values(split) for split in splits.values()]
 
 
 def test_a_column_split_says_which_rows_are_in_which_split(tmp_path, caplog):

@@ -21,6 +21,7 @@ from modeling_omni_vision.cli.ask import ask
 from modeling_omni_vision.data.synthetic.shapes import draw_scene
 from modeling_omni_vision.demo.example_images import EXAMPLES, FASHION
 from modeling_omni_vision.demo.page import MAX_FILE_SIZE, MAX_PIXELS
+from modeling_omni_vision.demo.zero_shot import zero_shot
 from modeling_omni_vision.interpretability.occlusion import explain_answer
 from modeling_omni_vision.retrieval.evaluation import zero_shot_predictions
 from modeling_omni_vision.retrieval.index import ImageIndex
@@ -128,6 +129,9 @@ def test_the_best_name_is_that_of_the_command(search):
     assert found["top"][0]["label"] == names[int(best[0])]
     assert sorted(one["label"] for one in found["top"]) == sorted(names)
     assert "<b>" not in found["html"]
+    # Braces that are no place for the name are text.
+    odd = zero_shot(search.opened, str(EXAMPLES.scenes[0]), "red square\nblue star", "a {} {zebra} {")
+    assert "zebra" in odd["unknown_words"]
     for text, template, said in (
         ("one", "a {}", "two names"),
         ("one\ntwo", "a", "templates with"),

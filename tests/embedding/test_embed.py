@@ -24,7 +24,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from datasets import load_dataset
+from datasets import Dataset, load_dataset
+from datasets import Image as ImageFeature
 from PIL import Image
 
 from modeling_omni_vision.cli.embed import main
@@ -35,7 +36,7 @@ from modeling_omni_vision.embedding import shards
 from modeling_omni_vision.embedding.embed import embed
 from modeling_omni_vision.embedding.pixels import PixelReader
 from modeling_omni_vision.embedding.shards import read_vectors
-from modeling_omni_vision.embedding.sources import list_rows
+from modeling_omni_vision.embedding.sources import Reader, list_rows
 from modeling_omni_vision.embedding.vision_encoder import AGREEMENT, VisionEncoder
 from modeling_omni_vision.image_processing_omni_vision import OmniVisionImageProcessor, OmniVisionImageProcessorPil
 from modeling_omni_vision.interop.export.export import ExportOptions, export_model
@@ -344,6 +345,78 @@ def test_odd_names_are_ids_that_can_be_stored(tmp_path):
     assert all(row.id.encode() and row.place.encode() for row in rows)
 
 
+def two_of_one_name(tmp_path, kind):
+    """Write two sources, each with a different image of the same name."""
+    for number, part in enumerate("ab"):
+        (tmp_path / part).mkdir()
+        content = content_of(noise(seed=number))
+        (tmp_path / part / "1.png").write_bytes(content)
+        if kind == "dataset":
+            rows = Dataset.from_dict({"image": [{"bytes": content, "path": None}]}).cast_column(
+                "image", ImageFeature()
+            )
+            rows.save_to_disk(tmp_path / part / "saved")
+        elif kind == "txt":
+            (tmp_path / part / "saved.txt").write_text("1.png\n")
+        else:
+            (tmp_path / part / "saved.jsonl").write_text('{"path": "1.png"}\n')
+    return [f"{part}/saved{'' if kind == 'dataset' else f'.{kind}'}" for part in "ab"]
+
+
+@pytest.mark.parametrize("kind", ["dataset", "txt", "jsonl"])
+def test_different_images_of_one_id_are_all_listed_and_one_image_is_listed_once(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    one, two = two_of_one_name(tmp_path, kind)
+    left_out = LeftOut()
+    rows = list(list_rows([one, two, one, "b"], [], left_out))
+    first = "train#0" if kind == "dataset" else "1.png"
+    assert [row.id for row in rows[:2]] == [first, f"{two}:{first}"]
+    assert [Reader().read(row) for row in rows[:2]] == (
+        [(tmp_path / part / "1.png").read_bytes() for part in "ab"]
+        if kind == "dataset"
+        else [tmp_path / part / "1.png" for part in "ab"]
+    )
+    assert len(rows) == len({row.id for row in rows}) == (3 if kind == "dataset" else 2)
+    assert left_out.counts["named twice"] == (1 if kind == "dataset" else 2)
+    before = [Reader().read(row) for row in rows[:2]]
+    monkeypatch.chdir("/")
+    assert [Reader().read(row) for row in rows[:2]] == before
+
+
+def test_ids_of_a_list_are_as_written_wherever_it_is_read(tmp_path, monkeypatch):
+    (tmp_path / "deep").mkdir()
+    for name in ("a b.png", "deep/c.png", "deep/d.png"):
+        (tmp_path / name).write_bytes(content_of(noise()))
+    lines = [f"{tmp_path}/deep/c.png", "deep/../a b.png", f"file://{tmp_path}/a%20b.png", "./deep/d.png", "gone.png"]
+    (tmp_path / "list.txt").write_text("\n".join(lines))
+    places = [tmp_path / name for name in ("deep/c.png", "a b.png", "a b.png", "deep/d.png")]
+    for folder in ("/", tmp_path, tmp_path / "deep"):
+        monkeypatch.chdir(folder)
+        rows = listed(tmp_path / "list.txt")
+        assert [row.id for row in rows] == lines
+        assert all(Reader().read(row).samefile(place) for row, place in zip(rows, places, strict=False))
+    with pytest.raises(FileNotFoundError):
+        Reader().read(rows[-1]).stat()
+
+
+@pytest.mark.parametrize("kind", ["tar", "txt", "a missing file"])
+def test_names_that_are_no_text_are_read_from_tars_and_lists_too(kind, model, tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")
+    if kind == "tar":
+        with tarfile.open(tmp_path / "source.tar", "w", errors="surrogateescape") as archive:
+            member = tarfile.TarInfo(name)
+            member.size = len(content := content_of(noise()))
+            archive.addfile(member, io.BytesIO(content))
+    else:
+        (tmp_path / "source.txt").write_bytes(b"caf\xe9.png\n")
+        if kind == "txt":
+            (tmp_path / name).write_bytes(content_of(noise()))
+    source = next(tmp_path.glob("source.*"))
+    record = torch_embed(model, [str(source)], tmp_path / "out")
+    assert (record["rows"], record["failed"]) == ((0, 1) if kind == "a missing file" else (1, 0))
+    assert listed(source)[0].id == ("source.tar/" if kind == "tar" else "") + "file:caf%E9.png"
+
+
 @pytest.mark.parametrize("source", ["gone", "gone/*.png", "no.tar"])
 def test_a_source_that_is_none_is_refused(source, tmp_path):
     (tmp_path / "no.tar").write_bytes(b"x" * 1000)
@@ -438,6 +511,15 @@ def test_an_output_of_other_files_is_refused_and_left_alone(model, images, tmp_p
         with pytest.raises(ValueError, match=r"with other files in it|which is a file"):
             torch_embed(model, [str(images)], output)
         assert sorted(images.rglob("*")) == before
+
+
+def test_numbers_below_one_are_refused_before_anything_is_written(model, images, tmp_path):
+    for name, value in itertools.product(("batch_size", "shard_rows", "workers", "limit"), (0, -1, 2.5)):
+        with pytest.raises(ValueError, match=rf"Expected a whole `{name}` of at least 1, got {value}\."):
+            embed(model, [str(images)], tmp_path / "out", engine="torch", **{name: value})
+    assert not (tmp_path / "out").exists()
+    # The corrected call is not refused as one of another run.
+    assert torch_embed(model, [str(images)], tmp_path / "out", limit=1, shard_rows=1)["images"] == 1
 
 
 def test_vectors_among_images_are_no_images(model, images, tmp_path):

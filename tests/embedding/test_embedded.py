@@ -4,10 +4,14 @@ import csv
 import itertools
 import json
 import re
+import shutil
+import tarfile
 from pathlib import Path
 
 import imagehash
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageDraw
 from transformers.utils import logging
@@ -161,9 +165,48 @@ def test_the_hash_tells_apart_what_imagehash_alone_takes_for_one_image(kind, tin
         alone.append(int(str(imagehash.phash(image)), 16))
         image.save(tmp_path / f"images/{number}.png")
     embed(str(tmp_path / "model"), [str(tmp_path / "images")], tmp_path / "vectors", engine="torch", workers=1)
-    hashes = perceptual_hashes(Embedded(tmp_path / "vectors"))
+    hashes = perceptual_hashes(Embedded(tmp_path / "vectors")).bits
     assert len(set(alone)) == 1
     assert min(int(one ^ two).bit_count() for one, two in itertools.combinations(hashes, 2)) > 8
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar", "parquet"])
+def test_images_that_are_gone_are_no_duplicates_and_no_copies_to_measure_with(kind, tiny_model, tmp_path, capsys):
+    pytest.importorskip("imagehash")
+    tiny_model.save_pretrained(tmp_path / "model")
+    OmniVisionImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "model")
+    for place in ("kept", "gone"):
+        (tmp_path / "images" / place).mkdir(parents=True)
+    draws = np.random.default_rng(0)
+    for number in range(8):
+        noise = Image.fromarray(draws.integers(0, 255, (8, 8, 3), dtype=np.uint8)).resize((64, 64))
+        noise.save(tmp_path / f"images/{'kept' if number < 2 else 'gone'}/{number}.png")
+    shutil.copy(tmp_path / "images/kept/0.png", tmp_path / "images/kept/copy.png")
+    gone = sorted((tmp_path / "images/gone").iterdir())
+    if kind == "tar":
+        with tarfile.open(tmp_path / "images/gone.tar", "w") as archive:
+            for file in gone:
+                archive.add(file, file.name)
+    if kind == "parquet":
+        pq.write_table(pa.table({"image": [file.read_bytes() for file in gone]}), tmp_path / "images/gone.parquet")
+    if kind != "folder":
+        shutil.rmtree(tmp_path / "images/gone")
+    embed(str(tmp_path / "model"), [str(tmp_path / "images")], tmp_path / "vectors", engine="torch", workers=1)
+    words = ["--embeddings", str(tmp_path / "vectors"), "--json"]
+    duplicates.main([*words, "--threshold", "2"])
+    before = json.loads(capsys.readouterr().out)["images"]
+    for place in tmp_path.glob("images/gone*"):
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
+    duplicates.main([*words, "--threshold", "2"])
+    said = capsys.readouterr()
+    assert json.loads(said.out)["images"] == before
+    assert [row["id"] for row in before] == ["kept/0.png", "kept/copy.png"]
+    assert "6 of 9 images cannot be read any more and are left out" in said.err
+    duplicates.main(words)
+    assert "of 3 copies saved anew" in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "images")
+    with pytest.raises(ValueError, match=r"none of 9 can be read any more, as /.*\. Bring them back"):
+        duplicates.main(words)
 
 
 def test_near_vectors_lie_together_on_the_map_and_its_page_needs_nothing_else(vectors, tmp_path):

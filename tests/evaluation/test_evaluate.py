@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel as Classes
-from datasets import Dataset, DatasetDict, Features, Image, load_from_disk
+from datasets import Dataset, DatasetDict, Features, Image, Sequence, load_from_disk
 from PIL import Image as PilImage
 from PIL import ImageOps
 from scipy.special import softmax
@@ -13,6 +13,8 @@ from scipy.special import softmax
 from modeling_omni_vision import OmniVisionConfig, OmniVisionForImageClassification, OmniVisionImageProcessor
 from modeling_omni_vision.cli.evaluate import main
 from modeling_omni_vision.cli.predict import main as predict_command
+from modeling_omni_vision.data.hold_out import save_splits
+from modeling_omni_vision.data.integrity import leave_out_unreadable, write_skipped
 from modeling_omni_vision.data.sources import load_images
 from modeling_omni_vision.evaluation.calibration import fit_temperature
 from modeling_omni_vision.evaluation.evaluate import evaluate
@@ -298,6 +300,35 @@ def test_all_images_of_other_data_are_evaluated_without_anything_to_train_on(che
     assert (report.metrics["split"], report.metrics["num_examples"]) == ("all", 9)
     assert report.metrics["calibration"] == {"left_out": "all images are evaluated"}
     assert evaluate(checkpoint, str(dataset), "all").metrics["num_examples"] == 33
+
+
+def test_lists_of_labels_are_evaluated_and_said_with_their_mean_average_precision(new_checkpoint, tmp_path, capsys):
+    run = new_checkpoint(problem_type="multi_label_classification")
+    features = Features({"image": Image(), "label": Sequence(Classes(names=NAMES))})
+    images = [image(label, index) for index in range(8) for label in range(3)]
+    rows = Dataset.from_dict({"image": images, "label": [[0], [1], [0, 2]] * 8}, features=features)
+    rows.to_parquet(tmp_path / "lists.parquet")
+    main(["--model", str(run), "--dataset", str(tmp_path / "lists.parquet")])
+    found = json.loads((run / "metrics.json").read_text())["evaluation"]
+    assert f"mean average precision {found['mean_average_precision']:.4f}, " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("own", [("train", "val"), ("train", "val", "test"), ("train", "test")])
+def test_a_run_that_skipped_files_is_evaluated_without_them(checkpoint, tmp_path, own):
+    folder = tmp_path / "saved"
+    for split in own:
+        for label, name in enumerate(NAMES):
+            (folder / split / name).mkdir(parents=True)
+            for index in range(6):
+                image(label, index).save(folder / split / name / f"{split}{index}.png")
+            (folder / split / name / f"{split}3.png").write_text("no image")
+    loaded = load_images(str(folder), validation_fraction=9)
+    kept, skipped = leave_out_unreadable(loaded, on_error="skip")
+    write_skipped(checkpoint, skipped)
+    save_splits(checkpoint, kept, str(folder))
+    record_run(checkpoint, **{name: len(rows) for name, rows in kept.items()})
+    for split in kept if "val" in own else ("validation", "test"):
+        assert evaluate(checkpoint, str(folder), split).metrics["num_examples"] == len(kept[split])
 
 
 def test_a_class_without_a_name_is_refused_before_any_image_is_read(checkpoint, dataset, tmp_path):

@@ -92,13 +92,19 @@ def test_a_folder_that_computes_something_else_is_never_left(vit, tmp_path, monk
     assert load_file(vit / "model.safetensors").keys() == weights.keys()
 
 
+def pixels(levels):
+    both = {"torchvision": levels, "pil": levels}
+    return {"backend": "torchvision", "grey_levels": both, "strayed": {"torchvision": 0.0, "pil": 0.0}}
+
+
 @pytest.mark.parametrize(
     ("answer", "named"),
     [
         ({"differences": [1e-7, 2e-5]}, r"differences at 16x16 pixels: 2\.0e-05"),
         ({"differences": [float("nan"), 0.0]}, r"differences at 32x32 pixels: nan"),
         ({"ids_equal": False}, "other token ids"),
-        ({"grey_levels": 3.0}, r"within one grey level, got 3\.0"),
+        ({"pixels": pixels(3.0)}, r"within 0\.01 grey levels, got 3\.00\. .*copy without preprocessor_config"),
+        ({"pixels": pixels(float("inf"))}, "got images of another shape"),
     ],
 )
 def test_every_difference_is_refused_and_named(vit, tmp_path, monkeypatch, answer, named):
@@ -106,7 +112,7 @@ def test_every_difference_is_refused_and_named(vit, tmp_path, monkeypatch, answe
 
     def compared(request):
         request["sizes"] = [(32, 32), (16, 16)]
-        return {"differences": [0.0, 0.0], "ids_equal": True, "grey_levels": 0.0, **answer}
+        return {"differences": [0.0, 0.0], "ids_equal": True, "pixels": pixels(0.0), **answer}
 
     monkeypatch.setattr(from_source, "run_comparison", compared)
     with pytest.raises(ValueError, match=named):

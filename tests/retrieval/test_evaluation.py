@@ -13,7 +13,7 @@ from sentence_transformers import MultiVectorEncoder
 
 from modeling_omni_vision import OmniVisionConfig
 from modeling_omni_vision.retrieval.build import as_sentence_transformer, build_retrieval
-from modeling_omni_vision.retrieval.evaluation import evaluators, retrieval_metrics, zero_shot_predictions
+from modeling_omni_vision.retrieval.evaluation import evaluators, filled, retrieval_metrics, zero_shot_predictions
 from modeling_omni_vision.retrieval.losses import unwrap_retrieval_model
 
 
@@ -102,6 +102,14 @@ def test_zero_shot_predicts_the_right_name(oracle):
     images = [Image.new("RGB", (16, 16), colour) for colour in COLOURS]
     assert zero_shot_predictions(oracle, images, COLOURS).tolist() == [0, 1, 2, 3]
     assert zero_shot_predictions(oracle, images, COLOURS[::-1], ["{}"]).tolist() == [3, 2, 1, 0]
+
+
+@pytest.mark.parametrize(
+    "template", ["a {} {x}", "{} {", "} {}", "{0} {}", "{{}}", "{} {!r}", "{} or {}", "{:>9} {}", "100 % {}"]
+)
+def test_any_text_with_a_place_for_the_name_is_a_template(oracle, template):
+    assert zero_shot_predictions(oracle, [Image.new("RGB", (16, 16), "blue")], COLOURS, [template]).tolist() == [2]
+    assert filled(template, "{x} {}") == "{x} {}".join(template.split("{}"))
 
 
 @pytest.mark.parametrize(

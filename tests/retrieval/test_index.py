@@ -30,7 +30,7 @@ from modeling_omni_vision.embedding.encoder import ImageTextEncoder
 from modeling_omni_vision.retrieval import index as index_module
 from modeling_omni_vision.retrieval.contact_sheet import contact_sheet
 from modeling_omni_vision.retrieval.index import ImageIndex
-from modeling_omni_vision.retrieval.recall import measure, overlap, patch_queries, search_recall
+from modeling_omni_vision.retrieval.recall import measure, overlap, patch_queries, pooling_overlap, search_recall
 
 
 WIDTH = 16
@@ -536,6 +536,19 @@ def test_a_contact_sheet_has_every_hit_and_with_a_text_a_map_for_each_word(image
     assert plain.width > plain.height
     assert mapped.height > 2 * plain.height
     assert Image.open(contact_sheet([], tmp_path / "none.png", "nothing")).width > 0
+
+
+@pytest.mark.parametrize("name", [b"latin\xe9.png", b"100%E9.png", b"caf\xc3\xa9.png"])
+def test_names_of_any_bytes_are_drawn_with_maps_and_measured(images, encoder, tmp_path, name):
+    for file in [*images.rglob("*.png")][1:]:
+        file.rename(file.with_name(f"{file.stem}{os.fsdecode(name)}"))
+    index = ImageIndex(tmp_path / "index", encoder)
+    index.add_images([images])
+    hits = index.search_text("a red circle", limit=8)
+    mapped = Image.open(contact_sheet(hits, tmp_path / "maps.png", "words", encoder, "a red circle"))
+    assert mapped.height > mapped.width
+    queries = patch_queries(index, 3)
+    assert pooling_overlap(index, queries, limit=8) == (1, 8)
 
 
 def test_the_scripts_build_search_and_draw_an_index(model, images, tmp_path, capsys):

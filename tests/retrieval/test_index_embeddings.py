@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,67 @@ def test_a_run_where_nothing_changed_reads_no_vector_and_one_with_changes_writes
     assert indexed(tmp_path, folder)[1].added == 1
     smaller = write_embeddings(tmp_path / "x", vectors[:10])
     assert indexed(tmp_path, smaller, remove_missing=True)[1].removed == 22
+
+
+def test_images_without_vectors_are_reported_by_every_run_and_remove_missing_is_never_skipped(tmp_path):
+    vectors = vectors_of(6)
+    vectors[1] = 0
+    folder, other = (
+        write_embeddings(tmp_path / name, rows) for name, rows in (("v", vectors), ("w", vectors_of(3, 5)))
+    )
+    first = indexed(tmp_path, folder)[1]
+    again = indexed(tmp_path, EmbedFolder(folder.folder))[1]
+    assert again.failed == first.failed == [("/images/cats/1.png", first.failed[0][1])]
+    assert (first.added, again.unchanged) == (5, 5)
+    index, _ = indexed(tmp_path, other)
+    # The last one that was indexed is unchanged, but the index has what it lacks.
+    assert indexed(tmp_path, other, remove_missing=True)[1].removed == len(vectors) - 3
+    assert len(index) == 3
+
+
+@pytest.mark.parametrize("kind", ["files", "a tar", "Parquet", "a dataset", "addresses"])
+def test_an_image_never_takes_the_place_of_another_of_the_same_id(tmp_path, kind):
+    def place(part, number):
+        if kind == "files":
+            return str(tmp_path / f"{part}/cats/{number}.png")
+        if kind == "addresses":
+            return f"s3://{part}/cats/{number}.png"
+        whole = {"a tar": f"{part}/a.tar", "Parquet": f"{part}/a.parquet", "a dataset": f"{part}:train"}[kind]
+        return f"{tmp_path}/{whole}{'/' if kind == 'a tar' else '#'}{number}"
+
+    def embedded(part, name, seed):
+        folder = write_embeddings(tmp_path / name, vectors_of(4, seed))
+        file = next(folder.folder.glob("*.parquet"))
+        table = pq.read_table(file)
+        column = pa.array([place(part, number) for number in range(4)])
+        pq.write_table(table.set_column(table.schema.get_field_index("path"), "path", column), file)
+        for number in range(4):
+            made = tmp_path / f"{part}/cats/{number}.png"
+            made.parent.mkdir(parents=True, exist_ok=True)
+            made.touch()
+        for container in ("a.tar", "a.parquet"):
+            (tmp_path / part / container).touch()
+        return folder
+
+    index, _ = indexed(tmp_path, embedded("2020", "v", 1))
+    later = embedded("2021", "w", 2)
+    with pytest.raises(
+        ValueError, match=r"4 images have the ids of others in the index, as 'cats/0.png': .*id_prefix"
+    ):
+        indexed(tmp_path, later)
+    assert [hit.path for hit in index.search(unit(0), limit=4) if "2021" in hit.path] == []
+    prefixed = ImageIndex(tmp_path / "index").add_embeddings([EmbedFolder(later.folder, "2021/")])
+    assert prefixed.added == 4
+    hit = index.search(unit(0), limit=9)
+    assert {(one.id, one.metadata["folder"]) for one in hit if "2021" in one.path} == {
+        (f"2021/cats/{number}.png", "2021/cats") for number in range(4)
+    }
+    # The same images in another place, where the old one is gone, and an index that shall have nothing else.
+    if kind != "addresses":
+        shutil.rmtree(tmp_path / "2020")
+        assert indexed(tmp_path, later)[1].updated == 4
+    else:
+        assert indexed(tmp_path, later, remove_missing=True)[1].updated == 4
 
 
 def test_new_rows_are_appended_and_only_known_ones_merged(tmp_path, monkeypatch):

@@ -51,6 +51,11 @@ def test_bf16_works_on_a_cpu_without_saying_use_cpu():
     assert not args.dataloader_pin_memory
 
 
+def test_zero_and_false_are_remembered_where_nothing_means_something_else():
+    args = OmniVisionTrainingArguments("x", seed=5, data_seed=0, greater_is_better=False, lr_scheduler_kwargs={})
+    assert args.given == {"output_dir": "x", "seed": 5, "data_seed": 0, "greater_is_better": False}
+
+
 def test_what_was_given_is_remembered_without_what_was_filled_in():
     recipe, args = parse("--mixup", "0.2", "--seed", "7")
     assert recipe.given == {"dataset": "digits", "mixup": 0.2}

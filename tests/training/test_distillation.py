@@ -7,6 +7,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,8 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import AutoModel, ViTConfig, ViTForImageClassification, ViTImageProcessor, ViTModel
+from transformers.utils import SAFE_WEIGHTS_NAME
 
-from modeling_omni_vision import OmniVisionConfig, OmniVisionImageProcessor
+from modeling_omni_vision import OmniVisionConfig, OmniVisionImageProcessor, OmniVisionModel
 from modeling_omni_vision.cli.distill import main
 from modeling_omni_vision.evaluation.agreement import (
     agreement,
@@ -29,11 +31,22 @@ from modeling_omni_vision.evaluation.agreement import (
 from modeling_omni_vision.training import distillation, distillation_data
 from modeling_omni_vision.training.checkpoints import held
 from modeling_omni_vision.training.distill_arguments import DistillArguments, DistillTrainingArguments
-from modeling_omni_vision.training.distillation import DistillationRun, Student, check_workers, distill
+from modeling_omni_vision.training.distillation import (
+    DistillationRun,
+    DistillationTrainer,
+    Student,
+    check_workers,
+    distill,
+    epoch_sizes,
+    kept_bases,
+    listed_rows,
+    start_of,
+)
 from modeling_omni_vision.training.distillation_data import (
     Basis,
     DistillationCollator,
     DistillationDataset,
+    Images,
     TeacherOutputs,
     vectors_of,
 )
@@ -178,6 +191,103 @@ def test_a_second_run_asks_the_teacher_nothing_and_a_stopped_one_goes_on(images,
     assert np.array_equal(outputs().view(1)["vectors"], found)
     assert sum(asked) == before
     assert np.isfinite(found).all()
+
+
+class Killed(BaseException):
+    """The process ends."""
+
+
+def test_arrays_of_a_run_that_was_killed_are_not_taken_for_those_of_an_earlier_one(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 3, 16, 16), dtype=np.uint8)
+    basis, budget = {"vectors": Basis(torch.randn(50, 6), 32)}, [10]
+
+    def teach(pixel_values):
+        budget[0] -= 1
+        if not budget[0]:
+            raise Killed
+        return pixel_values.flatten(1)[:, :6]
+
+    def vectors(key):
+        teacher = Teacher("function", teach, 16, [0.5] * 3, [0.5] * 3)
+        views = Views(0, 0.5, True)
+        return TeacherOutputs(teacher, pixels, range(40), views, basis, tmp_path, key, []).view(0)["vectors"].copy()
+
+    expected, budget[0] = vectors("one teacher"), 2
+    with pytest.raises(Killed):
+        vectors("another")
+    budget[0] = 10
+    assert np.array_equal(vectors("one teacher"), expected)
+
+
+def test_pixels_of_a_run_that_was_killed_are_not_taken_for_those_of_an_earlier_one(images, tmp_path, monkeypatch):
+    other = tmp_path / "other"
+    other.mkdir()
+    for path in sorted(images.glob("*.png"))[:20]:
+        shutil.copy(path, other / f"other-{path.name}")
+    processor, cache = OmniVisionImageProcessor(size={"height": 32, "width": 32}), tmp_path / "cache"
+    expected = distillation_data.read_images([str(images)], processor, 32, cache).pixels.copy()
+
+    def killed(*args):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(distillation_data, "Reader", killed)
+        with pytest.raises(Killed):
+            distillation_data.read_images([str(other)], processor, 32, cache)
+    assert np.array_equal(distillation_data.read_images([str(images)], processor, 32, cache).pixels, expected)
+
+
+def test_bases_of_a_run_that_was_killed_are_not_taken_for_those_of_an_earlier_one(tmp_path, monkeypatch):
+    matrices = {"one": torch.zeros(6, 32), "another": torch.ones(6, 32)}
+
+    def kept(key):
+        return kept_bases(tmp_path, key, lambda: ({"vectors": Basis.of(matrices[key], 1.0)}, 0, []))[0]["vectors"]
+
+    def killed(*args):
+        raise Killed
+
+    kept("one")
+    with monkeypatch.context() as patch:
+        patch.setattr(distillation, "write_json", killed)
+        with pytest.raises(Killed):
+            kept("another")
+    assert torch.equal(kept("one").matrix, matrices["one"])
+
+
+def test_weights_of_a_checkpoint_come_back_in_a_process_of_torchrun(tmp_path):
+    recipe = DistillArguments(teacher="features", images=["images"])
+    students = [Student(OmniVisionConfig(**STUDENT), recipe) for _ in range(2)]
+    save_file(
+        {name: value.contiguous() for name, value in students[0].state_dict().items()}, tmp_path / SAFE_WEIGHTS_NAME
+    )
+    trainer = SimpleNamespace(core=students[1], args=SimpleNamespace(device=torch.device("cpu", 0)))
+    DistillationTrainer.restore(trainer, str(tmp_path))
+    expected, found = (student.state_dict() for student in students)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "low", "total"),
+    [
+        ({"num_train_epochs": 10}, 6, 10),
+        ({"max_steps": 12}, 2, 3),  # of 60 images in batches of 16
+        ({"max_steps": 12, "gradient_accumulation_steps": 2}, 4, 6),
+        ({"max_steps": 5}, 1, 2),
+    ],
+)
+def test_the_low_resolution_lasts_for_its_part_of_the_steps(tmp_path, arguments, low, total):
+    recipe = DistillArguments(teacher="features", images=["images"], low_resolution=16)
+    args = DistillTrainingArguments(output_dir=str(tmp_path), **QUICK, **arguments)
+    assert epoch_sizes(recipe, args, 32, 60) == [16] * low + [32] * (total - low)
+
+
+def test_training_that_would_end_at_the_low_resolution_is_refused(images, tmp_path):
+    recipe = DistillArguments(teacher="features", images=["images"], low_resolution=16)
+    args = DistillTrainingArguments(output_dir=str(tmp_path), max_steps=2, **QUICK)
+    with pytest.raises(ValueError, match=r"the last of 0\.5 epochs at the full size of 32, got 16"):
+        epoch_sizes(recipe, args, 32, 60)
+    with pytest.raises(ValueError, match=r"`low_resolution` must be 0 with `max_minutes`, got 16"):
+        run(images, tmp_path / "run", low_resolution=16, arguments={"max_minutes": 1})
 
 
 def test_two_runs_do_not_write_to_one_cache_at_a_time(images, tmp_path):
@@ -430,6 +540,40 @@ def test_held_out_images_of_a_list_are_never_trained_on_and_near_duplicates_are_
     assert near_duplicates(vectors, np.eye(4)[2:], pixels, pixels[[0, 0]]).tolist() == [True, False, False]
 
 
+@pytest.mark.parametrize("name", ["id", "path", "relative path"])
+def test_held_out_images_are_listed_by_ids_or_paths(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    ids = [f"{number:02}.png" for number in range(30)]
+    paths = [str(tmp_path / "images" / one) for one in ids]
+    listed = {"id": ids, "path": paths, "relative path": [f"images/{one}" for one in ids]}[name][:7]
+    broken = {"id": "x.png", "path": str(tmp_path / "images" / "x.png"), "relative path": "images/x.png"}[name]
+    unread = frozenset({"x.png", str(tmp_path / "images" / "x.png")})
+    images = Images(ids, paths, np.empty(0), [], "", unread)
+    (tmp_path / "held.txt").write_text("\n".join(["# images to measure", *listed, broken, ""]))
+    assert listed_rows(images, "held.txt") == list(range(7))
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["00.png", "no.png", "nor.png"], r"such as '00\.png', got 2 other names, such as 'no\.png'"),
+        ([], "got none that can be read"),
+        ([f"{number:02}.png" for number in range(30)], "at least 10 images to train on .* got 0 of 30"),
+    ],
+)
+def test_a_list_of_images_to_hold_out_is_refused_with_what_is_wrong(tmp_path, names, said):
+    ids = [f"{number:02}.png" for number in range(30)]
+    (tmp_path / "held.txt").write_text("\n".join(names))
+    with pytest.raises(ValueError, match=said):
+        listed_rows(Images(ids, [f"/{one}" for one in ids], np.empty(0), [], ""), str(tmp_path / "held.txt"))
+
+
+def test_a_grey_student_to_go_on_from_is_refused(tmp_path):
+    OmniVisionModel(OmniVisionConfig(**STUDENT, num_channels=1)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="square colour images, got 32 x 32 of 1 channels"):
+        start_of(DistillArguments(teacher="features", images=["images"], model=str(tmp_path)))
+
+
 def test_few_images_are_said_to_be_too_few(images, tmp_path, caplog):
     run(images, tmp_path / "run", arguments={"do_predict": False}, epochs=1)
     assert "64 images are too few to trust what is measured: use 500 or more" in caplog.text
@@ -508,7 +652,7 @@ def test_two_processes_teach_together(images, tmp_path):
         "--views",
         "1",
     ]
-    quick = ["--eval_strategy", "no", "--save_strategy", "no", "--cache", str(tmp_path / "cache")]
+    quick = ["--cache", str(tmp_path / "cache")]  # with a checkpoint, from which the best weights come
     subprocess.run(
         [*torchrun, *command, *options, *quick, "--output_dir", str(tmp_path / "run")],
         env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
