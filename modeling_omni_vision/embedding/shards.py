@@ -273,10 +273,12 @@ def _write_plan(path: Path, rows: Iterable[Row], shard_rows: int) -> dict[str, A
 
         for row in rows:
             images += 1
-            # UTF-8 has no lone surrogates: such a character becomes the six that JSON writes for it.
-            metadata = LONE_SURROGATES.sub(lambda found: f"\\\\u{ord(found[0]):04x}", row.metadata)
-            block.append(row._replace(metadata=metadata))
-            for name, value in json.loads(metadata or "{}").items():
+            if LONE_SURROGATES.search(row.metadata):
+                # UTF-8 has none: such a character becomes the six that JSON writes for it.
+                metadata = LONE_SURROGATES.sub(lambda found: f"\\\\u{ord(found[0]):04x}", row.metadata)
+                row = row._replace(metadata=metadata)
+            block.append(row)
+            for name, value in json.loads(row.metadata).items() if row.metadata else ():
                 if value is not None:
                     kinds.setdefault(name, set()).add(_kind(value))
             if len(block) == shard_rows:

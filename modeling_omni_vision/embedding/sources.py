@@ -88,14 +88,18 @@ def list_rows(sources: Sequence[str], exclude: Sequence[Path], left_out: LeftOut
     root = Path(os.path.commonpath(map(os.path.abspath, folders)) if folders else ".")
     for place, remote in places:
         for row in _remote(place) if remote else _local(place, root, closed, left_out):
-            image = _digest(row.place if row.offset < 0 else f"{row.place}#{row.offset}")
-            names = (row.id, f"{_as_text(place)}:{row.id}", row.path)
-            name = next((one for one in names if _digest(one) not in seen), None)
-            if image in seen or name is None:
+            at, name = row.place if row.offset < 0 else f"{row.place}#{row.offset}", row.id
+            image = _digest(at)
+            key = image if at == name else _digest(name)
+            if key in seen and image not in seen:
+                name = next((one for one in (f"{_as_text(place)}:{name}", row.path) if _digest(one) not in seen), name)
+                key = _digest(name)
+            if image in seen or key in seen:
                 left_out.add("named twice", Path(row.id))
                 continue
-            seen |= {image, _digest(name)}
-            yield row._replace(id=name)
+            seen.add(image)
+            seen.add(key)
+            yield row if name == row.id else row._replace(id=name)
 
 
 def _digest(text: str) -> int:
