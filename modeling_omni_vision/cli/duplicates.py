@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 from .arguments import JSON, REVISION, option, parse, write_result
 from .neighbours import CSV, EMBEDDINGS
@@ -41,15 +42,16 @@ def main(argv: Sequence[str]) -> None:
 
     embedded = Embedded(arguments.embeddings)
     # The model first: it may be refused, and reading all images takes long.
-    encode = None
+    encode: Any = None
     if arguments.threshold is None:
         encode = embedded.encoder(arguments.revision, arguments.trust_remote_code)
     hashes = perceptual_hashes(embedded)
     if gone := len(embedded.rows) - len(hashes.positions):
         print(f"{gone:,} of {len(embedded.rows):,} images cannot be read any more and are left out.", file=sys.stderr)
-    threshold = Threshold(arguments.threshold or 0.0, "as given")
-    if encode is not None:
+    if arguments.threshold is None:
         threshold = measure_threshold(embedded, encode, hashes.positions)
+    else:
+        threshold = Threshold(arguments.threshold, "as given")
     found = find_duplicates(embedded, threshold.cosine, hashes, arguments.hash_bits)
     table = [
         {"group": one.group, "cosine": round(one.cosine, 6), "hash_bits": one.hash_bits, **embedded.rows[one.position]}

@@ -27,7 +27,7 @@ class NeighboursArguments:
 
     embeddings: str = option(EMBEDDINGS)
     images: list[str] = option("Images to find the neighbours of.")
-    limit: int = option("Neighbours of each.", 10)
+    limit: int = option("Neighbours of each.", 10, least=1)
     sheet: str | None = option("PNG to draw.", None)
     csv: str | None = option(CSV, None)
     on_error: str = option("stop or skip, for files that cannot be read.", "skip", choices=("stop", "skip"))
@@ -44,11 +44,10 @@ def main(argv: Sequence[str]) -> None:
     from ..embedding.embedded import Embedded
     from ..embedding.sheets import draw_rows, write_csv
 
-    if arguments.limit < 1:
-        raise ValueError(f"`limit` must be at least 1, got {arguments.limit}.")
     embedded = Embedded(arguments.embeddings)
     encode = embedded.encoder(arguments.revision, arguments.trust_remote_code)
-    paths, vectors, broken = encode.read(arguments.images)
+    queries, vectors, broken = encode.read(arguments.images)
+    paths = [row.path for row in queries]
     if broken and arguments.on_error == "stop":
         refuse_unreadable(broken, len(paths) + len(broken), "stop")
     positions, cosines = embedded.nearest(vectors, arguments.limit)
@@ -68,9 +67,7 @@ def main(argv: Sequence[str]) -> None:
                     zip(embedded.images(row, SIDE), row, scores, strict=True), 1
                 )
             ]
-            for query, path, row, scores in zip(
-                query_images(arguments.images, paths), paths, positions.tolist(), cosines, strict=True
-            )
+            for query, path, row, scores in zip(query_images(queries), paths, positions.tolist(), cosines, strict=True)
         ]
         draw_rows(rows, "Nearest images", arguments.sheet)
     if not write_result(found, arguments.json):
@@ -79,19 +76,8 @@ def main(argv: Sequence[str]) -> None:
     end_unreadable(broken, len(paths) + len(broken), None)
 
 
-def query_images(sources: Sequence[str], paths: Sequence[str]) -> Iterator[Any]:
-    """Yield small images of those of sources that have these addresses, grey ones where one is gone meanwhile.
+def query_images(rows: Sequence[Any]) -> Iterator[Any]:
+    """Yield small images of the queries, grey ones where one is gone meanwhile."""
+    from ..embedding.embedded import BLANK, small_images
 
-    An address alone does not say where in a Parquet file or a tar its image is: sources are listed again.
-    """
-    from ..data.image_files import LeftOut
-    from ..embedding.embedded import BLANK, thumbnail
-    from ..embedding.sources import Reader, list_rows
-
-    # In the order of the paths: of two rows of one address the first comes first.
-    rows, reader = list_rows(sources, [], LeftOut()), Reader()
-    for path in paths:
-        try:
-            yield thumbnail(reader.read(next(row for row in rows if row.path == path)), SIDE)
-        except Exception:  # file systems and formats raise many kinds
-            yield BLANK
+    return (BLANK if image is None else image for image in small_images(rows, SIDE))

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..data.image_files import displayed, path_of
 from ..interpretability.plots import Scale
-from ..retrieval.contact_sheet import thumbnail
+from ..retrieval.contact_sheet import thumbnails
 from ..retrieval.index import Hit, ImageIndex
 from .components import ONE_AT_A_TIME, Drawing, ImageFile, answering, data_uri, figure, legend, map_over, note
 from .example_images import EXAMPLES, add_examples
@@ -85,8 +85,9 @@ def draw_hits(
         reason = "no word of the query is known." if unknown else f"none of {images:,} images passes the filters."
         return "".join([*parts, note(f"No image found: {reason}")])
     scale = Scale.of([one for one in maps if one is not None], "cosine with the word", least=0.1)
-    for rank, (hit, some) in enumerate(zip(hits, maps, strict=True), 1):
-        image, path = thumbnail(hit.path), path_of(hit.path)
+    images_of_hits = thumbnails([hit.path for hit in hits])
+    for rank, (hit, image, some) in enumerate(zip(hits, images_of_hits, maps, strict=True), 1):
+        path = path_of(hit.path)
         name = displayed(path.name)
         title = (
             f"<h3>{rank}. {html.escape(name)}</h3><p>MaxSim {hit.score:.3f}, {html.escape(displayed(path.parent))}</p>"

@@ -1,7 +1,7 @@
 """A folder that `embed` wrote, for reading: its images, their vectors, and what is near to what."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from ..data.image_files import LeftOut
-from ..data.integrity import refuse_unreadable
 from ..data.stored_images import eight_bits
-from ..image_processing_omni_vision import ImageReadError, read_image
+from ..image_processing_omni_vision import read_image
 from .embed import Pipeline
 from .pixels import PixelReader
 from .shards import MANIFEST, PLAN, read_vectors
@@ -59,12 +58,7 @@ class Embedded:
 
     def readable_images(self, positions: Sequence[int], side: int) -> Iterator[Image.Image | None]:
         """Yield small upright images, None in place of those that cannot be read any more."""
-        reader = Reader()
-        for position in positions:
-            try:
-                yield thumbnail(reader.read(self._places[self.rows[position]["id"]]), side)
-            except (ImageReadError, OSError, ValueError):
-                yield None
+        return small_images((self._places[self.rows[position]["id"]] for position in positions), side)
 
     def encoder(self, revision: str | None = None, trust_remote_code: bool = False) -> "Encode":
         """Return the model that made the vectors.
@@ -97,34 +91,34 @@ class Encode:
         engine = encoder.engine(record["engine"], record["batch_size"], lambda line: None)
         self.pipeline = Pipeline(pixels, engine, encoder.vector_shape, record["batch_size"], workers)
 
-    def __call__(self, sources: Sequence[str]) -> tuple[list[str], np.ndarray]:
-        """Return the addresses of the images of sources, and their vectors (images, D).
-
-        Raises:
-            ValueError: naming an image that cannot be read, or where there is none.
-        """
-        paths, vectors, broken = self.read(sources)
-        if broken:
-            refuse_unreadable(broken, len(paths) + len(broken), "stop")
-        return paths, vectors
-
-    def read(self, sources: Sequence[str]) -> tuple[list[str], np.ndarray, list[tuple[str, str]]]:
-        """Return the same of images that can be read, and of each other one its address and the reason.
+    def read(self, sources: Sequence[str]) -> tuple[list[Row], np.ndarray, list[tuple[str, str]]]:
+        """Return the images of sources that can be read, their vectors (images, D), and address and reason of others.
 
         Raises:
             ValueError: where there is no image, or none that can be read.
         """
         rows = list(list_rows(sources, [], LeftOut()))
-        found = [(row.path, vector) for row, (vector, _) in zip(rows, self.pipeline.run(rows), strict=True)]
-        broken = [(path, vector) for path, vector in found if isinstance(vector, str)]
+        found = [(row, vector) for row, (vector, _) in zip(rows, self.pipeline.run(rows), strict=True)]
+        broken = [(row.path, vector) for row, vector in found if isinstance(vector, str)]
         if not found:
             raise ValueError(f"Expected images, got none in {list(sources)}.")
         if len(broken) == len(found):
             path, reason = broken[0]
             others = f", nor can {len(found) - 1} more" if len(found) > 1 else ""
             raise ValueError(f"{path} cannot be read: {reason}{others}. Repair it, or name another.")
-        read = [(path, vector.astype(np.float32)) for path, vector in found if not isinstance(vector, str)]
-        return [path for path, _ in read], np.stack([vector for _, vector in read]), broken
+        read = [(row, vector.astype(np.float32)) for row, vector in found if not isinstance(vector, str)]
+        return [row for row, _ in read], np.stack([vector for _, vector in read]), broken
+
+
+def small_images(rows: Iterable[Row], side: int) -> Iterator[Image.Image | None]:
+    """Yield small upright images of rows, None in place of those that cannot be read any more."""
+    reader = Reader()
+    for row in rows:
+        try:
+            image = thumbnail(reader.read(row), side)
+        except Exception:  # file systems and formats raise many kinds
+            image = None
+        yield image
 
 
 def thumbnail(source: Any, side: int) -> Image.Image:
@@ -134,4 +128,4 @@ def thumbnail(source: Any, side: int) -> Image.Image:
     return image
 
 
-__all__ = ["Embedded", "Encode", "thumbnail"]
+__all__ = ["BLANK", "Embedded", "Encode", "small_images", "thumbnail"]

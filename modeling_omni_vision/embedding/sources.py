@@ -17,8 +17,10 @@ import glob
 import hashlib
 import json
 import os
+import re
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,6 +51,10 @@ CONTAINERS = (".parquet", ".tar")
 LISTS = (".txt", ".jsonl")
 SIDECAR_BYTES = 65536
 SPLIT = "\0"  # between a dataset and its split: what no path can hold
+# What the paths of rows look like that are no files: `FILE#ROW`, `DATASET:SPLIT#ROW` and `TAR/MEMBER`.
+IN_PARQUET = re.compile(r"(.+\.parquet)#\d+", re.DOTALL | re.IGNORECASE)
+IN_DATASET = re.compile(r"(.+):[^:#]+#\d+", re.DOTALL)
+END_OF_TAR = re.compile(r"\.tar(?=/)", re.IGNORECASE)
 
 
 class Row(NamedTuple):
@@ -105,6 +111,43 @@ def list_rows(sources: Sequence[str], exclude: Sequence[Path], left_out: LeftOut
 def _digest(text: str) -> int:
     """Return what is remembered of a name: of millions, names themselves would take several times the memory."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
+
+
+def holder_of(path: str) -> str:
+    """Return the file, tar or dataset in which the image of a row's `path` is: the path itself where it is a file."""
+    if os.path.isfile(path_of(path)):  # whatever its name looks like
+        return path
+    tars = (path[: match.end()] for match in END_OF_TAR.finditer(path))
+    found = IN_PARQUET.fullmatch(path)
+    # The first tar: members may be named like tars too.
+    if not found and (tar := next((tar for tar in tars if is_address(tar) or os.path.isfile(path_of(tar))), None)):
+        return tar
+    found = found or (None if is_address(path) else IN_DATASET.fullmatch(path))
+    return found[1] if found else path
+
+
+def rows_at(paths: Sequence[str]) -> dict[str, Row]:
+    """Return for each `path` of a row where its image is read from: an index keeps no more of it."""
+    rows, members = {path: Row(path, path, path, -1, 0, 0) for path in paths}, dict[str, set[str]]()
+    for path in paths:
+        holder = holder_of(path)
+        split, _, row = path.removeprefix(holder).rpartition("#")
+        if path.startswith(f"{holder}/"):
+            members.setdefault(holder, set()).add(path)
+        elif holder != path:
+            place = f"{holder}{SPLIT}{split.removeprefix(':')}" if split else holder
+            rows[path] = Row(path, path, place, int(row), 0, 0)
+    for tar, wanted in members.items():
+        # What cannot be listed any more cannot be read either; file systems raise many kinds.
+        with suppress(Exception):
+            for found in list_rows([tar if is_address(tar) else os.fspath(path_of(tar))], [], LeftOut()):
+                path = tar + found.path.removeprefix(found.place)
+                if path in wanted:
+                    rows[path] = found
+                    wanted.remove(path)
+                if not wanted:
+                    break
+    return rows
 
 
 def is_address(source: str) -> bool:
@@ -379,4 +422,4 @@ def _parquet_rows(place: str) -> Callable[[int], Any]:
     return read
 
 
-__all__ = ["Reader", "Row", "image_column_of", "is_address", "list_rows", "open_place"]
+__all__ = ["Reader", "Row", "holder_of", "image_column_of", "is_address", "list_rows", "open_place", "rows_at"]

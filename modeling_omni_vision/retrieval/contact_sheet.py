@@ -1,20 +1,16 @@
 """A contact sheet of search results: each image with its rank, score and name, and a similarity map for each word."""
 
-import os
-import re
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
-from ..data.image_files import LeftOut, displayed, path_of
-from ..data.stored_images import eight_bits
+from ..data.image_files import displayed, path_of
+from ..embedding.embedded import small_images
 from ..embedding.encoder import ImageTextEncoder
-from ..embedding.sources import SPLIT, Reader, Row, is_address, list_rows
-from ..image_processing_omni_vision import read_image
+from ..embedding.sources import rows_at
 from ..interpretability.plots import Scale, draw_sheet, drawable, shortened
 from ..interpretability.style import OURS, TRUTH
 from .index import Hit
@@ -22,10 +18,6 @@ from .index import Hit
 
 SIDE = 224
 CHARACTERS_PER_LINE = 26
-# Addresses, as `list_rows` makes them, of images that are no files: `FILE#ROW`, `DATASET:SPLIT#ROW` and `TAR/MEMBER`.
-IN_PARQUET = re.compile(r"(.+\.parquet)#(\d+)", re.DOTALL | re.IGNORECASE)
-IN_DATASET = re.compile(r"(.+):([^:#]+)#(\d+)", re.DOTALL)
-END_OF_TAR = re.compile(r"\.tar(?=/)", re.IGNORECASE)
 # What `draw_sheet` draws in one place: pixel values, the line above, the line below, its colour, a map over it.
 Cell = tuple[np.ndarray, str, str, str, np.ndarray | None]
 
@@ -88,53 +80,10 @@ def map_cells(image: Image.Image | None, words: Sequence[str], maps: torch.Tenso
     ]
 
 
-def thumbnail(path: str) -> Image.Image | None:
-    """Return a small upright image, or None where it cannot be read any more."""
-    return thumbnails([path])[0]
-
-
 def thumbnails(paths: Sequence[str]) -> list[Image.Image | None]:
     """Return small upright images of the paths of hits, None where one cannot be read any more."""
-    rows, reader, found = rows_at(paths), Reader(), list[Image.Image | None]()
-    for path in paths:
-        try:
-            image = Image.fromarray(eight_bits(read_image(reader.read(rows[path]))))
-            image.thumbnail((SIDE, SIDE))
-            found.append(image)
-        except Exception:  # file systems and formats raise many kinds
-            found.append(None)
-    return found
-
-
-def rows_at(paths: Sequence[str]) -> dict[str, Row]:
-    """Return for each path of a hit where its image is read from: an index keeps the address alone."""
-    rows, members = {path: Row(path, path, path, -1, 0, 0) for path in paths}, dict[str, set[str]]()
-    for path in paths:
-        if os.path.isfile(path_of(path)):  # whatever its name looks like
-            continue
-        if match := IN_PARQUET.fullmatch(path):
-            rows[path] = Row(path, path, match[1], int(match[2]), 0, 0)
-        elif tar := _tar_of(path):
-            members.setdefault(tar, set()).add(path)
-        elif (match := IN_DATASET.fullmatch(path)) and not is_address(path):
-            rows[path] = Row(path, path, f"{match[1]}{SPLIT}{match[2]}", int(match[3]), 0, 0)
-    for tar, wanted in members.items():
-        # What cannot be listed any more cannot be read either; file systems raise many kinds.
-        with suppress(Exception):
-            for row in list_rows([tar if is_address(tar) else os.fspath(path_of(tar))], [], LeftOut()):
-                address = tar + row.path.removeprefix(row.place)
-                if address in wanted:
-                    rows[address] = row
-                    wanted.remove(address)
-                if not wanted:
-                    break
-    return rows
-
-
-def _tar_of(path: str) -> str | None:
-    """Return the tar that an address leads into: the first one, since members may be named like tars too."""
-    tars = (path[: match.end()] for match in END_OF_TAR.finditer(path))
-    return next((tar for tar in tars if is_address(tar) or os.path.isfile(path_of(tar))), None)
+    rows = rows_at(paths)
+    return list(small_images((rows[path] for path in paths), SIDE))
 
 
 def short_path(path: str) -> str:

@@ -34,6 +34,7 @@ from lancedb.index import IvfRq
 from ..data.image_files import displayed, find_images, path_of, stored_path
 from ..data.image_folder import warn_of_left_out
 from ..data.integrity import find_unreadable, refuse_unreadable
+from ..embedding.sources import holder_of
 from ..records.differences import differences
 from ..records.metrics_file import write_json
 from .embedded import EmbedFolder
@@ -625,14 +626,8 @@ def _refuse_others(pairs: Sequence[tuple[str, str, str]]) -> None:
 
 
 def _is_gone(path: str | None) -> bool:
-    """Return whether the file of an image, or that of its row or member, is known not to be there any more."""
-    file = path_of(path or "/")
-    if not file.is_absolute():  # an address, or a dataset by its name
-        return False
-    before, _, row = str(file).rpartition("#")
-    dataset = before.rpartition(":")[0]
-    files = (file, Path(before), *file.parents) if row else (file, *file.parents)
-    return not any(one.is_file() for one in files) and not (dataset and Path(dataset).is_dir())
+    """Return whether what holds an image is known not to be there any more: not of addresses and names of datasets."""
+    return path is None or (path_of(path).is_absolute() and not path_of(holder_of(path)).exists())
 
 
 def best_of(queries: Sequence[torch.Tensor], blocks: Iterable[Block], limit: int) -> list[list[tuple[float, str]]]:
