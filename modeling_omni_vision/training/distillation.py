@@ -22,6 +22,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME, ModelOutput
 
 from ..configuration_omni_vision import OmniVisionConfig
 from ..data.image_dataset import moved_to_device
+from ..data.row_digest import digest
 from ..data.summary import evenly_spread
 from ..embedding.sheets import draw_rows
 from ..evaluation.agreement import agreement, unit
@@ -340,6 +341,11 @@ class DistillationRun(TrainingRun):
                 "held_out": len(self.held_out_rows),
             },
         }
+
+    def rows_of_training(self) -> dict[str, dict[str, Any]]:
+        """Return number and digest of the images of each part."""
+        parts = {"train": self.train_rows, "validation": self.validation_rows, "held_out": self.held_out_rows}
+        return {name: digest([self.images.ids[row] for row in rows]) for name, rows in parts.items()}
 
     def save(self) -> None:
         """Write the encoder and its image processor, which need no teacher; or both towers of a CLIP-like one."""

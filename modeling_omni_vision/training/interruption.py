@@ -5,11 +5,18 @@ import os
 import signal
 import threading
 import time
+from dataclasses import asdict
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from ..records.metrics_file import write_json
 
 
 logger = logging.getLogger(__name__)
@@ -34,6 +41,8 @@ class TrainingInterruptedError(Exception):
 
 class StopOnSignal(TrainerCallback):
     """On SIGTERM or Ctrl-C saves a checkpoint at the end of the running step, then stops; all processes together.
+
+    An evaluation that is due at this step follows: see `SavesBeforeEvaluation`.
 
     Use as a context manager around training: the former handlers are put back at the end. A second Ctrl-C raises
     `KeyboardInterrupt` at once.
@@ -69,21 +78,17 @@ class StopOnSignal(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Save and stop here, unless the epoch ends too: then after its evaluation."""
+        """Save and stop here."""
         if not self.stopped and not self._any_process_asked(args):
             return
-        self.stopped = control.should_training_stop = True
-        control.should_evaluate = False
-        control.should_save = not _at_epoch_end(state)
+        self.stopped = control.should_training_stop = control.should_save = True
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Leave the evaluation of an epoch that was cut short to the resumed run."""
         if self.stopped:
-            at_end = _at_epoch_end(state)
-            control.should_evaluate = control.should_evaluate and at_end
-            control.should_save = at_end
+            control.should_evaluate = control.should_evaluate and _at_epoch_end(state)
 
     def _any_process_asked(self, args: TrainingArguments) -> bool:
         if args.world_size > 1:
@@ -91,6 +96,45 @@ class StopOnSignal(TrainerCallback):
             torch.distributed.all_reduce(asked, op=torch.distributed.ReduceOp.MAX)
             self.requested = int(asked)
         return bool(self.requested)
+
+
+class SavesBeforeEvaluation(Trainer):
+    """A Trainer that, once it was asked to stop, saves first and then makes the evaluation that is due.
+
+    Whoever sent the signal may not wait for an evaluation, and a resumed run begins after it: so it is added to the
+    checkpoint that is already on disk.
+    """
+
+    stop: StopOnSignal | None = None
+    _saved_step = -1
+
+    def _maybe_log_save_evaluate(
+        self, tr_loss: torch.Tensor, grad_norm: Any, model: Any, trial: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        if self.stop is not None and self.stop.stopped and self.control.should_save:
+            self._save_checkpoint(model, trial)
+            self._saved_step = self.state.global_step
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *args, **kwargs)
+        if self._saved_step == self.state.global_step:
+            self._add_to_checkpoint(trial)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        if self._saved_step != self.state.global_step:
+            super()._save_checkpoint(model, trial)
+
+    def _add_to_checkpoint(self, trial: Any) -> None:
+        """Write what log and evaluation changed since the checkpoint of this step was saved."""
+        folder = Path(self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        if self.state.best_global_step == self.state.global_step:
+            self.state.best_model_checkpoint = str(folder)
+        if self.args.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):  # which an evaluation moves
+            self._save_optimizer_and_scheduler(str(folder))
+        if self.args.should_save:
+            stored: Any = self.state.stateful_callbacks
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, ExportableState):
+                    stored[type(callback).__name__] = callback.state()
+            write_json(folder / TRAINER_STATE_NAME, asdict(self.state))
 
 
 def is_news(record: logging.LogRecord) -> bool:
@@ -113,6 +157,7 @@ def train_until_done(trainer: Any, checkpoint: Any = None) -> float:
     logging.getLogger("transformers.trainer_utils").addFilter(is_news)
     with StopOnSignal() as stop:
         trainer.add_callback(stop)
+        trainer.stop = stop
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if stop.stopped:
         raise TrainingInterruptedError(
@@ -128,4 +173,4 @@ def _at_epoch_end(state: TrainerState) -> bool:
     return abs((state.epoch or 0) - round(state.epoch or 0)) < 1e-6
 
 
-__all__ = ["StopOnSignal", "TrainingInterruptedError", "train_until_done"]
+__all__ = ["SavesBeforeEvaluation", "StopOnSignal", "TrainingInterruptedError", "train_until_done"]

@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PrinterCallback, ProgressCallback, Trainer, set_seed
+from transformers import PrinterCallback, ProgressCallback, set_seed
 from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ..data.row_digest import describe_rows
 from ..interop.folder import share_weights
 from ..records.machine import has_bf16_instructions
 from ..records.metrics_file import merge_metrics
@@ -29,10 +31,11 @@ from .checkpoints import (
     set_aside,
 )
 from .data_report import DataReport
-from .interruption import train_until_done
+from .interruption import SavesBeforeEvaluation, train_until_done
 from .optimizer import make_optimizer, parameter_groups
 from .progress import Progress
 from .report import Picture, one_line, write_report
+from .resumption import check_same_run, describe_start, write_start
 from .run_record import describe_run
 
 
@@ -46,7 +49,7 @@ class NonFiniteLossError(ValueError):
     """The loss or a gradient became NaN or infinite; the message names the step and, where known, the rows."""
 
 
-class SkeletonTrainer(Trainer):
+class SkeletonTrainer(SavesBeforeEvaluation):
     """The Trainer of every task; with a Trainer of sentence-transformers as second base also theirs.
 
     Beside what `Trainer` does: a non-finite loss or gradient stops training before it reaches the weights; frozen
@@ -62,6 +65,7 @@ class SkeletonTrainer(Trainer):
     layer_decay = 1.0  # learning rate of each layer of the encoder relative to the one above it
     muon_learning_rate = 0.0  # for the matrices of these layers; 0 leaves them to AdamW
     cuda_graphs = False  # whether steps are replayed, for which our optimizer is needed
+    start: dict[str, Any] | None = None  # what each checkpoint says about its run
 
     def __init__(self, *args: Any, epoch_data: Any = None, **kwargs: Any) -> None:
         self._rows: list[int] = []
@@ -234,6 +238,8 @@ class SkeletonTrainer(Trainer):
         folder = Path(str(output_dir or self.args.output_dir))
         if has_adapters(self.core):
             save_weights(self.core, folder)
+        if self.start is not None and folder.name.startswith(PREFIX_CHECKPOINT_DIR):
+            write_start(folder, self.start)
         # A pickle with paths of this machine, which nothing reads back.
         (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
@@ -306,6 +312,10 @@ class TrainingRun(DataReport):
         """Write the published model; runs in every process, of which the first one writes."""
         self.trainer.save_model()
 
+    def rows_of_training(self) -> dict[str, dict[str, Any]]:
+        """Return number and digest of the rows to train on and to validate, which a resumed run must find again."""
+        return {name: describe_rows(self.data[name]) for name in ("train", "validation") if name in self.data}
+
     def measure(self) -> dict[str, Any]:
         """Return sections of `metrics.json` measured once on what was saved; runs in the first process."""
         return {}
@@ -358,11 +368,14 @@ class TrainingRun(DataReport):
             return self.folder
         self._check_that_a_batch_is_filled()
         self._check_metric()
+        self.trainer.start = describe_start(self.recipe, args, self.rows_of_training())
+        changed = [] if checkpoint is None else check_same_run(checkpoint, self.trainer.start)
+        self.trainer.start["changed"] = changed
         with self._replaced():
             seconds = train_until_done(self.trainer, checkpoint)
             self.trainer.check_weights()
             common = describe_run(self.trainer, seconds, checkpoint, self.evaluated, self.packages)
-            training = {**self.describe(), **common}
+            training = {**self.describe(), **common, **({"changed_by_resuming": changed} if changed else {})}
             self.save()
         if self.trainer.is_world_process_zero():
             share_weights(self.folder)

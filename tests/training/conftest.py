@@ -5,6 +5,7 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 
 from modeling_omni_vision.training.arguments import OmniVisionTrainingArguments, RecipeArguments
+from modeling_omni_vision.training.trainer import OmniVisionTrainer
 
 
 CONFIG = {
@@ -54,3 +55,18 @@ def arguments(tiny_source, tmp_path):
         )
 
     return make
+
+
+@pytest.fixture
+def callbacks(monkeypatch):
+    """A list; callbacks put into it take part in every training."""
+    extra = []
+    original = OmniVisionTrainer.train
+
+    def with_callbacks(self, *args, **kwargs):
+        for callback in extra:
+            self.add_callback(callback)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(OmniVisionTrainer, "train", with_callbacks)
+    return extra

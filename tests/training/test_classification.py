@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset, Image, load_from_disk
-from safetensors.torch import load_file, save_file
+from runs import At, record_of, same, weights_of
+from safetensors.torch import save_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification, TrainerCallback
 
 from modeling_omni_vision.evaluation.evaluate import evaluate
@@ -21,6 +22,7 @@ from modeling_omni_vision.training.averaging import TRAINED_WEIGHTS_FILE
 from modeling_omni_vision.training.checkpoints import find_checkpoint, held
 from modeling_omni_vision.training.classification import build_model, train
 from modeling_omni_vision.training.interruption import TrainingInterruptedError, is_news
+from modeling_omni_vision.training.resumption import RUN_FILE
 from modeling_omni_vision.training.skeleton import NonFiniteLossError
 from modeling_omni_vision.training.trainer import OmniVisionTrainer
 
@@ -40,33 +42,6 @@ RANDOM = {
 }
 
 
-def weights_of(folder, name="model.safetensors"):
-    return load_file(Path(folder) / name)
-
-
-def same(first, second):
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
-def record_of(folder):
-    return json.loads((Path(folder) / "metrics.json").read_text())
-
-
-@pytest.fixture
-def callbacks(monkeypatch):
-    """A list; callbacks put into it take part in every training."""
-    extra = []
-    original = OmniVisionTrainer.train
-
-    def with_callbacks(self, *args, **kwargs):
-        for callback in extra:
-            self.add_callback(callback)
-        return original(self, *args, **kwargs)
-
-    monkeypatch.setattr(OmniVisionTrainer, "train", with_callbacks)
-    return extra
-
-
 @pytest.fixture(scope="module")
 def trained(tiny_source, tmp_path_factory):
     """A run of two steps."""
@@ -74,17 +49,6 @@ def trained(tiny_source, tmp_path_factory):
     recipe = RecipeArguments(dataset=str(tiny_source), config=json.dumps({**config, "intermediate_size": 32}))
     options = {"max_steps": 2, "eval_strategy": "no", "save_strategy": "no", "do_predict": False}
     return train(recipe, OmniVisionTrainingArguments(str(tmp_path_factory.mktemp("trained") / "run"), **options))
-
-
-class At(TrainerCallback):
-    """Does something at the end of one step."""
-
-    def __init__(self, step, action):
-        self.step, self.action = step, action
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            self.action()
 
 
 def test_a_run_learns_and_leaves_a_folder_that_opens_anywhere(arguments):
@@ -487,7 +451,10 @@ def test_warnings_of_the_trainer_that_say_nothing_are_left_out(said, is_told):
 def test_resuming_with_another_average_is_refused(arguments):
     options = {"save_strategy": "steps", "save_steps": 2}
     recipe, args = arguments(**options, load_best_model_at_end=False)
-    (train(recipe, args) / "metrics.json").unlink()
+    folder = train(recipe, args)
+    (folder / "metrics.json").unlink()
+    for file in folder.rglob(RUN_FILE):  # which says it first; older checkpoints have none
+        file.unlink()
     with pytest.raises(ValueError, match="with averaged weights"):
         train(*arguments(ema_decay=0.9, resume_from_checkpoint="true", load_best_model_at_end=False, **options))
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from runs import weights_of
 
 from modeling_omni_vision.training import classification, cuda_graphs
 from modeling_omni_vision.training.classification import train
@@ -57,10 +57,6 @@ def graphs(monkeypatch):
     monkeypatch.setattr(cuda_graphs, "capture", capture)
     monkeypatch.setattr(classification, "replays_steps", lambda wanted, *given: wanted == "true")
     return captured
-
-
-def weights_of(folder, name="model.safetensors"):
-    return load_file(Path(folder) / name)
 
 
 def distance(first, second):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from runs import record_of
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForMaskedImageModeling
 
@@ -50,10 +51,6 @@ def run(images, output, recipe=None, epochs=2, config=(), **arguments):
     options = {"dataset": str(images), "config": json.dumps({**BODY, **dict(config)}), **(recipe or {})}
     arguments = {**QUICK, "num_train_epochs": epochs, **arguments}
     return pretrain(PretrainArguments(**options), PretrainTrainingArguments(output_dir=str(output), **arguments))
-
-
-def record_of(folder):
-    return json.loads((folder / "metrics.json").read_text())
 
 
 def test_a_folder_without_classes_trains_an_encoder_that_opens_for_masks_and_without(pretrained, images):

@@ -10,12 +10,12 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 import torch
 from packaging.version import Version
 from report_page import titles_of
+from runs import At, record_of, same, weights_of
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 from transformers import __version__ as transformers_version
@@ -89,29 +89,14 @@ class Task:
         return train_vae(recipe, VaeTrainingArguments(**{"per_device_train_batch_size": 12, **options}))
 
     def weights(self, folder):
-        return load_file(Path(folder) / "model.safetensors")
+        return weights_of(folder)
 
     def checkpoints(self, output):
         return sorted(path.name for path in (self.folder / output).glob("checkpoint-*"))
 
 
-class At(TrainerCallback):
-    """Does something at the end of one step."""
-
-    def __init__(self, step, action):
-        self.step, self.action = step, action
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            self.action()
-
-
-def record_of(folder):
-    return json.loads((Path(folder) / "metrics.json").read_text())["training"]
-
-
-def same(first, second):
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+def training_of(folder):
+    return record_of(folder)["training"]
 
 
 def use_few_scenes(patch):
@@ -162,7 +147,7 @@ def test_a_run_leaves_a_report_with_what_the_task_draws(task):
 
 
 def test_the_record_says_how_the_run_was_made(task):
-    record = record_of(task.whole)
+    record = training_of(task.whole)
     assert record["steps"] == record["chosen_step"] == STEPS
     assert record["epochs"] == 2
     assert record["seed"] == 3
@@ -232,7 +217,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(task):
     # In the middle of the first epoch.
     shutil.copytree(task.whole / "checkpoint-2", task.folder / "resumed" / "checkpoint-2")
     resumed = task.run("resumed", resume_from_checkpoint="true")
-    assert record_of(resumed)["resumed_from"] == "checkpoint-2"
+    assert training_of(resumed)["resumed_from"] == "checkpoint-2"
     assert same(task.weights(task.whole), task.weights(resumed))
     for name in (path.name for path in (task.whole / "checkpoint-6").glob("*.safetensors")):
         assert same(*(load_file(folder / "checkpoint-6" / name) for folder in (task.whole, resumed)))
@@ -257,9 +242,9 @@ def test_a_signal_saves_first_and_the_resumed_run_ends_as_if_nothing_had_happene
     # The signal comes while callbacks of the step run, ours before or after it.
     assert newest in ("checkpoint-4", "checkpoint-5")
     resumed = task.run(output, resume_from_checkpoint="true", **options)
-    assert record_of(resumed)["resumed_from"] == newest
+    assert training_of(resumed)["resumed_from"] == newest
     assert same(task.weights(task.whole), task.weights(resumed))
-    assert record_of(resumed)["evaluations"][-1] == record_of(task.whole)["evaluations"][-1]
+    assert training_of(resumed)["evaluations"][-1] == training_of(task.whole)["evaluations"][-1]
 
 
 def test_a_finished_run_is_not_overwritten(task):
@@ -377,7 +362,7 @@ FLAGS = {
     "save_only_model": (True, lambda seen: not list(seen.folder.rglob("optimizer.pt"))),
     "gradient_checkpointing": (True, lambda seen: any(map(is_checkpointed, seen.trainer.core.modules()))),
     "bf16": (True, lambda seen: seen.trainer.accelerator.mixed_precision == "bf16"),
-    "seed": (11, lambda seen: record_of(seen.folder)["seed"] == 11),
+    "seed": (11, lambda seen: training_of(seen.folder)["seed"] == 11),
     "do_predict": (False, lambda seen: set(json.loads((seen.folder / "metrics.json").read_text())) == {"training"}),
 }
 

@@ -1,0 +1,237 @@
+"""A run goes on with the data and the arguments that it began with, or says what differs."""
+
+import json
+import logging
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from datasets import ClassLabel, Dataset, Features, Image, Value
+from PIL import Image as PilImage
+from runs import At, record_of, same, weights_of
+
+from modeling_omni_vision.data.row_digest import describe_rows, digest
+from modeling_omni_vision.training.checkpoints import STATE, complete_checkpoints
+from modeling_omni_vision.training.classification import train
+from modeling_omni_vision.training.interruption import TrainingInterruptedError
+from modeling_omni_vision.training.resumption import RUN_FILE
+from modeling_omni_vision.training.trainer import OmniVisionTrainer
+
+
+SMALL = {"num_train_epochs": 2, "save_strategy": "steps", "save_steps": 1, "load_best_model_at_end": False}
+
+
+def draw_images(folder):
+    """Draw ten images of each of two classes into folders of their names."""
+    for kind, grey in (("dark", 0), ("light", 100)):
+        (folder / kind).mkdir(parents=True)
+        for number in range(10):
+            PilImage.new("L", (8, 8), grey + number).save(folder / kind / f"{number}.png")
+    return str(folder)
+
+
+@pytest.fixture
+def interrupted(arguments, callbacks, tmp_path):
+    """Return what makes the arguments of a run that was stopped at its second step."""
+    common = {**SMALL, "dataset": draw_images(tmp_path / "images"), "per_device_train_batch_size": 6}
+
+    def stop(**options):
+        callbacks.append(At(1, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+        with pytest.raises(TrainingInterruptedError):
+            train(*arguments("part", **{**common, **options}))
+        callbacks.clear()
+        return lambda **more: arguments(
+            "part",
+            **{**common, **options, "resume_from_checkpoint": "true", **more},
+        )
+
+    return stop
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"test_fraction": 0.2}, r"test_fraction 0.0, now 0.2; data.train.rows 18, now 14"),
+        ({"validation_fraction": 0.4}, r"validation_fraction 0.1, now 0.4; data.train.rows 18, now 12"),
+        ({"learning_rate": 0.5}, r"learning_rate \S+, now 0.5"),
+        ({"muon_learning_rate": 0.02}, r"muon_learning_rate 0.0, now 0.02"),
+        ({"layer_decay": 0.5}, r"layer_decay 1.0, now 0.5"),
+        ({"optim": "sgd"}, r"optim '\w+', now 'sgd'"),
+        ({"seed": 9}, r"seed 42, now 9; data_seed 42, now 9"),
+        ({"mixup": 0.3}, r"mixup 0.0, now 0.3"),
+        ({"per_device_train_batch_size": 3}, r"rows of a step \d+, now 3"),
+        ({"metric_for_best_model": "loss"}, r"metric_for_best_model 'accuracy', now 'loss'; greater_is_better True"),
+    ],
+)
+def test_a_run_does_not_go_on_with_another_recipe(interrupted, other, said):
+    resume = interrupted()
+    recipe, args = resume(**other)
+    before = sorted(Path(args.output_dir).rglob("*"))
+    with pytest.raises(ValueError, match=f"checkpoint-2 was trained with, got others: {said}"):
+        train(recipe, args)
+    assert sorted(Path(args.output_dir).rglob("*")) == before
+
+
+def test_a_run_goes_on_when_nothing_of_the_training_changes(interrupted):
+    resume = interrupted()
+    folder = train(
+        *resume(dataloader_num_workers=1, per_device_eval_batch_size=2, save_total_limit=1, cuda_graphs="false")
+    )
+    assert "changed_by_resuming" not in record_of(folder)["training"]
+    assert record_of(folder)["training"]["resumed_from"] == "checkpoint-2"
+
+
+def test_a_step_may_be_divided_in_another_way(interrupted):
+    resume = interrupted(per_device_train_batch_size=12)
+    folder = train(*resume(per_device_train_batch_size=6, gradient_accumulation_steps=2))
+    assert record_of(folder)["training"]["steps"] == 4
+
+
+def test_a_longer_run_is_recorded_as_what_it_is_also_when_it_stops_again(interrupted, arguments, callbacks):
+    resume = interrupted()
+    callbacks.append(At(3, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    with pytest.raises(TrainingInterruptedError):
+        train(*resume(num_train_epochs=3))
+    callbacks.clear()
+    folder = train(*resume(num_train_epochs=4))
+    record = record_of(folder)["training"]
+    assert record["changed_by_resuming"] == ["num_train_epochs 2, now 3", "num_train_epochs 3, now 4"]
+    assert record["steps"] == 12
+
+
+def test_a_checkpoint_from_before_goes_on_with_a_warning(interrupted, caplog):
+    recipe, args = interrupted()()
+    for file in Path(args.output_dir).rglob(RUN_FILE):
+        file.unlink()
+    with caplog.at_level(logging.WARNING):
+        train(recipe, args)
+    assert "is not checked" in caplog.text
+
+
+def test_checkpoints_say_nothing_about_the_machine_and_the_published_folder_has_no_such_file(arguments, tmp_path):
+    folder = train(*arguments(num_train_epochs=1))
+    text = (complete_checkpoints(folder)[-1] / RUN_FILE).read_text()
+    assert str(tmp_path) not in text
+    assert set(json.loads(text)) == {"kept", "changeable", "changed"}
+    assert not (folder / RUN_FILE).exists()
+
+
+def test_data_may_be_moved_but_not_changed(arguments, callbacks, tmp_path):
+    draw_images(tmp_path / "here")
+    callbacks.append(At(1, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    options = {**SMALL, "per_device_train_batch_size": 6}
+    with pytest.raises(TrainingInterruptedError):
+        train(*arguments("part", **options, dataset=str(tmp_path / "here")))
+    callbacks.clear()
+    (tmp_path / "there").mkdir()
+    moved = shutil.move(tmp_path / "here", tmp_path / "there" / "here")
+    options |= {"resume_from_checkpoint": "true", "dataset": str(moved)}
+    added = Path(moved, "dark", "99.png")
+    PilImage.new("L", (8, 8), 99).save(added)
+    with pytest.raises(ValueError, match=r"got others: .*data\.\w+\.rows \d+, now \d+"):
+        train(*arguments("part", **options))
+    added.unlink()
+    Path(moved, "dark", "3.png").rename(Path(moved, "dark", "33.png"))
+    with pytest.raises(ValueError, match=r"got others: data\.\w+\.digest '\w+'?.*, now"):
+        train(*arguments("part", **options))
+    Path(moved, "dark", "33.png").rename(Path(moved, "dark", "3.png"))
+    train(*arguments("part", **options))
+
+
+@pytest.mark.parametrize("step", [4, 5, 6])
+@pytest.mark.parametrize("schedule", ["cosine", "reduce_lr_on_plateau"])
+def test_the_evaluation_due_at_the_step_of_a_signal_is_made_and_no_other(arguments, callbacks, step, schedule):
+    options = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
+    options |= {"lr_scheduler_type": schedule, "num_train_epochs": 3, "save_total_limit": None}
+    whole = train(*arguments("whole", **options))
+    callbacks.append(At(step - 1, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    with pytest.raises(TrainingInterruptedError, match=f"stopped at step {step} of 9"):
+        train(*arguments("part", **options))
+    callbacks.clear()
+    state = json.loads((Path(arguments("part")[1].output_dir) / f"checkpoint-{step}" / STATE).read_text())
+    assert [entry["step"] for entry in state["log_history"] if "eval_accuracy" in entry] == [2, 4, 6][: step // 2]
+    resumed = train(*arguments("part", resume_from_checkpoint="true", **options))
+    first, second = (record_of(folder)["training"] for folder in (whole, resumed))
+    scores = [[(one["step"], one["accuracy"]) for one in record["evaluations"]] for record in (first, second)]
+    assert scores[0] == scores[1]
+    assert first["chosen_step"] == second["chosen_step"]
+    assert same(weights_of(whole), weights_of(resumed))
+    assert same(weights_of(whole / "checkpoint-8"), weights_of(resumed / "checkpoint-8"))
+
+
+@pytest.mark.parametrize(("step", "strategy"), [(4, "steps"), (3, "epoch")])
+def test_a_signal_saves_a_step_that_is_not_the_best(arguments, callbacks, monkeypatch, step, strategy):
+    monkeypatch.setattr(OmniVisionTrainer, "_determine_best_metric", lambda *args, **kwargs: False)
+    callbacks.append(At(step - 1, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    recipe, args = arguments("part", save_strategy="best", eval_strategy=strategy, eval_steps=2)
+    with pytest.raises(TrainingInterruptedError, match=f"saved checkpoint-{step}"):
+        train(recipe, args)
+    assert [folder.name for folder in complete_checkpoints(Path(args.output_dir))] == [f"checkpoint-{step}"]
+
+
+def test_the_checkpoint_is_on_disk_before_the_evaluation_begins(arguments, callbacks, monkeypatch):
+    recipe, args = arguments("part", eval_strategy="steps", eval_steps=2, save_strategy="steps", save_steps=2)
+
+    def fail(*given, **options):
+        raise KeyboardInterrupt
+
+    def stop():
+        monkeypatch.setattr(OmniVisionTrainer, "evaluate", fail)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    callbacks.append(At(1, stop))
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, args)
+    assert [folder.name for folder in complete_checkpoints(Path(args.output_dir))] == ["checkpoint-2"]
+
+
+def test_a_step_that_was_the_best_when_the_signal_came_is_what_the_run_ends_with(arguments, callbacks, monkeypatch):
+    scores = iter([0.1, 0.9, 0.5, 0.5])
+    monkeypatch.setattr(
+        "modeling_omni_vision.training.trainer.accuracies",
+        lambda prediction: {"accuracy": next(scores, 0.5), "balanced_accuracy": 0.5, "loss": 1.0},
+    )
+    options = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
+    callbacks.append(At(3, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    with pytest.raises(TrainingInterruptedError, match="stopped at step 4"):
+        train(*arguments("part", **options, num_train_epochs=3, save_total_limit=1))
+    callbacks.clear()
+    more = {"num_train_epochs": 3, "save_total_limit": 1, "resume_from_checkpoint": "true"}
+    folder = train(*arguments("part", **options, **more))
+    assert record_of(folder)["training"]["chosen_step"] == 4
+    assert same(weights_of(folder), weights_of(folder / "checkpoint-4"))
+
+
+def rows(names, labels, texts, held=None):
+    """Return rows of images, texts and labels."""
+    features = Features({"image": Image(decode=False), "label": ClassLabel(names=["a", "b"]), "text": Value("string")})
+    images = [{"path": name, "bytes": held} for name in names]
+    return Dataset.from_dict({"image": images, "label": labels, "text": texts}, features=features)
+
+
+def test_a_digest_changes_with_order_names_labels_texts_and_sizes_but_not_with_the_place():
+    known = describe_rows(rows(["/one/x/1.png", "/one/x/2.png"], [0, 1], ["p", "q"]))
+    assert describe_rows(rows(["/other/place/x/1.png", "/other/place/x/2.png"], [0, 1], ["p", "q"])) == known
+    others = [
+        rows(["/one/x/2.png", "/one/x/1.png"], [0, 1], ["p", "q"]),
+        rows(["/one/y/1.png", "/one/x/2.png"], [0, 1], ["p", "q"]),
+        rows(["/one/x/1.png", "/one/x/2.png"], [1, 1], ["p", "q"]),
+        rows(["/one/x/1.png", "/one/x/2.png"], [0, 1], ["p", "r"]),
+        rows(["/one/x/1.png", "/one/x/2.png"], [0, 1], ["p", "q"], held=b"123"),
+    ]
+    found = [describe_rows(one)["digest"] for one in others]
+    assert len({known["digest"], *found}) == len(others) + 1
+    assert known["rows"] == 2
+
+
+def test_a_digest_follows_the_rows_chosen():
+    whole = rows(["/x/1.png", "/x/2.png", "/x/3.png"], [0, 1, 0], ["p", "q", "r"])
+    part = rows(["/x/3.png", "/x/1.png"], [0, 0], ["r", "p"])
+    assert describe_rows(whole.select([2, 0])) == describe_rows(part)
+
+
+def test_a_digest_of_values_tells_where_one_ends():
+    assert digest(["ab", "c"])["digest"] != digest(["a", "bc"])["digest"]
+    assert digest([])["rows"] == 0
