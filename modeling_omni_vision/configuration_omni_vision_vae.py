@@ -20,7 +20,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from .configuration_omni_vision import OmniVisionConfig, check_field, value_errors
+from .configuration_omni_vision import ChecksOverrides, OmniVisionConfig, check_field, value_errors
 
 
 VAE_AUTO_MAP = {
@@ -53,7 +53,7 @@ class OmniVisionVAEDecoderConfig(OmniVisionConfig):
 
 @value_errors
 @strict
-class OmniVisionVAEConfig(PreTrainedConfig):
+class OmniVisionVAEConfig(ChecksOverrides, PreTrainedConfig):
     r"""
     Configuration of an [`OmniVisionVAE`].
 

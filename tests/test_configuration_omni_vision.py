@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel
 
-from modeling_omni_vision import OmniVisionBackbone, OmniVisionConfig, OmniVisionModel
+from modeling_omni_vision import OmniVisionBackbone, OmniVisionConfig, OmniVisionModel, OmniVisionRetrievalConfig
 
 
 def test_the_default_config_is_the_specification():
@@ -166,3 +166,42 @@ def test_a_model_saved_with_fewer_layers_opens(tiny_config, tmp_path):
         (features,) = backbone(pixels).feature_maps
         assert torch.equal(features.flatten(2).transpose(1, 2), model(pixels).grid)
         assert backbone.channels == [32]
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"final_norm": "rmsnorm"}, "`final_norm` must be one of"),
+        ({"pooling": "avg"}, "`pooling` must be one of"),
+        ({"hidden_act": "gleu"}, "`hidden_act` must be one of"),
+        ({"patch_size": 5}, "`patch_size` must divide `image_size`"),
+        ({"num_attention_heads": 3}, "`hidden_size` must be a multiple"),
+        ({"hidden_size": "wide"}, "value of the wrong type"),
+        ({"use_cls_token": False}, "`pooling` must be 'mean' or 'attention'"),
+    ],
+)
+def test_fields_given_to_from_pretrained_are_checked_as_those_of_a_file(tmp_path, fields, said):
+    OmniVisionConfig(num_hidden_layers=1).save_pretrained(tmp_path)
+    for opened in (OmniVisionConfig, AutoConfig):
+        with pytest.raises(ValueError, match=said):
+            opened.from_pretrained(tmp_path, **fields)
+
+
+def test_fields_given_to_from_pretrained_act_and_the_rest_stays(tmp_path):
+    OmniVisionConfig(num_hidden_layers=3, hidden_size=64).save_pretrained(tmp_path)
+    given = {"pooling": "mean", "num_hidden_layers": 2, "num_labels": 7, "unknown": 1, "return_unused_kwargs": True}
+    config, unused = OmniVisionConfig.from_pretrained(tmp_path, **given)
+    assert (config.pooling, config.num_hidden_layers, config.hidden_size, config.num_labels) == ("mean", 2, 64, 7)
+    assert config.stage_names == ["stem", "stage1", "stage2"]
+    assert unused == {"unknown": 1}
+
+
+def test_fields_given_for_a_part_of_a_composite_are_checked_and_what_follows_from_them_is_made_anew(tmp_path):
+    OmniVisionRetrievalConfig().save_pretrained(tmp_path)
+    assert OmniVisionRetrievalConfig.from_pretrained(tmp_path, embedding_dim=32).projection_dim == 32
+    with pytest.raises(ValueError, match="`text_pooling` must be one of"):
+        OmniVisionRetrievalConfig.from_pretrained(tmp_path, text_pooling="max")
+    with pytest.raises(ValueError, match="`patch_size` must divide"):
+        OmniVisionRetrievalConfig.from_pretrained(tmp_path, vision_config={"patch_size": 5})
+    config = OmniVisionRetrievalConfig.from_pretrained(tmp_path, vision_config={"image_size": 64})
+    assert (config.vision_config.image_size, config.vision_config.patch_size, config.image_seq_length) == (64, 16, 16)

@@ -916,3 +916,19 @@ def test_a_variational_autoencoder_draws_and_reconstructs_no_images(tiny_config,
         assert model.sample(0).shape == model(pixels).reconstruction.shape == (0, 3, 32, 32)
         assert model.elbo(pixels, 3).shape == (0,)
         model.fuse_qkv_projections()
+
+
+@pytest.mark.parametrize(
+    "model_class",
+    [OmniVisionModel, OmniVisionForImageClassification, OmniVisionBackbone, OmniVisionForMaskedImageModeling],
+)
+def test_a_configuration_may_ask_for_tuples(tiny_config, model_class):
+    pixels = torch.randn(1, 3, *tiny_config.image_size_hw)
+    model = model_class(tiny_config).eval()
+    expected = model(pixels).to_tuple()
+    model.config.return_dict = False
+    found = model(pixels)
+    assert isinstance(found, tuple)
+    assert len(found) == len(expected)
+    first, second = (one[0] if isinstance(one[0], torch.Tensor) else one[0][-1] for one in (found, expected))
+    assert torch.equal(first, second)

@@ -55,8 +55,10 @@ def pixels_of(size: tuple[int, int], channels: int) -> torch.Tensor:
     return torch.from_numpy(values.astype(np.float32))[None]
 
 
-def fixed_images() -> Iterator[tuple[Any, Image.Image]]:
+def fixed_images(channels: int) -> Iterator[tuple[Any, Image.Image]]:
     """Yield images as they are brought, with what everybody means by them: upright, on white, in colour.
+
+    For a model of one channel they are grey.
 
     Modes, EXIF orientations and odd sizes take turns; content is arithmetic.
     """
@@ -71,7 +73,10 @@ def fixed_images() -> Iterator[tuple[Any, Image.Image]]:
         image.save(stream, "PNG", exif=exif)
         upright = ImageOps.exif_transpose(Image.open(BytesIO(stream.getvalue()))).convert("RGBA")
         white = Image.new("RGBA", upright.size, (255, 255, 255, 255))
-        yield stream.getvalue(), Image.alpha_composite(white, upright).convert("RGB")
+        yield (
+            stream.getvalue(),
+            Image.alpha_composite(white, upright).convert("RGB").convert("L" if channels == 1 else "RGB"),
+        )
 
 
 # --- the original, opened with its library ---
@@ -174,7 +179,7 @@ def original_ids(request: dict[str, Any]) -> torch.Tensor | None:
 
 
 def original_transform(request: dict[str, Any]) -> tuple[Callable[[Image.Image], torch.Tensor], str]:
-    """Return how the original turns an upright colour image into pixels (channels, height, width), and which of
+    """Return how the original turns an upright image into pixels (channels, height, width), and which of
     `BACKENDS` it resizes with.
     """
     if request["library"] == "timm":
@@ -269,7 +274,7 @@ def pixel_differences(request: dict[str, Any]) -> dict[str, Any]:
         0 to 255, and the share of values that are more than one level off.
     """
     transform, backend = original_transform(request)
-    images = [(brought, transform(meant)) for brought, meant in fixed_images()]
+    images = [(brought, transform(meant)) for brought, meant in fixed_images(request["channels"])]
     found: dict[str, Any] = {"backend": backend, "grey_levels": {}, "strayed": {}}
     for name, processor in our_processors(request["ours"]).items():
         level = processor.rescale_factor if processor.do_rescale else 1 / 255

@@ -14,6 +14,7 @@ from .source import load_tokenizer
 # What our image processor has in common with those of transformers.
 FIELDS: tuple[str, ...] = ("do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale")
 FIELDS += ("rescale_factor", "do_normalize", "image_mean", "image_std")
+STATISTICS = ("image_mean", "image_std")  # those of other channels than the model has do not serve the original either
 # Pillow's numbers, by the names that timm and open_clip use.
 RESAMPLE = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5, "random": 3}
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -30,7 +31,7 @@ def source_image_processor(converted: Converted) -> OmniVisionImageProcessor | N
         found = from_timm(settings["pretrained_cfg"], vision.image_size_hw)
     else:
         found = from_open_clip(settings["preprocess_cfg"], vision.image_size_hw)
-    if found is None:
+    if found is None or any(len(found.get(name, ())) not in (0, vision.num_channels) for name in STATISTICS):
         converted.notes.append("no settings of images that ours can follow came along: it has no image processor")
         return None
     return OmniVisionImageProcessor(num_channels=vision.num_channels, **found)
@@ -82,9 +83,10 @@ def _cropped(size: dict[str, int], image_size: tuple[int, int]) -> dict[str, Any
 
 
 def _normalised(settings: dict[str, Any]) -> dict[str, Any]:
-    mean, std = settings.get("mean") or CLIP_MEAN, settings.get("std") or CLIP_STD
-    resample = RESAMPLE[settings.get("interpolation") or "bicubic"]
-    return {"resample": resample, "image_mean": list(mean), "image_std": list(std)}
+    statistics = settings.get("mean") or CLIP_MEAN, settings.get("std") or CLIP_STD
+    # One number is of all channels, also for open_clip.
+    mean, std = (list(one) if isinstance(one, list | tuple) else [one] * 3 for one in statistics)
+    return {"resample": RESAMPLE[settings.get("interpolation") or "bicubic"], "image_mean": mean, "image_std": std}
 
 
 def source_tokenizer(converted: Converted) -> Any:

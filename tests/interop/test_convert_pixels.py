@@ -66,7 +66,7 @@ def save_open_clip(folder, vision, **preprocess):
 def differences(ours, folder, **request):
     """Do as the clean process does, here, with settings of ours in a folder of their own."""
     OmniVisionImageProcessor(**ours).save_pretrained(folder)
-    return pixel_differences({"ours": str(folder), **request})
+    return pixel_differences({"ours": str(folder), "channels": 3, **request})
 
 
 def rewrite(file, change):
@@ -98,6 +98,27 @@ def test_what_timm_saves_is_converted_with_its_own_settings_of_images(size, tmp_
     conversion = json.loads((tmp_path / "ours" / "metrics.json").read_text())["conversion"]
     assert conversion["grey_levels"] == 0
     assert "backend='pil'" in conversion["notes"][-1]
+
+
+@pytest.mark.parametrize(("statistics", "has_processor"), [((0.5, 0.25), True), (([0.5] * 3, [0.25] * 3), False)])
+def test_a_model_of_grey_images_is_converted_with_the_settings_that_serve_it(
+    statistics, has_processor, tmp_path, capsys
+):
+    body = {"image_size": 32, "patch_size": 8, "num_channels": 1, "intermediate_size": 64, "num_hidden_layers": 1}
+    ViTModel(ViTConfig(**body, hidden_size=32, num_attention_heads=2)).save_pretrained(tmp_path / "theirs")
+    mean, std = (one if isinstance(one, list) else [one] for one in statistics)
+    size = {"height": 32, "width": 32}
+    ViTImageProcessor(size=size, image_mean=mean, image_std=std).save_pretrained(tmp_path / "theirs")
+    main(["--source", "auto", "--model", str(tmp_path / "theirs"), "--output", str(tmp_path / "ours")])
+    assert ("Largest difference of pixels on twenty images: 0.0" in capsys.readouterr().out) is has_processor
+    assert (tmp_path / "ours" / "preprocessor_config.json").is_file() is has_processor
+    if has_processor:
+        assert load_image_processor(tmp_path / "ours").image_mean == (0.5,)
+
+
+def test_one_number_of_open_clip_is_for_all_channels():
+    found = from_open_clip({"mean": 0.5, "std": [0.2, 0.3, 0.4]}, (32, 32))
+    assert (found["image_mean"], found["image_std"]) == ([0.5] * 3, [0.2, 0.3, 0.4])
 
 
 @pytest.mark.slow
