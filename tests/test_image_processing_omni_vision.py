@@ -1146,3 +1146,17 @@ def test_every_rule_is_in_one_table():
     for word in ("EXIF", "background_color", "num_channels", "uint16", "floats", "input_data_format", "truncated"):
         assert word in table
     assert OmniVisionImageProcessorPil.__doc__.count("OmniVisionImageProcessor")
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+@pytest.mark.parametrize("crop", [(40, 25), (41, 26), (40, 15), (20, 25), (20, 11), (31, 20)])
+def test_both_backends_crop_in_the_middle_also_beyond_the_image_as_torchvision_does(crop, rounded):
+    array = np.random.default_rng(0).integers(1, 256, (31, 20, 3), dtype=np.uint8)
+    options = {"do_resize": False, "do_rescale": False, "do_normalize": False, "do_center_crop": True}
+    options |= {"crop_size": dict(zip(("height", "width"), crop, strict=True)), "round_center_crop": rounded}
+    found = [one(**options)(array, return_tensors="pt")["pixel_values"][0] for one in BACKENDS]
+    assert torch.equal(*found)
+    assert found[0].shape == (3, *crop)
+    if rounded or crop in ((40, 25), (41, 26), (31, 20)):  # other margins are rounded otherwise
+        expected = functional.center_crop(torch.from_numpy(array).permute(2, 0, 1), list(crop))
+        assert torch.equal(found[0], expected.to(found[0].dtype))

@@ -73,7 +73,10 @@ def _classes(train: Dataset, columns: Mapping[str, Any], dataset: str) -> tuple[
     used = {name: {value for labels in lists for value in labels} for name, lists in columns.items()}
     ordered = list(range(len(item.names))) if isinstance(item, ClassLabel) else sorted(used["train"])
     names = item.names if isinstance(item, ClassLabel) else [str(value) for value in ordered]
-    unseen = {name: sorted(map(str, values - used["train"])) for name, values in used.items()}
+    said = dict(enumerate(names)) if isinstance(item, ClassLabel) else {}
+    unseen = {
+        name: sorted(str(said.get(value, value)) for value in values - used["train"]) for name, values in used.items()
+    }
     unseen = {name: values[:6] for name, values in unseen.items() if values}
     if unseen or len(ordered) < 2:
         raise ValueError(

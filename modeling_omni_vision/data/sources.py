@@ -187,7 +187,8 @@ def images_alone(loaded: DatasetDict, dataset: str, image_column: str | None = N
     """Return the splits that a dataset has, with the column `image` alone."""
     splits = name_splits(loaded, dataset)
     image = choose_column("image", image_column, image_columns(splits["train"]), IMAGE_COLUMNS, splits["train"])
-    return {name: rename_columns(split, {image: "image"}) for name, split in splits.items()}
+    splits = {name: rename_columns(split, {image: "image"}) for name, split in splits.items()}
+    return {name: _each_file_once(split, f"the {name} split of {dataset!r}") for name, split in splits.items()}
 
 
 def load_unlabelled(
@@ -497,7 +498,8 @@ def _each_file_once(split: Dataset, where: str) -> Dataset:
     if stored or pc.count_distinct(paths).as_py() == len(split):
         return split
     labels, kept = dict[str, Any](), list[int]()
-    for row, (path, label) in enumerate(zip(paths.to_pylist(), split["label"][:], strict=True)):
+    given = split["label"][:] if "label" in split.column_names else [None] * len(split)
+    for row, (path, label) in enumerate(zip(paths.to_pylist(), given, strict=True)):
         if not path or path not in labels:
             kept.append(row)
         if path and labels.setdefault(path, label) != label:
@@ -506,7 +508,7 @@ def _each_file_once(split: Dataset, where: str) -> Dataset:
             )
     if len(kept) == len(split):
         return split
-    logger.warning("%s: %d rows repeat the file and label of another and are left out.", where, len(split) - len(kept))
+    logger.warning("%s: %d rows repeat the file of another and are left out.", where, len(split) - len(kept))
     return split.select(kept)
 
 
