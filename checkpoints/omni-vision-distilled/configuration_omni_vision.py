@@ -68,9 +68,30 @@ def check_choices(config: PreTrainedConfig, **choices: Iterable[str]) -> None:
         check_field(config, name, getattr(config, name) in allowed, f"one of {', '.join(map(repr, allowed))}")
 
 
+class ChecksOverrides:
+    """First base of a configuration: checks what `from_pretrained` is given beside a file as it checks the file.
+
+    transformers (5.23.0) sets such fields after the configuration was made and checked.
+    """
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Make a configuration of what a file holds and of other values for its fields, which are checked too."""
+        own = set(cls.__dataclass_fields__) - set(PreTrainedConfig.__dataclass_fields__)  # type: ignore[attr-defined]
+        # Either of these takes the place of both.
+        chosen = {name: kwargs[name] for name in ("out_features", "out_indices") if name in kwargs}
+        dropped = ("out_features", "out_indices") if chosen else ()
+        changed = {name: value for name, value in config_dict.items() if name not in dropped} | chosen
+        for name, value in kwargs.items():
+            known = config_dict.get(name)
+            if name in own:
+                changed[name] = {**known, **value} if isinstance(known, dict) and isinstance(value, dict) else value
+        return super().from_dict(changed, **kwargs)  # type: ignore[misc]
+
+
 @value_errors
 @strict
-class OmniVisionConfig(BackboneConfigMixin, PreTrainedConfig):
+class OmniVisionConfig(ChecksOverrides, BackboneConfigMixin, PreTrainedConfig):
     r"""
     Configuration of an [`OmniVisionModel`]. The defaults give the specification's ViTTiny.
 

@@ -20,7 +20,7 @@ from transformers import AutoConfig, LlavaConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.configuration_utils import SubConfigSpec
 
-from .configuration_omni_vision import OmniVisionConfig, check_choices, check_field, value_errors
+from .configuration_omni_vision import ChecksOverrides, OmniVisionConfig, check_choices, check_field, value_errors
 
 
 LANGUAGE_AUTO_MAP = {
@@ -33,7 +33,7 @@ LANGUAGE_AUTO_MAP = {
 
 @value_errors
 @strict
-class OmniVisionLanguageConfig(LlavaConfig):
+class OmniVisionLanguageConfig(ChecksOverrides, LlavaConfig):
     r"""
     Configuration of an [`OmniVisionForConditionalGeneration`].
 

@@ -490,10 +490,23 @@ class _ImagePolicy(BaseImageProcessor):
         return saved
 
     def center_crop(self, image: Any, size: Any, **kwargs: Any) -> Any:  # type: ignore[override]
-        """Cut out the middle of images (..., height, width)."""
-        rows, columns = image.shape[-2] - size.height, image.shape[-1] - size.width
-        if not self.round_center_crop or min(rows, columns) < 0:
+        """Cut out the middle of images (..., height, width), of smaller ones with black around them.
+
+        The smaller half of an odd margin is above and to the left, as torchvision has it. transformers' own backends
+        (5.23.0) differ by a pixel there.
+        """
+        missing = [
+            max(wanted - side, 0) for wanted, side in zip((size.height, size.width), image.shape[-2:], strict=True)
+        ]
+        if any(missing):
+            (top, bottom), (left, right) = ((margin // 2, margin - margin // 2) for margin in missing)
+            if isinstance(image, np.ndarray):
+                image = np.pad(image, [*[(0, 0)] * (image.ndim - 2), (top, bottom), (left, right)])
+            else:
+                image = torch.nn.functional.pad(image, [left, right, top, bottom])
+        if not self.round_center_crop:
             return super().center_crop(image, size, **kwargs)
+        rows, columns = image.shape[-2] - size.height, image.shape[-1] - size.width
         top, left = round(rows / 2), round(columns / 2)  # half to even
         return image[..., top : top + size.height, left : left + size.width]
 

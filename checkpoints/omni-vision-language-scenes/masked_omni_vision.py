@@ -142,7 +142,7 @@ class OmniVisionMaskedImageModelingMixin:
             interpolate_pos_encoding=interpolate_pos_encoding,
             bool_masked_pos=bool_masked_pos,
             keep_patches=True,
-            **kwargs,
+            **kwargs | {"return_dict": True},
         )
         maps = output.grid.unflatten(1, self.omni_vision.grid_of(pixel_values)).permute(0, 3, 1, 2)
         reconstruction, loss = self.decoder(maps), None

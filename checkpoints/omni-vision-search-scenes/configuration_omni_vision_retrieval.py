@@ -19,7 +19,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from .configuration_omni_vision import OmniVisionConfig, check_choices, check_field, value_errors
+from .configuration_omni_vision import ChecksOverrides, OmniVisionConfig, check_choices, check_field, value_errors
 
 
 RETRIEVAL_AUTO_MAP = {
@@ -39,7 +39,7 @@ PIPELINES = {
 
 @value_errors
 @strict
-class OmniVisionRetrievalConfig(PreTrainedConfig):
+class OmniVisionRetrievalConfig(ChecksOverrides, PreTrainedConfig):
     r"""
     Configuration of an [`OmniVisionForRetrieval`].
 

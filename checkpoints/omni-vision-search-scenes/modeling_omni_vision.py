@@ -711,6 +711,7 @@ class OmniVisionForImageClassification(OmniVisionPreTrainedModel):
         # Other tokens are not used then. Evaluation computes them, since forward hooks may read them.
         recorded = [kwargs.get(name, getattr(self.config, name, False)) for name in RECORDED_OUTPUTS]
         cls_only = self.training and self.config.pooling == "cls" and attention_mask is None and not any(recorded)
+        kwargs |= {"return_dict": True}  # also where the configuration says otherwise
         output = self.omni_vision(pixel_values, attention_mask=attention_mask, cls_only=cls_only, **kwargs)
         pooled = pool(output.pooler_output, output.grid, self.config.pooling)
         logits = self.classifier(self.pooled_norm(pooled))
