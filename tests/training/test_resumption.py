@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from datasets import ClassLabel, Dataset, Features, Image, Value
+from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from PIL import Image as PilImage
 from runs import At, record_of, same, weights_of
 
@@ -230,6 +230,18 @@ def test_a_digest_follows_the_rows_chosen():
     whole = rows(["/x/1.png", "/x/2.png", "/x/3.png"], [0, 1, 0], ["p", "q", "r"])
     part = rows(["/x/3.png", "/x/1.png"], [0, 0], ["r", "p"])
     assert describe_rows(whole.select([2, 0])) == describe_rows(part)
+
+
+def test_a_digest_of_lists_of_images_reads_their_names_and_sizes_alone():
+    def lists(place, *rows):
+        found = [[{"path": f"{place}/{name}", "bytes": None} for name in row] for row in rows]
+        return Dataset.from_dict({"images": found}, features=Features({"images": List(Image(decode=False))}))
+
+    known = describe_rows(lists("/one/x", ["1.png", "2.png"], [], ["3.png"]))
+    assert describe_rows(lists("/other/x", ["1.png", "2.png"], [], ["3.png"])) == known
+    assert describe_rows(lists("/one/x", ["1.png"], ["2.png"], ["3.png"]))["digest"] != known["digest"]
+    more = lists("/one/x", ["3.png"], ["1.png", "2.png"], ["4.png"], [])
+    assert describe_rows(more.select([1, 3, 0])) == known
 
 
 def test_a_digest_of_values_tells_where_one_ends():
