@@ -1,5 +1,8 @@
 import pytest
 
+
+pytest.importorskip("transformers", minversion="5.23", reason="vision-language models need transformers 5.23")
+
 from experiments import captions
 from experiments.captions import caption_metrics, compare, named_objects
 from modeling_omni_vision.data.synthetic.scene_questions import draw_questions
