@@ -16,13 +16,20 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 BLOCK = 2**16  # rows that are looked at at a time
-PARTS_OF_PATHS = 2  # file and folder, which often is the class; above them, data may have moved
+LAST_BYTES = 64  # of an image that a table holds: others of its size differ there, for most formats
 
 
 def describe_rows(rows: "Dataset") -> dict[str, Any]:
-    """Return the number of rows and a digest of them: names and sizes of images, all other columns whole."""
+    """Return the number of rows and a digest of them.
+
+    It has the paths of images below the folder that is common to all of them, since data may be moved; of images in
+    tables their sizes and last bytes; names of classes; and all other columns whole.
+    """
+    prefixes = {name: _common_folder(rows, name) for name, kind in rows.features.items() if _holds_images(kind)}
+    classes = {name: getattr(getattr(kind, "feature", kind), "names", None) for name, kind in rows.features.items()}
     blocks = (rows.select(range(start, min(start + BLOCK, len(rows)))) for start in range(0, len(rows), BLOCK))
-    return {**digest(map(_values, blocks)), "rows": len(rows)}
+    found = digest(itertools.chain([classes], (_values(block, prefixes) for block in blocks)))
+    return {**found, "rows": len(rows)}
 
 
 def digest(values: Iterable[Any]) -> dict[str, Any]:
@@ -34,42 +41,65 @@ def digest(values: Iterable[Any]) -> dict[str, Any]:
     return {"rows": number, "digest": found.hexdigest()[:16]}
 
 
-def _values(rows: "Dataset") -> dict[str, list[Any]]:
+def _holds_images(kind: Any) -> bool:
     from datasets import Image  # not at the top: `--help` is to answer at once
 
+    return isinstance(getattr(kind, "feature", kind), Image)
+
+
+def _values(rows: "Dataset", prefixes: dict[str, str]) -> dict[str, Any]:
     return {
-        name: _images(rows, name) if isinstance(getattr(kind, "feature", kind), Image) else rows[name][:]
-        for name, kind in sorted(rows.features.items())
+        name: _images(rows, name, prefixes[name]) if name in prefixes else rows[name][:]
+        for name in sorted(rows.features)
     }
 
 
-def _images(rows: "Dataset", name: str) -> list[Any]:
-    """Return the end of the path of each image of each row, and how many bytes it has where the table holds them."""
-    column, kind = rows.data.column(name), rows.data.column(name).type
-    chosen = np.arange(len(column)) if rows._indices is None else rows._indices.column(0).to_numpy()
-    chunks, ends = column.chunks, None
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        lengths = pc.list_value_length(column).fill_null(0).to_numpy()
-        firsts = np.cumsum(lengths) - lengths
+def _images(rows: "Dataset", name: str, prefix: str) -> list[Any]:
+    """Return for the images of each row how many there are, and of all of them paths, numbers and ends of bytes."""
+    column, chosen = rows.data.column(name), np.arange(len(rows.data))
+    if rows._indices is not None:
+        chosen = rows._indices.column(0).to_numpy()
+    lengths = None
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        every = pc.list_value_length(column).fill_null(0).to_numpy()
+        firsts, lengths = np.cumsum(every) - every, every[chosen]
+        ranges = [np.arange(firsts[row], firsts[row] + every[row]) for row in chosen]
+        chosen = np.concatenate(ranges) if ranges else chosen
+    paths, contents = _fields(column)
+    stored = contents.null_count < len(contents)
+    return [
+        None if lengths is None else lengths.tolist(),
+        # Of a member of an archive, its own path comes first.
+        [path and path.removeprefix(prefix).partition("::")[0] for path in paths.take(chosen).to_pylist()],
+        pc.binary_length(contents).take(chosen).to_pylist(),
+        [_end(contents[row]) for row in chosen.tolist()] if stored else None,
+    ]
+
+
+def _end(content: pa.BinaryScalar) -> bytes | None:
+    buffer = content.as_buffer()  # without a copy of the whole
+    return None if buffer is None else buffer.slice(max(buffer.size - LAST_BYTES, 0)).to_pybytes()
+
+
+def _fields(column: pa.ChunkedArray) -> list[pa.ChunkedArray]:
+    """Return paths and bytes of images, also of those in lists, without a copy."""
+    chunks, kind = column.chunks, column.type
+    if not pa.types.is_struct(kind):
         chunks, kind = [chunk.flatten() for chunk in chunks], kind.value_type
-        ends = np.cumsum([0, *lengths[chosen]]).tolist()
-        chosen = np.concatenate([np.arange(firsts[row], firsts[row] + lengths[row]) for row in chosen] or [chosen])
-    # Neither copies the bytes themselves.
-    paths, contents = (
+    return [
         pa.chunked_array([pc.struct_field(chunk, part) for chunk in chunks], kind.field(part).type)
         for part in ("path", "bytes")
-    )
-    found = _ends(paths.take(chosen).to_pylist()), pc.binary_length(contents).take(chosen).to_pylist()
-    images = [*zip(*found, strict=True)]
-    return images if ends is None else [images[start:end] for start, end in itertools.pairwise(ends)]
-
-
-def _ends(paths: list[str | None]) -> list[str | None]:
-    # Of a member of an archive, its own path comes first.
-    return [
-        path and "/".join(path.partition("::")[0].replace(os.sep, "/").rsplit("/", PARTS_OF_PATHS)[-PARTS_OF_PATHS:])
-        for path in paths
     ]
+
+
+def _common_folder(rows: "Dataset", name: str) -> str:
+    paths = _fields(rows.data.column(name))[0]
+    if rows._indices is not None and pa.types.is_struct(rows.data.column(name).type):
+        paths = paths.take(rows._indices.column(0))
+    first, last = pc.min_max(paths).as_py().values()  # all others lie between
+    pairs = enumerate(zip(first or "", last or "", strict=False))
+    equal = next((place for place, (one, other) in pairs if one != other), min(len(first or ""), len(last or "")))
+    return (first or "")[: max(first.rfind("/", 0, equal), first.rfind(os.sep, 0, equal)) + 1] if first else ""
 
 
 __all__ = ["describe_rows", "digest"]

@@ -117,6 +117,11 @@ class ClassificationRun(ImageRun):
         if "metric_for_best_model" not in self.args.given and self.args.metric_for_best_model:
             self.args.metric_for_best_model = "mean_average_precision"
 
+    def seen(self) -> dict[str, Any]:
+        """Return also the classifiers that teach."""
+        teachers = self.trainer.teachers
+        return {**super().seen(), "teachers": teachers.digests if teachers else None}
+
     def save(self) -> None:
         """Write the model, thresholds for lists of labels, and which files were held out of training."""
         super().save()

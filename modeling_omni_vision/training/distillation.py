@@ -56,6 +56,7 @@ from .distillation_measures import (
 )
 from .initialization import mimetic_, new_image_processor
 from .report import Picture
+from .resumption import describe_config
 from .run_record import given_recipe, training_command, without_folders
 from .skeleton import TrainingRun
 from .teacher import Teacher, TeacherOutput, check_finite, load_teacher
@@ -342,10 +343,15 @@ class DistillationRun(TrainingRun):
             },
         }
 
-    def rows_of_training(self) -> dict[str, dict[str, Any]]:
+    def rows_seen(self) -> dict[str, dict[str, Any]]:
         """Return number and digest of the images of each part."""
         parts = {"train": self.train_rows, "validation": self.validation_rows, "held_out": self.held_out_rows}
-        return {name: digest([self.images.ids[row] for row in rows]) for name, rows in parts.items()}
+        return {name: digest(self.images.ids[row] for row in rows) for name, rows in parts.items()}
+
+    def seen(self) -> dict[str, Any]:
+        """Return also the teacher."""
+        images, teacher = describe_config(self.processor), Path(self.teacher.digest).name
+        return {**super().seen(), "images": images, "teacher": teacher}
 
     def save(self) -> None:
         """Write the encoder and its image processor, which need no teacher; or both towers of a CLIP-like one."""

@@ -14,9 +14,10 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy
 
 from ..records.metrics_file import write_json
+from .resumption import RUN_FILE, Resumed
 
 
 logger = logging.getLogger(__name__)
@@ -102,21 +103,35 @@ class SavesBeforeEvaluation(Trainer):
     """A Trainer that, once it was asked to stop, saves first and then makes the evaluation that is due.
 
     Whoever sent the signal may not wait for an evaluation, and a resumed run begins after it: so it is added to the
-    checkpoint that is already on disk.
+    checkpoint that is already on disk, which until then says that it is due.
     """
 
+    start: dict[str, Any] | None = None  # what each checkpoint says about its run, see `describe_start`
     stop: StopOnSignal | None = None
-    _saved_step = -1
+    _saved_step, _evaluation_due = -1, False
 
     def _maybe_log_save_evaluate(
         self, tr_loss: torch.Tensor, grad_norm: Any, model: Any, trial: Any, *args: Any, **kwargs: Any
     ) -> None:
         if self.stop is not None and self.stop.stopped and self.control.should_save:
+            ends = self.args.eval_strategy == IntervalStrategy.EPOCH and _at_epoch_end(self.state)
+            self._evaluation_due = self.control.should_evaluate or ends
             self._save_checkpoint(model, trial)
             self._saved_step = self.state.global_step
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *args, **kwargs)
         if self._saved_step == self.state.global_step:
             self._add_to_checkpoint(trial)
+
+    def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        metrics = super()._evaluate(*args, **kwargs)
+        self._evaluation_due = False
+        return metrics
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        folder = Path(str(output_dir or self.args.output_dir))
+        if folder.name.startswith(PREFIX_CHECKPOINT_DIR):
+            self._write_start(folder)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         if self._saved_step != self.state.global_step:
@@ -135,6 +150,11 @@ class SavesBeforeEvaluation(Trainer):
                 if isinstance(callback, ExportableState):
                     stored[type(callback).__name__] = callback.state()
             write_json(folder / TRAINER_STATE_NAME, asdict(self.state))
+            self._write_start(folder)
+
+    def _write_start(self, checkpoint: Path) -> None:
+        if self.start is not None:
+            write_json(checkpoint / RUN_FILE, {**self.start, "evaluation_due": self._evaluation_due})
 
 
 def is_news(record: logging.LogRecord) -> bool:
@@ -153,13 +173,17 @@ def train_until_done(trainer: Any, checkpoint: Any = None) -> float:
     Raises:
         TrainingInterruptedError: after SIGTERM or Ctrl-C, once a checkpoint is saved.
     """
-    began = time.monotonic()
+    began, folder = time.monotonic(), Path(str(trainer.args.output_dir))
     logging.getLogger("transformers.trainer_utils").addFilter(is_news)
     with StopOnSignal() as stop:
         trainer.add_callback(stop)
         trainer.stop = stop
+        if checkpoint is not None:
+            trainer.add_callback(Resumed(trainer, checkpoint))
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    if stop.stopped:
+    # A signal in the last evaluation comes after the last step: its checkpoint is all that is needed, if there is one.
+    last = folder / f"{PREFIX_CHECKPOINT_DIR}-{trainer.state.global_step}"
+    if stop.stopped or (stop.requested and (last / TRAINER_STATE_NAME).is_file()):
         raise TrainingInterruptedError(
             f"{signal.Signals(stop.requested).name}: stopped at step {trainer.state.global_step} of "
             f"{trainer.state.max_steps}, saved checkpoint-{trainer.state.global_step}. Continue with "
@@ -170,7 +194,8 @@ def train_until_done(trainer: Any, checkpoint: Any = None) -> float:
 
 
 def _at_epoch_end(state: TrainerState) -> bool:
-    return abs((state.epoch or 0) - round(state.epoch or 0)) < 1e-6
+    """Whether an epoch ends here, or the training within one."""
+    return abs((state.epoch or 0) - round(state.epoch or 0)) < 1e-6 or state.global_step >= state.max_steps
 
 
 __all__ = ["SavesBeforeEvaluation", "StopOnSignal", "TrainingInterruptedError", "train_until_done"]

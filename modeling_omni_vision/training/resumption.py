@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..records.command import without_folder
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
 from ..records.differences import differences
-from ..records.metrics_file import write_json
 
 
 logger = logging.getLogger(__name__)
@@ -21,6 +22,7 @@ RUN_FILE = "run.json"
 # Arguments of the Trainer that a run keeps: others would be ignored, or make another run of it.
 KEPT = (
     "learning_rate",
+    "learning_rate_mapping",
     "lr_scheduler_type",
     "lr_scheduler_kwargs",
     "warmup_steps",
@@ -37,10 +39,12 @@ KEPT = (
     "neftune_noise_alpha",
     "train_sampling_strategy",
     "dataloader_drop_last",
+    "batch_sampler",
+    "multi_dataset_batch_sampler",
     "max_length",
-    "metric_for_best_model",
-    "greater_is_better",
 )
+# Of runs that evaluate, before and now.
+OF_EVALUATIONS = ("metric_for_best_model", "greater_is_better")
 # Those with which a run may go on; the record names what changed.
 CHANGEABLE = (
     "num_train_epochs",
@@ -50,10 +54,13 @@ CHANGEABLE = (
     "fp16",
     "eval_strategy",
     "eval_steps",
+    "eval_on_start",
     "load_best_model_at_end",
+    "ignore_data_skip",
 )
-# Fields of recipes that say where and how it is computed, or what is measured at the end.
-NOT_OF_TRAINING = (
+# Fields of recipes that say where and how it is computed, or what is measured at the end. Data, models and teachers
+# are known by what is in them: they may lie elsewhere now.
+NOT_OF_TRAINING: tuple[str, ...] = (
     "attn_implementation",
     "cache",
     "cuda_graphs",
@@ -66,39 +73,80 @@ NOT_OF_TRAINING = (
     "scratch",
     "trust_remote_code",
 )
-CONFIGURATIONS = ("config", "text_config", "decoder_config")  # JSON, or files of it
+NOT_OF_TRAINING += (
+    "config",
+    "dataset",
+    "decoder_config",
+    "held_out",
+    "images",
+    "model",
+    "teacher",
+    "teachers",
+    "text",
+)
+NOT_OF_TRAINING += ("text_config", "vision")
+# Of a configuration: where it is from, and how outputs are computed and returned.
+NOT_OF_A_MODEL: tuple[str, ...] = (
+    "_name_or_path",
+    "name_or_path",
+    "transformers_version",
+    "auto_map",
+    "architectures",
+    "return_dict",
+)
+NOT_OF_A_MODEL += ("_attn_implementation", "attn_implementation", "dtype", "torch_dtype", "custom_pipelines")
+NOT_OF_A_MODEL += ("processor_class", "_processor_class", "backend", "device", "return_tensors")
 
 
-def describe_start(recipe: Any, args: Any, data: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def describe_start(recipe: Any, args: Any, seen: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a run keeps to the end, and what may change, as it is written into each of its checkpoints.
 
     Args:
         recipe: Data, model, and what is trained of it.
         args: Everything that the Trainer knows.
-        data: Number and digest of the rows of each split that training sees.
+        seen: What the run says of its data and its model.
     """
-    known = {name: _portable(name, value) for name, value in vars(recipe).items() if name not in NOT_OF_TRAINING}
-    rows = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
-    kept = {**known, **_values(args, KEPT), "rows of a step": rows, "data": data}
-    return dict(json.loads(json.dumps({"kept": kept, "changeable": _values(args, CHANGEABLE)}, default=str)))
+    known = {name: value for name, value in vars(recipe).items() if name not in NOT_OF_TRAINING}
+    said = {
+        "kept": {**known, **_values(args, KEPT), **seen},
+        "of_evaluations": _values(args, OF_EVALUATIONS),
+        "changeable": _values(args, CHANGEABLE),
+    }
+    return dict(json.loads(json.dumps(said, default=str)))
+
+
+def describe_config(config: Any) -> dict[str, Any]:
+    """Return a configuration of a model or image processor without where it is from; nothing for what has none."""
+    return _without_origin(config.to_dict()) if hasattr(config, "to_dict") else {}
+
+
+def _without_origin(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        str(name): _without_origin(value) if isinstance(value, Mapping) else value
+        for name, value in fields.items()
+        if name not in NOT_OF_A_MODEL
+    }
 
 
 def check_same_run(checkpoint: Path, start: Mapping[str, Any]) -> list[str]:
     """Return what changes where a run goes on from a checkpoint, of that which may; see `describe_start`.
 
     Raises:
-        ValueError: naming what else differs.
+        ValueError: naming what else differs, or for a file that is damaged.
     """
-    file = checkpoint / RUN_FILE
-    if not file.is_file():
+    before = read_start(checkpoint)
+    if before is None:
         logger.warning(
             "%s does not say what it was trained with, as older checkpoints do not: that data and arguments are the "
             "same is not checked.",
             checkpoint,
         )
         return []
-    before = json.loads(file.read_text(encoding="utf-8"))
-    if others := differences(before["kept"], start["kept"]):
+    others = differences(before["kept"], start["kept"])
+    metrics = [one["of_evaluations"] for one in (before, start)]
+    if all(one["metric_for_best_model"] is not None for one in metrics):
+        others += differences(*metrics)
+    if others:
         raise ValueError(
             f"Expected the data and the arguments that {checkpoint} was trained with, got others: {'; '.join(others)}."
             " Resume with those, or start a new run in another --output_dir."
@@ -106,23 +154,54 @@ def check_same_run(checkpoint: Path, start: Mapping[str, Any]) -> list[str]:
     return [*before.get("changed", []), *differences(before["changeable"], start["changeable"])]
 
 
-def write_start(checkpoint: Path, start: dict[str, Any]) -> None:
-    """Write what a run keeps into one of its checkpoints."""
-    write_json(checkpoint / RUN_FILE, start)
+def read_start(checkpoint: Path) -> dict[str, Any] | None:
+    """Return what a checkpoint says about its run, None for one of an older release.
+
+    Raises:
+        ValueError: for a file that is damaged.
+    """
+    file = checkpoint / RUN_FILE
+    if not file.is_file():
+        return None
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        return {**found, **{name: found[name] for name in ("kept", "of_evaluations", "changeable")}}
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"Expected what a run keeps in {file}, got a damaged file ({error!r}). Resume from another checkpoint."
+        ) from error
 
 
-def _portable(name: str, value: Any) -> Any:
-    """Return an option without folders, in which the data and models may lie elsewhere when a run goes on."""
-    if name in CONFIGURATIONS and value is not None:
-        text = value if value.lstrip().startswith("{") else Path(value).read_text(encoding="utf-8")
-        return {key: field for key, field in json.loads(text).items() if key != "attn_implementation"}
-    if isinstance(value, list):
-        return [_portable(name, one) for one in value]
-    return without_folder(value) if isinstance(value, str) else value
+class Resumed(TrainerCallback):
+    """What the Trainer leaves out when it goes on.
+
+    That is the best checkpoint of a run that was moved, the steps at which this call logs, evaluates and saves, and an
+    evaluation that was due when the process ended.
+
+    Args:
+        trainer: Goes on.
+        checkpoint: From this one.
+    """
+
+    def __init__(self, trainer: Any, checkpoint: Path) -> None:
+        self.trainer, self.checkpoint = trainer, checkpoint
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Set what is missing, once the state of the checkpoint is there."""
+        state.compute_steps(args, state.max_steps)
+        best = self.checkpoint.with_name(f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}")
+        if state.best_model_checkpoint is None and best.is_dir():
+            state.best_model_checkpoint = str(best)
+        if (read_start(self.checkpoint) or {}).get("evaluation_due"):
+            metrics = self.trainer._evaluate(None, None)
+            if self.trainer._determine_best_metric(metrics=metrics, trial=None):
+                state.best_model_checkpoint = str(self.checkpoint)
 
 
 def _values(args: Any, names: tuple[str, ...]) -> dict[str, Any]:
     return {name: getattr(value := getattr(args, name, None), "value", value) for name in names}
 
 
-__all__ = ["RUN_FILE", "check_same_run", "describe_start", "write_start"]
+__all__ = ["RUN_FILE", "Resumed", "check_same_run", "describe_config", "describe_start", "read_start"]

@@ -24,6 +24,7 @@ from .arguments import check_checkpoint, read_fields
 from .callbacks import AfterStepCallback
 from .optimizer import parameter_groups
 from .report import Picture
+from .resumption import describe_config
 from .retrieval_arguments import RetrievalArguments, RetrievalTrainingArguments
 from .retrieval_data import ConceptBatches, rows_by_concept, training_pairs
 from .run_record import given_recipe
@@ -80,6 +81,16 @@ class RetrievalRun(TrainingRun):
                 "epochs": args.num_train_epochs,
             },
             "pairs": {name: len(split) for name, split in self.data.items()},
+        }
+
+    def seen(self) -> dict[str, Any]:
+        """Return also how a step is divided: the negatives of a pair are those of its batch."""
+        args = self.args
+        batch = (args.per_device_train_batch_size, args.gradient_accumulation_steps, args.world_size)
+        return {
+            **super().seen(),
+            "images": describe_config(self.processor.image_processor),
+            "batch, steps accumulated, processes": list(batch),
         }
 
     def save(self) -> None:

@@ -42,7 +42,9 @@ def describe_run(
         "cpu_minutes": round(time.process_time() / 60, 2),
         "resumed_from": None if checkpoint is None else checkpoint.name,
         "steps": state.global_step,
-        "chosen_step": (args.load_best_model_at_end and state.best_global_step) or state.global_step,
+        # Where the best one is gone, the Trainer keeps the last one.
+        "chosen_step": (args.load_best_model_at_end and state.best_model_checkpoint and state.best_global_step)
+        or state.global_step,
         "epochs": state.epoch,
         "parameters": sum(parameter.numel() for parameter in published.values()),
         "trained_parameters": sum(parameter.numel() for parameter in trained),

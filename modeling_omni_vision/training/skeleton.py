@@ -12,7 +12,6 @@ import torch
 from torch import nn
 from transformers import PrinterCallback, ProgressCallback, set_seed
 from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..data.row_digest import describe_rows
 from ..interop.folder import share_weights
@@ -35,7 +34,7 @@ from .interruption import SavesBeforeEvaluation, train_until_done
 from .optimizer import make_optimizer, parameter_groups
 from .progress import Progress
 from .report import Picture, one_line, write_report
-from .resumption import check_same_run, describe_start, write_start
+from .resumption import check_same_run, describe_config, describe_start
 from .run_record import describe_run
 
 
@@ -65,7 +64,6 @@ class SkeletonTrainer(SavesBeforeEvaluation):
     layer_decay = 1.0  # learning rate of each layer of the encoder relative to the one above it
     muon_learning_rate = 0.0  # for the matrices of these layers; 0 leaves them to AdamW
     cuda_graphs = False  # whether steps are replayed, for which our optimizer is needed
-    start: dict[str, Any] | None = None  # what each checkpoint says about its run
 
     def __init__(self, *args: Any, epoch_data: Any = None, **kwargs: Any) -> None:
         self._rows: list[int] = []
@@ -142,6 +140,13 @@ class SkeletonTrainer(SavesBeforeEvaluation):
     def forward_backward(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Return the loss of a batch, and add its gradients to those of the parameters."""
         return super().training_step(model, inputs, *args, **kwargs)
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Do not train on a run that was complete within an epoch: transformers asks only after a further step."""
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)
+        else:
+            self.control.should_training_stop = True
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
@@ -238,8 +243,6 @@ class SkeletonTrainer(SavesBeforeEvaluation):
         folder = Path(str(output_dir or self.args.output_dir))
         if has_adapters(self.core):
             save_weights(self.core, folder)
-        if self.start is not None and folder.name.startswith(PREFIX_CHECKPOINT_DIR):
-            write_start(folder, self.start)
         # A pickle with paths of this machine, which nothing reads back.
         (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
@@ -312,9 +315,19 @@ class TrainingRun(DataReport):
         """Write the published model; runs in every process, of which the first one writes."""
         self.trainer.save_model()
 
-    def rows_of_training(self) -> dict[str, dict[str, Any]]:
-        """Return number and digest of the rows to train on and to validate, which a resumed run must find again."""
+    def rows_seen(self) -> dict[str, dict[str, Any]]:
+        """Return number and digest of the rows to train on and to validate."""
         return {name: describe_rows(self.data[name]) for name in ("train", "validation") if name in self.data}
+
+    def seen(self) -> dict[str, Any]:
+        """Return what a resumed run must find again beside its arguments: rows, model, and how many rows at once."""
+        args, model, processor = self.args, self.trainer.core, self.trainer.processing_class
+        return {
+            "data": self.rows_seen(),
+            "model": describe_config(getattr(model, "config", None)),
+            "images": describe_config(getattr(processor, "image_processor", processor)),
+            "rows of a step": args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps,
+        }
 
     def measure(self) -> dict[str, Any]:
         """Return sections of `metrics.json` measured once on what was saved; runs in the first process."""
@@ -368,7 +381,7 @@ class TrainingRun(DataReport):
             return self.folder
         self._check_that_a_batch_is_filled()
         self._check_metric()
-        self.trainer.start = describe_start(self.recipe, args, self.rows_of_training())
+        self.trainer.start = describe_start(self.recipe, args, self.seen())
         changed = [] if checkpoint is None else check_same_run(checkpoint, self.trainer.start)
         self.trainer.start["changed"] = changed
         with self._replaced():

@@ -83,6 +83,61 @@ def test_a_run_goes_on_when_nothing_of_the_training_changes(interrupted):
     assert record_of(folder)["training"]["resumed_from"] == "checkpoint-2"
 
 
+def test_a_run_may_go_on_without_evaluations(interrupted):
+    record = record_of(train(*interrupted()(eval_strategy="no")))["training"]
+    assert record["changed_by_resuming"] == ["eval_strategy 'epoch', now 'no'"]
+    assert record["evaluations"] == []
+
+
+def test_other_evaluations_are_made_and_not_only_recorded(interrupted):
+    resume = interrupted(num_train_epochs=3)
+    record = record_of(train(*resume(eval_strategy="steps", eval_steps=2)))["training"]
+    assert record["changed_by_resuming"] == ["eval_strategy 'epoch', now 'steps'", "eval_steps None, now 2"]
+    assert [one["step"] for one in record["evaluations"]] == [4, 6, 8, 9][: len(record["evaluations"])]
+    assert len(record["evaluations"]) >= 3
+
+
+@pytest.mark.parametrize("kind", ["config file", "copied data", "moved model"])
+def test_data_models_and_settings_may_lie_elsewhere(interrupted, arguments, tmp_path, kind):
+    given, now = {}, {}
+    if kind == "config file":
+        (tmp_path / "c.json").write_text(arguments()[0].config)
+        now = {"config": {}}  # as JSON; below it is a file
+    elif kind == "copied data":
+        now = {"dataset": draw_images(tmp_path / "copy")}
+    else:
+        given = {
+            "model": str(train(*arguments("first", dataset=draw_images(tmp_path / "others"), num_train_epochs=1)))
+        }
+    recipe, args = interrupted(**given)(**now)
+    if kind == "config file":
+        recipe.config = str(tmp_path / "c.json")
+    elif kind == "moved model":
+        recipe.model = str(shutil.move(given["model"], tmp_path / "elsewhere"))
+    assert "changed_by_resuming" not in record_of(train(recipe, args))["training"]
+
+
+def test_another_model_or_teacher_of_the_same_name_is_refused(interrupted, arguments, tmp_path):
+    data = draw_images(tmp_path / "others")
+    first, other = (train(*arguments(f"{seed}/t", dataset=data, num_train_epochs=1, seed=seed)) for seed in (1, 2))
+    resume = interrupted(teachers=[str(first)])
+    with pytest.raises(ValueError, match="got others: teachers"):
+        train(*resume(teachers=[str(other)]))
+    shutil.rmtree(tmp_path / "part")
+    resume = interrupted(model=str(first))
+    settings = json.loads((other / "preprocessor_config.json").read_text())
+    (other / "preprocessor_config.json").write_text(json.dumps({**settings, "image_mean": [0.1]}))
+    with pytest.raises(ValueError, match=r"got others: images\.image_mean"):
+        train(*resume(model=str(other)))
+
+
+def test_a_damaged_file_of_a_checkpoint_is_named(interrupted):
+    recipe, args = interrupted()()
+    (complete_checkpoints(Path(args.output_dir))[-1] / RUN_FILE).write_text('{"kept": ')
+    with pytest.raises(ValueError, match=r"run\.json, got a damaged file"):
+        train(recipe, args)
+
+
 def test_a_step_may_be_divided_in_another_way(interrupted):
     resume = interrupted(per_device_train_batch_size=12)
     folder = train(*resume(per_device_train_batch_size=6, gradient_accumulation_steps=2))
@@ -114,7 +169,7 @@ def test_checkpoints_say_nothing_about_the_machine_and_the_published_folder_has_
     folder = train(*arguments(num_train_epochs=1))
     text = (complete_checkpoints(folder)[-1] / RUN_FILE).read_text()
     assert str(tmp_path) not in text
-    assert set(json.loads(text)) == {"kept", "changeable", "changed"}
+    assert set(json.loads(text)) == {"kept", "of_evaluations", "changeable", "changed", "evaluation_due"}
     assert not (folder / RUN_FILE).exists()
 
 
@@ -204,22 +259,109 @@ def test_a_step_that_was_the_best_when_the_signal_came_is_what_the_run_ends_with
     assert same(weights_of(folder), weights_of(folder / "checkpoint-4"))
 
 
-def rows(names, labels, texts, held=None):
+@pytest.mark.parametrize("how", ["moved", "another folder"])
+def test_the_best_checkpoint_is_found_where_a_run_was_moved(arguments, callbacks, monkeypatch, tmp_path, how):
+    scores = iter([0.9, 0.1, 0.2])
+    monkeypatch.setattr(
+        "modeling_omni_vision.training.trainer.accuracies",
+        lambda prediction: {"accuracy": next(scores), "balanced_accuracy": 0.5, "loss": 1.0},
+    )
+    options = {"num_train_epochs": 3, "save_total_limit": None}
+    callbacks.append(At(8, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    with pytest.raises(TrainingInterruptedError, match="stopped at step 9 of 9"):
+        train(*arguments("part", **options))
+    callbacks.clear()
+    moved = shutil.move(tmp_path / "part", tmp_path / "moved")
+    resume = "true" if how == "moved" else str(Path(moved, "checkpoint-9"))
+    folder = train(*arguments("moved" if how == "moved" else "new", resume_from_checkpoint=resume, **options))
+    assert record_of(folder)["training"]["chosen_step"] == 3
+    assert same(weights_of(folder), weights_of(Path(moved, "checkpoint-3")))
+
+
+@pytest.mark.parametrize("options", [{"num_train_epochs": 1.5}, {"max_steps": 5}], ids=str)
+@pytest.mark.parametrize("ended", ["by a signal", "while it measured"])
+def test_a_run_that_was_complete_within_an_epoch_is_not_trained_further(
+    arguments, callbacks, monkeypatch, options, ended
+):
+    whole = train(*arguments("whole", **options))
+    if ended == "by a signal":
+        callbacks.append(At(4, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+        with pytest.raises(TrainingInterruptedError, match="stopped at step 5 of 5"):
+            train(*arguments("part", **options))
+        callbacks.clear()
+    else:
+        (train(*arguments("part", **options)) / "metrics.json").unlink()
+    resumed = train(*arguments("part", resume_from_checkpoint="true", **options))
+    first, second = (record_of(folder)["training"] for folder in (whole, resumed))
+    assert [one["step"] for one in first["evaluations"]] == [one["step"] for one in second["evaluations"]] == [3, 5]
+    assert first["steps"] == second["steps"] == 5
+    assert same(weights_of(whole), weights_of(resumed))
+
+
+def test_an_evaluation_that_a_killed_process_left_out_is_made_before_the_next_step(arguments, callbacks, monkeypatch):
+    options = {"num_train_epochs": 2, "save_total_limit": None}
+    whole = train(*arguments("whole", **options))
+    original = OmniVisionTrainer.evaluate
+
+    def fail(*given, **more):
+        raise KeyboardInterrupt
+
+    def stop():
+        monkeypatch.setattr(OmniVisionTrainer, "evaluate", fail)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    callbacks.append(At(2, stop))
+    with pytest.raises(KeyboardInterrupt):
+        train(*arguments("part", **options))
+    callbacks.clear()
+    monkeypatch.setattr(OmniVisionTrainer, "evaluate", original)
+    resumed = train(*arguments("part", resume_from_checkpoint="true", **options))
+    first, second = (record_of(folder)["training"] for folder in (whole, resumed))
+    assert [(one["step"], one["accuracy"]) for one in first["evaluations"]] == [
+        (one["step"], one["accuracy"]) for one in second["evaluations"]
+    ]
+    assert first["chosen_step"] == second["chosen_step"]
+    assert same(weights_of(whole), weights_of(resumed))
+
+
+def test_a_signal_in_the_last_evaluation_stops_before_anything_is_measured(arguments, callbacks, monkeypatch):
+    original, count = OmniVisionTrainer.evaluate, iter(range(9))
+
+    def evaluate(self, *given, **options):
+        if next(count) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, *given, **options)
+
+    monkeypatch.setattr(OmniVisionTrainer, "evaluate", evaluate)
+    recipe, args = arguments("part")
+    with pytest.raises(TrainingInterruptedError, match="stopped at step 6 of 6"):
+        train(recipe, args)
+    assert not (Path(args.output_dir) / "metrics.json").exists()
+    folder = train(*arguments("part", resume_from_checkpoint="true"))
+    assert [one["step"] for one in record_of(folder)["training"]["evaluations"]] == [3, 6]
+
+
+def rows(paths, labels, texts, held=None, names=("a", "b")):
     """Return rows of images, texts and labels."""
-    features = Features({"image": Image(decode=False), "label": ClassLabel(names=["a", "b"]), "text": Value("string")})
-    images = [{"path": name, "bytes": held} for name in names]
+    features = Features(
+        {"image": Image(decode=False), "label": ClassLabel(names=list(names)), "text": Value("string")}
+    )
+    images = [{"path": name, "bytes": held} for name in paths]
     return Dataset.from_dict({"image": images, "label": labels, "text": texts}, features=features)
 
 
 def test_a_digest_changes_with_order_names_labels_texts_and_sizes_but_not_with_the_place():
-    known = describe_rows(rows(["/one/x/1.png", "/one/x/2.png"], [0, 1], ["p", "q"]))
-    assert describe_rows(rows(["/other/place/x/1.png", "/other/place/x/2.png"], [0, 1], ["p", "q"])) == known
+    known = describe_rows(rows(["/one/x/1.png", "/one/y/2.png"], [0, 1], ["p", "q"]))
+    assert describe_rows(rows(["/other/place/x/1.png", "/other/place/y/2.png"], [0, 1], ["p", "q"])) == known
     others = [
-        rows(["/one/x/2.png", "/one/x/1.png"], [0, 1], ["p", "q"]),
-        rows(["/one/y/1.png", "/one/x/2.png"], [0, 1], ["p", "q"]),
-        rows(["/one/x/1.png", "/one/x/2.png"], [1, 1], ["p", "q"]),
-        rows(["/one/x/1.png", "/one/x/2.png"], [0, 1], ["p", "r"]),
-        rows(["/one/x/1.png", "/one/x/2.png"], [0, 1], ["p", "q"], held=b"123"),
+        rows(["/one/y/2.png", "/one/x/1.png"], [0, 1], ["p", "q"]),
+        rows(["/one/z/1.png", "/one/y/2.png"], [0, 1], ["p", "q"]),
+        rows(["/one/x/a/1.png", "/one/y/a/2.png"], [0, 1], ["p", "q"]),
+        rows(["/one/x/1.png", "/one/y/2.png"], [1, 1], ["p", "q"]),
+        rows(["/one/x/1.png", "/one/y/2.png"], [0, 1], ["p", "r"]),
+        rows(["/one/x/1.png", "/one/y/2.png"], [0, 1], ["p", "q"], held=b"123"),
+        rows(["/one/x/1.png", "/one/y/2.png"], [0, 1], ["p", "q"], held=b"124"),
+        rows(["/one/x/1.png", "/one/y/2.png"], [0, 1], ["p", "q"], names=["b", "a"]),
     ]
     found = [describe_rows(one)["digest"] for one in others]
     assert len({known["digest"], *found}) == len(others) + 1
@@ -230,6 +372,14 @@ def test_a_digest_follows_the_rows_chosen():
     whole = rows(["/x/1.png", "/x/2.png", "/x/3.png"], [0, 1, 0], ["p", "q", "r"])
     part = rows(["/x/3.png", "/x/1.png"], [0, 0], ["r", "p"])
     assert describe_rows(whole.select([2, 0])) == describe_rows(part)
+
+
+def test_a_digest_is_the_same_however_many_rows_are_looked_at_at_a_time(monkeypatch):
+    whole = rows([f"/x/{number % 3}/{number}.png" for number in range(50)], [0, 1] * 25, ["p"] * 50, held=b"1" * 99)
+    found = [describe_rows(one) for one in (whole, whole.shuffle(seed=0), whole.select(range(3, 40)))]
+    assert len({one["digest"] for one in found}) == 3
+    again = whole.select(range(50)).flatten_indices()
+    assert describe_rows(again) == found[0]
 
 
 def test_a_digest_of_lists_of_images_reads_their_names_and_sizes_alone():
