@@ -80,7 +80,7 @@ class StopOnSignal(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Save and stop here."""
-        if not self.stopped and not self._any_process_asked(args):
+        if not self.stopped and not self.any_process_asked(args):
             return
         self.stopped = control.should_training_stop = control.should_save = True
 
@@ -91,7 +91,8 @@ class StopOnSignal(TrainerCallback):
         if self.stopped:
             control.should_evaluate = control.should_evaluate and _at_epoch_end(state)
 
-    def _any_process_asked(self, args: TrainingArguments) -> bool:
+    def any_process_asked(self, args: TrainingArguments) -> bool:
+        """Return whether one of the processes got a signal; all of them ask."""
         if args.world_size > 1:
             asked = torch.tensor(self.requested, device=args.device)
             torch.distributed.all_reduce(asked, op=torch.distributed.ReduceOp.MAX)
@@ -183,7 +184,7 @@ def train_until_done(trainer: Any, checkpoint: Any = None) -> float:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     # A signal in the last evaluation comes after the last step: its checkpoint is all that is needed, if there is one.
     last = folder / f"{PREFIX_CHECKPOINT_DIR}-{trainer.state.global_step}"
-    if stop.stopped or (stop.requested and (last / TRAINER_STATE_NAME).is_file()):
+    if stop.stopped or (stop.any_process_asked(trainer.args) and (last / TRAINER_STATE_NAME).is_file()):
         raise TrainingInterruptedError(
             f"{signal.Signals(stop.requested).name}: stopped at step {trainer.state.global_step} of "
             f"{trainer.state.max_steps}, saved checkpoint-{trainer.state.global_step}. Continue with "

@@ -142,7 +142,7 @@ def check_same_run(checkpoint: Path, start: Mapping[str, Any]) -> list[str]:
             checkpoint,
         )
         return []
-    others = differences(before["kept"], start["kept"])
+    others = differences(*_known_to_both(before["kept"], start["kept"]))
     metrics = [one["of_evaluations"] for one in (before, start)]
     if all(one["metric_for_best_model"] is not None for one in metrics):
         others += differences(*metrics)
@@ -151,7 +151,19 @@ def check_same_run(checkpoint: Path, start: Mapping[str, Any]) -> list[str]:
             f"Expected the data and the arguments that {checkpoint} was trained with, got others: {'; '.join(others)}."
             " Resume with those, or start a new run in another --output_dir."
         )
-    return [*before.get("changed", []), *differences(before["changeable"], start["changeable"])]
+    changed = differences(*_known_to_both(before["changeable"], start["changeable"]))
+    return [*before.get("changed", []), *changed]
+
+
+def _known_to_both(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return settings without those that another release of ours or of transformers does not have."""
+    found: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+    for name in (one for one in now if one in before):
+        pair = before[name], now[name]
+        nested = all(isinstance(one, Mapping) for one in pair)
+        for place, value in zip(found, _known_to_both(*pair) if nested else pair, strict=True):
+            place[name] = value
+    return found
 
 
 def read_start(checkpoint: Path) -> dict[str, Any] | None:

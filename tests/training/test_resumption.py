@@ -131,6 +131,16 @@ def test_another_model_or_teacher_of_the_same_name_is_refused(interrupted, argum
         train(*resume(model=str(other)))
 
 
+def test_what_another_release_does_not_know_is_not_compared(interrupted):
+    recipe, args = interrupted()()
+    file = complete_checkpoints(Path(args.output_dir))[-1] / RUN_FILE
+    start = json.loads(file.read_text())
+    del start["kept"]["mixup"], start["kept"]["model"]["pooling"], start["changeable"]["max_minutes"]
+    start["kept"]["model"]["gone"] = start["kept"]["gone"] = 1
+    file.write_text(json.dumps(start))
+    assert "changed_by_resuming" not in record_of(train(recipe, args))["training"]
+
+
 def test_a_damaged_file_of_a_checkpoint_is_named(interrupted):
     recipe, args = interrupted()()
     (complete_checkpoints(Path(args.output_dir))[-1] / RUN_FILE).write_text('{"kept": ')
