@@ -6,6 +6,7 @@ on with its old learning rate, and the recorded command would not be the one tha
 
 import json
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -204,8 +205,8 @@ class Resumed(TrainerCallback):
         """Set what is missing, once the state of the checkpoint is there."""
         state.compute_steps(args, state.max_steps)
         best = self.checkpoint.with_name(f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}")
-        if state.best_model_checkpoint is None and best.is_dir():
-            state.best_model_checkpoint = str(best)
+        if not os.path.isdir(state.best_model_checkpoint or ""):
+            state.best_model_checkpoint = str(best) if best.is_dir() else None
         if (read_start(self.checkpoint) or {}).get("evaluation_due"):
             metrics = self.trainer._evaluate(None, None)
             if self.trainer._determine_best_metric(metrics=metrics, trial=None):
