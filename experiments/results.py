@@ -290,10 +290,12 @@ def distillation() -> str:
 
 
 def distillation_more_images() -> str:
-    """Compare the bundled student with one that went on with more images, and with the mean of their weights."""
+    """Compare the student of the first images with those that went on with more, one of which is bundled."""
     record = read(MORE_IMAGES)
     found, training, others = record["agreement"], record["training"], record["other_images"]
-    names = {"student": "bundled", "second_stage": "second stage", "mean_of_both": "mean of their weights"}
+    last = record["third_training"]
+    names = {"student": "first stage", "second_stage": "second stage", "mean_of_both": "mean of their weights"}
+    names["third_stage"] = "third stage, bundled"
     rows = [
         {
             "name": name,
@@ -311,8 +313,9 @@ def distillation_more_images() -> str:
     return (
         f"{table(columns, rows)}\n\n{training['images']['train']:,} images, {epochs} epochs, {low} of them at "
         f"{recipe['low_resolution']} pixels, {training['minutes']:.0f} minutes of "
-        f"{training['machine']['cores']} CPU cores. New images: {others['images']} of the packages added, which "
-        f"neither training saw."
+        f"{training['machine']['cores']} CPU cores; then {last['epochs']:.1f} epochs at full size, "
+        f"{last['arguments']['max_minutes']:.0f} minutes of {last['machine']['cores']} cores shared with other work. New images: "
+        f"{others['images']} of the packages added, which no training saw."
     )
 
 
@@ -723,6 +726,10 @@ NUMBERS = {
     "ceiling": (DISTILLATION, "{agreement[overlap_of_teacher_in_the_width]:.3f}"),
     "wide_ceiling": (DISTILLATION, "{agreement[overlap_of_teacher_in_twice_the_width]:.3f}"),
     "more_low": (MORE_IMAGES, "{training[evaluations][6][overlap]:.3f}"),
+    "taught": (MORE_IMAGES, "{third_training[images][train]:,}"),
+    "third_overlap": (MORE_IMAGES, "{agreement[overlap_of_third_stage]:.3f}"),
+    "first_on_validation": (MORE_IMAGES, "{validation[overlap][student]:.3f}"),
+    "third_on_validation": (MORE_IMAGES, "{validation[overlap][third_stage]:.3f}"),
     "more_full": (MORE_IMAGES, "{training[evaluations][8][overlap]:.3f}"),
     "teacher_kept": (MORE_IMAGES, "{agreement[speed][torch][teacher_images_per_cpu_second]:.0f}"),
     "student_kept": (MORE_IMAGES, "{agreement[speed][torch][student_images_per_cpu_second]:.0f}"),
