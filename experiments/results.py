@@ -314,8 +314,8 @@ def distillation_more_images() -> str:
         f"{table(columns, rows)}\n\n{training['images']['train']:,} images, {epochs} epochs, {low} of them at "
         f"{recipe['low_resolution']} pixels, {training['minutes']:.0f} minutes of "
         f"{training['machine']['cores']} CPU cores; then {last['epochs']:.1f} epochs at full size, "
-        f"{last['arguments']['max_minutes']:.0f} minutes of {last['machine']['cores']} cores shared with other work. New images: "
-        f"{others['images']} of the packages added, which no training saw."
+        f"{last['arguments']['max_minutes']:.0f} minutes of {last['machine']['cores']} cores shared with other work. "
+        f"New images: {others['images']} of the packages added, which no training saw."
     )
 
 

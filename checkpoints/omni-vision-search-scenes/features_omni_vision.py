@@ -152,7 +152,9 @@ class OmniVisionBackboneMixin(BackboneMixin):
             `BackboneOutput` with `feature_maps`, each (batch, hidden, rows, columns).
         """
         encoder = self.omni_vision
-        output = encoder(pixel_values, keep_patches=True, **kwargs | {"return_dict": True})
+        # transformers before 5.23 does not ask for hidden states itself.
+        options = kwargs | {"output_hidden_states": True, "return_dict": True}
+        output = encoder(pixel_values, keep_patches=True, **options)
         stages = zip(self.config.stage_names, output.hidden_states, strict=True)
         maps = (encoder.feature_map(encoder.norm(t), pixel_values) for name, t in stages if name in self.out_features)
         return BackboneOutput(
