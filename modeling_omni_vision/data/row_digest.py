@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from .stored_images import image_fields
+
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -65,7 +67,7 @@ def _images(rows: "Dataset", name: str, prefix: str) -> list[Any]:
         firsts, lengths = np.cumsum(every) - every, every[chosen]
         ranges = [np.arange(firsts[row], firsts[row] + every[row]) for row in chosen]
         chosen = np.concatenate(ranges) if ranges else chosen
-    paths, contents = _fields(column)
+    paths, contents = image_fields(column)
     stored = contents.null_count < len(contents)
     return [
         None if lengths is None else lengths.tolist(),
@@ -81,19 +83,8 @@ def _end(content: pa.BinaryScalar) -> bytes | None:
     return None if buffer is None else buffer.slice(max(buffer.size - LAST_BYTES, 0)).to_pybytes()
 
 
-def _fields(column: pa.ChunkedArray) -> list[pa.ChunkedArray]:
-    """Return paths and bytes of images, also of those in lists, without a copy."""
-    chunks, kind = column.chunks, column.type
-    if not pa.types.is_struct(kind):
-        chunks, kind = [chunk.flatten() for chunk in chunks], kind.value_type
-    return [
-        pa.chunked_array([pc.struct_field(chunk, part) for chunk in chunks], kind.field(part).type)
-        for part in ("path", "bytes")
-    ]
-
-
 def _common_folder(rows: "Dataset", name: str) -> str:
-    paths = _fields(rows.data.column(name))[0]
+    paths = image_fields(rows.data.column(name))[0]
     if rows._indices is not None and pa.types.is_struct(rows.data.column(name).type):
         paths = paths.take(rows._indices.column(0))
     first, last = pc.min_max(paths).as_py().values()  # all others lie between

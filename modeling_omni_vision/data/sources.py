@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, config, load_dataset, load_from_disk
@@ -27,6 +26,7 @@ from .image_folder import SPLITS, assign_splits, load_image_folder, split_files,
 from .label_lists import has_label_lists, label_array, label_names, number_label_lists
 from .metadata_folder import TABLES, find_metadata, load_metadata_folder
 from .questions import QUESTION_SOURCES, load_questions
+from .stored_images import image_fields
 from .synthetic.shapes import draw_shapes
 
 
@@ -488,12 +488,7 @@ def _class_labels(splits: dict[str, Dataset], dataset: str, column: str) -> dict
 
 def _each_file_once(split: Dataset, where: str) -> Dataset:
     """Return one row of each file: of several, some could be trained on and others be held out. Refuse two labels."""
-    # Chunk by chunk: to combine them copies the bytes of all images.
-    images = split.with_format("arrow")[:]["image"]
-    paths, contents = (
-        pa.chunked_array([pc.struct_field(chunk, name) for chunk in images.chunks], images.type.field(name).type)
-        for name in ("path", "bytes")
-    )
+    paths, contents = image_fields(split.with_format("arrow")[:]["image"])
     stored = contents.null_count < len(split)
     if stored or pc.count_distinct(paths).as_py() == len(split):
         return split

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from PIL import Image as PilImage
 
@@ -51,4 +53,18 @@ def raw_pixels(sources: Sequence[Any], size: tuple[int, int], channels: int | No
     return torch.from_numpy(pixels.reshape(-1, *size, channels).transpose(0, 3, 1, 2).copy())
 
 
-__all__ = ["netpbm_header", "open_stored", "raw_pixels", "store"]
+def image_fields(column: pa.ChunkedArray) -> list[pa.ChunkedArray]:
+    """Return paths and bytes of a column of images, also of those in lists, without a copy of the bytes.
+
+    Chunk by chunk: to combine them copies the bytes of all images.
+    """
+    chunks, kind = column.chunks, column.type
+    if not pa.types.is_struct(kind):
+        chunks, kind = [chunk.flatten() for chunk in chunks], kind.value_type
+    return [
+        pa.chunked_array([pc.struct_field(chunk, part) for chunk in chunks], kind.field(part).type)
+        for part in ("path", "bytes")
+    ]
+
+
+__all__ = ["image_fields", "netpbm_header", "open_stored", "raw_pixels", "store"]

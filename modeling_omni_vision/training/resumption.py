@@ -61,42 +61,49 @@ CHANGEABLE = (
 )
 # Fields of recipes that say where and how it is computed, or what is measured at the end. Data, models and teachers
 # are known by what is in them: they may lie elsewhere now.
-NOT_OF_TRAINING: tuple[str, ...] = (
+NOT_OF_TRAINING = (
     "attn_implementation",
     "cache",
+    "config",
     "cuda_graphs",
+    "dataset",
+    "decoder_config",
     "given",
+    "held_out",
+    "images",
     "images_on_device",
     "label_file",
     "learning_curve",
     "mini_batch_size",
+    "model",
     "samples",
     "scratch",
-    "trust_remote_code",
-)
-NOT_OF_TRAINING += (
-    "config",
-    "dataset",
-    "decoder_config",
-    "held_out",
-    "images",
-    "model",
     "teacher",
     "teachers",
     "text",
+    "text_config",
+    "trust_remote_code",
+    "vision",
 )
-NOT_OF_TRAINING += ("text_config", "vision")
 # Of a configuration: where it is from, and how outputs are computed and returned.
-NOT_OF_A_MODEL: tuple[str, ...] = (
+NOT_OF_A_MODEL = (
+    "_attn_implementation",
     "_name_or_path",
-    "name_or_path",
-    "transformers_version",
-    "auto_map",
+    "_processor_class",
     "architectures",
+    "attn_implementation",
+    "auto_map",
+    "backend",
+    "custom_pipelines",
+    "device",
+    "dtype",
+    "name_or_path",
+    "processor_class",
     "return_dict",
+    "return_tensors",
+    "torch_dtype",
+    "transformers_version",
 )
-NOT_OF_A_MODEL += ("_attn_implementation", "attn_implementation", "dtype", "torch_dtype", "custom_pipelines")
-NOT_OF_A_MODEL += ("processor_class", "_processor_class", "backend", "device", "return_tensors")
 
 
 def describe_start(recipe: Any, args: Any, seen: Mapping[str, Any]) -> dict[str, Any]:
@@ -177,9 +184,11 @@ def read_start(checkpoint: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        return {**found, **{name: found[name] for name in ("kept", "of_evaluations", "changeable")}}
-    except (ValueError, TypeError, KeyError) as error:
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        if missing := {"kept", "of_evaluations", "changeable"} - found.keys():
+            raise KeyError(*missing)
+        return found
+    except (ValueError, AttributeError, KeyError) as error:
         raise ValueError(
             f"Expected what a run keeps in {file}, got a damaged file ({error!r}). Resume from another checkpoint."
         ) from error

@@ -381,9 +381,11 @@ class TrainingRun(DataReport):
             return self.folder
         self._check_that_a_batch_is_filled()
         self._check_metric()
-        self.trainer.start = describe_start(self.recipe, args, self.seen())
-        changed = [] if checkpoint is None else check_same_run(checkpoint, self.trainer.start)
-        self.trainer.start["changed"] = changed
+        changed: list[str] = []
+        if checkpoint is not None or args.should_save:  # a process that neither reads nor writes it need not look
+            start = describe_start(self.recipe, args, self.seen())
+            changed = [] if checkpoint is None else check_same_run(checkpoint, start)
+            self.trainer.start = {**start, "changed": changed}
         with self._replaced():
             seconds = train_until_done(self.trainer, checkpoint)
             self.trainer.check_weights()

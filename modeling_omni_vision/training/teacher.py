@@ -14,6 +14,7 @@ import importlib.util
 import logging
 import warnings
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,7 +77,7 @@ class Teacher:
         own = sum(one.numel() for one in self.model.parameters()) if isinstance(self.model, nn.Module) else 0
         return own or None
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Digest of the weights, or the name of a function without any."""
         return weights_digest(self.model) if isinstance(self.model, nn.Module) else self.name
