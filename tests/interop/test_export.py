@@ -224,9 +224,10 @@ def test_a_fixed_batch_serves_any_number_and_bytes_give_what_floats_give(tmp_pat
     torch.testing.assert_close(exported(raw["pixel_values"]).logits, ours, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("antialias", [False, True])
 @pytest.mark.parametrize("format", SLOW_TORCH)
-def test_a_dynamic_size_interpolates_positions_as_torch_does(tmp_path, format):
-    folder, images = save(tmp_path / "model"), images_in(tmp_path / "images")
+def test_a_dynamic_size_interpolates_positions_as_torch_does(tmp_path, format, antialias):
+    folder, images = save(tmp_path / "model", position_antialias=antialias), images_in(tmp_path / "images")
     options = ExportOptions(format=format, dynamic_size=True)
     export_model(folder, tmp_path / "out", options, images=[str(images)])
     exported = load_exported(tmp_path / "out")
@@ -235,6 +236,18 @@ def test_a_dynamic_size_interpolates_positions_as_torch_does(tmp_path, format):
         pixels = torch.randn(2, 3, height, width)
         with torch.inference_mode():
             torch.testing.assert_close(exported(pixels).logits, model(pixels).logits, atol=1e-4, rtol=0)
+
+
+def test_an_export_that_is_right_at_the_own_size_alone_is_refused(tmp_path, monkeypatch):
+    folder, images = save(tmp_path / "model", position_antialias=True), images_in(tmp_path / "images")
+
+    def nearest(size, full):  # exact where both are equal
+        return torch.eye(full)[((torch.arange(size) + 0.5) * full / torch.scalar_tensor(size)).long()]
+
+    monkeypatch.setattr("modeling_omni_vision.interop.export.towers.cubic_weights", nearest)
+    with pytest.raises(ValueError, match="differ from torch by at most"):
+        export_model(folder, tmp_path / "out", ExportOptions(dynamic_size=True), images=[str(images)])
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("format", ["onnx"])

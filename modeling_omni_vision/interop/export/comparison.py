@@ -4,6 +4,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -29,19 +30,29 @@ class Compared:
         return (unit(self.before) * unit(self.after)).sum(1)
 
 
-def compare(reference: Function, exported: Function, batches: Sequence[tuple[Arrays, Arrays]], name: str) -> Compared:
-    """Run both on the same batches (inputs of torch, inputs of the export); `name` is the output with vectors."""
+def compare(
+    reference: Function,
+    exported: Function,
+    batches: Sequence[tuple[Arrays, Arrays]],
+    name: str,
+    other_sizes: Sequence[tuple[Arrays, Arrays]] = (),
+) -> Compared:
+    """Run both on the same batches (inputs of torch, inputs of the export); `name` is the output with vectors.
+
+    Batches of `other_sizes` count in the difference alone.
+    """
     kept: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     difference = largest = 0.0
-    for inputs, exported_inputs in batches:
+    for number, (inputs, exported_inputs) in enumerate(chain(batches, other_sizes)):
         ours, theirs = reference(inputs), exported(exported_inputs)
         for output, array in ours.items():
             apart = np.abs(array - theirs[output]).max()
             # Written so that a NaN stays.
             difference = difference if apart <= difference else float(apart)
             largest = max(largest, float(np.abs(array).max()))
-        for vectors, found in zip(kept, (ours, theirs), strict=True):
-            vectors.append(found[name])
+        if number < len(batches):
+            for vectors, found in zip(kept, (ours, theirs), strict=True):
+                vectors.append(found[name])
     before, after = map(np.concatenate, kept)
     return Compared(before, after, difference, largest)
 

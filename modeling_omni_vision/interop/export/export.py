@@ -22,7 +22,7 @@ from .export_card import write_card
 from .exported import EXPORT_FILE
 from .files import SUFFIXES, write_float, write_int8, write_weights
 from .runtimes import PRECISIONS, SESSIONS
-from .samples import Batches, Samples, calibration_batches, load_samples
+from .samples import Batches, Samples, calibration_batches, load_samples, of_other_sizes
 from .towers import (
     CLASSIFIER,
     ENCODER,
@@ -189,21 +189,21 @@ def export_tower(
     """Write the files of a tower and compare each; return what was found by file."""
     if options.outputs == VECTOR:
         tower = tower.vector_alone()
-    raw = options.uint8 and tower.inputs == ("pixel_values",)
+    takes_images = tower.inputs == ("pixel_values",)
+    raw, any_size = options.uint8 and takes_images, options.dynamic_size and takes_images
     source = fold_bytes(checkpoint, tower) if raw else tower
-    program = traced(
-        checkpoint, source, options.batch_size, options.dynamic_size and tower.inputs == ("pixel_values",)
-    )
+    program = traced(checkpoint, source, options.batch_size, any_size)
     files = [write_float(program, source, folder / options.format / f"{name}{SUFFIXES[options.format]}")]
     if options.quantize == "weights":
         files.append(write_weights(files[0]))
     elif options.quantize:
         files.append(write_int8(files[0], calibration_batches(checkpoint, tower, samples, options.batch_size, raw)))
     batches = Batches(checkpoint, tower, samples, raw=raw)
+    others = of_other_sizes(checkpoint, batches, options.batch_size or 2) if any_size else []
     found = {}
     for file in files:
         session = SESSIONS[options.format](file, precision=options.precision)
-        compared = comparison.compare(reference(tower), session, batches, tower.outputs[0])
+        compared = comparison.compare(reference(tower), session, batches, tower.outputs[0], others)
         speed = comparison.speed_ratio(reference(tower), session, first(batches[0], options.batch_size or 1))
         about = {"tower": name, "int8": file != files[0], "precision": session.precision(), "speed_ratio": speed}
         if about["int8"] and options.quantize == "weights":

@@ -14,7 +14,7 @@ from ...image_processing_omni_vision import read_image
 from ...records.command import without_folder
 from ...records.metrics_file import read_metrics
 from .runtimes import Arrays
-from .towers import CLASSIFIER, RETRIEVAL, TEXTS, Checkpoint, TowerModule
+from .towers import CLASSIFIER, RETRIEVAL, TEXTS, Checkpoint, TowerModule, sides
 
 
 CALIBRATION_SAMPLES = 300
@@ -129,6 +129,23 @@ class Batches(Sequence[tuple[Arrays, Arrays]]):
         return inputs, image_arrays(self.checkpoint, sources, True) if self.raw else inputs
 
 
+def of_other_sizes(checkpoint: Checkpoint, batches: Batches, count: int) -> list[tuple[Arrays, Arrays]]:
+    """Return the first `count` images tiled and cut to two sizes, smaller in one direction, larger in the other."""
+    patch = sides(checkpoint.vision_config.patch_size)
+    height, width = sides(checkpoint.vision_config.image_size)
+    rows, columns = height // patch[0], width // patch[1]
+    found = []
+    for down, across in ((max(2, rows // 2), columns + 3), (rows + 3, max(2, columns // 2))):
+        wanted = (down * patch[0], across * patch[1])
+        # Tiled, since that is the same for normalised pixels and for bytes.
+        axes = [np.arange(side) % own for side, own in zip(wanted, (height, width), strict=True)]
+        inputs, exported = (
+            {name: array[:count, :, axes[0][:, None], axes[1]] for name, array in one.items()} for one in batches[0]
+        )
+        found.append((inputs, exported))
+    return found
+
+
 def calibration_batches(
     checkpoint: Checkpoint, tower: TowerModule, samples: Samples, size: int | None, raw: bool
 ) -> list[Arrays]:
@@ -143,4 +160,12 @@ def calibration_batches(
     return [batches[index][1] for index in range(whole)]
 
 
-__all__ = ["Batches", "Samples", "calibration_batches", "image_arrays", "load_samples", "text_arrays"]
+__all__ = [
+    "Batches",
+    "Samples",
+    "calibration_batches",
+    "image_arrays",
+    "load_samples",
+    "of_other_sizes",
+    "text_arrays",
+]

@@ -8,6 +8,7 @@ import contextlib
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
 
-from ...modeling_omni_vision import OmniVisionModel
+from ...modeling_omni_vision import OmniVisionEmbeddings, OmniVisionModel
 from ..vision_tower import load_complete, load_vision_tower
 
 
@@ -157,19 +158,51 @@ def traced(
 ) -> torch.export.ExportedProgram:
     """Trace a tower by torch.export, for any batch size or a fixed one, its own image size or any."""
     example, axes = examples(checkpoint, tower, batch_size, dynamic_size)
-    grids = [module for module in tower.modules() if dynamic_size and hasattr(module, "grid_size")]
-    sizes = [module.grid_size for module in grids]
-    for module in grids:
-        module.grid_size = _NeverNative(module.grid_size)  # type: ignore[assignment, arg-type]
     # Eager attention: as SDPA the graph would have twice the operations, with checks for rows without any key.
     tower.model.set_attn_implementation("eager")  # type: ignore[operator]
     try:
-        with cls_alone(tower):
+        with cls_alone(tower), positions_of_any_size(tower) if dynamic_size else contextlib.nullcontext():
             return torch.export.export(tower.eval(), example, dynamic_shapes={"inputs": axes})
     finally:
         tower.model.set_attn_implementation("sdpa")  # type: ignore[operator]
-        for module, size in zip(grids, sizes, strict=True):
+
+
+@contextlib.contextmanager
+def positions_of_any_size(tower: TowerModule) -> Iterator[None]:
+    """Have positions interpolated for every size, in operations that all runtimes compute alike."""
+    embeddings = [module for module in tower.modules() if isinstance(module, OmniVisionEmbeddings)]
+    sizes = [module.grid_size for module in embeddings]
+    for module in embeddings:
+        module.grid_size = _NeverNative(module.grid_size)
+        if module.position_antialias:
+            # OpenVINO 2026.4.1 reads `Resize` of ONNX without its `antialias` (findings/openvino_drops_antialias.sh).
+            module.positions = partial(smoothed_positions, module)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for module, size in zip(embeddings, sizes, strict=True):
             module.grid_size = size
+            module.__dict__.pop("positions", None)
+
+
+def smoothed_positions(embeddings: OmniVisionEmbeddings, rows: int, columns: int) -> torch.Tensor:
+    """Return positions (1, CLS + rows * columns, hidden) as with `antialias`, by two products of matrices."""
+    count = embeddings.num_cls_tokens
+    prefix, patches = embeddings.position_embeddings[:, :count], embeddings.position_embeddings[:, count:]
+    down, across = (cubic_weights(*one) for one in zip((rows, columns), embeddings.grid_size, strict=True))
+    table = torch.einsum("rR,RCh->rCh", down, patches[0].unflatten(0, tuple(embeddings.grid_size)))
+    return torch.cat((prefix, torch.einsum("cC,rCh->rch", across, table).flatten(0, 1)[None]), dim=1)
+
+
+def cubic_weights(size: int, full: int) -> torch.Tensor:
+    """Return weights (size, full) of bicubic interpolation with antialiasing: Pillow's kernel (a = -0.5), widened."""
+    scale = full / torch.scalar_tensor(size)
+    centers = (torch.arange(size) + 0.5)[:, None] * scale
+    away = ((torch.arange(full) + 0.5 - centers) / scale.clamp_min(1)).abs()
+    near = (1.5 * away - 2.5) * away * away + 1
+    far = ((-0.5 * away + 2.5) * away - 4) * away + 2
+    weights = torch.where(away < 1, near, torch.where(away < 2, far, torch.zeros_like(away)))
+    return weights / weights.sum(1, keepdim=True)
 
 
 @contextlib.contextmanager
@@ -244,5 +277,6 @@ __all__ = [
     "fold_bytes",
     "open_checkpoint",
     "reference",
+    "sides",
     "traced",
 ]
