@@ -18,14 +18,16 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 BLOCK = 2**16  # rows that are looked at at a time
-LAST_BYTES = 64  # of an image that a table holds: others of its size differ there, for most formats
+# Of an image that a table holds: others of its size differ at its end where it is compressed, and within where not.
+LAST_BYTES, BYTES_WITHIN = 64, 64
 
 
 def describe_rows(rows: "Dataset") -> dict[str, Any]:
     """Return the number of rows and a digest of them.
 
     It has the paths of images below the folder that is common to all of them, since data may be moved; of images in
-    tables their sizes and last bytes; names of classes; and all other columns whole.
+    tables their sizes and some bytes; names of classes; and all other columns whole, but for `source`, which says
+    where a row was found.
     """
     prefixes = {name: _common_folder(rows, name) for name, kind in rows.features.items() if _holds_images(kind)}
     classes = {name: getattr(getattr(kind, "feature", kind), "names", None) for name, kind in rows.features.items()}
@@ -53,6 +55,7 @@ def _values(rows: "Dataset", prefixes: dict[str, str]) -> dict[str, Any]:
     return {
         name: _images(rows, name, prefixes[name]) if name in prefixes else rows[name][:]
         for name in sorted(rows.features)
+        if name != "source"
     }
 
 
@@ -74,13 +77,17 @@ def _images(rows: "Dataset", name: str, prefix: str) -> list[Any]:
         # Of a member of an archive, its own path comes first.
         [path and path.removeprefix(prefix).partition("::")[0] for path in paths.take(chosen).to_pylist()],
         pc.binary_length(contents).take(chosen).to_pylist(),
-        [_end(contents[row]) for row in chosen.tolist()] if stored else None,
+        [_some_bytes(contents[row]) for row in chosen.tolist()] if stored else None,
     ]
 
 
-def _end(content: pa.BinaryScalar) -> bytes | None:
+def _some_bytes(content: pa.BinaryScalar) -> bytes | None:
     buffer = content.as_buffer()  # without a copy of the whole
-    return None if buffer is None else buffer.slice(max(buffer.size - LAST_BYTES, 0)).to_pybytes()
+    if buffer is None:
+        return None
+    every = np.frombuffer(buffer, np.uint8)
+    within = every[:: max(1, len(every) // BYTES_WITHIN)]
+    return within.tobytes() + every[-LAST_BYTES:].tobytes()
 
 
 def _common_folder(rows: "Dataset", name: str) -> str:

@@ -65,7 +65,7 @@ class TimeLimitCallback(TrainerCallback):
     KEPT = "time_limit"
 
     def __init__(self, seconds: float, scheduler: Any) -> None:
-        self.seconds, self.start, self.steps, self.elapsed = seconds, 0.0, 0, 0.0
+        self.seconds, self.start, self.steps, self.elapsed, self.stopped = seconds, 0.0, 0, 0.0, False
         scheduler.lr_lambdas = [self._by_time(rate) for rate in scheduler.lr_lambdas]
 
     def _by_time(self, rate: Callable[[int], float]) -> Callable[[int], float]:
@@ -73,6 +73,11 @@ class TimeLimitCallback(TrainerCallback):
 
     def _share(self) -> float:
         return min(1.0, self.elapsed / self.seconds)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no time is left."""
+        return self._share() == 1
 
     def on_train_begin(self, args: TrainingArguments, state: Any, *event: Any, **kwargs: Any) -> None:
         """Start the clock."""
@@ -91,10 +96,15 @@ class TimeLimitCallback(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Stop when the time is over, with what comes after the last step."""
-        if self._share() == 1 and not control.should_training_stop:
-            control.should_training_stop = True
+        if self.is_over and not control.should_training_stop:
+            self.stopped = control.should_training_stop = True
             control.should_evaluate |= args.eval_strategy != "no"
             control.should_save |= args.save_strategy != "no"
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Do not evaluate and save once more, at the end of the epoch that was cut short."""
+        if self.stopped:
+            control.should_evaluate = control.should_save = False
 
 
 class AfterStepCallback(TrainerCallback):

@@ -69,10 +69,25 @@ def find_checkpoint(output_dir: Path, resume: str | bool | None, overwrite: bool
         complete = complete_checkpoints(output_dir)
         if not complete:
             logger.warning("No complete checkpoint in %s yet: training starts at the beginning.", output_dir)
-        return complete[-1] if complete else None
+        return _with_optimizer(complete[-1]) if complete else None
     if not (Path(wanted) / STATE).is_file():
         raise ValueError(f"Expected 'true' or the folder of a complete checkpoint to resume, got {wanted!r}.")
-    return Path(wanted)
+    if not _is_whole(Path(wanted)):
+        raise ValueError(
+            f"Expected a complete checkpoint to resume, got {wanted!r}, of which a file is cut off. Name another, or "
+            "'true' for the newest complete one."
+        )
+    return _with_optimizer(Path(wanted))
+
+
+def _with_optimizer(checkpoint: Path) -> Path:
+    # FSDP and DeepSpeed keep the state of optimizers in folders.
+    if not any(file.name == OPTIMIZER or file.is_dir() for file in checkpoint.iterdir()):
+        raise ValueError(
+            f"Expected a checkpoint with the state of its optimizer, got {checkpoint} with the model alone, as "
+            f"--save_only_model true keeps it. Start a new run from it by --model {checkpoint}."
+        )
+    return checkpoint
 
 
 @contextmanager
@@ -103,7 +118,8 @@ def held(folder: Path, first: bool, option: str = "--output_dir") -> Iterator[No
 
 def complete_checkpoints(output_dir: Path) -> list[Path]:
     """Return the complete checkpoints of a run, oldest first; those that are cut off are named in a warning."""
-    complete = [path.parent for path in output_dir.glob(f"checkpoint-*/{STATE}")]
+    found = (path.parent for path in output_dir.glob(f"checkpoint-*/{STATE}"))
+    complete = [folder for folder in found if folder.name.rpartition("-")[2].isdecimal()]  # not a copy of another name
     cut_off = [folder for folder in complete if not _is_whole(folder)]
     if cut_off:
         logger.warning("Cut off while it was written, and passed over: %s.", ", ".join(sorted(map(str, cut_off))))

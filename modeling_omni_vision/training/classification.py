@@ -27,7 +27,7 @@ from .classifier_teachers import ClassifierTeachers
 from .image_run import ImageRun
 from .initialization import mimetic_, new_image_processor
 from .report import Picture
-from .run_record import evaluations, training_command, without_folders
+from .run_record import evaluation_of_chosen, training_command, without_folders
 from .trainer import OmniVisionTrainer, replays_steps
 
 
@@ -118,9 +118,10 @@ class ClassificationRun(ImageRun):
             self.args.metric_for_best_model = "mean_average_precision"
 
     def seen(self) -> dict[str, Any]:
-        """Return also the classifiers that teach."""
-        teachers = self.trainer.teachers
-        return {**super().seen(), "teachers": teachers.digests if teachers else None}
+        """Return also the classifiers that teach, and how a step is divided where images of a batch are mixed."""
+        teachers, mixed = self.trainer.teachers, self.recipe.mixup or self.recipe.cutmix
+        divided = {"images of a batch": self.args.per_device_train_batch_size} if mixed else {}
+        return {**super().seen(), "teachers": teachers.digests if teachers else None, **divided}
 
     def save(self) -> None:
         """Write the model, thresholds for lists of labels, and which files were held out of training."""
@@ -136,9 +137,7 @@ class ClassificationRun(ImageRun):
     def describe(self) -> dict[str, Any]:
         """Return the command with its arguments, the dataset, and the best validation accuracy."""
         changed, config = without_folders({**self.recipe.given, **self.args.given}), self.recipe.config_fields()
-        found = evaluations(self.trainer.state.log_history, self.evaluated)
-        chosen = [entry for entry in found if entry["step"] == self.trainer.state.best_global_step]
-        best = chosen[0] if chosen else max(found, key=lambda entry: entry["accuracy"], default={})
+        best = evaluation_of_chosen(self.trainer, self.evaluated)
         self.command = training_command(
             "omni-vision train", {**changed, **({"config": json.dumps(config)} if config else {})}
         )

@@ -349,9 +349,11 @@ class DistillationRun(TrainingRun):
         return {name: digest(self.images.ids[row] for row in rows) for name, rows in parts.items()}
 
     def seen(self) -> dict[str, Any]:
-        """Return also the teacher."""
+        """Return also the teacher, and how a step is divided where images are compared with those of their batch."""
         images, teacher = describe_config(self.processor), Path(self.teacher.digest).name
-        return {**super().seen(), "images": images, "teacher": teacher}
+        compared = self.recipe.relation_weight or (self.recipe.neighbour_weight and not self.recipe.neighbour_bank)
+        divided = {"images of a batch": self.args.per_device_train_batch_size} if compared else {}
+        return {**super().seen(), "images": images, "teacher": teacher, **divided}
 
     def save(self) -> None:
         """Write the encoder and its image processor, which need no teacher; or both towers of a CLIP-like one."""

@@ -17,7 +17,8 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy
 
 from ..records.metrics_file import write_json
-from .resumption import RUN_FILE, Resumed
+from .checkpoints import complete_checkpoints
+from .resumption import RUN_FILE, Resumed, read_start
 
 
 logger = logging.getLogger(__name__)
@@ -109,6 +110,8 @@ class SavesBeforeEvaluation(Trainer):
 
     start: dict[str, Any] | None = None  # what each checkpoint says about its run, see `describe_start`
     stop: StopOnSignal | None = None
+    began = 0.0  # of the clock, so that what was spent before the run was resumed counts
+    cpu_before = 0.0  # seconds of processors that were spent before
     _saved_step, _evaluation_due = -1, False
 
     def _maybe_log_save_evaluate(
@@ -155,7 +158,13 @@ class SavesBeforeEvaluation(Trainer):
 
     def _write_start(self, checkpoint: Path) -> None:
         if self.start is not None:
-            write_json(checkpoint / RUN_FILE, {**self.start, "evaluation_due": self._evaluation_due})
+            seconds, cpu_seconds = self.spent()
+            spent = {"seconds": round(seconds, 3), "cpu_seconds": round(cpu_seconds, 3)}
+            write_json(checkpoint / RUN_FILE, {**self.start, "evaluation_due": self._evaluation_due, **spent})
+
+    def spent(self) -> tuple[float, float]:
+        """Return the seconds, and those of processors, that the run took up to now, with all before it was resumed."""
+        return time.monotonic() - self.began, time.process_time() + self.cpu_before
 
 
 def is_news(record: logging.LogRecord) -> bool:
@@ -168,13 +177,15 @@ def is_news(record: logging.LogRecord) -> bool:
     return not first.startswith("mtime may not") and not (others and all(": 0." in line for line in others))
 
 
-def train_until_done(trainer: Any, checkpoint: Any = None) -> float:
-    """Train, from a checkpoint if there is one, and return the seconds that it took.
+def train_until_done(trainer: Any, checkpoint: Any = None) -> tuple[float, float]:
+    """Train, from a checkpoint if there is one, and return the seconds that it took, and those of processors.
 
     Raises:
         TrainingInterruptedError: after SIGTERM or Ctrl-C, once a checkpoint is saved.
     """
-    began, folder = time.monotonic(), Path(str(trainer.args.output_dir))
+    folder, before = Path(str(trainer.args.output_dir)), (read_start(checkpoint) if checkpoint else None) or {}
+    trainer.began = time.monotonic() - before.get("seconds", 0.0)
+    trainer.cpu_before = before.get("cpu_seconds", 0.0)
     logging.getLogger("transformers.trainer_utils").addFilter(is_news)
     with StopOnSignal() as stop:
         trainer.add_callback(stop)
@@ -185,13 +196,18 @@ def train_until_done(trainer: Any, checkpoint: Any = None) -> float:
     # A signal in the last evaluation comes after the last step: its checkpoint is all that is needed, if there is one.
     last = folder / f"{PREFIX_CHECKPOINT_DIR}-{trainer.state.global_step}"
     if stop.stopped or (stop.any_process_asked(trainer.args) and (last / TRAINER_STATE_NAME).is_file()):
+        # `true` takes the one of the most steps, which may be of an earlier attempt.
+        newest = [one.name for one in complete_checkpoints(folder)][-1:] in ([], [last.name])
+        if trainer.args.save_only_model:
+            how = f"It holds the model alone: start from it with --model {last}"
+        else:
+            how = f"Continue with --resume_from_checkpoint {'true' if newest else last}"
         raise TrainingInterruptedError(
             f"{signal.Signals(stop.requested).name}: stopped at step {trainer.state.global_step} of "
-            f"{trainer.state.max_steps}, saved checkpoint-{trainer.state.global_step}. Continue with "
-            "--resume_from_checkpoint true.",
+            f"{trainer.state.max_steps}, saved {last.name}. {how}.",
             stop.requested,
         )
-    return time.monotonic() - began
+    return trainer.spent()
 
 
 def _at_epoch_end(state: TrainerState) -> bool:

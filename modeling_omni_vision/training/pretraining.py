@@ -25,7 +25,7 @@ from .image_run import ImageRun
 from .initialization import mimetic_, new_image_processor
 from .masks import MaskingCollator, PatchMasks
 from .pretrain_arguments import PretrainArguments, PretrainTrainingArguments
-from .run_record import evaluations, training_command, without_folders
+from .run_record import evaluation_of_chosen, training_command, without_folders
 from .trainer import OmniVisionTrainer, replays_steps
 
 
@@ -136,9 +136,7 @@ class PretrainRun(ImageRun):
         given = without_folders({**self.recipe.given, **self.args.given})
         config = read_fields("config", self.recipe.config)
         command = {**given, **({"config": json.dumps(config)} if config else {})}
-        found = evaluations(self.trainer.state.log_history, self.evaluated)
-        chosen = [entry for entry in found if entry["step"] == self.trainer.state.best_global_step]
-        best = chosen[0] if chosen else min(found, key=lambda entry: entry["loss"], default={})
+        best = evaluation_of_chosen(self.trainer, self.evaluated)
         masks = self.trainer.data_collator.masks
         return {
             "command": training_command("omni-vision pretrain", command),

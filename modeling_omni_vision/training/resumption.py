@@ -4,6 +4,7 @@ The Trainer itself takes whatever it is given: rows that were held out would hav
 on with its old learning rate, and the recorded command would not be the one that made the weights.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -85,6 +86,8 @@ NOT_OF_TRAINING = (
     "trust_remote_code",
     "vision",
 )
+OF_CHECKPOINTS = ("model", "vision", "text")  # fields of recipes that name a checkpoint to start from
+WEIGHT_FILES = ("*.safetensors", "*.bin")
 # Of a configuration: where it is from, and how outputs are computed and returned.
 NOT_OF_A_MODEL = (
     "_attn_implementation",
@@ -117,10 +120,26 @@ def describe_start(recipe: Any, args: Any, seen: Mapping[str, Any]) -> dict[str,
     known = {name: value for name, value in vars(recipe).items() if name not in NOT_OF_TRAINING}
     said = {
         "kept": {**known, **_values(args, KEPT), **seen},
-        "of_evaluations": _values(args, OF_EVALUATIONS),
+        "of_evaluations": _of_evaluations(args),
         "changeable": _values(args, CHANGEABLE),
     }
     return dict(json.loads(json.dumps(said, default=str)))
+
+
+def weights_started_from(recipe: Any) -> dict[str, str | None]:
+    """Return for each checkpoint that a recipe starts from a digest of its weights on disk, or its name on the Hub."""
+    names = (name for name in OF_CHECKPOINTS if hasattr(recipe, name))
+    return {name: _weights_of(getattr(recipe, name)) for name in names}
+
+
+def _weights_of(place: str | None) -> str | None:
+    if place is None or not os.path.isdir(place):
+        return place
+    found = hashlib.sha256()
+    for file in sorted(one for kind in WEIGHT_FILES for one in Path(place).glob(kind)):
+        with file.open("rb") as opened:
+            found.update(hashlib.file_digest(opened, "sha256").digest())
+    return found.hexdigest()[:16]
 
 
 def describe_config(config: Any) -> dict[str, Any]:
@@ -213,17 +232,44 @@ class Resumed(TrainerCallback):
     ) -> None:
         """Set what is missing, once the state of the checkpoint is there."""
         state.compute_steps(args, state.max_steps)
+        # Beside this one, wherever the run was before: another run may lie there now.
         best = self.checkpoint.with_name(f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}")
-        if not os.path.isdir(state.best_model_checkpoint or ""):
-            state.best_model_checkpoint = str(best) if best.is_dir() else None
+        if state.best_global_step == state.global_step:
+            best = self.checkpoint
+        state.best_model_checkpoint = str(best) if best.is_dir() else None
+        if state.best_global_step and args.load_best_model_at_end and state.best_model_checkpoint is None:
+            logger.warning(
+                "The best checkpoint of this run, that of step %s, is not beside %s: the best is chosen among the "
+                "evaluations from here on.",
+                state.best_global_step,
+                self.checkpoint,
+            )
+            state.best_metric = state.best_global_step = None
         if (read_start(self.checkpoint) or {}).get("evaluation_due"):
             metrics = self.trainer._evaluate(None, None)
             if self.trainer._determine_best_metric(metrics=metrics, trial=None):
                 state.best_model_checkpoint = str(self.checkpoint)
 
 
+def _of_evaluations(args: Any) -> dict[str, Any]:
+    found = _values(args, OF_EVALUATIONS)
+    metric = found["metric_for_best_model"]
+    return {
+        **found,
+        "metric_for_best_model": metric and str(metric).removeprefix("eval_"),
+    }  # both are one to the Trainer
+
+
 def _values(args: Any, names: tuple[str, ...]) -> dict[str, Any]:
     return {name: getattr(value := getattr(args, name, None), "value", value) for name in names}
 
 
-__all__ = ["RUN_FILE", "Resumed", "check_same_run", "describe_config", "describe_start", "read_start"]
+__all__ = [
+    "RUN_FILE",
+    "Resumed",
+    "check_same_run",
+    "describe_config",
+    "describe_start",
+    "read_start",
+    "weights_started_from",
+]

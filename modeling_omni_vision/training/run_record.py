@@ -1,7 +1,6 @@
 """What a run leaves in `metrics.json`: how it was made and what came out, the only source of numbers in cards."""
 
 import shlex
-import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +18,12 @@ UNPUBLISHED = ("lora_", ".original_module.", ".token_head.", ".logit_head.")
 
 
 def describe_run(
-    trainer: Any, seconds: float, checkpoint: Path | None, evaluated: Mapping[str, str], packages: tuple[str, ...]
+    trainer: Any,
+    seconds: float,
+    cpu_seconds: float,
+    checkpoint: Path | None,
+    evaluated: Mapping[str, str],
+    packages: tuple[str, ...],
 ) -> dict[str, Any]:
     """Return what the `training` section holds for every task: versions, machine, time, sizes and history.
 
@@ -39,12 +43,10 @@ def describe_run(
         "machine": describe_machine(),
         "processes": args.world_size,
         "minutes": round(seconds / 60, 2),
-        "cpu_minutes": round(time.process_time() / 60, 2),
+        "cpu_minutes": round(cpu_seconds / 60, 2),
         "resumed_from": None if checkpoint is None else checkpoint.name,
         "steps": state.global_step,
-        # Where the best one is gone, the Trainer keeps the last one.
-        "chosen_step": (args.load_best_model_at_end and state.best_model_checkpoint and state.best_global_step)
-        or state.global_step,
+        "chosen_step": chosen_step(trainer),
         "epochs": state.epoch,
         "parameters": sum(parameter.numel() for parameter in published.values()),
         "trained_parameters": sum(parameter.numel() for parameter in trained),
@@ -53,6 +55,19 @@ def describe_run(
         ],
         "evaluations": evaluations(state.log_history, evaluated),
     }
+
+
+def chosen_step(trainer: Any) -> int:
+    """Return the step whose weights the run ends with: the best, where it is kept, or the last."""
+    args, state = trainer.args, trainer.state
+    best = args.load_best_model_at_end and state.best_model_checkpoint and state.best_global_step
+    return int(best or state.global_step)
+
+
+def evaluation_of_chosen(trainer: Any, evaluated: Mapping[str, str]) -> dict[str, Any]:
+    """Return the evaluation of the weights that a run ends with; nothing where they were not evaluated."""
+    found = {one["step"]: one for one in evaluations(trainer.state.log_history, evaluated)}
+    return found.get(chosen_step(trainer), {})
 
 
 def evaluations(log: list[dict[str, Any]], evaluated: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -94,4 +109,12 @@ def training_command(program: str, given: Mapping[str, Any]) -> str:
     return shlex.join(words)
 
 
-__all__ = ["describe_run", "evaluations", "given_recipe", "training_command", "without_folders"]
+__all__ = [
+    "chosen_step",
+    "describe_run",
+    "evaluation_of_chosen",
+    "evaluations",
+    "given_recipe",
+    "training_command",
+    "without_folders",
+]

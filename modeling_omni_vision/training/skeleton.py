@@ -34,7 +34,7 @@ from .interruption import SavesBeforeEvaluation, train_until_done
 from .optimizer import make_optimizer, parameter_groups
 from .progress import Progress
 from .report import Picture, one_line, write_report
-from .resumption import check_same_run, describe_config, describe_start
+from .resumption import check_same_run, describe_config, describe_start, weights_started_from
 from .run_record import describe_run
 
 
@@ -112,6 +112,26 @@ class SkeletonTrainer(SavesBeforeEvaluation):
             self.add_callback(TimeLimitCallback(60 * minutes, scheduler))
         return scheduler
 
+    def get_train_dataloader(self) -> Any:
+        """Return the batches to train on.
+
+        Workers that stay are started once, others in each epoch, which draws a number: it must not be one of those of
+        dropout, since a resumed run starts them once more.
+        """
+        loader = super().get_train_dataloader()
+        if self.args.dataloader_persistent_workers:
+            inner = getattr(loader, "base_dataloader", loader)  # which accelerate goes over
+            inner.generator = torch.Generator().manual_seed(self.args.seed)
+        return loader
+
+    def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> Any:
+        """Return all batches to validate, also with `dataloader_drop_last`, which is meant for training."""
+        drops, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            return super().get_eval_dataloader(*args, **kwargs)
+        finally:
+            self.args.dataloader_drop_last = drops
+
     def create_accelerator_and_postprocess(self) -> None:
         """Make the accelerator, which must not divide losses by the accumulation steps.
 
@@ -143,7 +163,8 @@ class SkeletonTrainer(SavesBeforeEvaluation):
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """Do not train on a run that was complete within an epoch: transformers asks only after a further step."""
-        if self.state.global_step < self.state.max_steps:
+        limits = [one for one in self.callback_handler.callbacks if isinstance(one, TimeLimitCallback)]
+        if self.state.global_step < self.state.max_steps and not any(one.is_over for one in limits):
             super()._run_epoch(*args, **kwargs)
         else:
             self.control.should_training_stop = True
@@ -324,6 +345,7 @@ class TrainingRun(DataReport):
         args, model, processor = self.args, self.trainer.core, self.trainer.processing_class
         return {
             "data": self.rows_seen(),
+            "started from": weights_started_from(self.recipe),
             "model": describe_config(getattr(model, "config", None)),
             "images": describe_config(getattr(processor, "image_processor", processor)),
             "rows of a step": args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps,
@@ -387,9 +409,9 @@ class TrainingRun(DataReport):
             changed = [] if checkpoint is None else check_same_run(checkpoint, start)
             self.trainer.start = {**start, "changed": changed}
         with self._replaced():
-            seconds = train_until_done(self.trainer, checkpoint)
+            spent = train_until_done(self.trainer, checkpoint)
             self.trainer.check_weights()
-            common = describe_run(self.trainer, seconds, checkpoint, self.evaluated, self.packages)
+            common = describe_run(self.trainer, *spent, checkpoint, self.evaluated, self.packages)
             training = {**self.describe(), **common, **({"changed_by_resuming": changed} if changed else {})}
             self.save()
         if self.trainer.is_world_process_zero():

@@ -28,7 +28,7 @@ from .arguments import check_checkpoint, read_fields
 from .image_run import ImageRun
 from .initialization import new_image_processor
 from .optimizer import parameter_groups
-from .run_record import evaluations, training_command, without_folders
+from .run_record import evaluation_of_chosen, training_command, without_folders
 from .trainer import OmniVisionTrainer
 from .vae_arguments import VaeArguments, VaeTrainingArguments
 
@@ -150,12 +150,11 @@ class VaeRun(ImageRun):
         for name in ("config", "decoder_config"):
             if name in given:  # perhaps a file
                 given[name] = json.dumps(read_fields(name, getattr(self.recipe, name)))
-        found = evaluations(self.trainer.state.log_history, self.evaluated)
         self.command = training_command("omni-vision train-vae", given)
         return {
             "command": self.command,
             "arguments": given,
-            "best": min(found, key=lambda entry: entry["loss"], default={}),
+            "best": evaluation_of_chosen(self.trainer, self.evaluated),
             "dataset": self.dataset_record(),
         }
 

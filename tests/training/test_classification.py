@@ -396,6 +396,7 @@ def test_an_unfinished_checkpoint_is_passed_over(tmp_path, caplog):
     assert "starts at the beginning" in caplog.text
     for step, complete in ((9, True), (10, True), (11, False)):
         (tmp_path / f"checkpoint-{step}").mkdir()
+        torch.save({}, tmp_path / f"checkpoint-{step}" / "optimizer.pt")
         if complete:
             (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
     assert find_checkpoint(tmp_path, "True") == tmp_path / "checkpoint-10"

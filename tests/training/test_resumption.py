@@ -62,6 +62,7 @@ def interrupted(arguments, callbacks, tmp_path):
         ({"seed": 9}, r"seed 42, now 9; data_seed 42, now 9"),
         ({"mixup": 0.3}, r"mixup 0.0, now 0.3"),
         ({"per_device_train_batch_size": 3}, r"rows of a step \d+, now 3"),
+        ({"dataloader_drop_last": True}, r"dataloader_drop_last False, now True"),
         ({"metric_for_best_model": "loss"}, r"metric_for_best_model 'accuracy', now 'loss'; greater_is_better True"),
     ],
 )
@@ -127,8 +128,19 @@ def test_another_model_or_teacher_of_the_same_name_is_refused(interrupted, argum
     resume = interrupted(model=str(first))
     settings = json.loads((other / "preprocessor_config.json").read_text())
     (other / "preprocessor_config.json").write_text(json.dumps({**settings, "image_mean": [0.1]}))
-    with pytest.raises(ValueError, match=r"got others: images\.image_mean"):
+    with pytest.raises(ValueError, match=r"got others: .*images\.image_mean"):
         train(*resume(model=str(other)))
+
+
+def test_a_run_does_not_go_on_from_the_weights_of_another_model_or_of_none(interrupted, arguments, tmp_path):
+    data = draw_images(tmp_path / "others")
+    first, other = (train(*arguments(f"{seed}/t", dataset=data, num_train_epochs=1, seed=seed)) for seed in (1, 2))
+    resume = interrupted(model=str(first))
+    for model in (str(other), None):
+        with pytest.raises(ValueError, match=r"got others: started from\.model '\w+', now "):
+            train(*resume(model=model))
+    shutil.copytree(first, tmp_path / "copy")
+    assert "changed_by_resuming" not in record_of(train(*resume(model=str(tmp_path / "copy"))))["training"]
 
 
 def test_what_another_release_does_not_know_is_not_compared(interrupted):
@@ -152,6 +164,74 @@ def test_a_step_may_be_divided_in_another_way(interrupted):
     resume = interrupted(per_device_train_batch_size=12)
     folder = train(*resume(per_device_train_batch_size=6, gradient_accumulation_steps=2))
     assert record_of(folder)["training"]["steps"] == 4
+
+
+def test_a_step_of_mixed_images_may_not_be_divided_in_another_way(interrupted):
+    resume = interrupted(mixup=0.3)
+    with pytest.raises(ValueError, match="got others: images of a batch 6, now 3"):
+        train(*resume(per_device_train_batch_size=3, gradient_accumulation_steps=2))
+
+
+def test_a_metric_is_the_same_with_its_prefix(interrupted):
+    assert (
+        "changed_by_resuming"
+        not in record_of(train(*interrupted(metric_for_best_model="accuracy")(metric_for_best_model="eval_accuracy")))[
+            "training"
+        ]
+    )
+
+
+def test_time_that_was_spent_before_counts(interrupted):
+    recipe, args = interrupted()()
+    file = complete_checkpoints(Path(args.output_dir))[-1] / RUN_FILE
+    said = json.loads(file.read_text())
+    assert 0 < said["seconds"] < 600
+    assert said["cpu_seconds"] > 0
+    file.write_text(json.dumps({**said, "seconds": 6000.0, "cpu_seconds": 12000.0}))
+    found = record_of(train(recipe, args))["training"]
+    assert 100 < found["minutes"] < 110
+    assert found["cpu_minutes"] > 200
+
+
+def test_a_checkpoint_of_the_model_alone_is_no_place_to_go_on_from(arguments, callbacks, tmp_path):
+    data = draw_images(tmp_path / "images")
+    callbacks.append(At(1, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    with pytest.raises(TrainingInterruptedError, match=r"the model alone: start from it with --model .*checkpoint-2"):
+        train(*arguments("part", **SMALL, dataset=data, save_only_model=True))
+    callbacks.clear()
+    with pytest.raises(ValueError, match=r"state of its optimizer, got .*Start a new run from it by --model"):
+        train(*arguments("part", **SMALL, dataset=data, resume_from_checkpoint="true"))
+
+
+def test_a_named_checkpoint_that_is_cut_off_is_refused_by_a_sentence(interrupted):
+    recipe, args = interrupted()()
+    last = complete_checkpoints(Path(args.output_dir))[-1]
+    args.resume_from_checkpoint = str(last)
+    for name in ("optimizer.pt", "model.safetensors", STATE):
+        whole = (last / name).read_bytes()
+        (last / name).write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(ValueError, match=r"Expected a complete checkpoint to resume, got .* cut off"):
+            train(recipe, args)
+        (last / name).write_bytes(whole)
+    train(recipe, args)
+
+
+def test_a_copy_of_a_checkpoint_under_another_name_is_no_newer_one(interrupted):
+    recipe, args = interrupted()()
+    last = complete_checkpoints(Path(args.output_dir))[-1]
+    shutil.copytree(last, last.with_name("checkpoint-best"))
+    assert complete_checkpoints(Path(args.output_dir))[-1] == last
+    train(recipe, args)
+
+
+def test_a_checkpoint_that_is_not_the_newest_is_named_to_go_on_from(arguments, callbacks, tmp_path):
+    options = {**SMALL, "num_train_epochs": 4, "save_total_limit": None}
+    for step, more in ((5, {}), (3, {"resume_from_checkpoint": str(tmp_path / "part" / "checkpoint-2")})):
+        callbacks.append(At(step, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+        with pytest.raises(TrainingInterruptedError) as stopped:
+            train(*arguments("part", **options, **more))
+        callbacks.clear()
+    assert str(stopped.value).endswith(f"--resume_from_checkpoint {tmp_path / 'part' / 'checkpoint-4'}.")
 
 
 def test_a_longer_run_is_recorded_as_what_it_is_also_when_it_stops_again(interrupted, arguments, callbacks):
@@ -179,7 +259,8 @@ def test_checkpoints_say_nothing_about_the_machine_and_the_published_folder_has_
     folder = train(*arguments(num_train_epochs=1))
     text = (complete_checkpoints(folder)[-1] / RUN_FILE).read_text()
     assert str(tmp_path) not in text
-    assert set(json.loads(text)) == {"kept", "of_evaluations", "changeable", "changed", "evaluation_due"}
+    spent = {"seconds", "cpu_seconds"}
+    assert set(json.loads(text)) == {"kept", "of_evaluations", "changeable", "changed", "evaluation_due", *spent}
     assert not (folder / RUN_FILE).exists()
 
 
@@ -288,6 +369,90 @@ def test_the_best_checkpoint_is_found_where_a_run_was_moved(arguments, callbacks
     assert same(weights_of(folder), weights_of(Path(moved, "checkpoint-3")))
 
 
+@pytest.fixture
+def scores(monkeypatch):
+    """Return a function that sets what the next evaluations say."""
+
+    def say(*values):
+        left = iter(values)
+        monkeypatch.setattr(
+            "modeling_omni_vision.training.trainer.accuracies",
+            lambda prediction: {"accuracy": next(left), "balanced_accuracy": 0.5, "loss": 1.0},
+        )
+
+    return say
+
+
+def stopped_at(step, callbacks, given):
+    """Train until the end of the step after one, at whose end the signal comes."""
+    callbacks.append(At(step, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    with pytest.raises(TrainingInterruptedError):
+        train(*given)
+    callbacks.clear()
+
+
+def test_of_a_best_checkpoint_that_is_gone_nothing_is_said(arguments, callbacks, scores, tmp_path, caplog):
+    scores(0.9, 0.1, 0.4, 0.2)
+    options = {"num_train_epochs": 4}
+    stopped_at(7, callbacks, arguments("part", **options))
+    (tmp_path / "copy").mkdir()
+    shutil.move(tmp_path / "part" / "checkpoint-8", tmp_path / "copy" / "checkpoint-8")
+    shutil.rmtree(tmp_path / "part")
+    folder = train(*arguments("new", **options, resume_from_checkpoint=str(tmp_path / "copy" / "checkpoint-8")))
+    found = record_of(folder)["training"]
+    assert "that of step 3, is not beside" in caplog.text
+    assert (found["chosen_step"], found["best_epoch"], found["validation_accuracy"]) == (9, 3, 0.4)
+    assert same(weights_of(folder), weights_of(folder / "checkpoint-9"))
+
+
+def test_the_best_checkpoint_is_not_that_of_another_run_in_the_old_place(arguments, callbacks, scores, tmp_path):
+    scores(0.9, 0.1, 0.2)
+    options = {"num_train_epochs": 3, "save_total_limit": None}
+    stopped_at(9, callbacks, arguments("part", **options))
+    shutil.move(tmp_path / "part", tmp_path / "moved")
+    scores(0.9, 0.1, 0.2)
+    train(*arguments("part", **options, seed=7))
+    folder = train(*arguments("moved", **options, resume_from_checkpoint="true"))
+    assert record_of(folder)["training"]["chosen_step"] == 3
+    assert same(weights_of(folder), weights_of(folder / "checkpoint-3"))
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_the_accuracy_recorded_is_that_of_the_weights_that_are_kept(arguments, scores, better):
+    scores(0.9, 0.1)
+    found = record_of(train(*arguments("run", load_best_model_at_end=better)))["training"]
+    expected = (3, 1, 0.9) if better else (6, 2, 0.1)
+    assert (found["chosen_step"], found["best_epoch"], found["validation_accuracy"]) == expected
+
+
+def test_workers_that_stay_leave_a_resumed_run_exact(arguments, callbacks):
+    config = {"hidden_dropout_prob": 0.3}
+    options = {"num_train_epochs": 3, "dataloader_num_workers": 1, "dataloader_persistent_workers": True, "flip": True}
+    whole = train(*arguments("whole", config, **options))
+    stopped_at(2, callbacks, arguments("part", config, **options))
+    resumed = train(*arguments("part", config, **options, resume_from_checkpoint="true"))
+    assert same(weights_of(whole), weights_of(resumed))
+
+
+def test_a_run_that_its_time_has_ended_is_not_trained_further(arguments):
+    options = {"max_minutes": 1e-6, "num_train_epochs": 2}
+    folder = train(*arguments("part", **options))
+    first = record_of(folder)["training"]
+    (folder / "metrics.json").unlink()
+    second = record_of(train(*arguments("part", **options, resume_from_checkpoint="true")))["training"]
+    assert first["steps"] == second["steps"] == 1
+    for one in (first, second):
+        assert [entry["step"] for entry in one["evaluations"]] == [1]
+
+
+def test_all_images_are_validated_where_incomplete_batches_are_dropped(arguments, scores):
+    options = {"num_train_epochs": 1, "dataloader_drop_last": True, "per_device_eval_batch_size": 32}
+    found = record_of(train(*arguments("run", **options)))["training"]
+    plain = record_of(train(*arguments("plain", **{**options, "dataloader_drop_last": False})))["training"]
+    assert found["evaluations"] == plain["evaluations"]
+    assert len(found["evaluations"]) == 1
+
+
 @pytest.mark.parametrize("options", [{"num_train_epochs": 1.5}, {"max_steps": 5}], ids=str)
 @pytest.mark.parametrize("ended", ["by a signal", "while it measured"])
 def test_a_run_that_was_complete_within_an_epoch_is_not_trained_further(
@@ -376,6 +541,21 @@ def test_a_digest_changes_with_order_names_labels_texts_and_sizes_but_not_with_t
     found = [describe_rows(one)["digest"] for one in others]
     assert len({known["digest"], *found}) == len(others) + 1
     assert known["rows"] == 2
+
+
+def test_a_digest_sees_images_without_compression_whose_ends_are_alike():
+    def image(level):
+        return bytes(300) + bytes([level]) * 184 + bytes(300)
+
+    dark, light = (rows(["/x/1.pgm", "/x/2.pgm"], [0, 1], ["p", "q"], held=image(level)) for level in (40, 200))
+    assert describe_rows(dark) != describe_rows(light)
+
+
+def test_a_digest_does_not_know_where_a_row_was_found():
+    found = [
+        Dataset.from_dict({"text": ["a"], "source": [f"line 1 of {place}/a.jsonl"]}) for place in ("/one", "/other")
+    ]
+    assert describe_rows(found[0]) == describe_rows(found[1])
 
 
 def test_a_digest_follows_the_rows_chosen():
