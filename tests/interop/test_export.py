@@ -238,7 +238,8 @@ def test_a_dynamic_size_interpolates_positions_as_torch_does(tmp_path, format, a
             torch.testing.assert_close(exported(pixels).logits, model(pixels).logits, atol=1e-4, rtol=0)
 
 
-def test_an_export_that_is_right_at_the_own_size_alone_is_refused(tmp_path, monkeypatch):
+@pytest.mark.parametrize("format", ["onnx", "torch"])
+def test_an_export_that_is_right_at_the_own_size_alone_is_refused(tmp_path, monkeypatch, format):
     folder, images = save(tmp_path / "model", position_antialias=True), images_in(tmp_path / "images")
 
     def nearest(size, full):  # exact where both are equal
@@ -246,7 +247,7 @@ def test_an_export_that_is_right_at_the_own_size_alone_is_refused(tmp_path, monk
 
     monkeypatch.setattr("modeling_omni_vision.interop.export.towers.cubic_weights", nearest)
     with pytest.raises(ValueError, match="differ from torch by at most"):
-        export_model(folder, tmp_path / "out", ExportOptions(dynamic_size=True), images=[str(images)])
+        export_model(folder, tmp_path / "out", ExportOptions(format=format, dynamic_size=True), images=[str(images)])
     assert not (tmp_path / "out").exists()
 
 
