@@ -48,7 +48,8 @@ ROOT = Path(__file__).parents[2]
 SIZE = {"height": 32, "width": 32}
 # `embed` in a process of its own, which waits in its first written shard for a signal.
 STOPS_AFTER_A_SHARD = """
-import time
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's `&` around the tests has switched off
 from modeling_omni_vision.cli.embed import main
 from modeling_omni_vision.embedding.shards import Manifest
 
