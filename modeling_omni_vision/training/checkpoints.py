@@ -81,11 +81,11 @@ def find_checkpoint(output_dir: Path, resume: str | bool | None, overwrite: bool
 
 
 def _with_optimizer(checkpoint: Path) -> Path:
-    # FSDP and DeepSpeed keep the state of optimizers in folders.
-    if not any(file.name == OPTIMIZER or file.is_dir() for file in checkpoint.iterdir()):
+    # FSDP and DeepSpeed keep it in folders.
+    if not any(file.name.startswith(("optimizer", "global_step")) for file in checkpoint.iterdir()):
         raise ValueError(
             f"Expected a checkpoint with the state of its optimizer, got {checkpoint} with the model alone, as "
-            f"--save_only_model true keeps it. Start a new run from it by --model {checkpoint}."
+            f"--save_only_model true keeps it. Start a new run; a model without LoRA by --model {checkpoint}."
         )
     return checkpoint
 
@@ -119,7 +119,8 @@ def held(folder: Path, first: bool, option: str = "--output_dir") -> Iterator[No
 def complete_checkpoints(output_dir: Path) -> list[Path]:
     """Return the complete checkpoints of a run, oldest first; those that are cut off are named in a warning."""
     found = (path.parent for path in output_dir.glob(f"checkpoint-*/{STATE}"))
-    complete = [folder for folder in found if folder.name.rpartition("-")[2].isdecimal()]  # not a copy of another name
+    # Not a copy under another name.
+    complete = [folder for folder in found if folder.name.removeprefix("checkpoint-").isdecimal()]
     cut_off = [folder for folder in complete if not _is_whole(folder)]
     if cut_off:
         logger.warning("Cut off while it was written, and passed over: %s.", ", ".join(sorted(map(str, cut_off))))

@@ -197,9 +197,9 @@ def train_until_done(trainer: Any, checkpoint: Any = None) -> tuple[float, float
     last = folder / f"{PREFIX_CHECKPOINT_DIR}-{trainer.state.global_step}"
     if stop.stopped or (stop.any_process_asked(trainer.args) and (last / TRAINER_STATE_NAME).is_file()):
         # `true` takes the one of the most steps, which may be of an earlier attempt.
-        newest = [one.name for one in complete_checkpoints(folder)][-1:] in ([], [last.name])
+        newest = complete_checkpoints(folder)[-1:] == [last]
         if trainer.args.save_only_model:
-            how = f"It holds the model alone: start from it with --model {last}"
+            how = f"It holds the model alone, so that no run can go on; one without LoRA can start by --model {last}"
         else:
             how = f"Continue with --resume_from_checkpoint {'true' if newest else last}"
         raise TrainingInterruptedError(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..records.differences import differences
@@ -120,7 +121,7 @@ def describe_start(recipe: Any, args: Any, seen: Mapping[str, Any]) -> dict[str,
     known = {name: value for name, value in vars(recipe).items() if name not in NOT_OF_TRAINING}
     said = {
         "kept": {**known, **_values(args, KEPT), **seen},
-        "of_evaluations": _of_evaluations(args),
+        "of_evaluations": _values(args, OF_EVALUATIONS),
         "changeable": _values(args, CHANGEABLE),
     }
     return dict(json.loads(json.dumps(said, default=str)))
@@ -135,8 +136,10 @@ def weights_started_from(recipe: Any) -> dict[str, str | None]:
 def _weights_of(place: str | None) -> str | None:
     if place is None or not os.path.isdir(place):
         return place
-    found = hashlib.sha256()
-    for file in sorted(one for kind in WEIGHT_FILES for one in Path(place).glob(kind)):
+    found, folder = hashlib.sha256(), Path(place)
+    files = [one for kind in WEIGHT_FILES for one in folder.glob(kind)]
+    files = files or [one for kind in WEIGHT_FILES for one in folder.rglob(kind)]
+    for file in sorted(one for one in files if one.name != TRAINING_ARGS_NAME):
         with file.open("rb") as opened:
             found.update(hashlib.file_digest(opened, "sha256").digest())
     return found.hexdigest()[:16]
@@ -170,7 +173,7 @@ def check_same_run(checkpoint: Path, start: Mapping[str, Any]) -> list[str]:
         )
         return []
     others = differences(*_known_to_both(before["kept"], start["kept"]))
-    metrics = [one["of_evaluations"] for one in (before, start)]
+    metrics = [_without_prefix(one["of_evaluations"]) for one in (before, start)]
     if all(one["metric_for_best_model"] is not None for one in metrics):
         others += differences(*metrics)
     if others:
@@ -251,13 +254,10 @@ class Resumed(TrainerCallback):
                 state.best_model_checkpoint = str(self.checkpoint)
 
 
-def _of_evaluations(args: Any) -> dict[str, Any]:
-    found = _values(args, OF_EVALUATIONS)
-    metric = found["metric_for_best_model"]
-    return {
-        **found,
-        "metric_for_best_model": metric and str(metric).removeprefix("eval_"),
-    }  # both are one to the Trainer
+def _without_prefix(of_evaluations: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a metric by the shorter of its two names, which are one to the Trainer."""
+    metric = of_evaluations["metric_for_best_model"]
+    return {**of_evaluations, "metric_for_best_model": metric and str(metric).removeprefix("eval_")}
 
 
 def _values(args: Any, names: tuple[str, ...]) -> dict[str, Any]:

@@ -238,6 +238,15 @@ def test_a_dynamic_size_interpolates_positions_as_torch_does(tmp_path, format, a
             torch.testing.assert_close(exported(pixels).logits, model(pixels).logits, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("format", SLOW_TORCH)
+def test_a_dynamic_size_goes_with_a_processor_of_another_size_than_the_model(tmp_path, format):
+    folder, images = save(tmp_path / "model", image_size=32), images_in(tmp_path / "images")
+    OmniVisionImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder)
+    options = ExportOptions(format=format, dynamic_size=True)
+    (found,) = export_model(folder, tmp_path / "out", options, images=[str(images)]).record["files"].values()
+    assert found["largest_difference"] <= 1e-4
+
+
 @pytest.mark.parametrize("format", ["onnx", "torch"])
 def test_an_export_that_is_right_at_the_own_size_alone_is_refused(tmp_path, monkeypatch, format):
     folder, images = save(tmp_path / "model", position_antialias=True), images_in(tmp_path / "images")

@@ -132,7 +132,8 @@ class Batches(Sequence[tuple[Arrays, Arrays]]):
 def of_other_sizes(checkpoint: Checkpoint, batches: Batches, count: int) -> list[tuple[Arrays, Arrays]]:
     """Return the first `count` images tiled and cut to two sizes, smaller in one direction, larger in the other."""
     patch = sides(checkpoint.vision_config.patch_size)
-    height, width = sides(checkpoint.vision_config.image_size)
+    # Of the image processor, which need not be the size of the model.
+    height, width = batches[0][0]["pixel_values"].shape[2:]
     rows, columns = height // patch[0], width // patch[1]
     found = []
     for down, across in ((max(2, rows // 2), columns + 3), (rows + 3, max(2, columns // 2))):
