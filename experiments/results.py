@@ -293,9 +293,9 @@ def distillation_more_images() -> str:
     """Compare the student of the first images with those that went on with more, one of which is bundled."""
     record = read(MORE_IMAGES)
     found, training, others = record["agreement"], record["training"], record["other_images"]
-    last = record["third_training"]
+    later = [record["third_training"], record["fourth_training"]]
     names = {"student": "first stage", "second_stage": "second stage", "mean_of_both": "mean of their weights"}
-    names["third_stage"] = "third stage, bundled"
+    names |= {"third_stage": "third stage", "fourth_stage": "fourth stage, bundled"}
     rows = [
         {
             "name": name,
@@ -310,11 +310,13 @@ def distillation_more_images() -> str:
     columns += ">ten nearest, nine groups = {knn:.1%} | >overlap on new images = {others:.3f}"
     epochs, recipe = round(training["epochs"]), training["recipe"]
     low = sum(epoch < recipe["low_resolution_fraction"] * epochs for epoch in range(epochs))
+    epochs_later = " and ".join(f"{one['epochs']:.1f}" for one in later)
+    minutes_later = " and ".join(f"{one['arguments']['max_minutes']:.0f}" for one in later)
     return (
         f"{table(columns, rows)}\n\n{training['images']['train']:,} images, {epochs} epochs, {low} of them at "
         f"{recipe['low_resolution']} pixels, {training['minutes']:.0f} minutes of "
-        f"{training['machine']['cores']} CPU cores; then {last['epochs']:.1f} epochs at full size, "
-        f"{last['arguments']['max_minutes']:.0f} minutes of {last['machine']['cores']} cores shared with other work. "
+        f"{training['machine']['cores']} CPU cores; then {epochs_later} epochs at full size, {minutes_later} minutes "
+        f"of {later[0]['machine']['cores']} cores shared with other work. "
         f"New images: {others['images']} of the packages added, which no training saw."
     )
 
@@ -726,10 +728,10 @@ NUMBERS = {
     "ceiling": (DISTILLATION, "{agreement[overlap_of_teacher_in_the_width]:.3f}"),
     "wide_ceiling": (DISTILLATION, "{agreement[overlap_of_teacher_in_twice_the_width]:.3f}"),
     "more_low": (MORE_IMAGES, "{training[evaluations][6][overlap]:.3f}"),
-    "taught": (MORE_IMAGES, "{third_training[images][train]:,}"),
-    "third_overlap": (MORE_IMAGES, "{agreement[overlap_of_third_stage]:.3f}"),
+    "taught": (MORE_IMAGES, "{fourth_training[images][train]:,}"),
     "first_on_validation": (MORE_IMAGES, "{validation[overlap][student]:.3f}"),
     "third_on_validation": (MORE_IMAGES, "{validation[overlap][third_stage]:.3f}"),
+    "fourth_on_validation": (MORE_IMAGES, "{validation[overlap][fourth_stage]:.3f}"),
     "more_full": (MORE_IMAGES, "{training[evaluations][8][overlap]:.3f}"),
     "teacher_kept": (MORE_IMAGES, "{agreement[speed][torch][teacher_images_per_cpu_second]:.0f}"),
     "student_kept": (MORE_IMAGES, "{agreement[speed][torch][student_images_per_cpu_second]:.0f}"),
