@@ -5,7 +5,7 @@
 # right on the same folder read by torchvision's `ImageFolder` or `load_dataset("imagefolder")`.
 # Seen (timm 1.0.31, torchvision 0.29.2, datasets 5.2.0): timm sorts names without regard to case and digits as numbers, the other two by
 # code point. Of twelve classes class0 to class11, ten have another number; with names of both cases all of them may. Files and counts agree,
-# nothing warns, and timm saves no names of classes beside the weights, so that logits of a perfect model are scored at 17 %.
+# and nothing warns: the answers of a perfect model are scored at 17 %.
 # Matters for: whoever trains or fine-tunes with timm and evaluates, distils or converts elsewhere. Write the names beside the weights
 # (`label_names` in config.json) in timm's order, `ImageDataset(folder).reader.class_to_idx`.
 set -euo pipefail

@@ -117,11 +117,15 @@ class ClassificationRun(ImageRun):
         if "metric_for_best_model" not in self.args.given and self.args.metric_for_best_model:
             self.args.metric_for_best_model = "mean_average_precision"
 
+    @property
+    def compares_images_of_a_batch(self) -> bool:
+        """Whether images of a batch are mixed."""
+        return bool(self.recipe.mixup or self.recipe.cutmix)
+
     def seen(self) -> dict[str, Any]:
-        """Return also the classifiers that teach, and how a step is divided where images of a batch are mixed."""
-        teachers, mixed = self.trainer.teachers, self.recipe.mixup or self.recipe.cutmix
-        divided = {"images of a batch": self.args.per_device_train_batch_size} if mixed else {}
-        return {**super().seen(), "teachers": teachers.digests if teachers else None, **divided}
+        """Return also the classifiers that teach."""
+        teachers = self.trainer.teachers
+        return {**super().seen(), "teachers": teachers.digests if teachers else None}
 
     def save(self) -> None:
         """Write the model, thresholds for lists of labels, and which files were held out of training."""

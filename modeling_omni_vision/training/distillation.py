@@ -348,12 +348,16 @@ class DistillationRun(TrainingRun):
         parts = {"train": self.train_rows, "validation": self.validation_rows, "held_out": self.held_out_rows}
         return {name: digest(self.images.ids[row] for row in rows) for name, rows in parts.items()}
 
+    @property
+    def compares_images_of_a_batch(self) -> bool:
+        """Whether losses compare images with others of their batch, and not with all alone."""
+        recipe = self.recipe
+        return bool(recipe.relation_weight or (recipe.neighbour_weight and not recipe.neighbour_bank))
+
     def seen(self) -> dict[str, Any]:
-        """Return also the teacher, and how a step is divided where images are compared with those of their batch."""
+        """Return also the teacher."""
         images, teacher = describe_config(self.processor), Path(self.teacher.digest).name
-        compared = self.recipe.relation_weight or (self.recipe.neighbour_weight and not self.recipe.neighbour_bank)
-        divided = {"images of a batch": self.args.per_device_train_batch_size} if compared else {}
-        return {**super().seen(), "images": images, "teacher": teacher, **divided}
+        return {**super().seen(), "images": images, "teacher": teacher}
 
     def save(self) -> None:
         """Write the encoder and its image processor, which need no teacher; or both towers of a CLIP-like one."""

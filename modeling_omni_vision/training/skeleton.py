@@ -340,6 +340,11 @@ class TrainingRun(DataReport):
         """Return number and digest of the rows to train on and to validate."""
         return {name: describe_rows(self.data[name]) for name in ("train", "validation") if name in self.data}
 
+    @property
+    def compares_images_of_a_batch(self) -> bool:
+        """Whether the images of a batch act on each other, so that a step may not be divided in another way."""
+        return False
+
     def seen(self) -> dict[str, Any]:
         """Return what a resumed run must find again beside its arguments: rows, model, and how many rows at once."""
         args, model, processor = self.args, self.trainer.core, self.trainer.processing_class
@@ -349,6 +354,7 @@ class TrainingRun(DataReport):
             "model": describe_config(getattr(model, "config", None)),
             "images": describe_config(getattr(processor, "image_processor", processor)),
             "rows of a step": args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps,
+            **({"images of a batch": args.per_device_train_batch_size} if self.compares_images_of_a_batch else {}),
         }
 
     def measure(self) -> dict[str, Any]:
