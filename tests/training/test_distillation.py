@@ -618,6 +618,21 @@ def test_agreement_is_one_with_itself_and_small_with_noise():
     assert recall_at_1(vectors, vectors) == 1
 
 
+@pytest.mark.parametrize(
+    ("recipe", "compared"),
+    [
+        ({}, True),  # with the teacher's vectors of the batch
+        ({"neighbour_bank": True}, False),
+        ({"neighbour_bank": True, "relation_weight": 1.0}, True),
+        ({"neighbour_weight": 0.0}, False),
+    ],
+)
+def test_a_run_knows_whether_its_losses_depend_on_how_a_step_is_divided(tmp_path, recipe, compared):
+    args = DistillTrainingArguments(output_dir=str(tmp_path / "run"))
+    run = DistillationRun(DistillArguments(teacher="features", images=["images"], **recipe), args)
+    assert run.compares_images_of_a_batch is compared
+
+
 def test_a_clip_like_teacher_keeps_its_text_tower_in_one_folder(images, tmp_path):
     pytest.importorskip("transformers", minversion="5.23")
     from tests.interop.test_whole_models import save_clip
