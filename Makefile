@@ -14,7 +14,7 @@ MEASURED = import json; found = json.load(open("docs/quickstart.json"))["targets
 
 SHELL := /bin/bash
 
-.PHONY: help install quickstart test test-all test-extras transformers-js test-oldest check format benchmark checkpoints clean
+.PHONY: help install quickstart test test-all test-extras transformers-js test-older check format benchmark checkpoints clean
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /: /'
 
@@ -94,14 +94,18 @@ $(VENV)-%/installed: setup.cfg pyproject.toml constraints.txt
 transformers-js: ## transformers.js in .cache, by npm: `make test-all` then runs native twins in it
 	npm install --prefix .cache/transformers-js --no-audit --no-fund --ignore-scripts @huggingface/transformers@4.3.2
 
-$(VENV)-oldest/installed: setup.cfg pyproject.toml
-	$(PYTHON) -m venv $(VENV)-oldest
-	$(VENV)-oldest/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]' transformers==5.5.0 'huggingface-hub<2'
+# The oldest for the encoder, and the oldest for models of several parts, which calls the KV cache `past_key_values`.
+OLDER ?= 5.5.0 5.23.0
+
+$(VENV)-transformers-%/installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)-transformers-$*
+	$(VENV)-transformers-$*/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]' transformers==$* \
+		$(if $(filter 5.5.0,$*),'huggingface-hub<2')
 	@touch $@
 
-test-oldest: $(VENV)-oldest/installed ## the test suite against the oldest supported transformers
-	$(VENV)-oldest/bin/python tests/fetch_transformers_suite.py
-	$(VENV)-oldest/bin/python -m pytest -n 2 -q
+test-older: $(OLDER:%=$(VENV)-transformers-%/installed) ## the test suite against the oldest supported versions of transformers
+	for version in $(OLDER); do $(VENV)-transformers-$$version/bin/python tests/fetch_transformers_suite.py && \
+		$(VENV)-transformers-$$version/bin/python -m pytest -n 2 -q || exit 1; done
 
 # mlinter holds the rules of transformers' own model files. TRF057 is off: @auto_docstring leaves holes outside their tree.
 # TRF058 too: its nn.Buffer cannot be empty. TRF041 too: it asks each branch on the configuration to name checkpoints,

@@ -46,7 +46,7 @@ from modeling_omni_vision import (
     OmniVisionProcessor,
 )
 from modeling_omni_vision.interop import compose_language_model, prepare_tokenizer
-from modeling_omni_vision.modeling_omni_vision_language import group_images_by_prompt, pixel_shuffle
+from modeling_omni_vision.modeling_omni_vision_language import CACHE, group_images_by_prompt, pixel_shuffle
 from modeling_omni_vision.processing_omni_vision_language import image_chat_template, read_message, read_part
 
 
@@ -310,9 +310,9 @@ def test_a_cache_that_was_reset_has_no_images(make, options):
     for first in (None, ask(processor, ["<image> what is it", "a <image> circle"], [RED, BLUE])):
         cache = StaticCache(config=model.config.text_config, max_cache_len=64)
         if first is not None:
-            model(**first, past_key_values=cache)
+            model(**first, cache=cache)
             cache.reset()
-        logits.append(model(**plain, past_key_values=cache).logits)
+        logits.append(model(**plain, cache=cache).logits)
     assert torch.equal(*logits)
 
 
@@ -333,7 +333,7 @@ def test_a_conversation_continues_from_its_cache_with_another_image(make, option
     first, second = ask(processor, "<image> what is it", RED), ask(processor, "a <image> circle", BLUE)
     start = model(**first, use_cache=True)
     total = torch.cat((first["attention_mask"], second["attention_mask"]), dim=1)
-    goes_on = model(**{**second, "attention_mask": total}, past_key_values=start.past_key_values)
+    goes_on = model(**{**second, "attention_mask": total}, cache=start.get(CACHE))
     whole = model(**ask(processor, "<image> what is it a <image> circle", [RED, BLUE]))
     length = second["input_ids"].shape[1]
     assert torch.allclose(goes_on.logits, whole.logits[:, -length:], atol=1e-5)
@@ -576,11 +576,11 @@ def test_a_prefill_in_chunks_generates_the_same(make, options):
 def test_a_cache_that_was_reset_has_no_images_in_the_first_chunk_without_one(make):
     model, processor = make(**LATE[0][0])
     cache = StaticCache(config=model.config.text_config, max_cache_len=64)
-    model(**ask(processor, "<image> what is it", RED), past_key_values=cache)
+    model(**ask(processor, "<image> what is it", RED), cache=cache)
     cache.reset()
     ids = ask(processor, "what is it")["input_ids"]
-    model(input_ids=ids[:, :2], past_key_values=cache)
-    goes_on = model(input_ids=ids[:, 2:], past_key_values=cache).logits
+    model(input_ids=ids[:, :2], cache=cache)
+    goes_on = model(input_ids=ids[:, 2:], cache=cache).logits
     assert torch.allclose(goes_on, model(input_ids=ids).logits[:, 2:], atol=1e-5)
 
 
@@ -610,8 +610,38 @@ def test_prompts_that_peft_learns_stand_before_the_words_and_the_image_is_still_
     assert all("prompt_encoder" in name and weight.grad.any() for name, weight in learnt.items())
     tuned.eval()
     assert not torch.allclose(tuned(**one).logits[:, -1], tuned(**two).logits[:, -1], atol=1e-3)
+    # What its logits say one by one: PEFT, not finding the cache, inserts its prompts again at each token.
     with torch.no_grad():
-        assert tuned.generate(**one, **GREEDY).shape[1] == one["input_ids"].shape[1] + 6
+        for weight in learnt.values():
+            weight.normal_()
+        found = tuned.generate(**one, **GREEDY)
+        whole, read = one["input_ids"], {"pixel_values": one["pixel_values"]}
+        for _ in range(GREEDY["max_new_tokens"]):
+            logits = tuned(input_ids=whole, attention_mask=torch.ones_like(whole), **read).logits[:, -1]
+            suppressed = [model.config.image_token_id, *torch.tensor([model.generation_config.eos_token_id]).flatten()]
+            logits[:, suppressed] = -torch.inf
+            whole = torch.cat((whole, logits.argmax(-1, keepdim=True)), dim=1)
+    assert torch.equal(found, whole)
+
+
+class OlderDecoder(LlamaForCausalLM):
+    """A decoder of somebody's own code, which calls the KV cache as all did before transformers 5.24."""
+
+    def forward(self, input_ids=None, attention_mask=None, position_ids=None, past_key_values=None, **kwargs):
+        return super().forward(input_ids, attention_mask, position_ids, past_key_values, **kwargs)
+
+
+@pytest.mark.parametrize("options", BOTH)
+def test_a_decoder_that_knows_the_kv_cache_by_its_older_name_alone_uses_it(make, options, monkeypatch):
+    model, processor = make(**options)
+    batch = ask(processor, ["<image> what is it", "a <image> circle <image> is"], [RED, BLUE, GREEN])
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_config", OlderDecoder)
+    older = type(model)(model.config).eval()
+    older.load_state_dict(model.state_dict())
+    assert older.cache_argument == "past_key_values"
+    assert torch.equal(answer(older, batch), answer(model, batch))
+    kept = older(**batch, use_cache=True).get(CACHE)
+    assert kept.get_seq_length() == batch["input_ids"].shape[1]
 
 
 def test_embeddings_narrower_than_the_layers_get_vectors_of_their_width(make, tmp_path):
@@ -676,9 +706,26 @@ def test_any_causal_language_model_works_with_its_own_processing_of_logits(make,
         assert torch.equal(together[0], answer(model, ask(processor, "<image> what is it", RED))[0])
 
 
-def test_a_language_model_without_a_kv_cache_is_refused(make):
-    with pytest.raises(ValueError, match="as `past_key_values`, got MambaForCausalLM"):
-        make(text_config=AutoConfig.for_model("mamba", vocab_size=20, hidden_size=32, num_hidden_layers=2))
+@pytest.mark.parametrize("model_type", ["mamba", "xlstm", "openai-gpt"])
+def test_a_language_model_without_a_kv_cache_is_refused(make, model_type):
+    sizes = {"vocab_size": 20, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = AutoConfig.for_model(model_type, **sizes)
+    with pytest.raises(ValueError, match=rf"must have a KV cache, an argument `{CACHE}`, got .*, which has none"):
+        make(text_config=config)
+
+
+@pytest.mark.parametrize("options", BOTH)
+def test_the_kv_cache_is_taken_by_its_name_of_before_and_of_now(make, options):
+    model, processor = make(**options)
+    question, more = ask(processor, "<image> what is it", RED), ask(processor, "a circle")["input_ids"]
+    goes_on = []
+    for name in ("cache", "past_key_values"):
+        kept = model(**question, use_cache=True).get(CACHE)
+        goes_on.append(model(input_ids=more, **{name: kept}).logits)
+    assert torch.equal(*goes_on)
+    assert not torch.allclose(goes_on[0], model(input_ids=more).logits, atol=1e-3)
+    with pytest.raises(ValueError, match="got both"):
+        model(input_ids=more, cache=kept, past_key_values=kept)
 
 
 @pytest.mark.parametrize("options", [*BOTH, EARLY[3][0], LATE[1][0]])

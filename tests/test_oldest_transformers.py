@@ -1,4 +1,4 @@
-"""What the encoder alone needs is in the oldest supported transformers; `make test-oldest` runs the rest there."""
+"""What the encoder alone needs is in the oldest supported transformers; `make test-older` runs the rest there."""
 
 import subprocess
 import sys

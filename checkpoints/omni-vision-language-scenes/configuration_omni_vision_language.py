@@ -83,7 +83,7 @@ class OmniVisionLanguageConfig(ChecksOverrides, LlavaConfig):
 
     model_type = "omni_vision_language"
     # The Trainer would otherwise gather these for every evaluated prompt.
-    keys_to_ignore_at_inference = ["past_key_values", "hidden_states", "attentions", "image_hidden_states"]
+    keys_to_ignore_at_inference = ["cache", "past_key_values", "hidden_states", "attentions", "image_hidden_states"]
     sub_configs_defaults = {
         "vision_config": SubConfigSpec(config_class=OmniVisionConfig),
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="llama"),

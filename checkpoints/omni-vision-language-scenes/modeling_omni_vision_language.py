@@ -35,7 +35,7 @@ from transformers import AutoModel, AutoModelForCausalLM, LlavaForConditionalGen
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.conversion_mapping import WeightRenaming, register_checkpoint_conversion_mapping
-from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast
+from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from .common_omni_vision import CompleteWeightsMixin, refuse_unknown_arguments
@@ -44,6 +44,8 @@ from .configuration_omni_vision_language import OmniVisionLanguageConfig
 from .modeling_omni_vision import OmniVisionModel, OmniVisionModelOutput
 
 
+# What transformers calls the KV cache: `cache` from 5.24 on.
+CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
 # Attribute of a KV cache that holds the `ImageKVCache` of its conversations.
 IMAGE_CACHE = "omni_vision_images"
 LLAVA_ONLY = ("vision_feature_layer", "vision_feature_select_strategy", "image_sizes")
@@ -213,6 +215,41 @@ def decoder_layers(language_model: Any) -> nn.ModuleList:
             "Use early fusion, or transformers' VisionEncoderDecoderModel for decoders with their own cross-attention."
         )
     return layers
+
+
+def cache_argument(decoder: Any) -> str:
+    """Return the name of a decoder's argument for its KV cache; a decoder without such a cache is a `ValueError`."""
+    arguments = inspect.signature(decoder.forward).parameters
+    # Code that comes with weights may have the name of an older transformers.
+    found = [name for name in (CACHE, "past_key_values") if name in arguments]
+    # Recurrent decoders call their states so too; those that also have attention take positions.
+    if not found or (getattr(decoder, "_is_stateful", False) and "position_ids" not in arguments):
+        raise ValueError(
+            f"The language model must have a KV cache, an argument `{CACHE}`, got {type(decoder).__name__}, which has "
+            "none. Choose another one."
+        )
+    return found[0]
+
+
+def either_cache(cache: Any, past_key_values: Any) -> Any:
+    """Return the KV cache, whichever of its names it was given by; both are a `ValueError`."""
+    if cache is not None and past_key_values is not None:
+        raise ValueError("Expected `cache` or `past_key_values`, got both. They are names of the same: pass one.")
+    return past_key_values if cache is None else cache
+
+
+@dataclass
+class OmniVisionCausalLMOutputWithPast(CausalLMOutputWithPast):
+    """
+    Output of the vision-language model; the KV cache is `cache`, before transformers 5.24 `past_key_values`.
+
+    Args:
+        image_hidden_states (`torch.Tensor`, *optional*):
+            Projected features of the images of this call, (image tokens, text hidden) in early and (images,
+            num_image_tokens, text hidden) in late fusion.
+    """
+
+    image_hidden_states: torch.Tensor | None = None
 
 
 class OmniVisionLanguagePreTrainedModel(CompleteWeightsMixin, LlavaPreTrainedModel):
@@ -395,11 +432,7 @@ class OmniVisionForConditionalGeneration(OmniVisionLanguagePreTrainedModel, Llav
         self.vision_tower = OmniVisionModel(vision)
         self.multi_modal_projector = OmniVisionProjector(config)
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
-        if "past_key_values" not in inspect.signature(self.language_model.forward).parameters:
-            raise ValueError(
-                f"The language model must take its KV cache as `past_key_values`, got "
-                f"{type(self.language_model).__name__}, which does not. Choose another one."
-            )
+        self.cache_argument = cache_argument(self.language_model)
         if config.fusion == "late":
             self._add_cross_attention(config)
         embedding: Any = self.get_input_embeddings()
@@ -442,15 +475,18 @@ class OmniVisionForConditionalGeneration(OmniVisionLanguagePreTrainedModel, Llav
         # None is no image here too; transformers would encode it.
         absent = [name for name in ("pixel_values", "mm_encoder_outputs") if kwargs.get(name) is None]
         kwargs = {name: value for name, value in kwargs.items() if name not in absent}
-        return super().generate(inputs, generation_config, *args, **kwargs)  # type: ignore[misc]
+        return super().generate(inputs, generation_config, *args, **kwargs)
 
     # Transformers takes embeddings only where it finds their name here.
     def prepare_inputs_for_generation(
         self, input_ids: Any, *args: Any, inputs_embeds: Any = None, **kwargs: Any
     ) -> dict[str, Any]:
         """Prepare the arguments of `forward`; a draft has no first iteration of its own, which would pass these on."""
-        prepare: Any = super().prepare_inputs_for_generation  # type: ignore[misc]
+        prepare: Any = super().prepare_inputs_for_generation
         inputs = prepare(input_ids, *args, inputs_embeds=inputs_embeds, **kwargs)
+        if "cache" in inputs:
+            # PEFT (0.21.2) finds the KV cache by this name alone, and else inserts its prompts again at each token.
+            inputs["past_key_values"] = inputs.pop("cache")
         return {**inputs, "mm_encoder_outputs": BLIND} if kwargs.get("mm_encoder_outputs") == BLIND else inputs
 
     def get_output_embeddings(self) -> nn.Module:
@@ -468,13 +504,14 @@ class OmniVisionForConditionalGeneration(OmniVisionLanguagePreTrainedModel, Llav
         pixel_values: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
-        past_key_values: Any = None,
+        cache: Any = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         mm_encoder_outputs: dict[str, Any] | None = None,
+        past_key_values: Any = None,
         **kwargs: Any,
-    ) -> LlavaCausalLMOutputWithPast:
+    ) -> OmniVisionCausalLMOutputWithPast:
         """
         Compute logits of the next tokens and, given labels, the loss.
 
@@ -487,7 +524,7 @@ class OmniVisionForConditionalGeneration(OmniVisionLanguagePreTrainedModel, Llav
                 1 for tokens, 0 for padding, on either side.
             position_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*):
                 Positions of the tokens; `generate` skips padding.
-            past_key_values (`Cache`, *optional*):
+            cache (`Cache`, *optional*):
                 KV cache of earlier tokens and their images; pass only new images with it.
             inputs_embeds (`torch.FloatTensor` of shape `(batch, length, hidden)`, *optional*):
                 Instead of `input_ids`; image tokens are recognised by their embedding.
@@ -498,16 +535,19 @@ class OmniVisionForConditionalGeneration(OmniVisionLanguagePreTrainedModel, Llav
             mm_encoder_outputs (`dict`, *optional*):
                 Instead of `pixel_values`: `{"image": model.get_image_features(pixel_values)}`. With `{"image": None}`
                 the prompts are read without their images.
+            past_key_values (`Cache`, *optional*):
+                What `cache` was called before transformers 5.24.
             kwargs:
                 Arguments of the language model, such as `use_cache`.
 
         Raises:
             `ValueError`: if the numbers of image tokens and image features differ, or an argument is misspelt.
         """
+        cache = either_cache(cache, past_key_values)
         encoded = self._encode(input_ids, inputs_embeds, pixel_values, mm_encoder_outputs, kwargs)
         blind = mm_encoder_outputs == BLIND and encoded is None
-        text, image_cache, features = self.fuse(encoded, input_ids, inputs_embeds, past_key_values, blind)
-        text |= {"attention_mask": attention_mask, "position_ids": position_ids, "past_key_values": past_key_values}
+        text, image_cache, features = self.fuse(encoded, input_ids, inputs_embeds, cache, blind)
+        text |= {"attention_mask": attention_mask, "position_ids": position_ids, self.cache_argument: cache}
         text |= {"labels": labels, "logits_to_keep": logits_to_keep}
         output = self.language_model(**text, **kwargs, return_dict=True)
         if skipped := sorted(text.get("cross_attention_calls", {})):
@@ -515,13 +555,14 @@ class OmniVisionForConditionalGeneration(OmniVisionLanguagePreTrainedModel, Llav
                 f"Late fusion needs a decoder that passes keyword arguments to all of its layers, got "
                 f"{type(self.language_model).__name__}, where layers {skipped} got none. Use early fusion."
             )
-        if self.config.fusion == "late" and output.past_key_values is not None:
+        cache = output.get(CACHE)
+        if self.config.fusion == "late" and cache is not None:
             # Also None: a cache that was reset has no images.
-            setattr(output.past_key_values, IMAGE_CACHE, image_cache)
-        return LlavaCausalLMOutputWithPast(
+            setattr(cache, IMAGE_CACHE, image_cache)
+        return OmniVisionCausalLMOutputWithPast(
             loss=output.loss,
             logits=output.logits,
-            past_key_values=output.past_key_values,
+            **{CACHE: cache},
             hidden_states=output.hidden_states,
             attentions=output.attentions,
             image_hidden_states=features,
@@ -532,7 +573,7 @@ class OmniVisionForConditionalGeneration(OmniVisionLanguagePreTrainedModel, Llav
         encoded: OmniVisionModelOutput | None,
         input_ids: torch.Tensor | None,
         inputs_embeds: torch.Tensor | None,
-        past_key_values: Any,
+        cache: Any,
         blind: bool = False,
     ) -> tuple[dict[str, Any], ImageKVCache | None, torch.Tensor | None]:
         """
@@ -542,7 +583,7 @@ class OmniVisionForConditionalGeneration(OmniVisionLanguagePreTrainedModel, Llav
             encoded: Output of `get_image_features`, or None.
             input_ids: Prompts (batch, length), or None.
             inputs_embeds: Instead of them (batch, length, hidden), or None.
-            past_key_values: KV cache of earlier tokens, or None.
+            cache: KV cache of earlier tokens, or None.
             blind: Whether image tokens without features are read as any other token.
 
         Returns:
@@ -550,13 +591,13 @@ class OmniVisionForConditionalGeneration(OmniVisionLanguagePreTrainedModel, Llav
             keep with its KV cache; the features of new images.
         """
         text: dict[str, Any] = {"input_ids": input_ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
-        begins = past_key_values is None or not past_key_values.get_seq_length()
+        begins = cache is None or not cache.get_seq_length()
         features = image_positions = None
         # A prompt without images is checked too; tokens generated after it are only text.
         if encoded is not None or (begins and not blind):
             features, image_positions = self.match_images(encoded, **text)
         if self.config.fusion == "late":
-            earlier = None if begins else getattr(past_key_values, IMAGE_CACHE, None)
+            earlier = None if begins else getattr(cache, IMAGE_CACHE, None)
             image_cache, calls = self.prepare_cross_attention(features, image_positions, earlier)
             return {**text, "cross_attention_calls": calls}, image_cache, features
         if features is not None and image_positions is not None:
@@ -616,6 +657,7 @@ class OmniVisionLanguageModel(OmniVisionLanguagePreTrainedModel):
             )
         self.vision_tower = OmniVisionModel(config.vision_config)  # type: ignore[arg-type]
         self.language_model = AutoModel.from_config(config.text_config)
+        self.cache_argument = cache_argument(self.language_model)
         embedding: Any = self.get_input_embeddings()
         self.multi_modal_projector = OmniVisionProjector(config, embedding.weight.shape[-1])
         # Folders name the weights of the decoder as the model with its head does. Engines read the renaming too.
@@ -630,9 +672,10 @@ class OmniVisionLanguageModel(OmniVisionLanguagePreTrainedModel):
         pixel_values: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
-        past_key_values: Any = None,
+        cache: Any = None,
         inputs_embeds: torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, Any] | None = None,
+        past_key_values: Any = None,
         **kwargs: Any,
     ) -> Any:
         """
@@ -645,14 +688,15 @@ class OmniVisionLanguageModel(OmniVisionLanguagePreTrainedModel):
         Raises:
             `ValueError`: if the numbers of image tokens and image features differ, or an argument is misspelt.
         """
+        cache = either_cache(cache, past_key_values)
         encoded = self._encode(input_ids, inputs_embeds, pixel_values, mm_encoder_outputs, kwargs)
-        begins = past_key_values is None or not past_key_values.get_seq_length()
+        begins = cache is None or not cache.get_seq_length()
         text: dict[str, Any] = {"input_ids": input_ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
         if encoded is not None or (begins and inputs_embeds is None):
             features, image_positions = self.match_images(encoded, **text)
             if features is not None:
                 text = {"inputs_embeds": self.insert_features(features, image_positions, **text)}
-        text |= {"attention_mask": attention_mask, "position_ids": position_ids, "past_key_values": past_key_values}
+        text |= {"attention_mask": attention_mask, "position_ids": position_ids, self.cache_argument: cache}
         return self.language_model(**text, **kwargs)
 
 

@@ -46,10 +46,16 @@ class TwoWayContrastiveLoss(CachedLossMixin, nn.Module):
             late interaction (weight 1), from one pass through both towers; 0 trains late interaction alone.
         image_pair_weight: Factor of the supervised contrastive loss of images with the same label (Khosla et al.
             2020, https://huggingface.co/papers/2004.11362), averaged over images that have any; 0 disables it.
+        cache_texts: Whether a frozen text encoder encodes each text of single vectors once; for no more than 100,000.
     """
 
     def __init__(
-        self, model: Any, mini_batch_size: int = 0, single_vector_weight: float = 0.0, image_pair_weight: float = 0.0
+        self,
+        model: Any,
+        mini_batch_size: int = 0,
+        single_vector_weight: float = 0.0,
+        image_pair_weight: float = 0.0,
+        cache_texts: bool = True,
     ) -> None:
         super().__init__()
         self.model = model
@@ -59,7 +65,7 @@ class TwoWayContrastiveLoss(CachedLossMixin, nn.Module):
         self.single_vector_weight = single_vector_weight if self.late_interaction else 0.0
         # In a tuple, so that it is no module of this one: its parameters are the model's.
         self._core = (unwrap_retrieval_model(model),)
-        self._text_features = TextFeatureCache(self._core[0])
+        self._text_features = TextFeatureCache(self._core[0]) if cache_texts else None
         self._single_vectors: list[torch.Tensor] = []
         self._said_single = False
         for projection in (self._core[0].visual_projection, self._core[0].text_projection):
@@ -196,7 +202,7 @@ class TwoWayContrastiveLoss(CachedLossMixin, nn.Module):
             if self.single_vector_weight:
                 single = normalize(self._single_vectors.pop(), dim=-1)
                 vectors = torch.cat((single.unsqueeze(1), vectors), dim=1)
-        elif task == "query" and self._text_features.applicable:
+        elif task == "query" and self._text_features is not None and self._text_features.applicable:
             vectors = normalize(core.text_projection(self._text_features(features)), dim=-1).unsqueeze(1)
         else:
             vectors = normalize(self.model(features)["sentence_embedding"], dim=-1).unsqueeze(1)
@@ -211,6 +217,9 @@ class TwoWayContrastiveLoss(CachedLossMixin, nn.Module):
 
 class TextFeatureCache:
     """Mean text features before their projection, by a frozen text encoder: each text is encoded only once.
+
+    By itself and without padding: in a batch its features would depend, in their last bits, on what was encoded with it,
+    and a resumed training, which begins with an empty cache, would end with other weights.
 
     Args:
         model: The model; whether its text encoder is frozen is checked at each use.
@@ -234,19 +243,22 @@ class TextFeatureCache:
         inputs = {name: features[name] for name in TEXT_FEATURES if name in features}
         mask = inputs.get("text_attention_mask", inputs["attention_mask"])
         rows = torch.stack((inputs["input_ids"], mask.long()), dim=1).cpu()
-        # Without padding, which differs between batches.
-        keys = [row[:, : int(row[1].nonzero().max()) + 1].numpy().tobytes() for row in rows]
-        new = {key: row for row, key in enumerate(keys) if key not in self._cache}
-        if len(self._cache) + len(new) > MAX_CACHED_TEXTS:
+        lengths = [int(row[1].nonzero().max()) + 1 for row in rows]
+        keys = [row[:, :length].numpy().tobytes() for row, length in zip(rows, lengths, strict=True)]
+        if len(self._cache) + len({*keys} - {*self._cache}) > MAX_CACHED_TEXTS:
             self._cache.clear()
-            new = {key: row for row, key in enumerate(keys)}
-        if new:
-            means: list[torch.Tensor] = []
-            hook = self._model.text_projection.register_forward_pre_hook(lambda _, given: means.append(given[0]))
-            self._model.get_text_features(**{name: value[list(new.values())] for name, value in inputs.items()})
-            hook.remove()
-            self._cache |= dict(zip(new, means[0].float(), strict=True))
+        for row, (key, length) in enumerate(zip(keys, lengths, strict=True)):
+            if key not in self._cache:
+                self._cache[key] = self._encode({name: value[row : row + 1, :length] for name, value in inputs.items()})
         return torch.stack([self._cache[key] for key in keys])
+
+    def _encode(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Return the mean features (hidden) of one text."""
+        means: list[torch.Tensor] = []
+        hook = self._model.text_projection.register_forward_pre_hook(lambda _, given: means.append(given[0]))
+        self._model.get_text_features(**inputs)
+        hook.remove()
+        return means[0][0].float()
 
 
 def unwrap_retrieval_model(model: Any) -> OmniVisionForRetrieval:

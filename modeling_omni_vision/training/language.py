@@ -40,6 +40,7 @@ from .language_data import (
     replace_images,
 )
 from .language_mistakes import draw_wrong_answers
+from .lora import add_lora, merge_lora
 from .optimizer import parameter_groups
 from .packing import IGNORED, check_packing, to_device
 from .report import Picture
@@ -266,12 +267,7 @@ def freeze_parameters(
     Without images the tower and the projector are frozen too: DDP would wait for gradients that never come.
     """
     if stage == "lora":
-        # Only this stage needs the package.
-        from peft import LoraConfig, inject_adapter_in_model
-
-        targets = lora_pattern(model, lora_targets)
-        lora = LoraConfig(r=lora_rank, lora_alpha=2 * lora_rank, target_modules=targets)
-        inject_adapter_in_model(lora, model)
+        add_lora(model, lora_rank, lora_pattern(model, lora_targets))
     for name, parameter in model.named_parameters():
         part = part_of(name)
         trained = rates[part] > 0 and (with_images or part == "text")
@@ -311,16 +307,6 @@ def lora_pattern(model: Any, targets: str | None = None) -> str:
 def part_of(name: str) -> str:
     """Return the part of a parameter: vision, text, or projector for all that connects them."""
     return next((part for part, prefix in PARTS.items() if name.startswith(prefix)), "projector")
-
-
-def merge_lora(model: nn.Module) -> None:
-    """Merge LoRA into the weights, in place, so that the published model has no adapter."""
-    inner = [name for name, _ in model.named_modules() if name.endswith(".lora_A")]
-    for name in (name.removesuffix(".lora_A") for name in inner):
-        adapted: Any = model.get_submodule(name)
-        adapted.merge()
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, adapted.get_base_layer())
 
 
 def part_digests(model: nn.Module) -> dict[str, str]:
@@ -566,7 +552,6 @@ __all__ = [
     "language_groups",
     "learning_rates",
     "measure",
-    "merge_lora",
     "part_digests",
     "part_of",
     "train_language",

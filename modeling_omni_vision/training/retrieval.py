@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, DatasetDict
-from peft import LoraConfig, PeftModel
 from sentence_transformers import MultiVectorEncoderTrainer, SentenceTransformerTrainer
 from sentence_transformers.base.evaluation import SequentialEvaluator
 
@@ -18,10 +17,11 @@ from ..processing_omni_vision_retrieval import OmniVisionRetrievalProcessor
 from ..retrieval.augmentation import PairAugmentation
 from ..retrieval.build import as_sentence_transformer, build_retrieval
 from ..retrieval.evaluation import DIRECTIONS, RANKS, evaluators, retrieval_metrics
-from ..retrieval.losses import TwoWayContrastiveLoss, unwrap_retrieval_model
+from ..retrieval.losses import MAX_CACHED_TEXTS, TwoWayContrastiveLoss, unwrap_retrieval_model
 from ..retrieval.worst_queries import draw_worst_queries
 from .arguments import check_checkpoint, read_fields
 from .callbacks import AfterStepCallback
+from .lora import add_lora, merge_lora
 from .optimizer import parameter_groups
 from .report import Picture
 from .resumption import describe_config
@@ -32,9 +32,7 @@ from .skeleton import SkeletonTrainer, TrainingRun
 
 
 LORA_TARGETS = r".*vision_model.*\.(q_proj|v_proj)"
-HEADS = ("visual_projection", "text_projection")
 LARGEST_FACTOR = 100
-TEMPERATURE = ("logit_scale", "logit_bias")
 OF_CHECKPOINTS = ("embedding_dim", "vision_feature_select_strategy", "contrastive_loss")
 
 
@@ -95,7 +93,8 @@ class RetrievalRun(TrainingRun):
 
     def save(self) -> None:
         """Write model and processor, with any LoRA merged."""
-        trained = merged(self.trainer.core, self.recipe.lora_rank)
+        trained = self.trainer.core.float()
+        merge_lora(trained)
         if self.trainer.is_world_process_zero():
             trained.save_pretrained(self.folder)
             self.processor.save_pretrained(self.folder)
@@ -132,33 +131,15 @@ def freeze_parameters(model: OmniVisionForRetrieval, train: str, lora_rank: int 
     The projections and the temperature are always trained.
     """
     if lora_rank:
-        model.add_adapter(
-            LoraConfig(r=lora_rank, lora_alpha=2 * lora_rank, target_modules=LORA_TARGETS, modules_to_save=[*HEADS])
-        )
+        add_lora(model, lora_rank, LORA_TARGETS)
     for name, parameter in model.named_parameters():
         tower = "image" if name.startswith("vision_model.") else "text" if name.startswith("text_model.") else None
-        if lora_rank and tower != "text":
-            # PEFT has frozen modules; the temperature belongs to none.
-            parameter.requires_grad_(parameter.requires_grad or name in TEMPERATURE)
-        else:
-            parameter.requires_grad_(tower is None or train in ("all", tower))
+        only_lora = bool(lora_rank) and tower == "image"
+        parameter.requires_grad_("lora_" in name if only_lora else tower is None or train in ("all", tower))
     # BERT's pooler is not in use: DDP would wait for gradients that never come.
     for name, parameter in model.text_model.named_parameters():
         if name.startswith("pooler."):
             parameter.requires_grad_(False)
-
-
-def merged(model: OmniVisionForRetrieval, lora_rank: int) -> OmniVisionForRetrieval:
-    """Return the model with LoRA merged into its weights, as it is published."""
-    model = model.float()
-    if not lora_rank:
-        return model
-    config: Any = model.config
-    adapters: Any = model.peft_config
-    tuned = PeftModel(OmniVisionForRetrieval(config), adapters["default"])
-    state = {f"base_model.model.{name}": value for name, value in model.state_dict().items()}
-    tuned.load_state_dict(state)
-    return tuned.merge_and_unload()
 
 
 class _RetrievalTrainer(SkeletonTrainer):
@@ -232,12 +213,13 @@ def trainer_of(
         # the default, takes the temperature for it: it is used after the towers.
         args.ddp_find_unused_parameters = bool(recipe.mini_batch_size)
     change = PairAugmentation(recipe.augment, args.seed)
+    cache_texts = len({text for texts in data["train"]["texts"][:] for text in texts}) <= MAX_CACHED_TEXTS
     trainer = kind(
         model=model,
         args=args,
         train_dataset=training_pairs(data["train"], change, recipe.text_sampling),
         loss=TwoWayContrastiveLoss(
-            model, recipe.mini_batch_size, recipe.single_vector_loss_weight, recipe.image_pair_weight
+            model, recipe.mini_batch_size, recipe.single_vector_loss_weight, recipe.image_pair_weight, cache_texts
         ),
         evaluator=_evaluator(data["validation"], recipe.late_interaction, args.per_device_eval_batch_size),
         epoch_data=change,
@@ -281,7 +263,6 @@ __all__ = [
     "SingleVectorTrainer",
     "chance_loss",
     "freeze_parameters",
-    "merged",
     "train_retrieval",
     "trainer_of",
 ]

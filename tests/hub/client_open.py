@@ -26,9 +26,10 @@ def watch(event, arguments):
     frame = sys._getframe(1)
     machinery = frame.f_code.co_filename in IMPORT_MACHINERY
     while frame is not None:
-        in_body = frame.f_code.co_name == "<module>"
-        if in_body and str(frame.f_globals.get("__name__")).startswith("transformers_modules."):
-            if not (event == "open" and machinery):
+        if frame.f_code.co_name == "<module>":
+            # A package that it imports may do so in its own body, as psutil does, which transformers 5.24 imports.
+            ours = str(frame.f_globals.get("__name__")).startswith("transformers_modules.")
+            if ours and not (event == "open" and machinery):
                 seen.append([frame.f_globals["__name__"], event, repr(arguments)])
             return
         frame = frame.f_back

@@ -258,7 +258,7 @@ def test_a_frozen_text_encoder_encodes_each_text_once_and_the_loss_is_the_same(k
     for texts in (TEXTS[:3], TEXTS):
         value = loss(columns_of(encoder, texts, COLOURS[: len(texts)]))
     # What is new in the second batch; padding of another length is no other text.
-    assert read == [3, 2]
+    assert read == [1] * 5
     found = gradients(encoder, value)
     assert set(found) == {name for name in wanted if not name.startswith("text_model.")}
     for name in found:
@@ -266,7 +266,29 @@ def test_a_frozen_text_encoder_encodes_each_text_once_and_the_loss_is_the_same(k
     # As soon as it is trained, texts are encoded anew.
     core.text_model.requires_grad_(True)
     loss(columns_of(encoder))
-    assert read == [3, 2, 5]
+    assert read == [1] * 5 + [5]
+
+
+def test_the_features_of_a_text_depend_on_no_bit_of_what_is_encoded_with_it():
+    encoder = encoder_of("softmax", False)
+    core = unwrap_retrieval_model(encoder)
+    core.text_model.requires_grad_(False).eval()
+    every = losses.TextFeatureCache(core)(columns_of(encoder)[0])
+    for part in (slice(0, 1), slice(1, 4), slice(4, 1, -1)):
+        texts = TEXTS[part]
+        found = losses.TextFeatureCache(core)(columns_of(encoder, texts, COLOURS[: len(texts)])[0])
+        assert torch.equal(found, every[part.start : part.stop] if part.step is None else every[[4, 3, 2]])
+
+
+def test_where_texts_are_not_cached_each_batch_is_encoded_as_a_whole(monkeypatch):
+    encoder = encoder_of("softmax", False)
+    core = unwrap_retrieval_model(encoder)
+    core.text_model.requires_grad_(False).eval()
+    read, forward = [], core.text_model.forward
+    monkeypatch.setattr(core.text_model, "forward", lambda *a, **k: read.append(len(k["input_ids"])) or forward(*a, **k))
+    for cache_texts in (False, True):
+        TwoWayContrastiveLoss(encoder, cache_texts=cache_texts)(columns_of(encoder))
+    assert read == [5, *[1] * 5]
 
 
 def test_cached_texts_are_dropped_before_they_fill_the_memory(monkeypatch):

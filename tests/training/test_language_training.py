@@ -33,7 +33,6 @@ from modeling_omni_vision.training.language import (
     exact_answers,
     freeze_parameters,
     measure,
-    merge_lora,
     train_language,
 )
 from modeling_omni_vision.training.language_arguments import LanguageArguments, LanguageTrainingArguments
@@ -47,6 +46,7 @@ from modeling_omni_vision.training.language_data import (
     pack_questions,
     replace_images,
 )
+from modeling_omni_vision.training.lora import merge_lora
 
 
 VISION = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 64}
