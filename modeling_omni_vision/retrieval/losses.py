@@ -218,8 +218,8 @@ class TwoWayContrastiveLoss(CachedLossMixin, nn.Module):
 class TextFeatureCache:
     """Mean text features before their projection, by a frozen text encoder: each text is encoded only once.
 
-    By itself and without padding: in a batch its features would depend, in their last bits, on what was encoded with it,
-    and a resumed training, which begins with an empty cache, would end with other weights.
+    By itself and without padding: in a batch its features would depend, in their last bits, on what was encoded with
+    it, and a resumed training, which begins with an empty cache, would end with other weights.
 
     Args:
         model: The model; whether its text encoder is frozen is checked at each use.
@@ -249,7 +249,8 @@ class TextFeatureCache:
             self._cache.clear()
         for row, (key, length) in enumerate(zip(keys, lengths, strict=True)):
             if key not in self._cache:
-                self._cache[key] = self._encode({name: value[row : row + 1, :length] for name, value in inputs.items()})
+                alone = {name: value[row : row + 1, :length] for name, value in inputs.items()}
+                self._cache[key] = self._encode(alone)
         return torch.stack([self._cache[key] for key in keys])
 
     def _encode(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
