@@ -136,7 +136,9 @@ class OmniVisionEmbeddings(nn.Module):
     def positions(self, rows: int, columns: int) -> torch.Tensor:
         """Return positions (1, CLS + rows * columns, hidden): learned, or interpolated to another grid."""
         learned: torch.Tensor = self.position_embeddings
-        if (rows, columns) == self.grid_size:
+        # In an export for any size these are symbols: a comparison would fix them to the size of its example.
+        known = isinstance(rows, int) and isinstance(columns, int)
+        if known and (rows, columns) == self.grid_size:
             return learned
         prefix, patches = learned.split((self.num_cls_tokens, learned.shape[1] - self.num_cls_tokens), dim=1)
         native = patches.unflatten(1, self.grid_size).permute(0, 3, 1, 2)

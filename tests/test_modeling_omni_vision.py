@@ -647,6 +647,21 @@ def test_the_model_exports_with_a_dynamic_batch(tiny_model):
     torch.testing.assert_close(exported(pixel_values=other).grid, tiny_model(other).grid, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("antialias", [False, True])
+@pytest.mark.parametrize("side", [32, 48])
+def test_the_model_exports_for_any_size_whatever_that_of_the_example(tiny_config, side, antialias):
+    # As transformers' own exporters call it.
+    tiny_config.position_antialias = antialias
+    model = OmniVisionModel(tiny_config).eval()
+    example, axes = torch.randn(2, 3, side, side), dict.fromkeys((0, 2, 3), Dim.AUTO)
+    exported = torch.export.export(
+        model, (), {"pixel_values": example}, dynamic_shapes={"pixel_values": axes}, strict=False
+    ).module()
+    for shape in ((2, 3, side, side), (1, 3, 32, 32), (3, 3, 16, 40), (1, 3, 64, 48)):
+        other = torch.randn(*shape)
+        torch.testing.assert_close(exported(pixel_values=other).grid, model(other).grid, atol=1e-5, rtol=0)
+
+
 def test_gradient_checkpointing_changes_no_gradient(tiny_classifier):
     pixels, labels = torch.randn(2, 3, 32, 32), torch.tensor([0, 1])
     gradients = []

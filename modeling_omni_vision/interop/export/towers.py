@@ -144,15 +144,6 @@ def constant_pixels(checkpoint: Checkpoint, level: int) -> torch.Tensor:
     return pixels["pixel_values"][0].double().flatten(1).mean(1)
 
 
-class _NeverNative(tuple[int, int]):
-    """A grid size that equals none, so that positions are interpolated for every size, which one graph can hold."""
-
-    def __eq__(self, other: object) -> bool:
-        return False
-
-    __hash__ = tuple.__hash__
-
-
 def traced(
     checkpoint: Checkpoint, tower: TowerModule, batch_size: int | None, dynamic_size: bool
 ) -> torch.export.ExportedProgram:
@@ -162,26 +153,24 @@ def traced(
     tower.model.set_attn_implementation("eager")  # type: ignore[operator]
     try:
         with cls_alone(tower), positions_of_any_size(tower) if dynamic_size else contextlib.nullcontext():
-            return torch.export.export(tower.eval(), example, dynamic_shapes={"inputs": axes})
+            # Strict, sizes would be no symbols to the model, which then takes them for its own.
+            return torch.export.export(tower.eval(), example, dynamic_shapes={"inputs": axes}, strict=False)
     finally:
         tower.model.set_attn_implementation("sdpa")  # type: ignore[operator]
 
 
 @contextlib.contextmanager
 def positions_of_any_size(tower: TowerModule) -> Iterator[None]:
-    """Have positions interpolated for every size, in operations that all runtimes compute alike."""
+    """Have positions interpolated in operations that all runtimes compute alike."""
     embeddings = [module for module in tower.modules() if isinstance(module, OmniVisionEmbeddings)]
-    sizes = [module.grid_size for module in embeddings]
     for module in embeddings:
-        module.grid_size = _NeverNative(module.grid_size)
         if module.position_antialias:
             # OpenVINO 2026.4.1 reads `Resize` of ONNX without its `antialias` (findings/openvino_drops_antialias.sh).
             module.positions = partial(smoothed_positions, module)  # type: ignore[method-assign]
     try:
         yield
     finally:
-        for module, size in zip(embeddings, sizes, strict=True):
-            module.grid_size = size
+        for module in embeddings:
             module.__dict__.pop("positions", None)
 
 
@@ -190,7 +179,7 @@ def smoothed_positions(embeddings: OmniVisionEmbeddings, rows: int, columns: int
     count = embeddings.num_cls_tokens
     prefix, patches = embeddings.position_embeddings[:, :count], embeddings.position_embeddings[:, count:]
     down, across = (cubic_weights(*one) for one in zip((rows, columns), embeddings.grid_size, strict=True))
-    table = torch.einsum("rR,RCh->rCh", down, patches[0].unflatten(0, tuple(embeddings.grid_size)))
+    table = torch.einsum("rR,RCh->rCh", down, patches[0].unflatten(0, embeddings.grid_size))
     return torch.cat((prefix, torch.einsum("cC,rCh->rch", across, table).flatten(0, 1)[None]), dim=1)
 
 
