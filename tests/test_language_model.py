@@ -20,6 +20,7 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
     AutoTokenizer,
+    DynamicCache,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaForCausalLM,
@@ -706,7 +707,7 @@ def test_any_causal_language_model_works_with_its_own_processing_of_logits(make,
         assert torch.equal(together[0], answer(model, ask(processor, "<image> what is it", RED))[0])
 
 
-@pytest.mark.parametrize("model_type", ["mamba", "xlstm", "openai-gpt"])
+@pytest.mark.parametrize("model_type", ["mamba", "xlstm", "openai-gpt", "xlm"])
 def test_a_language_model_without_a_kv_cache_is_refused(make, model_type):
     sizes = {"vocab_size": 20, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = AutoConfig.for_model(model_type, **sizes)
@@ -726,6 +727,40 @@ def test_the_kv_cache_is_taken_by_its_name_of_before_and_of_now(make, options):
     assert not torch.allclose(goes_on[0], model(input_ids=more).logits, atol=1e-3)
     with pytest.raises(ValueError, match="got both"):
         model(input_ids=more, cache=kept, past_key_values=kept)
+
+
+@pytest.mark.parametrize("kind", [DynamicCache, StaticCache])
+@pytest.mark.parametrize("options", BOTH)
+def test_a_conversation_goes_on_from_a_cache_that_generate_is_given_by_either_name(make, options, kind):
+    model, processor = make(**options)
+    with torch.no_grad():
+        for weight in model.parameters():
+            # Answers that depend on what was read.
+            weight.normal_(0, 0.3) if weight.ndim > 1 else weight
+    question, more = ask(processor, "<image> what is it", RED), ask(processor, "a circle what is")["input_ids"]
+    sizes = {"max_cache_len": 64} if kind is StaticCache else {}
+    first = model.generate(**question, **GREEDY)
+    whole = torch.cat((first, more), dim=1)
+    wanted = model.generate(whole, pixel_values=question["pixel_values"], **GREEDY)
+    for name in ("cache", "past_key_values"):
+        kept = kind(config=model.config.text_config, **sizes)
+        assert torch.equal(model.generate(**question, **GREEDY, **{name: kept}), first)
+        read = first.shape[1] - 1
+        assert kept.get_seq_length() == read
+        found = model.generate(whole, attention_mask=torch.ones_like(whole), **GREEDY, **{name: kept})
+        assert torch.equal(found, wanted)
+        assert kept.get_seq_length() == found.shape[1] - 1
+        assert torch.equal(model.generate(**question, **GREEDY, **{name: None}), first)
+    with pytest.raises(ValueError, match="got both"):
+        model.generate(**question, cache=kept, past_key_values=kept)
+
+
+def test_a_decoder_that_returns_no_kv_cache_is_refused(make):
+    sizes = {"vocab_size": 20, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "lru_width": 32}
+    text = AutoConfig.for_model("recurrent_gemma", **sizes, intermediate_size=64)
+    model, processor = make(text_config=text)
+    with pytest.raises(ValueError, match="must return its KV cache, got none from RecurrentGemmaForCausalLM"):
+        model(**ask(processor, "<image> what is it", RED))
 
 
 @pytest.mark.parametrize("options", [*BOTH, EARLY[3][0], LATE[1][0]])

@@ -660,6 +660,17 @@ def test_the_model_exports_for_any_size_whatever_that_of_the_example(tiny_config
     for shape in ((2, 3, side, side), (1, 3, 32, 32), (3, 3, 16, 40), (1, 3, 64, 48)):
         other = torch.randn(*shape)
         torch.testing.assert_close(exported(pixel_values=other).grid, model(other).grid, atol=1e-5, rtol=0)
+    # ExecuTorch takes what is not contiguous for something else (findings/executorch_bicubic_mixes_axes.sh).
+    nodes = [node for node in exported.graph.nodes if "upsample_bicubic2d" in str(node.target)]
+    assert [node.args[0].meta["val"].is_contiguous() for node in nodes] == [True]
+
+
+def test_a_trace_at_the_native_size_interpolates_nothing(tiny_config):
+    # Converters of traces have no operation for it.
+    tiny_config.position_antialias = True
+    model = OmniVisionModel(tiny_config).eval()
+    traced = torch.jit.trace(model, torch.randn(1, 3, 32, 32), strict=False)
+    assert "upsample" not in str(traced.inlined_graph)
 
 
 def test_gradient_checkpointing_changes_no_gradient(tiny_classifier):

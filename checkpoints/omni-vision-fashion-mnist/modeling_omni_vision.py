@@ -137,11 +137,12 @@ class OmniVisionEmbeddings(nn.Module):
         """Return positions (1, CLS + rows * columns, hidden): learned, or interpolated to another grid."""
         learned: torch.Tensor = self.position_embeddings
         # In an export for any size these are symbols: a comparison would fix them to the size of its example.
-        known = isinstance(rows, int) and isinstance(columns, int)
-        if known and (rows, columns) == self.grid_size:
+        symbols = isinstance(rows, torch.SymInt) or isinstance(columns, torch.SymInt)
+        if not symbols and (rows, columns) == self.grid_size:
             return learned
         prefix, patches = learned.split((self.num_cls_tokens, learned.shape[1] - self.num_cls_tokens), dim=1)
-        native = patches.unflatten(1, self.grid_size).permute(0, 3, 1, 2)
+        # Contiguous: ExecuTorch (1.5.1) mixes up the axes of what it enlarges otherwise, without a word.
+        native = patches.unflatten(1, self.grid_size).permute(0, 3, 1, 2).contiguous()
         resized = nn.functional.interpolate(
             native.to(torch.promote_types(native.dtype, torch.float32)),  # half precision would round twice
             size=(rows, columns),

@@ -220,8 +220,9 @@ def decoder_layers(language_model: Any) -> nn.ModuleList:
 def cache_argument(decoder: Any) -> str:
     """Return the name of a decoder's argument for its KV cache; a decoder without such a cache is a `ValueError`."""
     arguments = inspect.signature(decoder.forward).parameters
-    # Code that comes with weights may have the name of an older transformers.
-    found = [name for name in (CACHE, "past_key_values") if name in arguments]
+    # Code that comes with weights may have the name of an older transformers. XLM's `cache` is a dictionary of its own.
+    named = [name for name in (CACHE, "past_key_values") if name in arguments]
+    found = [name for name in named if "dict" not in str(arguments[name].annotation)]
     # Recurrent decoders call their states so too; those that also have attention take positions.
     if not found or (getattr(decoder, "_is_stateful", False) and "position_ids" not in arguments):
         raise ValueError(
@@ -472,6 +473,10 @@ class OmniVisionForConditionalGeneration(OmniVisionLanguagePreTrainedModel, Llav
         """Generate as [`~GenerationMixin.generate`]; as the draft of another model, without the images."""
         if getattr(generation_config, "is_assistant", False):
             kwargs["mm_encoder_outputs"] = BLIND
+        # By the name that this version knows: beside a cache of another name it would begin one of its own.
+        given = either_cache(kwargs.pop("cache", None), kwargs.pop("past_key_values", None))
+        if given is not None:
+            kwargs[CACHE] = given
         # None is no image here too; transformers would encode it.
         absent = [name for name in ("pixel_values", "mm_encoder_outputs") if kwargs.get(name) is None]
         kwargs = {name: value for name, value in kwargs.items() if name not in absent}
@@ -484,7 +489,7 @@ class OmniVisionForConditionalGeneration(OmniVisionLanguagePreTrainedModel, Llav
         """Prepare the arguments of `forward`; a draft has no first iteration of its own, which would pass these on."""
         prepare: Any = super().prepare_inputs_for_generation
         inputs = prepare(input_ids, *args, inputs_embeds=inputs_embeds, **kwargs)
-        if "cache" in inputs:
+        if CACHE == "cache" and "cache" in inputs:
             # PEFT (0.21.2) finds the KV cache by this name alone, and else inserts its prompts again at each token.
             inputs["past_key_values"] = inputs.pop("cache")
         return {**inputs, "mm_encoder_outputs": BLIND} if kwargs.get("mm_encoder_outputs") == BLIND else inputs
@@ -554,6 +559,11 @@ class OmniVisionForConditionalGeneration(OmniVisionLanguagePreTrainedModel, Llav
             raise ValueError(
                 f"Late fusion needs a decoder that passes keyword arguments to all of its layers, got "
                 f"{type(self.language_model).__name__}, where layers {skipped} got none. Use early fusion."
+            )
+        if not hasattr(output, CACHE):
+            raise ValueError(
+                f"The language model must return its KV cache, got none from {type(self.language_model).__name__}. "
+                "Choose another one."
             )
         cache = output.get(CACHE)
         if self.config.fusion == "late" and cache is not None:

@@ -213,7 +213,10 @@ def trainer_of(
         # the default, takes the temperature for it: it is used after the towers.
         args.ddp_find_unused_parameters = bool(recipe.mini_batch_size)
     change = PairAugmentation(recipe.augment, args.seed)
-    cache_texts = len({text for texts in data["train"]["texts"][:] for text in texts}) <= MAX_CACHED_TEXTS
+    # A text by itself costs three times what it does in a batch: it has to be read again to pay.
+    distinct, rows = len({text for texts in data["train"]["texts"][:] for text in texts}), len(data["train"])
+    reads = args.max_steps * args.train_batch_size if args.max_steps > 0 else args.num_train_epochs * rows
+    cache_texts = distinct <= min(MAX_CACHED_TEXTS, reads / 3)
     trainer = kind(
         model=model,
         args=args,
