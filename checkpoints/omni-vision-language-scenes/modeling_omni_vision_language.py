@@ -220,7 +220,7 @@ def decoder_layers(language_model: Any) -> nn.ModuleList:
 def cache_argument(decoder: Any) -> str:
     """Return the name of a decoder's argument for its KV cache; a decoder without such a cache is a `ValueError`."""
     arguments = inspect.signature(decoder.forward).parameters
-    # Code that comes with weights may have the name of an older transformers. XLM's `cache` is a dictionary of its own.
+    # Code that comes with weights may have the name of an older transformers. XLM's `cache` is a dictionary.
     named = [name for name in (CACHE, "past_key_values") if name in arguments]
     found = [name for name in named if "dict" not in str(arguments[name].annotation)]
     # Recurrent decoders call their states so too; those that also have attention take positions.
