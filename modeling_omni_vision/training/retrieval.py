@@ -48,12 +48,12 @@ class RetrievalRun(TrainingRun):
     """The run of a retrieval model; see `train_retrieval`."""
 
     program = "train-retrieval"
-    packages = ("sentence-transformers", "peft")
     evaluated = {"eval_sequential_score": "ndcg@10"}
 
     def build(self) -> "SingleVectorTrainer | LateInteractionTrainer":
         """Load the pairs, load or make the model, freeze what is not trained, and return its Trainer."""
         recipe = self.recipe
+        self.packages = ("sentence-transformers", *(["peft"] if recipe.lora_rank else []))
         data = load_pairs(recipe.dataset, recipe.image_column, recipe.text_column, recipe.validation_fraction)
         self.data = self.check_data(data)
         model, self.processor = _start(recipe, self.data)
@@ -213,16 +213,16 @@ def trainer_of(
         # the default, takes the temperature for it: it is used after the towers.
         args.ddp_find_unused_parameters = bool(recipe.mini_batch_size)
     change = PairAugmentation(recipe.augment, args.seed)
-    # A text by itself costs three times what it does in a batch: it has to be read again to pay.
-    distinct, rows = len({text for texts in data["train"]["texts"][:] for text in texts}), len(data["train"])
-    reads = args.max_steps * args.train_batch_size if args.max_steps > 0 else args.num_train_epochs * rows
-    cache_texts = distinct <= min(MAX_CACHED_TEXTS, reads / 3)
     trainer = kind(
         model=model,
         args=args,
         train_dataset=training_pairs(data["train"], change, recipe.text_sampling),
         loss=TwoWayContrastiveLoss(
-            model, recipe.mini_batch_size, recipe.single_vector_loss_weight, recipe.image_pair_weight, cache_texts
+            model,
+            recipe.mini_batch_size,
+            recipe.single_vector_loss_weight,
+            recipe.image_pair_weight,
+            caches_texts(recipe, args, data["train"]),
         ),
         evaluator=_evaluator(data["validation"], recipe.late_interaction, args.per_device_eval_batch_size),
         epoch_data=change,
@@ -233,6 +233,17 @@ def trainer_of(
     trainer.muon_learning_rate, trainer.image_pair_weight = recipe.muon_learning_rate, recipe.image_pair_weight
     trainer.sigmoid = core.config.contrastive_loss == "sigmoid"
     return trainer
+
+
+def caches_texts(recipe: RetrievalArguments, args: RetrievalTrainingArguments, train: Dataset) -> bool:
+    """Return whether a frozen text encoder should encode each text once, and by itself.
+
+    That costs three times what a text of a batch does (a CPU, MiniLM's size): it has to be read as often to pay.
+    """
+    if recipe.late_interaction or recipe.train in ("all", "text"):
+        return False
+    reads = args.max_steps * args.train_batch_size if args.max_steps > 0 else args.num_train_epochs * len(train)
+    return len({text for texts in train["texts"][:] for text in texts}) <= min(MAX_CACHED_TEXTS, reads / 3)
 
 
 def _evaluator(split: Dataset, late_interaction: bool, batch_size: int) -> SequentialEvaluator:
@@ -264,6 +275,7 @@ __all__ = [
     "LateInteractionTrainer",
     "RetrievalRun",
     "SingleVectorTrainer",
+    "caches_texts",
     "chance_loss",
     "freeze_parameters",
     "train_retrieval",

@@ -36,6 +36,7 @@ from modeling_omni_vision.training.lora import merge_lora
 from modeling_omni_vision.training.retrieval import (
     LateInteractionTrainer,
     SingleVectorTrainer,
+    caches_texts,
     chance_loss,
     freeze_parameters,
     train_retrieval,
@@ -192,6 +193,29 @@ def test_the_best_weights_are_published_and_not_the_last_with_lora_too(few_scene
         change = first[f"{value}.lora_B.default.weight"] @ first[f"{value}.lora_A.default.weight"] * 2
         wanted = first[f"{value}.base_layer.weight"] + change
         assert torch.allclose(weights(folder)[f"{value}.weight"], wanted, atol=1e-6)
+
+
+def test_peft_is_asked_for_its_version_where_lora_was_trained_alone(few_scenes, tmp_path):
+    # It need not be installed elsewhere, and the record is written after the training.
+    for lora_rank in (0, 2):
+        options = arguments(tmp_path / str(lora_rank), do_predict=False, max_steps=1)
+        folder = train_retrieval(recipe(train="image", lora_rank=lora_rank), options)
+        assert ("peft" in json.loads((folder / "metrics.json").read_text())["training"]["versions"]) == bool(lora_rank)
+
+
+def test_texts_are_encoded_by_themselves_where_they_are_read_often_by_a_frozen_encoder_alone(tmp_path, monkeypatch):
+    train = Dataset.from_dict({"texts": [["a red circle", "a circle"], ["a red circle"]] * 4})
+    often, seldom = {"num_train_epochs": 1}, {"max_steps": 1, "per_device_train_batch_size": 4}
+    single = {"vectors": "single_vector", "train": "image"}
+
+    def asked(length, **changes):
+        return caches_texts(recipe(**single | changes), arguments(tmp_path, **length), train)
+
+    assert [asked(length) for length in (often, seldom)] == [True, False]
+    assert asked(often, train="heads")
+    assert not any((asked(often, train="all"), asked(often, train="text"), asked(often, vectors="both")))
+    monkeypatch.setattr("modeling_omni_vision.training.retrieval.MAX_CACHED_TEXTS", 1)
+    assert not asked(often)
 
 
 def test_merging_lora_changes_no_answer():

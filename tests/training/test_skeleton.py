@@ -32,7 +32,8 @@ TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num
 # Everything that draws random numbers in the training of a classifier, at once.
 RANDOM = {"max_translate": 1, "flip": True, "rand_augment": 5, "random_erasing": 0.5, "mixup": 0.2, "cutmix": 1.0}
 STEPS = 6  # two epochs of three
-TASKS = ["classification", "retrieval multi-vector", "retrieval single lora", "language", "language lora", "vae"]
+RETRIEVAL = ["retrieval multi-vector", "retrieval single-vector", "retrieval single-vector lora"]
+TASKS = ["classification", *RETRIEVAL, "language", "language lora", "vae"]
 
 
 class Task:
